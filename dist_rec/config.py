@@ -1,0 +1,297 @@
+"""The configuration of a run: a YAML recipe plus `--set a.b=c`, checked by pydantic before anything starts.
+
+One class per part. Every field has a default that is the recommended choice, and a description that says what it does
+and where it comes from; `dist-rec train RECIPE --dry-run` prints the resolved whole.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Global = Literal["candidate", "user", "cls"]
+Part = Literal["tokens", "inner", "cross", "self"]
+HeadInput = Literal["globals", "sequence_mean", "context", "candidate"]
+
+
+T = TypeVar("T", bound="Strict")
+
+
+class ConfigError(ValueError):
+    """A recipe, an override or a schema is wrong; the message says which key, where, what was expected and what came."""
+
+
+class Strict(BaseModel):
+    """Base of every declared structure: unknown keys are errors, values do not change after creation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Strict):
+    path: str = Field(description="Folder with schema.yaml and one sub-folder of Parquet files per split.")
+    train: list[str] = Field(["train"], description="Sub-folders that form the training split.")
+    valid: list[str] = Field(["valid"], description="Sub-folders that form the validation split; may be empty.")
+    test: list[str] = Field(["test"], description="Sub-folders that form the test split; may be empty.")
+    folds: list[str] = Field(
+        [],
+        description="Cross-validation: fold i is the test split, fold i+1 (cyclic) the validation split, the rest train. "
+        "Replaces train, valid and test.",
+    )
+    batch_size: int = Field(64, ge=1, description="Requests per rank and step.")
+    eval_batch_size: int = Field(128, ge=1, description="Requests per rank and evaluation step.")
+    shuffle_window: int = Field(8192, ge=1, description="Requests that are shuffled among each other.")
+    workers: int = Field(1, ge=0, description="Reader processes per rank; 0 reads in the training process.")
+    max_length: int | None = Field(None, ge=1, description="Keep only the newest this many events of each sequence.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataConfig":
+        if self.folds and len(self.folds) < 3:
+            raise ValueError(f"folds needs at least 3 names (test, validation, training), got {self.folds}")
+        return self
+
+
+class TokenConfig(Strict):
+    """Event tokens: `x_t = MLP([(e_t + p_t) ; tau(dt_t) ; dynamic fields])` (LONGER, section 3.4)."""
+
+    width: int = Field(32, ge=4, description="d: width of an event token before merging.")
+    hidden: int = Field(64, ge=4, description="Hidden width of the token MLP.")
+    position: Literal["recency", "absolute", "none"] = Field(
+        "recency", description="Learned position counted from the newest event (recency), from the oldest (absolute), or none."
+    )
+    max_positions: int = Field(2048, ge=1, description="Positions with their own embedding; farther events share the last one.")
+    time_buckets: int = Field(64, ge=2, description="Buckets of log2(request time - event time).")
+    time_dim: int = Field(8, ge=1, description="Width of the time-difference embedding tau.")
+    dynamic_dim: int = Field(8, ge=1, description="Width of the embedding of each dynamic field.")
+
+
+class LongerConfig(Strict):
+    """LONGER (arXiv 2505.04421). Defaults follow its published main model, scaled to a small machine where it is silent."""
+
+    merge: int = Field(4, ge=1, description="K: adjacent events merged into one token; merged width is K * d.")
+    inner_trans: bool = Field(True, description="A transformer block inside each merged group (InnerTrans).")
+    inner_heads: int = Field(2, ge=1, description="Heads of InnerTrans at width d.")
+    k: int = Field(32, ge=0, description="Query rows from the sequence, in merged tokens; 0 takes all of them.")
+    queries: Literal["recent", "uniform", "learnable", "mixed"] = Field(
+        "recent", description="Which rows query: the newest k, k evenly spaced, k learned, or half newest and half evenly spaced."
+    )
+    globals: list[Global] = Field(
+        ["candidate", "user"], min_length=1, description="Global tokens of a candidate, in order; a later one sees the earlier ones."
+    )
+    self_layers: int = Field(1, ge=0, description="N: self-causal layers after the cross-causal one.")
+    heads: int = Field(4, ge=1, description="Attention heads at the merged width.")
+    ffn_expansion: int = Field(4, ge=1, description="Width of the feed-forward layer over the merged width.")
+    rotary: bool = Field(False, description="Rotate queries and keys by their position (relative positions); not in the paper.")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings and on both residual branches.")
+
+
+class DinConfig(Strict):
+    """DIN-style target attention: an activation unit weighs every event against the candidate, weights are not normalised."""
+
+    hidden: int = Field(32, ge=1, description="Hidden width of the activation unit.")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings.")
+
+
+class PoolConfig(Strict):
+    """Mean pooling of the event tokens: the baseline that ignores order."""
+
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings.")
+
+
+class HeadConfig(Strict):
+    hidden: list[int] = Field([256, 128], description="Widths of the MLP over the concatenated inputs; one output per task follows.")
+    inputs: list[HeadInput] = Field(
+        ["globals", "sequence_mean", "context", "candidate"],
+        min_length=1,
+        description="What the head sees: outputs of the global tokens, mean of the sequence outputs, context and candidate embeddings.",
+    )
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+
+
+class PrecisionConfig(Strict):
+    """Compute type per part; parameters, softmax statistics, LayerNorm and the loss stay in fp32."""
+
+    tokens: Precision = "fp32"
+    layers: Precision = "fp32"
+    head: Precision = "fp32"
+
+
+class ModelConfig(Strict):
+    name: Literal["longer", "sum_pooling", "din"] = Field("longer", description="The sequence model.")
+    tokens: TokenConfig = TokenConfig()
+    longer: LongerConfig = LongerConfig()
+    sum_pooling: PoolConfig = PoolConfig()
+    din: DinConfig = DinConfig()
+    head: HeadConfig = HeadConfig()
+    precision: PrecisionConfig = PrecisionConfig()
+    recompute: list[Part] = Field([], description="Parts whose activations are dropped and recomputed in the backward.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        width = self.tokens.width * self.longer.merge
+        if width % self.longer.heads:
+            raise ValueError(f"longer.heads={self.longer.heads} must divide the merged width tokens.width * longer.merge = {width}")
+        if self.longer.rotary and (width // self.longer.heads) % 2:
+            raise ValueError(f"longer.rotary needs an even head size, got {width} / {self.longer.heads}")
+        if self.tokens.width % self.longer.inner_heads:
+            raise ValueError(f"longer.inner_heads={self.longer.inner_heads} must divide tokens.width={self.tokens.width}")
+        return self
+
+
+class TableConfig(Strict):
+    """What one embedding table may override."""
+
+    dim: int | None = Field(None, ge=4, multiple_of=4, description="Width of a row.")
+    sharding: list[Literal["data_parallel", "table_wise", "column_wise", "row_wise"]] | None = Field(
+        None, description="Sharding types the planner may choose from; data_parallel stands alone."
+    )
+    kernel: list[Literal["dense", "fused", "fused_uvm", "fused_uvm_caching"]] | None = Field(
+        None, description="Compute kernels the planner may choose from."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "TableConfig":
+        if self.sharding and "data_parallel" in self.sharding and (len(self.sharding) > 1 or self.kernel):
+            raise ValueError(f"a data_parallel table is not planned: expected sharding: [data_parallel] alone, got {self.sharding}, kernel {self.kernel}")
+        return self
+
+
+class EmbeddingConfig(Strict):
+    dim: int = Field(16, ge=4, multiple_of=4, description="Width of a row, for tables that say nothing else.")
+    optimizer: Literal["rowwise_adagrad", "adam", "sgd"] = Field("rowwise_adagrad", description="Applied inside the backward.")
+    lr: float = Field(0.05, gt=0.0)
+    eps: float = Field(1e-8, gt=0.0)
+    weight_decay: float = Field(0.0, ge=0.0)
+    init_scale: float = Field(0.05, gt=0.0, description="Rows start uniform in +-init_scale.")
+    tables: dict[str, TableConfig] = Field({}, description="Overrides per table.")
+
+
+class OptimConfig(Strict):
+    dense_update: Literal["sync", "delayed"] = Field(
+        "delayed", description="sync: DDP, W_k = W_{k-1} + g_k. delayed: the all-reduce of g_k is waited for one step later."
+    )
+    warmup_sync_steps: int = Field(0, ge=0, description="With delayed: this many first steps apply their own gradient at once.")
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = Field(0.0, ge=0.0, lt=1.0)
+    weight_decay: float = Field(0.01, ge=0.0)
+    clip_norm: float | None = Field(1.0, gt=0.0, description="Largest norm of the reduced dense gradient.")
+    warmup_steps: int = Field(0, ge=0, description="Linear warm-up of the dense learning rate, in applied updates.")
+    decay: Literal["none", "linear", "cosine"] = "cosine"
+    final_lr_fraction: float = Field(0.05, ge=0.0, le=1.0, description="Learning rate at the last step, relative to lr.")
+
+
+class ParallelConfig(Strict):
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    threads: int = Field(1, ge=1, description="CPU threads per rank for torch operators.")
+
+
+class CheckpointConfig(Strict):
+    every_steps: int = Field(0, ge=0, description="Save every n steps; 0 saves only at the end.")
+    at_end: bool = True
+
+
+class RunConfig(Strict):
+    out: str = Field("runs", description="A new sub-folder is made in here for each run.")
+    name: str = Field("run", description="Name of the run's sub-folder; a number is added if it exists.")
+    seed: int = 0
+    seeds: list[int] = Field([], description="Repeat the run for each seed and report mean and spread; replaces seed.")
+    epochs: int = Field(1, ge=1)
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many steps even if epochs are left.")
+    eval_every: int = Field(0, ge=0, description="Evaluate on the validation split every n steps; 0 only after each epoch.")
+    select_best: Literal["none", "auc", "logloss"] = Field(
+        "none", description="Test the weights that were best on the validation split instead of the last ones."
+    )
+    patience: int = Field(0, ge=0, description="Stop after this many evaluations without a better one; 0 never. Needs select_best.")
+    log_every: int = Field(20, ge=1)
+    deterministic: bool = Field(False, description="Refuse operators without a deterministic form.")
+
+
+class Config(Strict):
+    """A whole run."""
+
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    optim: OptimConfig = OptimConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    run: RunConfig = RunConfig()
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Reads a recipe and applies `a.b=value` overrides (values are YAML).
+
+    Raises ConfigError naming the key, its place, the nearest right key, what was expected and what came.
+    """
+    path = Path(path)
+    tree = read_yaml(path)
+    for override in overrides or []:
+        apply_override(tree, override)
+    return check(Config, tree, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file, or ConfigError saying what is wrong with it."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys at the top, got {type(tree).__name__}")
+    return tree
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Sets one `a.b.c=value` in a tree of mappings, in place."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override}: expected key=value, for example model.longer.k=32")
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override}: '{parent}' holds a value, not a group of keys")
+    tree[last] = yaml.safe_load(text)
+
+
+def check(kind: type[T], tree: dict[str, Any], where: str) -> T:
+    """Validates a tree against a Strict class; every problem becomes one line of a ConfigError."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(kind, problem) for problem in error.errors()]
+        raise ConfigError(f"{where}:\n  " + "\n  ".join(lines)) from error
+
+
+def _explain(kind: type[Strict], problem: Any) -> str:
+    place = [str(step) for step in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        known = list(_keys_at(kind, place[:-1]))
+        near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; known here: {', '.join(known)}"
+        return f"{'.'.join(place)}: unknown key{hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    came = "" if problem["type"] in ("missing", "value_error") else f", got {problem['input']!r}"
+    return f"{'.'.join(place) or 'top level'}: {message}{came}"
+
+
+def _keys_at(kind: type[Strict], place: list[str]) -> list[str]:
+    """Names that are valid under a path of keys; descends through nested models, lists and mappings of models."""
+    current: Any = kind
+    for step in place:
+        if isinstance(current, type) and issubclass(current, BaseModel) and step in current.model_fields:
+            current = _model_inside(current.model_fields[step].annotation)
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+def _model_inside(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_inside(argument) for argument in getattr(annotation, "__args__", ()))
+    return next((kind for kind in found if kind is not None), None)

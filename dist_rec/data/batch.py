@@ -1,0 +1,112 @@
+"""The batch that crosses from host to device: unique ids, inverse indices, and what is truly per event.
+
+Shapes: B requests, N events of one sequence, C candidates, U unique tokens of one token set, T tasks.
+Nothing here is 8 bytes wide per event.
+"""
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.streamable import Pipelineable
+
+
+@dataclass(frozen=True)
+class JaggedEvents:
+    """Events of B requests, packed: one sequence of every request, or the candidates of every request.
+
+    - `lengths` (B,) int32, sums to N
+    - `inverse` (N,) int32, the row of each event among the unique tokens of its token set
+    - `dynamic` name -> (N,) uint8 or int16
+    - `age` (N,) int32, seconds from the event to its request, or None
+    """
+
+    lengths: Tensor
+    inverse: Tensor
+    dynamic: dict[str, Tensor]
+    age: Tensor | None = None
+
+    @property
+    def offsets(self) -> Tensor:
+        """(B + 1,) int32 prefix sums of `lengths`."""
+        return torch.nn.functional.pad(self.lengths.cumsum(0, dtype=torch.int32), (1, 0))
+
+
+@dataclass(frozen=True)
+class SequenceBatch(Pipelineable):
+    """One step's input on one rank.
+
+    - `unique`: KeyedJaggedTensor of stride 1 with one key per field of each token set ("history.item"), U ids each
+    - `context` (B,) int32 row of each request in the token set "context", or None without context fields
+    - `sequences` by name, `candidates` with `lengths` = candidates per request
+    - `labels` (C, T) float32; `truth` (C, T) float32 or None
+    - `seen` (C,) int32 or None: events that the candidate may see
+    - `group` (B,) int64 grouped-metric id
+    - `share` () float32: candidates of an average rank in this step; the loss is divided by it, so that the mean over ranks
+      of the gradients is the gradient of the mean over all candidates, however unevenly they are spread
+    - `plain_bytes`: bytes the same batch would take as int64 KeyedJaggedTensors without dedup
+    """
+
+    unique: KeyedJaggedTensor
+    context: Tensor | None
+    sequences: dict[str, JaggedEvents]
+    candidates: JaggedEvents
+    labels: Tensor
+    truth: Tensor | None
+    seen: Tensor | None
+    group: Tensor
+    share: Tensor
+    plain_bytes: int
+
+    @property
+    def num_requests(self) -> int:
+        return self.group.shape[0]
+
+    @property
+    def num_candidates(self) -> int:
+        return self.labels.shape[0]
+
+    @property
+    def num_events(self) -> int:
+        return sum(events.inverse.shape[0] for events in self.sequences.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a copy of this batch moves."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self))
+
+    def with_share(self, share: float) -> "SequenceBatch":
+        return replace(self, share=torch.tensor(share, dtype=torch.float32))
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "SequenceBatch":
+        return _map(self, lambda leaf: leaf.to(device=device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "SequenceBatch":
+        return _map(self, lambda leaf: leaf.pin_memory())
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        _map(self, lambda leaf: leaf.record_stream(stream) or leaf)
+
+
+def _map(value: Any, apply: Any) -> Any:
+    """A copy of nested dataclasses and dicts with `apply` done to every tensor and KeyedJaggedTensor."""
+    if isinstance(value, Tensor | KeyedJaggedTensor):
+        return apply(value)
+    if isinstance(value, dict):
+        return {key: _map(item, apply) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _map(getattr(value, field.name), apply) for field in fields(value)})
+    return value
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def keep(leaf: Any) -> Any:
+        found.extend([leaf.values(), leaf.lengths()] if isinstance(leaf, KeyedJaggedTensor) else [leaf])
+        return leaf
+
+    _map(value, keep)
+    return found

@@ -1,0 +1,128 @@
+"""The columns of a dataset file, read off its schema, and list columns as plain numpy arrays.
+
+One place that knows how a field is called in Parquet, what type it is written as, and which values it may take.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dist_rec.config import ConfigError
+from dist_rec.data.schema import Schema
+
+Kind = Literal["id", "time", "label", "truth", "seen", "group"]
+REQUEST = "request"
+CANDIDATE = "candidate"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `owner` is "request" (one value per row), a sequence name or "candidate" (a list per row)."""
+
+    name: str
+    owner: str
+    kind: Kind
+    size: int | None = None  # ids are 0 .. size - 1
+
+    @property
+    def is_list(self) -> bool:
+        return self.owner != REQUEST
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """The type the writer uses; readers accept any integer type (labels also floats and booleans)."""
+        kinds = {"time": pa.int64(), "group": pa.int64(), "label": pa.int8(), "truth": pa.float32(), "seen": pa.int32()}
+        value = kinds.get(self.kind) or _id_type(self.size or 2**31)
+        return pa.list_(value) if self.is_list else value
+
+
+def columns_of(schema: Schema) -> list[Column]:
+    """Every column that a file of this schema must have. A group that is also a context field is one column.
+
+    Raises ConfigError if two fields would share a column otherwise.
+    """
+    columns = [Column(field.name, REQUEST, "id", schema.tables[field.table]) for field in schema.context]
+    if schema.request.group not in {column.name for column in columns}:
+        columns.append(Column(schema.request.group, REQUEST, "group"))
+    if schema.request.time is not None:
+        columns.append(Column(schema.request.time, REQUEST, "time"))
+    for sequence in schema.sequences:
+        owner = sequence.name
+        columns += [Column(f"{owner}.{field.name}", owner, "id", schema.tables[field.table]) for field in sequence.static]
+        columns += [Column(f"{owner}.{name}", owner, "id", size) for name, size in sequence.dynamic.items()]
+        columns += [Column(f"{owner}.time", owner, "time")] * sequence.time
+    columns += _candidate_columns(schema)
+    names = [column.name for column in columns]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"schema {schema.name}: expected one field per column, got several named {', '.join(sorted(twice))}")
+    return columns
+
+
+def arrow_schema(schema: Schema) -> pa.Schema:
+    """Arrow types of the files the writer makes."""
+    return pa.schema([pa.field(column.name, column.arrow_type) for column in columns_of(schema)])
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A list column of B rows: `values` (N,), `offsets` (B + 1,) int64 from 0 to N."""
+
+    values: NDArray
+    offsets: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(B,) int64"""
+        return np.diff(self.offsets)
+
+    def row_of(self, index: int) -> int:
+        """The row that holds `values[index]`."""
+        return int(np.searchsorted(self.offsets, index, side="right")) - 1
+
+
+def scalar_values(table: pa.Table, name: str) -> NDArray:
+    """(B,) values of a column with one value per row, without nulls."""
+    return table.column(name).to_numpy()
+
+
+def ragged_values(table: pa.Table, name: str) -> Ragged:
+    """A list column without nulls."""
+    array = one_array(table, name)
+    offsets = array.offsets.to_numpy().astype(np.int64)
+    values = array.flatten()
+    plain = values.cast(pa.uint8()) if pa.types.is_boolean(values.type) else values
+    return Ragged(plain.to_numpy(zero_copy_only=False), offsets - offsets[0])
+
+
+def one_array(table: pa.Table, name: str) -> pa.Array:
+    """A column as one contiguous array, however the table is chunked."""
+    chunked = table.column(name)
+    return chunked.chunk(0) if chunked.num_chunks == 1 else pa.concat_arrays(chunked.chunks or [pa.array([], chunked.type)])
+
+
+def list_column(lengths: NDArray[np.int64], values: NDArray) -> pa.Array:
+    """A list column of B rows from (B,) lengths and the (N,) values of all rows."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def expand_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For ranges `starts[b] : starts[b] + lengths[b]`: the range and the index of each of the N elements, both (N,) int64."""
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    return row, np.arange(len(row)) + (starts - np.cumsum(lengths) + lengths)[row]
+
+
+def _candidate_columns(schema: Schema) -> list[Column]:
+    candidate = schema.candidate
+    columns = [Column(f"{CANDIDATE}.{field.name}", CANDIDATE, "id", schema.tables[field.table]) for field in candidate.static]
+    columns += [Column(f"{CANDIDATE}.{name}", CANDIDATE, "id", size) for name, size in candidate.dynamic.items()]
+    columns += [Column(f"{CANDIDATE}.{label}", CANDIDATE, "label") for label in candidate.labels]
+    columns += [Column(f"{CANDIDATE}.{label}.truth", CANDIDATE, "truth") for label in candidate.labels if candidate.truth]
+    return columns + [Column(f"{CANDIDATE}.seen", CANDIDATE, "seen")] * candidate.seen
+
+
+def _id_type(size: int) -> pa.DataType:
+    return pa.uint8() if size <= 2**8 else pa.int16() if size <= 2**15 else pa.int32()

@@ -1,0 +1,99 @@
+"""Reads the text files of public datasets, plain or `.xz`; every problem is a DataError naming file, line, expected and got."""
+
+import lzma
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_rec.data.validate import DataError
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What an importer wrote (rows and candidates per split) and left out (reason -> how many)."""
+
+    name: str
+    out: Path
+    rows: dict[str, int]
+    candidates: dict[str, int]
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A text file split into lines and fields; `first_line` is the number of the first kept line, counted from 1."""
+
+    path: Path
+    first_line: int
+    fields: list[list[str]]
+
+    def error(self, row: int, expected: str, got: str) -> DataError:
+        return line_error(self.path, self.first_line + row, expected, got)
+
+    def column(self, index: int) -> list[str]:
+        return [fields[index] for fields in self.fields]
+
+    def integers(self, index: int, name: str) -> NDArray[np.int64]:
+        """(lines,) one field of every line as int64."""
+        return to_integers(self.column(index), lambda row, got: self.error(row, f"an integer as {name}", got))
+
+
+def is_there(folder: Path, name: str) -> bool:
+    return (folder / name).is_file() or (folder / f"{name}.xz").is_file()
+
+
+def read_text(folder: Path, name: str, encoding: str = "utf-8") -> tuple[Path, list[str]]:
+    """Path and lines of `name` or `name.xz`."""
+    path = folder / name if (folder / name).is_file() else folder / f"{name}.xz"
+    if not path.is_file():
+        raise DataError(f"{folder}: expected a file {name} or {name}.xz, got neither")
+    try:
+        with lzma.open(path, "rt", encoding=encoding) if path.suffix == ".xz" else path.open(encoding=encoding) as stream:
+            lines = stream.read().splitlines()
+    except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected a readable text file in {encoding}, got: {error}") from error
+    if not lines:
+        raise DataError(f"{path}: expected lines of text, got an empty file")
+    return path, lines
+
+
+def read_fields(folder: Path, name: str, separator: str, count: int, header: bool = False, encoding: str = "utf-8") -> Lines:
+    """A file of `count` separated fields a line."""
+    path, text = read_text(folder, name, encoding)
+    lines = Lines(path, 2 if header else 1, [line.split(separator) for line in (text[1:] if header else text)])
+    for row, fields in enumerate(lines.fields):
+        if len(fields) != count:
+            raise lines.error(row, f"{count} fields separated by {separator!r}", f"{len(fields)} in {separator.join(fields)!r}")
+    return lines
+
+
+def line_error(path: Path, line: int, expected: str, got: str) -> DataError:
+    shown = got if len(got) <= 80 else f"{got[:77]}..."
+    return DataError(f"{path}, line {line}: expected {expected}, got {shown}")
+
+
+def to_integers(texts: Sequence[str], error: Callable[[int, str], DataError]) -> NDArray[np.int64]:
+    """Whole numbers, also if written like 4.0; `error(position, text)` makes the exception for the first that is not one."""
+    try:
+        return np.array([int(text) for text in texts], dtype=np.int64)
+    except ValueError:
+        pass
+    values = np.empty(len(texts), dtype=np.int64)
+    for position, text in enumerate(texts):
+        try:
+            number = float(text)
+            values[position] = int(number)
+        except (ValueError, OverflowError) as problem:
+            raise error(position, repr(text)) from problem
+        if number != values[position]:
+            raise error(position, repr(text))
+    return values
+
+
+def dense_ids(raw: NDArray | list[str]) -> tuple[NDArray, NDArray[np.int64]]:
+    """The distinct raw ids in sorted order, and for every entry its index among them."""
+    known, ids = np.unique(np.asarray(raw), return_inverse=True)
+    return known, ids.astype(np.int64)

@@ -1,0 +1,130 @@
+"""What is in a dataset folder: rows, lengths, labels, ids, and what dedup saves on the way to the device."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from dist_rec.data.batch import SequenceBatch
+from dist_rec.data.collate import CONTEXT
+from dist_rec.data.reader import RequestReader
+from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.validate import DataError
+
+BATCH_REQUESTS = 64
+PERCENTILES = (10, 50, 90, 99)
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """One split. Shares and bytes are means over batches of 64 requests in the order of the files."""
+
+    name: str
+    rows: int
+    candidates: int
+    lengths: dict[str, dict[str, float]]  # sequence -> p10, p50, p90, p99, mean, max
+    label_rate: dict[str, float]  # task -> share of ones
+    duplicate_share: float  # of events and candidates: 1 - unique tokens / tokens
+    bytes_per_batch: float  # host to device, as sent
+    plain_bytes_per_batch: float  # as int64 KeyedJaggedTensors without dedup
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """All splits, and per field "history.item" the distinct ids seen in them and the size of its table."""
+
+    name: str
+    splits: list[SplitReport]
+    cardinality: dict[str, tuple[int, int]]
+
+
+def inspect_dataset(path: Path) -> DatasetReport:
+    """Reads a whole dataset once, validating it on the way.
+
+    Raises ConfigError for its schema, and DataError for its files or if it has no split.
+    """
+    schema = load_schema(path)
+    folders = sorted(folder for folder in Path(path).iterdir() if folder.is_dir() and any(folder.glob("*.parquet")))
+    if not folders:
+        raise DataError(f"{path}: expected at least one sub-folder with Parquet files, got none")
+    seen = _Seen(schema)
+    splits = [_inspect_split(folder, schema, seen) for folder in folders]
+    return DatasetReport(schema.name, splits, seen.cardinality())
+
+
+def render(report: DatasetReport) -> RenderableType:
+    """Two tables for a terminal: one row per split, one row per field."""
+    splits = Table(title=f"{report.name}: splits")
+    percentiles = [f"p{p}" for p in PERCENTILES]
+    for header in ("split", "rows", "candidates", "label rate", f"length {' / '.join(percentiles)} / max", "duplicates"):
+        splits.add_column(header, justify="left" if header == "split" else "right")
+    splits.add_column(f"KiB per {BATCH_REQUESTS} requests, sent / plain", justify="right")
+    for split in report.splits:
+        rates = ", ".join(f"{task} {rate:.3f}" for task, rate in split.label_rate.items())
+        lines = [" / ".join(f"{of[key]:,.0f}" for key in (*percentiles, "max")) for of in split.lengths.values()]
+        lengths = "\n".join(lines if len(lines) == 1 else map(" ".join, zip(split.lengths, lines)))
+        sent, plain = split.bytes_per_batch / 1024, split.plain_bytes_per_batch / 1024
+        saved = f"{sent:,.0f} / {plain:,.0f} ({sent / plain:.0%})"
+        duplicates = f"{split.duplicate_share:.1%}"
+        splits.add_row(split.name, f"{split.rows:,}", f"{split.candidates:,}", rates, lengths, duplicates, saved)
+    fields = Table("field", title="distinct ids")
+    fields.add_column("seen", justify="right")
+    fields.add_column("table", justify="right")
+    for name, (distinct, size) in report.cardinality.items():
+        fields.add_row(name, f"{distinct:,}", f"{size:,}")
+    return Group(splits, fields)
+
+
+class _Seen:
+    """Which ids of each field have occurred."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.seen: dict[str, NDArray[np.bool_]] = {}
+        for token_set in schema.token_sets.values():
+            for key, field in zip(token_set.keys, token_set.fields):
+                self.seen[key] = np.zeros(schema.tables[field.table], dtype=bool)
+
+    def add(self, batch: SequenceBatch) -> None:
+        for key, ids in batch.unique.to_dict().items():
+            self.seen[key][ids.values().numpy()] = True
+
+    def cardinality(self) -> dict[str, tuple[int, int]]:
+        return {key: (int(seen.sum()), len(seen)) for key, seen in self.seen.items()}
+
+
+def _inspect_split(folder: Path, schema: Schema, seen: _Seen) -> SplitReport:
+    lengths: dict[str, list[NDArray[np.int32]]] = {sequence.name: [] for sequence in schema.sequences}
+    clicks = np.zeros(len(schema.candidate.labels))
+    rows = candidates = tokens = unique = sent = plain = batches = 0
+    first_keys = {token_set.keys[0] for token_set in schema.token_sets.values() if token_set.name != CONTEXT}
+    for batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
+        seen.add(batch)
+        for name, events in batch.sequences.items():
+            lengths[name].append(events.lengths.numpy())
+        clicks += batch.labels.double().sum(0).numpy()
+        rows += batch.num_requests
+        candidates += batch.num_candidates
+        tokens += batch.num_events + batch.num_candidates
+        sizes = zip(batch.unique.keys(), batch.unique.lengths().tolist())
+        unique += sum(size for key, size in sizes if key in first_keys)
+        sent += batch.nbytes
+        plain += batch.plain_bytes
+        batches += 1
+    return SplitReport(
+        name=folder.name,
+        rows=rows,
+        candidates=candidates,
+        lengths={name: _summary(np.concatenate(parts)) for name, parts in lengths.items()},
+        label_rate=dict(zip(schema.candidate.labels, (clicks / max(1, candidates)).tolist())),
+        duplicate_share=1 - unique / max(1, tokens),
+        bytes_per_batch=sent / batches,
+        plain_bytes_per_batch=plain / batches,
+    )
+
+
+def _summary(lengths: NDArray[np.int32]) -> dict[str, float]:
+    percentiles = {f"p{p}": float(value) for p, value in zip(PERCENTILES, np.percentile(lengths, PERCENTILES))}
+    return percentiles | {"mean": float(lengths.mean()), "max": float(lengths.max())}

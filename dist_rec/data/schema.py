@@ -1,0 +1,143 @@
+"""The schema of a dataset: which columns a request has and which embedding table each id belongs to.
+
+Kept as `schema.yaml` beside the Parquet files. A row of a file is one **request**: context, behaviour sequences (oldest
+event first), and one or more candidates with their labels. Columns:
+
+    <field>                      context field, int
+    <group>, <time>              int64, as named under `request`
+    <sequence>.<field>           list of int, one entry per event, for every static and dynamic field
+    <sequence>.time              list of int64 seconds, if the sequence has `time: true`
+    candidate.<field>            list of int, one entry per candidate
+    candidate.<label>            list of 0/1
+    candidate.seen               list of int, if `seen: true`: how many of the oldest events this candidate may see
+    candidate.<label>.truth      list of float, if `truth: true`: the probability the label was drawn with
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from dist_rec.config import ConfigError, Strict, check, read_yaml
+
+SCHEMA_FILE = "schema.yaml"
+
+
+class StaticField(Strict):
+    """An id that is looked up in an embedding table. In YAML a bare name `item` means `{name: item, table: item}`."""
+
+    name: str
+    table: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        value = {"name": value} if isinstance(value, str) else value
+        return {"table": value["name"], **value} if isinstance(value, dict) and "name" in value else value
+
+
+class RequestSchema(Strict):
+    group: str = Field(description="Column whose value groups candidates for grouped AUC, usually the user.")
+    time: str | None = Field(None, description="Column with the request time in seconds; None if only the order is known.")
+
+
+class SequenceSchema(Strict):
+    name: str
+    static: list[StaticField] = Field(min_length=1, description="Fields that make the event's token.")
+    dynamic: dict[str, int] = Field({}, description="Fields that belong to the event alone: name -> number of values.")
+    time: bool = Field(False, description="Whether each event has a time in seconds.")
+
+
+class CandidateSchema(Strict):
+    static: list[StaticField] = Field(min_length=1)
+    dynamic: dict[str, int] = {}
+    labels: list[str] = Field(min_length=1, description="One 0/1 label per task.")
+    seen: bool = Field(False, description="Candidates see only the first `candidate.seen` events of the (single) sequence.")
+    truth: bool = Field(False, description="Whether the true probability of each label is stored beside it.")
+
+
+class Schema(Strict):
+    name: str
+    tables: dict[str, int] = Field(description="Embedding table -> number of ids; valid ids are 0 .. n-1.")
+    request: RequestSchema
+    context: list[StaticField] = []
+    sequences: list[SequenceSchema] = Field(min_length=1)
+    candidate: CandidateSchema
+
+    @field_validator("tables")
+    @classmethod
+    def _sizes(cls, tables: dict[str, int]) -> dict[str, int]:
+        for name, size in tables.items():
+            if not 0 < size < 2**31:
+                raise ValueError(f"table {name}: expected 1 to 2^31 - 1 ids, got {size}")
+        return tables
+
+    @model_validator(mode="after")
+    def _check(self) -> "Schema":
+        for place, fields in [
+            ("context", self.context),
+            *((s.name, s.static) for s in self.sequences),
+            ("candidate", self.candidate.static),
+        ]:
+            for field in fields:
+                if field.table not in self.tables:
+                    raise ValueError(
+                        f"{place}.{field.name}: table '{field.table}' is not declared; declared: {', '.join(self.tables)}"
+                    )
+        names = [s.name for s in self.sequences]
+        if len(set(names)) < len(names) or {"candidate", "context"} & set(names):
+            raise ValueError(f"sequence names must differ and not be 'candidate' or 'context', got {names}")
+        if any(s.time for s in self.sequences) and self.request.time is None:
+            raise ValueError("a sequence has times, so request.time must name the column with the request's time")
+        if self.candidate.seen and len(self.sequences) != 1:
+            raise ValueError(f"candidate.seen needs exactly one sequence, got {len(self.sequences)}")
+        for place, dynamic in [*((s.name, s.dynamic) for s in self.sequences), ("candidate", self.candidate.dynamic)]:
+            for name, size in dynamic.items():
+                if not 0 < size <= 2**15:
+                    raise ValueError(f"{place}.{name}: a dynamic field takes 1 to 32768 values, got {size}")
+        return self
+
+    @property
+    def token_sets(self) -> dict[str, "TokenSet"]:
+        """Token sets by name. Sequences and candidates with the same fields share one; context has its own."""
+        sets: dict[str, TokenSet] = {}
+        if self.context:
+            sets["context"] = TokenSet("context", tuple(self.context))
+        for static in [*(s.static for s in self.sequences), self.candidate.static]:
+            name = self.token_set_of(static)
+            sets[name] = TokenSet(name, tuple(static))
+        return sets
+
+    def token_set_of(self, static: list[StaticField]) -> str:
+        """Name of the token set of a sequence or of the candidate: its first owner with these fields."""
+        owners = [*((s.name, s.static) for s in self.sequences), ("candidate", self.candidate.static)]
+        return next(name for name, fields in owners if fields == static)
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """Static fields that are looked up together; unique combinations of them are the tokens of a batch."""
+
+    name: str
+    fields: tuple[StaticField, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the fields in the KeyedJaggedTensor of unique ids."""
+        return tuple(key for key, _ in self.keyed_fields)
+
+    @property
+    def keyed_fields(self) -> tuple[tuple[str, StaticField], ...]:
+        """Each field with its name in the KeyedJaggedTensor."""
+        return tuple((f"{self.name}.{field.name}", field) for field in self.fields)
+
+
+def load_schema(folder: str | Path) -> Schema:
+    """The schema of a dataset folder. Raises ConfigError if it is missing or wrong."""
+    path = Path(folder) / SCHEMA_FILE
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: no such file; expected a dataset folder made by `dist-rec data synth` or `dist-rec data import`"
+        )
+    return check(Schema, read_yaml(path), str(path))

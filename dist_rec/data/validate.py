@@ -1,0 +1,208 @@
+"""Checks of data files. Every problem is a `DataError` naming file, row group, row, field, what was expected and what came."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dist_rec.data.columns import (
+    CANDIDATE,
+    REQUEST,
+    Column,
+    Ragged,
+    arrow_schema,
+    columns_of,
+    one_array,
+    ragged_values,
+    scalar_values,
+)
+from dist_rec.data.schema import Schema
+
+PARQUET_MAGIC = b"PAR1"
+
+
+class DataError(ValueError):
+    """A data file or folder is not what its schema says."""
+
+
+def open_parquet(path: Path, schema: Schema) -> pq.ParquetFile:
+    """Opens a data file, reading its footer only.
+
+    Raises DataError if it is missing, empty, truncated, not Parquet, holds no rows, or lacks a column or has it in a type
+    that cannot hold the field.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: expected a Parquet file, got {'a folder' if path.is_dir() else 'nothing there'}")
+    size = path.stat().st_size
+    if size == 0:
+        raise DataError(f"{path}: expected a Parquet file, got an empty file (0 bytes)")
+    with path.open("rb") as stream:
+        head = stream.read(4)
+        stream.seek(max(0, size - 4))
+        tail = stream.read(4)
+    if head != PARQUET_MAGIC:
+        raise DataError(f"{path}: expected a Parquet file (first bytes {PARQUET_MAGIC!r}), got {head!r}")
+    if tail != PARQUET_MAGIC or size < 12:
+        raise DataError(f"{path}: expected Parquet's end mark {PARQUET_MAGIC!r}, got {tail!r}; truncated at {size} bytes")
+    try:
+        file = pq.ParquetFile(path, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: expected a readable Parquet footer, got: {error}; the file is damaged") from error
+    if file.metadata.num_rows == 0:
+        raise DataError(f"{path}: expected at least one row, got 0 rows")
+    check_columns(file.schema_arrow, schema, file=path)
+    return file
+
+
+def read_row_group(file: pq.ParquetFile, schema: Schema, *, path: Path, row_group: int) -> pa.Table:
+    """One row group, validated, its columns in the types of `arrow_schema`.
+
+    Raises DataError, also if the bytes of the group are damaged.
+    """
+    wanted = arrow_schema(schema)
+    try:
+        # Threads of pyarrow would fight the other workers for the cores, and do not survive a fork.
+        table = file.read_row_group(row_group, columns=wanted.names, use_threads=False).select(wanted.names)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}, row group {row_group}: expected readable column data, got: {error}") from error
+    validate(table, schema, file=path, row_group=row_group)
+    return table.cast(wanted)
+
+
+def check_columns(found: pa.Schema, schema: Schema, *, file: str | Path) -> None:
+    """Raises DataError if a column is missing or of a wrong type."""
+    for column in columns_of(schema):
+        indices = found.get_all_field_indices(column.name)
+        if len(indices) != 1:
+            got = f"{len(indices)} of that name" if indices else f"only {', '.join(found.names) or 'no columns'}"
+            raise DataError(f"{file}, field {column.name}: expected a column of that name, got {got}")
+        kind = found.field(indices[0]).type
+        if not _type_fits(column, kind):
+            raise DataError(f"{file}, field {column.name}: expected {_type_wanted(column)}, got {kind}")
+
+
+def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: int) -> None:
+    """Checks one row group. Raises DataError for the first problem found; rows are counted from 0 within the row group.
+
+    Checked: columns and types; no nulls; ids and dynamic values within their tables; equal lengths of the fields of one
+    sequence and of the candidates; labels 0 or 1; truth within [0, 1]; seen within [0, length of the sequence]; event
+    times ascending and not after the request. A request without candidates is allowed.
+    """
+    check_columns(table.schema, schema, file=f"{file}, row group {row_group}")
+    place = _Place(f"{file}, row group {row_group}")
+    lists: dict[str, dict[str, Ragged]] = {}
+    for column in columns_of(schema):
+        _check_nulls(place, table, column)
+        if column.is_list:
+            ragged = ragged_values(table, column.name)
+            _check_values(place, column, ragged.values, ragged.row_of, ragged)
+            lists.setdefault(column.owner, {})[column.name] = ragged
+        else:
+            _check_values(place, column, scalar_values(table, column.name), lambda index: index, None)
+    for fields in lists.values():
+        _check_lengths(place, fields)
+    for sequence in schema.sequences:
+        if sequence.time and schema.request.time is not None:
+            times = lists[sequence.name][f"{sequence.name}.time"]
+            _check_times(place, f"{sequence.name}.time", times, scalar_values(table, schema.request.time))
+    if schema.candidate.seen:
+        events = next(iter(lists[schema.sequences[0].name].values()))
+        _check_seen(place, lists[CANDIDATE][f"{CANDIDATE}.seen"], events)
+
+
+@dataclass(frozen=True)
+class _Place:
+    where: str
+
+    def error(self, row: int, field: str, expected: str, got: Any) -> DataError:
+        return DataError(f"{self.where}, row {row}, field {field}: expected {expected}, got {got}")
+
+
+def _check_nulls(place: _Place, table: pa.Table, column: Column) -> None:
+    array = one_array(table, column.name)
+    if array.null_count:
+        row = int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
+        raise place.error(row, column.name, "a list" if column.is_list else "a value", "null")
+    if column.is_list and (values := array.flatten()).null_count:
+        index = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
+        offsets = array.offsets.to_numpy().astype(np.int64)
+        ragged = Ragged(np.empty(0), offsets - offsets[0])
+        raise place.error(ragged.row_of(index), column.name, "a value for every entry", f"null {_entry(ragged, index)}")
+
+
+def _check_values(place: _Place, column: Column, values: NDArray, row_of: Callable[[int], int], ragged: Ragged | None) -> None:
+    if column.kind == "id":
+        bad, expected = (values < 0) | (values >= column.size), f"an id from 0 to {(column.size or 0) - 1}"
+    elif column.kind == "label":
+        bad, expected = ~((values == 0) | (values == 1)), "a label of 0 or 1"
+    elif column.kind == "truth":
+        bad, expected = ~((values >= 0) & (values <= 1)), "a probability from 0 to 1"
+    else:
+        return
+    if bad.any():
+        index = int(np.argmax(bad))
+        got = f"{values[index]}{_entry(ragged, index)}" if ragged else str(values[index])
+        raise place.error(row_of(index), column.name, expected, got)
+
+
+def _check_lengths(place: _Place, fields: dict[str, Ragged]) -> None:
+    first, *others = fields
+    lengths = fields[first].lengths
+    for name in others:
+        bad = fields[name].lengths != lengths
+        if bad.any():
+            row = int(np.argmax(bad))
+            expected = f"{lengths[row]} entries as in {first}"
+            raise place.error(row, name, expected, f"{fields[name].lengths[row]} entries")
+
+
+def _check_times(place: _Place, name: str, times: Ragged, request_time: NDArray) -> None:
+    values = times.values.astype(np.int64)
+    falls = np.diff(values) < 0
+    starts = times.offsets[1:-1]
+    falls[starts[(starts > 0) & (starts < len(values))] - 1] = False
+    if falls.any():
+        index = int(np.argmax(falls)) + 1
+        expected = f"times in ascending order (oldest first), at least {values[index - 1]}"
+        raise place.error(times.row_of(index), name, expected, f"{values[index]}{_entry(times, index)}")
+    late = values > np.repeat(request_time.astype(np.int64), times.lengths)
+    if late.any():
+        index = int(np.argmax(late))
+        row = times.row_of(index)
+        expected = f"a time not after the request's {request_time[row]}"
+        raise place.error(row, name, expected, f"{values[index]}{_entry(times, index)}")
+
+
+def _check_seen(place: _Place, seen: Ragged, events: Ragged) -> None:
+    limit = np.repeat(events.lengths, seen.lengths)
+    bad = (seen.values < 0) | (seen.values > limit)
+    if bad.any():
+        index = int(np.argmax(bad))
+        expected = f"a number of events from 0 to {limit[index]}"
+        raise place.error(seen.row_of(index), f"{CANDIDATE}.seen", expected, f"{seen.values[index]}{_entry(seen, index)}")
+
+
+def _entry(ragged: Ragged, index: int) -> str:
+    return f" at entry {index - ragged.offsets[ragged.row_of(index)]}"
+
+
+def _type_fits(column: Column, kind: pa.DataType) -> bool:
+    if column.owner != REQUEST:
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+            return False
+        kind = kind.value_type
+    if pa.types.is_integer(kind):
+        return column.kind != "truth"
+    if column.kind == "label":
+        return pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return column.kind == "truth" and pa.types.is_floating(kind)
+
+
+def _type_wanted(column: Column) -> str:
+    value = {"label": "0/1 numbers", "truth": "floats"}.get(column.kind, "integers")
+    return f"a list of {value}" if column.is_list else value

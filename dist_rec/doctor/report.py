@@ -1,0 +1,145 @@
+"""Runs every check and prints one table: ok, what is wrong, what to do."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from dist_rec.doctor.versions import Finding, Machine, check_versions
+
+TIMEOUT_S = 120
+_STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_REINSTALL = "repair the versions above first; if all are ok, install again: rm -rf .venv && launch/install.sh"
+# Name, argument of probes.py, title, what to do about a failure.
+_PROBES = (
+    ("operators", "import torchrec, fbgemm_gpu", _REINSTALL),
+    ("embedding", "embedding forward and backward", _REINSTALL),
+    ("triton", "triton kernel", "repair triton's version above; compiling for a GPU also needs a C compiler (gcc)"),
+)
+
+
+def run_doctor() -> bool:
+    """Prints what was found and what to do; False if something would break a run."""
+    console = Console(soft_wrap=True)
+    with console.status("looking at versions, operators, Triton and collectives ..."):
+        findings = examine()
+    _print(console, findings)
+    failed = [finding for finding in findings if finding.verdict == "fail"]
+    warned = [finding for finding in findings if finding.verdict == "warn"]
+    for finding in failed + warned:
+        console.print(f"[{_STYLE[finding.verdict]}]{finding.verdict}[/] {finding.name}: to do:")
+        console.print(f"    {finding.fix}", markup=False, highlight=False)
+    if failed:
+        console.print(f"A run would break: {len(failed)} check(s) failed.")
+    elif warned:
+        console.print(f"Runs should work; {len(warned)} thing(s) differ from what is tested.")
+    else:
+        console.print("Everything fits.")
+    return not failed
+
+
+def examine() -> list[Finding]:
+    """Versions first, then the probes, since a wrong version explains most failing probes."""
+    gpus = _count_gpus()
+    seen = _run_probes([["torch"]])[0]
+    cuda_devices = int(seen.text.split(" ", 1)[0]) if seen.worked else 0
+    findings = check_versions(Machine(gpus=gpus, cuda_works=cuda_devices > 0))
+    findings.append(_finding("import torch", [seen], _REINSTALL))
+    if not seen.worked:
+        return findings  # every other probe would repeat the same error
+    findings += [_finding(title, _run_probes([[name]]), fix) for name, title, fix in _PROBES]
+    return [*findings, _check_ranks(cuda_devices)]
+
+
+def _check_ranks(cuda_devices: int) -> Finding:
+    backend = "nccl" if cuda_devices >= 2 else "gloo"
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = _run_probes([["rank", backend, str(rank), "2", f"{folder}/store"] for rank in range(2)])
+    variable = f"{backend.upper()}_SOCKET_IFNAME"
+    fix = f"ranks on this host must reach each other: look at its firewall, or name a working interface: export {variable}=lo"
+    return _finding("two ranks", outcomes, fix)
+
+
+class _Outcome:
+    """How one probe process ended: its line, or the last words of its error."""
+
+    def __init__(self, returncode: int | None, out: str, err: str) -> None:
+        self.worked = returncode == 0
+        self.text = out.strip() if self.worked else _reason(returncode, err)
+
+
+def _reason(returncode: int | None, err: str) -> str:
+    if returncode is None:
+        return f"no answer within {TIMEOUT_S} s"
+    lines = [line.strip() for line in err.splitlines() if line.strip()]
+    ended = f"killed by signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
+    return lines[-1] if lines and returncode > 0 else ended
+
+
+def _run_probes(calls: Sequence[Sequence[str]]) -> list[_Outcome]:
+    """Runs probes at the same time, each in its own process, and waits for all of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Path(folder, str(number)) for number in range(len(calls))]
+        processes = [_start(call, place) for call, place in zip(calls, places)]
+        deadline = time.monotonic() + TIMEOUT_S
+        codes = [_wait(process, deadline) for process in processes]
+        return [
+            _Outcome(code, place.with_suffix(".out").read_text(), place.with_suffix(".err").read_text())
+            for code, place in zip(codes, places)
+        ]
+
+
+def _start(call: Sequence[str], place: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if not _count_gpus():
+        environment["TRITON_INTERPRET"] = "1"
+    with place.with_suffix(".out").open("wb") as out, place.with_suffix(".err").open("wb") as err:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dist_rec.doctor.probes", *call], stdout=out, stderr=err, env=environment
+        )
+
+
+def _wait(process: subprocess.Popen[bytes], deadline: float) -> int | None:
+    try:
+        return process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return None
+
+
+def _finding(title: str, outcomes: Sequence[_Outcome], fix: str) -> Finding:
+    wrong = [outcome.text for outcome in outcomes if not outcome.worked]
+    if wrong:
+        return Finding(title, "fail", wrong[0], fix=fix)
+    return Finding(title, "ok", outcomes[0].text)
+
+
+def _count_gpus() -> int:
+    """GPUs as the driver lists them, whatever torch can do with them."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU") for line in listed.splitlines())
+
+
+def _print(console: Console, findings: Sequence[Finding]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("check", "", "found", "expected"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        style = _STYLE[finding.verdict]
+        table.add_row(finding.name, f"[{style}]{finding.verdict}[/]", _plain(finding.found), _plain(finding.expected))
+    console.print(table)
+
+
+def _plain(text: str) -> str:
+    """Rich would read [brackets] of an error message as markup."""
+    return text.replace("[", r"\[")

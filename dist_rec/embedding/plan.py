@@ -1,0 +1,53 @@
+"""Where tables live: the recipe's constraints turned into a TorchRec plan, and sharding itself."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+
+from dist_rec.config import EmbeddingConfig, TableConfig
+
+_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "rowwise_adagrad": RowWiseAdagrad,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
+
+
+def fuse_optimizer(collection: nn.Module, config: EmbeddingConfig) -> None:
+    """Marks the tables' optimizer to be applied inside the backward; call before sharding."""
+    options: dict[str, float] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer != "sgd":
+        options["eps"] = config.eps
+    apply_optimizer_in_backward(_OPTIMIZERS[config.optimizer], collection.parameters(), options)
+
+
+def make_plan(
+    model: nn.Module, config: EmbeddingConfig, device: torch.device, world_size: int, batch_size: int
+) -> ShardingPlan:
+    """Plan of every table, the same on all ranks. Comm: one broadcast of the plan when a process group is up."""
+    collections = [module for module in model.modules() if isinstance(module, EmbeddingCollection)]
+    names = [table.name for collection in collections for table in collection.embedding_configs()]
+    constraints = {name: _constraints(config.tables.get(name, TableConfig())) for name in names}
+    topology = Topology(world_size=world_size, compute_device=device.type)
+    planner = EmbeddingShardingPlanner(topology=topology, batch_size=batch_size, constraints=constraints)
+    sharders = default_sharders()
+    if dist.is_initialized():
+        return planner.collective_plan(model, sharders, dist.group.WORLD)
+    return planner.plan(model, sharders)
+
+
+def default_sharders() -> list[ModuleSharder[nn.Module]]:
+    """The stock sharder of EmbeddingCollection."""
+    return [EmbeddingCollectionSharder()]  # pyright: ignore[reportReturnType]
+
+
+def _constraints(table: TableConfig) -> ParameterConstraints:
+    # data_parallel is left out: such tables are not in the sharded collection.
+    sharding = table.sharding or ["table_wise", "row_wise", "column_wise"]
+    return ParameterConstraints(sharding_types=list(sharding), compute_kernels=list(table.kernel) if table.kernel else None)

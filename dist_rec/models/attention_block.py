@@ -1,0 +1,75 @@
+"""The transformer block of LONGER's layers: pre-LN cross-causal attention and a feed-forward layer.
+
+Parameters are `12 D^2 + 13 D` (LONGER, section 3.4): four projections with bias, feed-forward expansion 4 with bias, two
+LayerNorms. The residual goes around the query rows.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dist_rec.kernels.cross_causal_attention import cross_causal_attention
+
+
+@dataclass(frozen=True)
+class AttentionRows:
+    """Shape of one attention call; the fields are arguments of `cross_causal_attention`.
+
+    `q_rotary` (sum_q,) and `kv_rotary` (sum_kv,) float: positions for rotary embeddings.
+    """
+
+    q_offsets: Tensor
+    kv_offsets: Tensor
+    num_candidates: Tensor
+    group_size: int
+    seen: Tensor | None
+    q_positions: Tensor | None
+    q_rotary: Tensor
+    kv_rotary: Tensor
+
+
+class CrossCausalBlock(nn.Module):
+    """(sum_q, D) query rows and (sum_kv, D) key rows -> (sum_q, D)."""
+
+    def __init__(self, width: int, heads: int, expansion: int, rotary: bool, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.rotary = heads, rotary
+        self.norm_attention, self.norm_ffn = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value, self.project = (nn.Linear(width, width) for _ in range(4))
+        self.ffn = nn.Sequential(
+            nn.Linear(width, expansion * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(expansion * width, width)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, keys: Tensor, rows: AttentionRows) -> Tensor:
+        normed_q, normed_kv = self.norm_attention(queries), self.norm_attention(keys)
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1))
+            for layer, x in ((self.query, normed_q), (self.key, normed_kv), (self.value, normed_kv))
+        )
+        if self.rotary:
+            q, k = rotate(q, rows.q_rotary), rotate(k, rows.kv_rotary)
+        attended = cross_causal_attention(
+            q,
+            k,
+            v,
+            rows.q_offsets,
+            rows.kv_offsets,
+            num_candidates=rows.num_candidates,
+            group_size=rows.group_size,
+            seen=rows.seen,
+            q_positions=rows.q_positions,
+        )
+        queries = queries + self.dropout(self.project(attended.flatten(1)))
+        return queries + self.dropout(self.ffn(self.norm_ffn(queries)))
+
+
+def rotate(x: Tensor, position: Tensor, base: float = 10_000.0) -> Tensor:
+    """Rotary embedding (arXiv 2104.09864): x (N, H, D) rotated by angles position * base^(-2i/D); position (N,) float."""
+    half = x.shape[-1] // 2
+    frequency = base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = position.float()[:, None, None] * frequency
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -1,0 +1,39 @@
+"""Schema and configuration -> the whole model, as TorchRec's pipeline wants it: embedding first, then everything else."""
+
+import torch
+from torch import Tensor, nn
+
+from dist_rec.config import Config
+from dist_rec.data.batch import SequenceBatch
+from dist_rec.data.schema import Schema
+from dist_rec.embedding.tables import row_dims
+from dist_rec.embedding.unique import TokenEmbedding
+from dist_rec.models.heads import binary_loss
+from dist_rec.models.ranker import Ranker
+
+
+class RankingModel(nn.Module):
+    """batch -> (loss (), (loss (), logits (C, T) float32), both detached): what the pipeline differentiates and returns.
+
+    The lookup of unique ids is the first statement, so that `TrainPipelineSparseDist` can trace it and start the next
+    batch's all-to-all during this batch's compute; the ranker is one leaf to it.
+    """
+
+    def __init__(self, embedding: TokenEmbedding, ranker: Ranker) -> None:
+        super().__init__()
+        self.embedding, self.ranker = embedding, ranker
+
+    def forward(self, batch: SequenceBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        rows = self.embedding(batch.unique)
+        logits = self.ranker(rows, batch)
+        loss = binary_loss(logits, batch.labels, batch.share)
+        return loss, (loss.detach(), logits.detach().float())
+
+
+def build_model(schema: Schema, config: Config, device: torch.device) -> RankingModel:
+    """The model with its sharded tables on the meta device (sharding creates them) and everything else on `device`.
+
+    Raises ConfigError if the model cannot work on this schema.
+    """
+    ranker = Ranker(schema, config.model, row_dims(schema, config.embedding)).to(device)
+    return RankingModel(TokenEmbedding(schema, config.embedding, device), ranker)

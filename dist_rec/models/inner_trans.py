@@ -1,0 +1,29 @@
+"""InnerTrans: a small transformer block inside each merged group (LONGER, section 3.4)."""
+
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class InnerTrans(nn.Module):
+    """Pre-LN block at width d over the K slots of each group, all slots seeing all real slots.
+
+    (M, K, d) and `real` (M, K) bool -> (M, K, d) with padding slots exactly zero.
+    """
+
+    def __init__(self, width: int, heads: int, expansion: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_ffn = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.ffn = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        # Every group has a real slot (its newest), so no row of the mask is empty.
+        attended = scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=real[:, None, None, :]
+        )
+        x = x + self.dropout(self.project(attended.transpose(1, 2).flatten(2)))
+        x = x + self.dropout(self.ffn(self.norm_ffn(x)))
+        return x.masked_fill(~real.unsqueeze(-1), 0.0)

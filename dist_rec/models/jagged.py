@@ -1,0 +1,93 @@
+"""Index arithmetic for packed sequences: which row goes where.
+
+Legend: B requests, C candidates, m rows per candidate group, M merged tokens of one request.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dist_rec.data.batch import SequenceBatch
+
+
+@dataclass(frozen=True)
+class CandidateView:
+    """What a sequence encoder may know about the candidates of a batch, besides the events.
+
+    - `features` (C, Dc) float, embeddings of each candidate
+    - `context` (B, Du) float, embeddings of each request, or None
+    - `request` (C,) int64, the request each candidate belongs to
+    - `counts` (B,) int32, candidates per request
+    - `seen` (C,) int32, how many of the oldest events each candidate sees, or None for all
+    """
+
+    features: Tensor
+    context: Tensor | None
+    request: Tensor
+    counts: Tensor
+    seen: Tensor | None
+
+    @classmethod
+    def of(cls, batch: SequenceBatch, features: Tensor, context: Tensor | None) -> "CandidateView":
+        counts = batch.candidates.lengths
+        return cls(features, context, owner(counts, batch.num_candidates), counts, batch.seen)
+
+
+def offsets_of(lengths: Tensor) -> Tensor:
+    """(B,) -> (B + 1,) int32 prefix sums."""
+    return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+
+
+def owner(lengths: Tensor, total: int) -> Tensor:
+    """(total,) int64: the request of every packed row."""
+    return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=total)
+
+
+def position_in_request(lengths: Tensor, total: int) -> Tensor:
+    """(total,) int64: 0 for the oldest row of each request."""
+    starts = lengths.cumsum(0) - lengths
+    return torch.arange(total, device=lengths.device) - starts[owner(lengths, total)]
+
+
+@dataclass(frozen=True)
+class GroupLayout:
+    """Rows of every request as `[events oldest..newest, group 1, ..., group c]`, packed over requests.
+
+    - `event_place` (sum events,), `group_place` (C * m,) int64: where each row stands in the packed result
+    - `lengths` (B,) and `offsets` (B + 1,) int32 of the result
+    """
+
+    event_place: Tensor
+    group_place: Tensor
+    lengths: Tensor
+    offsets: Tensor
+
+    @classmethod
+    def of(cls, event_lengths: Tensor, num_events: int, counts: Tensor, num_candidates: int, group_size: int) -> "GroupLayout":
+        groups = counts * group_size
+        group_starts = groups.cumsum(0) - groups
+        event_place = torch.arange(num_events, device=counts.device) + group_starts[owner(event_lengths, num_events)]
+        num_groups = num_candidates * group_size
+        group_place = torch.arange(num_groups, device=counts.device) + event_lengths.cumsum(0)[owner(groups, num_groups)]
+        lengths = (event_lengths + groups).int()
+        return cls(event_place, group_place, lengths, offsets_of(lengths))
+
+    def join(self, events: Tensor, groups: Tensor) -> Tensor:
+        """(sum events, W) and (C * m, W) -> (sum events + C * m, W)."""
+        rows = events.new_empty(len(events) + len(groups), events.shape[1])
+        return rows.index_copy(0, self.event_place, events).index_copy(0, self.group_place, groups.to(events.dtype))
+
+
+def visible_mean(values: Tensor, lengths: Tensor, view: CandidateView) -> Tensor:
+    """(N, W) packed event rows -> (C, W): mean over the events each candidate sees; zeros where it sees none."""
+    total = values.shape[0]
+    if view.seen is None:
+        sums = values.new_zeros(len(lengths), values.shape[1]).index_add(0, owner(lengths, total), values)
+        return (sums / lengths.clamp(min=1).unsqueeze(1))[view.request]
+    # Prefix sums per request, padded, so that neither other requests nor later events can change a sum's rounding.
+    longest = int(lengths.max()) if len(lengths) else 0
+    padded = values.new_zeros(len(lengths), longest + 1, values.shape[1])
+    place = owner(lengths, total) * (longest + 1) + position_in_request(lengths, total) + 1
+    sums = padded.flatten(0, 1).index_copy(0, place, values).view_as(padded).cumsum(1)
+    return sums[view.request, view.seen.long()] / view.seen.clamp(min=1).unsqueeze(1)

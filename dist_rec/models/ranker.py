@@ -1,0 +1,102 @@
+"""The dense part of a model: embedding rows and a batch in, one logit per candidate and task out. Knows one device only."""
+
+import torch
+from torch import Tensor, nn
+
+from dist_rec.config import ConfigError, ModelConfig, Precision
+from dist_rec.data.batch import SequenceBatch
+from dist_rec.data.schema import Schema
+from dist_rec.models.din import Din
+from dist_rec.models.heads import Head
+from dist_rec.models.jagged import CandidateView
+from dist_rec.models.longer import Longer
+from dist_rec.models.pooling import SumPooling
+from dist_rec.models.tokens import EventTokens
+
+_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Ranker(nn.Module):
+    """Tokens, one sequence encoder per behaviour sequence, and the head.
+
+    `row_dims` gives the width of the rows of each token set. Forward: rows by token set (U, D_set) and the batch ->
+    logits (C, T).
+    """
+
+    def __init__(self, schema: Schema, config: ModelConfig, row_dims: dict[str, int]) -> None:
+        super().__init__()
+        _check(schema, config)
+        self.schema, self.config = schema, config
+        self.candidate_set = schema.token_set_of(schema.candidate.static)
+        self.sequence_sets = {sequence.name: schema.token_set_of(sequence.static) for sequence in schema.sequences}
+        self.candidate_dynamic = nn.ModuleDict(
+            {name: nn.Embedding(size, config.tokens.dynamic_dim) for name, size in schema.candidate.dynamic.items()}
+        )
+        candidate_dim = row_dims[self.candidate_set] + config.tokens.dynamic_dim * len(schema.candidate.dynamic)
+        context_dim = row_dims.get("context", 0)
+        dropout = getattr(config, config.name).dropout
+        self.tokens = nn.ModuleDict(
+            {
+                s.name: EventTokens(config.tokens, row_dims[self.sequence_sets[s.name]], s.dynamic, s.time, dropout)
+                for s in schema.sequences
+            }
+        )
+        self.encoders = nn.ModuleDict({s.name: _encoder(config, candidate_dim, context_dim) for s in schema.sequences})
+        width = sum(encoder.width for encoder in self.encoders.values())  # pyright: ignore[reportArgumentType]
+        width += candidate_dim * ("candidate" in config.head.inputs) + context_dim * ("context" in config.head.inputs)
+        self.head = Head(config.head, width, len(schema.candidate.labels))
+
+    def forward(self, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
+        view = self.candidates(rows, batch)
+        features = [self.encode(name, rows, batch, view) for name in self.encoders]
+        if "candidate" in self.config.head.inputs:
+            features.append(view.features)
+        if "context" in self.config.head.inputs and view.context is not None:
+            features.append(view.context[view.request])
+        with self._cast("head", batch.group.device):
+            return self.head(torch.cat([part.float() for part in features], dim=1))
+
+    def candidates(self, rows: dict[str, Tensor], batch: SequenceBatch) -> CandidateView:
+        parts = [rows[self.candidate_set][batch.candidates.inverse]]
+        parts += [embedding(batch.candidates.dynamic[name].int()) for name, embedding in self.candidate_dynamic.items()]
+        context = rows["context"][batch.context] if batch.context is not None else None
+        return CandidateView.of(batch, torch.cat(parts, dim=1), context)
+
+    def event_tokens(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
+        """(N, d) tokens of one sequence."""
+        with self._cast("tokens", batch.group.device):
+            return self.tokens[name](rows[self.sequence_sets[name]], batch.sequences[name])
+
+    def encode(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch, view: CandidateView) -> Tensor:
+        """(C, width) summary of one sequence for every candidate."""
+        if "tokens" in self.config.recompute and torch.is_grad_enabled():
+            tokens = torch.utils.checkpoint.checkpoint(self.event_tokens, name, rows, batch, use_reentrant=False)
+        else:
+            tokens = self.event_tokens(name, rows, batch)
+        with self._cast("layers", batch.group.device):
+            return self.encoders[name](tokens, batch.sequences[name].lengths, view)
+
+    def _cast(self, part: str, device: torch.device) -> torch.autocast:
+        dtype = _DTYPES[getattr(self.config.precision, part)]
+        return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def _encoder(config: ModelConfig, candidate_dim: int, context_dim: int) -> nn.Module:
+    if config.name == "longer":
+        inputs = config.head.inputs
+        return Longer(config, candidate_dim, context_dim, "sequence_mean" in inputs, "globals" in inputs)
+    if config.name == "din":
+        return Din(config.tokens.width, candidate_dim, config.din.hidden)
+    return SumPooling(config.tokens.width)
+
+
+def _check(schema: Schema, config: ModelConfig) -> None:
+    if not schema.candidate.seen:
+        return
+    if config.tokens.position == "recency":
+        raise ConfigError("model.tokens.position: candidates with their own `seen` have no common newest event; expected absolute or none")
+    if config.name == "longer" and (config.longer.merge != 1 or config.longer.k != 0 or config.longer.queries != "recent"):
+        raise ConfigError(
+            "model.longer: candidates with their own `seen` need every event as a row of its own; expected merge: 1, k: 0, "
+            f"queries: recent, got merge: {config.longer.merge}, k: {config.longer.k}, queries: {config.longer.queries}"
+        )

@@ -1,0 +1,158 @@
+"""The hybrid optimizer: sparse rows now, dense parameters one step late.
+
+Sparse rows are updated by FBGEMM inside the backward of step k (`W_k = W_{k-1} + g_k`). For the dense parameters this
+class starts the all-reduce of `g_k` at the end of step k and waits for it at the end of step k + 1:
+`W_k = W_{k-1} + g_{k-1}` (HyFormer, arXiv 2601.12681, section 3.8). The first step applies nothing, not even a zero
+gradient, since that would decay weights and advance bias correction.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchrec.optim.keyed import KeyedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from dist_rec.optim.delayed import GradientInFlight, broadcast_parameters
+
+DenseUpdate = Literal["sync", "delayed"]
+
+
+class HybridOptimizer:
+    """Drives the dense parameters of a DistributedModelParallel; its fused sparse optimizer needs no driving.
+
+    Args:
+        dmp: the sharded model. For `delayed` (and for `sync` without DDP) build it with `init_data_parallel=False`.
+        dense: makes a torch optimizer from a list of parameters.
+        dense_update: `sync` applies `g_k` in step k, `delayed` in step k + 1.
+        warmup_sync_steps: with `delayed`, this many first steps wait for their own gradient.
+        clip_norm: largest norm of the reduced dense gradient.
+        lr_factor: applied dense updates so far -> factor of the learning rate of the next one.
+        group: process group of the all-reduce; a group of its own never queues behind TorchRec's all-to-alls.
+
+    Comm: one all-reduce per dtype and step over `group`, of all dense gradients and one flag per parameter.
+    """
+
+    def __init__(
+        self,
+        dmp: nn.Module,
+        dense: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+        *,
+        dense_update: DenseUpdate = "delayed",
+        warmup_sync_steps: int = 0,
+        clip_norm: float | None = None,
+        lr_factor: Callable[[int], float] = lambda applied: 1.0,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        if dense_update not in ("sync", "delayed"):
+            raise ValueError(f"dense_update must be sync or delayed, got {dense_update!r}")
+        self._reduced_by_ddp = any(isinstance(module, nn.parallel.DistributedDataParallel) for module in _outermost(dmp))
+        if self._reduced_by_ddp and dense_update == "delayed":
+            raise ValueError("delayed starts its own all-reduce, but DDP wraps the model; expected init_data_parallel=False")
+        self._parameters = {name: p for name, p in in_backward_optimizer_filter(dmp.named_parameters()) if p.requires_grad}
+        self._dense = KeyedOptimizerWrapper(self._parameters, dense)
+        self._fused: KeyedOptimizer | None = getattr(dmp, "fused_optimizer", None)
+        self._base_lrs = [pg["lr"] for pg in self._dense.param_groups]
+        self._delayed, self._warmup = dense_update == "delayed", warmup_sync_steps
+        self._clip_norm, self._lr_factor, self._group = clip_norm, lr_factor, group
+        self._in_flight: GradientInFlight | None = None
+        self._landed: dict[str, Tensor] = {}
+        self.steps = self.applied = 0
+        self.grad_norm: Tensor | None = None
+        if not self._reduced_by_ddp:
+            broadcast_parameters(self._parameters, group)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return list(self._dense.param_groups)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for parameter in self._parameters.values():
+            parameter.grad = None if set_to_none or parameter.grad is None else parameter.grad.zero_()
+
+    def step(self) -> None:
+        """Call after the backward of each step, on every rank, also on one that had no data."""
+        self.steps += 1
+        if self._reduced_by_ddp:
+            self._apply({name: p.grad for name, p in self._parameters.items() if p.grad is not None})
+            return
+        started = GradientInFlight(self._parameters, self._group)
+        if not self._delayed or self.steps <= self._warmup:
+            self._apply(started.wait())
+            return
+        self.flush()
+        self._in_flight = started
+
+    def flush(self) -> None:
+        """Applies the gradient in flight, if there is one: before evaluation, export and after the last step."""
+        landed = self._land()
+        if landed:
+            self._landed = {}
+            self._apply(landed)
+
+    def _land(self) -> dict[str, Tensor]:
+        if self._in_flight is not None:
+            self._landed, self._in_flight = self._in_flight.wait(), None
+        return self._landed
+
+    def _apply(self, gradients: dict[str, Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.grad = gradients.get(name)
+        if self._clip_norm is not None:
+            self.grad_norm = nn.utils.clip_grad_norm_(list(self._parameters.values()), self._clip_norm)
+        factor = self._lr_factor(self.applied)
+        for group, lr in zip(self._dense.param_groups, self._base_lrs, strict=True):
+            group["lr"] = lr * factor
+        self._dense.step()
+        self.applied += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs, the gradient in flight included (waited for, not applied)."""
+        self._init_state()
+        landed = self._land()
+        in_flight = {name: landed.get(name, torch.zeros_like(p.data)) for name, p in self._parameters.items()}
+        return {
+            "dense": self._dense.state_dict(),
+            "fused": self._fused.state_dict() if self._fused is not None else {},
+            "in_flight": in_flight,
+            "in_flight_present": torch.tensor([name in landed for name in self._parameters]),
+            "counters": torch.tensor([self.steps, self.applied]),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._init_state()
+        self._dense.load_state_dict(state["dense"])
+        if self._fused is not None:
+            self._fused.load_state_dict(state["fused"])
+        present = zip(self._parameters, state["in_flight_present"].tolist(), strict=True)
+        self._landed = {name: state["in_flight"][name].clone() for name, there in present if there}
+        self._in_flight = None
+        self.steps, self.applied = (int(count) for count in state["counters"])
+
+    def _init_state(self) -> None:
+        """Makes the dense optimizer create its state (it does so in its first step), so that a state dict has the same
+        keys before and after. A step of zero gradients at learning rate zero changes no weight."""
+        if self._dense.state or not self._parameters:
+            return
+        gradients = {name: p.grad for name, p in self._parameters.items()}
+        for parameter in self._parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+        for group in self._dense.param_groups:
+            group["lr"] = 0.0
+        self._dense.step()
+        for group, lr in zip(self._dense.param_groups, self._base_lrs, strict=True):
+            group["lr"] = lr
+        for values in self._dense.state.values():
+            for value in values.values():
+                if isinstance(value, Tensor):
+                    value.zero_()
+        for name, parameter in self._parameters.items():
+            parameter.grad = gradients[name]
+
+
+def _outermost(dmp: nn.Module) -> Iterable[nn.Module]:
+    """The model and what DistributedModelParallel wraps directly; DDP further down belongs to data-parallel tables."""
+    yield dmp
+    yield from dmp.children()

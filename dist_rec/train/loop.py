@@ -1,0 +1,161 @@
+"""The training loop: the page to read first. One step, as the data sees it:
+
+1. A reader worker turns rows of Parquet into a `SequenceBatch`   data/reader.py, data/collate.py
+2. and makes its tokens unique.                                   data/dedup.py
+3. The batch is copied to the device.                             data/batch.py
+4. Unique ids go to the owners of their rows, rows come back.     embedding/unique.py, TorchRec
+5. Events are rebuilt from unique rows                            models/tokens.py
+6. and LONGER scores the candidates.                              models/longer.py
+7. In the backward, sparse gradients are applied at once.         FBGEMM, inside the backward
+8. The dense gradient starts its all-reduce; the last one lands.  optim/hybrid.py
+9. Metrics, log, checkpoint.                                      below
+
+`TrainPipelineSparseDist` runs 3 to 8 with three batches in flight.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchdata.stateful_dataloader import StatefulDataLoader
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from dist_rec.common.seed import seed_everything
+from dist_rec.config import Config, ConfigError
+from dist_rec.data.reader import RequestReader, make_loader
+from dist_rec.data.schema import Schema, load_schema
+from dist_rec.train.checkpoint import load_checkpoint, load_position, save_checkpoint
+from dist_rec.train.evaluate import evaluate
+from dist_rec.train.metrics import TaskMetrics
+from dist_rec.train.pipeline import CountedBatches, make_optimizer, plan_model, run_through, shard_model
+from dist_rec.train.ranks import Ranks
+from dist_rec.train.report import RunLog
+from dist_rec.train.window import Window
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: metrics per task on the test split (empty without one), steps done, wall time in seconds."""
+
+    test: dict[str, TaskMetrics]
+    valid: dict[str, TaskMetrics]
+    steps: int
+    seconds: float
+
+
+def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None) -> RunResult:
+    """Trains by the recipe on all ranks and tests at the end. Every rank calls it and gets the same result."""
+    seed_everything(config.run.seed, deterministic=config.run.deterministic)
+    schema = load_schema(config.data.path)
+    loader, total_steps = train_loader(config, schema, ranks)
+    model, plan = plan_model(schema, config, ranks)
+    dmp = shard_model(model, plan, config, ranks)
+    optimizer = make_optimizer(dmp, config.optim, total_steps, ranks)
+    torch.manual_seed(config.run.seed + ranks.rank)  # dropout differs between ranks
+    if resume is not None:
+        load_checkpoint(resume, dmp, optimizer, ranks)
+        loader.load_state_dict(load_position(resume, ranks))
+    run = _Run(config, schema, ranks, log, dmp)
+
+    batches = CountedBatches(loader, ranks)
+    pipeline = TrainPipelineSparseDist(dmp, optimizer, ranks.device)
+    window, step, enough = Window(ranks), optimizer.steps, False
+    while step < total_steps and not enough:
+        # Between two stops the pipeline is full; at a stop it is empty, so that evaluating and saving see whole steps.
+        stop = int(min(_next(step, run.eval_every), _next(step, config.checkpoint.every_steps), total_steps))
+        for loss, _ in run_through(pipeline, islice(batches, stop - step)):
+            step += 1
+            window.add(loss, batches.trained())
+            if step % config.run.log_every == 0 or step == total_steps:
+                log.training(step, total_steps, window.close(), lr=optimizer.param_groups[0]["lr"], grad_norm=optimizer.grad_norm)
+        pipeline.detach()
+        if _due(step, config.checkpoint.every_steps):
+            save_checkpoint(log.checkpoints / f"step-{step}", dmp, optimizer, loader.state_dict(), ranks)
+        if _due(step, run.eval_every) or step == total_steps:
+            optimizer.flush()
+            enough = run.validate(step)
+        window.restart()
+    optimizer.flush()
+    if config.checkpoint.at_end:
+        save_checkpoint(log.checkpoints / "last", dmp, None, None, ranks)
+    return run.finish(step)
+
+
+def train_loader(config: Config, schema: Schema, ranks: Ranks) -> tuple[StatefulDataLoader, int]:
+    """The training batches of this rank, all epochs in a row, and the number of steps of the run."""
+    reader = make_reader(config, schema, ranks, config.data.train, train=True)
+    steps = reader.steps_per_epoch(config.data.workers) * config.run.epochs
+    return make_loader(reader, config.data.workers), min(steps, config.run.max_steps or steps)
+
+
+def make_reader(config: Config, schema: Schema, ranks: Ranks, folders: list[str], *, train: bool) -> RequestReader:
+    """This rank's part of a split: shuffled and repeated for training, in file order otherwise."""
+    return RequestReader(
+        folders=[Path(config.data.path) / folder for folder in folders],
+        schema=schema,
+        batch_size=config.data.batch_size if train else config.data.eval_batch_size,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        epochs=config.run.epochs if train else 1,
+        shuffle_window=config.data.shuffle_window if train else 0,
+        seed=config.run.seed,
+        max_length=config.data.max_length,
+    )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _next(step: int, every: int) -> float:
+    return (step // every + 1) * every if every else math.inf
+
+
+class _Run:
+    """Validation, the best weights so far, and the final test."""
+
+    def __init__(self, config: Config, schema: Schema, ranks: Ranks, log: RunLog, model: nn.Module) -> None:
+        self.config, self.schema, self.ranks, self.log, self.model = config, schema, ranks, log, model
+        train = make_reader(config, schema, ranks, config.data.train, train=True)
+        self.eval_every = config.run.eval_every or train.steps_per_epoch(config.data.workers)
+        self.best, self.since_best = -math.inf, 0
+        self.best_folder = log.checkpoints / "best"
+        self.valid: dict[str, TaskMetrics] = {}
+        if config.run.select_best != "none" and not config.data.valid:
+            raise ConfigError(f"run.select_best={config.run.select_best} needs data.valid, got none")
+        self.started = time.perf_counter()
+
+    def validate(self, step: int) -> bool:
+        """Evaluates on the validation split, keeps the best weights; True if patience has run out."""
+        if not self.config.data.valid:
+            return False
+        metrics = self._evaluate("valid", self.config.data.valid, step)
+        selector = self.config.run.select_best
+        if selector == "none":
+            self.valid = metrics
+            return False
+        first = next(iter(metrics.values()))
+        score = first.auc if selector == "auc" else -first.logloss
+        self.since_best += 1
+        if score > self.best:
+            self.best, self.since_best, self.valid = score, 0, metrics
+            save_checkpoint(self.best_folder, self.model, None, None, self.ranks)
+        return 0 < self.config.run.patience <= self.since_best
+
+    def finish(self, step: int) -> RunResult:
+        """Tests the chosen weights."""
+        if self.config.run.select_best != "none":
+            load_checkpoint(self.best_folder, self.model, None, self.ranks)
+        test = self._evaluate("test", self.config.data.test, step) if self.config.data.test else {}
+        return RunResult(test, self.valid, step, time.perf_counter() - self.started)
+
+    def _evaluate(self, split: str, folders: list[str], step: int) -> dict[str, TaskMetrics]:
+        reader = make_reader(self.config, self.schema, self.ranks, folders, train=False)
+        loader = make_loader(reader, min(self.config.data.workers, 1))
+        metrics = evaluate(self.model, loader, self.schema.candidate.labels, self.ranks)
+        self.log.evaluation(split, step, metrics)
+        return metrics

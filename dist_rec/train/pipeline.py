@@ -1,0 +1,112 @@
+"""Sharding a model and feeding TorchRec's pipeline.
+
+`TrainPipelineSparseDist` keeps three batches in flight:
+
+    stage           batch k            batch k + 1               batch k + 2
+    stream          default            data dist                 memcpy
+    work            forward,           all-to-all of             host -> device
+                    backward, step     unique ids                copy
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torchdata.stateful_dataloader import StatefulDataLoader
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.types import ShardingPlan
+
+from dist_rec.config import Config, OptimConfig
+from dist_rec.data.batch import SequenceBatch
+from dist_rec.data.schema import Schema
+from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
+from dist_rec.models.build import RankingModel, build_model
+from dist_rec.optim.hybrid import HybridOptimizer
+from dist_rec.optim.schedule import lr_factor
+from dist_rec.train.ranks import Ranks
+
+
+def plan_model(schema: Schema, config: Config, ranks: Ranks) -> tuple[RankingModel, ShardingPlan]:
+    """The unsharded model and where each of its tables goes."""
+    model = build_model(schema, config, ranks.device)
+    fuse_optimizer(model.embedding.collection, config.embedding)
+    return model, make_plan(model, config.embedding, ranks.device, ranks.world_size, config.data.batch_size)
+
+
+def shard_model(model: RankingModel, plan: ShardingPlan, config: Config, ranks: Ranks) -> DistributedModelParallel:
+    """Tables sharded by the plan; the dense part under DDP only where updates are synchronous."""
+    return DistributedModelParallel(
+        model,
+        device=ranks.device,
+        plan=plan,
+        sharders=default_sharders(),
+        init_data_parallel=config.optim.dense_update == "sync",
+    )
+
+
+def make_optimizer(dmp: nn.Module, config: OptimConfig, total_updates: int, ranks: Ranks) -> HybridOptimizer:
+    """The hybrid optimizer a recipe asks for."""
+    return HybridOptimizer(
+        dmp,
+        _dense_factory(config),
+        dense_update=config.dense_update,
+        warmup_sync_steps=config.warmup_sync_steps,
+        clip_norm=config.clip_norm,
+        lr_factor=lr_factor(config, total_updates),
+        group=ranks.dense_group,
+    )
+
+
+def _dense_factory(config: OptimConfig) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+    if config.optimizer == "sgd":
+        return lambda p: torch.optim.SGD(p, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return lambda p: kind(p, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """What one rank's batch held and what crossed to the device, in bytes, with and without dedup."""
+
+    requests: int
+    candidates: int
+    events: int
+    nbytes: int
+    plain_bytes: int
+
+
+class CountedBatches(Iterator[SequenceBatch]):
+    """A loader's batches with their `share` filled in: candidates of the step over all ranks / world size.
+
+    The pipeline fetches batches before it trains on them; `trained()` gives the size of the one that was trained on.
+
+    Comm: one host all-reduce of one number per batch.
+    """
+
+    def __init__(self, loader: StatefulDataLoader, ranks: Ranks) -> None:
+        self._batches, self._ranks = iter(loader), ranks
+        self._ahead: deque[BatchSize] = deque()
+
+    def __next__(self) -> SequenceBatch:
+        batch = next(self._batches)
+        self._ahead.append(
+            BatchSize(batch.num_requests, batch.num_candidates, batch.num_events, batch.nbytes, batch.plain_bytes)
+        )
+        (candidates,) = self._ranks.total(batch.num_candidates)
+        return batch.with_share(candidates / self._ranks.world_size)
+
+    def trained(self) -> BatchSize:
+        return self._ahead.popleft()
+
+
+def run_through(pipeline: TrainPipelineSparseDist[Any, Any], batches: Iterator[SequenceBatch]) -> Iterator[Any]:
+    """Outputs of every step until `batches` ends; then nothing is in flight, so that the model may be evaluated or saved."""
+    while True:
+        try:
+            yield pipeline.progress(batches)
+        except StopIteration:
+            return

@@ -1,0 +1,97 @@
+"""A recipe as a study: one run for each fold and seed it asks for, and a summary with mean and spread."""
+
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+import torch.distributed as dist
+
+from dist_rec.config import Config
+from dist_rec.train.loop import RunResult, train
+from dist_rec.train.page import against_baselines, config_yaml, write_page
+from dist_rec.train.ranks import Ranks
+from dist_rec.train.report import RunLog
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a study: its resolved recipe and where it writes, relative to the study's folder."""
+
+    config: Config
+    folder: str
+
+
+def members(config: Config) -> list[Member]:
+    """The runs that `data.folds` and `run.seeds` ask for; a single one, in the study's own folder, without them."""
+    found = []
+    for seed in config.run.seeds or [config.run.seed]:
+        for fold in range(max(len(config.data.folds), 1)):
+            data = config.data
+            names = [f"seed-{seed}"] if config.run.seeds else []
+            if data.folds:
+                # The source's own rule: test on fold k, validate on the next, train on the others.
+                test, valid = data.folds[fold], data.folds[(fold + 1) % len(data.folds)]
+                rest = [name for name in data.folds if name not in (test, valid)]
+                data = data.model_copy(update={"train": rest, "valid": [valid], "test": [test], "folds": []})
+                names.append(test)
+            run = config.run.model_copy(update={"seed": seed, "seeds": []})
+            found.append(Member(config.model_copy(update={"data": data, "run": run}), "/".join(names)))
+    return found
+
+
+def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> Path:
+    """Runs every member one after the other on all ranks. Returns the study's folder; rank 0 writes into it."""
+    folder = new_folder(config, ranks)
+    console = Console()
+    results: dict[str, RunResult] = {}
+    todo = members(config)
+    for number, member in enumerate(todo, 1):
+        with RunLog(folder / member.folder, is_main=ranks.is_main, console=console) as log:
+            log.say(f"run {number}/{len(todo)}: {folder / member.folder}")
+            if ranks.is_main:
+                (log.folder / "recipe.yaml").write_text(config_yaml(member.config) + "\n")
+            results[member.folder] = result = train(member.config, ranks, log, resume)
+            if ranks.is_main:
+                facts = {"ranks": ranks.world_size, "steps": result.steps, "seconds": f"{result.seconds:.1f}"}
+                write_page(log.folder, member.config, result.test, facts)
+            for line in against_baselines(member.config, result.test):
+                log.say(line)
+    if ranks.is_main and len(results) > 1:
+        console.print("\n".join(summarize(folder, config, results)))
+    return folder
+
+
+def new_folder(config: Config, ranks: Ranks) -> Path:
+    """A folder that did not exist, chosen by rank 0. Comm: one broadcast."""
+    chosen: list[str] = [""]
+    if ranks.is_main:
+        base, number = Path(config.run.out) / config.run.name, 1
+        path = base
+        while path.exists():
+            number += 1
+            path = base.with_name(f"{base.name}-{number}")
+        path.mkdir(parents=True)
+        chosen = [str(path)]
+    dist.broadcast_object_list(chosen, src=0, group=ranks.host_group)
+    return Path(chosen[0])
+
+
+def summarize(folder: Path, config: Config, results: dict[str, RunResult]) -> list[str]:
+    """Writes `summary.json`; returns lines with each task's mean, spread over runs and spread of the seeds' means."""
+    (folder / "summary.json").write_text(json.dumps({name: asdict(result) for name, result in results.items()}, indent=2) + "\n")
+    lines = []
+    for task in next(iter(results.values())).test:
+        by_seed: dict[str, list[float]] = {}
+        for name, result in results.items():
+            by_seed.setdefault(name.split("/")[0] if config.run.seeds else "", []).append(result.test[task].auc)
+        every = [auc for aucs in by_seed.values() for auc in aucs]
+        line = f"{task}: mean test AUC {statistics.mean(every):.4f} over {len(every)} runs, standard deviation {statistics.stdev(every):.4f}"
+        if len(by_seed) > 1:
+            means = [statistics.mean(aucs) for aucs in by_seed.values()]
+            line += f"; per seed {', '.join(f'{mean:.4f}' for mean in means)}"
+        lines.append(line)
+    lines.append(f"{sum(result.seconds for result in results.values()):.0f} s in all; {folder / 'summary.json'}")
+    return lines

@@ -1,0 +1,60 @@
+"""The definition of cross-causal attention: one request at a time, the mask written out, any float dtype up to float64."""
+
+import torch
+from torch import Tensor
+
+
+def reference_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_offsets: Tensor,
+    kv_offsets: Tensor,
+    *,
+    causal: bool,
+    num_candidates: Tensor | None,
+    group_size: int,
+    seen: Tensor | None,
+    q_positions: Tensor | None,
+    key_valid: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """See `cross_causal_attention`. fp16 and bf16 inputs are computed in fp32 and rounded once at the end."""
+    out, first_candidate = [], 0
+    for b in range(q_offsets.shape[0] - 1):
+        rows, keys = slice(int(q_offsets[b]), int(q_offsets[b + 1])), slice(int(kv_offsets[b]), int(kv_offsets[b + 1]))
+        q_len, kv_len = rows.stop - rows.start, keys.stop - keys.start
+        positions = torch.arange(kv_len - q_len, kv_len) if q_positions is None else q_positions[rows].cpu()
+        count = 0 if num_candidates is None else int(num_candidates[b])
+        limits = None if seen is None else seen[first_candidate : first_candidate + count].cpu()
+        visible = torch.ones(q_len, kv_len, dtype=torch.bool)
+        if causal:
+            visible = visible_keys(positions, kv_len, kv_len - count * group_size, group_size, limits)
+        if key_valid is not None:
+            visible = visible & key_valid[keys].cpu()
+        out.append(_attend(q[rows], k[keys], v[keys], visible.to(q.device), scale))
+        first_candidate += count
+    return torch.cat(out) if out else q.new_zeros(q.shape)
+
+
+def visible_keys(positions: Tensor, kv_len: int, num_events: int, group_size: int, seen: Tensor | None) -> Tensor:
+    """(q_len, kv_len) bool: which keys of one request each row sees; its keys are `num_events` events, then groups."""
+    visible = torch.zeros(len(positions), kv_len, dtype=torch.bool)
+    for row, p in enumerate(positions.tolist()):
+        if p < num_events:
+            visible[row, : p + 1] = True
+            continue
+        candidate = (p - num_events) // group_size
+        visible[row, : num_events if seen is None else int(seen[candidate])] = True
+        visible[row, num_events + candidate * group_size : p + 1] = True
+    return visible
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> Tensor:
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    scores = torch.einsum("qhd,khd->hqk", q.to(wide), k.to(wide)) * scale
+    hidden = ~visible
+    # Rows that see nothing: a finite score keeps softmax (and its gradient) free of NaN, then the weights become zero.
+    scores = scores.masked_fill(hidden & visible.any(1, keepdim=True), float("-inf"))
+    weights = scores.softmax(-1).masked_fill(hidden, 0.0)
+    return torch.einsum("hqk,khd->qhd", weights, v.to(wide)).to(q.dtype)

@@ -1,0 +1,82 @@
+"""Packaging. The one unusual thing: the top-level folder `kernels/` is shipped as `dist_rec.kernels`, never as `kernels`.
+
+A wheel takes it from `package_dir`; the source tree and an editable install find it through the link `dist_rec/kernels`.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.editable_wheel import editable_wheel
+
+ROOT = Path(__file__).resolve().parent
+LINK = ROOT / "dist_rec" / "kernels"
+
+
+def kernel_packages() -> list[str]:
+    """`dist_rec.kernels` and every package below it; the folder itself has no `__init__.py` (see kernels/README.md)."""
+    return ["dist_rec.kernels", *(f"dist_rec.kernels.{name}" for name in find_packages("kernels"))]
+
+
+def check_link() -> None:
+    """An editable install imports the source tree, and that one finds the kernels only through the link."""
+    if LINK.is_dir() and LINK.resolve() == ROOT / "kernels":
+        return
+    came = (
+        "a plain file (a checkout without symbolic links)"
+        if LINK.is_file()
+        else "something else"
+        if LINK.exists()
+        else "nothing"
+    )
+    raise SystemExit(
+        f"dist_rec/kernels must be a link to ../kernels, found {came}. "
+        "Restore it with: rm -rf dist_rec/kernels && ln -s ../kernels dist_rec/kernels"
+    )
+
+
+class CheckedEditable(editable_wheel):
+    """`pip install -e .`, refused with a reason where it would install something that cannot be imported."""
+
+    def run(self) -> None:
+        check_link()
+        super().run()
+
+
+setup(
+    name="dist-rec",
+    version="0.1.0",
+    description="Train long-sequence recommenders on TorchRec: unique ids, LONGER, packed attention, late dense updates.",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.13",
+    packages=[
+        *find_packages(include=["dist_rec", "dist_rec.*"], exclude=["dist_rec.kernels", "dist_rec.kernels.*"]),
+        *kernel_packages(),
+    ],
+    package_dir={"dist_rec.kernels": "kernels"},
+    # Ranges, so that the package fits into an existing TorchRec job; the pinned sets that are tested: launch/requirements/.
+    install_requires=[
+        "torch==2.13.*",
+        "torchdata>=0.11",
+        "torchmetrics>=1.0.3",
+        "numpy>=1.26",
+        "pyarrow>=16",
+        "pydantic>=2.7",
+        "pyyaml>=6",
+        "rich>=13",
+        "typer>=0.12",
+        "tensorboard>=2.16",
+        "matplotlib>=3.8",
+    ],
+    # TorchRec is in no default: it requires fbgemm-gpu (CUDA), so a machine without a GPU must install it with --no-deps
+    # beside fbgemm-gpu-cpu, which no extra can say. launch/install.sh does.
+    extras_require={
+        "cuda": ["torchrec==1.8.*", "fbgemm-gpu==1.8.*", "triton==3.7.*"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-learn>=1.5", "triton==3.7.*"],
+        "check": ["ruff==0.17.*", "pyright>=1.1.400"],
+    },
+    entry_points={"console_scripts": ["dist-rec = dist_rec.cli:main"]},
+    cmdclass={"editable_wheel": CheckedEditable},
+)

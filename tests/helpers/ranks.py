@@ -1,0 +1,89 @@
+"""Runs a function on several gloo ranks, each a process of its own on this machine."""
+
+import multiprocessing
+import os
+import pickle
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+GRACE_S = 5.0  # for the other ranks to notice that one has failed
+
+
+def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 120.0) -> list[Any]:
+    """Calls `fn(*args)` on every rank of an initialised gloo group and returns what each rank returned.
+
+    `fn`, its arguments and its result must be picklable: a function at the top of a test file, tensors, plain values.
+    Inside, `torch.distributed.get_rank()` and torchrun's environment variables say who is who. The ranks meet in a
+    file instead of on a port, so tests that run side by side cannot take each other's.
+
+    Raises:
+        AssertionError: with the whole traceback of the rank that failed first, or the names of the ranks that hang.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        context = multiprocessing.get_context("spawn")
+        processes = [
+            context.Process(target=_rank, args=(fn, args, rank, world_size, folder, timeout_s), daemon=True)
+            for rank in range(world_size)
+        ]
+        for process in processes:
+            process.start()
+        try:
+            hung = _wait(processes, timeout_s)
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+        _raise_first_failure(processes, hung, folder)
+        return [pickle.loads((folder / f"{rank}.result").read_bytes()) for rank in range(world_size)]
+
+
+def _rank(fn: Callable[..., Any], args: tuple[Any, ...], rank: int, world_size: int, folder: Path, timeout_s: float) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size))
+    try:
+        import torch
+        import torch.distributed as dist
+
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        patience = timedelta(seconds=2 * timeout_s)  # the parent, which knows who hangs, gives up first
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size, timeout=patience
+        )
+        result = pickle.dumps(fn(*args))
+        dist.barrier()  # nobody leaves while another still needs it
+        dist.destroy_process_group()
+    except BaseException:
+        # Under another name until complete: the parent must never read half a traceback.
+        (folder / f"{rank}.partial").write_text(traceback.format_exc())
+        (folder / f"{rank}.partial").rename(folder / f"{rank}.error")
+        os._exit(1)
+    (folder / f"{rank}.result").write_bytes(result)
+    os._exit(0)  # threads that a test left behind must not keep the rank alive
+
+
+def _wait(processes: Sequence[BaseProcess], timeout_s: float) -> list[int]:
+    """Until all have ended, one has failed and the others had time to, or the time is over; the ranks that still run."""
+    deadline = time.monotonic() + timeout_s
+    while any(process.exitcode is None for process in processes) and time.monotonic() < deadline:
+        if any(process.exitcode for process in processes):
+            deadline = min(deadline, time.monotonic() + GRACE_S)
+        time.sleep(0.02)
+    return [rank for rank, process in enumerate(processes) if process.exitcode is None]
+
+
+def _raise_first_failure(processes: Sequence[BaseProcess], hung: Sequence[int], folder: Path) -> None:
+    errors = sorted(folder.glob("*.error"), key=lambda path: path.stat().st_mtime_ns)
+    if errors:
+        raise AssertionError(f"rank {errors[0].stem} of {len(processes)} failed first:\n{errors[0].read_text()}")
+    codes = {rank: process.exitcode for rank, process in enumerate(processes) if rank not in hung and process.exitcode != 0}
+    if codes:
+        raise AssertionError(f"ended without a Python error, as when native code crashes; exit code by rank: {codes}")
+    if hung:
+        raise AssertionError(f"still running when the time was over: rank(s) {list(hung)} of {len(processes)}")

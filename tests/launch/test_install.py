@@ -1,0 +1,71 @@
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The files that the script reads, in a folder without a .venv."""
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    return tmp_path
+
+
+def _install(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [str(checkout / "launch" / "install.sh")]
+    return subprocess.run(command, env={**os.environ, "DIST_REC_DEVICE": "cpu", **environment}, capture_output=True, text=True)
+
+
+def _script(place: Path, text: str) -> str:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(f"#!/bin/sh\n{text}\n")
+    place.chmod(0o755)
+    return str(place)
+
+
+def test_no_fitting_python(checkout: Path) -> None:
+    ran = _install(checkout, PYTHON="/no/python")
+    assert ran.returncode == 1 and "needs Python 3.10, 3.11 or 3.12, found none as /no/python" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_a_python_without_venv(checkout: Path) -> None:
+    bare = _script(checkout / "bin" / "bare", 'case "$2" in *ensurepip*) exit 1 ;; *print*) echo python3.11-venv ;; esac')
+    ran = _install(checkout, PYTHON=bare)
+    assert ran.returncode == 1 and "has no venv module" in ran.stderr and "python3.11-venv" in ran.stderr
+
+
+def test_an_unknown_kind_of_machine(checkout: Path) -> None:
+    ran = _install(checkout, DIST_REC_DEVICE="tpu")
+    assert ran.returncode == 1 and "must be cpu or cuda, got 'tpu'" in ran.stderr
+
+
+def test_too_little_disk(checkout: Path) -> None:
+    _script(checkout / "bin" / "df", "echo Filesystem; echo /dev/x 100 90 1048576 90% /")
+    ran = _install(checkout, PATH=f"{checkout / 'bin'}:{os.environ['PATH']}")
+    assert ran.returncode == 1 and "needs about 4 GB" in ran.stderr and "found 1 GB" in ran.stderr
+
+
+def test_the_kind_of_machine_is_seen(checkout: Path) -> None:
+    """With a GPU listed it asks for the disk that CUDA takes."""
+    _script(checkout / "bin" / "nvidia-smi", "echo 'GPU 0: something'")
+    _script(checkout / "bin" / "df", "echo Filesystem; echo /dev/x 100 90 6291456 90% /")
+    ran = _install(checkout, PATH=f"{checkout / 'bin'}:{os.environ['PATH']}", DIST_REC_DEVICE="")
+    assert ran.returncode == 1 and "for the cuda packages, found 6 GB" in ran.stderr
+
+
+def test_no_network(checkout: Path) -> None:
+    """The tail of pip's log, then one sentence."""
+    nowhere = "http://127.0.0.1:9/simple"
+    unreachable = dict.fromkeys(("PIP_INDEX_URL", "DIST_REC_TORCH_INDEX"), nowhere)
+    quiet = {"PIP_RETRIES": "0", "PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": ""}
+    ran = _install(checkout, **unreachable, **quiet)
+    assert ran.returncode == 1
+    said = ran.stderr.splitlines()[-1]
+    assert said.startswith("setup: no package index that has these packages could be reached"), ran.stderr
+    assert not (checkout / ".venv" / "dist_rec.stamp").exists()
