@@ -32,19 +32,19 @@ class Strict(BaseModel):
 
 class DataConfig(Strict):
     path: str = Field(description="Folder with schema.yaml and one sub-folder of Parquet files per split.")
-    train: list[str] = Field(["train"], description="Sub-folders that form the training split.")
-    valid: list[str] = Field(["valid"], description="Sub-folders that form the validation split; may be empty.")
-    test: list[str] = Field(["test"], description="Sub-folders that form the test split; may be empty.")
+    train: list[str] = Field(default=["train"], description="Sub-folders that form the training split.")
+    valid: list[str] = Field(default=["valid"], description="Sub-folders that form the validation split; may be empty.")
+    test: list[str] = Field(default=["test"], description="Sub-folders that form the test split; may be empty.")
     folds: list[str] = Field(
-        [],
+        default=[],
         description="Cross-validation: fold i is the test split, fold i+1 (cyclic) the validation split, the rest train. "
         "Replaces train, valid and test.",
     )
-    batch_size: int = Field(64, ge=1, description="Requests per rank and step.")
-    eval_batch_size: int = Field(128, ge=1, description="Requests per rank and evaluation step.")
-    shuffle_window: int = Field(8192, ge=1, description="Requests that are shuffled among each other.")
-    workers: int = Field(1, ge=0, description="Reader processes per rank; 0 reads in the training process.")
-    max_length: int | None = Field(None, ge=1, description="Keep only the newest this many events of each sequence.")
+    batch_size: int = Field(default=64, ge=1, description="Requests per rank and step.")
+    eval_batch_size: int = Field(default=128, ge=1, description="Requests per rank and evaluation step.")
+    shuffle_window: int = Field(default=8192, ge=1, description="Requests that are shuffled among each other.")
+    workers: int = Field(default=1, ge=0, description="Reader processes per rank; 0 reads in the training process.")
+    max_length: int | None = Field(default=None, ge=1, description="Keep only the newest this many events of each sequence.")
 
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
@@ -56,58 +56,70 @@ class DataConfig(Strict):
 class TokenConfig(Strict):
     """Event tokens: `x_t = MLP([(e_t + p_t) ; tau(dt_t) ; dynamic fields])` (LONGER, section 3.4)."""
 
-    width: int = Field(32, ge=4, description="d: width of an event token before merging.")
-    hidden: int = Field(64, ge=4, description="Hidden width of the token MLP.")
+    width: int = Field(default=32, ge=4, description="d: width of an event token before merging.")
+    hidden: int = Field(default=64, ge=4, description="Hidden width of the token MLP.")
     position: Literal["recency", "absolute", "none"] = Field(
-        "recency", description="Learned position counted from the newest event (recency), from the oldest (absolute), or none."
+        default="recency",
+        description="Learned position counted from the newest event (recency), from the oldest (absolute), or none.",
     )
-    max_positions: int = Field(2048, ge=1, description="Positions with their own embedding; farther events share the last one.")
-    time_buckets: int = Field(64, ge=2, description="Buckets of log2(request time - event time).")
-    time_dim: int = Field(8, ge=1, description="Width of the time-difference embedding tau.")
-    dynamic_dim: int = Field(8, ge=1, description="Width of the embedding of each dynamic field.")
+    max_positions: int = Field(
+        default=2048, ge=1, description="Positions with their own embedding; farther events share the last one."
+    )
+    time_buckets: int = Field(default=64, ge=2, description="Buckets of log2(request time - event time).")
+    time_dim: int = Field(default=8, ge=1, description="Width of the time-difference embedding tau.")
+    dynamic_dim: int = Field(default=8, ge=1, description="Width of the embedding of each dynamic field.")
 
 
 class LongerConfig(Strict):
     """LONGER (arXiv 2505.04421). Defaults follow its published main model, scaled to a small machine where it is silent."""
 
-    merge: int = Field(4, ge=1, description="K: adjacent events merged into one token; merged width is K * d.")
-    inner_trans: bool = Field(True, description="A transformer block inside each merged group (InnerTrans).")
-    inner_heads: int = Field(2, ge=1, description="Heads of InnerTrans at width d.")
-    k: int = Field(32, ge=0, description="Query rows from the sequence, in merged tokens; 0 takes all of them.")
+    merge: int = Field(default=4, ge=1, description="K: adjacent events merged into one token; merged width is K * d.")
+    inner_trans: bool = Field(default=True, description="A transformer block inside each merged group (InnerTrans).")
+    inner_heads: int = Field(default=2, ge=1, description="Heads of InnerTrans at width d.")
+    k: int = Field(default=32, ge=0, description="Query rows from the sequence, in merged tokens; 0 takes all of them.")
     queries: Literal["recent", "uniform", "learnable", "mixed"] = Field(
-        "recent", description="Which rows query: the newest k, k evenly spaced, k learned, or half newest and half evenly spaced."
+        default="recent",
+        description="Which rows query: the newest k, k evenly spaced, k learned, or half newest and half evenly spaced.",
     )
     globals: list[Global] = Field(
-        ["candidate", "user"], min_length=1, description="Global tokens of a candidate, in order; a later one sees the earlier ones."
+        default=["candidate", "user"],
+        min_length=1,
+        description="Global tokens of a candidate, in order; a later one sees the earlier ones.",
     )
-    self_layers: int = Field(1, ge=0, description="N: self-causal layers after the cross-causal one.")
-    heads: int = Field(4, ge=1, description="Attention heads at the merged width.")
-    ffn_expansion: int = Field(4, ge=1, description="Width of the feed-forward layer over the merged width.")
-    rotary: bool = Field(False, description="Rotate queries and keys by their position (relative positions); not in the paper.")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings and on both residual branches.")
+    self_layers: int = Field(default=1, ge=0, description="N: self-causal layers after the cross-causal one.")
+    heads: int = Field(default=4, ge=1, description="Attention heads at the merged width.")
+    ffn_expansion: int = Field(default=4, ge=1, description="Width of the feed-forward layer over the merged width.")
+    rotary: bool = Field(
+        default=False, description="Rotate queries and keys by their position (relative positions); not in the paper."
+    )
+    dropout: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings and on both residual branches."
+    )
 
 
 class DinConfig(Strict):
     """DIN-style target attention: an activation unit weighs every event against the candidate, weights are not normalised."""
 
-    hidden: int = Field(32, ge=1, description="Hidden width of the activation unit.")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings.")
+    hidden: int = Field(default=32, ge=1, description="Hidden width of the activation unit.")
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings.")
 
 
 class PoolConfig(Strict):
     """Mean pooling of the event tokens: the baseline that ignores order."""
 
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings.")
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings.")
 
 
 class HeadConfig(Strict):
-    hidden: list[int] = Field([256, 128], description="Widths of the MLP over the concatenated inputs; one output per task follows.")
-    inputs: list[HeadInput] = Field(
-        ["globals", "sequence_mean", "context", "candidate"],
-        min_length=1,
-        description="What the head sees: outputs of the global tokens, mean of the sequence outputs, context and candidate embeddings.",
+    hidden: list[int] = Field(
+        default=[256, 128], description="Widths of the MLP over the concatenated inputs; one output per task follows."
     )
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    inputs: list[HeadInput] = Field(
+        default=["globals", "sequence_mean", "context", "candidate"],
+        min_length=1,
+        description="What the head sees: outputs of the global tokens, mean of the sequence outputs, context, candidate.",
+    )
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
 class PrecisionConfig(Strict):
@@ -119,20 +131,22 @@ class PrecisionConfig(Strict):
 
 
 class ModelConfig(Strict):
-    name: Literal["longer", "sum_pooling", "din"] = Field("longer", description="The sequence model.")
+    name: Literal["longer", "sum_pooling", "din"] = Field(default="longer", description="The sequence model.")
     tokens: TokenConfig = TokenConfig()
     longer: LongerConfig = LongerConfig()
     sum_pooling: PoolConfig = PoolConfig()
     din: DinConfig = DinConfig()
     head: HeadConfig = HeadConfig()
     precision: PrecisionConfig = PrecisionConfig()
-    recompute: list[Part] = Field([], description="Parts whose activations are dropped and recomputed in the backward.")
+    recompute: list[Part] = Field(default=[], description="Parts whose activations are dropped and recomputed in the backward.")
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
         width = self.tokens.width * self.longer.merge
         if width % self.longer.heads:
-            raise ValueError(f"longer.heads={self.longer.heads} must divide the merged width tokens.width * longer.merge = {width}")
+            raise ValueError(
+                f"longer.heads={self.longer.heads} must divide the merged width tokens.width * longer.merge = {width}"
+            )
         if self.longer.rotary and (width // self.longer.heads) % 2:
             raise ValueError(f"longer.rotary needs an even head size, got {width} / {self.longer.heads}")
         if self.tokens.width % self.longer.inner_heads:
@@ -143,71 +157,85 @@ class ModelConfig(Strict):
 class TableConfig(Strict):
     """What one embedding table may override."""
 
-    dim: int | None = Field(None, ge=4, multiple_of=4, description="Width of a row.")
+    dim: int | None = Field(default=None, ge=4, multiple_of=4, description="Width of a row.")
     sharding: list[Literal["data_parallel", "table_wise", "column_wise", "row_wise"]] | None = Field(
-        None, description="Sharding types the planner may choose from; data_parallel stands alone."
+        default=None, description="Sharding types the planner may choose from; data_parallel stands alone."
     )
     kernel: list[Literal["dense", "fused", "fused_uvm", "fused_uvm_caching"]] | None = Field(
-        None, description="Compute kernels the planner may choose from."
+        default=None, description="Compute kernels the planner may choose from."
     )
 
     @model_validator(mode="after")
     def _check(self) -> "TableConfig":
         if self.sharding and "data_parallel" in self.sharding and (len(self.sharding) > 1 or self.kernel):
-            raise ValueError(f"a data_parallel table is not planned: expected sharding: [data_parallel] alone, got {self.sharding}, kernel {self.kernel}")
+            raise ValueError(
+                "a data_parallel table is not planned: expected sharding: [data_parallel] alone, "
+                f"got {self.sharding}, kernel {self.kernel}"
+            )
         return self
 
 
 class EmbeddingConfig(Strict):
-    dim: int = Field(16, ge=4, multiple_of=4, description="Width of a row, for tables that say nothing else.")
-    optimizer: Literal["rowwise_adagrad", "adam", "sgd"] = Field("rowwise_adagrad", description="Applied inside the backward.")
-    lr: float = Field(0.05, gt=0.0)
-    eps: float = Field(1e-8, gt=0.0)
-    weight_decay: float = Field(0.0, ge=0.0)
-    init_scale: float = Field(0.05, gt=0.0, description="Rows start uniform in +-init_scale.")
-    tables: dict[str, TableConfig] = Field({}, description="Overrides per table.")
+    dim: int = Field(default=16, ge=4, multiple_of=4, description="Width of a row, for tables that say nothing else.")
+    optimizer: Literal["rowwise_adagrad", "adam", "sgd"] = Field(
+        default="rowwise_adagrad", description="Applied inside the backward."
+    )
+    lr: float = Field(default=0.05, gt=0.0)
+    eps: float = Field(default=1e-8, gt=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    init_scale: float = Field(default=0.05, gt=0.0, description="Rows start uniform in +-init_scale.")
+    tables: dict[str, TableConfig] = Field(default={}, description="Overrides per table.")
 
 
 class OptimConfig(Strict):
     dense_update: Literal["sync", "delayed"] = Field(
-        "delayed", description="sync: DDP, W_k = W_{k-1} + g_k. delayed: the all-reduce of g_k is waited for one step later."
+        default="delayed",
+        description="sync: DDP, W_k = W_{k-1} + g_k. delayed: the all-reduce of g_k is waited for one step later.",
     )
-    warmup_sync_steps: int = Field(0, ge=0, description="With delayed: this many first steps apply their own gradient at once.")
+    warmup_sync_steps: int = Field(
+        default=0, ge=0, description="With delayed: this many first steps apply their own gradient at once."
+    )
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0.0)
+    lr: float = Field(default=1e-3, gt=0.0)
     betas: tuple[float, float] = (0.9, 0.999)
-    momentum: float = Field(0.0, ge=0.0, lt=1.0)
-    weight_decay: float = Field(0.01, ge=0.0)
-    clip_norm: float | None = Field(1.0, gt=0.0, description="Largest norm of the reduced dense gradient.")
-    warmup_steps: int = Field(0, ge=0, description="Linear warm-up of the dense learning rate, in applied updates.")
+    momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    clip_norm: float | None = Field(default=1.0, gt=0.0, description="Largest norm of the reduced dense gradient.")
+    warmup_steps: int = Field(default=0, ge=0, description="Linear warm-up of the dense learning rate, in applied updates.")
     decay: Literal["none", "linear", "cosine"] = "cosine"
-    final_lr_fraction: float = Field(0.05, ge=0.0, le=1.0, description="Learning rate at the last step, relative to lr.")
+    final_lr_fraction: float = Field(
+        default=0.05, ge=0.0, le=1.0, description="Learning rate at the last step, relative to lr."
+    )
 
 
 class ParallelConfig(Strict):
     backend: Literal["auto", "gloo", "nccl"] = "auto"
-    threads: int = Field(1, ge=1, description="CPU threads per rank for torch operators.")
+    threads: int = Field(default=1, ge=1, description="CPU threads per rank for torch operators.")
 
 
 class CheckpointConfig(Strict):
-    every_steps: int = Field(0, ge=0, description="Save every n steps; 0 saves only at the end.")
+    every_steps: int = Field(default=0, ge=0, description="Save every n steps; 0 saves only at the end.")
     at_end: bool = True
 
 
 class RunConfig(Strict):
-    out: str = Field("runs", description="A new sub-folder is made in here for each run.")
-    name: str = Field("run", description="Name of the run's sub-folder; a number is added if it exists.")
+    out: str = Field(default="runs", description="A new sub-folder is made in here for each run.")
+    name: str = Field(default="run", description="Name of the run's sub-folder; a number is added if it exists.")
     seed: int = 0
-    seeds: list[int] = Field([], description="Repeat the run for each seed and report mean and spread; replaces seed.")
-    epochs: int = Field(1, ge=1)
-    max_steps: int | None = Field(None, ge=1, description="Stop after this many steps even if epochs are left.")
-    eval_every: int = Field(0, ge=0, description="Evaluate on the validation split every n steps; 0 only after each epoch.")
-    select_best: Literal["none", "auc", "logloss"] = Field(
-        "none", description="Test the weights that were best on the validation split instead of the last ones."
+    seeds: list[int] = Field(default=[], description="Repeat the run for each seed and report mean and spread; replaces seed.")
+    epochs: int = Field(default=1, ge=1)
+    max_steps: int | None = Field(default=None, ge=1, description="Stop after this many steps even if epochs are left.")
+    eval_every: int = Field(
+        default=0, ge=0, description="Evaluate on the validation split every n steps; 0 only after each epoch."
     )
-    patience: int = Field(0, ge=0, description="Stop after this many evaluations without a better one; 0 never. Needs select_best.")
-    log_every: int = Field(20, ge=1)
-    deterministic: bool = Field(False, description="Refuse operators without a deterministic form.")
+    select_best: Literal["none", "auc", "logloss"] = Field(
+        default="none", description="Test the weights that were best on the validation split instead of the last ones."
+    )
+    patience: int = Field(
+        default=0, ge=0, description="Stop after this many evaluations without a better one; 0 never. Needs select_best."
+    )
+    log_every: int = Field(default=20, ge=1)
+    deterministic: bool = Field(default=False, description="Refuse operators without a deterministic form.")
 
 
 class Config(Strict):

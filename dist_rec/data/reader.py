@@ -68,6 +68,7 @@ class RequestReader(IterableDataset):
             )
         self.row_groups = [group for folder in self.folders for group in _row_groups(Path(folder), self.schema)]
         self._emitted = 0
+        self._resume_at = 0
 
     @property
     def num_rows(self) -> int:
@@ -81,8 +82,8 @@ class RequestReader(IterableDataset):
     def __iter__(self) -> Iterator[SequenceBatch]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
-        start, self._emitted = self._emitted, 0
-        return self._stream(_Plan(self, workers), worker, start)
+        self._emitted, self._resume_at = self._resume_at, 0
+        return self._stream(_Plan(self, workers), worker, start=self._emitted)
 
     def state_dict(self) -> dict[str, Any]:
         """Batches that this worker has yielded; together with the settings this is the exact position."""
@@ -93,11 +94,10 @@ class RequestReader(IterableDataset):
         for name, value in self._settings.items():
             if (was := state["settings"][name]) != value:
                 raise ConfigError(f"cannot resume the data stream: it was saved with {name}={was}, now it is {value}")
-        self._emitted = state["emitted"]
+        self._emitted = self._resume_at = state["emitted"]
 
     def _stream(self, plan: "_Plan", worker: int, start: int) -> Iterator[SequenceBatch]:
         """This worker's batches: steps `worker`, `worker + workers`, ... counted over all epochs."""
-        self._emitted = start
         current: tuple[int, int] | None = None
         lane: _Lane | None = None
         for step in range(worker + start * plan.workers, self.epochs * plan.steps, plan.workers):

@@ -39,22 +39,26 @@ class StaticField(Strict):
 
 class RequestSchema(Strict):
     group: str = Field(description="Column whose value groups candidates for grouped AUC, usually the user.")
-    time: str | None = Field(None, description="Column with the request time in seconds; None if only the order is known.")
+    time: str | None = Field(
+        default=None, description="Column with the request time in seconds; None if only the order is known."
+    )
 
 
 class SequenceSchema(Strict):
     name: str
     static: list[StaticField] = Field(min_length=1, description="Fields that make the event's token.")
-    dynamic: dict[str, int] = Field({}, description="Fields that belong to the event alone: name -> number of values.")
-    time: bool = Field(False, description="Whether each event has a time in seconds.")
+    dynamic: dict[str, int] = Field(default={}, description="Fields that belong to the event alone: name -> number of values.")
+    time: bool = Field(default=False, description="Whether each event has a time in seconds.")
 
 
 class CandidateSchema(Strict):
     static: list[StaticField] = Field(min_length=1)
     dynamic: dict[str, int] = {}
     labels: list[str] = Field(min_length=1, description="One 0/1 label per task.")
-    seen: bool = Field(False, description="Candidates see only the first `candidate.seen` events of the (single) sequence.")
-    truth: bool = Field(False, description="Whether the true probability of each label is stored beside it.")
+    seen: bool = Field(
+        default=False, description="Candidates see only the first `candidate.seen` events of the (single) sequence."
+    )
+    truth: bool = Field(default=False, description="Whether the true probability of each label is stored beside it.")
 
 
 class Schema(Strict):

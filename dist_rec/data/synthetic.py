@@ -345,6 +345,8 @@ def _zipf_cdf(count: int, exponent: float) -> NDArray[np.float64]:
 
 def _auc(score: NDArray, label: NDArray) -> float:
     """Exact; 0.5 if the labels are all alike. The rank of the score stands for it, since torchmetrics would squash scores."""
+    if label.min() == label.max():
+        return 0.5
     rank = np.unique(score, return_inverse=True)[1]
     scores = torch.from_numpy(rank / max(1, rank.max()))
     return float(binary_auroc(scores, torch.from_numpy(label.astype(np.int64)), thresholds=None))

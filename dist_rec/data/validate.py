@@ -132,7 +132,7 @@ def _check_nulls(place: _Place, table: pa.Table, column: Column) -> None:
         index = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
         offsets = array.offsets.to_numpy().astype(np.int64)
         ragged = Ragged(np.empty(0), offsets - offsets[0])
-        raise place.error(ragged.row_of(index), column.name, "a value for every entry", f"null {_entry(ragged, index)}")
+        raise place.error(ragged.row_of(index), column.name, "a value for every entry", f"null{_entry(ragged, index)}")
 
 
 def _check_values(place: _Place, column: Column, values: NDArray, row_of: Callable[[int], int], ragged: Ragged | None) -> None:

@@ -17,9 +17,7 @@ def table_dim(config: EmbeddingConfig, table: str) -> int:
 
 def row_dims(schema: Schema, config: EmbeddingConfig) -> dict[str, int]:
     """Width of the concatenated rows of each token set."""
-    return {
-        name: sum(table_dim(config, field.table) for field in tokens.fields) for name, tokens in schema.token_sets.items()
-    }
+    return {name: sum(table_dim(config, field.table) for field in tokens.fields) for name, tokens in schema.token_sets.items()}
 
 
 def is_replicated(config: EmbeddingConfig, table: str) -> bool:
@@ -63,8 +61,9 @@ def build_replicated(schema: Schema, config: EmbeddingConfig, device: torch.devi
     tables = nn.ModuleDict()
     for name in _features_by_table(schema):
         if is_replicated(config, name):
-            tables[name] = nn.Embedding(schema.tables[name], table_dim(config, name), device=device)
-            nn.init.uniform_(tables[name].weight, -config.init_scale, config.init_scale)
+            table = nn.Embedding(schema.tables[name], table_dim(config, name), device=device)
+            nn.init.uniform_(table.weight, -config.init_scale, config.init_scale)
+            tables[name] = table
     return tables
 
 

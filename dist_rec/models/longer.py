@@ -14,14 +14,16 @@ from torch.utils.checkpoint import checkpoint
 from dist_rec.config import Global, LongerConfig, ModelConfig
 from dist_rec.models.attention_block import AttentionRows, CrossCausalBlock
 from dist_rec.models.inner_trans import InnerTrans
-from dist_rec.models.jagged import CandidateView, GroupLayout, offsets_of, owner, position_in_request, visible_mean
+from dist_rec.models.jagged import CandidateView, GroupLayout, owner, position_in_request, visible_mean
 
 
 class Longer(nn.Module):
     """Packed event tokens (N, d) and candidates -> (C, `width`): the outputs of each candidate's global tokens, and if
     `sequence_mean` the mean of the sequence outputs it sees."""
 
-    def __init__(self, config: ModelConfig, candidate_dim: int, context_dim: int, sequence_mean: bool, with_globals: bool) -> None:
+    def __init__(
+        self, config: ModelConfig, candidate_dim: int, context_dim: int, sequence_mean: bool, with_globals: bool
+    ) -> None:
         super().__init__()
         longer = config.longer
         self.config, self.recompute = longer, frozenset(config.recompute)
@@ -66,7 +68,9 @@ class Longer(nn.Module):
         state = rows.join(sequence, groups)
         everything = keys.join(merged, groups)
         recent = self.config.queries == "recent"
-        state = self._run("cross", self.cross, state, everything, attention_rows(keys, key_rotary, None if recent else q_positions))
+        state = self._run(
+            "cross", self.cross, state, everything, attention_rows(keys, key_rotary, None if recent else q_positions)
+        )
         for layer in self.layers:
             state = self._run("self", layer, state, state, attention_rows(rows, row_rotary, None))
         return state[rows.event_place], state[rows.group_place], q_lengths
@@ -108,11 +112,15 @@ class GlobalTokens(nn.Module):
     def __init__(self, kinds: list[Global], candidate_dim: int, context_dim: int, width: int) -> None:
         super().__init__()
         if "user" in kinds and context_dim == 0:
-            raise ValueError("global token 'user' needs context fields, but the schema declares none; take it out of longer.globals")
+            raise ValueError(
+                "global token 'user' needs context fields, but the schema declares none; take it out of longer.globals"
+            )
         self.kinds = list(kinds)
         sources = {"candidate": candidate_dim, "user": context_dim}
         self.project = nn.ModuleList(
-            nn.Sequential(nn.Linear(sources[kind], width), nn.GELU(), nn.Linear(width, width)) if kind != "cls" else nn.Identity()
+            nn.Sequential(nn.Linear(sources[kind], width), nn.GELU(), nn.Linear(width, width))
+            if kind != "cls"
+            else nn.Identity()
             for kind in kinds
         )
         self.learned = nn.Parameter(0.02 * torch.randn(kinds.count("cls"), width))

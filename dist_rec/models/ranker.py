@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dist_rec.config import ConfigError, ModelConfig, Precision
 from dist_rec.data.batch import SequenceBatch
@@ -41,8 +42,9 @@ class Ranker(nn.Module):
                 for s in schema.sequences
             }
         )
-        self.encoders = nn.ModuleDict({s.name: _encoder(config, candidate_dim, context_dim) for s in schema.sequences})
-        width = sum(encoder.width for encoder in self.encoders.values())  # pyright: ignore[reportArgumentType]
+        encoders = {s.name: _encoder(config, candidate_dim, context_dim) for s in schema.sequences}
+        self.encoders = nn.ModuleDict(encoders)
+        width = sum(encoder.width for encoder in encoders.values())
         width += candidate_dim * ("candidate" in config.head.inputs) + context_dim * ("context" in config.head.inputs)
         self.head = Head(config.head, width, len(schema.candidate.labels))
 
@@ -70,7 +72,7 @@ class Ranker(nn.Module):
     def encode(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch, view: CandidateView) -> Tensor:
         """(C, width) summary of one sequence for every candidate."""
         if "tokens" in self.config.recompute and torch.is_grad_enabled():
-            tokens = torch.utils.checkpoint.checkpoint(self.event_tokens, name, rows, batch, use_reentrant=False)
+            tokens = checkpoint(self.event_tokens, name, rows, batch, use_reentrant=False)
         else:
             tokens = self.event_tokens(name, rows, batch)
         with self._cast("layers", batch.group.device):
@@ -81,7 +83,7 @@ class Ranker(nn.Module):
         return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-def _encoder(config: ModelConfig, candidate_dim: int, context_dim: int) -> nn.Module:
+def _encoder(config: ModelConfig, candidate_dim: int, context_dim: int) -> Longer | Din | SumPooling:
     if config.name == "longer":
         inputs = config.head.inputs
         return Longer(config, candidate_dim, context_dim, "sequence_mean" in inputs, "globals" in inputs)
@@ -94,7 +96,9 @@ def _check(schema: Schema, config: ModelConfig) -> None:
     if not schema.candidate.seen:
         return
     if config.tokens.position == "recency":
-        raise ConfigError("model.tokens.position: candidates with their own `seen` have no common newest event; expected absolute or none")
+        raise ConfigError(
+            "model.tokens.position: candidates with their own `seen` have no common newest event; expected absolute or none"
+        )
     if config.name == "longer" and (config.longer.merge != 1 or config.longer.k != 0 or config.longer.queries != "recent"):
         raise ConfigError(
             "model.longer: candidates with their own `seen` need every event as a row of its own; expected merge: 1, k: 0, "

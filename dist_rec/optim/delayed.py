@@ -21,9 +21,11 @@ class GradientInFlight:
         for dtype in sorted({p.dtype for p in parameters.values()}, key=str):
             names = [name for name, p in parameters.items() if p.dtype == dtype]
             self._buffers[dtype] = names, _pack([parameters[name] for name in names])
-        self._works = []
-        if self._world_size > 1:
-            self._works = [dist.all_reduce(buffer, group=group, async_op=True) for _, buffer in self._buffers.values()]
+        self._works: list[dist.Work] = []
+        for _, buffer in self._buffers.values() if self._world_size > 1 else ():
+            work = dist.all_reduce(buffer, group=group, async_op=True)
+            assert work is not None, "this rank belongs to the group"
+            self._works.append(work)
 
     def wait(self) -> dict[str, Tensor]:
         """Mean gradient by parameter name; parameters that had no gradient on any rank are left out."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torchrec.optim.keyed import KeyedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.keyed import KeyedOptimizer
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from dist_rec.optim.delayed import GradientInFlight, broadcast_parameters
@@ -20,7 +20,7 @@ from dist_rec.optim.delayed import GradientInFlight, broadcast_parameters
 DenseUpdate = Literal["sync", "delayed"]
 
 
-class HybridOptimizer:
+class HybridOptimizer(torch.optim.Optimizer):
     """Drives the dense parameters of a DistributedModelParallel; its fused sparse optimizer needs no driving.
 
     Args:
@@ -52,7 +52,9 @@ class HybridOptimizer:
         if self._reduced_by_ddp and dense_update == "delayed":
             raise ValueError("delayed starts its own all-reduce, but DDP wraps the model; expected init_data_parallel=False")
         self._parameters = {name: p for name, p in in_backward_optimizer_filter(dmp.named_parameters()) if p.requires_grad}
-        self._dense = KeyedOptimizerWrapper(self._parameters, dense)
+        self._dense = dense(list(self._parameters.values()))
+        # It is an Optimizer to those who ask (TorchRec's pipelines), with the dense optimizer's groups as its own.
+        self.param_groups, self.state, self.defaults = self._dense.param_groups, self._dense.state, self._dense.defaults
         self._fused: KeyedOptimizer | None = getattr(dmp, "fused_optimizer", None)
         self._base_lrs = [pg["lr"] for pg in self._dense.param_groups]
         self._delayed, self._warmup = dense_update == "delayed", warmup_sync_steps
@@ -64,15 +66,11 @@ class HybridOptimizer:
         if not self._reduced_by_ddp:
             broadcast_parameters(self._parameters, group)
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        return list(self._dense.param_groups)
-
     def zero_grad(self, set_to_none: bool = True) -> None:
         for parameter in self._parameters.values():
             parameter.grad = None if set_to_none or parameter.grad is None else parameter.grad.zero_()
 
-    def step(self) -> None:
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Call after the backward of each step, on every rank, also on one that had no data."""
         self.steps += 1
         if self._reduced_by_ddp:
@@ -114,16 +112,18 @@ class HybridOptimizer:
         landed = self._land()
         in_flight = {name: landed.get(name, torch.zeros_like(p.data)) for name, p in self._parameters.items()}
         return {
-            "dense": self._dense.state_dict(),
+            "dense": {name: self._tensors_of(parameter) for name, parameter in self._parameters.items()},
             "fused": self._fused.state_dict() if self._fused is not None else {},
             "in_flight": in_flight,
             "in_flight_present": torch.tensor([name in landed for name in self._parameters]),
             "counters": torch.tensor([self.steps, self.applied]),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self._init_state()
-        self._dense.load_state_dict(state["dense"])
+        for name, parameter in self._parameters.items():
+            for key, value in self._tensors_of(parameter).items():
+                value.copy_(state["dense"][name][key])
         if self._fused is not None:
             self._fused.load_state_dict(state["fused"])
         present = zip(self._parameters, state["in_flight_present"].tolist(), strict=True)
@@ -144,12 +144,14 @@ class HybridOptimizer:
         self._dense.step()
         for group, lr in zip(self._dense.param_groups, self._base_lrs, strict=True):
             group["lr"] = lr
-        for values in self._dense.state.values():
-            for value in values.values():
-                if isinstance(value, Tensor):
-                    value.zero_()
         for name, parameter in self._parameters.items():
+            for value in self._tensors_of(parameter).values():
+                value.zero_()
             parameter.grad = gradients[name]
+
+    def _tensors_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """The dense optimizer's state of one parameter."""
+        return {key: value for key, value in self._dense.state[parameter].items() if isinstance(value, Tensor)}
 
 
 def _outermost(dmp: nn.Module) -> Iterable[nn.Module]:

@@ -45,7 +45,9 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer |
     Raises ConfigError if the folder is not a checkpoint or belongs to another model.
     """
     if not (folder / ".metadata").is_file():
-        raise ConfigError(f"{folder}: not a checkpoint; expected a folder made by a run, such as runs/quickstart/checkpoints/last")
+        raise ConfigError(
+            f"{folder}: not a checkpoint; expected a folder made by a run, such as runs/quickstart/checkpoints/last"
+        )
     state: dict[str, Any] = {"model": model.state_dict()}
     if optimizer is not None:
         state["optimizer"] = optimizer.state_dict()

@@ -16,7 +16,7 @@ def evaluate(model: nn.Module, loader: StatefulDataLoader, labels: list[str], ra
     gather of every candidate's logits, labels and group.
     """
     model.eval()
-    rows, groups = [], []
+    rows, groups, has_truth = [], [], False
     for batch in loader:
         batch = batch.to(ranks.device, non_blocking=True)
         _, (_, logits) = model(batch)

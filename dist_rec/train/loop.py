@@ -71,7 +71,9 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
             step += 1
             window.add(loss, batches.trained())
             if step % config.run.log_every == 0 or step == total_steps:
-                log.training(step, total_steps, window.close(), lr=optimizer.param_groups[0]["lr"], grad_norm=optimizer.grad_norm)
+                log.training(
+                    step, total_steps, window.close(), lr=optimizer.param_groups[0]["lr"], grad_norm=optimizer.grad_norm
+                )
         pipeline.detach()
         if _due(step, config.checkpoint.every_steps):
             save_checkpoint(log.checkpoints / f"step-{step}", dmp, optimizer, loader.state_dict(), ranks)

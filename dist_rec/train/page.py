@@ -33,11 +33,14 @@ def config_yaml(config: Config) -> str:
 
 def metrics_table(metrics: dict[str, TaskMetrics]) -> list[str]:
     """Markdown lines: one row per task."""
-    lines = ["| task | AUC | grouped AUC | logloss | NE | calibration | candidates | label rate |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| task | AUC | grouped AUC | logloss | NE | calibration | candidates | label rate |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for task, m in metrics.items():
         lines.append(
-            f"| {task} | {m.auc:.4f} | {m.grouped_auc:.4f} | {m.logloss:.4f} | {m.ne:.4f} | {m.calibration:.3f} | {m.candidates} "
-            f"| {m.label_rate:.3f} |"
+            f"| {task} | {m.auc:.4f} | {m.grouped_auc:.4f} | {m.logloss:.4f} | {m.ne:.4f} | {m.calibration:.3f} "
+            f"| {m.candidates} | {m.label_rate:.3f} |"
         )
     return lines
 
@@ -70,7 +73,13 @@ def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:
     valid = [row for row in rows if row["event"] == "valid"]
     for task in dict.fromkeys(row["task"] for row in valid):
         points = [row for row in valid if row["task"] == task]
-        right.plot([row["step"] for row in points], [row["auc"] for row in points], "o-", color="tab:orange", label=f"validation AUC, {task}")
+        right.plot(
+            [row["step"] for row in points],
+            [row["auc"] for row in points],
+            "o-",
+            color="tab:orange",
+            label=f"validation AUC, {task}",
+        )
     right.set_ylabel("AUC")
     handles = [line for ax in (axes, right) for line in ax.get_lines()]
     axes.legend(handles=handles, loc="center right")
@@ -92,7 +101,7 @@ def _speed(windows: list[dict[str, Any]]) -> dict[str, str]:
         "samples/s (candidates)": f"{median('candidates_per_s'):,.0f}",
         "requests/s": f"{median('requests_per_s'):,.0f}",
         "tokens/s (events)": f"{median('events_per_s'):,.0f}",
-        "host to device, bytes per step and rank": f"{crossed:,.0f}; {plain:,.0f} without dedup ({crossed / max(plain, 1):.2f})",
+        "bytes to the device, per step and rank": f"{crossed:,.0f}; {plain:,.0f} without dedup ({crossed / max(plain, 1):.2f})",
     }
 
 

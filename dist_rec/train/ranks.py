@@ -64,12 +64,12 @@ def start_ranks(config: ParallelConfig) -> Iterator[Ranks]:
         else:
             dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
         try:
-            yield Ranks(
-                rank=dist.get_rank(),
-                world_size=dist.get_world_size(),
-                device=device,
-                host_group=dist.new_group(backend="gloo"),
-                dense_group=dist.new_group(backend=backend),
-            )
+            yield Ranks(dist.get_rank(), dist.get_world_size(), device, _group_of_all("gloo"), _group_of_all(backend))
         finally:
             dist.destroy_process_group()
+
+
+def _group_of_all(backend: str) -> dist.ProcessGroup:
+    group = dist.new_group(backend=backend)
+    assert isinstance(group, dist.ProcessGroup), "every rank is a member"
+    return group

@@ -5,9 +5,8 @@ import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 import torch.distributed as dist
+from rich.console import Console
 
 from dist_rec.config import Config
 from dist_rec.train.loop import RunResult, train
@@ -81,14 +80,17 @@ def new_folder(config: Config, ranks: Ranks) -> Path:
 
 def summarize(folder: Path, config: Config, results: dict[str, RunResult]) -> list[str]:
     """Writes `summary.json`; returns lines with each task's mean, spread over runs and spread of the seeds' means."""
-    (folder / "summary.json").write_text(json.dumps({name: asdict(result) for name, result in results.items()}, indent=2) + "\n")
+    (folder / "summary.json").write_text(
+        json.dumps({name: asdict(result) for name, result in results.items()}, indent=2) + "\n"
+    )
     lines = []
     for task in next(iter(results.values())).test:
         by_seed: dict[str, list[float]] = {}
         for name, result in results.items():
             by_seed.setdefault(name.split("/")[0] if config.run.seeds else "", []).append(result.test[task].auc)
         every = [auc for aucs in by_seed.values() for auc in aucs]
-        line = f"{task}: mean test AUC {statistics.mean(every):.4f} over {len(every)} runs, standard deviation {statistics.stdev(every):.4f}"
+        line = f"{task}: mean test AUC {statistics.mean(every):.4f} over {len(every)} runs"
+        line += f", standard deviation {statistics.stdev(every):.4f}"
         if len(by_seed) > 1:
             means = [statistics.mean(aucs) for aucs in by_seed.values()]
             line += f"; per seed {', '.join(f'{mean:.4f}' for mean in means)}"

@@ -110,7 +110,9 @@ def _check(
     if not (q.dtype == k.dtype == v.dtype and q.is_floating_point()):
         raise ValueError(f"q, k and v must share one floating dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
     if q_offsets.dim() != 1 or q_offsets.shape != kv_offsets.shape or q_offsets.shape[0] < 1:
-        raise ValueError(f"q_offsets and kv_offsets must both be (B + 1,), got {tuple(q_offsets.shape)}, {tuple(kv_offsets.shape)}")
+        raise ValueError(
+            f"q_offsets and kv_offsets must both be (B + 1,), got {tuple(q_offsets.shape)}, {tuple(kv_offsets.shape)}"
+        )
     batch = q_offsets.shape[0] - 1
     expected = {
         "num_candidates": (num_candidates, batch),

@@ -72,8 +72,8 @@ def _read_100k(src: Path) -> _Log:
     lines = read_fields(src, "ml-100k.inter", "\t", 4, header=True)
     users = read_fields(src, "ml-100k.user", "\t", 5, header=True)
     movies = read_fields(src, "ml-100k.item", "\t", 4, header=True)
-    user = _look_up(lines, lines.integers(0, "user_id"), users.integers(0, "user_id"), "user_id")
-    item = _look_up(lines, lines.integers(1, "item_id"), movies.integers(0, "item_id"), "item_id")
+    user = _look_up(lines, 0, "user_id", users)
+    item = _look_up(lines, 1, "item_id", movies)
     time = lines.integers(3, "timestamp")
     rating = _ratings(lines)
     order = np.lexsort((time, user))
@@ -93,18 +93,17 @@ def _read_100k(src: Path) -> _Log:
 def _read_1m(src: Path) -> _Log:
     users = read_fields(src, "users.dat", "::", 5)
     movies = read_fields(src, "movies.dat", "::", 3, encoding="iso-8859-1")
-    known_users, known_items = users.integers(0, "UserID"), movies.integers(0, "MovieID")
-    parts = [_read_interactions(src, name, known_users, known_items) for name in ("all_but_last", "last")]
+    parts = [_read_interactions(src, name, users, movies) for name in ("all_but_last", "last")]
     user, item = (np.concatenate(columns) for columns in zip(*parts))
     order = np.argsort(user, kind="stable")
     user, item = user[order], item[order]
     lines = read_fields(src, "ratings_sample_100k.dat", "::", 4)
-    event = _find_events(lines, user, item, known_users, known_items)
+    event = _find_events(lines, user, item, users, movies)
     rating = np.zeros(len(user), dtype=np.int64)
     rating[event] = _ratings(lines)
     time = np.full(len(user), UNKNOWN_TIME)
     time[event] = lines.integers(3, "Timestamp")
-    user_order, item_order = np.argsort(known_users), np.argsort(known_items)
+    user_order, item_order = np.argsort(users.integers(0, "UserID")), np.argsort(movies.integers(0, "MovieID"))
     return _Log(
         name="ml-1m",
         user=user,
@@ -117,23 +116,21 @@ def _read_1m(src: Path) -> _Log:
     )
 
 
-def _read_interactions(
-    src: Path, part: str, known_users: NDArray[np.int64], known_items: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _read_interactions(src: Path, part: str, users: Lines, movies: Lines) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Dense user and item of every line `user-...,movie-...`."""
     lines = read_fields(src, f"interactions_{part}.csv", ",", 2)
     bare = Lines(lines.path, lines.first_line, [[field.partition("-")[0] for field in fields] for fields in lines.fields])
-    user = _look_up(bare, bare.integers(0, "user"), known_users, "user")
-    return user, _look_up(bare, bare.integers(1, "movie"), known_items, "movie")
+    user = _look_up(bare, 0, "UserID", users)
+    return user, _look_up(bare, 1, "MovieID", movies)
 
 
 def _find_events(
-    lines: Lines, user: NDArray[np.int64], item: NDArray[np.int64], known_users: NDArray, known_items: NDArray
+    lines: Lines, user: NDArray[np.int64], item: NDArray[np.int64], users: Lines, movies: Lines
 ) -> NDArray[np.int64]:
     """Index of the interaction that each rating belongs to."""
-    rated = _look_up(lines, lines.integers(0, "UserID"), known_users, "UserID") * len(known_items)
-    rated += _look_up(lines, lines.integers(1, "MovieID"), known_items, "MovieID")
-    pairs = user * len(known_items) + item
+    rated = _look_up(lines, 0, "UserID", users) * len(movies.fields)
+    rated += _look_up(lines, 1, "MovieID", movies)
+    pairs = user * len(movies.fields) + item
     order = np.argsort(pairs)
     place = np.minimum(np.searchsorted(pairs[order], rated), len(pairs) - 1)
     if (missing := pairs[order[place]] != rated).any():
@@ -142,13 +139,13 @@ def _find_events(
     return order[place]
 
 
-def _look_up(lines: Lines, ids: NDArray[np.int64], known: NDArray[np.int64], name: str) -> NDArray[np.int64]:
-    """Dense ids: places among the sorted known ids."""
-    known = np.sort(known)
+def _look_up(lines: Lines, index: int, name: str, owners: Lines) -> NDArray[np.int64]:
+    """Dense ids of one field: places among the sorted ids that stand first in the lines of `owners`."""
+    ids, known = lines.integers(index, name), np.sort(owners.integers(0, name))
     place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
     if (missing := known[place] != ids).any():
         row = int(np.argmax(missing))
-        raise lines.error(row, f"a {name} that the file of its properties knows", str(ids[row]))
+        raise lines.error(row, f"the {name} of a line in {owners.path.name}", str(ids[row]))
     return place
 
 

@@ -1,0 +1,88 @@
+import lzma
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from dist_rec.data.importers import import_assist
+from dist_rec.data.inspect import inspect_dataset
+from dist_rec.data.schema import load_schema
+from dist_rec.data.validate import DataError
+
+STATICS_USER = "3\n70,72,70\n1,0,1\n"
+# The second and third event are one answer, written once per skill.
+ASSIST_USER = "5,505\n900,800,800,900\n3,1,2,3\n1,0,0,1\n"
+
+
+def _statics(folder: Path, **folds: str) -> Path:
+    folder.mkdir()
+    for fold in range(1, 6):
+        text = folds.get(f"fold{fold}", f"2\n{70 + fold},{71 + fold}\n0,1\n")
+        (folder / f"statics_test{fold}.csv.xz").write_bytes(lzma.compress(text.encode()))
+    return folder
+
+
+def _assist(folder: Path, first: str = ASSIST_USER) -> Path:
+    folder.mkdir()
+    for fold in range(1, 6):
+        (folder / f"assist2009_pid_test{fold}.csv").write_text(first if fold == 1 else f"{fold},50{fold}\n{700 + fold}\n1\n1\n")
+    return folder
+
+
+def test_statics(tmp_path: Path) -> None:
+    summary = import_assist(_statics(tmp_path / "src", fold2=STATICS_USER * 2), tmp_path / "out")
+    assert summary.name == "statics2011" and summary.dropped == {}
+    assert summary.rows == {"fold1": 1, "fold2": 2, "fold3": 1, "fold4": 1, "fold5": 1}
+    assert summary.candidates["fold2"] == 6
+    assert pq.read_table(tmp_path / "out" / "fold2").to_pylist()[1] == {
+        "user": 2,
+        "history.exercise": [0, 2, 0],  # 70 to 76 occur
+        "history.correct": [1, 0, 1],
+        "candidate.exercise": [0, 2, 0],
+        "candidate.correct": [1, 0, 1],
+        "candidate.seen": [0, 1, 2],
+    }
+    schema = load_schema(tmp_path / "out")
+    assert schema.tables == {"exercise": 7} and schema.candidate.seen and schema.request.time is None
+
+
+def test_assist_is_collapsed(tmp_path: Path) -> None:
+    summary = import_assist(_assist(tmp_path / "src"), tmp_path / "out")
+    assert summary.name == "assist2009"
+    assert summary.dropped == {"events that repeat the problem of the event before": 1}
+    row = pq.read_table(tmp_path / "out" / "fold1").to_pylist()[0]
+    assert row["history.problem"] == [5, 4, 5] and row["history.skill"] == [
+        1,
+        0,
+        1,
+    ]  # of the skills 1 and 3; the event of skill 2 is dropped
+    assert row["history.correct"] == row["candidate.correct"] == [1, 0, 1] and row["candidate.seen"] == [0, 1, 2]
+
+
+def test_result_is_valid_and_in_small_row_groups(tmp_path: Path) -> None:
+    import_assist(_statics(tmp_path / "src", fold1=STATICS_USER * 40), tmp_path / "out")
+    assert [split.rows for split in inspect_dataset(tmp_path / "out").splits] == [40, 1, 1, 1, 1]
+    assert pq.ParquetFile(tmp_path / "out" / "fold1" / "part-00000.parquet").num_row_groups == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("3\n70,72\n", "line 2: expected a multiple of 3 lines"),
+        (STATICS_USER + "3\n70,x,70\n1,0,1\n", "line 5: expected integers as exercise, got 'x'"),
+        (STATICS_USER + "3\n70,72,70\n1,0\n", "line 6: expected 3 values of label, as many as of exercise, got 2"),
+        (STATICS_USER + "3\n70,72,70\n1,0,2\n", "line 6: expected labels of 0 or 1, got 2"),
+    ],
+)
+def test_bad_lines(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=rf"statics_test3\.csv\.xz, {message}"):
+        import_assist(_statics(tmp_path / "src", fold3=text), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected assist2009_pid_test1\.csv or statics_test1\.csv"):
+        import_assist(tmp_path, tmp_path / "out")
+    (_statics(tmp_path / "src") / "statics_test4.csv.xz").unlink()
+    with pytest.raises(DataError, match=r"expected a file statics_test4\.csv or statics_test4\.csv\.xz"):
+        import_assist(tmp_path / "src", tmp_path / "out")

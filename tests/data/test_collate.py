@@ -1,0 +1,112 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dist_rec.data.batch import JaggedEvents, SequenceBatch
+from dist_rec.data.collate import collate, empty_batch
+from tests.data.requests import make_row, make_rows, make_schema, make_table, seen_schema
+
+
+def _ids(batch: SequenceBatch, key: str, events: JaggedEvents) -> list[int]:
+    return batch.unique.to_dict()[key].values()[events.inverse.long()].tolist()
+
+
+def _flat(rows: list[dict], name: str, newest: int | None = None) -> list:
+    return [value for row in rows for value in (row[name] if newest is None else row[name][-newest:])]
+
+
+@settings(max_examples=40, deadline=None)
+@given(count=st.integers(0, 8), longest=st.integers(0, 12), seed=st.integers(0, 1000), newest=st.none() | st.integers(1, 10))
+def test_rebuilds_every_field(count: int, longest: int, seed: int, newest: int | None) -> None:
+    rng = np.random.default_rng(seed)
+    rows = [make_row(rng, user, longest) for user in range(count)]
+    batch = collate(make_table(rows), make_schema(), newest)
+    history = batch.sequences["history"]
+    for name in ("item", "kind"):
+        assert _ids(batch, f"history.{name}", history) == _flat(rows, f"history.{name}", newest)
+        assert _ids(batch, f"history.{name}", batch.candidates) == _flat(rows, f"candidate.{name}")
+    assert _ids(batch, "searches.query", batch.sequences["searches"]) == _flat(rows, "searches.query", newest)
+    assert history.dynamic["page"].tolist() == _flat(rows, "history.page", newest)
+    assert history.age is not None and history.age.tolist() == [1000 - t for t in _flat(rows, "history.time", newest)]
+    assert history.lengths.tolist() == [min(len(row["history.item"]), newest or 99) for row in rows]
+    assert batch.candidates.lengths.tolist() == [len(row["candidate.item"]) for row in rows]
+    assert batch.labels.T.flatten().tolist() == _flat(rows, "candidate.click") + _flat(rows, "candidate.buy")
+    assert batch.context is not None
+    assert batch.unique.to_dict()["context.user"].values()[batch.context.long()].tolist() == list(range(count))
+
+
+def test_tokens_are_unique() -> None:
+    batch = collate(make_table(make_rows(40)), make_schema())
+    ids = batch.unique.to_dict()
+    tokens = list(zip(ids["history.item"].values().tolist(), ids["history.kind"].values().tolist()))
+    assert len(tokens) == len(set(tokens)) < batch.num_events
+
+
+def test_types_and_shapes() -> None:
+    batch = collate(make_table(make_rows(5)), make_schema())
+    history = batch.sequences["history"]
+    assert batch.unique.stride() == 1 and batch.unique.values().dtype == torch.int64
+    assert batch.unique.keys() == ["context.user", "history.item", "history.kind", "searches.query"]
+    assert batch.unique.lengths().dtype == history.lengths.dtype == history.inverse.dtype == torch.int32
+    assert history.dynamic["action"].dtype == torch.uint8 and history.dynamic["page"].dtype == torch.int16
+    assert history.age is not None and history.age.dtype == torch.int32 and batch.candidates.age is None
+    assert batch.labels.shape == (batch.num_candidates, 2) and batch.labels.dtype == torch.float32
+    assert batch.truth is not None and batch.truth.shape == batch.labels.shape and batch.truth.dtype == torch.float32
+    assert batch.group.tolist() == [0, 1, 2, 3, 4] and batch.group.dtype == torch.int64
+    assert float(batch.share) == batch.num_candidates and batch.seen is None
+
+
+def test_seen() -> None:
+    row = {"user": 2**40, "history.item": [4, 5], "history.correct": [1, 0]}
+    row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.seen": [0, 1]}
+    batch = collate(make_table([row], seen_schema()), seen_schema())
+    assert batch.seen is not None and batch.seen.tolist() == [0, 1] and batch.seen.dtype == torch.int32
+    assert batch.context is None and batch.truth is None and batch.group.tolist() == [2**40]
+    assert batch.sequences["history"].age is None
+
+
+def test_age_is_clipped() -> None:
+    row = make_row(np.random.default_rng(0), 0) | {"time": 2**40}
+    for name in ("item", "kind", "action", "page"):
+        row[f"history.{name}"] = [1, 1]
+    row["history.time"] = [0, 2**40 - 5]
+    age = collate(make_table([row]), make_schema()).sequences["history"].age
+    assert age is not None and age.tolist() == [2**31 - 1, 5]
+
+
+@pytest.mark.parametrize("schema", [make_schema(), seen_schema()], ids=["full", "seen"])
+def test_empty_batch(schema) -> None:
+    batch = empty_batch(schema)
+    assert batch.num_requests == batch.num_candidates == batch.num_events == batch.plain_bytes == 0
+    keys = [key for token_set in schema.token_sets.values() for key in token_set.keys]
+    assert batch.unique.keys() == keys and batch.unique.lengths().tolist() == [0] * len(keys) and batch.unique.stride() == 1
+    assert batch.labels.shape == (0, len(schema.candidate.labels)) and float(batch.share) == 0.0
+
+
+def test_plain_bytes_by_hand() -> None:
+    row = {"user": 7, "history.item": [4, 5, 4], "history.correct": [1, 0, 1]}
+    row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.seen": [0, 1]}
+    batch = collate(make_table([row], seen_schema()), seen_schema())
+    events = 2 * (3 * 8 + 4)  # item and correct: three values and one length each
+    candidates = 2 * 8 + 4
+    assert batch.plain_bytes == events + candidates + 2 * 4 + 2 * 4 + 8  # labels, seen, group
+
+
+def test_does_not_depend_on_chunks() -> None:
+    table = make_table(make_rows(6))
+    whole, joined = (collate(t, make_schema()) for t in (table, _rechunked(table)))
+    assert torch.equal(whole.unique.values(), joined.unique.values())
+    for one, other in zip(_inverses(whole), _inverses(joined)):
+        assert torch.equal(one, other)
+
+
+def _rechunked(table: pa.Table) -> pa.Table:
+    return pa.concat_tables([table.slice(0, 1), table.slice(1, 3), table.slice(4)])
+
+
+def _inverses(batch: SequenceBatch) -> list[Tensor]:
+    return [events.inverse for events in (*batch.sequences.values(), batch.candidates)]

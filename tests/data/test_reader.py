@@ -1,0 +1,183 @@
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from dist_rec.config import ConfigError
+from dist_rec.data import reader as reader_module
+from dist_rec.data.batch import SequenceBatch
+from dist_rec.data.reader import RequestReader, make_loader
+from dist_rec.data.validate import DataError
+from tests.data.requests import make_dataset, make_rows, make_schema, make_table, seen_schema
+
+ROWS = 75
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """75 rows in two files of 5 row groups each (the last has 3 rows)."""
+    return make_dataset(tmp_path_factory.mktemp("data") / "small", ROWS)
+
+
+def _reader(dataset: Path, **settings) -> RequestReader:
+    settings = {"batch_size": 4, "shuffle_window": 20, "seed": 3} | settings
+    return RequestReader(folders=[dataset / "train"], schema=make_schema(), **settings)
+
+
+def _users(batches: list[SequenceBatch]) -> list[list[int]]:
+    return [batch.group.tolist() for batch in batches]
+
+
+def _flat(batches: list[SequenceBatch]) -> list[int]:
+    return [user for users in _users(batches) for user in users]
+
+
+def _same(one: SequenceBatch, other: SequenceBatch) -> bool:
+    pairs = [
+        (one.unique.values(), other.unique.values()),
+        (one.labels, other.labels),
+        (one.sequences["history"].inverse, other.sequences["history"].inverse),
+        (one.sequences["history"].dynamic["page"], other.sequences["history"].dynamic["page"]),
+        (one.candidates.inverse, other.candidates.inverse),
+        (one.group, other.group),
+    ]
+    return all(torch.equal(left, right) for left, right in pairs)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("window", [0, 20])
+def test_every_row_once_per_epoch_and_equal_steps(dataset: Path, world_size: int, workers: int, window: int) -> None:
+    rows: Counter[tuple[int, int]] = Counter()
+    for rank in range(world_size):
+        reader = _reader(dataset, rank=rank, world_size=world_size, epochs=3, shuffle_window=window)
+        steps = reader.steps_per_epoch(workers)
+        batches = _users(list(make_loader(reader, workers)))
+        assert len(batches) == 3 * steps
+        rows.update((step // steps, user) for step, users in enumerate(batches) for user in users)
+    assert rows == Counter((epoch, user) for epoch in range(3) for user in range(ROWS))
+
+
+@pytest.mark.parametrize(
+    ("world_size", "workers", "steps"), [(1, 1, 19), (2, 1, 10), (2, 2, 11), (3, 2, 8), (10, 1, 2), (20, 1, 2)]
+)
+def test_steps_are_few(dataset: Path, world_size: int, workers: int, steps: int) -> None:
+    """19 batches hold all rows; ranks add to that only what whole row groups cost."""
+    assert _reader(dataset, world_size=world_size).steps_per_epoch(workers) == steps
+
+
+def test_ranks_without_rows_yield_empty_batches(dataset: Path) -> None:
+    batches = list(_reader(dataset, rank=15, world_size=20))
+    assert [batch.num_requests for batch in batches] == [0, 0]
+    assert batches[0].unique.stride() == 1
+    assert batches[0].unique.keys() == [key for token_set in make_schema().token_sets.values() for key in token_set.keys]
+
+
+def test_file_order_without_shuffling(dataset: Path) -> None:
+    assert _flat(list(_reader(dataset, shuffle_window=0, epochs=2))) == [*range(ROWS)] * 2
+
+
+def test_same_seed_same_order_other_seed_other_order(dataset: Path) -> None:
+    first, again, other = (_users(list(_reader(dataset, seed=seed))) for seed in (3, 3, 4))
+    assert first == again != other
+
+
+def test_epochs_differ(dataset: Path) -> None:
+    reader = _reader(dataset, epochs=2)
+    users = _users(list(reader))
+    half = reader.steps_per_epoch(0)
+    assert users[:half] != users[half:]
+
+
+def test_a_loader_can_be_iterated_again(dataset: Path) -> None:
+    loader = make_loader(_reader(dataset), 0)
+    assert _users(list(loader)) == _users(list(loader))
+
+
+@pytest.mark.parametrize(("workers", "window"), [(0, 20), (0, 0), (1, 20), (2, 10)])
+def test_resumes_at_every_batch(dataset: Path, workers: int, window: int) -> None:
+    def loader():
+        return make_loader(_reader(dataset, world_size=2, rank=1, epochs=2, shuffle_window=window), workers)
+
+    whole = loader()
+    batches, states = [], []
+    for batch in whole:
+        batches.append(batch)
+        states.append(whole.state_dict())
+    stride = 1 if workers == 0 else 4  # starting worker processes takes its time
+    for done in range(1, len(batches), stride):
+        resumed = loader()
+        resumed.load_state_dict(states[done - 1])
+        rest = list(resumed)
+        assert len(rest) == len(batches) - done
+        assert all(_same(one, other) for one, other in zip(rest, batches[done:]))
+
+
+def test_resuming_reads_only_what_is_left(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = _reader(dataset, shuffle_window=0)
+    reader.load_state_dict(reader.state_dict() | {"emitted": 16})
+    read: list[int] = []
+    plain = reader_module.read_row_group
+    monkeypatch.setattr(reader_module, "read_row_group", lambda *a, **k: read.append(k["row_group"]) or plain(*a, **k))
+    assert _flat(list(reader)) == [*range(64, ROWS)]
+    assert read == [3, 4]
+
+
+def test_does_not_resume_under_other_settings(dataset: Path) -> None:
+    state = _reader(dataset).state_dict()
+    with pytest.raises(ConfigError, match="saved with batch_size=4, now it is 5"):
+        _reader(dataset, batch_size=5).load_state_dict(state)
+
+
+def test_holds_one_window_at_a_time(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    plain = reader_module._read_window
+    monkeypatch.setattr(reader_module, "_read_window", lambda *a: sizes.append((t := plain(*a)).num_rows) or t)
+    assert sorted(_flat(list(_reader(dataset, shuffle_window=10)))) == [*range(ROWS)]
+    assert sum(sizes) == ROWS and max(sizes) < 10 + 8
+
+
+def test_newest_events_only(dataset: Path) -> None:
+    short = list(_reader(dataset, max_length=2))
+    assert max(int(batch.sequences["history"].lengths.max()) for batch in short) == 2
+
+
+def test_max_length_would_blind_early_candidates(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data.max_length=5: expected none for this dataset \(candidate.seen is true\)"):
+        RequestReader(folders=[tmp_path], schema=seen_schema(), batch_size=1, max_length=5)
+
+
+def test_several_folders(dataset: Path) -> None:
+    reader = RequestReader(folders=[dataset / "train"] * 2, schema=make_schema(), batch_size=16)
+    assert reader.num_rows == 2 * ROWS
+    assert _flat(list(reader)) == [*range(ROWS)] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("valid", "nothing there"), ("schema.yaml", "a file"), ("", "at least one .parquet file, got 2 other")],
+)
+def test_missing_split(dataset: Path, name: str, message: str) -> None:
+    with pytest.raises(DataError, match=f"{dataset / name}: expected a folder .*{message}"):
+        RequestReader(folders=[dataset / name], schema=make_schema(), batch_size=4)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_worker_reaches_the_user(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "train").mkdir()
+    rows = make_rows(30)
+    rows[17]["history.item"] = [50] * len(rows[17]["history.item"])
+    assert rows[17]["history.item"]
+    pq.write_table(make_table(rows), tmp_path / "train" / "bad.parquet", row_group_size=10)
+    loader = make_loader(_reader(tmp_path), workers)
+    message = r"bad\.parquet, row group 1, row 7, field history\.item: expected an id from 0 to 49, got 50 at entry 0"
+    with pytest.raises(DataError, match=message):
+        list(loader)
+
+
+def test_a_loader_leaves_the_random_state_alone(dataset: Path) -> None:
+    before = torch.get_rng_state()
+    next(iter(make_loader(_reader(dataset), 0)))
+    assert torch.equal(before, torch.get_rng_state())

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+
+from dist_rec.config import ConfigError
+from dist_rec.data.schema import StaticField, load_schema
+from dist_rec.data.writer import write_schema
+from tests.data.requests import make_schema, seen_schema
+
+
+def test_bare_name_is_its_own_table() -> None:
+    assert make_schema().context == [StaticField(name="user", table="user")]
+
+
+def test_token_sets_are_shared_by_equal_fields() -> None:
+    schema = make_schema()
+    assert {name: token_set.keys for name, token_set in schema.token_sets.items()} == {
+        "context": ("context.user",),
+        "history": ("history.item", "history.kind"),
+        "searches": ("searches.query",),
+    }
+    assert schema.token_set_of(schema.candidate.static) == "history"
+
+
+def test_candidate_with_other_fields_has_its_own_token_set() -> None:
+    schema = make_schema(candidate={"static": ["item"], "labels": ["click"]})
+    assert list(schema.token_sets) == ["context", "history", "searches", "candidate"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"context": ["city"]}, "context.city: table 'city' is not declared; declared: item, kind, user, query"),
+        ({"tables": {"item": 0, "kind": 1, "user": 1, "query": 1}}, "table item: expected 1 to 2"),
+        ({"request": {"group": "user"}}, "request.time must name the column"),
+        ({"candidate": {"static": ["item"], "labels": ["click"], "seen": True}}, "needs exactly one sequence, got 2"),
+        ({"candidate": {"static": ["item"], "labels": []}}, "at least 1 item"),
+        ({"candidate": {"static": ["item"], "dynamic": {"slot": 40_000}, "labels": ["click"]}}, "1 to 32768 values, got 40000"),
+        ({"sequences": [{"name": "candidate", "static": ["item"]}]}, "not be 'candidate' or 'context'"),
+    ],
+)
+def test_wrong_schemas(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_schema(**changes)
+
+
+@pytest.mark.parametrize("schema", [make_schema(), seen_schema()], ids=["full", "seen"])
+def test_survives_yaml(schema, tmp_path: Path) -> None:
+    write_schema(tmp_path, schema)
+    assert load_schema(tmp_path) == schema
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"schema\.yaml: no such file"):
+        load_schema(tmp_path)
+
+
+def test_wrong_key_names_the_nearest(tmp_path: Path) -> None:
+    write_schema(tmp_path, make_schema())
+    path = tmp_path / "schema.yaml"
+    path.write_text(path.read_text().replace("truth:", "thruth:"))
+    with pytest.raises(ConfigError, match=r"candidate\.thruth: unknown key; did you mean 'truth'"):
+        load_schema(tmp_path)

@@ -1,0 +1,171 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dist_rec.data.schema import Schema
+from dist_rec.data.validate import DataError, open_parquet, read_row_group, validate
+from tests.data.requests import make_rows, make_schema, make_table, seen_schema
+
+Rows = list[dict[str, Any]]
+EVENTS = {
+    "history.item": [1, 2],
+    "history.kind": [1, 2],
+    "history.action": [1, 2],
+    "history.page": [1, 2],
+    "history.time": [5, 6],
+}
+CANDIDATES = {
+    "candidate.item": [1, 2],
+    "candidate.kind": [1, 2],
+    "candidate.click": [0, 1],
+    "candidate.buy": [0, 1],
+    "candidate.click.truth": [0.0, 1.0],
+    "candidate.buy.truth": [0.5, 0.5],
+}
+
+
+def _rows() -> Rows:
+    return [row | EVENTS | CANDIDATES for row in make_rows(4)]
+
+
+def _wide(rows: Rows) -> pa.Table:
+    """A table in Arrow's own types, as someone else would write it."""
+    return pa.Table.from_pylist(rows)
+
+
+def test_good_rows_pass() -> None:
+    validate(make_table(make_rows(20)), make_schema(), file="f", row_group=0)
+    validate(_wide(_rows()), make_schema(), file="f", row_group=0)
+    validate(make_table([]), make_schema(), file="f", row_group=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("history.item", [1, -3], "an id from 0 to 49, got -3 at entry 1"),
+        ("history.item", [50, 1], "an id from 0 to 49, got 50 at entry 0"),
+        ("candidate.kind", [0, 5], "an id from 0 to 4, got 5 at entry 1"),
+        ("history.action", [4, 0], "an id from 0 to 3, got 4 at entry 0"),
+        ("user", 1000, "an id from 0 to 999, got 1000"),
+        ("user", None, "a value, got null"),
+        ("history.page", None, "a list, got null"),
+        ("history.page", [1, None], "a value for every entry, got null at entry 1"),
+        ("history.kind", [1], "2 entries as in history.item, got 1 entries"),
+        ("candidate.click", [1, 0, 0], "2 entries as in candidate.item, got 3 entries"),
+        ("candidate.click", [0, 2], "a label of 0 or 1, got 2 at entry 1"),
+        ("candidate.buy.truth", [0.5, 1.5], "a probability from 0 to 1, got 1.5 at entry 1"),
+        ("history.time", [6, 5], r"times in ascending order \(oldest first\), at least 6, got 5 at entry 1"),
+        ("history.time", [5, 1001], "a time not after the request's 1000, got 1001 at entry 1"),
+    ],
+)
+def test_bad_value(field: str, value: Any, expected: str) -> None:
+    rows = _rows()
+    rows[2][field] = value
+    with pytest.raises(DataError, match=f"^part.parquet, row group 7, row 2, field {field}: expected {expected}$"):
+        validate(_wide(rows), make_schema(), file="part.parquet", row_group=7)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), 0.5])
+def test_bad_float_label(bad: float) -> None:
+    rows = [row | {"candidate.click": [0.0, 1.0]} for row in _rows()]
+    rows[1]["candidate.click"] = [1.0, bad]
+    with pytest.raises(DataError, match=f"row 1, field candidate.click: expected a label of 0 or 1, got {bad} at entry 1"):
+        validate(_wide(rows), make_schema(), file="f", row_group=0)
+
+
+def test_falling_times_are_found_behind_empty_histories() -> None:
+    empty = {name: [] for name in EVENTS}
+    rows = [_rows()[0] | empty, _rows()[1], _rows()[2] | empty, _rows()[3] | {"history.time": [3, 2]}]
+    validate(make_table(rows[:3]), make_schema(), file="f", row_group=0)
+    with pytest.raises(DataError, match=r"row 3, field history\.time"):
+        validate(make_table(rows), make_schema(), file="f", row_group=0)
+
+
+@pytest.mark.parametrize("seen", [-1, 3])
+def test_seen_out_of_range(seen: int) -> None:
+    row = {"user": 1, "history.item": [4, 5], "history.correct": [1, 0]}
+    row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.seen": [0, seen]}
+    expected = f"row 0, field candidate.seen: expected a number of events from 0 to 2, got {seen} at entry 1"
+    with pytest.raises(DataError, match=expected):
+        validate(make_table([row], seen_schema()), seen_schema(), file="f", row_group=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop_columns(["history.kind"]), "field history.kind: expected a column of that name, got only user, time"),
+        (lambda t: t.append_column("user", t["user"]), "field user: expected a column of that name, got 2 of that name"),
+        (
+            lambda t: t.set_column(0, "user", pa.array(["a"] * 4)),
+            "row group 0, field user: expected integers, got string",
+        ),
+        (
+            lambda t: t.set_column(2, "history.item", pa.array([1, 2, 3, 4])),
+            "field history.item: expected a list of integers, got int64",
+        ),
+        (
+            lambda t: t.set_column(2, "history.item", pa.array([[0.5]] * 4)),
+            "field history.item: expected a list of integers, got list<item: double>",
+        ),
+    ],
+)
+def test_bad_columns(change: Callable[[pa.Table], pa.Table], message: str) -> None:
+    table = change(_wide(_rows()))
+    with pytest.raises(DataError, match=message):
+        validate(table, make_schema(), file="f", row_group=0)
+
+
+def _write(path: Path, schema: Schema | None = None) -> Path:
+    pq.write_table(make_table(make_rows(30), schema), path, row_group_size=10)
+    return path
+
+
+def test_opens_and_reads_a_row_group(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.parquet")
+    with open_parquet(path, make_schema()) as file:
+        table = read_row_group(file, make_schema(), path=path, row_group=2)
+    assert table["user"].to_pylist() == list(range(20, 30))
+
+
+def test_other_types_are_read_as_the_writers_own(tmp_path: Path) -> None:
+    pq.write_table(_wide(_rows()), tmp_path / "a.parquet")
+    with open_parquet(tmp_path / "a.parquet", make_schema()) as file:
+        assert read_row_group(file, make_schema(), path=tmp_path, row_group=0).schema == make_table([]).schema
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: p.unlink(), "expected a Parquet file, got nothing there"),
+        (lambda p: p.write_bytes(b""), r"expected a Parquet file, got an empty file \(0 bytes\)"),
+        (lambda p: p.write_text("user,item\n1,2\n"), "expected a Parquet file .*, got b'user'"),
+        (lambda p: p.write_bytes(b"PAR1"), "truncated at 4 bytes"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-100]), "truncated at .* bytes"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-8] + b"\xff\xff\xff\x7fPAR1"), "expected a readable Parquet footer"),
+        (lambda p: pq.write_table(make_table([]), p), "expected at least one row, got 0 rows"),
+        (lambda p: pq.write_table(pa.table({"user": [1]}), p), "field time: expected a column of that name, got only user"),
+    ],
+)
+def test_bad_files(spoil: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.parquet")
+    spoil(path)
+    with pytest.raises(DataError, match=rf"a\.parquet.*{message}"):
+        open_parquet(path, make_schema())
+
+
+def test_damaged_row_group(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.parquet")
+    with open_parquet(path, make_schema()) as file:
+        start = file.metadata.row_group(1).column(0).data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 400] = b"\xff" * 400
+    path.write_bytes(bytes(content))
+    with (
+        open_parquet(path, make_schema()) as file,
+        pytest.raises(DataError, match=r"a\.parquet, row group 1: expected readable column data, got: "),
+    ):
+        read_row_group(file, make_schema(), path=path, row_group=1)
