@@ -2,6 +2,10 @@
 
 The quick form where no GPU kernel runs: a few large calls instead of one small call per request. Requests are sorted by
 key length and cut into buckets so that padding stays below `MAX_PADDING` of a bucket's keys.
+
+With candidates, little work is done for keys that a row cannot see: event rows meet the event keys only, and groups go
+`CANDIDATES_PER_BLOCK` at a time, meeting the event keys and the keys of their own block. So the cost grows with the number
+of candidates, not with its square.
 """
 
 from dataclasses import dataclass
@@ -12,6 +16,25 @@ from torch.nn.functional import scaled_dot_product_attention
 
 MAX_PADDING = 0.25  # of a bucket's padded keys
 SMALL_BUCKET_KEYS = 2048  # below this many padded keys another call costs more than the padding
+CANDIDATES_PER_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Packed pieces of work, each a run of query rows over a run of keys.
+
+    - `rows` (R,) and `keys` (S,) int64, indices into the packed queries and keys, piece after piece
+    - `row_counts`, `key_counts` (pieces,) int64
+    - per row (R,) int64, in key positions of its piece: it sees j < `limit`, and `start` <= j <= `stop`
+    """
+
+    rows: Tensor
+    row_counts: Tensor
+    keys: Tensor
+    key_counts: Tensor
+    limit: Tensor
+    start: Tensor
+    stop: Tensor
 
 
 def bucketed_attention(
@@ -30,74 +53,111 @@ def bucketed_attention(
     scale: float,
 ) -> Tensor:
     """See `cross_causal_attention`. Reads the lengths on the host."""
-    q_lengths, kv_lengths = q_offsets.diff(), kv_offsets.diff()
-    rows = _row_limits(q_offsets, kv_lengths, causal, num_candidates, group_size, seen, q_positions, q.shape[0])
-    pieces, places = [], []
-    for bucket in buckets(kv_lengths.tolist(), q_lengths.tolist()):
+    q_lengths, kv_lengths = q_offsets.diff().long(), kv_offsets.diff().long()
+    row = torch.arange(q.shape[0], device=q.device)
+    request = _owner(q_lengths)
+    # Bottom-right: the last query row sits on the last key.
+    bottom_right = row - q_offsets.long()[1:][request] + kv_lengths[request]
+    position = bottom_right if q_positions is None else q_positions.long()
+    if not causal or num_candidates is None:
+        limit = position + 1 if causal else kv_lengths[request]
+        key = torch.arange(k.shape[0], device=q.device)
+        pieces = [Segments(row, q_lengths, key, kv_lengths, limit, limit, limit - 1)]
+    else:
+        counts = num_candidates.long()
+        num_events = kv_lengths - counts * group_size
+        in_group = position >= num_events[request]
+        starts = kv_offsets.long()[:-1]
+        pieces = [
+            _event_pieces(row[~in_group], request, position, starts, num_events),
+            _group_pieces(row[in_group], request, position, starts, num_events, counts, group_size, seen),
+        ]
+    parts = [_attend(q, k, v, key_valid, scale, piece) for piece in pieces]
+    return torch.empty_like(q).index_copy(0, torch.cat([piece.rows for piece in pieces]), torch.cat(parts))
+
+
+def _event_pieces(rows: Tensor, request: Tensor, position: Tensor, starts: Tensor, num_events: Tensor) -> Segments:
+    """One piece per request: its event rows over its event keys."""
+    row_counts = torch.bincount(request[rows], minlength=len(starts))
+    limit = position[rows] + 1
+    return Segments(rows, row_counts, _ranges(starts, num_events), num_events, limit, limit, limit - 1)
+
+
+def _group_pieces(
+    rows: Tensor,
+    request: Tensor,
+    position: Tensor,
+    starts: Tensor,
+    num_events: Tensor,
+    counts: Tensor,
+    group_size: int,
+    seen: Tensor | None,
+) -> Segments:
+    """One piece per block of candidates: their rows over the request's event keys followed by the block's own keys."""
+    size = CANDIDATES_PER_BLOCK * group_size
+    num_blocks = (counts + CANDIDATES_PER_BLOCK - 1).div(CANDIDATES_PER_BLOCK, rounding_mode="floor")
+    block_request = _owner(num_blocks)
+    first_block = num_blocks.cumsum(0) - num_blocks
+    number = torch.arange(len(block_request), device=rows.device) - first_block[block_request]
+    own = (counts[block_request] * group_size - number * size).clamp(max=size)
+    events = num_events[block_request]
+    # Event keys and own keys of a block are two runs of the packed keys.
+    run_starts = torch.stack([starts[block_request], starts[block_request] + events + number * size], dim=1)
+    keys = _ranges(run_starts.flatten(), torch.stack([events, own], dim=1).flatten())
+
+    r = request[rows]
+    in_groups = position[rows] - num_events[r]
+    candidate = in_groups.div(group_size, rounding_mode="floor")
+    limit = num_events[r] if seen is None else seen.long()[(counts.cumsum(0) - counts)[r] + candidate]
+    start = num_events[r] + candidate % CANDIDATES_PER_BLOCK * group_size
+    block = first_block[r] + candidate.div(CANDIDATES_PER_BLOCK, rounding_mode="floor")
+    row_counts = torch.bincount(block, minlength=len(block_request))
+    # Rows may come in any order of positions; pieces want them block after block.
+    order = block.argsort(stable=True)
+    stop = start + in_groups % group_size
+    return Segments(rows[order], row_counts, keys, events + own, limit[order], start[order], stop[order])
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, key_valid: Tensor | None, scale: float, work: Segments) -> Tensor:
+    """(R, H, D): outputs of `work.rows`, in their order."""
+    out, places = [], []
+    row_starts, key_starts = (counts.cumsum(0) - counts for counts in (work.row_counts, work.key_counts))
+    for bucket in buckets(work.key_counts.tolist(), work.row_counts.tolist()):
         members = torch.tensor(bucket, device=q.device)
-        q_index, q_real = _padded_index(q_offsets[:-1][members], q_lengths[members])
-        kv_index, kv_real = _padded_index(kv_offsets[:-1][members], kv_lengths[members])
-        if key_valid is not None:
-            kv_real = kv_real & key_valid[kv_index]
-        key = torch.arange(kv_index.shape[1], device=q.device)
-        limit, start, own = (attribute[q_index].unsqueeze(-1) for attribute in (rows.events, rows.group_start, rows.position))
-        visible = ((key < limit) | ((key >= start) & (key <= own))) & kv_real.unsqueeze(1)
+        at, is_row = _padded_index(row_starts[members], work.row_counts[members])
+        key_at, is_key = _padded_index(key_starts[members], work.key_counts[members])
+        key_at = work.keys[key_at.clamp(max=max(len(work.keys) - 1, 0))] if len(work.keys) else torch.zeros_like(key_at)
+        if key_valid is not None and len(key_valid):
+            is_key = is_key & key_valid[key_at]
+        j = torch.arange(key_at.shape[1], device=q.device)
+        limit, start, stop = (bound[at].unsqueeze(-1) for bound in (work.limit, work.start, work.stop))
+        visible = ((j < limit) | ((j >= start) & (j <= stop))) & is_key.unsqueeze(1)
         # A row that sees nothing would make softmax divide zero by zero: let it see all, then blank its output.
         blind = ~visible.any(-1, keepdim=True)
-        out = scaled_dot_product_attention(
-            q[q_index].transpose(1, 2),
-            _finite(k, kv_index, kv_real),
-            _finite(v, kv_index, kv_real),
+        attended = scaled_dot_product_attention(
+            q[work.rows[at]].transpose(1, 2),
+            _gather(k, key_at, is_key).transpose(1, 2),
+            _gather(v, key_at, is_key).transpose(1, 2),
             attn_mask=(visible | blind).unsqueeze(1),
             scale=scale,
         )
-        out = out.transpose(1, 2).masked_fill(blind.unsqueeze(-1), 0.0)
-        pieces.append(out[q_real])
-        places.append(q_index[q_real])
-    if not pieces:
-        return (q + 0.0 * (k.sum() + v.sum())) * 0.0
-    packed = torch.cat(pieces)
+        out.append(attended.transpose(1, 2).masked_fill(blind.unsqueeze(-1), 0.0)[is_row])
+        places.append(at[is_row])
+    if not out:
+        return q[:0] + 0.0 * (k[:0].sum() + v[:0].sum())
+    packed = torch.cat(out)
     return torch.empty_like(packed).index_copy(0, torch.cat(places), packed)
 
 
-@dataclass(frozen=True)
-class RowLimits:
-    """What each query row sees: key j is visible if j < events or group_start <= j <= position. All (sum_q,) int64."""
-
-    events: Tensor
-    group_start: Tensor
-    position: Tensor
+def _owner(lengths: Tensor) -> Tensor:
+    """(sum lengths,) int64: the piece each packed element belongs to."""
+    return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
 
 
-def _row_limits(
-    q_offsets: Tensor,
-    kv_lengths: Tensor,
-    causal: bool,
-    num_candidates: Tensor | None,
-    group_size: int,
-    seen: Tensor | None,
-    q_positions: Tensor | None,
-    num_rows: int,
-) -> RowLimits:
-    batch = torch.arange(len(kv_lengths), device=kv_lengths.device).repeat_interleave(q_offsets.diff(), output_size=num_rows)
-    keys = kv_lengths.long()[batch]
-    if not causal:
-        return RowLimits(keys, keys, keys)
-    if q_positions is None:
-        # Bottom-right: the last query row sits on the last key.
-        q_positions = torch.arange(num_rows, device=keys.device) - q_offsets.long()[1:][batch] + keys
-    position = q_positions.long()
-    if num_candidates is None:
-        return RowLimits(position + 1, keys, position)
-    num_events = keys - num_candidates.long()[batch] * group_size
-    in_group = position >= num_events
-    candidate = (position - num_events).div(group_size, rounding_mode="floor").clamp(min=0)
-    events = torch.where(in_group, num_events, position + 1)
-    if seen is not None:
-        first = num_candidates.long().cumsum(0) - num_candidates.long()
-        index = (first[batch] + candidate).clamp(max=max(len(seen) - 1, 0))
-        events = torch.where(in_group, seen.long()[index], events) if len(seen) else events
-    return RowLimits(events, torch.where(in_group, num_events + candidate * group_size, keys), position)
+def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
+    """`start, start + 1, ..., start + length - 1` of every piece, one after the other."""
+    shift = starts - (lengths.cumsum(0) - lengths)
+    return torch.arange(int(lengths.sum()), device=starts.device) + shift[_owner(lengths)]
 
 
 def buckets(kv_lengths: list[int], q_lengths: list[int]) -> list[list[int]]:
@@ -118,17 +178,16 @@ def buckets(kv_lengths: list[int], q_lengths: list[int]) -> list[list[int]]:
 
 
 def _padded_index(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """(members, longest) index into packed rows, and which entries are real; padding repeats the member's last row."""
+    """(members, longest) index into a segment, and which entries are real; padding repeats the member's last row."""
     longest = max(int(lengths.max()), 1)
     column = torch.arange(longest, device=starts.device)
     real = column < lengths.unsqueeze(1)
     last = (lengths - 1).clamp(min=0).unsqueeze(1)
-    return starts.long().unsqueeze(1) + torch.minimum(column, last.long()), real
+    return starts.unsqueeze(1) + torch.minimum(column, last), real
 
 
-def _finite(packed: Tensor, index: Tensor, real: Tensor) -> Tensor:
-    """(members, H, longest, D) padded rows; hidden ones are zero, since zero weight times NaN would still be NaN."""
+def _gather(packed: Tensor, index: Tensor, real: Tensor) -> Tensor:
+    """(*index.shape, H, D) rows; hidden ones are zero, since zero weight times NaN would still be NaN."""
     if packed.shape[0] == 0:
-        return packed.new_zeros(*index.shape, *packed.shape[1:]).transpose(1, 2)
-    index = index.clamp(max=packed.shape[0] - 1)
-    return packed[index].masked_fill(~real[..., None, None], 0.0).transpose(1, 2)
+        return packed.new_zeros(*index.shape, *packed.shape[1:])
+    return packed[index.clamp(max=packed.shape[0] - 1)].masked_fill(~real[..., None, None], 0.0)
