@@ -1,44 +1,139 @@
 """The command line: parses, calls, prints. `dist-rec --help`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from dist_rec.data.importers.source import ImportSummary
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True, help="Make, import and look at datasets.")
+import_app = typer.Typer(no_args_is_help=True, help="Turn a public data set into a dataset folder.")
 app.add_typer(data_app, name="data")
+data_app.add_typer(import_app, name="import")
 
 Recipe = Annotated[Path, typer.Argument(help="YAML recipe, such as launch/recipes/quickstart.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe, such as model.longer.k=32.")]
+Source = Annotated[Path, typer.Argument(help="Folder with the data set's own files, plain or .xz.")]
+Out = Annotated[Path, typer.Argument(help="Dataset folder to write; one that is there is replaced.")]
 
 
 @app.command()
 def train(
     recipe: Recipe,
-    set_: Overrides = None,
+    overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option(help="Checkpoint folder to go on from.")] = None,
-    dry_run: Annotated[bool, typer.Option(help="Print the resolved recipe, plan and costs; train nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, plan and costs; train nothing.")] = False,
 ) -> None:
     """Train by a recipe, on every rank that torchrun started (or on one)."""
     from dist_rec.common.log import setup_logging
     from dist_rec.config import load_config
+    from dist_rec.train.preview import preview
     from dist_rec.train.ranks import start_ranks
     from dist_rec.train.study import run_study
 
-    config = load_config(recipe, set_)
+    config = load_config(recipe, overrides)
     with start_ranks(config.parallel) as ranks:
         setup_logging(ranks.rank)
-        run_study(config, ranks, resume)
+        if dry_run:
+            preview(config, ranks)
+        else:
+            run_study(config, ranks, resume)
+
+
+@app.command("eval")
+def evaluate(
+    recipe: Recipe,
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint folder, such as runs/quickstart/checkpoints/last.")],
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    overrides: Overrides = None,
+) -> None:
+    """Evaluate a checkpoint on a split, with any number of ranks."""
+    from dist_rec.common.log import setup_logging
+    from dist_rec.config import load_config
+    from dist_rec.train.ranks import start_ranks
+    from dist_rec.train.restore import evaluate_checkpoint
+
+    config = load_config(recipe, overrides)
+    with start_ranks(config.parallel) as ranks:
+        setup_logging(ranks.rank)
+        lines = evaluate_checkpoint(config, checkpoint, split, ranks)
+        if ranks.is_main:
+            typer.echo("\n".join(lines))
+
+
+@app.command()
+def doctor() -> None:
+    """Check that this machine can run a training job, and say what to install where it cannot."""
+    from dist_rec.doctor import run_doctor
+
+    raise typer.Exit(0 if run_doctor() else 1)
+
+
+@data_app.command()
+def synth(
+    out: Out,
+    requests: Annotated[int, typer.Option(help="Requests over all splits.")] = 20_000,
+    candidates: Annotated[int, typer.Option(help="Candidates per request.")] = 4,
+    max_length: Annotated[int, typer.Option(help="Longest history, in events.")] = 1_000,
+    seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 0,
+) -> None:
+    """Make data with a planted truth, whose best reachable AUC is known."""
+    from dist_rec.config import check
+    from dist_rec.data.synthetic import SynthConfig, synthesize
+
+    options = {"requests": requests, "candidates": candidates, "max_length": max_length, "seed": seed}
+    stats = synthesize(out, check(SynthConfig, options, "dist-rec data synth"))
+    test = stats["test"]
+    rows = ", ".join(f"{name} {split['rows']} requests" for name, split in stats.items())
+    typer.echo(f"{out}: {rows}")
+    typer.echo(f"duplicate tokens in a batch of 64 requests: {test['duplicate_share']:.0%}")
+    typer.echo(f"test AUC: best reachable {test['best_auc']:.4f}, popularity {test['popularity_auc']:.4f}")
+
+
+@import_app.command()
+def movielens(source: Source, out: Out) -> None:
+    """MovieLens 100k or 1M, recognised by its files: rating of 4 or more, one request per rating."""
+    from dist_rec.data.importers import import_movielens
+
+    _say_import(import_movielens(source, out))
+
+
+@import_app.command()
+def assist(source: Source, out: Out) -> None:
+    """ASSISTments 2009 or Statics 2011, recognised by their files: every answer from the earlier ones, five folds."""
+    from dist_rec.data.importers import import_assist
+
+    _say_import(import_assist(source, out))
+
+
+@data_app.command()
+def inspect(path: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> None:
+    """Rows, length percentiles, duplicates, label rates, cardinalities, and bytes with and without dedup."""
+    from rich.console import Console
+
+    from dist_rec.data.inspect import inspect_dataset, render
+
+    Console().print(render(inspect_dataset(path)))
+
+
+def _say_import(summary: "ImportSummary") -> None:
+    for split, rows in summary.rows.items():
+        typer.echo(f"{summary.out / split}: {rows} requests, {summary.candidates[split]} labelled candidates")
+    for reason, count in summary.dropped.items():
+        typer.echo(f"dropped {count}: {reason}")
 
 
 def main() -> None:
-    """Entry point: user errors become one message and exit code 2."""
+    """Entry point: what a user got wrong becomes one message and exit code 2."""
     from dist_rec.config import ConfigError
+    from dist_rec.data.validate import DataError
 
     try:
         app()
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
 

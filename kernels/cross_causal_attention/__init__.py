@@ -122,6 +122,8 @@ def _check(
     for name, (tensor, size) in expected.items():
         if tensor is not None and tuple(tensor.shape) != (size,):
             raise ValueError(f"{name} must have shape ({size},), got {tuple(tensor.shape)}")
+    if key_valid is not None and key_valid.dtype != torch.bool:
+        raise ValueError(f"key_valid must be bool, got {key_valid.dtype}")
     integers = (q_offsets, kv_offsets, num_candidates, seen, q_positions)
     if any(t is not None and t.dtype not in (torch.int32, torch.int64) for t in integers):
         raise ValueError("offsets, num_candidates, seen and q_positions must be int32 or int64")

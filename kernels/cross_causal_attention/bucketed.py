@@ -189,5 +189,6 @@ def _padded_index(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 def _gather(packed: Tensor, index: Tensor, real: Tensor) -> Tensor:
     """(*index.shape, H, D) rows; hidden ones are zero, since zero weight times NaN would still be NaN."""
     if packed.shape[0] == 0:
-        return packed.new_zeros(*index.shape, *packed.shape[1:])
+        # A sum over nothing is zero and stays in the graph, so that keys and values still get a gradient.
+        return packed.sum().expand(*index.shape, *packed.shape[1:])
     return packed[index.clamp(max=packed.shape[0] - 1)].masked_fill(~real[..., None, None], 0.0)

@@ -32,9 +32,12 @@ def reference_attention(
             visible = visible_keys(positions, kv_len, kv_len - count * group_size, group_size, limits)
         if key_valid is not None:
             visible = visible & key_valid[keys].cpu()
-        out.append(_attend(q[rows], k[keys], v[keys], visible.to(q.device), scale))
+        # What nobody sees may hold anything; zero weight times NaN would still be NaN.
+        unseen = ~visible.any(0).to(k.device)[:, None, None]
+        k_seen, v_seen = k[keys].masked_fill(unseen, 0.0), v[keys].masked_fill(unseen, 0.0)
+        out.append(_attend(q[rows], k_seen, v_seen, visible.to(q.device), scale))
         first_candidate += count
-    return torch.cat(out) if out else q.new_zeros(q.shape)
+    return torch.cat(out) if out else q + k.sum() + v.sum()  # no request: nothing, but part of the graph
 
 
 def visible_keys(positions: Tensor, kv_len: int, num_events: int, group_size: int, seen: Tensor | None) -> Tensor:
@@ -42,7 +45,7 @@ def visible_keys(positions: Tensor, kv_len: int, num_events: int, group_size: in
     visible = torch.zeros(len(positions), kv_len, dtype=torch.bool)
     for row, p in enumerate(positions.tolist()):
         if p < num_events:
-            visible[row, : p + 1] = True
+            visible[row, : max(p + 1, 0)] = True  # more rows than keys: the first ones stand before all keys
             continue
         candidate = (p - num_events) // group_size
         visible[row, : num_events if seen is None else int(seen[candidate])] = True

@@ -1,0 +1,97 @@
+"""`--dry-run`: what a run would be, without training: recipe, sharding plan, parameters, FLOPs and memory."""
+
+from rich.console import Console
+from rich.table import Table
+from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
+
+from dist_rec.common.cost import LongerShape, longer_flops, mlp_flops, table_bytes
+from dist_rec.config import Config
+from dist_rec.data.schema import Schema, load_schema
+from dist_rec.embedding.tables import is_replicated, row_dims, table_dim
+from dist_rec.models.build import RankingModel
+from dist_rec.train.page import config_yaml
+from dist_rec.train.pipeline import plan_model
+from dist_rec.train.ranks import Ranks
+from dist_rec.train.study import members
+
+
+def preview(config: Config, ranks: Ranks) -> None:
+    """Prints on rank 0. Raises ConfigError for whatever would stop the run before its first step."""
+    schema = load_schema(config.data.path)
+    member = members(config)[0].config
+    model, plan = plan_model(schema, member, ranks)
+    if not ranks.is_main:
+        return
+    console = Console()
+    console.print(config_yaml(config), highlight=False)
+    console.print(_plan_table(schema, member, plan))
+    console.print(_cost_table(schema, member, model))
+    console.print(f"{len(members(config))} run(s) on {ranks.world_size} rank(s), device {ranks.device}")
+
+
+def _plan_table(schema: Schema, config: Config, plan: ShardingPlan) -> Table:
+    table = Table(title="sharding plan", title_justify="left")
+    for name in ("table", "rows", "dim", "sharding", "kernel", "ranks", "MiB with optimizer"):
+        table.add_column(name, justify="left" if name in ("table", "sharding", "kernel") else "right")
+    for module_plan in plan.plan.values():
+        assert isinstance(module_plan, EmbeddingModuleShardingPlan)
+        for name, sharding in module_plan.items():
+            rows, dim = schema.tables[name], table_dim(config.embedding, name)
+            mib = table_bytes(rows, dim, optimizer=config.embedding.optimizer) / 2**20
+            where = ", ".join(map(str, sharding.ranks or []))
+            table.add_row(name, f"{rows:,}", str(dim), sharding.sharding_type, sharding.compute_kernel, where, f"{mib:.1f}")
+    for name in config.embedding.tables:
+        if is_replicated(config.embedding, name):
+            rows, dim = schema.tables[name], table_dim(config.embedding, name)
+            mib = table_bytes(rows, dim, optimizer="adam") / 2**20
+            table.add_row(name, f"{rows:,}", str(dim), "data_parallel", "dense", "all", f"{mib:.1f}")
+    return table
+
+
+def _cost_table(schema: Schema, config: Config, model: RankingModel) -> Table:
+    dense = sum(p.numel() for p in model.ranker.parameters())
+    sparse = sum(schema.tables[t.name] * t.embedding_dim for t in model.embedding.collection.embedding_configs())
+    table = Table(title="cost", title_justify="left", show_header=False)
+    table.add_row("dense parameters", f"{dense:,}")
+    table.add_row("sharded embedding parameters", f"{sparse:,}")
+    # Weights, gradient, gradient in flight and two moments, all float32.
+    table.add_row(
+        "dense memory per rank, MiB", f"{dense * 4 * (5 if config.optim.dense_update == 'delayed' else 4) / 2**20:.1f}"
+    )
+    for length in (100, 1_000, 10_000):
+        flops = request_flops(schema, config, length)
+        parts = ", ".join(f"{name} {value / 1e6:.1f}" for name, value in flops.items() if value)
+        table.add_row(
+            f"forward MFLOP of a request with {length:,} events and 1 candidate", f"{sum(flops.values()) / 1e6:.1f} ({parts})"
+        )
+    return table
+
+
+def request_flops(schema: Schema, config: Config, length: int) -> dict[str, int]:
+    """Forward FLOPs by part of a request with `length` events in each sequence and one candidate."""
+    model, dims = config.model, row_dims(schema, config.embedding)
+    total: dict[str, int] = {}
+    for sequence in schema.sequences:
+        shape = LongerShape(
+            length=length,
+            candidates=1,
+            token_width=model.tokens.width,
+            token_hidden=model.tokens.hidden,
+            row_dim=dims[schema.token_set_of(sequence.static)],
+            merge=model.longer.merge,
+            inner_trans=model.longer.inner_trans,
+            k=model.longer.k,
+            group_size=len(model.longer.globals),
+            self_layers=model.longer.self_layers,
+            expansion=model.longer.ffn_expansion,
+        )
+        parts = longer_flops(shape)
+        if model.name == "din":
+            d, hidden = model.tokens.width, model.din.hidden
+            parts = {"tokens": parts["tokens"], "attention": 2 * length * (2 * d * hidden + hidden + d)}
+        elif model.name == "sum_pooling":
+            parts = {"tokens": parts["tokens"]}
+        for name, value in parts.items():
+            total[name] = total.get(name, 0) + value
+    total["head"] = mlp_flops([*model.head.hidden, len(schema.candidate.labels)])
+    return total

@@ -1,0 +1,111 @@
+"""The padded form against the reference: outputs, gradients, memory."""
+
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dist_rec.kernels.cross_causal_attention import bucketed
+from tests.helpers.closeness import assert_close_to_truth
+from tests.kernels.cross_causal_attention.cases import Case, Mode, Request, cases, make_case
+
+MODES: tuple[Mode, ...] = ("plain", "groups", "seen", "full")
+
+
+def _assert_same(got: Case, expected: Case) -> None:
+    for mine, truth in zip(got.run_with_gradients("bucketed"), expected.run_with_gradients("reference")):
+        torch.testing.assert_close(mine, truth, rtol=0.0, atol=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(case=cases(), small=st.sampled_from((1, 8, 2048)), per_block=st.sampled_from((1, 2, 64)))
+@example(case=make_case([Request(0, 0, 0)], "seen"), small=2048, per_block=64)
+@example(case=make_case([Request(3, 0, 0), Request(0, 2, 0)], "groups"), small=2048, per_block=64)
+def test_equals_the_reference(case: Case, small: int, per_block: int) -> None:
+    """With small limits the same lengths fall into several buckets, and the candidates into several blocks."""
+    with mock.patch.multiple(bucketed, SMALL_BUCKET_KEYS=small, CANDIDATES_PER_BLOCK=per_block):
+        _assert_same(case, case)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_equals_the_reference_over_several_real_buckets(mode: Mode) -> None:
+    lengths = [1500, 3, 1301, 900, 0, 257, 256, 1, 611]
+    requests = [Request(n, i % 3, min(7 * i, n)) for i, n in enumerate(lengths)]
+    assert len(bucketed.buckets(lengths, [r.queries for r in requests])) > 1
+    _assert_same(*2 * (make_case(requests, mode, group_size=2, heads=1),))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_is_as_exact_as_plain_maths_in_fp32(mode: Mode) -> None:
+    requests = [Request(300, 3, 40), Request(17, 2, 10), Request(150, 1, 64), Request(2, 2, 4)]
+    case = make_case(requests, mode, group_size=2, hide=0.1, heads=4, head_size=16)
+    truths = case.run_with_gradients("reference")
+    plain = case.to(torch.float32).run_with_gradients("reference")
+    for got, truth, rough in zip(case.to(torch.float32).run_with_gradients("bucketed"), truths, plain):
+        assert_close_to_truth(got, truth, rough)
+
+
+def test_strided_inputs() -> None:
+    case = make_case([Request(9, 2, 6), Request(4, 1, 3)], "groups", heads=3)
+    q, k, v = (torch.stack([tensor, -tensor], -1)[..., 0] for tensor in case.inputs)
+    transposed = replace(case, q=q, k=k.transpose(0, 1).contiguous().transpose(0, 1), v=v)
+    assert not any(tensor.is_contiguous() for tensor in transposed.inputs)
+    _assert_same(transposed, case)
+
+
+def test_no_query_at_all_leaves_zero_gradients() -> None:
+    case = make_case([Request(4, 0, 0), Request(2, 0, 0)], "plain")
+    out, dq, dk, dv = case.run_with_gradients("bucketed")
+    assert out.shape == dq.shape == (0, 2, 4) and dk.shape == dv.shape == (6, 2, 4)
+    assert not dk.any() and not dv.any()
+
+
+def test_two_runs_agree_bitwise() -> None:
+    case = make_case([Request(200, 3, 40), Request(90, 2, 10)], "seen", group_size=2).to(torch.float32)
+    for first, second in zip(case.run_with_gradients("bucketed"), case.run_with_gradients("bucketed")):
+        assert torch.equal(first, second)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5)), max_size=30),
+)
+def test_buckets_hold_every_asking_request_once_and_pad_little(lengths: list[tuple[int, int]]) -> None:
+    keys, queries = [kv for kv, _ in lengths], [q for _, q in lengths]
+    found = bucketed.buckets(keys, queries)
+    assert sorted(b for bucket in found for b in bucket) == [b for b, q in enumerate(queries) if q]
+    for bucket in found:
+        real = sum(keys[b] for b in bucket)
+        padded = max(keys[b] for b in bucket) * len(bucket)
+        assert padded <= bucketed.SMALL_BUCKET_KEYS or padded - real <= bucketed.MAX_PADDING * padded
+
+
+class _Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operator returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes = [leaf.untyped_storage().nbytes() // leaf.element_size() for leaf in tree_leaves(result) if _is_plain(leaf)]
+        self.elements = max([self.elements, *sizes])
+        return result
+
+
+def _is_plain(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor)
+
+
+def test_a_long_history_needs_no_square_matrix() -> None:
+    """10,000 events, 34 query rows: nothing larger than queries x keys x heads, in the backward neither."""
+    keys, queries, heads = 10_000, 34, 2
+    case = make_case([Request(keys - 2, 1, queries)], "groups", group_size=2, heads=heads).to(torch.float32)
+    with _Largest() as largest:
+        case.run_with_gradients("bucketed")
+    assert keys < largest.elements <= heads * queries * keys
