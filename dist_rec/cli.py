@@ -75,7 +75,7 @@ def doctor() -> None:
 @data_app.command()
 def synth(
     out: Out,
-    requests: Annotated[int, typer.Option(help="Requests over all splits.")] = 20_000,
+    requests: Annotated[int, typer.Option(help="Requests over all splits.")] = 40_000,
     candidates: Annotated[int, typer.Option(help="Candidates per request.")] = 4,
     max_length: Annotated[int, typer.Option(help="Longest history, in events.")] = 1_000,
     seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 0,

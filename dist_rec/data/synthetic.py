@@ -51,7 +51,7 @@ SHARE_SCALE = 0.2  # share of a category at which its term reaches 63 % of its w
 class SynthConfig(Strict):
     """What `dist-rec data synth` makes. 80 / 10 / 10 % of the requests, in order of time, are train, valid and test."""
 
-    requests: int = Field(20_000, ge=10, description="Requests over all splits.")
+    requests: int = Field(default=40_000, ge=10, description="Requests over all splits.")
     candidates: int = Field(4, ge=1, description="Candidates per request.")
     max_length: int = Field(1_000, ge=10, description="Longest history, in events.")
     mean_length: int | None = Field(None, ge=5, description="Mean history, in events; 12 % of max_length by default.")

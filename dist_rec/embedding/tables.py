@@ -29,7 +29,8 @@ def is_replicated(config: EmbeddingConfig, table: str) -> bool:
 def build_collection(schema: Schema, config: EmbeddingConfig) -> EmbeddingCollection:
     """The sharded tables, on the meta device: one per name that a field uses; features are named "<token set>.<field>".
 
-    Raises ConfigError for an override of a table that no field uses, or if every table is data-parallel.
+    Raises ConfigError for an override of a table that no field uses, if every table is data-parallel, or if the sharded
+    ones differ in width, which an EmbeddingCollection cannot hold (seen with 1.8.0).
     """
     features = _features_by_table(schema)
     for name in config.tables:
@@ -49,6 +50,12 @@ def build_collection(schema: Schema, config: EmbeddingConfig) -> EmbeddingCollec
     ]
     if not tables:
         raise ConfigError("embedding.tables: every table is data_parallel; at least one must be sharded")
+    widths = {table.name: table.embedding_dim for table in tables}
+    if len(set(widths.values())) > 1:
+        raise ConfigError(
+            f"embedding.tables: sharded tables must have one width, got {widths}; "
+            "set embedding.dim for all of them, only a table with sharding: [data_parallel] may have a dim of its own"
+        )
     return EmbeddingCollection(tables=tables, device=torch.device("meta"))
 
 

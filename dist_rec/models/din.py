@@ -32,4 +32,6 @@ class Din(nn.Module):
         x = tokens[pair_event]
         hidden = self.event_part(tokens)[pair_event] + self.candidate_part(candidate)[pair_candidate]
         weight = self.weigh(hidden + self.product_part(x * candidate[pair_candidate]))
-        return torch.zeros_like(candidate).index_add(0, pair_candidate, weight * x)
+        weighted = weight * x
+        weighted = weighted.to(torch.promote_types(weighted.dtype, torch.float32))  # thousands of terms: never in bf16
+        return weighted.new_zeros(candidate.shape).index_add(0, pair_candidate, weighted)

@@ -80,8 +80,12 @@ class GroupLayout:
 
 
 def visible_mean(values: Tensor, lengths: Tensor, view: CandidateView) -> Tensor:
-    """(N, W) packed event rows -> (C, W): mean over the events each candidate sees; zeros where it sees none."""
+    """(N, W) packed event rows -> (C, W): mean over the events each candidate sees; zeros where it sees none.
+
+    Sums and result are fp32 where the rows are fp16 or bf16: a bf16 sum of ones stops growing at 256.
+    """
     total = values.shape[0]
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
     if view.seen is None:
         sums = values.new_zeros(len(lengths), values.shape[1]).index_add(0, owner(lengths, total), values)
         return (sums / lengths.clamp(min=1).unsqueeze(1))[view.request]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dist_rec.config import Global, LongerConfig, ModelConfig
+from dist_rec.config import ConfigError, Global, LongerConfig, ModelConfig
 from dist_rec.models.attention_block import AttentionRows, CrossCausalBlock
 from dist_rec.models.inner_trans import InnerTrans
 from dist_rec.models.jagged import CandidateView, GroupLayout, owner, position_in_request, visible_mean
@@ -112,8 +112,8 @@ class GlobalTokens(nn.Module):
     def __init__(self, kinds: list[Global], candidate_dim: int, context_dim: int, width: int) -> None:
         super().__init__()
         if "user" in kinds and context_dim == 0:
-            raise ValueError(
-                "global token 'user' needs context fields, but the schema declares none; take it out of longer.globals"
+            raise ConfigError(
+                "model.longer.globals: global token 'user' needs context fields, but the schema declares none; take it out"
             )
         self.kinds = list(kinds)
         sources = {"candidate": candidate_dim, "user": context_dim}
@@ -123,10 +123,11 @@ class GlobalTokens(nn.Module):
             else nn.Identity()
             for kind in kinds
         )
-        self.learned = nn.Parameter(0.02 * torch.randn(kinds.count("cls"), width))
+        # None rather than empty: a parameter outside the graph makes DDP wait for its gradient.
+        self.learned = nn.Parameter(0.02 * torch.randn(kinds.count("cls"), width)) if "cls" in kinds else None
 
     def forward(self, view: CandidateView) -> Tensor:
-        learned = iter(self.learned)
+        learned = iter(() if self.learned is None else self.learned)
         rows = []
         for kind, project in zip(self.kinds, self.project, strict=True):
             if kind == "candidate":

@@ -47,6 +47,7 @@ class Ranker(nn.Module):
         width = sum(encoder.width for encoder in encoders.values())
         width += candidate_dim * ("candidate" in config.head.inputs) + context_dim * ("context" in config.head.inputs)
         self.head = Head(config.head, width, len(schema.candidate.labels))
+        self.apply(_start_small)
 
     def forward(self, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
         view = self.candidates(rows, batch)
@@ -75,6 +76,8 @@ class Ranker(nn.Module):
             tokens = checkpoint(self.event_tokens, name, rows, batch, use_reentrant=False)
         else:
             tokens = self.event_tokens(name, rows, batch)
+        if self.config.precision.layers == "fp32":
+            tokens = tokens.float()  # tokens in bf16 do not make the layers bf16
         with self._cast("layers", batch.group.device):
             return self.encoders[name](tokens, batch.sequences[name].lengths, view)
 
@@ -92,7 +95,21 @@ def _encoder(config: ModelConfig, candidate_dim: int, context_dim: int) -> Longe
     return SumPooling(config.tokens.width)
 
 
+def _start_small(module: nn.Module) -> None:
+    """Zero biases and small position, time and dynamic embeddings. Embedding rows start small too, and what feeds a LayerNorm
+    is seen relative to its neighbours: with torch's defaults the biases and time terms are 30 times the ids' own signal."""
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+    if isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+
+
 def _check(schema: Schema, config: ModelConfig) -> None:
+    if config.name == "longer" and not {"globals", "sequence_mean"} & set(config.head.inputs):
+        raise ConfigError(
+            "model.head.inputs: longer gives globals and sequence_mean, and the head would see neither; "
+            f"expected at least one of them, got {config.head.inputs}"
+        )
     if not schema.candidate.seen:
         return
     if config.tokens.position == "recency":

@@ -27,8 +27,6 @@ class EventTokens(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(config.hidden, config.width)
-        if self.position is not None:
-            nn.init.normal_(self.position.weight, std=0.02)
 
     def forward(self, rows: Tensor, events: JaggedEvents) -> Tensor:
         hidden = self.static(rows)[events.inverse]

@@ -132,20 +132,22 @@ class HybridOptimizer(torch.optim.Optimizer):
         self.steps, self.applied = (int(count) for count in state["counters"])
 
     def _init_state(self) -> None:
-        """Makes the dense optimizer create its state (it does so in its first step), so that a state dict has the same
-        keys before and after. A step of zero gradients at learning rate zero changes no weight."""
-        if self._dense.state or not self._parameters:
+        """Makes the dense optimizer create the state of every parameter (it does so with its first gradient), so that a
+        state dict has the same keys at any time. A step of zero gradients at learning rate zero changes no weight."""
+        without = {name for name, parameter in self._parameters.items() if not self._tensors_of(parameter)}
+        if not without:
             return
         gradients = {name: p.grad for name, p in self._parameters.items()}
-        for parameter in self._parameters.values():
-            parameter.grad = torch.zeros_like(parameter)
+        for name, parameter in self._parameters.items():
+            parameter.grad = torch.zeros_like(parameter) if name in without else None
+        lrs = [group["lr"] for group in self._dense.param_groups]
         for group in self._dense.param_groups:
             group["lr"] = 0.0
         self._dense.step()
-        for group, lr in zip(self._dense.param_groups, self._base_lrs, strict=True):
+        for group, lr in zip(self._dense.param_groups, lrs, strict=True):
             group["lr"] = lr
         for name, parameter in self._parameters.items():
-            for value in self._tensors_of(parameter).values():
+            for value in self._tensors_of(parameter).values() if name in without else ():
                 value.zero_()
             parameter.grad = gradients[name]
 

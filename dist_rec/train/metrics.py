@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,11 @@ class TaskMetrics:
 
 
 def auc(scores: Tensor, labels: Tensor) -> float:
-    """Area under the ROC curve, ties counted half. scores and labels (N,). NaN unless both classes are present."""
-    positives = int(labels.sum())
-    if positives in (0, len(labels)):
-        return float("nan")
-    return float(binary_auroc(scores.double(), labels.long(), thresholds=None))
+    """Area under the ROC curve, ties counted half. scores and labels (N,). NaN unless both classes are present.
+
+    By ranks in float64: torchmetrics squashes logits, which ties large ones, and divides in float32.
+    """
+    return grouped_auc(scores.numpy(), labels.numpy(), np.zeros(len(labels)))
 
 
 def grouped_auc(scores: NDArray, labels: NDArray, groups: NDArray) -> float:

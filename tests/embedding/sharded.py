@@ -1,0 +1,132 @@
+"""A sharded RankingModel that starts from known weights, trained on one rank's part of a global batch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from dist_rec.config import Config
+from dist_rec.data.batch import SequenceBatch
+from dist_rec.data.collate import collate
+from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
+from dist_rec.models.build import build_model
+from dist_rec.optim.hybrid import HybridOptimizer
+from tests.data.requests import make_schema, make_table
+from tests.models.batches import Row, model_config
+
+CPU = torch.device("cpu")
+TABLES = "embedding.collection.embeddings"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of a table: rows and columns from `offset` on."""
+
+    offset: tuple[int, int]
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one rank has after some steps: loss per step, its shards of each table, its dense parameters."""
+
+    losses: list[float]
+    shards: dict[str, list[Shard]]
+    dense: dict[str, Tensor]
+
+    @property
+    def types(self) -> dict[str, tuple[int, ...]]:
+        """Sizes of the first shard of each table, to see that a plan was followed."""
+        return {name: tuple(shards[0].values.shape) for name, shards in self.shards.items() if shards}
+
+
+def sharded_config(**embedding: Any) -> Config:
+    """All tables `dim` wide; `embedding` are changes to the defaults of EmbeddingConfig."""
+    tree = {"data": {"path": "unused"}, "model": model_config().model_dump(), "embedding": {"dim": 8} | embedding}
+    return Config.model_validate(tree)
+
+
+def shard(config: Config) -> DistributedModelParallel:
+    """The model of `make_schema()`, the same weights on any number of ranks."""
+    torch.manual_seed(0)
+    model = build_model(make_schema(), config, CPU)
+    fuse_optimizer(model.embedding.collection, config.embedding)
+    plan = make_plan(model, config.embedding, CPU, dist.get_world_size(), batch_size=8)
+    dmp = DistributedModelParallel(
+        model, device=CPU, plan=plan, sharders=default_sharders(), init_data_parallel=False
+    )
+    for name, shards in _local_shards(dmp).items():
+        whole = initial_table(name, config)
+        for piece in shards:
+            row, column = piece.offset
+            piece.values.copy_(whole[row : row + piece.values.shape[0], column : column + piece.values.shape[1]])
+    return dmp
+
+
+def initial_table(name: str, config: Config) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(map(ord, name)))
+    override = config.embedding.tables.get(name)
+    dim = config.embedding.dim if override is None or override.dim is None else override.dim
+    return torch.randn(make_schema().tables[name], dim, generator=generator)
+
+
+def train(config: Config, steps: list[list[list[Row]]], **optimizer: Any) -> Trained:
+    """One optimizer step per entry of `steps`, which holds the rows of every rank."""
+    dmp = shard(config)
+    hybrid = HybridOptimizer(
+        dmp,
+        lambda p: torch.optim.AdamW(p, lr=0.01),
+        clip_norm=1.0,
+        group=dist.group.WORLD,
+        **optimizer,
+    )
+    losses = []
+    for rows in steps:
+        hybrid.zero_grad()
+        loss, _ = dmp(local_batch(rows))
+        loss.backward()
+        hybrid.step()
+        losses.append(loss.item())
+    hybrid.flush()
+    dense = {name: p.detach().clone() for name, p in dmp.module.named_parameters() if not name.startswith(TABLES)}
+    shards = {
+        name: [Shard(piece.offset, piece.values.clone()) for piece in pieces] for name, pieces in _local_shards(dmp).items()
+    }
+    return Trained(losses, shards, dense)
+
+
+def local_batch(rows: list[list[Row]]) -> SequenceBatch:
+    """This rank's part of a global batch; all of it where there is one rank."""
+    mine = rows[dist.get_rank()] if dist.get_world_size() > 1 else [row for part in rows for row in part]
+    candidates = sum(len(row["candidate.item"]) for part in rows for row in part)
+    batch = collate(make_table(mine), make_schema())
+    return batch.with_share(candidates / dist.get_world_size())
+
+
+def _local_shards(dmp: DistributedModelParallel) -> dict[str, list[Shard]]:
+    """Views of this rank's pieces of every sharded table."""
+    found = {}
+    for key, value in dmp.module.state_dict().items():
+        if key.startswith(TABLES):
+            name = key.removeprefix(f"{TABLES}.").removesuffix(".weight")
+            found[name] = [
+                Shard((piece.metadata.shard_offsets[0], piece.metadata.shard_offsets[1]), piece.tensor.detach())
+                for piece in value.local_shards()
+            ]
+    return found
+
+
+def whole_tables(ranks: list[Trained], config: Config) -> dict[str, Tensor]:
+    """Tables put together from the shards of all ranks; fails where a piece is missing."""
+    tables = {}
+    for name in ranks[0].shards:
+        tables[name] = torch.full_like(initial_table(name, config), torch.nan)
+        for rank in ranks:
+            for piece in rank.shards[name]:
+                (row, column), (height, width) = piece.offset, piece.values.shape
+                tables[name][row : row + height, column : column + width] = piece.values
+        assert not tables[name].isnan().any(), f"{name}: a part is on no rank"
+    return tables

@@ -1,0 +1,87 @@
+"""Tables on two ranks, sharded every way, against the same tables on one."""
+
+import pytest
+import torch
+from torchrec.distributed.planner.types import PlannerError
+
+from dist_rec.config import Config, EmbeddingConfig
+from dist_rec.embedding.plan import make_plan
+from dist_rec.models.build import build_model
+from tests.data.requests import make_rows, make_schema
+from tests.embedding.sharded import CPU, Trained, initial_table, sharded_config, train, whole_tables
+from tests.helpers.ranks import run_ranks
+
+TABLES = ("item", "kind", "user", "query")
+ROWS = make_rows(12)
+SPREAD = [[ROWS[:7], ROWS[7:]]]
+ONE_SIDED = [[ROWS, []]]  # the second rank has no data
+SHARDINGS = ("row_wise", "table_wise", "column_wise", "data_parallel")
+
+
+def _config(sharding: str) -> Config:
+    """All tables sharded one way; of data-parallel ones, `item` and `user`. Columns are cut at a width of 128."""
+    names = TABLES if sharding != "data_parallel" else ("item", "user")
+    tables = {name: {"sharding": [sharding]} for name in names}
+    if sharding == "column_wise":
+        # Row-wise Adagrad averages over the columns of a shard, so cut columns would be another optimizer.
+        return sharded_config(tables=tables, dim=256, optimizer="sgd", lr=0.1)
+    return sharded_config(tables=tables, lr=0.1)
+
+
+def _step_every_way() -> dict[tuple[str, bool], Trained]:
+    found = {}
+    for sharding in SHARDINGS:
+        for one_sided in (False, True):
+            steps = ONE_SIDED if one_sided else SPREAD
+            found[sharding, one_sided] = train(_config(sharding), steps, dense_update="sync")
+    return found
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> list[dict[tuple[str, bool], Trained]]:
+    return run_ranks(_step_every_way, 1)
+
+
+@pytest.fixture(scope="module")
+def two_ranks() -> list[dict[tuple[str, bool], Trained]]:
+    return run_ranks(_step_every_way, 2)
+
+
+@pytest.mark.parametrize("one_sided", [False, True])
+@pytest.mark.parametrize("sharding", SHARDINGS)
+def test_two_ranks_do_the_step_of_one(
+    one_rank: list[dict[tuple[str, bool], Trained]],
+    two_ranks: list[dict[tuple[str, bool], Trained]],
+    sharding: str,
+    one_sided: bool,
+) -> None:
+    """Same loss, same dense parameters, same rows afterwards; also if one rank has an empty batch."""
+    config = _config(sharding)
+    single, ranks = one_rank[0][sharding, one_sided], [rank[sharding, one_sided] for rank in two_ranks]
+    assert sum(rank.losses[0] for rank in ranks) / 2 == pytest.approx(single.losses[0], abs=1e-6)
+    for rank in ranks:
+        for name, expected in single.dense.items():
+            torch.testing.assert_close(rank.dense[name], expected, rtol=0.0, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+    expected_tables, tables = whole_tables([single], config), whole_tables(ranks, config)
+    assert set(tables) == (set(TABLES) if sharding != "data_parallel" else {"kind", "query"})
+    for name, expected in expected_tables.items():
+        torch.testing.assert_close(tables[name], expected, rtol=0.0, atol=1e-6)
+        assert not torch.equal(expected, initial_table(name, config)), "the step changed no row"
+
+
+def test_constraints_are_followed(two_ranks: list[dict[tuple[str, bool], Trained]]) -> None:
+    def shards(sharding: str, table: str) -> list[tuple[int, ...]]:
+        pieces = [piece for rank in two_ranks for piece in rank[sharding, False].shards[table]]
+        return [tuple(piece.values.shape) for piece in pieces]
+
+    assert shards("row_wise", "item") == [(25, 8), (25, 8)]
+    assert shards("table_wise", "item") == [(50, 8)]
+    assert shards("column_wise", "item") == [(50, 128), (50, 128)]
+    assert "embedding.replicated.item.weight" in two_ranks[1]["data_parallel", False].dense
+
+
+def test_an_unplaceable_table_is_an_error() -> None:
+    config = EmbeddingConfig.model_validate({"dim": 8, "tables": {"item": {"kernel": ["fused_uvm_caching"]}}})
+    model = build_model(make_schema(), sharded_config(tables={"item": {"kernel": ["fused_uvm_caching"]}}), CPU)
+    with pytest.raises(PlannerError):
+        make_plan(model, config, CPU, 1, 8)

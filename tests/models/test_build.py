@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from dist_rec.config import Config, ConfigError
+from dist_rec.models.build import build_model
+from dist_rec.models.heads import binary_loss
+from tests.data.requests import make_rows, make_schema
+from tests.models.batches import make_batch, model_config
+
+CPU = torch.device("cpu")
+
+
+def _config(**changes: object) -> Config:
+    return Config.model_validate({"data": {"path": "x"}, "model": model_config().model_dump(), "embedding": {"dim": 8}, **changes})
+
+
+def test_sharded_tables_wait_on_meta_and_the_rest_is_here() -> None:
+    model = build_model(make_schema(), _config(), CPU)
+    assert {p.device.type for p in model.embedding.collection.parameters()} == {"meta"}
+    assert {p.device.type for p in model.ranker.parameters()} == {"cpu"}
+    assert next(iter(model.children())) is model.embedding, "the pipeline looks for the lookup first"
+
+
+def test_forward_gives_the_loss_and_detached_outputs() -> None:
+    model, batch = build_model(make_schema(), _config(), CPU), make_batch(make_rows(6))
+    model.embedding.collection.to_empty(device="cpu")
+    for table in model.embedding.collection.parameters():
+        torch.nn.init.normal_(table.data)
+    loss, (reported, logits) = model(batch)
+    assert loss.requires_grad and not reported.requires_grad and not logits.requires_grad
+    assert logits.shape == batch.labels.shape and logits.dtype == torch.float32
+    assert torch.equal(reported, loss) and torch.equal(loss, binary_loss(logits, batch.labels, batch.share))
+    halved = model(batch.with_share(2 * float(batch.share)))[0]
+    torch.testing.assert_close(2 * halved, loss)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embedding": {"tables": {"itm": {"dim": 8}}}}, "embedding.tables.itm: no field uses this table"),
+        ({"model": model_config(head={"inputs": ["context"]}).model_dump()}, "model.head.inputs"),
+    ],
+)
+def test_what_cannot_work_is_a_config_error(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_model(make_schema(), _config(**changes), CPU)

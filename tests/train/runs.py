@@ -1,0 +1,83 @@
+"""Tiny datasets, recipes and ranks for the tests of training."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from torch import Tensor, nn
+
+from dist_rec.config import Config
+from dist_rec.data.columns import arrow_schema
+from dist_rec.data.writer import write_schema
+from dist_rec.train.loop import RunResult, train
+from dist_rec.train.ranks import Ranks
+from dist_rec.train.report import RunLog
+from tests.data.requests import make_rows, make_schema, make_table
+
+GROUPS = {"train": [8] * 6, "valid": [7, 5], "test": [6, 9]}
+
+
+def write_dataset(folder: Path, groups: dict[str, list[int]] | None = None) -> Path:
+    """A dataset of `make_schema()`: every split is one file with row groups of the sizes given."""
+    schema = make_schema()
+    write_schema(folder, schema)
+    for seed, (split, sizes) in enumerate((groups or GROUPS).items()):
+        table = make_table(make_rows(sum(sizes), seed))
+        (folder / split).mkdir()
+        with pq.ParquetWriter(folder / split / "part-00000.parquet", arrow_schema(schema)) as writer:
+            start = 0
+            for size in sizes:
+                writer.write_table(table.slice(start, size))
+                start += size
+    return folder
+
+
+def make_config(data: Path, out: Path, **changes: Any) -> Config:
+    """A small LONGER, 6 steps an epoch on one rank; `changes` are those of Config, nested as in a recipe."""
+    tree: dict[str, Any] = {
+        "data": {"path": str(data), "batch_size": 8, "eval_batch_size": 5, "workers": 0},
+        "model": {
+            "tokens": {"width": 8, "hidden": 12, "max_positions": 16, "time_dim": 4, "dynamic_dim": 4},
+            "longer": {"merge": 2, "k": 3, "heads": 2, "inner_heads": 2},
+            "head": {"hidden": [16]},
+        },
+        "embedding": {"dim": 8},
+        "optim": {"lr": 0.01},
+        "run": {"out": str(out), "name": "tiny", "log_every": 1},
+    }
+    return Config.model_validate(_merged(tree, changes))
+
+
+def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    both = {name: _merged(tree[name], value) for name, value in changes.items() if isinstance(value, dict) and name in tree}
+    return {**tree, **changes, **both}
+
+
+def these_ranks() -> Ranks:
+    """Inside `run_ranks`: this rank."""
+    groups = [dist.new_group(backend="gloo") for _ in range(2)]
+    return Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu"), *groups)
+
+
+def quiet_console() -> Console:
+    return Console(file=io.StringIO())
+
+
+def run(config: Config, ranks: Ranks, folder: str = "run", resume: Path | None = None) -> RunResult:
+    """Trains into a folder below `config.run.out`."""
+    with RunLog(Path(config.run.out) / folder, is_main=ranks.is_main, console=quiet_console()) as log:
+        return train(config, ranks, log, resume)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """This rank's part of every weight, copied."""
+    found = {}
+    for name, value in model.state_dict().items():
+        shards = value.local_shards() if hasattr(value, "local_shards") else None
+        local = value if shards is None else torch.cat([shard.tensor.flatten() for shard in shards] or [torch.zeros(0)])
+        found[name] = local.detach().clone()
+    return found
