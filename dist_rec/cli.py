@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints. `dist-rec --help`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -134,7 +135,9 @@ def main() -> None:
     try:
         app()
     except (ConfigError, DataError) as error:
-        typer.echo(f"error: {error}", err=True)
+        # A wrong recipe is wrong on every rank, so one of them says so; a bad row is met by one rank only.
+        if isinstance(error, DataError) or os.environ.get("RANK", "0") == "0":
+            typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16"]
 Global = Literal["candidate", "user", "cls"]
 Part = Literal["tokens", "inner", "cross", "self"]
 HeadInput = Literal["globals", "sequence_mean", "context", "candidate"]
@@ -123,10 +123,10 @@ class HeadConfig(Strict):
 
 
 class PrecisionConfig(Strict):
-    """Compute type per part; parameters, softmax statistics, LayerNorm and the loss stay in fp32."""
+    """Compute type per part; parameters, softmax statistics, LayerNorm and the loss stay in fp32. auto: bf16 on a GPU."""
 
-    tokens: Precision = "fp32"
-    layers: Precision = "fp32"
+    tokens: Precision = "auto"
+    layers: Precision = "auto"
     head: Precision = "fp32"
 
 
@@ -285,7 +285,10 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {override}: '{parent}' holds a value, not a group of keys")
-    tree[last] = yaml.safe_load(text)
+    try:
+        tree[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
 
 
 def check(kind: type[T], tree: dict[str, Any], where: str) -> T:

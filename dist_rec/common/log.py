@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 
 
 def setup_logging(rank: int) -> None:
@@ -12,3 +13,12 @@ def setup_logging(rank: int) -> None:
     root.handlers[:] = [handler]
     root.propagate = False
     root.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    _quiet_libraries()
+
+
+def _quiet_libraries() -> None:
+    """Advice from libraries to their own developers, which a user of this program cannot act on. Errors still come through."""
+    for name in ("torchrec", "torch.fx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for module in ("torchdata", "torchrec", "torch.fx", "torch.utils.data"):
+        warnings.filterwarnings("ignore", category=UserWarning, module=module.replace(".", r"\."))

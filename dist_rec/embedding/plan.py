@@ -10,7 +10,7 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from dist_rec.config import EmbeddingConfig, TableConfig
+from dist_rec.config import ConfigError, EmbeddingConfig, TableConfig
 
 _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "rowwise_adagrad": RowWiseAdagrad,
@@ -19,8 +19,13 @@ _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def fuse_optimizer(collection: nn.Module, config: EmbeddingConfig) -> None:
-    """Marks the tables' optimizer to be applied inside the backward; call before sharding."""
+def fuse_optimizer(collection: nn.Module, config: EmbeddingConfig, device: torch.device) -> None:
+    """Marks the tables' optimizer to be applied inside the backward; call before sharding.
+
+    Raises ConfigError for an optimizer that FBGEMM cannot fuse on this device.
+    """
+    if config.optimizer == "adam" and device.type == "cpu":
+        raise ConfigError("embedding.optimizer=adam: FBGEMM has no fused Adam on CPU; expected rowwise_adagrad or sgd there")
     options: dict[str, float] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer != "sgd":
         options["eps"] = config.eps

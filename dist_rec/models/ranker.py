@@ -14,8 +14,6 @@ from dist_rec.models.longer import Longer
 from dist_rec.models.pooling import SumPooling
 from dist_rec.models.tokens import EventTokens
 
-_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 class Ranker(nn.Module):
     """Tokens, one sequence encoder per behaviour sequence, and the head.
@@ -76,14 +74,17 @@ class Ranker(nn.Module):
             tokens = checkpoint(self.event_tokens, name, rows, batch, use_reentrant=False)
         else:
             tokens = self.event_tokens(name, rows, batch)
-        if self.config.precision.layers == "fp32":
+        if not self._is_half("layers", batch.group.device):
             tokens = tokens.float()  # tokens in bf16 do not make the layers bf16
         with self._cast("layers", batch.group.device):
             return self.encoders[name](tokens, batch.sequences[name].lengths, view)
 
     def _cast(self, part: str, device: torch.device) -> torch.autocast:
-        dtype = _DTYPES[getattr(self.config.precision, part)]
-        return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._is_half(part, device))
+
+    def _is_half(self, part: str, device: torch.device) -> bool:
+        precision: Precision = getattr(self.config.precision, part)
+        return precision == "bf16" or (precision == "auto" and device.type == "cuda")
 
 
 def _encoder(config: ModelConfig, candidate_dim: int, context_dim: int) -> Longer | Din | SumPooling:

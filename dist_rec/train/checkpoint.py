@@ -51,6 +51,14 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer |
     state: dict[str, Any] = {"model": model.state_dict()}
     if optimizer is not None:
         state["optimizer"] = optimizer.state_dict()
+    reader = dcp.FileSystemReader(folder)
+    wanted = {f"model.{name}" for name in state["model"]}
+    # dcp reads what it is asked for and says nothing about the rest: a smaller model would load a part of a larger one.
+    extra = sorted(
+        name for name in reader.read_metadata().state_dict_metadata if name.startswith("model.") and name not in wanted
+    )
+    if extra:
+        raise ConfigError(f"{folder}: does not fit this model; was it made by another recipe? It also holds {', '.join(extra)}")
     try:
         dcp.load(state, checkpoint_id=folder, process_group=ranks.host_group)
     except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:

@@ -49,6 +49,7 @@ class RunResult:
 
 def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None) -> RunResult:
     """Trains by the recipe on all ranks and tests at the end. Every rank calls it and gets the same result."""
+    check_selection(config)
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
     schema = load_schema(config.data.path)
     loader, total_steps = train_loader(config, schema, ranks)
@@ -57,8 +58,9 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
     optimizer = make_optimizer(dmp, config.optim, total_steps, ranks)
     torch.manual_seed(config.run.seed + ranks.rank)  # dropout differs between ranks
     if resume is not None:
-        load_checkpoint(resume, dmp, optimizer, ranks)
+        # The position first: a checkpoint without one also lacks the optimizer, and this says so.
         loader.load_state_dict(load_position(resume, ranks))
+        load_checkpoint(resume, dmp, optimizer, ranks)
     run = _Run(config, schema, ranks, log, dmp)
 
     batches = CountedBatches(loader, ranks)
@@ -75,11 +77,12 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
                     step, total_steps, window.close(), lr=optimizer.param_groups[0]["lr"], grad_norm=optimizer.grad_norm
                 )
         pipeline.detach()
-        if _due(step, config.checkpoint.every_steps):
-            save_checkpoint(log.checkpoints / f"step-{step}", dmp, optimizer, loader.state_dict(), ranks)
         if _due(step, run.eval_every) or step == total_steps:
             optimizer.flush()
             enough = run.validate(step)
+        # After the flush: a run that goes on from here must find what this one goes on with.
+        if _due(step, config.checkpoint.every_steps):
+            save_checkpoint(log.checkpoints / f"step-{step}", dmp, optimizer, loader.state_dict(), ranks)
         window.restart()
     optimizer.flush()
     if config.checkpoint.at_end:
@@ -109,6 +112,12 @@ def make_reader(config: Config, schema: Schema, ranks: Ranks, folders: list[str]
     )
 
 
+def check_selection(config: Config) -> None:
+    """Raises ConfigError if the recipe chooses weights by a validation split that it does not have."""
+    if config.run.select_best != "none" and not config.data.valid:
+        raise ConfigError(f"run.select_best={config.run.select_best} needs data.valid, got none")
+
+
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -127,8 +136,6 @@ class _Run:
         self.best, self.since_best = -math.inf, 0
         self.best_folder = log.checkpoints / "best"
         self.valid: dict[str, TaskMetrics] = {}
-        if config.run.select_best != "none" and not config.data.valid:
-            raise ConfigError(f"run.select_best={config.run.select_best} needs data.valid, got none")
         self.started = time.perf_counter()
 
     def validate(self, step: int) -> bool:
@@ -143,8 +150,9 @@ class _Run:
         first = next(iter(metrics.values()))
         score = first.auc if selector == "auc" else -first.logloss
         self.since_best += 1
-        if score > self.best:
-            self.best, self.since_best, self.valid = score, 0, metrics
+        if score > self.best or not self.valid:  # the first is kept even if it is NaN, as with labels of one class
+            self.best = self.best if math.isnan(score) else score
+            self.since_best, self.valid = 0, metrics
             save_checkpoint(self.best_folder, self.model, None, None, self.ranks)
         return 0 < self.config.run.patience <= self.since_best
 

@@ -2,6 +2,7 @@
 
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
 
 from dist_rec.common.cost import LongerShape, longer_flops, mlp_flops, table_bytes
@@ -9,6 +10,7 @@ from dist_rec.config import Config
 from dist_rec.data.schema import Schema, load_schema
 from dist_rec.embedding.tables import is_replicated, row_dims, table_dim
 from dist_rec.models.build import RankingModel
+from dist_rec.train.loop import check_selection, train_loader
 from dist_rec.train.page import config_yaml
 from dist_rec.train.pipeline import plan_model
 from dist_rec.train.ranks import Ranks
@@ -19,6 +21,8 @@ def preview(config: Config, ranks: Ranks) -> None:
     """Prints on rank 0. Raises ConfigError for whatever would stop the run before its first step."""
     schema = load_schema(config.data.path)
     member = members(config)[0].config
+    check_selection(member)
+    _, steps = train_loader(member, schema, ranks)
     model, plan = plan_model(schema, member, ranks)
     if not ranks.is_main:
         return
@@ -26,7 +30,7 @@ def preview(config: Config, ranks: Ranks) -> None:
     console.print(config_yaml(config), highlight=False)
     console.print(_plan_table(schema, member, plan))
     console.print(_cost_table(schema, member, model))
-    console.print(f"{len(members(config))} run(s) on {ranks.world_size} rank(s), device {ranks.device}")
+    console.print(f"{len(members(config))} run(s) of {steps} steps on {ranks.world_size} rank(s), device {ranks.device}")
 
 
 def _plan_table(schema: Schema, config: Config, plan: ShardingPlan) -> Table:
@@ -59,7 +63,7 @@ def _cost_table(schema: Schema, config: Config, model: RankingModel) -> Table:
         "dense memory per rank, MiB", f"{dense * 4 * (5 if config.optim.dense_update == 'delayed' else 4) / 2**20:.1f}"
     )
     for length in (100, 1_000, 10_000):
-        flops = request_flops(schema, config, length)
+        flops = request_flops(schema, config, model, length)
         parts = ", ".join(f"{name} {value / 1e6:.1f}" for name, value in flops.items() if value)
         table.add_row(
             f"forward MFLOP of a request with {length:,} events and 1 candidate", f"{sum(flops.values()) / 1e6:.1f} ({parts})"
@@ -67,7 +71,7 @@ def _cost_table(schema: Schema, config: Config, model: RankingModel) -> Table:
     return table
 
 
-def request_flops(schema: Schema, config: Config, length: int) -> dict[str, int]:
+def request_flops(schema: Schema, config: Config, built: RankingModel, length: int) -> dict[str, int]:
     """Forward FLOPs by part of a request with `length` events in each sequence and one candidate."""
     model, dims = config.model, row_dims(schema, config.embedding)
     total: dict[str, int] = {}
@@ -93,5 +97,6 @@ def request_flops(schema: Schema, config: Config, length: int) -> dict[str, int]
             parts = {"tokens": parts["tokens"]}
         for name, value in parts.items():
             total[name] = total.get(name, 0) + value
-    total["head"] = mlp_flops([*model.head.hidden, len(schema.candidate.labels)])
+    layers = [layer for layer in built.ranker.head.modules() if isinstance(layer, nn.Linear)]
+    total["head"] = mlp_flops([layers[0].in_features, *(layer.out_features for layer in layers)])
     return total

@@ -29,4 +29,5 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, split: str, ranks: Ran
     load_checkpoint(checkpoint, dmp, None, ranks)
     reader = make_reader(config, schema, ranks, splits[split], train=False)
     metrics = evaluate(dmp, make_loader(reader, min(config.data.workers, 1)), schema.candidate.labels, ranks)
-    return [f"{split} of {config.data.path}, {checkpoint}", *metrics_table(metrics), *against_baselines(config, metrics)]
+    lines = [f"{split} of {config.data.path}, {checkpoint}", *metrics_table(metrics)]
+    return lines + (against_baselines(config, metrics) if split == "test" else [])  # the baselines are those of the test split

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 from rich.console import Console
 
-from dist_rec.config import Config
+from dist_rec.config import Config, ConfigError
 from dist_rec.train.loop import RunResult, train
 from dist_rec.train.page import against_baselines, config_yaml, write_page
 from dist_rec.train.ranks import Ranks
@@ -42,7 +42,15 @@ def members(config: Config) -> list[Member]:
 
 
 def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> Path:
-    """Runs every member one after the other on all ranks. Returns the study's folder; rank 0 writes into it."""
+    """Runs every member one after the other on all ranks. Returns the study's folder; rank 0 writes into it.
+
+    Raises ConfigError if one checkpoint is to be resumed by several runs.
+    """
+    if resume is not None and len(members(config)) > 1:
+        raise ConfigError(
+            f"--resume {resume}: a checkpoint belongs to one run, but data.folds and run.seeds ask for {len(members(config))}; "
+            "resume with that run's own recipe.yaml"
+        )
     folder = new_folder(config, ranks)
     console = Console()
     results: dict[str, RunResult] = {}

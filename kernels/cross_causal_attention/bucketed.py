@@ -35,6 +35,8 @@ class Segments:
     limit: Tensor
     start: Tensor
     stop: Tensor
+    has_own: bool = False  # whether any row has keys between start and stop
+    square: bool = False  # whether every key asks once, in order, and sees what is not newer than itself
 
 
 def bucketed_attention(
@@ -80,7 +82,10 @@ def _event_pieces(rows: Tensor, request: Tensor, position: Tensor, starts: Tenso
     """One piece per request: its event rows over its event keys."""
     row_counts = torch.bincount(request[rows], minlength=len(starts))
     limit = position[rows] + 1
-    return Segments(rows, row_counts, _ranges(starts, num_events), num_events, limit, limit, limit - 1)
+    keys = _ranges(starts, num_events)
+    in_piece = torch.arange(len(rows), device=rows.device) - (row_counts.cumsum(0) - row_counts)[request[rows]]
+    square = torch.equal(row_counts, num_events) and torch.equal(position[rows], in_piece)
+    return Segments(rows, row_counts, keys, num_events, limit, limit, limit - 1, square=square)
 
 
 def _group_pieces(
@@ -115,7 +120,7 @@ def _group_pieces(
     # Rows may come in any order of positions; pieces want them block after block.
     order = block.argsort(stable=True)
     stop = start + in_groups % group_size
-    return Segments(rows[order], row_counts, keys, events + own, limit[order], start[order], stop[order])
+    return Segments(rows[order], row_counts, keys, events + own, limit[order], start[order], stop[order], has_own=True)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, key_valid: Tensor | None, scale: float, work: Segments) -> Tensor:
@@ -129,24 +134,37 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, key_valid: Tensor | None, scale: fl
         key_at = work.keys[key_at.clamp(max=max(len(work.keys) - 1, 0))] if len(work.keys) else torch.zeros_like(key_at)
         if key_valid is not None and len(key_valid):
             is_key = is_key & key_valid[key_at]
-        j = torch.arange(key_at.shape[1], device=q.device)
-        limit, start, stop = (bound[at].unsqueeze(-1) for bound in (work.limit, work.start, work.stop))
-        visible = ((j < limit) | ((j >= start) & (j <= stop))) & is_key.unsqueeze(1)
-        # A row that sees nothing would make softmax divide zero by zero: let it see all, then blank its output.
-        blind = ~visible.any(-1, keepdim=True)
-        attended = scaled_dot_product_attention(
-            q[work.rows[at]].transpose(1, 2),
-            _gather(k, key_at, is_key).transpose(1, 2),
-            _gather(v, key_at, is_key).transpose(1, 2),
-            attn_mask=(visible | blind).unsqueeze(1),
-            scale=scale,
-        )
-        out.append(attended.transpose(1, 2).masked_fill(blind.unsqueeze(-1), 0.0)[is_row])
+        queries = q[work.rows[at]].transpose(1, 2)
+        padded_k, padded_v = (_gather(packed, key_at, is_key).transpose(1, 2) for packed in (k, v))
+        if work.square and key_valid is None:
+            # Every event asks: the plain causal mask, which needs no tensor. Padding stands behind all real keys.
+            attended = scaled_dot_product_attention(queries, padded_k, padded_v, is_causal=True, scale=scale).transpose(1, 2)
+        else:
+            visible, blind = _visible(work, at, is_key if key_valid is not None else None, key_at.shape[1])
+            # A row that sees nothing would make softmax divide zero by zero: it sees all, then its output is blanked.
+            mask = torch.logical_or(visible, blind, out=visible).unsqueeze(1)
+            attended = scaled_dot_product_attention(queries, padded_k, padded_v, attn_mask=mask, scale=scale)
+            attended = attended.transpose(1, 2).masked_fill(blind.unsqueeze(-1), 0.0)
+        out.append(attended[is_row])
         places.append(at[is_row])
     if not out:
         return q[:0] + 0.0 * (k[:0].sum() + v[:0].sum())
     packed = torch.cat(out)
     return torch.empty_like(packed).index_copy(0, torch.cat(places), packed)
+
+
+def _visible(work: Segments, at: Tensor, is_key: Tensor | None, num_keys: int) -> tuple[Tensor, Tensor]:
+    """(members, rows, keys) bool, which keys each row sees, and (members, rows, 1) bool, rows that see none."""
+    j = torch.arange(num_keys, device=at.device)
+    limit, start, stop = (bound[at].unsqueeze(-1) for bound in (work.limit, work.start, work.stop))
+    visible = j < limit
+    if work.has_own:
+        visible |= (j >= start) & (j <= stop)
+    if is_key is None:
+        # Limits never reach into padding, so a row's bounds alone say whether it sees anything.
+        return visible, (limit <= 0) & (stop < start)
+    visible &= is_key.unsqueeze(1)
+    return visible, ~visible.any(-1, keepdim=True)
 
 
 def _owner(lengths: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """A sharded RankingModel that starts from known weights, trained on one rank's part of a global batch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from dist_rec.config import Config
@@ -13,12 +14,17 @@ from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
 from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
 from dist_rec.models.build import build_model
-from dist_rec.optim.hybrid import HybridOptimizer
+from dist_rec.optim.hybrid import DenseUpdate, HybridOptimizer
 from tests.data.requests import make_schema, make_table
 from tests.models.batches import Row, model_config
 
 CPU = torch.device("cpu")
 TABLES = "embedding.collection.embeddings"
+Update = Literal["sync", "delayed", "ddp"]  # ddp: sync, with the all-reduce done by DDP
+DENSE: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
+}
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,6 @@ class Trained:
     shards: dict[str, list[Shard]]
     dense: dict[str, Tensor]
 
-    @property
-    def types(self) -> dict[str, tuple[int, ...]]:
-        """Sizes of the first shard of each table, to see that a plan was followed."""
-        return {name: tuple(shards[0].values.shape) for name, shards in self.shards.items() if shards}
-
 
 def sharded_config(**embedding: Any) -> Config:
     """All tables `dim` wide; `embedding` are changes to the defaults of EmbeddingConfig."""
@@ -49,15 +50,13 @@ def sharded_config(**embedding: Any) -> Config:
     return Config.model_validate(tree)
 
 
-def shard(config: Config) -> DistributedModelParallel:
+def shard(config: Config, ddp: bool) -> DistributedModelParallel:
     """The model of `make_schema()`, the same weights on any number of ranks."""
     torch.manual_seed(0)
     model = build_model(make_schema(), config, CPU)
-    fuse_optimizer(model.embedding.collection, config.embedding)
+    fuse_optimizer(model.embedding.collection, config.embedding, CPU)
     plan = make_plan(model, config.embedding, CPU, dist.get_world_size(), batch_size=8)
-    dmp = DistributedModelParallel(
-        model, device=CPU, plan=plan, sharders=default_sharders(), init_data_parallel=False
-    )
+    dmp = DistributedModelParallel(model, device=CPU, plan=plan, sharders=default_sharders(), init_data_parallel=ddp)
     for name, shards in _local_shards(dmp).items():
         whole = initial_table(name, config)
         for piece in shards:
@@ -73,16 +72,11 @@ def initial_table(name: str, config: Config) -> Tensor:
     return torch.randn(make_schema().tables[name], dim, generator=generator)
 
 
-def train(config: Config, steps: list[list[list[Row]]], **optimizer: Any) -> Trained:
+def train(config: Config, steps: list[list[list[Row]]], update: Update, dense: str = "sgd") -> Trained:
     """One optimizer step per entry of `steps`, which holds the rows of every rank."""
-    dmp = shard(config)
-    hybrid = HybridOptimizer(
-        dmp,
-        lambda p: torch.optim.AdamW(p, lr=0.01),
-        clip_norm=1.0,
-        group=dist.group.WORLD,
-        **optimizer,
-    )
+    dmp = shard(config, ddp=update == "ddp")
+    late: DenseUpdate = "delayed" if update == "delayed" else "sync"
+    hybrid = HybridOptimizer(dmp, DENSE[dense], dense_update=late, clip_norm=1.0, group=dist.group.WORLD)
     losses = []
     for rows in steps:
         hybrid.zero_grad()
@@ -91,11 +85,11 @@ def train(config: Config, steps: list[list[list[Row]]], **optimizer: Any) -> Tra
         hybrid.step()
         losses.append(loss.item())
     hybrid.flush()
-    dense = {name: p.detach().clone() for name, p in dmp.module.named_parameters() if not name.startswith(TABLES)}
+    weights = {name: p.detach().clone() for name, p in dmp.module.named_parameters() if not name.startswith(TABLES)}
     shards = {
         name: [Shard(piece.offset, piece.values.clone()) for piece in pieces] for name, pieces in _local_shards(dmp).items()
     }
-    return Trained(losses, shards, dense)
+    return Trained(losses, shards, weights)
 
 
 def local_batch(rows: list[list[Row]]) -> SequenceBatch:

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from torchrec.distributed.planner.types import PlannerError
 
-from dist_rec.config import Config, EmbeddingConfig
-from dist_rec.embedding.plan import make_plan
+from dist_rec.config import Config, ConfigError
+from dist_rec.embedding.plan import fuse_optimizer, make_plan
 from dist_rec.models.build import build_model
 from tests.data.requests import make_rows, make_schema
 from tests.embedding.sharded import CPU, Trained, initial_table, sharded_config, train, whole_tables
@@ -33,7 +32,7 @@ def _step_every_way() -> dict[tuple[str, bool], Trained]:
     for sharding in SHARDINGS:
         for one_sided in (False, True):
             steps = ONE_SIDED if one_sided else SPREAD
-            found[sharding, one_sided] = train(_config(sharding), steps, dense_update="sync")
+            found[sharding, one_sided] = train(_config(sharding), steps, "sync")
     return found
 
 
@@ -80,8 +79,15 @@ def test_constraints_are_followed(two_ranks: list[dict[tuple[str, bool], Trained
     assert "embedding.replicated.item.weight" in two_ranks[1]["data_parallel", False].dense
 
 
-def test_an_unplaceable_table_is_an_error() -> None:
-    config = EmbeddingConfig.model_validate({"dim": 8, "tables": {"item": {"kernel": ["fused_uvm_caching"]}}})
-    model = build_model(make_schema(), sharded_config(tables={"item": {"kernel": ["fused_uvm_caching"]}}), CPU)
-    with pytest.raises(PlannerError):
-        make_plan(model, config, CPU, 1, 8)
+def test_a_kernel_that_this_device_lacks_is_an_error() -> None:
+    config = sharded_config(tables={"item": {"kernel": ["fused_uvm_caching"]}})
+    model = build_model(make_schema(), config, CPU)
+    with pytest.raises(RuntimeError, match="user provided constraints for item"):
+        make_plan(model, config.embedding, CPU, 1, 8)
+
+
+def test_adam_is_refused_on_cpu() -> None:
+    config = sharded_config(optimizer="adam")
+    model = build_model(make_schema(), config, CPU)
+    with pytest.raises(ConfigError, match=r"embedding.optimizer=adam: FBGEMM has no fused Adam on CPU"):
+        fuse_optimizer(model.embedding.collection, config.embedding, CPU)

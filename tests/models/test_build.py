@@ -11,7 +11,9 @@ CPU = torch.device("cpu")
 
 
 def _config(**changes: object) -> Config:
-    return Config.model_validate({"data": {"path": "x"}, "model": model_config().model_dump(), "embedding": {"dim": 8}, **changes})
+    return Config.model_validate(
+        {"data": {"path": "x"}, "model": model_config().model_dump(), "embedding": {"dim": 8}, **changes}
+    )
 
 
 def test_sharded_tables_wait_on_meta_and_the_rest_is_here() -> None:

@@ -24,9 +24,7 @@ def test_owner_position_and_offsets(lengths: list[int]) -> None:
 def test_layout_puts_every_requests_groups_after_its_events(pairs: list[tuple[int, int]], m: int) -> None:
     events = [f"event {b} {i}" for b, (n, _) in enumerate(pairs) for i in range(n)]
     groups = [f"group {b} {c} {i}" for b, (_, count) in enumerate(pairs) for c in range(count) for i in range(m)]
-    expected = [
-        name for b in range(len(pairs)) for name in [*events, *groups] if name.split()[1] == str(b)
-    ]
+    expected = [name for b in range(len(pairs)) for name in [*events, *groups] if name.split()[1] == str(b)]
     lengths, counts = (torch.tensor([pair[i] for pair in pairs], dtype=torch.int32) for i in (0, 1))
     layout = GroupLayout.of(lengths, len(events), counts, len(groups) // m, m)
     names = [*events, *groups]

@@ -150,7 +150,7 @@ def test_recomputing_changes_no_gradient(parts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("bf16", [parts for n in (1, 2, 3) for parts in itertools.combinations(("tokens", "layers", "head"), n)])
+@pytest.mark.parametrize("bf16", [p for n in (1, 2, 3) for p in itertools.combinations(("tokens", "layers", "head"), n)])
 def test_any_part_may_run_in_bf16(name: str, bf16: tuple[str, ...]) -> None:
     batch = make_batch(_rows([2, 1, 3]))
     exact = make_model(name=name)

@@ -1,6 +1,8 @@
 """Tiny datasets, recipes and ranks for the tests of training."""
 
 import io
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from dist_rec.config import Config
 from dist_rec.data.columns import arrow_schema
@@ -36,7 +39,7 @@ def write_dataset(folder: Path, groups: dict[str, list[int]] | None = None) -> P
     return folder
 
 
-def make_config(data: Path, out: Path, **changes: Any) -> Config:
+def make_config(data: Path, out: Path, /, **changes: Any) -> Config:
     """A small LONGER, 6 steps an epoch on one rank; `changes` are those of Config, nested as in a recipe."""
     tree: dict[str, Any] = {
         "data": {"path": str(data), "batch_size": 8, "eval_batch_size": 5, "workers": 0},
@@ -73,11 +76,25 @@ def run(config: Config, ranks: Ranks, folder: str = "run", resume: Path | None =
         return train(config, ranks, log, resume)
 
 
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    """This rank's part of every weight, copied."""
-    found = {}
-    for name, value in model.state_dict().items():
-        shards = value.local_shards() if hasattr(value, "local_shards") else None
-        local = value if shards is None else torch.cat([shard.tensor.flatten() for shard in shards] or [torch.zeros(0)])
-        found[name] = local.detach().clone()
-    return found
+def rows(config: Config, folder: str = "run", event: str = "train") -> list[dict[str, Any]]:
+    """The lines of one kind in the `metrics.jsonl` of a run."""
+    lines = (Path(config.run.out) / folder / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["event"] == event]
+
+
+def losses(config: Config, folder: str = "run") -> list[float]:
+    return [row["loss"] for row in rows(config, folder)]
+
+
+def saved_weights(config: Config, folder: str = "run", checkpoint: str = "last") -> dict[str, Tensor]:
+    """The whole model of a checkpoint, whatever number of ranks wrote it."""
+    with tempfile.TemporaryDirectory() as place:
+        dcp_to_torch_save(Path(config.run.out) / folder / "checkpoints" / checkpoint, Path(place) / "all.pt")
+        return torch.load(Path(place) / "all.pt")["model"]
+
+
+def assert_same_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    """Bit for bit."""
+    assert a.keys() == b.keys() and len(a) > 0
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), f"{name} differs by {(value - b[name]).abs().max()}"

@@ -60,7 +60,7 @@ def test_refuses_what_does_not_fit(changes: dict[str, Any], message: str) -> Non
 
 
 def test_key_valid_must_be_bool() -> None:
-    with pytest.raises(ValueError, match="key_valid must be bool, got torch.int64"):
+    with pytest.raises(ValueError, match=r"key_valid must be bool, got torch.int64"):
         _call(key_valid=torch.ones(7, dtype=torch.int64))
 
 

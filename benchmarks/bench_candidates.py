@@ -1,0 +1,109 @@
+"""A request with c candidates against c requests with one candidate each: same outputs, one history instead of c.
+
+    python -m benchmarks.bench_candidates [--out benchmarks/results/FILE.md]
+
+One rank, the quickstart's model, unsharded compute: forward and backward of the ranker on a batch of synthetic requests.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from benchmarks.harness import measure_side_by_side, provenance
+from dist_rec.config import load_config
+from dist_rec.data.batch import SequenceBatch
+from dist_rec.data.collate import collate
+from dist_rec.data.reader import RequestReader
+from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.synthetic import SynthConfig, synthesize
+from dist_rec.data.validate import open_parquet
+from dist_rec.embedding.tables import row_dims
+from dist_rec.models.heads import binary_loss
+from dist_rec.models.ranker import Ranker
+
+REQUESTS = 64
+RECIPE = Path(__file__).resolve().parents[1] / "launch/recipes/quickstart.yaml"
+
+
+def split_candidates(table: pa.Table, candidates: int) -> pa.Table:
+    """One row per candidate: the whole row repeated, with one entry of each candidate column."""
+    row = [i for i in range(table.num_rows) for _ in range(candidates)]
+    repeated = table.take(pa.array(row))
+    for name in table.column_names:
+        if name.startswith("candidate."):
+            entries = table.column(name).combine_chunks().flatten()
+            lists = pa.ListArray.from_arrays(pa.array(range(len(row) + 1), pa.int32()), entries)
+            repeated = repeated.set_column(repeated.column_names.index(name), name, lists)
+    return repeated
+
+
+def step(ranker: Ranker, rows: dict[str, torch.Tensor], batch: SequenceBatch) -> torch.Tensor:
+    for parameter in ranker.parameters():
+        parameter.grad = None
+    loss = binary_loss(ranker(rows, batch), batch.labels, batch.share)
+    loss.backward()
+    return loss.detach()
+
+
+def rows_of(batch: SequenceBatch, schema: Schema, tables: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, tokens in schema.token_sets.items():
+        found[name] = torch.cat([tables[field.table][batch.unique[key].values()] for key, field in tokens.keyed_fields], dim=1)
+    return {name: value.requires_grad_() for name, value in found.items()}
+
+
+def run(candidates: int, repeats: int) -> str:
+    config = load_config(RECIPE)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data"
+        synthesize(path, SynthConfig(requests=10 * REQUESTS, candidates=candidates))
+        schema = load_schema(path)
+        reader = RequestReader(folders=[path / "test"], schema=schema, batch_size=REQUESTS)
+        with open_parquet(reader.row_groups[0].path, schema) as file:
+            table = file.read().slice(0, REQUESTS)
+    together, apart = collate(table, schema), collate(split_candidates(table, candidates), schema)
+    torch.manual_seed(0)
+    ranker = Ranker(schema, config.model, row_dims(schema, config.embedding))
+    tables = {name: 0.3 * torch.randn(size, config.embedding.dim) for name, size in schema.tables.items()}
+    calls = {}
+    losses = {}
+    for name, batch in (("together", together), ("apart", apart)):
+        rows = rows_of(batch, schema, tables)
+        losses[name] = step(ranker, rows, batch)
+        calls[name] = lambda rows=rows, batch=batch: step(ranker, rows, batch)
+    times = measure_side_by_side(calls, repeats=repeats)
+    samples = {name: REQUESTS * candidates / timing.p50 for name, timing in times.items()}
+    difference = float((losses["together"] - losses["apart"]).abs() / losses["apart"])
+    ratio = samples["together"] / samples["apart"]
+    return (
+        f"| {candidates} | {times['together']} | {samples['together']:,.0f} | {times['apart']} | {samples['apart']:,.0f} "
+        f"| {ratio:.1f} | {difference:.0e} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--repeats", type=int, default=10)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = [
+        f"# Candidates of one request together or apart ({REQUESTS} requests, quickstart model, forward and backward)",
+        "",
+        *provenance(),
+        "",
+        "| candidates | together, ms p20/p50/p80 | samples/s | one request each, ms | samples/s | ratio | relative loss difference |",
+        "|---|---|---|---|---|---|---|",
+        *(run(candidates, options.repeats) for candidates in (1, 4, 8, 32)),
+        "",
+    ]
+    print("\n".join(lines))
+    if options.out is not None:
+        options.out.write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Timing and provenance for every benchmark."""
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call: 20th, 50th and 80th percentile."""
+
+    p20: float
+    p50: float
+    p80: float
+
+    def __str__(self) -> str:
+        return f"{1e3 * self.p20:.1f} / {1e3 * self.p50:.1f} / {1e3 * self.p80:.1f}"
+
+
+def measure_side_by_side(calls: dict[str, Callable[[], object]], *, repeats: int, warm_up: int = 2) -> dict[str, Timing]:
+    """Times several calls in turns, so that whatever disturbs the machine disturbs all of them."""
+    for _ in range(warm_up):
+        for call in calls.values():
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: Timing(*np.percentile(times, [20, 50, 80])) for name, times in seconds.items()}
+
+
+def provenance() -> list[str]:
+    """Commit, hardware and versions, as Markdown lines."""
+    root = Path(__file__).resolve().parents[1]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True).stdout.strip()
+    dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True).stdout.strip()
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?"
+    )
+    family = {
+        line.split(":")[0].strip(): line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if ":" in line
+    }
+    return [
+        f"- commit {commit}{' with local changes' if dirty else ''}",
+        f"- {cpu}, family {family.get('cpu family')} model {family.get('model')}, {torch.get_num_threads()} thread(s)",
+        f"- python {platform.python_version()}, torch {torch.__version__}, torchrec {version('torchrec')}",
+    ]
