@@ -95,7 +95,7 @@ def main() -> None:
         "",
         *provenance(),
         "",
-        "| candidates | together, ms p20/p50/p80 | samples/s | one request each, ms | samples/s | ratio | relative loss difference |",
+        "| candidates | together, ms p20/p50/p80 | samples/s | apart, ms | samples/s | ratio | relative loss difference |",
         "|---|---|---|---|---|---|---|",
         *(run(candidates, options.repeats) for candidates in (1, 4, 8, 32)),
         "",

@@ -103,6 +103,10 @@ def _start_small(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, EventTokens):
+        # Dynamic fields such as an answer's outcome carry signal from the start and, unlike rows, move at the dense rate.
+        for term in module.dynamic.values():
+            nn.init.normal_(term.embedding.weight, std=0.5)
 
 
 def _check(schema: Schema, config: ModelConfig) -> None:

@@ -54,6 +54,8 @@ def against_baselines(config: Config, metrics: dict[str, TaskMetrics]) -> list[s
         if m.best_auc is None or math.isnan(m.best_auc) or "popularity_auc" not in known:
             continue
         popularity = known["popularity_auc"]
+        if m.best_auc <= popularity:  # so few candidates that chance decides
+            continue
         way = (m.auc - popularity) / (m.best_auc - popularity)
         lines.append(
             f"{task}: test AUC {m.auc:.4f}, best reachable {m.best_auc:.4f}, popularity {popularity:.4f}: {way:.0%} of the way"

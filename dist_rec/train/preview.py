@@ -27,7 +27,7 @@ def preview(config: Config, ranks: Ranks) -> None:
     if not ranks.is_main:
         return
     console = Console()
-    console.print(config_yaml(config), highlight=False)
+    console.print(config_yaml(config), highlight=False, markup=False, soft_wrap=True)  # still YAML
     console.print(_plan_table(schema, member, plan))
     console.print(_cost_table(schema, member, model))
     console.print(f"{len(members(config))} run(s) of {steps} steps on {ranks.world_size} rank(s), device {ranks.device}")

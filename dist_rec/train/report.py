@@ -1,6 +1,7 @@
 """What a run tells while it goes: a progress bar on a terminal, plain lines elsewhere, TensorBoard, `metrics.jsonl`."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -51,7 +52,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """One line for the reader at the console."""
         if self._is_main:
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def training(self, step: int, total_steps: int, window: WindowStats, *, lr: float, grad_norm: torch.Tensor | None) -> None:
         """A window of training steps."""
@@ -82,7 +83,9 @@ class RunLog:
 
     def _record(self, row: dict[str, Any]) -> None:
         assert self._file is not None and self._board is not None, "RunLog is used inside `with`"
-        self._file.write(json.dumps(row) + "\n")
+        # NaN, as the AUC of one class, is not JSON.
+        row = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
         prefix = "/".join([row["event"], *([row["task"]] if "task" in row else [])])
         for name, value in row.items():

@@ -67,7 +67,7 @@ def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> Path:
             for line in against_baselines(member.config, result.test):
                 log.say(line)
     if ranks.is_main and len(results) > 1:
-        console.print("\n".join(summarize(folder, config, results)))
+        console.print("\n".join(summarize(folder, config, results)), highlight=False, markup=False, soft_wrap=True)
     return folder
 
 

@@ -1,5 +1,6 @@
 """Batches, embedding rows and candidates for the tests of the models."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,20 @@ class Model(nn.Module):
 def make_model(schema: Schema | None = None, **changes: Any) -> Model:
     torch.manual_seed(0)
     return Model(schema or make_schema(), model_config(**changes))
+
+
+def saved_bytes(forward: Callable[[], Tensor]) -> int:
+    """What autograd keeps for the backward of `forward()`."""
+    total = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal total
+        total += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward()
+    return total
 
 
 def make_view(

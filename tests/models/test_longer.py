@@ -1,6 +1,7 @@
 """LONGER against the paper's dense form, and what its mask promises."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from dist_rec.config import ConfigError
 from dist_rec.models.jagged import CandidateView
 from dist_rec.models.longer import GlobalTokens, Longer, select_queries
-from tests.models.batches import longer_config, make_view, model_config
+from tests.models.batches import longer_config, make_view, model_config, saved_bytes
 from tests.models.dense_longer import dense_longer, merged_newest_first
 
 WIDTH = 8
@@ -187,16 +188,8 @@ def test_recomputing_keeps_fewer_activations() -> None:
     view = make_view([1] * 4)
     kept = []
     for parts in ((), ("inner", "cross", "self")):
-        bytes_kept = 0
-
-        def keep(tensor: Tensor) -> Tensor:
-            nonlocal bytes_kept
-            bytes_kept += tensor.nbytes
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            _longer(recompute=parts)(tokens, lengths, view)
-        kept.append(bytes_kept)
+        model = _longer(recompute=parts)
+        kept.append(saved_bytes(partial(model, tokens, lengths, view)))
     assert kept[1] < kept[0] / 2
 
 

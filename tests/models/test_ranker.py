@@ -11,7 +11,7 @@ from torch import Tensor
 from dist_rec.config import ConfigError
 from dist_rec.data.collate import empty_batch
 from tests.data.requests import make_row, make_rows, make_schema, seen_schema
-from tests.models.batches import Model, Row, cut, make_batch, make_model, one_candidate_each, seen_row
+from tests.models.batches import Model, Row, cut, make_batch, make_model, one_candidate_each, saved_bytes, seen_row
 
 NAMES = ("longer", "sum_pooling", "din")
 STRATEGIES = ("recent", "uniform", "mixed", "learnable")
@@ -147,6 +147,12 @@ def test_recomputing_changes_no_gradient(parts: list[str]) -> None:
     kept, dropped = (make_model(recompute=recompute).gradients(batch) for recompute in ([], parts))
     for name, expected in kept.items():
         assert torch.equal(dropped[name], expected), name
+
+
+def test_recomputing_tokens_keeps_fewer_activations() -> None:
+    batch = make_batch(_rows([1, 1, 1], longest=40))
+    kept, dropped = (make_model(name="sum_pooling", recompute=parts) for parts in ([], ["tokens"]))
+    assert saved_bytes(lambda: dropped(batch)) < saved_bytes(lambda: kept(batch)) / 2
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,13 +10,20 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from dist_rec.config import Config
 from dist_rec.data.columns import arrow_schema
+from dist_rec.data.reader import make_loader
+from dist_rec.data.schema import load_schema
 from dist_rec.data.writer import write_schema
-from dist_rec.train.loop import RunResult, train
+from dist_rec.optim.hybrid import HybridOptimizer
+from dist_rec.train.checkpoint import load_checkpoint
+from dist_rec.train.evaluate import evaluate
+from dist_rec.train.loop import RunResult, make_reader, train
+from dist_rec.train.metrics import TaskMetrics
+from dist_rec.train.pipeline import make_optimizer, plan_model, shard_model
 from dist_rec.train.ranks import Ranks
 from dist_rec.train.report import RunLog
 from tests.data.requests import make_rows, make_schema, make_table
@@ -76,6 +83,26 @@ def run(config: Config, ranks: Ranks, folder: str = "run", resume: Path | None =
         return train(config, ranks, log, resume)
 
 
+def load(config: Config, ranks: Ranks, checkpoint: Path) -> tuple[nn.Module, HybridOptimizer]:
+    """The sharded model and its optimizer from a checkpoint that holds both."""
+    model, optimizer = fresh(config, ranks)
+    load_checkpoint(checkpoint, model, optimizer, ranks)
+    return model, optimizer
+
+
+def fresh(config: Config, ranks: Ranks) -> tuple[nn.Module, HybridOptimizer]:
+    """A sharded model as a run would start with, and its optimizer."""
+    model, plan = plan_model(load_schema(config.data.path), config, ranks)
+    sharded = shard_model(model, plan, config, ranks)
+    return sharded, make_optimizer(sharded, config.optim, 6, ranks)
+
+
+def evaluate_split(config: Config, model: nn.Module, ranks: Ranks, split: str = "test") -> dict[str, TaskMetrics]:
+    schema = load_schema(config.data.path)
+    reader = make_reader(config, schema, ranks, [split], train=False)
+    return evaluate(model, make_loader(reader, 0), schema.candidate.labels, ranks)
+
+
 def rows(config: Config, folder: str = "run", event: str = "train") -> list[dict[str, Any]]:
     """The lines of one kind in the `metrics.jsonl` of a run."""
     lines = (Path(config.run.out) / folder / "metrics.jsonl").read_text().splitlines()
@@ -88,9 +115,14 @@ def losses(config: Config, folder: str = "run") -> list[float]:
 
 def saved_weights(config: Config, folder: str = "run", checkpoint: str = "last") -> dict[str, Tensor]:
     """The whole model of a checkpoint, whatever number of ranks wrote it."""
+    return saved_state(Path(config.run.out) / folder / "checkpoints" / checkpoint)["model"]
+
+
+def saved_state(checkpoint: Path) -> dict[str, Any]:
+    """Everything in a checkpoint, sharded tensors whole."""
     with tempfile.TemporaryDirectory() as place:
-        dcp_to_torch_save(Path(config.run.out) / folder / "checkpoints" / checkpoint, Path(place) / "all.pt")
-        return torch.load(Path(place) / "all.pt")["model"]
+        dcp_to_torch_save(checkpoint, Path(place) / "all.pt")
+        return torch.load(Path(place) / "all.pt")
 
 
 def assert_same_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:

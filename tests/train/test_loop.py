@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from dist_rec.config import Config, ConfigError, ParallelConfig
+from dist_rec.config import Config, ConfigError
 from dist_rec.data.writer import write_split
-from dist_rec.train.ranks import Ranks, start_ranks
+from dist_rec.train.ranks import Ranks
 from dist_rec.train.restore import evaluate_checkpoint
 from tests.data.requests import make_rows, make_schema, make_table
 from tests.helpers.ranks import run_ranks
@@ -24,17 +24,6 @@ from tests.train.runs import (
 )
 
 UNEVEN = {"train": [3, 10, 1], "valid": [5], "test": [6]}  # rank 1 runs out in training and has nothing to evaluate
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("loop") / "data")
-
-
-@pytest.fixture
-def alone() -> Any:
-    with start_ranks(ParallelConfig()) as ranks:
-        yield ranks
 
 
 def _on_two(data: Path, out: Path, /, **changes: Any) -> Config:
@@ -186,14 +175,14 @@ def test_logs_every_n_steps_and_the_last(data: Path, tmp_path: Path, alone: Rank
 
 
 def test_choosing_by_validation_needs_a_validation_split(data: Path, tmp_path: Path, alone: Ranks) -> None:
-    with pytest.raises(ConfigError, match="select_best=auc needs data.valid"):
+    with pytest.raises(ConfigError, match=r"select_best=auc needs data\.valid"):
         run(make_config(data, tmp_path, data={"valid": []}, run={"select_best": "auc"}), alone)
 
 
 def test_a_checkpoint_of_the_end_cannot_be_resumed_and_says_why(data: Path, tmp_path: Path, alone: Ranks) -> None:
     config = make_config(data, tmp_path, run={"max_steps": 1})
     run(config, alone)
-    with pytest.raises(ConfigError, match="resuming needs a checkpoint made by `checkpoint.every_steps`"):
+    with pytest.raises(ConfigError, match=r"resuming needs a checkpoint made by `checkpoint\.every_steps`"):
         run(config, alone, "resumed", resume=tmp_path / "run" / "checkpoints" / "last")
 
 

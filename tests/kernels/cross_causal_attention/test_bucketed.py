@@ -26,6 +26,8 @@ def _assert_same(got: Case, expected: Case) -> None:
 @settings(max_examples=100, deadline=None)
 @given(case=cases(), small=st.sampled_from((1, 8, 2048)), per_block=st.sampled_from((1, 2, 64)))
 @example(case=make_case([Request(0, 0, 0)], "seen"), small=2048, per_block=64)
+@example(case=make_case([Request(0, 0, 2)], "plain"), small=2048, per_block=64)
+@example(case=make_case([Request(3, 3, 17), Request(2, 5, 13)], "seen", positions=True), small=8, per_block=2)
 @example(case=make_case([Request(3, 0, 0), Request(0, 2, 0)], "groups"), small=2048, per_block=64)
 def test_equals_the_reference(case: Case, small: int, per_block: int) -> None:
     """With small limits the same lengths fall into several buckets, and the candidates into several blocks."""

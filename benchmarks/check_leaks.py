@@ -1,0 +1,138 @@
+"""Does a trained model use the labels of the history, and nothing from the future? For label-per-event data.
+
+    python -m benchmarks.check_leaks RECIPE CHECKPOINT [--set key=value] [--out benchmarks/results/FILE.md]
+
+Three evaluations of one trained model on the test fold: as it is; with the labels inside every history permuted (per request,
+the candidates' own labels untouched); and the floor, each item's label rate in the training folds. Then every request is cut at
+half its length: events and candidates behind the cut are removed, and predictions before it are compared bit by bit.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from benchmarks.harness import provenance
+from dist_rec.config import Config, load_config
+from dist_rec.data.collate import collate
+from dist_rec.data.columns import list_column
+from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.validate import open_parquet
+from dist_rec.train.checkpoint import load_checkpoint
+from dist_rec.train.metrics import auc
+from dist_rec.train.pipeline import plan_model, shard_model
+from dist_rec.train.ranks import Ranks, start_ranks
+
+
+def read(config: Config, folders: list[str], schema: Schema) -> pa.Table:
+    paths = [path for folder in folders for path in sorted((Path(config.data.path) / folder).glob("*.parquet"))]
+    tables = []
+    for path in paths:
+        with open_parquet(path, schema) as file:
+            tables.append(file.read())
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def lists(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths and values of a list column."""
+    column = table.column(name).combine_chunks()
+    return np.diff(column.offsets.to_numpy()), column.flatten().to_numpy()
+
+
+def replace(table: pa.Table, name: str, lengths: np.ndarray, values: np.ndarray) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, list_column(lengths, values))
+
+
+def shuffle_history_labels(table: pa.Table, column: str, rng: np.random.Generator) -> pa.Table:
+    lengths, values = lists(table, column)
+    order = np.lexsort((rng.random(len(values)), np.repeat(np.arange(len(lengths)), lengths)))
+    return replace(table, column, lengths, values[order])
+
+
+def cut_in_half(table: pa.Table) -> pa.Table:
+    """The first half of every history, and the candidates that see no more than that."""
+    half = lists(table, history_columns(table)[0])[0] // 2
+    seen_lengths, seen = lists(table, "candidate.seen")
+    keep_candidate = seen <= np.repeat(half, seen_lengths)
+    for name in table.column_names:
+        if name.startswith("candidate."):
+            keep = keep_candidate
+        elif name in history_columns(table):
+            lengths, _ = lists(table, name)
+            keep = np.concatenate([np.arange(n) < h for n, h in zip(lengths, half, strict=True)])
+        else:
+            continue
+        lengths, values = lists(table, name)
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        table = replace(table, name, np.bincount(owner[keep], minlength=len(lengths)), values[keep])
+    return table
+
+
+def history_columns(table: pa.Table) -> list[str]:
+    return [name for name in table.column_names if name.startswith("history.")]
+
+
+@torch.no_grad()
+def predict(model: torch.nn.Module, table: pa.Table, schema: Schema) -> torch.Tensor:
+    """Logits of all candidates, one request at a time, so that neighbours cannot matter."""
+    model.eval()
+    return torch.cat([model(collate(table.slice(i, 1), schema))[1][1][:, 0] for i in range(table.num_rows)])
+
+
+def check(config: Config, checkpoint: Path, ranks: Ranks) -> list[str]:
+    schema = load_schema(config.data.path)
+    model, plan = plan_model(schema, config, ranks)
+    dmp = shard_model(model, plan, config, ranks)
+    load_checkpoint(checkpoint, dmp, None, ranks)
+    table, label = read(config, config.data.test, schema), schema.candidate.labels[0]
+    item = schema.candidate.static[0].name
+    labels = torch.from_numpy(lists(table, f"candidate.{label}")[1].astype(np.int64))
+    logits = predict(dmp, table, schema)
+    shuffled = shuffle_history_labels(table, f"history.{next(iter(schema.sequences[0].dynamic))}", np.random.default_rng(0))
+    train = read(config, config.data.train, schema)
+    rate = item_rate(train, table, item, label)
+    half = cut_in_half(table)
+    cut = predict(dmp, half, schema)
+    lengths = lists(table, "candidate.seen")[0]
+    kept_counts = lists(half, "candidate.seen")[0]
+    kept = np.concatenate([np.arange(n) < k for n, k in zip(lengths, kept_counts, strict=True)])
+    before = logits[torch.from_numpy(kept)]
+    return [
+        "| test fold | AUC |",
+        "|---|---|",
+        f"| as it is | {auc(logits, labels):.4f} |",
+        f"| labels inside each history permuted | {auc(predict(dmp, shuffled, schema), labels):.4f} |",
+        f"| no history: label rate of the item in the training folds | {auc(torch.from_numpy(rate), labels):.4f} |",
+        "",
+        f"Everything behind the middle of each history removed: {len(cut)} predictions before it, "
+        f"{int((cut == before).sum())} bitwise unchanged, largest difference {float((cut - before).abs().max()):.1e}.",
+    ]
+
+
+def item_rate(train: pa.Table, test: pa.Table, item: str, label: str) -> np.ndarray:
+    items, labels = lists(train, f"candidate.{item}")[1], lists(train, f"candidate.{label}")[1].astype(np.float64)
+    wanted = lists(test, f"candidate.{item}")[1]
+    size = int(max(items.max(), wanted.max())) + 1
+    count, positive = np.bincount(items, minlength=size), np.bincount(items, labels, minlength=size)
+    return ((positive + labels.mean()) / (count + 1))[wanted]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    config = load_config(options.recipe, options.overrides)
+    with start_ranks(config.parallel) as ranks:
+        lines = [f"# Leak checks: {config.run.name}", "", *provenance(), "", *check(config, options.checkpoint, ranks), ""]
+    print("\n".join(lines))
+    if options.out is not None:
+        options.out.write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

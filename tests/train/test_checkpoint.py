@@ -1,0 +1,152 @@
+"""Checkpoints: any number of ranks reads what any other wrote, and a save that fails costs nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from dist_rec.config import Config, ConfigError
+from dist_rec.train.checkpoint import load_checkpoint, load_position, save_checkpoint
+from dist_rec.train.metrics import TaskMetrics
+from dist_rec.train.ranks import Ranks
+from tests.helpers.ranks import run_ranks
+from tests.train.runs import assert_same_weights, evaluate_split, fresh, load, make_config, run, saved_state, these_ranks
+
+Metrics = dict[str, TaskMetrics]
+
+
+def _config(data: Path, out: Path) -> Config:
+    """Stops after three steps with a gradient in flight. One request per evaluated batch: then nothing depends on how
+    requests are spread over batches, and metrics of one and two ranks are equal to the last bit."""
+    return make_config(
+        data,
+        out,
+        data={"batch_size": 4, "eval_batch_size": 1, "valid": []},
+        run={"max_steps": 3},
+        checkpoint={"every_steps": 2},
+        # One table for each way of being split.
+        embedding={"tables": {"item": {"sharding": ["row_wise"]}, "kind": {"sharding": ["data_parallel"]}}},
+    )
+
+
+def _two_ranks(data: Path, one: Path, out: Path) -> Metrics:
+    """Loads what one rank saved and saves it again; then trains and saves something of its own."""
+    ranks, config = these_ranks(), _config(data, out)
+    model, optimizer = load(config, ranks, one)
+    save_checkpoint(out / "again", model, optimizer, None, ranks)
+    metrics = evaluate_split(config, model, ranks)
+    run(config, ranks)
+    return metrics
+
+
+def test_one_and_two_ranks_read_each_other(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    config = _config(data, tmp_path)
+    run(config, alone)
+    one = tmp_path / "run" / "checkpoints" / "step-2"
+    first, second = run_ranks(_two_ranks, 2, data, one, tmp_path / "two")
+    model, _ = load(config, alone, one)
+    assert first == second == evaluate_split(config, model, alone)
+    _assert_same_state(saved_state(tmp_path / "two" / "again"), saved_state(one))
+
+    two = tmp_path / "two" / "run" / "checkpoints"
+    model, optimizer = load(config, alone, two / "step-2")
+    save_checkpoint(tmp_path / "one-again", model, optimizer, None, alone)
+    _assert_same_state(saved_state(tmp_path / "one-again"), saved_state(two / "step-2"))
+    load_checkpoint(two / "last", model, None, alone)
+    tested = [json.loads(line) for line in (two.parent / "metrics.jsonl").read_text().splitlines()]
+    expected = {row["task"]: row["logloss"] for row in tested if row["event"] == "test"}
+    assert {task: m.logloss for task, m in evaluate_split(config, model, alone).items()} == expected
+
+
+def _assert_same_state(a: Any, b: Any) -> None:
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a:
+            _assert_same_state(a[name], b[name])
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_holds_the_gradient_in_flight(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    run(_config(data, tmp_path), alone)
+    state = saved_state(tmp_path / "run" / "checkpoints" / "step-2")["optimizer"]
+    assert state["counters"].tolist() == [2, 1], "two steps, one of them applied"
+    assert state["in_flight_present"].all()
+    assert any(gradient.any() for gradient in state["in_flight"].values())
+
+
+def test_a_save_that_fails_leaves_the_good_one(
+    data: Path, tmp_path: Path, alone: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(data, tmp_path)
+    model, optimizer = fresh(config, alone)
+    save_checkpoint(tmp_path / "good", model, optimizer, {"at": 1}, alone)
+    before = saved_state(tmp_path / "good")
+    save = dcp.save
+
+    def broken(state: Any, *, checkpoint_id: Path, process_group: Any) -> None:
+        (checkpoint_id / "__0_0.distcp").write_bytes(b"half a file")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(dcp, "save", broken)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path / "good", model, optimizer, {"at": 2}, alone)
+    assert load_position(tmp_path / "good", alone) == {"at": 1}
+    _assert_same_state(saved_state(tmp_path / "good"), before)
+
+    monkeypatch.setattr(dcp, "save", save)
+    save_checkpoint(tmp_path / "good", model, optimizer, {"at": 3}, alone)
+    assert load_position(tmp_path / "good", alone) == {"at": 3}
+    assert [path.name for path in tmp_path.iterdir()] == ["good"]
+
+
+def test_loading_brings_the_weights_back(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    config = make_config(data, tmp_path)
+    model, _ = fresh(config, alone)
+    save_checkpoint(tmp_path / "saved", model, None, None, alone)
+    torch.manual_seed(1)
+    other, _ = fresh(config, alone)
+    save_checkpoint(tmp_path / "other", other, None, None, alone)
+    with pytest.raises(AssertionError, match="differs"):
+        assert_same_weights(saved_state(tmp_path / "other")["model"], saved_state(tmp_path / "saved")["model"])
+    load_checkpoint(tmp_path / "saved", other, None, alone)
+    save_checkpoint(tmp_path / "other", other, None, None, alone)
+    assert_same_weights(saved_state(tmp_path / "other")["model"], saved_state(tmp_path / "saved")["model"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"longer": {"self_layers": 2}}},  # parameters that the checkpoint lacks
+        {"model": {"longer": {"self_layers": 0}}},  # and that only the checkpoint has
+        {"model": {"head": {"hidden": [17]}}},
+        {"embedding": {"dim": 12}},
+    ],
+    ids=["more layers", "fewer layers", "another width", "wider tables"],
+)
+def test_another_model_is_refused(data: Path, tmp_path: Path, alone: Ranks, changes: dict[str, Any]) -> None:
+    model, _ = fresh(make_config(data, tmp_path), alone)
+    save_checkpoint(tmp_path / "saved", model, None, None, alone)
+    other, _ = fresh(make_config(data, tmp_path, **changes), alone)
+    with pytest.raises(ConfigError, match="saved: does not fit this model; was it made by another recipe"):
+        load_checkpoint(tmp_path / "saved", other, None, alone)
+
+
+@pytest.mark.parametrize("content", [None, "recipe.yaml"])
+def test_a_folder_that_is_no_checkpoint_is_named(data: Path, tmp_path: Path, alone: Ranks, content: str | None) -> None:
+    folder = tmp_path / "something"
+    if content is not None:
+        folder.mkdir()
+        (folder / content).write_text("")
+    model, _ = fresh(make_config(data, tmp_path), alone)
+    with pytest.raises(ConfigError, match="something: not a checkpoint; expected a folder made by a run"):
+        load_checkpoint(folder, model, None, alone)
+
+
+def test_a_position_belongs_to_a_number_of_ranks(tmp_path: Path, alone: Ranks) -> None:
+    (tmp_path / "position-0-of-2.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"same number of ranks \(1 now\)"):
+        load_position(tmp_path, alone)
