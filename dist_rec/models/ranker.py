@@ -106,7 +106,7 @@ def _start_small(module: nn.Module) -> None:
     if isinstance(module, EventTokens):
         # Dynamic fields such as an answer's outcome carry signal from the start and, unlike rows, move at the dense rate.
         for term in module.dynamic.values():
-            nn.init.normal_(term.embedding.weight, std=0.5)
+            nn.init.normal_(term.embedding.weight, std=0.1)
 
 
 def _check(schema: Schema, config: ModelConfig) -> None:
