@@ -65,7 +65,7 @@ class TokenConfig(Strict):
     max_positions: int = Field(
         default=2048, ge=1, description="Positions with their own embedding; farther events share the last one."
     )
-    time_buckets: int = Field(default=64, ge=2, description="Buckets of log2(request time - event time).")
+    time_buckets: int = Field(default=64, ge=2, description="Buckets of the time difference, two per doubling.")
     time_dim: int = Field(default=8, ge=1, description="Width of the time-difference embedding tau.")
     dynamic_dim: int = Field(default=8, ge=1, description="Width of the embedding of each dynamic field.")
 
@@ -147,6 +147,8 @@ class ModelConfig(Strict):
             raise ValueError(
                 f"longer.heads={self.longer.heads} must divide the merged width tokens.width * longer.merge = {width}"
             )
+        if self.longer.queries == "learnable" and self.longer.k == 0:
+            raise ValueError("longer.queries: learnable needs longer.k of at least 1, got 0")
         if self.longer.rotary and (width // self.longer.heads) % 2:
             raise ValueError(f"longer.rotary needs an even head size, got {width} / {self.longer.heads}")
         if self.tokens.width % self.longer.inner_heads:
@@ -236,6 +238,12 @@ class RunConfig(Strict):
     )
     log_every: int = Field(default=20, ge=1)
     deterministic: bool = Field(default=False, description="Refuse operators without a deterministic form.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "RunConfig":
+        if self.patience and self.select_best == "none":
+            raise ValueError(f"patience={self.patience} counts evaluations without a better one, so it needs select_best")
+        return self
 
 
 class Config(Strict):

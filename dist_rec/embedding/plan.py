@@ -5,6 +5,7 @@ import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
@@ -19,7 +20,7 @@ _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def fuse_optimizer(collection: nn.Module, config: EmbeddingConfig, device: torch.device) -> None:
+def fuse_optimizer(tables: nn.Module, config: EmbeddingConfig, device: torch.device) -> None:
     """Marks the tables' optimizer to be applied inside the backward; call before sharding.
 
     Raises ConfigError for an optimizer that FBGEMM cannot fuse on this device.
@@ -29,7 +30,7 @@ def fuse_optimizer(collection: nn.Module, config: EmbeddingConfig, device: torch
     options: dict[str, float] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer != "sgd":
         options["eps"] = config.eps
-    apply_optimizer_in_backward(_OPTIMIZERS[config.optimizer], collection.parameters(), options)
+    apply_optimizer_in_backward(_OPTIMIZERS[config.optimizer], tables.parameters(), options)
 
 
 def make_plan(
@@ -42,9 +43,12 @@ def make_plan(
     topology = Topology(world_size=world_size, compute_device=device.type)
     planner = EmbeddingShardingPlanner(topology=topology, batch_size=batch_size, constraints=constraints)
     sharders = default_sharders()
-    if dist.is_initialized():
-        return planner.collective_plan(model, sharders, dist.group.WORLD)
-    return planner.plan(model, sharders)
+    try:
+        if dist.is_initialized():
+            return planner.collective_plan(model, sharders, dist.group.WORLD)
+        return planner.plan(model, sharders)
+    except (PlannerError, RuntimeError) as error:
+        raise ConfigError(f"embedding: no sharding plan fits {world_size} rank(s) of {device.type}: {error}") from error
 
 
 def default_sharders() -> list[ModuleSharder[nn.Module]]:

@@ -26,18 +26,26 @@ def is_replicated(config: EmbeddingConfig, table: str) -> bool:
     return override is not None and override.sharding == ["data_parallel"]
 
 
-def build_collection(schema: Schema, config: EmbeddingConfig) -> EmbeddingCollection:
-    """The sharded tables, on the meta device: one per name that a field uses; features are named "<token set>.<field>".
+def collection_name(config: EmbeddingConfig, table: str) -> str:
+    """Name of the collection that holds a sharded table: tables of one width stand together."""
+    return f"dim_{table_dim(config, table)}"
 
-    Raises ConfigError for an override of a table that no field uses, if every table is data-parallel, or if the sharded
-    ones differ in width, which an EmbeddingCollection cannot hold (seen with 1.8.0).
+
+def build_collections(schema: Schema, config: EmbeddingConfig) -> nn.ModuleDict:
+    """The sharded tables, on the meta device: one EmbeddingCollection per row width, since it can hold only one.
+
+    There is one table per name that a field uses; features are named "<token set>.<field>".
+    Raises ConfigError for an override of a table that no field uses, or if every table is data-parallel.
     """
     features = _features_by_table(schema)
     for name in config.tables:
         if name not in features:
             raise ConfigError(f"embedding.tables.{name}: no field uses this table; used: {', '.join(features)}")
-    tables = [
-        TorchrecConfig(
+    by_collection: dict[str, list[TorchrecConfig]] = {}
+    for name, keys in features.items():
+        if is_replicated(config, name):
+            continue
+        table = TorchrecConfig(
             name=name,
             num_embeddings=schema.tables[name],
             embedding_dim=table_dim(config, name),
@@ -45,18 +53,11 @@ def build_collection(schema: Schema, config: EmbeddingConfig) -> EmbeddingCollec
             weight_init_min=-config.init_scale,
             weight_init_max=config.init_scale,
         )
-        for name, keys in features.items()
-        if not is_replicated(config, name)
-    ]
-    if not tables:
+        by_collection.setdefault(collection_name(config, name), []).append(table)
+    if not by_collection:
         raise ConfigError("embedding.tables: every table is data_parallel; at least one must be sharded")
-    widths = {table.name: table.embedding_dim for table in tables}
-    if len(set(widths.values())) > 1:
-        raise ConfigError(
-            f"embedding.tables: sharded tables must have one width, got {widths}; "
-            "set embedding.dim for all of them, only a table with sharding: [data_parallel] may have a dim of its own"
-        )
-    return EmbeddingCollection(tables=tables, device=torch.device("meta"))
+    meta = torch.device("meta")
+    return nn.ModuleDict({name: EmbeddingCollection(tables=tables, device=meta) for name, tables in by_collection.items()})
 
 
 def build_replicated(schema: Schema, config: EmbeddingConfig, device: torch.device) -> nn.ModuleDict:

@@ -6,7 +6,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dist_rec.config import EmbeddingConfig
 from dist_rec.data.schema import Schema
-from dist_rec.embedding.tables import build_collection, build_replicated, is_replicated
+from dist_rec.embedding.tables import build_collections, build_replicated, collection_name, is_replicated
 
 
 class TokenEmbedding(nn.Module):
@@ -16,24 +16,31 @@ class TokenEmbedding(nn.Module):
     `rows[inverse]` equals looking every event up, bit for bit. Outputs of the collection are indexed by the names known
     here and never iterated over, which is what torch.fx can trace through a sharded collection.
 
-    Sharded tables stand in `collection`, data-parallel ones in `replicated`, where they are dense parameters like any other.
+    Sharded tables stand in `collections`, one per row width; data-parallel ones in `replicated`, where they are dense
+    parameters like any other.
     """
 
     def __init__(self, schema: Schema, config: EmbeddingConfig, device: torch.device) -> None:
         super().__init__()
-        self.collection = build_collection(schema, config)
+        self.collections = build_collections(schema, config)
         self.replicated = build_replicated(schema, config, device)
-        self.fields_of_set = {
-            name: [(key, field.table if is_replicated(config, field.table) else None) for key, field in tokens.keyed_fields]
+        self.sources = {
+            name: [(key, field.table, _source(config, field.table)) for key, field in tokens.keyed_fields]
             for name, tokens in schema.token_sets.items()
         }
 
     def forward(self, unique: KeyedJaggedTensor) -> dict[str, Tensor]:
-        looked_up = self.collection(unique)
+        looked_up = {name: collection(unique) for name, collection in self.collections.items()}
         rows = {}
-        for name, fields in self.fields_of_set.items():
+        for name, fields in self.sources.items():
             parts = []
-            for key, table in fields:
-                parts.append(looked_up[key].values() if table is None else self.replicated[table](unique[key].values()))
+            for key, table, source in fields:
+                ids_or_rows = unique[key] if source is None else looked_up[source][key]
+                parts.append(self.replicated[table](ids_or_rows.values()) if source is None else ids_or_rows.values())
             rows[name] = torch.cat(parts, dim=1)
         return rows
+
+
+def _source(config: EmbeddingConfig, table: str) -> str | None:
+    """The collection that holds a table, or None for a data-parallel one."""
+    return None if is_replicated(config, table) else collection_name(config, table)

@@ -25,5 +25,5 @@ class Head(nn.Module):
 def binary_loss(logits: Tensor, labels: Tensor, share: Tensor) -> Tensor:
     """Binary cross entropy summed over candidates, averaged over tasks, divided by `share`: (C, T), (C, T), () -> ()."""
     losses = binary_cross_entropy_with_logits(logits.float(), labels, reduction="sum")
-    # A step in which no rank has a candidate divides zero by one.
+    # In a step without any candidate the sum is zero and so is the share; the loss is then zero, not NaN.
     return losses / (labels.shape[1] * share.clamp(min=torch.finfo(torch.float32).tiny))

@@ -12,7 +12,7 @@ from dist_rec.models.heads import Head
 from dist_rec.models.jagged import CandidateView
 from dist_rec.models.longer import Longer
 from dist_rec.models.pooling import SumPooling
-from dist_rec.models.tokens import EventTokens
+from dist_rec.models.tokens import BucketTerm, EventTokens
 
 
 class Ranker(nn.Module):
@@ -106,6 +106,7 @@ def _start_small(module: nn.Module) -> None:
     if isinstance(module, EventTokens):
         # Dynamic fields such as an answer's outcome carry signal from the start and, unlike rows, move at the dense rate.
         for term in module.dynamic.values():
+            assert isinstance(term, BucketTerm)
             nn.init.normal_(term.embedding.weight, std=0.1)
 
 

@@ -110,7 +110,10 @@ class HybridOptimizer(torch.optim.Optimizer):
         """Everything a resumed run needs, the gradient in flight included (waited for, not applied)."""
         self._init_state()
         landed = self._land()
-        in_flight = {name: landed.get(name, torch.zeros_like(p.data)) for name, p in self._parameters.items()}
+        # Copies: clipping works in place on what has landed, perhaps before the state is written.
+        in_flight = {
+            name: landed[name].clone() if name in landed else torch.zeros_like(p.data) for name, p in self._parameters.items()
+        }
         return {
             "dense": {name: self._tensors_of(parameter) for name, parameter in self._parameters.items()},
             "fused": self._fused.state_dict() if self._fused is not None else {},

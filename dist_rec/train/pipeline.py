@@ -33,7 +33,7 @@ from dist_rec.train.ranks import Ranks
 def plan_model(schema: Schema, config: Config, ranks: Ranks) -> tuple[RankingModel, ShardingPlan]:
     """The unsharded model and where each of its tables goes."""
     model = build_model(schema, config, ranks.device)
-    fuse_optimizer(model.embedding.collection, config.embedding, ranks.device)
+    fuse_optimizer(model.embedding.collections, config.embedding, ranks.device)
     return model, make_plan(model, config.embedding, ranks.device, ranks.world_size, config.data.batch_size)
 
 

@@ -54,7 +54,7 @@ def _plan_table(schema: Schema, config: Config, plan: ShardingPlan) -> Table:
 
 def _cost_table(schema: Schema, config: Config, model: RankingModel) -> Table:
     dense = sum(p.numel() for p in model.ranker.parameters())
-    sparse = sum(schema.tables[t.name] * t.embedding_dim for t in model.embedding.collection.embedding_configs())
+    sparse = sum(weight.numel() for weight in model.embedding.collections.parameters())
     table = Table(title="cost", title_justify="left", show_header=False)
     table.add_row("dense parameters", f"{dense:,}")
     table.add_row("sharded embedding parameters", f"{sparse:,}")

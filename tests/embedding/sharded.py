@@ -19,7 +19,7 @@ from tests.data.requests import make_schema, make_table
 from tests.models.batches import Row, model_config
 
 CPU = torch.device("cpu")
-TABLES = "embedding.collection.embeddings"
+TABLES = "embedding.collections."
 Update = Literal["sync", "delayed", "ddp"]  # ddp: sync, with the all-reduce done by DDP
 DENSE: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
@@ -54,7 +54,7 @@ def shard(config: Config, ddp: bool) -> DistributedModelParallel:
     """The model of `make_schema()`, the same weights on any number of ranks."""
     torch.manual_seed(0)
     model = build_model(make_schema(), config, CPU)
-    fuse_optimizer(model.embedding.collection, config.embedding, CPU)
+    fuse_optimizer(model.embedding.collections, config.embedding, CPU)
     plan = make_plan(model, config.embedding, CPU, dist.get_world_size(), batch_size=8)
     dmp = DistributedModelParallel(model, device=CPU, plan=plan, sharders=default_sharders(), init_data_parallel=ddp)
     for name, shards in _local_shards(dmp).items():
@@ -105,7 +105,7 @@ def _local_shards(dmp: DistributedModelParallel) -> dict[str, list[Shard]]:
     found = {}
     for key, value in dmp.module.state_dict().items():
         if key.startswith(TABLES):
-            name = key.removeprefix(f"{TABLES}.").removesuffix(".weight")
+            name = key.split(".")[-2]
             found[name] = [
                 Shard((piece.metadata.shard_offsets[0], piece.metadata.shard_offsets[1]), piece.tensor.detach())
                 for piece in value.local_shards()

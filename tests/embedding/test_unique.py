@@ -16,17 +16,19 @@ REPLICATED = [(), ("kind",), ("item", "user")]
 def _embedding(replicated: tuple[str, ...]) -> TokenEmbedding:
     torch.manual_seed(0)
     tables = {name: {"sharding": ["data_parallel"]} for name in replicated}
-    config = EmbeddingConfig.model_validate({"dim": 8, "tables": tables})
+    config = EmbeddingConfig.model_validate({"dim": 8, "tables": tables | ({} if "user" in tables else {"user": {"dim": 4}})})
     embedding = TokenEmbedding(make_schema(), config, torch.device("cpu"))
-    embedding.collection.to_empty(device="cpu")
-    for table in embedding.collection.parameters():
+    embedding.collections.to_empty(device="cpu")
+    for table in embedding.collections.parameters():
         torch.nn.init.normal_(table.data)
     return embedding
 
 
 def _table(embedding: TokenEmbedding, name: str) -> Tensor:
-    held = embedding.replicated[name] if name in embedding.replicated else embedding.collection.embeddings[name]
-    return held.weight
+    if name in embedding.replicated:
+        return embedding.replicated.get_parameter(f"{name}.weight")
+    (weight,) = (p for key, p in embedding.collections.named_parameters() if key.endswith(f"embeddings.{name}.weight"))
+    return weight
 
 
 def _plain(embedding: TokenEmbedding, columns: list[str]) -> Tensor:
@@ -86,7 +88,7 @@ def test_no_requests(replicated: tuple[str, ...]) -> None:
     embedding = _embedding(replicated)
     rows = embedding(empty_batch(make_schema()).unique)
     assert {name: tuple(row.shape) for name, row in rows.items()} == {
-        "context": (0, 8),
+        "context": (0, 8 if "user" in replicated else 4),
         "history": (0, 16),
         "searches": (0, 8),
     }

@@ -8,7 +8,6 @@ before it, and earlier answers stand in the history as the dynamic field `correc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -131,18 +130,12 @@ def _predict(model: nn.Module, rows: list[Row]) -> Tensor:
 def _sequence_states(model: nn.Module, rows: list[Row]) -> Tensor:
     """Last layer's event rows of the whole batch, request after request."""
     (encoder,) = (module for module in model.modules() if isinstance(module, Longer))
-    taken: list[Tensor] = []
-    states = encoder.states
-
-    def take(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        result = states(*inputs)
-        taken.append(result[0])
-        return result
-
-    encoder.states = take
+    normed: list[Tensor] = []
+    hook = encoder.norm.register_forward_pre_hook(lambda _, inputs: normed.append(inputs[0]))
     _predict(model, rows)
-    encoder.states = states
-    return taken[0]
+    hook.remove()
+    _, states = normed  # the rows of the candidates come first
+    return states
 
 
 def _until(row: Row, cut: int) -> Row:

@@ -18,15 +18,15 @@ def _config(**changes: object) -> Config:
 
 def test_sharded_tables_wait_on_meta_and_the_rest_is_here() -> None:
     model = build_model(make_schema(), _config(), CPU)
-    assert {p.device.type for p in model.embedding.collection.parameters()} == {"meta"}
+    assert {p.device.type for p in model.embedding.collections.parameters()} == {"meta"}
     assert {p.device.type for p in model.ranker.parameters()} == {"cpu"}
     assert next(iter(model.children())) is model.embedding, "the pipeline looks for the lookup first"
 
 
 def test_forward_gives_the_loss_and_detached_outputs() -> None:
     model, batch = build_model(make_schema(), _config(), CPU), make_batch(make_rows(6))
-    model.embedding.collection.to_empty(device="cpu")
-    for table in model.embedding.collection.parameters():
+    model.embedding.collections.to_empty(device="cpu")
+    for table in model.embedding.collections.parameters():
         torch.nn.init.normal_(table.data)
     loss, (reported, logits) = model(batch)
     assert loss.requires_grad and not reported.requires_grad and not logits.requires_grad

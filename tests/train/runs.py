@@ -69,8 +69,9 @@ def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def these_ranks() -> Ranks:
     """Inside `run_ranks`: this rank."""
-    groups = [dist.new_group(backend="gloo") for _ in range(2)]
-    return Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu"), *groups)
+    host, dense = dist.new_group(backend="gloo"), dist.new_group(backend="gloo")
+    assert isinstance(host, dist.ProcessGroup) and isinstance(dense, dist.ProcessGroup)
+    return Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu"), host, dense)
 
 
 def quiet_console() -> Console:

@@ -106,8 +106,16 @@ def test_a_rank_without_data_takes_part(two_ranks: TwoRanks) -> None:
     assert first.test["click"].candidates > 0
 
 
-def test_resuming_works_with_reader_processes(data: Path, tmp_path: Path, alone: Ranks) -> None:
-    config = make_config(data, tmp_path, data={"workers": 2}, checkpoint={"every_steps": 3}, run={"epochs": 2})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": {"workers": 2}},
+        {"optim": {"dense_update": "sync", "optimizer": "sgd", "momentum": 0.9}, "embedding": {"optimizer": "adam"}},
+    ],
+    ids=["reader processes", "sync"],
+)
+def test_resuming_alone_equals_no_interruption(data: Path, tmp_path: Path, alone: Ranks, changes: dict[str, Any]) -> None:
+    config = make_config(data, tmp_path, checkpoint={"every_steps": 3}, run={"epochs": 2}, **changes)
     run(config, alone, "whole")
     run(config, alone, "resumed", resume=tmp_path / "whole" / "checkpoints" / "step-3")
     assert losses(config, "resumed") == losses(config, "whole")[3:]

@@ -40,18 +40,18 @@ def test_joins_the_job_of_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nccl_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"backend=nccl: no GPU is visible; expected gloo or auto"):
-        with start_ranks(ParallelConfig(backend="nccl")):
-            pass
+    config = ParallelConfig(backend="nccl")
+    with pytest.raises(ConfigError, match="backend=nccl: no GPU is visible; expected gloo or auto"), start_ranks(config):
+        pass
 
 
 def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(ConfigError, match="local rank 1 needs its own GPU, but only 1 are visible"):
-        with start_ranks(ParallelConfig()):
-            pass
+    config = ParallelConfig()
+    with pytest.raises(ConfigError, match="local rank 1 needs its own GPU, but only 1 are visible"), start_ranks(config):
+        pass
 
 
 def _sums() -> tuple[bool, list[float]]:

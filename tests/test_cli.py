@@ -1,0 +1,188 @@
+"""The command line from data to evaluation, and what a user sees who got something wrong."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dist_rec import cli, doctor
+from dist_rec.config import Config, load_config
+
+TINY = {
+    "model": {"tokens": {"width": 8, "hidden": 8}, "longer": {"merge": 2, "k": 2, "heads": 2}, "head": {"hidden": [8]}},
+    "data": {"batch_size": 16, "workers": 0},
+    "run": {"max_steps": 3, "log_every": 1, "name": "tiny"},
+}
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+DistRec = Callable[..., Said]
+
+
+@pytest.fixture
+def dist_rec(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> DistRec:
+    """`dist-rec ARGUMENTS` in this process."""
+
+    def call(*arguments: str | Path) -> Said:
+        monkeypatch.setattr(sys, "argv", ["dist-rec", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capfd.readouterr()
+        return Said(int(end.value.code or 0), said.out, said.err)
+
+    return call
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, data: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    tree: dict[str, Any] = {**TINY, "data": {**TINY["data"], "path": str(data)}, "run": {**TINY["run"], "out": str(tmp_path)}}
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made by the command itself."""
+    out = tmp_path_factory.mktemp("cli") / "data"
+    command = ["data", "synth", str(out), "--requests", "100", "--candidates", "2", "--max-length", "30", "--seed", "5"]
+    done = _process(*command)
+    assert done.returncode == 0, done.stderr
+    assert f"{out}: train 80 requests, valid 10 requests, test 10 requests" in done.stdout
+    assert "best reachable 0." in done.stdout and "popularity 0." in done.stdout
+    return out
+
+
+def _process(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-m", "dist_rec.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+
+
+def test_synth_takes_a_seed(data: Path, tmp_path: Path, dist_rec: DistRec) -> None:
+    sizes = ("--requests", "100", "--candidates", "2", "--max-length", "30")
+    for seed in ("5", "6"):
+        assert dist_rec("data", "synth", tmp_path / seed, *sizes, "--seed", seed).code == 0
+    assert (tmp_path / "5" / "stats.json").read_text() == (data / "stats.json").read_text()
+    assert (tmp_path / "6" / "stats.json").read_text() != (data / "stats.json").read_text()
+
+
+def test_inspect_shows_splits_and_fields(data: Path, dist_rec: DistRec) -> None:
+    said = dist_rec("data", "inspect", data)
+    assert said.code == 0
+    for word in ("train", "valid", "test", "history.item", "label rate", "duplicates"):
+        assert word in said.out
+
+
+def test_trains_and_evaluates_what_it_trained(recipe: Path, tmp_path: Path, dist_rec: DistRec) -> None:
+    said = dist_rec("train", recipe, "--set", "model.longer.k=1", "--set", "checkpoint.every_steps=2")
+    assert said.code == 0, said.err
+    assert "step 3/3  loss 0." in said.out
+    assert (tmp_path / "tiny" / "report.md").is_file()
+    assert load_config(tmp_path / "tiny" / "recipe.yaml").model.longer.k == 1
+    (tested,) = [line for line in said.out.splitlines() if line.startswith("test after step 3, click")]
+
+    checkpoint = tmp_path / "tiny" / "checkpoints" / "last"
+    said = dist_rec("eval", tmp_path / "tiny" / "recipe.yaml", "--checkpoint", checkpoint)
+    assert said.code == 0, said.err
+    (row,) = [line for line in said.out.splitlines() if line.startswith("| click |")]
+    assert f"AUC {row.split('|')[2].strip()}" in tested
+    said = dist_rec("eval", recipe, "--checkpoint", checkpoint, "--split", "valid")
+    assert said.code == 0 and said.out.startswith("valid of")
+
+    resume = tmp_path / "tiny" / "checkpoints" / "step-2"
+    said = dist_rec("train", tmp_path / "tiny" / "recipe.yaml", "--resume", resume)
+    assert said.code == 0, said.err
+    assert "step 3/3" in said.out and "step 2/3" not in said.out
+    assert (tmp_path / "tiny-2" / "report.md").is_file()
+
+
+def test_a_dry_run_trains_nothing(recipe: Path, tmp_path: Path, dist_rec: DistRec) -> None:
+    said = dist_rec("train", recipe, "--dry-run", "--set", "model.longer.k=3")
+    assert said.code == 0, said.err
+    resolved = Config.model_validate(yaml.safe_load(said.out.split("sharding plan")[0]))
+    assert (resolved.model.longer.k, resolved.model.longer.merge) == (3, 2)
+    for word in ("sharding plan", "dense parameters", "MFLOP", "10,000"):
+        assert word in said.out
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_wrong_key_is_answered_with_the_nearest_right_one(recipe: Path) -> None:
+    """In a process of its own: nothing but the message may reach the user."""
+    done = _process("train", str(recipe), "--set", "model.longer.mergee=4")
+    assert done.returncode == 2
+    assert done.stderr == f"error: {recipe}:\n  model.longer.mergee: unknown key; did you mean 'merge'?\n"
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (
+            ["train", "{recipe}", "--set", "model.longer.k=-1"],
+            "model.longer.k: Input should be greater than or equal to 0, got -1",
+        ),
+        (["train", "{recipe}", "--set", "data.path=nowhere"], "nowhere/schema.yaml: no such file"),
+        (["train", "{recipe}", "--set", "data.train=[trian]"], "trian: expected a folder of Parquet files"),
+        (["train", "{recipe}", "--resume", "nowhere"], "resuming needs a checkpoint made by `checkpoint.every_steps`"),
+        (["eval", "{recipe}", "--checkpoint", "nowhere"], "nowhere: not a checkpoint"),
+        (
+            ["eval", "{recipe}", "--checkpoint", "nowhere", "--split", "tset"],
+            "--split tset: expected one of train, valid, test",
+        ),
+        (["data", "inspect", "nowhere"], "nowhere/schema.yaml: no such file"),
+        (["data", "synth", "{recipe}-data", "--requests", "3"], "requests: Input should be greater than or equal to 10, got 3"),
+        (["data", "import", "assist", "nowhere", "out"], "expected assist2009_pid_test1.csv or statics_test1.csv"),
+        (["data", "import", "movielens", "nowhere", "out"], "nowhere"),
+    ],
+)
+def test_what_a_user_got_wrong_is_one_message(
+    recipe: Path, dist_rec: DistRec, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recipe.parent)
+    said = dist_rec(*(argument.format(recipe=recipe) for argument in arguments))
+    assert said.code == 2
+    lines = [line for line in said.err.splitlines() if "[0] " not in line]  # but for the log
+    assert lines[0].startswith("error: ")
+    assert message in said.err
+    assert "Traceback" not in said.err
+
+
+def test_our_own_mistakes_keep_their_traceback(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("dist_rec.train.study.run_study", broken)
+    monkeypatch.setattr(sys, "argv", ["dist-rec", "train", str(recipe)])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+@pytest.mark.parametrize(("fine", "code"), [(True, 0), (False, 1)])
+def test_doctors_verdict_is_the_exit_code(dist_rec: DistRec, monkeypatch: pytest.MonkeyPatch, fine: bool, code: int) -> None:
+    monkeypatch.setattr(doctor, "run_doctor", lambda: fine)
+    assert dist_rec("doctor").code == code
+
+
+def test_help_names_every_command(dist_rec: DistRec) -> None:
+    said = dist_rec("--help")
+    assert said.code == 0
+    for command in ("train", "eval", "doctor", "data"):
+        assert command in said.out
