@@ -36,6 +36,7 @@ class GradientInFlight:
         for names, buffer in self._buffers.values():
             sizes = [self._shapes[name].numel() for name in names]
             *parts, present = (buffer / self._world_size).split([*sizes, len(names)])
+            # Reading the flags waits for the device, which has just been waited for.
             for name, part, had_gradient in zip(names, parts, present.tolist(), strict=True):
                 if had_gradient:
                     means[name] = part.view(self._shapes[name])

@@ -85,10 +85,8 @@ class HybridOptimizer(torch.optim.Optimizer):
 
     def flush(self) -> None:
         """Applies the gradient in flight, if there is one: before evaluation, export and after the last step."""
-        landed = self._land()
-        if landed:
-            self._landed = {}
-            self._apply(landed)
+        landed, self._landed = self._land(), {}
+        self._apply(landed)
 
     def _land(self) -> dict[str, Tensor]:
         if self._in_flight is not None:
@@ -96,6 +94,9 @@ class HybridOptimizer(torch.optim.Optimizer):
         return self._landed
 
     def _apply(self, gradients: dict[str, Tensor]) -> None:
+        """One dense update; none without a gradient, so that schedules count updates and not steps."""
+        if not gradients:
+            return
         for name, parameter in self._parameters.items():
             parameter.grad = gradients.get(name)
         if self._clip_norm is not None:

@@ -110,7 +110,7 @@ def test_a_rank_without_data_takes_part(two_ranks: TwoRanks) -> None:
     "changes",
     [
         {"data": {"workers": 2}},
-        {"optim": {"dense_update": "sync", "optimizer": "sgd", "momentum": 0.9}, "embedding": {"optimizer": "adam"}},
+        {"optim": {"dense_update": "sync", "optimizer": "sgd", "momentum": 0.9}, "embedding": {"optimizer": "sgd"}},
     ],
     ids=["reader processes", "sync"],
 )
