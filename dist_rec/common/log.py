@@ -21,4 +21,5 @@ def _quiet_libraries() -> None:
     for name in ("torchrec", "torch.fx"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("torchdata", "torchrec", "torch.fx", "torch.utils.data"):
-        warnings.filterwarnings("ignore", category=UserWarning, module=module.replace(".", r"\."))
+        for category in (UserWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category, module=module.replace(".", r"\."))

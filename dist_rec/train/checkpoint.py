@@ -1,7 +1,8 @@
 """Checkpoints: one folder of torch.distributed.checkpoint files, readable by any number of ranks.
 
 Holds the tables (sharded), the dense parameters, the state of both optimizers with the gradient in flight, and per rank
-the position in the data as JSON. Written under a temporary name and renamed, so a folder that exists is complete.
+the position in the data and in the random numbers, as JSON. Written under a temporary name and renamed, so a folder that
+exists is complete.
 """
 
 import json

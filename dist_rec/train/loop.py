@@ -56,11 +56,15 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
     model, plan = plan_model(schema, config, ranks)
     dmp = shard_model(model, plan, config, ranks)
     optimizer = make_optimizer(dmp, config.optim, total_steps, ranks)
-    torch.manual_seed(config.run.seed + ranks.rank)  # dropout differs between ranks
+    torch.manual_seed(config.run.seed * ranks.world_size + ranks.rank)  # dropout differs between ranks
     if resume is not None:
         # The position first: a checkpoint without one also lacks the optimizer, and this says so.
-        loader.load_state_dict(load_position(resume, ranks))
+        position = load_position(resume, ranks)
         load_checkpoint(resume, dmp, optimizer, ranks)
+        loader.load_state_dict(position["data"])
+        torch.set_rng_state(torch.tensor(position["random"], dtype=torch.uint8))
+        if optimizer.steps >= total_steps:
+            raise ConfigError(f"{resume}: saved after step {optimizer.steps} of {total_steps}; there is nothing left to train")
     run = _Run(config, schema, ranks, log, dmp)
 
     batches = CountedBatches(loader, ranks)
@@ -82,7 +86,8 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
             enough = run.validate(step)
         # After the flush: a run that goes on from here must find what this one goes on with.
         if _due(step, config.checkpoint.every_steps):
-            save_checkpoint(log.checkpoints / f"step-{step}", dmp, optimizer, loader.state_dict(), ranks)
+            position = {"data": loader.state_dict(), "random": torch.get_rng_state().tolist()}
+            save_checkpoint(log.checkpoints / f"step-{step}", dmp, optimizer, position, ranks)
         window.restart()
     optimizer.flush()
     if config.checkpoint.at_end:

@@ -88,20 +88,20 @@ def new_folder(config: Config, ranks: Ranks) -> Path:
 
 def summarize(folder: Path, config: Config, results: dict[str, RunResult]) -> list[str]:
     """Writes `summary.json`; returns lines with each task's mean, spread over runs and spread of the seeds' means."""
-    (folder / "summary.json").write_text(
-        json.dumps({name: asdict(result) for name, result in results.items()}, indent=2) + "\n"
-    )
-    lines = []
+    lines, tasks = [], {}
     for task in next(iter(results.values())).test:
         by_seed: dict[str, list[float]] = {}
         for name, result in results.items():
             by_seed.setdefault(name.split("/")[0] if config.run.seeds else "", []).append(result.test[task].auc)
         every = [auc for aucs in by_seed.values() for auc in aucs]
+        means = {seed: statistics.mean(aucs) for seed, aucs in by_seed.items()}
+        tasks[task] = {"mean_auc": statistics.mean(every), "stdev_auc": statistics.stdev(every), "mean_auc_by_seed": means}
         line = f"{task}: mean test AUC {statistics.mean(every):.4f} over {len(every)} runs"
         line += f", standard deviation {statistics.stdev(every):.4f}"
-        if len(by_seed) > 1:
-            means = [statistics.mean(aucs) for aucs in by_seed.values()]
-            line += f"; per seed {', '.join(f'{mean:.4f}' for mean in means)}"
+        if len(means) > 1:
+            line += f"; per seed {', '.join(f'{mean:.4f}' for mean in means.values())}"
         lines.append(line)
+    summary = {"tasks": tasks, "runs": {name: asdict(result) for name, result in results.items()}}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     lines.append(f"{sum(result.seconds for result in results.values()):.0f} s in all; {folder / 'summary.json'}")
     return lines

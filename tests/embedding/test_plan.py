@@ -82,7 +82,7 @@ def test_constraints_are_followed(two_ranks: list[dict[tuple[str, bool], Trained
 def test_a_kernel_that_this_device_lacks_is_an_error() -> None:
     config = sharded_config(tables={"item": {"kernel": ["fused_uvm_caching"]}})
     model = build_model(make_schema(), config, CPU)
-    with pytest.raises(ConfigError, match="no sharding plan fits 1 rank.*user provided constraints for item"):
+    with pytest.raises(ConfigError, match=r"no sharding plan fits 1 rank.*user provided constraints for item"):
         make_plan(model, config.embedding, CPU, 1, 8)
 
 

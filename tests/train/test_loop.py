@@ -44,7 +44,7 @@ def _train_in_many_ways(data: Path, uneven: Path, out: Path) -> dict[str, Any]:
             ranks,
             update,
         )
-    config = _on_two(data, out, checkpoint={"every_steps": 2}, run={"eval_every": 4})
+    config = _on_two(data, out, checkpoint={"every_steps": 2}, run={"eval_every": 4}, model={"longer": {"dropout": 0.3}})
     run(config, ranks, "whole")
     for step in (2, 4):  # 4: evaluated there too
         run(config, ranks, f"from-{step}", resume=out / "whole" / "checkpoints" / f"step-{step}")
@@ -194,9 +194,11 @@ def test_a_checkpoint_of_the_end_cannot_be_resumed_and_says_why(data: Path, tmp_
         run(config, alone, "resumed", resume=tmp_path / "run" / "checkpoints" / "last")
 
 
-def test_a_checkpoint_is_not_resumed_with_another_seed(data: Path, tmp_path: Path, alone: Ranks) -> None:
+def test_a_checkpoint_is_not_resumed_behind_the_end_or_with_another_seed(data: Path, tmp_path: Path, alone: Ranks) -> None:
     config = make_config(data, tmp_path, run={"max_steps": 1}, checkpoint={"every_steps": 1})
     run(config, alone)
+    with pytest.raises(ConfigError, match="saved after step 1 of 1; there is nothing left to train"):
+        run(config, alone, "resumed", resume=tmp_path / "run" / "checkpoints" / "step-1")
     other = make_config(data, tmp_path, run={"seed": 1})
     with pytest.raises(ConfigError, match="saved with seed=0, now it is 1"):
         run(other, alone, "resumed", resume=tmp_path / "run" / "checkpoints" / "step-1")

@@ -67,7 +67,10 @@ def test_the_summary_has_mean_and_spread(tmp_path: Path) -> None:
     )
     assert lines[1].startswith("6 s in all")
     kept = json.loads((tmp_path / "summary.json").read_text())
-    assert {name: run["test"]["click"]["auc"] for name, run in kept.items()} == aucs
+    assert {name: run["test"]["click"]["auc"] for name, run in kept["runs"].items()} == aucs
+    by_seed = kept["tasks"]["click"].pop("mean_auc_by_seed")
+    assert kept["tasks"] == {"click": {"mean_auc": mean, "stdev_auc": spread}}
+    assert by_seed == pytest.approx({"seed-1": 0.75, "seed-2": 0.79})
 
 
 def test_a_study_of_two_seeds(data: Path, tmp_path: Path, alone: Ranks, capsys: pytest.CaptureFixture[str]) -> None:
