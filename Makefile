@@ -1,6 +1,6 @@
 # Thin verbs over the scripts in launch/. `make run` and `make test` set everything up by themselves.
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-slow check clean
+.PHONY: help setup run test check clean
 
 PYTHON := .venv/bin/python
 # Two workers: the ranks that a test starts are single-threaded processes of their own. More cores take more: make test WORKERS=8
@@ -10,8 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) -q
 help:
 	@echo "make setup      create .venv with pinned, mutually fitting packages (CPU or CUDA, by what the machine has)"
 	@echo "make run        train LONGER on synthetic data with two ranks, or one per GPU"
-	@echo "make test       the tests, without those marked slow"
-	@echo "make test-slow  only those marked slow"
+	@echo "make test       the tests"
 	@echo "make check      ruff, format, pyright, house rules"
 
 setup:
@@ -24,10 +23,7 @@ run: setup data/quickstart/schema.yaml
 	@launch/local.sh launch/recipes/quickstart.yaml
 
 test: setup
-	@$(PYTEST) -m "not slow"
-
-test-slow: setup
-	@$(PYTEST) -m slow
+	@$(PYTEST)
 
 check: setup
 	@$(PYTHON) -m ruff check .

@@ -56,7 +56,7 @@ setup(
         *kernel_packages(),
     ],
     package_dir={"dist_rec.kernels": "kernels"},
-    # Ranges, so that the package fits into an existing TorchRec job; the pinned sets that are tested: launch/requirements/.
+    # As wide as torch allows (TorchRec and FBGEMM belong to one torch); the pinned sets that are tested: launch/requirements/.
     install_requires=[
         "torch==2.13.*",
         "torchdata>=0.11",

@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints. `dist-rec --help`."""
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ Recipe = Annotated[Path, typer.Argument(help="YAML recipe, such as launch/recipe
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe, such as model.longer.k=32.")]
 Source = Annotated[Path, typer.Argument(help="Folder with the data set's own files, plain or .xz.")]
 Out = Annotated[Path, typer.Argument(help="Dataset folder to write; one that is there is replaced.")]
+ImportOut = Annotated[Path | None, typer.Argument(help="Dataset folder to write, data/<name of the set> by default.")]
 
 
 @app.command()
@@ -27,15 +29,22 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option(help="Checkpoint folder to go on from.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, plan and costs; train nothing.")] = False,
+    check_only: Annotated[bool, typer.Option("--check-only", help="Check recipe and schema, start nothing.")] = False,
 ) -> None:
     """Train by a recipe, on every rank that torchrun started (or on one)."""
-    from dist_rec.common.log import setup_logging
     from dist_rec.config import load_config
+    from dist_rec.data.schema import load_schema
+
+    config = load_config(recipe, overrides)
+    load_schema(config.data.path)
+    if check_only:
+        return
+
+    from dist_rec.common.log import setup_logging
     from dist_rec.train.preview import preview
     from dist_rec.train.ranks import start_ranks
     from dist_rec.train.study import run_study
 
-    config = load_config(recipe, overrides)
     with start_ranks(config.parallel) as ranks:
         setup_logging(ranks.rank)
         if dry_run:
@@ -95,7 +104,7 @@ def synth(
 
 
 @import_app.command()
-def movielens(source: Source, out: Out) -> None:
+def movielens(source: Source, out: ImportOut = None) -> None:
     """MovieLens 100k or 1M, recognised by its files: rating of 4 or more, one request per rating."""
     from dist_rec.data.importers import import_movielens
 
@@ -103,7 +112,7 @@ def movielens(source: Source, out: Out) -> None:
 
 
 @import_app.command()
-def assist(source: Source, out: Out) -> None:
+def assist(source: Source, out: ImportOut = None) -> None:
     """ASSISTments 2009 or Statics 2011, recognised by their files: every answer from the earlier ones, five folds."""
     from dist_rec.data.importers import import_assist
 
@@ -135,9 +144,11 @@ def main() -> None:
     try:
         app()
     except (ConfigError, DataError) as error:
-        # A wrong recipe is wrong on every rank, so one of them says so; a bad row is met by one rank only.
+        # A wrong recipe is wrong on every rank, so rank 0 says so; a bad row is met by one rank only.
         if isinstance(error, DataError) or os.environ.get("RANK", "0") == "0":
             typer.echo(f"error: {error}", err=True)
+        else:
+            time.sleep(5)  # torchrun ends all ranks when the first one fails: leave rank 0 the time to speak
         raise SystemExit(2) from None
 
 

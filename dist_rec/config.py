@@ -1,7 +1,7 @@
 """The configuration of a run: a YAML recipe plus `--set a.b=c`, checked by pydantic before anything starts.
 
-One class per part. Every field has a default that is the recommended choice, and a description that says what it does
-and where it comes from; `dist-rec train RECIPE --dry-run` prints the resolved whole.
+One class per part. Every field has a default to start from and a description that says what it does;
+`dist-rec train RECIPE --dry-run` prints the resolved whole.
 """
 
 import difflib
@@ -105,7 +105,7 @@ class DinConfig(Strict):
 
 
 class PoolConfig(Strict):
-    """Mean pooling of the event tokens: the baseline that ignores order."""
+    """The sum of the event tokens divided by their number: the baseline without attention."""
 
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings.")
 
@@ -119,15 +119,15 @@ class HeadConfig(Strict):
         min_length=1,
         description="What the head sees: outputs of the global tokens, mean of the sequence outputs, context, candidate.",
     )
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout after each hidden layer.")
 
 
 class PrecisionConfig(Strict):
     """Compute type per part; parameters, softmax statistics, LayerNorm and the loss stay in fp32. auto: bf16 on a GPU."""
 
-    tokens: Precision = "auto"
-    layers: Precision = "auto"
-    head: Precision = "fp32"
+    tokens: Precision = Field(default="auto", description="The token MLP.")
+    layers: Precision = Field(default="auto", description="Merging and all attention layers.")
+    head: Precision = Field(default="fp32", description="The MLP that gives the logits.")
 
 
 class ModelConfig(Strict):
@@ -142,6 +142,8 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
+        if self.name != "longer":
+            return self
         width = self.tokens.width * self.longer.merge
         if width % self.longer.heads:
             raise ValueError(
@@ -182,9 +184,9 @@ class EmbeddingConfig(Strict):
     optimizer: Literal["rowwise_adagrad", "adam", "sgd"] = Field(
         default="rowwise_adagrad", description="Applied inside the backward."
     )
-    lr: float = Field(default=0.05, gt=0.0)
-    eps: float = Field(default=1e-8, gt=0.0)
-    weight_decay: float = Field(default=0.0, ge=0.0)
+    lr: float = Field(default=0.05, gt=0.0, description="Learning rate of the rows; constant.")
+    eps: float = Field(default=1e-8, gt=0.0, description="Added to the denominator of Adagrad and Adam.")
+    weight_decay: float = Field(default=0.0, ge=0.0, description="Of the rows that a step touches.")
     init_scale: float = Field(default=0.05, gt=0.0, description="Rows start uniform in +-init_scale.")
     tables: dict[str, TableConfig] = Field(default={}, description="Overrides per table.")
 
@@ -197,35 +199,35 @@ class OptimConfig(Strict):
     warmup_sync_steps: int = Field(
         default=0, ge=0, description="With delayed: this many first steps apply their own gradient at once."
     )
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = Field(default=1e-3, gt=0.0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
-    weight_decay: float = Field(default=0.01, ge=0.0)
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description="Torch optimizer of the dense parameters.")
+    lr: float = Field(default=1e-3, gt=0.0, description="Learning rate at its highest.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Of Adam and AdamW.")
+    momentum: float = Field(default=0.0, ge=0.0, lt=1.0, description="Of SGD.")
+    weight_decay: float = Field(default=0.01, ge=0.0, description="Decoupled in AdamW, added to the gradient in Adam and SGD.")
     clip_norm: float | None = Field(default=1.0, gt=0.0, description="Largest norm of the reduced dense gradient.")
     warmup_steps: int = Field(default=0, ge=0, description="Linear warm-up of the dense learning rate, in applied updates.")
-    decay: Literal["none", "linear", "cosine"] = "cosine"
+    decay: Literal["none", "linear", "cosine"] = Field(default="cosine", description="Of the learning rate after its warm-up.")
     final_lr_fraction: float = Field(
         default=0.05, ge=0.0, le=1.0, description="Learning rate at the last step, relative to lr."
     )
 
 
 class ParallelConfig(Strict):
-    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    backend: Literal["auto", "gloo", "nccl"] = Field(default="auto", description="auto: NCCL with GPUs, gloo without.")
     threads: int = Field(default=1, ge=1, description="CPU threads per rank for torch operators.")
 
 
 class CheckpointConfig(Strict):
     every_steps: int = Field(default=0, ge=0, description="Save every n steps; 0 saves only at the end.")
-    at_end: bool = True
+    at_end: bool = Field(default=True, description="Save the weights at the end; to resume, every_steps is needed.")
 
 
 class RunConfig(Strict):
     out: str = Field(default="runs", description="A new sub-folder is made in here for each run.")
     name: str = Field(default="run", description="Name of the run's sub-folder; a number is added if it exists.")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, description="Of initial weights, order of the data and dropout.")
     seeds: list[int] = Field(default=[], description="Repeat the run for each seed and report mean and spread; replaces seed.")
-    epochs: int = Field(default=1, ge=1)
+    epochs: int = Field(default=1, ge=1, description="Times through the training split.")
     max_steps: int | None = Field(default=None, ge=1, description="Stop after this many steps even if epochs are left.")
     eval_every: int = Field(
         default=0, ge=0, description="Evaluate on the validation split every n steps; 0 only after each epoch."
@@ -236,11 +238,13 @@ class RunConfig(Strict):
     patience: int = Field(
         default=0, ge=0, description="Stop after this many evaluations without a better one; 0 never. Needs select_best."
     )
-    log_every: int = Field(default=20, ge=1)
+    log_every: int = Field(default=20, ge=1, description="Steps between two log lines.")
     deterministic: bool = Field(default=False, description="Refuse operators without a deterministic form.")
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, since each has a folder of its own, got {self.seeds}")
         if self.patience and self.select_best == "none":
             raise ValueError(f"patience={self.patience} counts evaluations without a better one, so it needs select_best")
         return self

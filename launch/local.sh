@@ -20,6 +20,7 @@ missing=$("$python" -c 'import importlib.util as u; print(*(n for n in ("torch",
 [ -z "$missing" ] || stop "$python has no: $missing; call: make setup"
 
 gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
+[ -z "${CUDA_VISIBLE_DEVICES:-}" ] || gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)
 ranks=${DIST_REC_RANKS:-$([ "$gpus" -gt 0 ] && echo "$gpus" || echo 2)}
 [[ $ranks =~ ^[1-9][0-9]*$ ]] || stop "DIST_REC_RANKS must be a positive number, got '$ranks'"
 
@@ -27,4 +28,6 @@ ranks=${DIST_REC_RANKS:-$([ "$gpus" -gt 0 ] && echo "$gpus" || echo 2)}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # The source tree works without an installation too, from whatever folder this is called.
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+# A wrong recipe is told here, once and briefly, before any rank starts.
+"$python" -m dist_rec.cli train "$recipe" "$@" --check-only || exit
 exec "$python" -m torch.distributed.run --standalone --nproc-per-node "$ranks" -m dist_rec.cli train "$recipe" "$@"

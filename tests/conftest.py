@@ -1,6 +1,6 @@
 """What every test gets: the same seed, one torch thread, and a reason instead of a failure where a GPU is needed and missing.
 
-Markers: `slow` (more than about ten seconds) is left out by `make test` and run by `make test-slow`; `gpu` needs a CUDA device.
+Marker: `gpu` needs a CUDA device; such tests skip themselves without one.
 """
 
 import random

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from dist_rec.config import Config, ConfigError, apply_override, check, load_config, read_yaml
 
@@ -130,3 +130,27 @@ def test_a_configuration_does_not_change() -> None:
     config = Config.model_validate({"data": {"path": "x"}})
     with pytest.raises(ValidationError, match="frozen"):
         config.run.seed = 3
+
+
+def test_every_key_has_a_description() -> None:
+    undescribed = []
+    pending: list[type[BaseModel]] = [Config]
+    while pending:
+        kind = pending.pop()
+        for name, field in kind.model_fields.items():
+            inner = [k for k in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(k, type)]
+            models = [k for k in inner if issubclass(k, BaseModel)]
+            pending += models
+            if not models and not field.description:
+                undescribed.append(f"{kind.__name__}.{name}")
+    assert not undescribed
+
+
+def test_heads_need_not_fit_a_model_that_is_not_chosen() -> None:
+    tree = {"data": {"path": "x"}, "model": {"name": "din", "tokens": {"width": 30}}}
+    assert check(Config, tree, "here").model.name == "din"
+
+
+def test_equal_seeds_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"run: seeds must differ.*\[1, 1\]"):
+        check(Config, {"data": {"path": "x"}, "run": {"seeds": [1, 1]}}, "here")

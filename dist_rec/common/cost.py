@@ -77,5 +77,5 @@ def mlp_flops(widths: list[int]) -> int:
 
 def table_bytes(rows: int, dim: int, *, optimizer: str) -> int:
     """Float32 weights of a table and its optimizer's state."""
-    state = {"rowwise_adagrad": rows, "adagrad": rows * dim, "adam": 2 * rows * dim, "sgd": 0}[optimizer]
+    state = {"rowwise_adagrad": rows, "adam": 2 * rows * dim, "sgd": 0}[optimizer]
     return 4 * (rows * dim + state)

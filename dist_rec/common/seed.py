@@ -13,3 +13,16 @@ def seed_everything(seed: int, *, deterministic: bool) -> None:
     random.seed(seed)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(deterministic)
+
+
+def random_state() -> dict[str, list[int]]:
+    """Torch's random state on this rank, as plain numbers: of the CPU, and of the current GPU if one is in use."""
+    state = {"cpu": torch.get_rng_state().tolist()}
+    return state | ({"cuda": torch.cuda.get_rng_state().tolist()} if torch.cuda.is_initialized() else {})
+
+
+def restore_random_state(state: dict[str, list[int]]) -> None:
+    """Goes on from what `random_state` gave."""
+    torch.set_rng_state(torch.tensor(state["cpu"], dtype=torch.uint8))
+    if "cuda" in state:
+        torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8))

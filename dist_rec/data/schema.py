@@ -142,6 +142,7 @@ def load_schema(folder: str | Path) -> Schema:
     path = Path(folder) / SCHEMA_FILE
     if not path.is_file():
         raise ConfigError(
-            f"{path}: no such file; expected a dataset folder made by `dist-rec data synth` or `dist-rec data import`"
+            f"{path}: no such file; expected a dataset folder, made by `dist-rec data synth`, by `dist-rec data import`, or "
+            "from your own Parquet files with a schema.yaml beside them (README.md, Your own data)"
         )
     return check(Schema, read_yaml(path), str(path))

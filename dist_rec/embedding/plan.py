@@ -1,5 +1,7 @@
 """Where tables live: the recipe's constraints turned into a TorchRec plan, and sharding itself."""
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -40,7 +42,8 @@ def make_plan(
     collections = [module for module in model.modules() if isinstance(module, EmbeddingCollection)]
     names = [table.name for collection in collections for table in collection.embedding_configs()]
     constraints = {name: _constraints(config.tables.get(name, TableConfig())) for name in names}
-    topology = Topology(world_size=world_size, compute_device=device.type)
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # set by torchrun
+    topology = Topology(world_size=world_size, compute_device=device.type, local_world_size=local_world_size)
     planner = EmbeddingShardingPlanner(topology=topology, batch_size=batch_size, constraints=constraints)
     sharders = default_sharders()
     try:

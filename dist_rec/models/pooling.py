@@ -1,4 +1,7 @@
-"""Sum pooling: the baseline that ignores order. Event tokens are averaged over what each candidate sees."""
+"""Pooling, the baseline without attention: event tokens are averaged over what each candidate sees.
+
+Order plays a part only as far as positions and times are in the tokens.
+"""
 
 from torch import Tensor, nn
 

@@ -12,42 +12,52 @@ from torch import Tensor, nn
 
 
 class GradientInFlight:
-    """One step's gradients on their way around the ranks."""
+    """One step's gradients on their way around the ranks of `group`.
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], group: dist.ProcessGroup | None) -> None:
+    Which parameters have a gradient is told between the hosts, over `host_group` (gloo): read from the device, those flags
+    would make every step wait for it.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        group: dist.ProcessGroup | None,
+        host_group: dist.ProcessGroup | None,
+    ) -> None:
         self._world_size = dist.get_world_size(group) if dist.is_initialized() else 1
         self._shapes = {name: p.shape for name, p in parameters.items()}
-        self._buffers: dict[torch.dtype, tuple[list[str], Tensor]] = {}
+        self._present = torch.tensor([p.grad is not None for p in parameters.values()], dtype=torch.int32)
+        self._buffers: list[tuple[list[str], Tensor]] = []
         for dtype in sorted({p.dtype for p in parameters.values()}, key=str):
-            names = [name for name, p in parameters.items() if p.dtype == dtype]
-            self._buffers[dtype] = names, _pack([parameters[name] for name in names])
+            members = {name: p for name, p in parameters.items() if p.dtype == dtype}
+            self._buffers.append((list(members), _pack(list(members.values()))))
         self._works: list[dist.Work] = []
-        for _, buffer in self._buffers.values() if self._world_size > 1 else ():
-            work = dist.all_reduce(buffer, group=group, async_op=True)
-            assert work is not None, "this rank belongs to the group"
-            self._works.append(work)
+        if self._world_size > 1:
+            self._reduce(self._present, host_group)
+            for _, buffer in self._buffers:
+                self._reduce(buffer, group)
 
     def wait(self) -> dict[str, Tensor]:
         """Mean gradient by parameter name; parameters that had no gradient on any rank are left out."""
         for work in self._works:
             work.wait()
         self._works = []
+        present = dict(zip(self._shapes, self._present.tolist(), strict=True))
         means: dict[str, Tensor] = {}
-        for names, buffer in self._buffers.values():
-            sizes = [self._shapes[name].numel() for name in names]
-            *parts, present = (buffer / self._world_size).split([*sizes, len(names)])
-            # Reading the flags waits for the device, which has just been waited for.
-            for name, part, had_gradient in zip(names, parts, present.tolist(), strict=True):
-                if had_gradient:
-                    means[name] = part.view(self._shapes[name])
-        return means
+        for names, buffer in self._buffers:
+            parts = (buffer / self._world_size).split([self._shapes[name].numel() for name in names])
+            means |= {name: part.view(self._shapes[name]) for name, part in zip(names, parts, strict=True) if present[name]}
+        return {name: means[name] for name in self._shapes if name in means}
+
+    def _reduce(self, tensor: Tensor, group: dist.ProcessGroup | None) -> None:
+        work = dist.all_reduce(tensor, group=group, async_op=True)
+        assert work is not None, "this rank belongs to the group"
+        self._works.append(work)
 
 
 def _pack(parameters: list[nn.Parameter]) -> Tensor:
-    """Flat gradients, zero where there is none, followed by one flag per parameter that says whether there was one."""
-    pieces = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
-    flags = torch.tensor([p.grad is not None for p in parameters], dtype=pieces[0].dtype, device=pieces[0].device)
-    return torch.cat([*pieces, flags])
+    """Gradients one after the other, zero where there is none."""
+    return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
 
 
 def broadcast_parameters(parameters: Mapping[str, nn.Parameter], group: dist.ProcessGroup | None) -> None:

@@ -29,10 +29,12 @@ class HybridOptimizer(torch.optim.Optimizer):
         dense_update: `sync` applies `g_k` in step k, `delayed` in step k + 1.
         warmup_sync_steps: with `delayed`, this many first steps wait for their own gradient.
         clip_norm: largest norm of the reduced dense gradient.
-        lr_factor: applied dense updates so far -> factor of the learning rate of the next one.
+        lr_factor: applied dense updates so far -> factor of the learning rate of the next one. Without it the learning
+            rates are left alone, so that a torch scheduler may set them.
         group: process group of the all-reduce; a group of its own never queues behind TorchRec's all-to-alls.
 
-    Comm: one all-reduce per dtype and step over `group`, of all dense gradients and one flag per parameter.
+    Comm: one all-reduce per dtype and step over `group`, of all dense gradients, and one of a flag per parameter between
+    the hosts. Nothing waits for the device.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class HybridOptimizer(torch.optim.Optimizer):
         dense_update: DenseUpdate = "delayed",
         warmup_sync_steps: int = 0,
         clip_norm: float | None = None,
-        lr_factor: Callable[[int], float] = lambda applied: 1.0,
+        lr_factor: Callable[[int], float] | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         if dense_update not in ("sync", "delayed"):
@@ -59,6 +61,7 @@ class HybridOptimizer(torch.optim.Optimizer):
         self._base_lrs = [pg["lr"] for pg in self._dense.param_groups]
         self._delayed, self._warmup = dense_update == "delayed", warmup_sync_steps
         self._clip_norm, self._lr_factor, self._group = clip_norm, lr_factor, group
+        self._host_group = _host_group(group)
         self._in_flight: GradientInFlight | None = None
         self._landed: dict[str, Tensor] = {}
         self.steps = self.applied = 0
@@ -76,7 +79,7 @@ class HybridOptimizer(torch.optim.Optimizer):
         if self._reduced_by_ddp:
             self._apply({name: p.grad for name, p in self._parameters.items() if p.grad is not None})
             return
-        started = GradientInFlight(self._parameters, self._group)
+        started = GradientInFlight(self._parameters, self._group, self._host_group)
         if not self._delayed or self.steps <= self._warmup:
             self._apply(started.wait())
             return
@@ -101,9 +104,9 @@ class HybridOptimizer(torch.optim.Optimizer):
             parameter.grad = gradients.get(name)
         if self._clip_norm is not None:
             self.grad_norm = nn.utils.clip_grad_norm_(list(self._parameters.values()), self._clip_norm)
-        factor = self._lr_factor(self.applied)
-        for group, lr in zip(self._dense.param_groups, self._base_lrs, strict=True):
-            group["lr"] = lr * factor
+        if self._lr_factor is not None:
+            for group, lr in zip(self._dense.param_groups, self._base_lrs, strict=True):
+                group["lr"] = lr * self._lr_factor(self.applied)
         self._dense.step()
         self.applied += 1
 
@@ -158,6 +161,15 @@ class HybridOptimizer(torch.optim.Optimizer):
     def _tensors_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """The dense optimizer's state of one parameter."""
         return {key: value for key, value in self._dense.state[parameter].items() if isinstance(value, Tensor)}
+
+
+def _host_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
+    """A gloo group with the ranks of `group`: that itself, or a new one. Made by all ranks together."""
+    if not dist.is_initialized() or "gloo" in dist.get_backend(group):
+        return group
+    made = dist.new_group(dist.get_process_group_ranks(group or dist.group.WORLD), backend="gloo")
+    assert isinstance(made, dist.ProcessGroup), "this rank belongs to the group"
+    return made
 
 
 def _outermost(dmp: nn.Module) -> Iterable[nn.Module]:

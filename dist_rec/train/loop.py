@@ -24,7 +24,7 @@ from torch import nn
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from dist_rec.common.seed import seed_everything
+from dist_rec.common.seed import random_state, restore_random_state, seed_everything
 from dist_rec.config import Config, ConfigError
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.schema import Schema, load_schema
@@ -62,7 +62,7 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
         position = load_position(resume, ranks)
         load_checkpoint(resume, dmp, optimizer, ranks)
         loader.load_state_dict(position["data"])
-        torch.set_rng_state(torch.tensor(position["random"], dtype=torch.uint8))
+        restore_random_state(position["random"])
         if optimizer.steps >= total_steps:
             raise ConfigError(f"{resume}: saved after step {optimizer.steps} of {total_steps}; there is nothing left to train")
     run = _Run(config, schema, ranks, log, dmp)
@@ -86,7 +86,7 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
             enough = run.validate(step)
         # After the flush: a run that goes on from here must find what this one goes on with.
         if _due(step, config.checkpoint.every_steps):
-            position = {"data": loader.state_dict(), "random": torch.get_rng_state().tolist()}
+            position = {"data": loader.state_dict(), "random": random_state()}
             save_checkpoint(log.checkpoints / f"step-{step}", dmp, optimizer, position, ranks)
         window.restart()
     optimizer.flush()

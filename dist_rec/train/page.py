@@ -103,7 +103,7 @@ def _speed(windows: list[dict[str, Any]]) -> dict[str, str]:
         "samples/s (candidates)": f"{median('candidates_per_s'):,.0f}",
         "requests/s": f"{median('requests_per_s'):,.0f}",
         "tokens/s (events)": f"{median('events_per_s'):,.0f}",
-        "bytes to the device, per step and rank": f"{crossed:,.0f}; {plain:,.0f} without dedup ({crossed / max(plain, 1):.2f})",
+        "bytes to the device, per step and rank": f"{crossed:,.0f}; {plain:,.0f} as int64 ({crossed / max(plain, 1):.2f})",
     }
 
 

@@ -63,7 +63,7 @@ class RunLog:
         saved = 1 - window.bytes_per_step / max(window.plain_bytes_per_step, 1)
         status = (
             f"loss {window.loss:.4f}  {_count(window.candidates_per_s)} samples/s  {_count(window.events_per_s)} tokens/s  "
-            f"{_count(window.bytes_per_step)}B/step to the device ({saved:.0%} less than without dedup)"
+            f"{_count(window.bytes_per_step)}B/step to the device ({saved:.0%} less than as plain int64)"
         )
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=step, total=total_steps, status=status)

@@ -99,7 +99,8 @@ def summarize(folder: Path, config: Config, results: dict[str, RunResult]) -> li
         line = f"{task}: mean test AUC {statistics.mean(every):.4f} over {len(every)} runs"
         line += f", standard deviation {statistics.stdev(every):.4f}"
         if len(means) > 1:
-            line += f"; per seed {', '.join(f'{mean:.4f}' for mean in means.values())}"
+            spread = tasks[task]["stdev_of_seed_means"] = statistics.stdev(means.values())
+            line += f"; per seed {', '.join(f'{mean:.4f}' for mean in means.values())}, standard deviation {spread:.4f}"
         lines.append(line)
     summary = {"tasks": tasks, "runs": {name: asdict(result) for name, result in results.items()}}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

@@ -1,10 +1,11 @@
+import json
 import random
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from dist_rec.common.seed import seed_everything
+from dist_rec.common.seed import random_state, restore_random_state, seed_everything
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +31,13 @@ def test_deterministic_is_a_switch() -> None:
     assert torch.are_deterministic_algorithms_enabled()
     seed_everything(0, deterministic=False)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_random_state_goes_on_where_it_was() -> None:
+    torch.manual_seed(3)
+    torch.rand(5)
+    state = json.loads(json.dumps(random_state()))
+    expected = torch.rand(7)
+    torch.manual_seed(4)
+    restore_random_state(state)
+    assert torch.equal(torch.rand(7), expected)

@@ -20,7 +20,7 @@ def _mean_over_ranks() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     for name, parameter in parameters.items():
         if name not in (("none",) if rank == 0 else ("none", "first")):
             parameter.grad = torch.arange(parameter.numel(), dtype=parameter.dtype).view(parameter.shape) + rank
-    in_flight = GradientInFlight(parameters, dist.group.WORLD)
+    in_flight = GradientInFlight(parameters, dist.group.WORLD, dist.group.WORLD)
     for parameter in parameters.values():
         if parameter.grad is not None:
             parameter.grad.fill_(torch.nan)  # the next backward writes here while the all-reduce runs
@@ -42,12 +42,12 @@ def test_two_ranks_get_the_mean_by_name() -> None:
 def test_one_process_without_a_group() -> None:
     parameters = _parameters()
     parameters["both"].grad = torch.ones(2, 3)
-    in_flight = GradientInFlight(parameters, None)
+    in_flight = GradientInFlight(parameters, None, None)
     parameters["both"].grad.zero_()
     means = in_flight.wait()
     assert list(means) == ["both"] and (means["both"] == 1.0).all()
     broadcast_parameters(parameters, None)
-    assert GradientInFlight({}, None).wait() == {}
+    assert GradientInFlight({}, None, None).wait() == {}
 
 
 def test_low_precision_flags_are_exact() -> None:
@@ -55,4 +55,4 @@ def test_low_precision_flags_are_exact() -> None:
     parameters = {str(i): nn.Parameter(torch.zeros(1, dtype=torch.bfloat16)) for i in range(300)}
     for name in list(parameters)[::2]:
         parameters[name].grad = torch.zeros(1, dtype=torch.bfloat16)
-    assert list(GradientInFlight(parameters, None).wait()) == list(parameters)[::2]
+    assert list(GradientInFlight(parameters, None, None).wait()) == list(parameters)[::2]

@@ -63,12 +63,14 @@ def test_the_summary_has_mean_and_spread(tmp_path: Path) -> None:
     lines = summarize(tmp_path, config, {name: _result(auc) for name, auc in aucs.items()})
     mean, spread = statistics.mean(aucs.values()), statistics.stdev(aucs.values())
     assert lines[0] == (
-        f"click: mean test AUC {mean:.4f} over 4 runs, standard deviation {spread:.4f}; per seed 0.7500, 0.7900"
+        f"click: mean test AUC {mean:.4f} over 4 runs, standard deviation {spread:.4f}; per seed 0.7500, 0.7900, "
+        "standard deviation 0.0283"
     )
     assert lines[1].startswith("6 s in all")
     kept = json.loads((tmp_path / "summary.json").read_text())
     assert {name: run["test"]["click"]["auc"] for name, run in kept["runs"].items()} == aucs
     by_seed = kept["tasks"]["click"].pop("mean_auc_by_seed")
+    assert kept["tasks"]["click"].pop("stdev_of_seed_means") == pytest.approx(0.04 / 2**0.5)
     assert kept["tasks"] == {"click": {"mean_auc": mean, "stdev_auc": spread}}
     assert by_seed == pytest.approx({"seed-1": 0.75, "seed-2": 0.79})
 

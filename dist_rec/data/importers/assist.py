@@ -47,8 +47,10 @@ class _User:
     correct: NDArray[np.int64]  # (L,)
 
 
-def import_assist(src: Path, out: Path) -> ImportSummary:
-    """Writes the dataset folder `out` from a folder with the five files of assist2009 or statics2011, whichever is there.
+def import_assist(src: Path, out: Path | None = None) -> ImportSummary:
+    """Writes a dataset folder from a folder with the five files of assist2009 or statics2011, whichever is there.
+
+    `out` is data/<name of the set> by default.
 
     Raises DataError for missing files and malformed lines; nothing is written then.
     """
@@ -65,6 +67,7 @@ def import_assist(src: Path, out: Path) -> ImportSummary:
         folds = {name: [_first_of_runs(user) for user in users] for name, users in folds.items()}
     rows = {name: len(users) for name, users in folds.items()}
     candidates = {name: sum(len(user.correct) for user in users) for name, users in folds.items()}
+    out = out or Path("data") / kind.name
     _write(out, kind, folds)
     dropped = {"events that repeat the problem of the event before": events - sum(candidates.values())} if kind.collapse else {}
     return ImportSummary(kind.name, out, rows, candidates, dropped)

@@ -48,8 +48,10 @@ class _Log:
         return np.searchsorted(self.user, np.arange(len(self.profile["age"])))
 
 
-def import_movielens(src: Path, out: Path) -> ImportSummary:
-    """Writes the dataset folder `out` from a folder with the files of ml-100k or ml-1m, whichever is there.
+def import_movielens(src: Path, out: Path | None = None) -> ImportSummary:
+    """Writes a dataset folder from a folder with the files of ml-100k or ml-1m, whichever is there.
+
+    `out` is data/<name of the set> by default.
 
     Raises DataError for missing files and malformed lines; nothing is written then.
     """
@@ -61,7 +63,7 @@ def import_movielens(src: Path, out: Path) -> ImportSummary:
         requests = _split_by_time(log)
     else:
         raise DataError(f"{src}: expected ml-100k.inter or ratings_sample_100k.dat (plain or .xz), got neither")
-    schema = _schema(log)
+    schema, out = _schema(log), out or Path("data") / log.name
     with staged(out) as folder:
         write_schema(folder, schema)
         rows = {name: write_split(folder / name, _tables(log, events), schema) for name, events in requests.items()}
