@@ -186,7 +186,9 @@ class EmbeddingConfig(Strict):
     )
     lr: float = Field(default=0.05, gt=0.0, description="Learning rate of the rows; constant.")
     eps: float = Field(default=1e-8, gt=0.0, description="Added to the denominator of Adagrad and Adam.")
-    weight_decay: float = Field(default=0.0, ge=0.0, description="Of the rows that a step touches.")
+    weight_decay: float = Field(
+        default=0.0, ge=0.0, description="Decoupled, of the rows that a step touches; rowwise_adagrad only."
+    )
     init_scale: float = Field(default=0.05, gt=0.0, description="Rows start uniform in +-init_scale.")
     tables: dict[str, TableConfig] = Field(default={}, description="Overrides per table.")
 

@@ -4,6 +4,7 @@ import os
 
 import torch
 import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torch import nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
@@ -29,6 +30,8 @@ def fuse_optimizer(tables: nn.Module, config: EmbeddingConfig, device: torch.dev
     """
     if config.optimizer == "adam" and device.type == "cpu":
         raise ConfigError("embedding.optimizer=adam: FBGEMM has no fused Adam on CPU; expected rowwise_adagrad or sgd there")
+    if config.weight_decay and config.optimizer != "rowwise_adagrad":
+        raise ConfigError(f"embedding.weight_decay: FBGEMM decays rows with rowwise_adagrad only, got {config.optimizer}")
     options: dict[str, float] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer != "sgd":
         options["eps"] = config.eps
@@ -45,7 +48,7 @@ def make_plan(
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # set by torchrun
     topology = Topology(world_size=world_size, compute_device=device.type, local_world_size=local_world_size)
     planner = EmbeddingShardingPlanner(topology=topology, batch_size=batch_size, constraints=constraints)
-    sharders = default_sharders()
+    sharders = default_sharders(config)
     try:
         if dist.is_initialized():
             return planner.collective_plan(model, sharders, dist.group.WORLD)
@@ -54,9 +57,10 @@ def make_plan(
         raise ConfigError(f"embedding: no sharding plan fits {world_size} rank(s) of {device.type}: {error}") from error
 
 
-def default_sharders() -> list[ModuleSharder[nn.Module]]:
-    """The stock sharder of EmbeddingCollection."""
-    return [EmbeddingCollectionSharder()]  # pyright: ignore[reportReturnType]
+def default_sharders(config: EmbeddingConfig) -> list[ModuleSharder[nn.Module]]:
+    """The stock sharder of EmbeddingCollection. FBGEMM ignores weight decay unless its mode is named."""
+    fused_params = {"weight_decay_mode": WeightDecayMode.DECOUPLE} if config.weight_decay else None
+    return [EmbeddingCollectionSharder(fused_params=fused_params)]  # pyright: ignore[reportReturnType]
 
 
 def _constraints(table: TableConfig) -> ParameterConstraints:

@@ -43,7 +43,7 @@ def shard_model(model: RankingModel, plan: ShardingPlan, config: Config, ranks: 
         model,
         device=ranks.device,
         plan=plan,
-        sharders=default_sharders(),
+        sharders=default_sharders(config.embedding),
         init_data_parallel=config.optim.dense_update == "sync",
     )
 

@@ -66,6 +66,7 @@ def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> Path:
                 write_page(log.folder, member.config, result.test, facts)
             for line in against_baselines(member.config, result.test):
                 log.say(line)
+            log.say(f"report: {log.folder / 'report.md'}")
     if ranks.is_main and len(results) > 1:
         console.print("\n".join(summarize(folder, config, results)), highlight=False, markup=False, soft_wrap=True)
     return folder

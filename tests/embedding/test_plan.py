@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from dist_rec.config import Config, ConfigError
 from dist_rec.embedding.plan import fuse_optimizer, make_plan
@@ -90,4 +91,27 @@ def test_adam_is_refused_on_cpu() -> None:
     config = sharded_config(optimizer="adam")
     model = build_model(make_schema(), config, CPU)
     with pytest.raises(ConfigError, match=r"embedding.optimizer=adam: FBGEMM has no fused Adam on CPU"):
+        fuse_optimizer(model.embedding.collections, config.embedding, CPU)
+
+
+def _with_and_without_decay() -> list[dict[str, Tensor]]:
+    configs = [sharded_config(weight_decay=decay, lr=0.1) for decay in (0.0, 0.5)]
+    return [whole_tables([train(config, [[ROWS]], "sync")], config) for config in configs]
+
+
+def test_weight_decay_shrinks_the_rows_of_a_step() -> None:
+    (tables,) = run_ranks(_with_and_without_decay, 1)
+    plain, decayed = tables[0]["item"], tables[1]["item"]
+    before = initial_table("item", sharded_config())
+    looked_up = sorted({i for row in ROWS for column in ("history.item", "candidate.item") for i in row[column]})
+    others = sorted(set(range(len(before))) - set(looked_up))
+    assert others and not torch.equal(plain, before)
+    torch.testing.assert_close(decayed[looked_up], plain[looked_up] - 0.1 * 0.5 * before[looked_up], rtol=0.0, atol=1e-6)
+    assert torch.equal(decayed[others], before[others])
+
+
+def test_weight_decay_is_refused_where_nothing_applies_it() -> None:
+    config = sharded_config(optimizer="sgd", weight_decay=0.1)
+    model = build_model(make_schema(), config, CPU)
+    with pytest.raises(ConfigError, match="FBGEMM decays rows with rowwise_adagrad only, got sgd"):
         fuse_optimizer(model.embedding.collections, config.embedding, CPU)

@@ -44,7 +44,7 @@ _data = Rule(
 )
 _embedding = Rule(
     project=("dist_rec.common", "dist_rec.config", "dist_rec.data.batch", "dist_rec.data.schema", "dist_rec.kernels"),
-    others=("torch", "torchrec"),
+    others=("torch", "torchrec", "fbgemm_gpu"),
 )
 _models = Rule(
     project=("dist_rec.common", "dist_rec.config", "dist_rec.data", "dist_rec.kernels", "dist_rec.embedding"),
