@@ -2,27 +2,35 @@
 
     python -m benchmarks.bench_candidates [--out benchmarks/results/FILE.md]
 
-One rank, the quickstart's model, unsharded compute: forward and backward of the ranker on a batch of synthetic requests.
+One rank, the quickstart's model. First the ranker alone, forward and backward on a batch of synthetic requests; then whole
+training runs (reader, dedup, lookup, late update) on a dataset with 8 candidates per request and on the same one taken apart.
 """
 
 import argparse
+import json
+import statistics
 import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 import torch
+from rich.console import Console
 
 from benchmarks.harness import measure_side_by_side, provenance
-from dist_rec.config import load_config
+from dist_rec.config import CheckpointConfig, load_config
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema import Schema, load_schema
 from dist_rec.data.synthetic import SynthConfig, synthesize
 from dist_rec.data.validate import open_parquet
+from dist_rec.data.writer import write_schema, write_split
 from dist_rec.embedding.tables import row_dims
 from dist_rec.models.heads import binary_loss
 from dist_rec.models.ranker import Ranker
+from dist_rec.train.loop import train
+from dist_rec.train.ranks import start_ranks
+from dist_rec.train.report import RunLog
 
 REQUESTS = 64
 RECIPE = Path(__file__).resolve().parents[1] / "launch/recipes/quickstart.yaml"
@@ -84,10 +92,37 @@ def run(candidates: int, repeats: int) -> str:
     )
 
 
+def train_both_ways(candidates: int, steps: int) -> list[str]:
+    """Samples/s of training, median of the log windows, with the same number of candidates per step both ways."""
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        together, apart = Path(folder) / "together", Path(folder) / "apart"
+        synthesize(together, SynthConfig(requests=2000, candidates=candidates))
+        schema = load_schema(together)
+        write_schema(apart, schema)
+        for split in ("train", "valid", "test"):
+            with open_parquet(next((together / split).glob("*.parquet")), schema) as file:
+                write_split(apart / split, iter([split_candidates(file.read(), candidates)]), schema)
+        for path, batch_size in ((together, 16), (apart, 16 * candidates)):
+            config = load_config(
+                RECIPE, [f"data.path={path}", f"data.batch_size={batch_size}", "data.valid=[]", "data.test=[]"]
+            )
+            run = config.run.model_copy(update={"max_steps": steps, "log_every": 10})
+            config = config.model_copy(update={"run": run, "checkpoint": CheckpointConfig(at_end=False)})
+            log_folder = Path(folder) / f"log-{path.name}"
+            with start_ranks(config.parallel) as ranks, RunLog(log_folder, is_main=True, console=Console(quiet=True)) as log:
+                train(config, ranks, log)
+            rows = [json.loads(line) for line in (log_folder / "metrics.jsonl").read_text().splitlines()]
+            rate = statistics.median(row["candidates_per_s"] for row in rows[1:])
+            lines.append(f"| {path.name} | {batch_size} | {rate:,.0f} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=80)
     options = parser.parse_args()
     torch.set_num_threads(1)
     lines = [
@@ -98,6 +133,12 @@ def main() -> None:
         "| candidates | together, ms p20/p50/p80 | samples/s | apart, ms | samples/s | ratio | relative loss difference |",
         "|---|---|---|---|---|---|---|",
         *(run(candidates, options.repeats) for candidates in (1, 4, 8, 32)),
+        "",
+        "Training, 8 candidates per request:",
+        "",
+        "| candidates of a request | requests per step | samples/s, median of windows of 10 steps |",
+        "|---|---|---|",
+        *train_both_ways(8, options.steps),
         "",
     ]
     print("\n".join(lines))
