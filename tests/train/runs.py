@@ -123,7 +123,7 @@ def saved_state(checkpoint: Path) -> dict[str, Any]:
     """Everything in a checkpoint, sharded tensors whole."""
     with tempfile.TemporaryDirectory() as place:
         dcp_to_torch_save(checkpoint, Path(place) / "all.pt")
-        return torch.load(Path(place) / "all.pt")
+        return torch.load(Path(place) / "all.pt", weights_only=True)
 
 
 def assert_same_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
