@@ -36,7 +36,7 @@ def train(
     from dist_rec.data.schema import load_schema
 
     config = load_config(recipe, overrides)
-    load_schema(config.data.path)
+    load_schema(config.data.path, config.data.leave_out)
     if check_only:
         return
 

@@ -45,6 +45,9 @@ class DataConfig(Strict):
     shuffle_window: int = Field(default=8192, ge=1, description="Requests that are shuffled among each other.")
     workers: int = Field(default=1, ge=0, description="Reader processes per rank; 0 reads in the training process.")
     max_length: int | None = Field(default=None, ge=1, description="Keep only the newest this many events of each sequence.")
+    leave_out: list[str] = Field(
+        default=[], description="Context fields of the schema that this run does not use, such as a raw user id."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":

@@ -13,6 +13,7 @@ event first), and one or more candidates with their labels. Columns:
     candidate.<label>.truth      list of float, if `truth: true`: the probability the label was drawn with
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,12 +138,20 @@ class TokenSet:
         return tuple((f"{self.name}.{field.name}", field) for field in self.fields)
 
 
-def load_schema(folder: str | Path) -> Schema:
-    """The schema of a dataset folder. Raises ConfigError if it is missing or wrong."""
+def load_schema(folder: str | Path, leave_out: Sequence[str] = ()) -> Schema:
+    """The schema of a dataset folder without the context fields named in `leave_out`.
+
+    Raises ConfigError if it is missing or wrong, or if it has no such context field.
+    """
     path = Path(folder) / SCHEMA_FILE
     if not path.is_file():
         raise ConfigError(
             f"{path}: no such file; expected a dataset folder, made by `dist-rec data synth`, by `dist-rec data import`, or "
             "from your own Parquet files with a schema.yaml beside them (README.md, Your own data)"
         )
-    return check(Schema, read_yaml(path), str(path))
+    schema = check(Schema, read_yaml(path), str(path))
+    known = [field.name for field in schema.context]
+    for name in leave_out:
+        if name not in known:
+            raise ConfigError(f"data.leave_out: '{name}' is no context field of {path}; these are: {', '.join(known) or 'none'}")
+    return schema.model_copy(update={"context": [field for field in schema.context if field.name not in leave_out]})

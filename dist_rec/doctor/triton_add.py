@@ -1,7 +1,5 @@
 """The smallest Triton kernel: adds two vectors. On the GPU, or under the interpreter when TRITON_INTERPRET=1."""
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -10,7 +8,7 @@ BLOCK = 64
 
 
 @triton.jit
-def _add(x: Any, y: Any, out: Any, n: Any, BLOCK: tl.constexpr) -> None:
+def _add(x, y, out, n, BLOCK: tl.constexpr) -> None:
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(out + at, tl.load(x + at, at < n) + tl.load(y + at, at < n), at < n)
 

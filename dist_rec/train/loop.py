@@ -51,7 +51,7 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
     """Trains by the recipe on all ranks and tests at the end. Every rank calls it and gets the same result."""
     check_selection(config)
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
-    schema = load_schema(config.data.path)
+    schema = load_schema(config.data.path, config.data.leave_out)
     loader, total_steps = train_loader(config, schema, ranks)
     model, plan = plan_model(schema, config, ranks)
     dmp = shard_model(model, plan, config, ranks)

@@ -19,7 +19,7 @@ from dist_rec.train.study import members
 
 def preview(config: Config, ranks: Ranks) -> None:
     """Prints on rank 0. Raises ConfigError for whatever would stop the run before its first step."""
-    schema = load_schema(config.data.path)
+    schema = load_schema(config.data.path, config.data.leave_out)
     member = members(config)[0].config
     check_selection(member)
     _, steps = train_loader(member, schema, ranks)

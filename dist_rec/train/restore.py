@@ -23,7 +23,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, split: str, ranks: Ran
         raise ConfigError("data.folds: name the splits of one fold, for example --set data.folds=[] --set data.test=[fold1]")
     if not splits.get(split):
         raise ConfigError(f"--split {split}: expected one of {', '.join(name for name, folders in splits.items() if folders)}")
-    schema = load_schema(config.data.path)
+    schema = load_schema(config.data.path, config.data.leave_out)
     model, plan = plan_model(schema, config, ranks)
     dmp = shard_model(model, plan, config, ranks)
     load_checkpoint(checkpoint, dmp, None, ranks)

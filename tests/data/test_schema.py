@@ -61,3 +61,22 @@ def test_wrong_key_names_the_nearest(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("truth:", "thruth:"))
     with pytest.raises(ConfigError, match=r"candidate\.thruth: unknown key; did you mean 'truth'"):
         load_schema(tmp_path)
+
+
+def test_leaves_out_a_context_field(tmp_path: Path) -> None:
+    """The group may be a field that is left out: its column is still read, but the model does not get it."""
+    schema = make_schema()
+    write_schema(tmp_path, schema)
+    name = schema.request.group
+    assert name in [field.name for field in schema.context]
+    left = load_schema(tmp_path, [name])
+    assert [field.name for field in left.context] == [field.name for field in schema.context if field.name != name]
+    assert left.request == schema.request and left.sequences == schema.sequences
+    everything = [field.name for field in schema.context]
+    assert "context" not in load_schema(tmp_path, everything).token_sets
+
+
+def test_leaves_out_only_what_is_there(tmp_path: Path) -> None:
+    write_schema(tmp_path, make_schema())
+    with pytest.raises(ConfigError, match=r"data\.leave_out: 'item' is no context field of .*; these are: user"):
+        load_schema(tmp_path, ["item"])
