@@ -46,6 +46,7 @@ class SequenceBatch(Pipelineable):
     - `group` (B,) int64 grouped-metric id
     - `share` () float32: candidates of an average rank in this step; the loss is divided by it, so that the mean over ranks
       of the gradients is the gradient of the mean over all candidates, however unevenly they are spread
+    - `max_candidates`: most candidates of one request, known on the host
     - `plain_bytes`: bytes the same batch would take as int64 KeyedJaggedTensors without dedup
     """
 
@@ -58,6 +59,7 @@ class SequenceBatch(Pipelineable):
     seen: Tensor | None
     group: Tensor
     share: Tensor
+    max_candidates: int
     plain_bytes: int
 
     @property

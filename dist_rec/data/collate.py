@@ -61,6 +61,7 @@ def collate(table: pa.Table, schema: Schema, max_length: int | None = None) -> S
         candidates=_jagged(candidates, inverse[CANDIDATE], None),
         group=group,
         share=torch.tensor(float(len(outcome.labels)), dtype=torch.float32),
+        max_candidates=int(candidates.lengths.max(initial=0)),
         plain_bytes=plain + 8 * len(group) + outcome.nbytes,
         labels=outcome.labels,
         truth=outcome.truth,

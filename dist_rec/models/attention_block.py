@@ -21,10 +21,11 @@ class AttentionRows:
 
     q_offsets: Tensor
     kv_offsets: Tensor
-    num_candidates: Tensor
+    num_candidates: Tensor | None
     group_size: int
     seen: Tensor | None
     q_positions: Tensor | None
+    max_q_len: int | None
     q_rotary: Tensor
     kv_rotary: Tensor
 
@@ -60,6 +61,7 @@ class CrossCausalBlock(nn.Module):
             group_size=rows.group_size,
             seen=rows.seen,
             q_positions=rows.q_positions,
+            max_q_len=rows.max_q_len,
         )
         queries = queries + self.dropout(self.project(attended.flatten(1)))
         return queries + self.dropout(self.ffn(self.norm_ffn(queries)))

@@ -20,6 +20,7 @@ class CandidateView:
     - `request` (C,) int64, the request each candidate belongs to
     - `counts` (B,) int32, candidates per request
     - `seen` (C,) int32, how many of the oldest events each candidate sees, or None for all
+    - `max_count`: the largest of `counts`, known on the host
     """
 
     features: Tensor
@@ -27,11 +28,12 @@ class CandidateView:
     request: Tensor
     counts: Tensor
     seen: Tensor | None
+    max_count: int
 
     @classmethod
     def of(cls, batch: SequenceBatch, features: Tensor, context: Tensor | None) -> "CandidateView":
         counts = batch.candidates.lengths
-        return cls(features, context, owner(counts, batch.num_candidates), counts, batch.seen)
+        return cls(features, context, owner(counts, batch.num_candidates), counts, batch.seen, batch.max_candidates)
 
 
 def offsets_of(lengths: Tensor) -> Tensor:

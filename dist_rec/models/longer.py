@@ -62,8 +62,13 @@ class Longer(nn.Module):
         group_position = keys.group_place - keys.offsets[:-1].long()[view.request].repeat_interleave(m)
         q_positions = rows.join(picked.position[:, None], group_position[:, None])[:, 0]
 
+        # One candidate per request that sees everything is the plain causal mask, which needs no look at groups.
+        counts = None if view.max_count <= 1 and view.seen is None else view.counts
+        # All events ask with k = 0; their number is known on the device only.
+        max_q_len = self.config.k + m * view.max_count if self.config.k else None
+
         def attention_rows(layout: GroupLayout, rotary: Tensor, positions: Tensor | None) -> AttentionRows:
-            return AttentionRows(rows.offsets, layout.offsets, view.counts, m, view.seen, positions, row_rotary, rotary)
+            return AttentionRows(rows.offsets, layout.offsets, counts, m, view.seen, positions, max_q_len, row_rotary, rotary)
 
         state = rows.join(sequence, groups)
         everything = keys.join(merged, groups)

@@ -128,6 +128,7 @@ def _counted(case: _Case) -> tuple[dict[str, int], LongerShape]:
         request=torch.zeros(case.candidates, dtype=torch.int64),
         counts=torch.tensor([case.candidates], dtype=torch.int32),
         seen=None,
+        max_count=case.candidates,
     )
     net = nn.ModuleDict(
         {

@@ -105,7 +105,7 @@ def make_view(
     features = torch.randn(sum(counts), 6, generator=generator, dtype=dtype)
     context = torch.randn(len(counts), 5, generator=generator, dtype=dtype)
     limits = None if seen is None else torch.tensor(seen, dtype=torch.int32)
-    return CandidateView(features, context, owner(lengths, sum(counts)), lengths, limits)
+    return CandidateView(features, context, owner(lengths, sum(counts)), lengths, limits, max(counts, default=0))
 
 
 def seen_row(rng: np.random.Generator, events: int, seen: list[int]) -> Row:

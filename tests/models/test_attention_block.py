@@ -16,6 +16,7 @@ def _rows(shift: float = 0.0) -> AttentionRows:
         group_size=1,
         seen=None,
         q_positions=None,
+        max_q_len=4,
         q_rotary=positions[3:],
         kv_rotary=positions,
     )

@@ -55,11 +55,13 @@ def _dense_batch(model: Longer, tokens: Tensor, lengths: Tensor, view: Candidate
         {"merge": 3, "k": 50, "heads": 4, "globals": ["user", "candidate"]},
     ],
 )
-def test_equals_the_papers_dense_form(queries: str, changes: dict[str, Any]) -> None:
-    """Outputs and every gradient, over histories around K and k, none included, and requests without a candidate."""
+@pytest.mark.parametrize("counts", [[1, 2, 1, 3, 0, 1, 2], [1, 1, 0, 1, 1, 1, 1]], ids=["several", "at most one"])
+def test_equals_the_papers_dense_form(queries: str, changes: dict[str, Any], counts: list[int]) -> None:
+    """Outputs and every gradient, over histories around K and k, none included, and requests without a candidate. With at most
+    one candidate each, attention takes the plain causal mask."""
     model = _longer(queries=queries, **changes)
     tokens, lengths = _tokens([7, 0, 1, 12, 3, 4, 17])
-    view = make_view([1, 2, 1, 3, 0, 1, 2])
+    view = make_view(counts)
     tokens.requires_grad_()
     got, truth = model(tokens, lengths, view), _dense_batch(model, tokens, lengths, view)
     torch.testing.assert_close(got, truth, rtol=0.0, atol=1e-11)
@@ -116,10 +118,11 @@ def test_learnable_rows_see_every_event() -> None:
 
 @pytest.mark.parametrize("queries", STRATEGIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sequence_rows_do_not_depend_on_candidates(queries: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("counts", [[2, 1, 3, 1], [1, 1, 1, 1]], ids=["several", "one"])
+def test_sequence_rows_do_not_depend_on_candidates(queries: str, dtype: torch.dtype, counts: list[int]) -> None:
     model = _longer(queries=queries, self_layers=2).to(dtype)
     tokens, lengths = _tokens([7, 0, 30, 3])
-    before, after = (make_view([2, 1, 3, 1], seed=seed, dtype=dtype) for seed in (0, 1))
+    before, after = (make_view(counts, seed=seed, dtype=dtype) for seed in (0, 1))
     first, first_groups, _ = model.states(tokens.to(dtype), lengths, before)
     second, second_groups, _ = model.states(tokens.to(dtype), lengths, after)
     assert torch.equal(first, second)
