@@ -38,6 +38,32 @@ def measure_side_by_side(calls: dict[str, Callable[[], object]], *, repeats: int
     return {name: Timing(*np.percentile(times, [20, 50, 80])) for name, times in seconds.items()}
 
 
+def measure_on_gpu(calls: dict[str, Callable[[int], object]], *, repeats: int, warm_up: int = 3) -> dict[str, Timing]:
+    """Times several calls in turns with CUDA events. A call gets the number of its turn, to rotate inputs past the L2 cache."""
+    for turn in range(warm_up):
+        for call in calls.values():
+            call(turn)
+    events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {name: [] for name in calls}
+    for turn in range(repeats):
+        for name, call in calls.items():
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            torch.cuda.synchronize()
+            start.record()
+            call(turn)
+            end.record()
+            events[name].append((start, end))
+    torch.cuda.synchronize()
+    seconds = {name: [start.elapsed_time(end) / 1e3 for start, end in pairs] for name, pairs in events.items()}
+    return {name: Timing(*np.percentile(times, [20, 50, 80])) for name, times in seconds.items()}
+
+
+def hardware() -> str:
+    """A short name for file names: the GPU's, or cpu."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    return torch.cuda.get_device_name().lower().replace("nvidia ", "").split()[0]
+
+
 def provenance() -> list[str]:
     """Commit, hardware and versions, as Markdown lines."""
     root = Path(__file__).resolve().parents[1]
@@ -51,8 +77,11 @@ def provenance() -> list[str]:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if ":" in line
     }
+    gpu = [f"- {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"] if torch.cuda.is_available() else []
     return [
         f"- commit {commit}{' with local changes' if dirty else ''}",
+        *gpu,
         f"- {cpu}, family {family.get('cpu family')} model {family.get('model')}, {torch.get_num_threads()} thread(s)",
-        f"- python {platform.python_version()}, torch {torch.__version__}, torchrec {version('torchrec')}",
+        f"- python {platform.python_version()}, torch {torch.__version__}, "
+        f"torchrec {version('torchrec')}, triton {version('triton')}",
     ]

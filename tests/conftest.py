@@ -1,13 +1,19 @@
 """What every test gets: the same seed, one torch thread, and a reason instead of a failure where a GPU is needed and missing.
 
+Without a GPU, Triton kernels run in Triton's interpreter, which is chosen when a kernel's module is imported: hence on top.
+
 Marker: `gpu` needs a CUDA device; such tests skip themselves without one.
 """
 
+import os
 import random
 
 import numpy
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

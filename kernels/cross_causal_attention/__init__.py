@@ -3,6 +3,7 @@
 Legend: B requests, H heads, D head size, m rows of one candidate's group, c candidates of one request.
 """
 
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -10,10 +11,15 @@ from torch import Tensor
 
 from dist_rec.kernels.common.backend import log_choice
 from dist_rec.kernels.cross_causal_attention.bucketed import bucketed_attention
+from dist_rec.kernels.cross_causal_attention.checks import check_inputs, check_triton, why_not_triton
 from dist_rec.kernels.cross_causal_attention.reference import reference_attention
 
-Backend = Literal["auto", "reference", "bucketed"]
-_IMPLEMENTATIONS = {"reference": reference_attention, "bucketed": bucketed_attention}
+if find_spec("triton") is not None:
+    from dist_rec.kernels.cross_causal_attention.op import attend
+else:
+    attend = None
+
+Backend = Literal["auto", "triton", "bucketed", "reference"]
 
 
 def cross_causal_attention(
@@ -30,6 +36,7 @@ def cross_causal_attention(
     q_positions: Tensor | None = None,
     key_valid: Tensor | None = None,
     scale: float | None = None,
+    max_q_len: int | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
     """`softmax(scale * q k^T + mask) v` for every request of a packed batch.
@@ -44,38 +51,54 @@ def cross_causal_attention(
     This is LONGER's `j >= i` over `[globals; newest..oldest]` (arXiv 2505.04421, section 3.5.2), reversed. With
     `causal=False` every row sees every key of its request. A row without a visible key gives zeros and zero gradients.
 
+    With fewer key-value than query heads, query head h uses key-value head h // (H / H_kv). Under autocast the inputs are
+    cast to its dtype. No backend but `reference` and `bucketed` reads a value on the host. All are deterministic, and a
+    request's result does not depend on who shares its batch (README.md has the small print).
+
     Args:
         q: (sum_q, H, D), float.
-        k, v: (sum_kv, H, D), same dtype and device as q.
+        k, v: (sum_kv, H_kv, D), same dtype and device as q; H_kv divides H.
         q_offsets, kv_offsets: (B + 1,) int32 or int64 prefix sums of the lengths.
         num_candidates: (B,) int, candidates c of each request.
         group_size: m.
         seen: (sum_candidates,) int, events visible to each candidate, in [0, events of its request].
         q_positions: (sum_q,) int, key position of each query row.
         key_valid: (sum_kv,) bool, False hides a key from everyone.
-        scale: defaults to 1 / sqrt(D).
-        backend: `reference` loops over requests; `bucketed` pads requests of similar length together; `auto` takes
-            `bucketed` and logs that once.
+        scale: positive; defaults to 1 / sqrt(D).
+        max_q_len: a promise that no request has more query rows. Up to 128 rows it lets the backward hold them all and read
+            K and V once. If a request breaks the promise, its rows come out as NaN (CPU backends raise ValueError).
+        backend: `triton` is the fused kernel (fp32, fp16, bf16; D <= 256); `bucketed` pads requests of similar length
+            together; `reference` loops over requests, in float64 too; `auto` takes `triton` on CUDA where it can, else
+            `bucketed`, and logs its choice once.
 
     Returns:
-        (sum_q, H, D) in the dtype of q.
+        (sum_q, H, D) in the dtype of q, or of autocast.
 
     Raises:
         ValueError: shapes, dtypes or options do not fit together.
+        RuntimeError: `backend="triton"` where there is neither a CUDA device nor Triton's interpreter.
     """
-    _check(q, k, v, q_offsets, kv_offsets, num_candidates, seen, q_positions, key_valid)
-    if not causal and (num_candidates is not None or q_positions is not None):
-        raise ValueError("causal=False lets every row see every key; num_candidates and q_positions have no meaning with it")
-    if seen is not None and num_candidates is None:
-        raise ValueError("seen needs num_candidates, to know which rows belong to which candidate")
-    if group_size < 1:
-        raise ValueError(f"group_size must be at least 1, got {group_size}")
+    if torch.amp.is_autocast_available(q.device.type) and torch.is_autocast_enabled(q.device.type):
+        q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
+    check_inputs(q, k, v, q_offsets, kv_offsets, causal, num_candidates, group_size, seen, q_positions, key_valid, scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     if backend == "auto":
-        backend = "bucketed"
-        log_choice("cross_causal_attention", backend, "the only batched form on this build")
-    if backend not in _IMPLEMENTATIONS:
-        raise ValueError(f"backend must be one of auto, {', '.join(_IMPLEMENTATIONS)}, got {backend!r}")
-    return _IMPLEMENTATIONS[backend](
+        reason = why_not_triton(q)
+        backend = "bucketed" if reason else "triton"
+        log_choice("cross_causal_attention", backend, reason or "inputs on CUDA")
+    if backend == "triton":
+        check_triton(q)
+        assert attend is not None
+        options = (num_candidates, seen, q_positions, key_valid, causal, group_size, scale, max_q_len)
+        return attend(q, k, v, q_offsets, kv_offsets, *options)[0]
+    if backend not in ("bucketed", "reference"):
+        raise ValueError(f"backend must be one of auto, triton, bucketed, reference, got {backend!r}")
+    if max_q_len is not None and len(q_offsets) > 1 and (longest := int(q_offsets.diff().max())) > max_q_len:
+        raise ValueError(f"max_q_len={max_q_len} was promised, but a request has {longest} query rows")
+    if k.shape[1] < q.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    attention = bucketed_attention if backend == "bucketed" else reference_attention
+    return attention(
         q,
         k,
         v,
@@ -87,43 +110,5 @@ def cross_causal_attention(
         seen=seen,
         q_positions=q_positions,
         key_valid=key_valid,
-        scale=q.shape[-1] ** -0.5 if scale is None else scale,
+        scale=scale,
     )
-
-
-def _check(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q_offsets: Tensor,
-    kv_offsets: Tensor,
-    num_candidates: Tensor | None,
-    seen: Tensor | None,
-    q_positions: Tensor | None,
-    key_valid: Tensor | None,
-) -> None:
-    """Checks that need no value from the device."""
-    if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape or q.shape[1:] != k.shape[1:]:
-        raise ValueError(
-            f"expected q (sum_q, H, D) and k, v (sum_kv, H, D), got q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-        )
-    if not (q.dtype == k.dtype == v.dtype and q.is_floating_point()):
-        raise ValueError(f"q, k and v must share one floating dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
-    if q_offsets.dim() != 1 or q_offsets.shape != kv_offsets.shape or q_offsets.shape[0] < 1:
-        raise ValueError(
-            f"q_offsets and kv_offsets must both be (B + 1,), got {tuple(q_offsets.shape)}, {tuple(kv_offsets.shape)}"
-        )
-    batch = q_offsets.shape[0] - 1
-    expected = {
-        "num_candidates": (num_candidates, batch),
-        "q_positions": (q_positions, q.shape[0]),
-        "key_valid": (key_valid, k.shape[0]),
-    }
-    for name, (tensor, size) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != (size,):
-            raise ValueError(f"{name} must have shape ({size},), got {tuple(tensor.shape)}")
-    if key_valid is not None and key_valid.dtype != torch.bool:
-        raise ValueError(f"key_valid must be bool, got {key_valid.dtype}")
-    integers = (q_offsets, kv_offsets, num_candidates, seen, q_positions)
-    if any(t is not None and t.dtype not in (torch.int32, torch.int64) for t in integers):
-        raise ValueError("offsets, num_candidates, seen and q_positions must be int32 or int64")

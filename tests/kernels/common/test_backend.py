@@ -1,12 +1,13 @@
 import logging
 
 import pytest
+import torch
 
-from dist_rec.kernels.common.backend import log_choice
+from dist_rec.kernels.common.backend import _log_once, log_choice
 
 
 def test_says_a_choice_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    log_choice.cache_clear()
+    _log_once.cache_clear()
     monkeypatch.setattr(logging.getLogger("dist_rec"), "propagate", True)
     caplog.set_level(logging.INFO, "dist_rec.kernels")
     for _ in range(3):
@@ -16,3 +17,16 @@ def test_says_a_choice_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytes
         "gather: triton (a GPU is here)",
         "gather: reference (no GPU is here)",
     ]
+
+
+def test_says_nothing_while_torch_compile_traces(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log call would break the graph. What was not said then is said later."""
+    _log_once.cache_clear()
+    monkeypatch.setattr(logging.getLogger("dist_rec"), "propagate", True)
+    caplog.set_level(logging.INFO, "dist_rec.kernels")
+    with monkeypatch.context() as tracing:
+        tracing.setattr(torch.compiler, "is_compiling", lambda: True)
+        log_choice("gather", "triton", "a GPU is here")
+    assert not caplog.records
+    log_choice("gather", "triton", "a GPU is here")
+    assert len(caplog.records) == 1

@@ -1,19 +1,27 @@
-"""Random jagged attention problems, and what each row sees, written down a second time.
+"""Random jagged attention problems, what each row sees, written down a second time, and what a fused kernel computes.
 
 Legend: B requests, H heads, D head size, m rows of one candidate's group, c candidates of one request.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Literal
+from unittest import mock
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dist_rec.kernels.cross_causal_attention import Backend, cross_causal_attention
+from dist_rec.kernels.cross_causal_attention import Backend, cross_causal_attention, op, tuning
+from tests.helpers.closeness import assert_close_to_truth
 
 Mode = Literal["plain", "groups", "seen", "full"]
+MODES: tuple[Mode, ...] = ("plain", "groups", "seen", "full")
+BLOCK = 64  # keys that the kernels take at a time in fp16; in fp32 a divisor of it
+# Where "triton" runs; without a GPU that is Triton's interpreter.
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -34,24 +42,67 @@ class Case:
     kv_offsets: Tensor
     options: dict[str, Any]
 
+    def __repr__(self) -> str:
+        """Sizes, not numbers: those follow from the seed."""
+        sizes = f"q {tuple(self.q.shape)}, k {tuple(self.k.shape)}, {self.q.dtype}"
+        return f"Case({sizes}, {self.q_offsets.tolist()}, {self.kv_offsets.tolist()}, {sorted(self.options)})"
+
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.q, self.k, self.v
 
+    @property
+    def most_rows(self) -> int:
+        """The tightest `max_q_len`."""
+        return int(self.q_offsets.diff().max()) if len(self.q_offsets) > 1 else 0
+
+    @property
+    def scale(self) -> float:
+        return self.options.get("scale") or self.q.shape[-1] ** -0.5
+
     def to(self, dtype: torch.dtype) -> "Case":
         return replace(self, q=self.q.to(dtype), k=self.k.to(dtype), v=self.v.to(dtype))
 
-    def run(self, backend: Backend) -> Tensor:
-        return cross_causal_attention(*self.inputs, self.q_offsets, self.kv_offsets, backend=backend, **self.options)
+    def on(self, device: torch.device | str) -> "Case":
+        options = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.options.items()}
+        return Case(*(x.to(device) for x in (*self.inputs, self.q_offsets, self.kv_offsets)), options)
 
-    def run_with_gradients(self, backend: Backend) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def only(self, b: int) -> "Case":
+        """Request b without the others."""
+        (first_q, end_q), (first_key, end_key) = (x[b : b + 2].tolist() for x in (self.q_offsets, self.kv_offsets))
+        rows, keys = slice(first_q, end_q), slice(first_key, end_key)
+        parts = {"q_positions": rows, "key_valid": keys, "num_candidates": slice(b, b + 1)}
+        if "num_candidates" in self.options:
+            end = int(self.options["num_candidates"][: b + 1].sum())
+            parts["seen"] = slice(end - int(self.options["num_candidates"][b]), end)
+        options = {name: x[parts[name]] if name in parts else x for name, x in self.options.items()}
+        offsets = (_ints([0, end_q - first_q]), _ints([0, end_key - first_key]))
+        return Case(self.q[rows], self.k[keys], self.v[keys], *offsets, options)
+
+    def operands(self, max_q_len: int | None = None) -> tuple[Any, ...]:
+        """The arguments of the custom op `attend`, in its order."""
+        optional = (self.options.get(name) for name in ("num_candidates", "seen", "q_positions", "key_valid"))
+        plain = (self.options["causal"], self.options.get("group_size", 1), self.scale, max_q_len)
+        return *self.inputs, self.q_offsets, self.kv_offsets, *optional, *plain
+
+    def run(self, backend: Backend, **options: Any) -> Tensor:
+        case = self.on(DEVICE) if backend == "triton" else self
+        options = case.options | options
+        out = cross_causal_attention(*case.inputs, case.q_offsets, case.kv_offsets, backend=backend, **options)
+        return out.to(self.q.device)
+
+    def run_with_gradients(self, backend: Backend, **options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Output, and gradients of a fixed random weighting of it for q, k and v."""
         leaves = tuple(tensor.detach().requires_grad_() for tensor in self.inputs)
-        out = replace(self, q=leaves[0], k=leaves[1], v=leaves[2]).run(backend)
-        generator = torch.Generator().manual_seed(1)
-        weights = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype)
-        dq, dk, dv = torch.autograd.grad((out * weights).sum(), leaves)
+        out = replace(self, q=leaves[0], k=leaves[1], v=leaves[2]).run(backend, **options)
+        dq, dk, dv = torch.autograd.grad((out * output_weights(out)).sum(), leaves)
         return out.detach(), dq, dk, dv
+
+
+def output_weights(out: Tensor) -> Tensor:
+    """The gradient that `run_with_gradients` sends in: the same numbers in every dtype."""
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return weights.to(torch.float16).to(out.dtype)
 
 
 def make_case(
@@ -62,10 +113,11 @@ def make_case(
     hide: float = 0.0,
     positions: bool = False,
     seed: int = 0,
-    heads: int = 2,
+    heads: int | tuple[int, int] = 2,
     head_size: int = 4,
 ) -> Case:
-    """float64 problem; `hide` is the share of keys that `key_valid` hides, with `positions` the rows ask from anywhere."""
+    """float64 problem; `hide` is the share of keys that `key_valid` hides, with `positions` the rows ask from anywhere,
+    two numbers of heads are those of queries and of keys and values."""
     generator = torch.Generator().manual_seed(seed)
     grouped = mode in ("groups", "seen")
     keys = [r.events + grouped * r.candidates * group_size for r in requests]
@@ -81,12 +133,13 @@ def make_case(
         options["q_positions"] = _ints([int(torch.randint(-1, n, (), generator=generator)) for n in ends])
     if hide:
         options["key_valid"] = torch.rand(sum(keys), generator=generator) >= hide
+    q_heads, kv_heads = heads if isinstance(heads, tuple) else (heads, heads)
 
-    def rows(count: int) -> Tensor:
-        return torch.randn(count, heads, head_size, generator=generator, dtype=torch.float64)
+    def rows(count: int, of: int) -> Tensor:
+        return torch.randn(count, of, head_size, generator=generator, dtype=torch.float64)
 
     offsets = [_ints([0, *accumulate(lengths)]) for lengths in (queries, keys)]
-    return Case(rows(sum(queries)), rows(sum(keys)), rows(sum(keys)), *offsets, options)
+    return Case(rows(sum(queries), q_heads), rows(sum(keys), kv_heads), rows(sum(keys), kv_heads), *offsets, options)
 
 
 def _ints(values: list[int]) -> Tensor:
@@ -96,39 +149,212 @@ def _ints(values: list[int]) -> Tensor:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Small problems of every kind: no request, empty requests, primes, more rows than keys, everything hidden."""
-    mode: Mode = draw(st.sampled_from(("plain", "groups", "seen", "full")))
+    mode = draw(st.sampled_from(MODES))
     group_size = draw(st.integers(1, 3))
     sizes = st.sampled_from((0, 1, 2, 3, 5, 8, 13, 17))
     requests = draw(st.lists(st.builds(Request, events=sizes, candidates=st.integers(0, 3), queries=sizes), max_size=6))
     hide = draw(st.sampled_from((0.0, 0.0, 0.5, 1.0)))
-    return make_case(
-        requests, mode, group_size=group_size, hide=hide, positions=draw(st.booleans()), seed=draw(st.integers(0, 99))
+    heads = draw(st.sampled_from(((2, 2), (2, 1), (4, 2))))
+    positions, seed = draw(st.booleans()), draw(st.integers(0, 99))
+    return make_case(requests, mode, group_size=group_size, hide=hide, positions=positions, seed=seed, heads=heads)
+
+
+@st.composite
+def tiled_cases(draw: st.DrawFn) -> Case:
+    """Problems around the sizes of tiles, in fp32 or fp16 (the numbers fit fp16 either way).
+
+    An ordinary request is always in the batch: its errors set the scale, where the others may happen to be exact.
+    """
+    lengths = st.sampled_from((0, 1, 2, 7, 15, 16, 17, BLOCK - 1, BLOCK, BLOCK + 1, 97))
+    rows = st.sampled_from((0, 1, 2, 7, 15, 16, 17, 31, 33))
+    others = draw(st.lists(st.builds(Request, events=lengths, candidates=st.integers(0, 4), queries=rows), max_size=2))
+    place = draw(st.integers(0, len(others)))
+    requests = [*others[:place], Request(35, 3, 19), *others[place:]]
+    case = make_case(
+        requests,
+        draw(st.sampled_from(MODES)),
+        group_size=draw(st.sampled_from((1, 2, 5))),
+        hide=draw(st.sampled_from((0.0, 0.0, 0.3))),
+        positions=draw(st.booleans()),
+        seed=draw(st.integers(0, 99)),
+        heads=draw(st.sampled_from(((1, 1), (2, 1), (3, 1), (2, 2)))),
+        head_size=draw(st.sampled_from((8, 16, 24, 32, 48))),
     )
+    return case.to(torch.float16).to(draw(st.sampled_from((torch.float32, torch.float16))))
 
 
 def plain_attention(case: Case) -> Tensor:
     """The docstring of `cross_causal_attention`, one row and one head at a time."""
     out = torch.zeros_like(case.q)
-    scale = case.options.get("scale") or case.q.shape[-1] ** -0.5
+    group = case.q.shape[1] // case.k.shape[1]
     for b in range(len(case.q_offsets) - 1):
         first_q, end_q = case.q_offsets[b : b + 2].tolist()
         first_key = int(case.kv_offsets[b])
         for row in range(first_q, end_q):
             keys = [first_key + j for j in visible_keys_of(case, b, row)]
             for head in range(case.q.shape[1] if keys else 0):
-                scores = torch.stack([case.q[row, head].dot(case.k[j, head]) * scale for j in keys])
+                k, v = case.k[keys, head // group], case.v[keys, head // group]
+                scores = torch.stack([case.q[row, head].dot(key) * case.scale for key in k])
                 weights = scores.exp() / scores.exp().sum()
-                out[row, head] = sum(w * case.v[j, head] for w, j in zip(weights, keys))
+                out[row, head] = sum(w * value for w, value in zip(weights, v))
     return out
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What `fused_formula` computes; `log_sum` and `peak` are base 2, with `total` they are fp32 or float64."""
+
+    out: Tensor
+    dq: Tensor
+    dk: Tensor
+    dv: Tensor
+    peak: Tensor
+    total: Tensor
+
+    @property
+    def log_sum(self) -> Tensor:
+        return self.peak + self.total.log2()
+
+    @property
+    def results(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `Case.run_with_gradients` returns them."""
+        return self.out, self.dq, self.dk, self.dv
+
+
+def fused_formula(case: Case, order: Tensor | None = None) -> Fused:
+    """Attention and its gradients by the formula of every fused kernel, whole matrices at a time: plain maths to compare with.
+
+    It differs from softmax and its derivative, which the reference has, in what such a kernel cannot do otherwise:
+
+    - scores are base 2, which rounds the factor before them once more;
+    - the backward computes the scores again, in another order of summation than the forward that left their largest;
+    - weights and their gradients are rounded to the dtype of the inputs before they are multiplied by V, Q, K and dO;
+    - the gradient of a score is `p * (dO v - delta)` with `delta = rowsum(O * dO)`: for a row that sees one key or two the
+      difference cancels, and what is left is rounding, where softmax's own derivative may be exact.
+
+    `order` (D,) is the order in which the elements of a head are added up; it changes nothing but rounding.
+    """
+    order = torch.arange(case.q.shape[2]) if order is None else order
+    do = output_weights(case.q)[..., order]
+    shuffled = replace(case, q=case.q[..., order], k=case.k[..., order], v=case.v[..., order])
+    requests = [_fused_request(shuffled, do, b) for b in range(len(case.q_offsets) - 1)]
+    assert requests, "a batch without a request has nothing to compare"
+    found = {name: torch.cat([getattr(r, name) for r in requests]) for name in Fused.__annotations__}
+    return Fused(**{name: x[..., order.argsort()] if name in ("out", "dq", "dk", "dv") else x for name, x in found.items()})
+
+
+def assert_fused_truth(case: Case, got: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    """Output and gradients are as close to the truth as the plain form of the fused formula."""
+    plain = [fused.results for fused in fused_in_orders(case)]
+    for mine, truth, *rough in zip(got, truth_of(case), *plain):
+        assert_close_to_truth(mine, truth, farthest(rough, truth))
+
+
+def fused_in_orders(case: Case) -> list[Fused]:
+    """The plain form in a few orders of summation, for `farthest` to choose from: where few rows see few keys, the error of
+    a single one is zero by luck now and then."""
+    generator = torch.Generator().manual_seed(2)
+    return [fused_formula(case, torch.randperm(case.q.shape[2], generator=generator)) for _ in range(8)]
+
+
+def farthest(values: list[Tensor], truth: Tensor) -> Tensor:
+    """Of several values for each element the one that is farthest from the truth."""
+    stacked = torch.stack(values)
+    worst = (stacked.double() - truth).abs().argmax(0, keepdim=True) if stacked.numel() else stacked[:1].long()
+    return stacked.gather(0, worst)[0]
+
+
+def _fused_request(case: Case, do: Tensor, b: int) -> Fused:
+    """One request; h heads of queries, i rows, j keys, d elements of a head."""
+    dtype, group = case.q.dtype, case.q.shape[1] // case.k.shape[1]
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    (first_q, end_q), (first_key, end_key) = (x[b : b + 2].tolist() for x in (case.q_offsets, case.kv_offsets))
+    q, do = (x[first_q:end_q].to(wide) for x in (case.q, do))
+    k, v = (x[first_key:end_key].to(wide).repeat_interleave(group, dim=1) for x in (case.k, case.v))
+    visible = torch.zeros(end_q - first_q, end_key - first_key, dtype=torch.bool)
+    for row in range(end_q - first_q):
+        visible[row, visible_keys_of(case, b, first_q + row)] = True
+    scale2 = torch.tensor(case.scale, dtype=wide) * 1.4426950408889634  # log2(e)
+    scores = _products(q, k) * scale2
+    scores = scores.masked_fill(~visible, float("-inf"))
+    nothing = scores.new_full((*scores.shape[:2], 1), float("-inf"))  # a maximum over no key
+    peak = torch.cat([scores, nothing], -1).amax(-1, keepdim=True)
+    weights = (scores - peak.nan_to_num(neginf=0.0)).exp2()
+    total = weights.sum(-1, keepdim=True)
+    out = torch.einsum("hij,jhd->ihd", weights.to(dtype).to(wide), v) / total.where(total > 0, 1.0).transpose(0, 1)
+    out = out.to(dtype)
+
+    again = (_products(q.flip(-1), k.flip(-1)) * scale2).masked_fill(~visible, float("-inf"))
+    p = (again - peak.nan_to_num(neginf=0.0)).exp2() / total.where(total > 0, 1.0)
+    delta = (out.to(wide) * do).sum(-1).T.unsqueeze(-1)
+    ds = (p * (_products(do, v) - delta)).to(dtype).to(wide)
+    dv = torch.einsum("hij,ihd->jhd", p.to(dtype).to(wide), do)
+    dq, dk = torch.einsum("hij,jhd->ihd", ds, k) * case.scale, torch.einsum("hij,ihd->jhd", ds, q) * case.scale
+    dk, dv = (x.unflatten(1, (-1, group)).sum(2) for x in (dk, dv))
+    return Fused(out, *(x.to(dtype) for x in (dq, dk, dv)), *(x.squeeze(-1).T for x in (peak, total)))
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """(h, i, j) dot products of (i, h, D) and (j, h, D), one element after the other as an accumulator adds them up."""
+    total = a.new_zeros(a.shape[1], a.shape[0], b.shape[0])
+    for x, y in zip(a.permute(2, 1, 0), b.permute(2, 1, 0)):
+        total += x.unsqueeze(2) * y.unsqueeze(1)
+    return total
+
+
+def truth_of(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Output and gradients by the reference, in float64."""
+    return case.to(torch.float64).run_with_gradients("reference")
+
+
+@contextmanager
+def keys_in_pieces(length: int = BLOCK) -> Iterator[None]:
+    """As on a GPU that is larger than the batch: it has many processors, and the keys are cut into pieces of this length."""
+    sizes = mock.patch.multiple(tuning, SPLIT_KEYS=length, piece_keys=lambda _: length)
+    with mock.patch.object(op, "_processors", lambda _: 1000), sizes:
+        yield
+
+
+@contextmanager
+def launches() -> Iterator[list[Any]]:
+    """Collects the kernels of the operator in the order in which they are launched."""
+    found = []
+    real = op._Call.launch
+
+    def launch(call: Any, kernel: Any, *arguments: Any) -> None:
+        found.append(kernel)
+        real(call, kernel, *arguments)
+
+    with mock.patch.object(op._Call, "launch", launch):
+        yield found
+
+
+@contextmanager
+def poisoned_memory(value: float = float("nan")) -> Iterator[None]:
+    """What `torch.empty` and `torch.empty_like` hand out holds `value`, so that reading before writing shows.
+
+    Only floats: an index that was never written would be read through as an address.
+    """
+
+    def poison(make: Any) -> Any:
+        def made(*arguments: Any, **options: Any) -> Tensor:
+            tensor = make(*arguments, **options)
+            return tensor.fill_(value) if tensor.is_floating_point() else tensor
+
+        return made
+
+    with mock.patch.multiple(torch, empty=poison(torch.empty), empty_like=poison(torch.empty_like)):
+        yield
 
 
 def visible_keys_of(case: Case, b: int, row: int) -> list[int]:
     """Key positions within request b that a packed query row sees."""
     options = case.options
-    num_keys = int(case.kv_offsets[b + 1] - case.kv_offsets[b])
-    valid = [
-        j for j in range(num_keys) if options.get("key_valid") is None or options["key_valid"][int(case.kv_offsets[b]) + j]
-    ]
+    first_key, end_key = case.kv_offsets[b : b + 2].tolist()
+    num_keys = end_key - first_key
+    valid = list(range(num_keys))
+    if options.get("key_valid") is not None:
+        valid = [j for j, is_valid in enumerate(options["key_valid"][first_key:end_key].tolist()) if is_valid]
     if not options["causal"]:
         return valid
     if options.get("q_positions") is None:

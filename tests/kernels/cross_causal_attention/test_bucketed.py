@@ -113,3 +113,15 @@ def test_a_long_history_needs_no_square_matrix() -> None:
     with _Largest() as largest:
         case.run_with_gradients("bucketed")
     assert keys < largest.elements <= heads * queries * keys
+
+
+@pytest.mark.parametrize("heads", [(4, 2), (6, 2), (3, 1)])
+def test_grouped_heads_equal_repeated_ones(heads: tuple[int, int]) -> None:
+    """Query head h uses key-value head h // (H / H_kv); the gradient of a shared head is the sum over its query heads."""
+    case = make_case([Request(9, 2, 6), Request(4, 1, 3)], "groups", group_size=2, heads=heads)
+    group = heads[0] // heads[1]
+    repeated = replace(case, k=case.k.repeat_interleave(group, dim=1), v=case.v.repeat_interleave(group, dim=1))
+    out, dq, dk, dv = repeated.run_with_gradients("bucketed")
+    summed = (out, dq, *(x.unflatten(1, (-1, group)).sum(2) for x in (dk, dv)))
+    for got, expected in zip(case.run_with_gradients("bucketed"), summed):
+        torch.testing.assert_close(got, expected, rtol=0.0, atol=1e-12)

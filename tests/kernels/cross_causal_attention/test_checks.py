@@ -2,12 +2,16 @@
 
 import logging
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
-from dist_rec.kernels.common.backend import log_choice
-from dist_rec.kernels.cross_causal_attention import cross_causal_attention
+from dist_rec.kernels.common.backend import _log_once
+from dist_rec.kernels.cross_causal_attention import Backend, checks, cross_causal_attention
+from dist_rec.kernels.cross_causal_attention.checks import LARGEST_HEAD, is_interpreted, why_not_triton
+
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 
 
 def _call(**changes: Any) -> torch.Tensor:
@@ -51,12 +55,91 @@ def test_accepts_what_fits() -> None:
         ({"causal": False, "q_positions": torch.tensor([0, 0, 0, 0])}, "num_candidates and q_positions have no meaning"),
         ({"seen": torch.tensor([1])}, "seen needs num_candidates"),
         ({"group_size": 0}, "group_size must be at least 1, got 0"),
-        ({"backend": "triton"}, "backend must be one of auto, reference, bucketed, got 'triton'"),
+        ({"backend": "cuda"}, "backend must be one of auto, triton, bucketed, reference, got 'cuda'"),
+        ({"q": torch.randn(4, 3, 8)}, r"key-value heads must divide the query heads, got q \(4, 3, 8\), k \(7, 2, 8\)"),
+        ({"q": torch.randn(4, 1, 8)}, "key-value heads must divide the query heads"),
+        ({"k": torch.randn(7, 0, 8), "v": torch.randn(7, 0, 8)}, "key-value heads must divide the query heads"),
+        ({"scale": 0.0}, "scale must be positive, got 0.0"),
+        ({"scale": -1.0}, "scale must be positive, got -1.0"),
+        ({"scale": float("nan")}, "scale must be positive, got nan"),
     ],
 )
 def test_refuses_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _call(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"k": torch.randn(7, 2, 8, device="meta")},
+        {"kv_offsets": torch.tensor([0, 5, 7], device="meta")},
+        {"num_candidates": torch.tensor([1, 0], device="meta")},
+        {"key_valid": torch.ones(7, dtype=torch.bool, device="meta")},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_all_tensors_must_be_on_one_device(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="all tensors must be on the device of q, cpu"):
+        _call(**changes)
+
+
+@pytest.mark.parametrize("backend", ["auto", "bucketed", "reference"])
+def test_a_broken_promise_of_few_rows(backend: Backend) -> None:
+    """Where lengths are read on the host anyway it is an error; the fused kernel answers with NaN (test_forward.py)."""
+    with pytest.raises(ValueError, match="max_q_len=2 was promised, but a request has 3 query rows"):
+        _call(max_q_len=2, backend=backend)
+    assert _call(max_q_len=3, backend=backend).shape == (4, 2, 8)
+
+
+def _inputs(head: int, dtype: torch.dtype) -> dict[str, Any]:
+    rows = {"q": 4, "k": 7, "v": 7}
+    return {name: torch.randn(count, 2, head).to(dtype) for name, count in rows.items()}
+
+
+@pytest.mark.parametrize(
+    ("head", "dtype", "message"),
+    [
+        (8, torch.float64, "takes fp32, fp16 or bf16 and head sizes up to 256, got torch.float64 and 8"),
+        (257, torch.float32, "head sizes up to 256, got torch.float32 and 257"),
+        pytest.param(8, torch.bfloat16, "Triton's interpreter multiplies bf16 wrongly", marks=without_gpu),
+    ],
+)
+def test_the_fused_kernel_refuses_what_it_cannot_do(head: int, dtype: torch.dtype, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _call(**_inputs(head, dtype), backend="triton")
+    assert _call(**_inputs(head, dtype)).dtype == dtype, "auto finds another way"
+
+
+def test_the_fused_kernel_needs_a_gpu_or_the_interpreter() -> None:
+    compiled = mock.patch.object(checks, "is_interpreted", lambda: False)
+    with compiled, pytest.raises(RuntimeError, match="needs CUDA tensors, got cpu"):
+        _call(backend="triton")
+
+
+def test_the_fused_kernel_needs_triton() -> None:
+    nothing_found = mock.patch.object(checks, "find_spec", lambda name: None)
+    with nothing_found, pytest.raises(RuntimeError, match="backend='triton' needs Triton; it is not installed"):
+        _call(backend="triton")
+
+
+@without_gpu
+def test_the_interpreter_runs_these_tests() -> None:
+    assert is_interpreted()
+
+
+@pytest.mark.parametrize(
+    ("device", "head", "dtype", "reason"),
+    [
+        ("cpu", 8, torch.float32, "inputs on cpu"),
+        ("cuda", 8, torch.float64, "the fused kernel has no torch.float64"),
+        ("cuda", 257, torch.float16, "head size 257 is above 256"),
+        ("cuda", LARGEST_HEAD, torch.bfloat16, ""),
+    ],
+)
+def test_why_auto_does_not_take_the_fused_kernel(device: str, head: int, dtype: torch.dtype, reason: str) -> None:
+    q = mock.Mock(device=torch.device(device), dtype=dtype, shape=torch.Size((4, 2, head)))
+    assert why_not_triton(q) == reason
 
 
 def test_key_valid_must_be_bool() -> None:
@@ -65,12 +148,10 @@ def test_key_valid_must_be_bool() -> None:
 
 
 def test_auto_takes_the_batched_form_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    log_choice.cache_clear()
+    _log_once.cache_clear()
     caplog.set_level(logging.INFO, "dist_rec.kernels")
     logging.getLogger("dist_rec").propagate = True
     inputs = {name: torch.randn(rows, 2, 8) for name, rows in (("q", 4), ("k", 7), ("v", 7))}
     assert torch.equal(_call(**inputs), _call(**inputs, backend="bucketed"))
     _call(**inputs)
-    assert [record.getMessage() for record in caplog.records] == [
-        "cross_causal_attention: bucketed (the only batched form on this build)"
-    ]
+    assert [record.getMessage() for record in caplog.records] == ["cross_causal_attention: bucketed (inputs on cpu)"]

@@ -1,0 +1,108 @@
+"""Compiles every entry of the tile table without a GPU and prints what the machine code uses.
+
+    python -m dist_rec.kernels.cross_causal_attention.aot [--arch 80 90 100] [--bits 16 32]
+
+Exits with 1 if an entry spills registers, needs more shared memory than its architecture has, or, on sm_90 with 64 rows or more
+in 16 bits, does without the tensor core instruction for whole warp groups (wgmma).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dist_rec.kernels.common.aot import SHARED_LIMIT, Used, compile_for
+from dist_rec.kernels.cross_causal_attention import tuning
+from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_one_pass
+from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
+from dist_rec.kernels.cross_causal_attention.forward import forward
+from dist_rec.kernels.cross_causal_attention.table import TABLE, Tile
+
+KERNELS = {"forward": forward, "one_pass": backward_one_pass, "queries": backward_queries, "keys": backward_keys}
+MASK_OPTIONS = ("NUM_CANDIDATES", "FIRST_CANDIDATE", "SEEN", "Q_POSITIONS", "KEY_VALID")
+_INT32 = (
+    *("Q_OFFSETS", "KV_OFFSETS", "REQUEST", "TILE", "COUNT", "FIRST", "NUM_CANDIDATES", "SEEN", "Q_POSITIONS"),
+    "FIRST_CANDIDATE",
+)
+_FLOAT = ("PEAK", "TOTAL", "DELTA", "DQ_PARTS")
+_SCALARS = (
+    *("q_stride", "q_head_stride", "k_stride", "k_head_stride", "v_stride", "v_head_stride"),
+    *("kv_heads", "group_size", "max_q_len", "row_tiles"),
+)
+
+
+@dataclass(frozen=True)
+class Build:
+    """One kernel with one tile; `masked`: with every option of the mask and split keys, otherwise with none."""
+
+    architecture: int
+    bits: int
+    head: int
+    kernel: str
+    tile: Tile
+    masked: bool
+
+    def compile(self) -> Used:
+        kernel = KERNELS[self.kernel]
+        constants: dict[str, Any] = {} if self.masked else dict.fromkeys((*MASK_OPTIONS, "DQ_PARTS"))
+        constants |= {"SPLIT": tuning.SPLIT_KEYS, "PIECE": tuning.piece_keys(self.tile.rows)} if self.masked else {}
+        constants = {"SPLIT": 0, "PIECE": 0, "GROUP": 1, "CAUSAL": True, "PRECISION": "ieee", **constants}
+        constants |= {"HEAD": self.head, "D": self.head}
+        constants |= {"BM": self.tile.rows, "BN": self.tile.keys, "STAGES": self.tile.stages}
+        value = "*bf16" if self.bits == 16 else "*fp32"
+        types = dict.fromkeys(("Q", "K", "V", "OUT", "DO", "DQ", "DK", "DV"), value)
+        types |= dict.fromkeys(_INT32, "*i32") | dict.fromkeys(_FLOAT, "*fp32") | dict.fromkeys(_SCALARS, "i32")
+        types |= {"KEY_VALID": "*u8", "scale": "fp32"}
+        if self.kernel == "forward" and self.masked:
+            types["OUT"] = "*fp32"
+        types = {name: kind for name, kind in types.items() if name not in constants}
+        return compile_for(kernel, types, constants, self.architecture, warps=self.tile.warps)
+
+    def complaints(self, used: Used) -> list[str]:
+        found = []
+        if used.spills:
+            found.append(f"spills: {used.stack} bytes of stack, {used.instructions['LDL']} local loads")
+        if used.shared > SHARED_LIMIT[self.architecture]:
+            found.append(f"needs {used.shared} bytes of shared memory of {SHARED_LIMIT[self.architecture]}")
+        if self.architecture == 90 and self.bits == 16 and self.tile.rows >= 64 and not used.instructions["HGMMA"]:
+            found.append("no wgmma")
+        return found
+
+
+def builds(architecture: int, bits: int) -> Iterator[Build]:
+    """Everything that a call can launch."""
+    for head, entry in TABLE[architecture, bits].items():
+        tiles = [("forward", tile) for tile in entry.forward.values()]
+        tiles += [("one_pass", tile) for tile in entry.one_pass.values()]
+        tiles += [("queries", entry.queries), ("keys", entry.keys)]
+        for kernel, tile in tiles:
+            for masked in (False, True):
+                yield Build(architecture, bits, head, kernel, tile, masked)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100], choices=[80, 90, 100])
+    parser.add_argument("--bits", type=int, nargs="+", default=[16, 32], choices=[16, 32])
+    options = parser.parse_args()
+    failed = False
+    for build in (build for arch in options.arch for bits in options.bits for build in builds(arch, bits)):
+        used = build.compile()
+        complaints = build.complaints(used)
+        failed |= bool(complaints)
+        tile = build.tile
+        print(
+            f"sm_{build.architecture} {build.bits} bits, head {build.head}: {build.kernel} {tile.rows} x {tile.keys}, "
+            f"{tile.warps} warps, {tile.stages} stages{', all mask options' if build.masked else ''}: "
+            f"{used.registers} registers, {used.shared / 1024:.0f} KiB shared, "
+            f"{json.dumps({name: count for name, count in used.instructions.items() if count})}"
+            f"{' <- ' + '; '.join(complaints) if complaints else ''}",
+            flush=True,
+        )
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

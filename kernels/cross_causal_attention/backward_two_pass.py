@@ -1,0 +1,280 @@
+"""Triton backward for any number of query rows, deterministic: dQ by tiles of rows, then dK and dV by blocks of keys.
+
+Seven matmuls and two readings of K and V, where `backward_one_pass` has five and one; but no program has to hold all rows.
+
+Legend: BM tile rows, BN keys of a block, HEAD head size, D the same padded to a power of two, G query heads per key-value head.
+"""
+
+# pyright: reportMissingParameterType=false - Triton reads annotations as code
+
+import triton
+import triton.language as tl
+
+from dist_rec.kernels.cross_causal_attention.masks import block_ranges, inverse, row_bounds, tile_ranges
+
+
+@triton.jit
+def backward_queries(
+    Q,
+    K,
+    V,
+    OUT,
+    PEAK,
+    TOTAL,
+    DO,
+    DELTA,
+    DQ,
+    Q_OFFSETS,
+    KV_OFFSETS,
+    REQUEST,
+    TILE,
+    COUNT,
+    NUM_CANDIDATES,
+    FIRST_CANDIDATE,
+    SEEN,
+    Q_POSITIONS,
+    KEY_VALID,
+    q_stride,
+    q_head_stride,
+    k_stride,
+    k_head_stride,
+    v_stride,
+    v_head_stride,
+    kv_heads,
+    group_size,
+    scale,
+    GROUP: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    HEAD: tl.constexpr,
+    D: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    STAGES: tl.constexpr,
+) -> None:
+    """A slot is a tile of rows: writes its DQ and DELTA (sum_q, H) fp32 = rowsum(O * dO), which the second pass needs."""
+    program = tl.program_id(0)
+    h = program % kv_heads
+    slot = program // kv_heads
+    if slot >= tl.load(COUNT):
+        return
+    b = tl.load(REQUEST + slot)
+    q_start, kv_start = tl.load(Q_OFFSETS + b).to(tl.int64), tl.load(KV_OFFSETS + b).to(tl.int64)
+    q_len = (tl.load(Q_OFFSETS + b + 1) - q_start).to(tl.int32)
+    kv_len = (tl.load(KV_OFFSETS + b + 1) - kv_start).to(tl.int32)
+    row = tl.load(TILE + slot) * BM + tl.arange(0, BM)
+    i, head = row // GROUP, h * GROUP + row % GROUP
+    ask = i < q_len
+    d = tl.arange(0, D)
+    in_head = d < HEAD
+    rows_in_head = ask[:, None] & in_head[None, :]
+    # Where a request starts may lie beyond 2^31 and goes into the pointer; places within a request fit 32 bits.
+    Q += q_start * q_stride
+    rows_before = q_start * (kv_heads * GROUP)
+    OUT += rows_before * HEAD
+    DO += rows_before * HEAD
+    DQ += rows_before * HEAD
+    PEAK += rows_before
+    TOTAL += rows_before
+    DELTA += rows_before
+    place = i * (kv_heads * GROUP) + head
+    at = place[:, None] * HEAD + d[None, :]
+    q = tl.load(Q + i[:, None] * q_stride + head[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
+    do = tl.load(DO + at, mask=rows_in_head, other=0.0)
+    delta = tl.sum(do.to(tl.float32) * tl.load(OUT + at, mask=rows_in_head, other=0.0).to(tl.float32), 1)
+    tl.store(DELTA + place, delta, mask=ask)
+    peak, total = tl.load(PEAK + place, mask=ask, other=0.0), tl.load(TOTAL + place, mask=ask, other=0.0)
+    norm = inverse(total)
+    limit, start, stop = row_bounds(
+        i, ask, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, SEEN, Q_POSITIONS, group_size, CAUSAL
+    )
+    lowest, highest, own_first, own_end = tile_ranges(limit, start, stop, ask, kv_len)
+    first, full, seen_end, own_block, own_block_end = block_ranges(
+        lowest, highest, own_first, own_end, 0, kv_len, BN, KEY_VALID is not None
+    )
+    K += kv_start * k_stride + h * k_head_stride
+    V += kv_start * v_stride + h * v_head_stride
+    scale2 = scale * 1.4426950408889634  # log2(e)
+
+    dq = tl.zeros([BM, D], tl.float32)
+    on = tl.arange(0, BN)
+    step = tl.full((), BN, tl.int64)  # keys passed so far may lie beyond 32 bits once multiplied by a stride
+    for block in tl.range(first, full, num_stages=STAGES):
+        n = block * step
+        k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=in_head[None, :], other=0.0)
+        v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=in_head[None, :], other=0.0)
+        p = tl.exp2(tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale2 - peak[:, None]) * norm[:, None]
+        ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
+        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+    own_blocks = own_block_end - own_block
+    for index in tl.range(0, seen_end - full + own_blocks, num_stages=STAGES):
+        block = tl.where(full + index < seen_end, full + index, own_block + index - (seen_end - full))
+        n = block * step
+        j = block * BN + on
+        there = ((j < highest) | ((j >= own_first) & (j < own_end))) & (j < kv_len)
+        if KEY_VALID is not None:
+            there = there & (tl.load(KEY_VALID + kv_start + j, mask=there, other=0) != 0)
+        load = there[:, None] & in_head[None, :]
+        k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=load, other=0.0)
+        v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=load, other=0.0)
+        sees = j[None, :] < limit[:, None]
+        if NUM_CANDIDATES is not None:
+            sees = sees | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
+        s = tl.where(sees & there[None, :], tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
+        p = tl.exp2(s * scale2 - peak[:, None]) * norm[:, None]
+        ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
+        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+    tl.store(DQ + at, (dq * scale).to(DQ.dtype.element_ty), mask=rows_in_head)
+
+
+@triton.jit
+def backward_keys(
+    Q,
+    K,
+    V,
+    PEAK,
+    TOTAL,
+    DO,
+    DELTA,
+    DK,
+    DV,
+    Q_OFFSETS,
+    KV_OFFSETS,
+    REQUEST,
+    TILE,
+    COUNT,
+    NUM_CANDIDATES,
+    FIRST_CANDIDATE,
+    SEEN,
+    Q_POSITIONS,
+    KEY_VALID,
+    q_stride,
+    q_head_stride,
+    k_stride,
+    k_head_stride,
+    v_stride,
+    v_head_stride,
+    kv_heads,
+    group_size,
+    scale,
+    GROUP: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    HEAD: tl.constexpr,
+    D: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    STAGES: tl.constexpr,
+) -> None:
+    """A slot is a block of keys: writes its DK and DV (sum_kv, H_kv, HEAD), the sums over all rows that see it."""
+    program = tl.program_id(0)
+    h = program % kv_heads
+    slot = program // kv_heads
+    if slot >= tl.load(COUNT):
+        return
+    b = tl.load(REQUEST + slot)
+    q_start, kv_start = tl.load(Q_OFFSETS + b).to(tl.int64), tl.load(KV_OFFSETS + b).to(tl.int64)
+    q_len = (tl.load(Q_OFFSETS + b + 1) - q_start).to(tl.int32)
+    kv_len = (tl.load(KV_OFFSETS + b + 1) - kv_start).to(tl.int32)
+    first_key = tl.load(TILE + slot) * BN
+    end_key = tl.minimum(first_key + BN, kv_len)
+    j = first_key + tl.arange(0, BN)
+    d = tl.arange(0, D)
+    in_head = d < HEAD
+    there = j < kv_len
+    if KEY_VALID is not None:
+        there = there & (tl.load(KEY_VALID + kv_start + j, mask=there, other=0) != 0)
+    load = there[:, None] & in_head[None, :]
+    K += kv_start * k_stride + h * k_head_stride
+    V += kv_start * v_stride + h * v_head_stride
+    k = tl.load(K + j[:, None] * k_stride + d[None, :], mask=load, other=0.0)
+    v = tl.load(V + j[:, None] * v_stride + d[None, :], mask=load, other=0.0)
+
+    # Query rows [begin, all_see) may see a part of the block, rows [all_see, end) see it whole.
+    begin, all_see, end = 0, q_len, q_len
+    if not CAUSAL:
+        if KEY_VALID is None:
+            all_see = 0
+    elif Q_POSITIONS is None:
+        begin = tl.minimum(tl.maximum(first_key - (kv_len - q_len), 0), q_len)  # the row at the block's oldest key
+        num_events = kv_len
+        if NUM_CANDIDATES is not None:
+            num_events -= tl.load(NUM_CANDIDATES + b).to(tl.int32) * group_size
+            if first_key >= num_events:  # keys of groups: nobody behind the last of these groups sees them
+                last_group = (end_key - 1 - num_events) // group_size
+                end = tl.minimum(q_len, num_events + (last_group + 1) * group_size - (kv_len - q_len))
+                end = tl.maximum(end, begin)
+                all_see = end
+        if SEEN is None and KEY_VALID is None:
+            all_see = tl.where(end_key <= num_events, tl.minimum(tl.maximum(end_key - 1 - (kv_len - q_len), 0), q_len), all_see)
+    first_tile = begin * GROUP // BM
+    end_tile = tl.cdiv(end * GROUP, BM)
+    full_tile = tl.maximum(tl.minimum(tl.cdiv(all_see * GROUP, BM), end_tile), first_tile)
+    scale2 = scale * 1.4426950408889634  # log2(e)
+
+    dk = tl.zeros([BN, D], tl.float32)
+    dv = tl.zeros([BN, D], tl.float32)
+    Q += q_start * q_stride
+    rows_before = q_start * (kv_heads * GROUP)
+    DO += rows_before * HEAD
+    PEAK += rows_before
+    TOTAL += rows_before
+    DELTA += rows_before
+    for tile in tl.range(first_tile, full_tile, num_stages=STAGES):
+        row = tile * BM + tl.arange(0, BM)
+        i, head = row // GROUP, h * GROUP + row % GROUP
+        ask = i < q_len
+        limit, start, stop = row_bounds(
+            i, ask, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, SEEN, Q_POSITIONS, group_size, CAUSAL
+        )
+        rows_in_head = ask[:, None] & in_head[None, :]
+        place = i * (kv_heads * GROUP) + head
+        q = tl.load(Q + i[:, None] * q_stride + head[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
+        do = tl.load(DO + place[:, None] * HEAD + d[None, :], mask=rows_in_head, other=0.0)
+        peak, total = tl.load(PEAK + place, mask=ask, other=0.0), tl.load(TOTAL + place, mask=ask, other=0.0)
+        delta = tl.load(DELTA + place, mask=ask, other=0.0)
+        sees = j[None, :] < limit[:, None]
+        if NUM_CANDIDATES is not None:
+            sees = sees | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
+        s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        s = tl.where(sees & there[None, :], s, float("-inf"))
+        dk, dv = _gather_rows(s, q, do, v, peak, total, delta, dk, dv, scale2, PRECISION)
+    for tile in tl.range(full_tile, end_tile, num_stages=STAGES):
+        row = tile * BM + tl.arange(0, BM)
+        i, head = row // GROUP, h * GROUP + row % GROUP
+        ask = i < q_len
+        rows_in_head = ask[:, None] & in_head[None, :]
+        place = i * (kv_heads * GROUP) + head
+        q = tl.load(Q + i[:, None] * q_stride + head[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
+        do = tl.load(DO + place[:, None] * HEAD + d[None, :], mask=rows_in_head, other=0.0)
+        peak, total = tl.load(PEAK + place, mask=ask, other=0.0), tl.load(TOTAL + place, mask=ask, other=0.0)
+        delta = tl.load(DELTA + place, mask=ask, other=0.0)
+        s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        dk, dv = _gather_rows(s, q, do, v, peak, total, delta, dk, dv, scale2, PRECISION)
+    at = j[:, None] * (kv_heads * HEAD) + d[None, :]
+    DK += (kv_start * kv_heads + h) * HEAD
+    DV += (kv_start * kv_heads + h) * HEAD
+    stored = (j < kv_len)[:, None] & in_head[None, :]
+    tl.store(DK + at, (dk * scale).to(DK.dtype.element_ty), mask=stored)
+    tl.store(DV + at, dv.to(DV.dtype.element_ty), mask=stored)
+
+
+@triton.jit
+def _gather_rows(
+    s,
+    q,
+    do,
+    v,
+    peak,
+    total,
+    delta,
+    dk,
+    dv,
+    scale2,
+    PRECISION: tl.constexpr,
+):
+    """Adds one tile of rows to dK (before its scale) and dV of the block."""
+    p = tl.exp2(s * scale2 - peak[:, None]) * inverse(total)[:, None]
+    dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision=PRECISION)
+    ds = (p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])).to(q.dtype)
+    return tl.dot(tl.trans(ds), q, dk, input_precision=PRECISION), dv

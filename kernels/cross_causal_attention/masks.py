@@ -1,0 +1,88 @@
+"""Which keys a query row sees, inside the Triton kernels.
+
+A row sees key positions j < `limit`, and `start` <= j <= `stop` of its own group. A tile of rows turns its rows' bounds
+into ranges of key blocks: blocks that all of its rows see whole, and blocks that need a mask.
+"""
+
+# pyright: reportMissingParameterType=false - Triton reads annotations as code
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def row_bounds(
+    i,
+    ask,
+    b,
+    q_start,
+    q_len,
+    kv_len,
+    NUM_CANDIDATES,
+    FIRST_CANDIDATE,
+    SEEN,
+    Q_POSITIONS,
+    group_size,
+    CAUSAL: tl.constexpr,
+):
+    """`limit`, `start`, `stop` (int32 vectors) of query rows `i` of request b; rows that do not `ask` see nothing."""
+    position = i + (kv_len - q_len)
+    if Q_POSITIONS is not None:
+        position = tl.load(Q_POSITIONS + q_start + i, mask=ask, other=-1).to(tl.int32)
+    limit = position + 1
+    start = tl.zeros_like(limit)
+    stop = start - 1
+    if not CAUSAL:
+        limit = start + kv_len
+    elif NUM_CANDIDATES is not None:
+        num_events = kv_len - tl.load(NUM_CANDIDATES + b).to(tl.int32) * group_size
+        in_group = position >= num_events
+        candidate = tl.maximum(position - num_events, 0) // group_size
+        events_seen = start + num_events
+        if SEEN is not None:
+            first = tl.load(FIRST_CANDIDATE + b)
+            events_seen = tl.load(SEEN + first + candidate, mask=ask & in_group, other=0).to(tl.int32)
+        limit = tl.where(in_group, events_seen, limit)
+        start = tl.where(in_group, num_events + candidate * group_size, start)
+        stop = tl.where(in_group, position, stop)
+    return tl.where(ask, tl.minimum(limit, kv_len), 0), start, tl.where(ask, stop, -1)
+
+
+@triton.jit
+def tile_ranges(limit, start, stop, ask, kv_len):
+    """Of a tile of rows: keys that all rows see, that any row sees by its limit, and the range of their own groups.
+
+    Returns `lowest`, `highest`, `own_first`, `own_end`: all rows see j < lowest, nobody sees by its limit j >= highest, and
+    own keys lie in [own_first, own_end).
+    """
+    lowest = tl.min(tl.where(ask, limit, kv_len))
+    highest = tl.max(limit)
+    own_end = tl.max(stop) + 1
+    own_first = tl.min(tl.where(stop >= start, start, kv_len))
+    highest = tl.maximum(highest, 0)
+    # Where nobody asks, no block is seen by all: its keys are then masked, and not loaded.
+    return tl.minimum(tl.maximum(lowest, 0), highest), highest, own_first, own_end
+
+
+@triton.jit
+def block_ranges(lowest, highest, own_first, own_end, first_key, end_key, BN: tl.constexpr, ALL_MASKED: tl.constexpr):
+    """Key blocks of [first_key, end_key) that a tile has to visit: first_key is a multiple of BN.
+
+    Returns `first`, `full`, `seen_end`, `own_block`, `own_block_end`: blocks [first, full) need no mask; blocks
+    [full, seen_end) and [own_block, own_block_end) do.
+    """
+    first = first_key // BN
+    end = tl.maximum(tl.cdiv(end_key, BN), first)
+    full = tl.minimum(tl.maximum(lowest // BN, first), end)
+    if ALL_MASKED:
+        full = first
+    seen_end = tl.minimum(tl.maximum(tl.cdiv(highest, BN), full), end)
+    own_block = tl.minimum(tl.maximum(own_first // BN, seen_end), end)
+    own_block_end = tl.minimum(tl.maximum(tl.cdiv(own_end, BN), own_block), end)
+    return first, full, seen_end, own_block, own_block_end
+
+
+@triton.jit
+def inverse(total):
+    """1 / total, and 0 for rows that see nothing."""
+    return tl.where(total > 0.0, 1.0, 0.0) / tl.where(total > 0.0, total, 1.0)

@@ -1,0 +1,219 @@
+"""The fused operator as PyTorch sees it: a custom op with a fake form and an autograd formula, and the launches behind it.
+
+Legend: H query heads, H_kv key-value heads, G = H / H_kv.
+"""
+
+import functools
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from dist_rec.kernels.cross_causal_attention import tuning
+from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_one_pass, sum_parts
+from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
+from dist_rec.kernels.cross_causal_attention.forward import combine, forward
+from dist_rec.kernels.cross_causal_attention.work_list import WorkList, make_work_list
+
+
+@torch.library.custom_op("dist_rec::cross_causal_attention", mutates_args=())
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_offsets: Tensor,
+    kv_offsets: Tensor,
+    num_candidates: Tensor | None,
+    seen: Tensor | None,
+    q_positions: Tensor | None,
+    key_valid: Tensor | None,
+    causal: bool,
+    group_size: int,
+    scale: float,
+    max_q_len: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output (sum_q, H, D) like q; of every row and head the largest score times log2(e) and the sum of 2^(score - largest),
+    both (sum_q, H) fp32. Their log-sum-exp is `peak + log2(total)`, -inf for a row that sees nothing (total 0)."""
+    options = (num_candidates, seen, q_positions, key_valid, causal, group_size, scale, max_q_len)
+    call = _Call(q, k, v, q_offsets, kv_offsets, *options)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    peak, total = (torch.empty(q.shape[:2], dtype=torch.float32, device=q.device) for _ in range(2))
+    if len(q):
+        _run_forward(call, {"OUT": out, "PEAK": peak, "TOTAL": total})
+    return out, peak, total
+
+
+@attend.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), *(q.new_empty(q.shape[:2], dtype=torch.float32) for _ in range(2))
+
+
+@torch.library.custom_op("dist_rec::cross_causal_attention_backward", mutates_args=())
+def attend_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    peak: Tensor,
+    total: Tensor,
+    q_offsets: Tensor,
+    kv_offsets: Tensor,
+    num_candidates: Tensor | None,
+    seen: Tensor | None,
+    q_positions: Tensor | None,
+    key_valid: Tensor | None,
+    causal: bool,
+    group_size: int,
+    scale: float,
+    max_q_len: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `attend` for q, k and v, contiguous."""
+    options = (num_candidates, seen, q_positions, key_valid, causal, group_size, scale, max_q_len)
+    call = _Call(q, k, v, q_offsets, kv_offsets, *options)
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    if len(q) == 0:
+        return dq, dk.zero_(), dv.zero_()
+    run = _run_two_pass if call.tiles.one_pass is None else _run_one_pass
+    results = {"OUT": out, "PEAK": peak, "TOTAL": total, "DO": grad.contiguous(), "DQ": dq, "DK": dk, "DV": dv}
+    run(call, results)
+    return dq, dk, dv
+
+
+@attend_backward.register_fake
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    tensors, ctx.options = inputs[:9], inputs[9:]
+    ctx.save_for_backward(*tensors[:3], *output, *tensors[3:])
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    return *attend_backward(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 10
+
+
+attend.register_autograd(_backward, setup_context=_keep)
+
+
+class _Call:
+    """What the launches of one call share."""
+
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        q_offsets: Tensor,
+        kv_offsets: Tensor,
+        num_candidates: Tensor | None,
+        seen: Tensor | None,
+        q_positions: Tensor | None,
+        key_valid: Tensor | None,
+        causal: bool,
+        group_size: int,
+        scale: float,
+        max_q_len: int | None,
+    ) -> None:
+        self.q_offsets, self.kv_offsets = q_offsets, kv_offsets
+        self.batch, self.kv_heads = len(q_offsets) - 1, k.shape[1]
+        self.group = q.shape[1] // k.shape[1]
+        self.sum_q, self.sum_kv = len(q), len(k)
+        self.max_rows = None if max_q_len is None else max_q_len * self.group
+        self.tiles = tuning.tiles_for(q.device, q.dtype, q.shape[2], self.max_rows)
+        self.processors = _processors(q.device)
+        first = None if seen is None or num_candidates is None else num_candidates.cumsum(0) - num_candidates
+        self.arguments = _strided(q, k, v) | {
+            "Q_OFFSETS": q_offsets,
+            "KV_OFFSETS": kv_offsets,
+            "NUM_CANDIDATES": num_candidates,
+            "FIRST_CANDIDATE": first,
+            "SEEN": seen,
+            "Q_POSITIONS": q_positions,
+            "KEY_VALID": None if key_valid is None else key_valid.view(torch.uint8),
+            "kv_heads": self.kv_heads,
+            "group_size": group_size,
+            "scale": scale,
+            "GROUP": self.group,
+            "CAUSAL": causal,
+            "PRECISION": "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+            "HEAD": q.shape[2],
+            "D": tuning.padded_head(q.shape[2]),
+        }
+
+    def work(self, tile: int, over: str, *, at_least_one: bool = False) -> WorkList:
+        """Tiles of query rows or of keys; requests with the longest histories first."""
+        if over == "rows":
+            return make_work_list(self.q_offsets, self.sum_q, self.kv_offsets, tile, factor=self.group)
+        return make_work_list(self.kv_offsets, self.sum_kv, self.kv_offsets, tile, at_least_one=at_least_one)
+
+    def launch(self, kernel: Any, programs: int, tile: tuning.Tile, arguments: dict[str, Any]) -> None:
+        """Runs `programs` programs for every key-value head with those arguments that the kernel takes."""
+        known = self.arguments | {"BM": tile.rows, "BN": tile.keys, "STAGES": tile.stages} | arguments
+        taken = {name: known[name] for name in kernel.arg_names}
+        kernel[(programs * self.kv_heads,)](**taken, num_warps=tile.warps)
+
+
+@functools.cache
+def _processors(device: torch.device) -> int:
+    """Streaming multiprocessors; the interpreter has one program at a time and nothing to fill."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
+
+
+def _strided(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
+    """The inputs with their strides; only the elements of a head have to be neighbours."""
+    found = {}
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        x = x if x.stride(2) == 1 else x.contiguous()
+        found |= {name.upper(): x, f"{name}_stride": x.stride(0), f"{name}_head_stride": x.stride(1)}
+    return found
+
+
+def _run_forward(call: _Call, results: dict[str, Tensor]) -> None:
+    tile = call.tiles.forward
+    most = 2**31 - 1 if call.max_rows is None else call.max_rows // call.group
+    if call.max_rows is None:
+        row_tiles = triton.cdiv(call.sum_q * call.group, tile.rows)
+        tiles = row_tiles + call.batch
+    else:
+        row_tiles = triton.cdiv(call.max_rows, tile.rows)
+        tiles = row_tiles * call.batch
+    arguments = {"max_q_len": most, "row_tiles": row_tiles}
+    if tiles * call.kv_heads >= 2 * call.processors or call.sum_kv <= tuning.SPLIT_KEYS:
+        work = call.work(tile.rows, "rows")
+        call.launch(forward, work.slots, tile, arguments | results | work.arguments | {"SPLIT": 0})
+        return
+    # Too few tiles to fill the GPU: each meets its keys in pieces, and the pieces are joined.
+    work = call.work(tuning.SPLIT_KEYS, "keys")
+    rows = (work.slots, row_tiles * tile.rows, call.kv_heads)
+    shapes = {"OUT": (*rows, call.arguments["HEAD"]), "PEAK": rows, "TOTAL": rows}
+    pieces = {name: torch.empty(shape, dtype=torch.float32, device=call.q_offsets.device) for name, shape in shapes.items()}
+    arguments |= work.arguments | {"SPLIT": tuning.SPLIT_KEYS}
+    call.launch(forward, work.slots * row_tiles, tile, arguments | pieces)
+    pieces = {f"PIECE_{name}": piece for name, piece in pieces.items()}
+    call.launch(combine, call.batch * row_tiles, tile, arguments | pieces | results)
+
+
+def _run_one_pass(call: _Call, results: dict[str, Tensor]) -> None:
+    tile = call.tiles.one_pass
+    assert tile is not None
+    piece = tuning.piece_keys(tile.rows) if call.batch * call.kv_heads < 2 * call.processors else 0
+    work = call.work(piece or 2**30, "keys", at_least_one=True)
+    parts = None
+    if piece:
+        shape = (work.slots, call.kv_heads, tile.rows, call.arguments["HEAD"])
+        parts = torch.empty(shape, dtype=torch.float32, device=call.q_offsets.device)
+    arguments = results | work.arguments | {"DQ_PARTS": parts, "PIECE": piece}
+    call.launch(backward_one_pass, work.slots, tile, arguments)
+    if piece:
+        call.launch(sum_parts, call.batch, tile, arguments)
+
+
+def _run_two_pass(call: _Call, results: dict[str, Tensor]) -> None:
+    by_rows, by_keys = call.tiles.queries, call.tiles.keys
+    arguments = results | {"DELTA": torch.empty_like(results["PEAK"])}
+    rows, keys = call.work(by_rows.rows, "rows"), call.work(by_keys.keys, "keys")
+    call.launch(backward_queries, rows.slots, by_rows, arguments | rows.arguments)
+    call.launch(backward_keys, keys.slots, by_keys, arguments | keys.arguments)

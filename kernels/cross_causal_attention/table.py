@@ -1,0 +1,229 @@
+"""Tiles that compile for their architecture without spilling a register, with every option of the mask; found by compiling.
+
+`python -m dist_rec.kernels.cross_causal_attention.aot` compiles every entry again and prints what it uses. Among those that
+fit, the larger block of keys, then more blocks in flight, was taken; times on a GPU have not chosen between them yet.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tile:
+    """`rows` and `keys` of a tile, warps of a program, blocks in flight."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Tiles for one head size. `forward` and `one_pass` by their rows; a number of rows that one program cannot hold is missing
+    from `one_pass`."""
+
+    forward: dict[int, Tile]
+    one_pass: dict[int, Tile]
+    queries: Tile
+    keys: Tile
+
+
+def _by_rows(*tiles: Tile) -> dict[int, Tile]:
+    return {tile.rows: tile for tile in tiles}
+
+
+# (architecture, bits of an element) -> head size -> tiles
+TABLE: dict[tuple[int, int], dict[int, Entry]] = {
+    (80, 16): {
+        16: Entry(
+            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
+            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
+            queries=Tile(128, 64, 8, 2),
+            keys=Tile(64, 64, 8, 2),
+        ),
+        32: Entry(
+            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
+            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 1), Tile(128, 64, 8, 2)),
+            queries=Tile(128, 64, 8, 2),
+            keys=Tile(64, 64, 8, 2),
+        ),
+        64: Entry(
+            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 2), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
+            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 32, 8, 2), Tile(128, 32, 8, 1)),
+            queries=Tile(128, 64, 8, 2),
+            keys=Tile(64, 64, 4, 1),
+        ),
+        128: Entry(
+            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 8, 3), Tile(128, 32, 8, 3)),
+            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 8, 2), Tile(64, 32, 8, 2)),
+            queries=Tile(128, 32, 8, 2),
+            keys=Tile(64, 64, 8, 1),
+        ),
+        256: Entry(
+            forward=_by_rows(Tile(16, 64, 8, 2), Tile(32, 64, 8, 2), Tile(64, 32, 8, 2)),
+            one_pass=_by_rows(Tile(16, 64, 8, 1), Tile(32, 32, 8, 1)),
+            queries=Tile(64, 32, 8, 1),
+            keys=Tile(32, 32, 8, 2),
+        ),
+    },
+    (80, 32): {
+        16: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            queries=Tile(32, 32, 8, 2),
+            keys=Tile(32, 32, 8, 2),
+        ),
+        32: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 1)),
+            queries=Tile(32, 32, 8, 2),
+            keys=Tile(32, 32, 8, 2),
+        ),
+        64: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            queries=Tile(32, 32, 8, 2),
+            keys=Tile(32, 32, 8, 2),
+        ),
+        128: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 1), Tile(32, 16, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
+            queries=Tile(32, 32, 4, 2),
+            keys=Tile(16, 32, 8, 1),
+        ),
+        256: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
+            one_pass=_by_rows(Tile(16, 16, 8, 2)),
+            queries=Tile(16, 16, 8, 1),
+            keys=Tile(16, 16, 8, 1),
+        ),
+    },
+    (90, 16): {
+        16: Entry(
+            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
+            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
+            queries=Tile(128, 64, 8, 2),
+            keys=Tile(64, 64, 8, 2),
+        ),
+        32: Entry(
+            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
+            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
+            queries=Tile(128, 64, 8, 2),
+            keys=Tile(64, 64, 8, 2),
+        ),
+        64: Entry(
+            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
+            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
+            queries=Tile(128, 64, 8, 2),
+            keys=Tile(64, 64, 8, 2),
+        ),
+        128: Entry(
+            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 2), Tile(128, 64, 8, 3)),
+            one_pass=_by_rows(Tile(16, 64, 8, 2), Tile(32, 64, 8, 2), Tile(64, 32, 8, 2), Tile(128, 32, 8, 2)),
+            queries=Tile(128, 64, 8, 1),
+            keys=Tile(32, 64, 8, 2),
+        ),
+        256: Entry(
+            forward=_by_rows(Tile(16, 64, 8, 3), Tile(32, 64, 8, 3), Tile(64, 32, 8, 3), Tile(128, 32, 8, 3)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2), Tile(64, 16, 8, 2)),
+            queries=Tile(128, 32, 8, 2),
+            keys=Tile(32, 64, 8, 1),
+        ),
+    },
+    (90, 32): {
+        16: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            queries=Tile(32, 32, 8, 2),
+            keys=Tile(32, 32, 8, 2),
+        ),
+        32: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 1)),
+            queries=Tile(32, 32, 8, 2),
+            keys=Tile(32, 32, 8, 2),
+        ),
+        64: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            queries=Tile(32, 32, 8, 2),
+            keys=Tile(32, 32, 8, 2),
+        ),
+        128: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 1), Tile(32, 16, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
+            queries=Tile(32, 32, 4, 2),
+            keys=Tile(16, 32, 8, 1),
+        ),
+        256: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
+            one_pass=_by_rows(Tile(16, 16, 8, 2)),
+            queries=Tile(16, 16, 8, 1),
+            keys=Tile(16, 16, 8, 1),
+        ),
+    },
+    (100, 16): {
+        16: Entry(
+            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
+            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
+            queries=Tile(128, 64, 8, 2),
+            keys=Tile(64, 64, 8, 2),
+        ),
+        32: Entry(
+            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
+            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
+            queries=Tile(128, 64, 8, 2),
+            keys=Tile(64, 64, 8, 2),
+        ),
+        64: Entry(
+            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
+            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
+            queries=Tile(128, 64, 8, 2),
+            keys=Tile(64, 64, 8, 2),
+        ),
+        128: Entry(
+            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
+            one_pass=_by_rows(Tile(16, 64, 4, 1), Tile(32, 64, 8, 2), Tile(64, 64, 8, 2), Tile(128, 32, 8, 2)),
+            queries=Tile(128, 64, 8, 2),
+            keys=Tile(64, 64, 8, 2),
+        ),
+        256: Entry(
+            forward=_by_rows(Tile(16, 64, 8, 3), Tile(32, 64, 8, 3), Tile(64, 64, 8, 3), Tile(128, 32, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2), Tile(64, 64, 8, 1), Tile(128, 64, 8, 1)),
+            queries=Tile(128, 32, 8, 2),
+            keys=Tile(64, 64, 8, 1),
+        ),
+    },
+    (100, 32): {
+        16: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            queries=Tile(32, 32, 8, 2),
+            keys=Tile(32, 32, 8, 2),
+        ),
+        32: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 1)),
+            queries=Tile(32, 32, 8, 2),
+            keys=Tile(32, 32, 8, 2),
+        ),
+        64: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
+            queries=Tile(32, 32, 8, 2),
+            keys=Tile(32, 32, 8, 2),
+        ),
+        128: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 1), Tile(32, 16, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
+            queries=Tile(32, 32, 4, 2),
+            keys=Tile(16, 32, 8, 1),
+        ),
+        256: Entry(
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
+            one_pass=_by_rows(Tile(16, 16, 8, 2)),
+            queries=Tile(16, 16, 8, 1),
+            keys=Tile(16, 16, 8, 1),
+        ),
+    },
+}

@@ -1,0 +1,61 @@
+"""Which tiles a call takes: by architecture, element size, head size and the promised number of query rows.
+
+Nothing is tried at run time and no length of the batch is part of the key, so every rank and every batch takes the same tiles,
+and a request's result does not depend on who shares its batch. `table.py` holds the tiles.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from dist_rec.kernels.cross_causal_attention.table import TABLE, Entry, Tile
+
+SPLIT_KEYS = 1024  # forward: keys of one piece, where the keys are split
+ROW_BUCKETS = (16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tiles of one call; `one_pass` is None where no program can hold all rows of a request."""
+
+    forward: Tile
+    one_pass: Tile | None
+    queries: Tile
+    keys: Tile
+
+
+def tiles_for(device: torch.device, dtype: torch.dtype, head: int, max_rows: int | None) -> Tiles:
+    """`max_rows`: query rows of a request times query heads per key-value head, at most; None if nobody promised."""
+    entry = TABLE[architecture(device), dtype.itemsize * 8][padded_head(head)]
+    return tiles_of(entry, max_rows)
+
+
+def tiles_of(entry: Entry, max_rows: int | None) -> Tiles:
+    """The smallest tile that holds all rows, or the largest there is: a request may have several tiles in the forward."""
+    rows = max_rows or ROW_BUCKETS[-1]
+    bucket = next((b for b in ROW_BUCKETS if rows <= b), ROW_BUCKETS[-1])
+    forward = entry.forward[max(b for b in entry.forward if b <= bucket)]
+    one_pass = entry.one_pass.get(bucket) if max_rows is not None and max_rows <= bucket else None
+    return Tiles(forward, one_pass, entry.queries, entry.keys)
+
+
+def padded_head(head: int) -> int:
+    """Head size as the kernels hold it: the next power of two, at least 16."""
+    return max(16, 1 << (head - 1).bit_length())
+
+
+@functools.cache
+def architecture(device: torch.device) -> int:
+    """The part of the table for a GPU: 80 for 8.x and 12.x, 90, or 100. The interpreter takes 90."""
+    if device.type != "cuda":
+        return 90
+    major, _ = torch.cuda.get_device_capability(device)
+    if major < 8:
+        raise RuntimeError(f"the fused attention kernel needs compute capability 8.0 or higher, got {major}.x")
+    return {9: 90, 10: 100, 11: 100}.get(major, 80)
+
+
+def piece_keys(rows: int) -> int:
+    """Keys of a piece in the one-pass backward: its fp32 part of dQ is then at most a tenth of the piece's K and V in bf16."""
+    return max(512, 12 * rows)

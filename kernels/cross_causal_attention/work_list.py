@@ -1,0 +1,111 @@
+"""Which program does what, decided on the device: tiles of every request, the longest requests first.
+
+Lengths are known only on the device and nothing may wait for them, so a kernel starts with as many programs as there could
+be tiles at most, and those behind the last tile stop at once.
+"""
+
+# pyright: reportMissingParameterType=false - Triton reads annotations as code
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 64
+
+
+@dataclass(frozen=True)
+class WorkList:
+    """Slot s is tile `tile[s]` of request `request[s]`; a request's tiles are neighbours.
+
+    - `request`, `tile` (slots,) int32, valid below `count` (1,) int32
+    - `first` (B,) int32, slot of each request's first tile
+    """
+
+    request: Tensor
+    tile: Tensor
+    count: Tensor
+    first: Tensor
+
+    @property
+    def slots(self) -> int:
+        return self.request.shape[0]
+
+    @property
+    def arguments(self) -> dict[str, Tensor]:
+        """What a kernel takes of it."""
+        return {"REQUEST": self.request, "TILE": self.tile, "COUNT": self.count, "FIRST": self.first}
+
+
+def make_work_list(
+    offsets: Tensor, total: int, weight_offsets: Tensor, tile: int, *, factor: int = 1, at_least_one: bool = False
+) -> WorkList:
+    """Tiles of `tile` elements of every request; requests in order of falling weight, equal ones as they stand.
+
+    Args:
+        offsets: (B + 1,) int, prefix sums; a request of n elements has ceil(n * factor / tile) tiles.
+        total: the last of them, known on the host as the size of a packed tensor.
+        weight_offsets: (B + 1,) int, prefix sums of the lengths that order the requests.
+        at_least_one: gives requests without elements one tile.
+    """
+    batch = offsets.shape[0] - 1
+    slots = total * factor // tile + batch
+    request, tiles = torch.empty(2, slots, dtype=torch.int32, device=offsets.device)
+    count, first = (torch.empty(size, dtype=torch.int32, device=offsets.device) for size in (1, batch))
+    grid = (triton.cdiv(batch, BLOCK),)
+    _list_tiles[grid](
+        offsets, weight_offsets, request, tiles, count, first, batch, tile, factor, LEAST=int(at_least_one), BLOCK=BLOCK
+    )
+    return WorkList(request, tiles, count, first)
+
+
+@triton.jit
+def _list_tiles(
+    OFFSETS,
+    WEIGHT_OFFSETS,
+    REQUEST,
+    TILE,
+    COUNT,
+    FIRST,
+    batch,
+    tile,
+    factor,
+    LEAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Each program places BLOCK requests: a request stands behind the tiles of all that come before it, counted by
+    comparing it with every other. Quadratic in B, but without a sort and in one launch."""
+    mine = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    my_tiles = _tiles(OFFSETS, mine, batch, tile, factor, LEAST)
+    my_weight = _length(WEIGHT_OFFSETS, mine, batch)
+    before = tl.zeros([BLOCK], tl.int32)
+    total = tl.zeros([BLOCK], tl.int32)
+    for begin in range(0, batch, BLOCK):
+        other = begin + tl.arange(0, BLOCK)
+        tiles = _tiles(OFFSETS, other, batch, tile, factor, LEAST)
+        weight = _length(WEIGHT_OFFSETS, other, batch)
+        same = weight[None, :] == my_weight[:, None]
+        earlier = (weight[None, :] > my_weight[:, None]) | (same & (other[None, :] < mine[:, None]))
+        before += tl.sum(tl.where(earlier, tiles[None, :], 0), 1)
+        total += tiles
+    tl.store(FIRST + mine, before, mask=mine < batch)
+    for t in range(0, tl.max(my_tiles)):
+        tl.store(REQUEST + before + t, mine, mask=t < my_tiles)
+        tl.store(TILE + before + t, before * 0 + t, mask=t < my_tiles)
+    if tl.program_id(0) == 0:
+        tl.store(COUNT, tl.sum(total))
+
+
+@triton.jit
+def _length(OFFSETS, b, batch):
+    """Elements of requests b; -1 behind the last request."""
+    there = b < batch
+    return (tl.load(OFFSETS + b + 1, mask=there, other=-1) - tl.load(OFFSETS + b, mask=there, other=0)).to(tl.int32)
+
+
+@triton.jit
+def _tiles(OFFSETS, b, batch, tile, factor, LEAST: tl.constexpr):
+    length = _length(OFFSETS, b, batch)
+    return tl.where(length < 0, 0, tl.maximum(tl.cdiv(tl.maximum(length, 0) * factor, tile), LEAST)).to(tl.int32)

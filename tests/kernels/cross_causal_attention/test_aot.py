@@ -1,0 +1,56 @@
+"""Every tile of the table becomes machine code that keeps its numbers in registers, on a machine without a GPU."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dist_rec.kernels.common.aot import Used
+from dist_rec.kernels.cross_causal_attention.aot import Build, builds
+from dist_rec.kernels.cross_causal_attention.table import TABLE, Tile
+
+_CLEAN = {"HGMMA": 8, "HMMA": 0, "UTCHMMA": 0, "LDL": 0, "STL": 0, "LDGSTS": 4}
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("bits", [16, 32])
+def test_every_tile_compiles_without_spills(architecture: int, bits: int) -> None:
+    """In a process of its own: kernels that were imported for the interpreter cannot be compiled. Prints registers and shared
+    memory of every build (pytest -s)."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    module = "dist_rec.kernels.cross_causal_attention.aot"
+    command = [sys.executable, "-W", "ignore", "-m", module, "--arch", str(architecture), "--bits", str(bits)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    print(ran.stdout)
+    complaints = [line for line in ran.stdout.splitlines() if "<-" in line]
+    assert ran.returncode == 0, "\n".join([*complaints, ran.stderr])
+    assert len(ran.stdout.splitlines()) == len(list(builds(architecture, bits)))
+
+
+def test_builds_are_all_tiles_with_and_without_mask_options() -> None:
+    found = list(builds(90, 16))
+    entry = TABLE[90, 16][64]
+    tiles = [*entry.forward.values(), *entry.one_pass.values(), entry.queries, entry.keys]
+    assert [build.tile for build in found if build.head == 64 and build.masked] == tiles
+    assert len(found) == 2 * sum(len(e.forward) + len(e.one_pass) + 2 for e in TABLE[90, 16].values())
+
+
+@pytest.mark.parametrize(
+    ("used", "complaint"),
+    [
+        (Used(255, 40, 1024, _CLEAN), "spills: 40 bytes of stack"),
+        (Used(255, 0, 1024, _CLEAN | {"LDL": 3}), "3 local loads"),
+        (Used(100, 0, 300 * 1024, _CLEAN), "shared memory"),
+        (Used(100, 0, 1024, _CLEAN | {"HGMMA": 0, "HMMA": 64}), "no wgmma"),
+    ],
+)
+def test_says_what_is_wrong_with_a_build(used: Used, complaint: str) -> None:
+    build = Build(90, 16, 64, "forward", Tile(64, 64, 4, 3), masked=False)
+    assert not build.complaints(Used(100, 0, 1024, _CLEAN))
+    assert [complaint in line for line in build.complaints(used)] == [True]
+
+
+def test_few_rows_need_no_wgmma() -> None:
+    build = Build(90, 16, 64, "forward", Tile(16, 64, 4, 3), masked=False)
+    assert not build.complaints(Used(100, 0, 1024, _CLEAN | {"HGMMA": 0, "HMMA": 64}))

@@ -1,0 +1,219 @@
+"""The fused operator as PyTorch meets it: its registration, compilation, checkpoints, autocast, strides, and no host reads."""
+
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from dist_rec.kernels import cross_causal_attention as package
+from dist_rec.kernels.cross_causal_attention import cross_causal_attention, op, work_list
+from tests.kernels.cross_causal_attention.cases import (
+    DEVICE,
+    MODES,
+    Case,
+    Mode,
+    Request,
+    keys_in_pieces,
+    launches,
+    make_case,
+    output_weights,
+)
+
+BATCH = [Request(18, 2, 9), Request(0, 1, 2), Request(7, 0, 5), Request(68, 3, 12), Request(5, 0, 0)]
+
+# Triton's interpreter computes with numpy, which warns where a GPU is silent.
+pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow|All-NaN slice):RuntimeWarning")
+
+
+def _case(mode: Mode, **options: Any) -> Case:
+    return make_case(BATCH, mode, **{"group_size": 2, "heads": (2, 1), "head_size": 16} | options).to(torch.float32)
+
+
+def _leaves(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = (x.detach().requires_grad_() for x in case.inputs)
+    return q, k, v
+
+
+def _assert_same(got: Any, expected: Any) -> None:
+    """Bitwise."""
+    for mine, other in zip(got, expected, strict=True):
+        assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("promised", [False, True])
+@pytest.mark.parametrize(
+    "case",
+    [
+        make_case([Request(5, 0, 3), Request(2, 0, 1)], "plain").to(torch.float32),
+        make_case([Request(3, 2, 4)], "seen", group_size=2, hide=0.2, positions=True, heads=(2, 1)).to(torch.float32),
+        make_case([Request(4, 0, 0)], "full").to(torch.float16),
+        make_case([], "plain").to(torch.float32),
+    ],
+    ids=["plain", "seen", "no rows", "no request"],
+)
+def test_opcheck(case: Case, promised: bool) -> None:
+    """Schema, fake tensors and autograd registration are what torch expects of a custom op."""
+    case = case.on(DEVICE)
+    most = case.most_rows if promised else None
+    q, k, v = _leaves(case)
+    torch.library.opcheck(op.attend, (q, k, v, *case.operands(most)[3:]))
+    forward = op.attend(*case.operands(most))
+    grad = output_weights(case.q.cpu()).to(DEVICE)
+    torch.library.opcheck(op.attend_backward, (grad, *case.inputs, *forward, *case.operands(most)[3:]))
+
+
+@pytest.mark.parametrize(("mode", "promised"), [("plain", True), ("seen", False)])
+def test_compiled_equals_eager(mode: Mode, promised: bool) -> None:
+    """In one graph, forward and backward."""
+    torch.compiler.reset()
+    case = _case(mode).on(DEVICE)
+    most = case.most_rows if promised else None
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        offsets = (case.q_offsets, case.kv_offsets)
+        return 2 * cross_causal_attention(q, k, v, *offsets, backend="triton", max_q_len=most, **case.options)
+
+    results = []
+    for function in (run, torch.compile(run, fullgraph=True, backend="aot_eager")):
+        leaves = _leaves(case)
+        out = function(*leaves)
+        results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
+    _assert_same(*results)
+
+
+def test_activation_checkpoints_change_nothing() -> None:
+    case = _case("groups").on(DEVICE)
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return replace(case, q=q, k=k, v=v).run("triton", max_q_len=12)
+
+    results = []
+    for function in (run, lambda *inputs: checkpoint(run, *inputs, use_reentrant=False)):
+        leaves = _leaves(case)
+        results.append(torch.autograd.grad(function(*leaves).square().sum(), leaves))
+    _assert_same(*results)
+
+
+def test_autocast_casts_the_inputs() -> None:
+    case = _case("plain")
+    leaves = _leaves(case)
+    with torch.autocast(DEVICE.type, torch.float16):
+        out = replace(case, q=leaves[0], k=leaves[1], v=leaves[2]).run("triton")
+    assert out.dtype == torch.float16 and torch.equal(out, case.to(torch.float16).run("triton"))
+    gradients = torch.autograd.grad(out.float().square().sum(), leaves)
+    assert all(x.dtype == torch.float32 and x.isfinite().all() for x in gradients)
+
+
+@pytest.mark.parametrize("max_q_len", [None, 20])
+def test_slices_of_one_projection(max_q_len: int | None) -> None:
+    """q, k, v as views of (N, 3, H, D): nothing is copied, results are the same."""
+    case = make_case([Request(20, 0, 20), Request(3, 0, 3)], "plain", head_size=24).to(torch.float32)
+    qkv = torch.stack(case.inputs, 1)
+    views = replace(case, q=qkv[:, 0], k=qkv[:, 1], v=qkv[:, 2])
+    assert not any(x.is_contiguous() for x in views.inputs)
+    results = [x.run_with_gradients("triton", max_q_len=max_q_len) for x in (views, case)]
+    _assert_same(*results)
+
+
+@pytest.mark.parametrize("max_q_len", [None, 12])
+def test_any_strides(max_q_len: int | None) -> None:
+    """Heads before rows, and elements of a head apart."""
+    case = _case("groups", heads=2)
+    apart = torch.stack([case.q, -case.q], -1)[..., 0]
+    k, v = (x.transpose(0, 1).contiguous().transpose(0, 1) for x in (case.k, case.v))
+    results = [x.run_with_gradients("triton", max_q_len=max_q_len) for x in (replace(case, q=apart, k=k, v=v), case)]
+    _assert_same(*results)
+
+
+def test_an_expanded_gradient() -> None:
+    """`out.sum()` sends in one number with strides of zero."""
+    leaves = _leaves(case := _case("plain"))
+    results = []
+    for weights in (torch.ones(()), torch.ones(case.q.shape)):
+        out = replace(case, q=leaves[0], k=leaves[1], v=leaves[2]).run("triton")
+        results.append(torch.autograd.grad(out, leaves, weights.expand(out.shape)))
+    _assert_same(*results)
+
+
+@pytest.mark.parametrize("promised", [False, True])
+def test_two_runs_agree_bitwise(promised: bool) -> None:
+    case = _case("seen", hide=0.1)
+    most = case.most_rows if promised else None
+    _assert_same(*(case.run_with_gradients("triton", max_q_len=most) for _ in range(2)))
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.parametrize("max_q_len", [None, 12])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_request_does_not_depend_on_its_batch(mode: Mode, max_q_len: int | None, pieces: bool) -> None:
+    """Bitwise, output and gradients, although the others bring longer histories and NaN."""
+    case = _case(mode, hide=0.1, positions=True)
+    b = 3
+    (first_q, end_q), (first_key, end_key) = (x[b : b + 2].tolist() for x in (case.q_offsets, case.kv_offsets))
+    rows, keys = slice(first_q, end_q), slice(first_key, end_key)
+    q, k, v = (torch.full_like(x, float("nan")) for x in case.inputs)
+    q[rows], k[keys], v[keys] = case.q[rows], case.k[keys], case.v[keys]
+    alone = case.only(b)
+    equal_weights = mock.patch(f"{make_case.__module__}.output_weights", torch.ones_like)
+    with equal_weights, keys_in_pieces() if pieces else nullcontext():
+        batch, noisy, single = (
+            x.run_with_gradients("triton", max_q_len=max_q_len) for x in (case, replace(case, q=q, k=k, v=v), alone)
+        )
+    for one, among, poisoned, place in zip(single, batch, noisy, (rows, rows, keys, keys)):
+        assert torch.equal(one, among[place]) and torch.equal(one, poisoned[place])
+
+
+@pytest.mark.parametrize("promised", [False, True])
+@pytest.mark.parametrize("needed", [(True, False, False), (False, True, False), (False, False, True)])
+def test_gradients_only_for_what_asks(needed: tuple[bool, bool, bool], promised: bool) -> None:
+    case = _case("groups")
+    most = case.most_rows if promised else None
+    q, k, v = (x.detach().requires_grad_(wanted) for x, wanted in zip(case.inputs, needed))
+    out = replace(case, q=q, k=k, v=v).run("triton", max_q_len=most)
+    (out * output_weights(out)).sum().backward()
+    for x, wanted, expected in zip((q, k, v), needed, case.run_with_gradients("triton", max_q_len=most)[1:]):
+        assert torch.equal(x.grad, expected) if wanted else x.grad is None
+
+
+def test_nothing_is_launched_backwards_where_nobody_asks() -> None:
+    with launches() as found:
+        out = _case("plain").run("triton")
+    assert found == [op.forward] and not out.requires_grad
+
+
+@pytest.mark.parametrize("promised", [False, True])
+def test_integers_of_either_width(promised: bool) -> None:
+    case = _case("seen", positions=True)
+    wide = {name: x.long() if isinstance(x, Tensor) and x.dtype == torch.int32 else x for name, x in case.options.items()}
+    wider = replace(case, q_offsets=case.q_offsets.long(), kv_offsets=case.kv_offsets.long(), options=wide)
+    most = case.most_rows if promised else None
+    _assert_same(*(x.run_with_gradients("triton", max_q_len=most) for x in (wider, case)))
+
+
+@pytest.mark.parametrize("processors", [0, 1000])
+@pytest.mark.parametrize("max_q_len", [None, 12])
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_waits_for_the_device(mode: Mode, max_q_len: int | None, processors: int) -> None:
+    """Tensors on the meta device have no values, and whatever reads one raises: so all but the kernels runs on them."""
+    case = _case(mode, hide=0.1, positions=True).on("meta")
+    attend, backward = op.attend._init_fn, op.attend_backward._init_fn  # the code itself, not the fakes that meta would take
+    operands = case.operands(max_q_len)
+    with ExitStack() as stack:
+        launch = stack.enter_context(mock.patch.object(op._Call, "launch"))
+        stack.enter_context(mock.patch.object(work_list, "_list_tiles", mock.MagicMock()))
+        stack.enter_context(mock.patch.object(package, "attend", attend))
+        stack.enter_context(mock.patch.object(op, "_processors", lambda _: processors))
+        stack.enter_context(mock.patch.object(op.tuning, "SPLIT_KEYS", 64))
+        stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", lambda _: False))  # torch knows of none on meta
+        offsets, options = (case.q_offsets, case.kv_offsets), case.options | {"max_q_len": max_q_len}
+        out = cross_causal_attention(*case.inputs, *offsets, backend="triton", **options)
+        gradients = backward(out, *case.inputs, *attend(*operands), *operands[3:])
+    assert [x.shape for x in (out, *gradients)] == [case.q.shape, *(x.shape for x in case.inputs)]
+    assert launch.call_count > 2
+    with pytest.raises(RuntimeError):
+        out.sum().item()

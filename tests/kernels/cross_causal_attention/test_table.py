@@ -1,0 +1,29 @@
+"""The table is whole and its tiles are what the kernels can take."""
+
+import itertools
+
+import pytest
+
+from dist_rec.kernels.cross_causal_attention.table import TABLE, Entry, Tile
+from dist_rec.kernels.cross_causal_attention.tuning import ROW_BUCKETS, SPLIT_KEYS, piece_keys
+
+
+def _tiles(entry: Entry) -> list[Tile]:
+    return [*entry.forward.values(), *entry.one_pass.values(), entry.queries, entry.keys]
+
+
+def test_every_architecture_has_every_head() -> None:
+    assert set(TABLE) == set(itertools.product((80, 90, 100), (16, 32)))
+    assert all(list(heads) == [16, 32, 64, 128, 256] for heads in TABLE.values())
+
+
+@pytest.mark.parametrize("key", TABLE, ids=str)
+def test_tiles_fit_the_kernels(key: tuple[int, int]) -> None:
+    """Rows and keys are powers of two of at least 16 (the smallest matmul), and pieces of keys are whole blocks."""
+    for entry in TABLE[key].values():
+        assert all(rows == tile.rows for rows, tile in [*entry.forward.items(), *entry.one_pass.items()])
+        assert set(entry.one_pass) <= set(ROW_BUCKETS) and min(entry.forward) == ROW_BUCKETS[0]
+        for tile in _tiles(entry):
+            assert tile.rows in ROW_BUCKETS and tile.keys in (16, 32, 64, 128) and tile.warps in (1, 2, 4, 8)
+        assert all(SPLIT_KEYS % tile.keys == 0 for tile in entry.forward.values())
+        assert all(piece_keys(tile.rows) % tile.keys == 0 for tile in entry.one_pass.values())
