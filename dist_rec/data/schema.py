@@ -153,5 +153,6 @@ def load_schema(folder: str | Path, leave_out: Sequence[str] = ()) -> Schema:
     known = [field.name for field in schema.context]
     for name in leave_out:
         if name not in known:
-            raise ConfigError(f"data.leave_out: '{name}' is no context field of {path}; these are: {', '.join(known) or 'none'}")
+            there = ", ".join(known) or "none"
+            raise ConfigError(f"data.leave_out: '{name}' is no context field of {path}; these are: {there}")
     return schema.model_copy(update={"context": [field for field in schema.context if field.name not in leave_out]})

@@ -1,5 +1,8 @@
 """The smallest Triton kernel: adds two vectors. On the GPU, or under the interpreter when TRITON_INTERPRET=1."""
 
+# Triton reads annotations as code, hence for its kernels:
+# pyright: reportMissingParameterType=false
+
 import torch
 import triton
 import triton.language as tl

@@ -81,7 +81,8 @@ def cross_causal_attention(
     if torch.amp.is_autocast_available(q.device.type) and torch.is_autocast_enabled(q.device.type):
         q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
     check_inputs(q, k, v, q_offsets, kv_offsets, causal, num_candidates, group_size, seen, q_positions, key_valid, scale)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if scale is None:
+        scale = float(q.shape[-1]) ** -0.5
     if backend == "auto":
         reason = why_not_triton(q)
         backend = "bucketed" if reason else "triton"

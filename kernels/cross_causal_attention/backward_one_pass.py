@@ -7,7 +7,8 @@ as one fp32 part per piece and `sum_parts` adds them in order.
 Legend: BM tile rows (at least all rows of a request), BN keys of a block, HEAD head size, D the same padded.
 """
 
-# pyright: reportMissingParameterType=false - Triton reads annotations as code
+# Triton reads annotations as code and turns numbers into constants by itself, hence for kernels:
+# pyright: reportMissingParameterType=false, reportArgumentType=false
 
 import triton
 import triton.language as tl

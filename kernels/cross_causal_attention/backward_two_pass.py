@@ -5,7 +5,8 @@ Seven matmuls and two readings of K and V, where `backward_one_pass` has five an
 Legend: BM tile rows, BN keys of a block, HEAD head size, D the same padded to a power of two, G query heads per key-value head.
 """
 
-# pyright: reportMissingParameterType=false - Triton reads annotations as code
+# Triton reads annotations as code and turns numbers into constants by itself, hence for kernels:
+# pyright: reportMissingParameterType=false, reportArgumentType=false
 
 import triton
 import triton.language as tl

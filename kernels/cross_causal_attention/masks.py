@@ -4,7 +4,8 @@ A row sees key positions j < `limit`, and `start` <= j <= `stop` of its own grou
 into ranges of key blocks: blocks that all of its rows see whole, and blocks that need a mask.
 """
 
-# pyright: reportMissingParameterType=false - Triton reads annotations as code
+# Triton reads annotations as code and turns numbers into constants by itself, hence for kernels:
+# pyright: reportMissingParameterType=false, reportArgumentType=false
 
 import triton
 import triton.language as tl

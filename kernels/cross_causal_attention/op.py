@@ -7,7 +7,6 @@ import functools
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from dist_rec.kernels.cross_causal_attention import tuning
@@ -46,7 +45,8 @@ def attend(
 
 @attend.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), *(q.new_empty(q.shape[:2], dtype=torch.float32) for _ in range(2))
+    peak, total = (q.new_empty(q.shape[:2], dtype=torch.float32) for _ in range(2))
+    return q.new_empty(q.shape), peak, total
 
 
 @torch.library.custom_op("dist_rec::cross_causal_attention_backward", mutates_args=())
@@ -175,10 +175,10 @@ def _run_forward(call: _Call, results: dict[str, Tensor]) -> None:
     tile = call.tiles.forward
     most = 2**31 - 1 if call.max_rows is None else call.max_rows // call.group
     if call.max_rows is None:
-        row_tiles = triton.cdiv(call.sum_q * call.group, tile.rows)
+        row_tiles = -(-call.sum_q * call.group // tile.rows)
         tiles = row_tiles + call.batch
     else:
-        row_tiles = triton.cdiv(call.max_rows, tile.rows)
+        row_tiles = -(-call.max_rows // tile.rows)
         tiles = row_tiles * call.batch
     arguments = {"max_q_len": most, "row_tiles": row_tiles}
     if tiles * call.kv_heads >= 2 * call.processors or call.sum_kv <= tuning.SPLIT_KEYS:

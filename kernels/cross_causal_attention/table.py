@@ -75,7 +75,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         ),
         32: Entry(
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 1)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             queries=Tile(32, 32, 8, 2),
             keys=Tile(32, 32, 8, 2),
         ),
@@ -94,7 +94,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         256: Entry(
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             one_pass=_by_rows(Tile(16, 16, 8, 2)),
-            queries=Tile(16, 16, 8, 1),
+            queries=Tile(16, 16, 4, 2),
             keys=Tile(16, 16, 8, 1),
         ),
     },
@@ -125,7 +125,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         ),
         256: Entry(
             forward=_by_rows(Tile(16, 64, 8, 3), Tile(32, 64, 8, 3), Tile(64, 32, 8, 3), Tile(128, 32, 8, 3)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2), Tile(64, 16, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             queries=Tile(128, 32, 8, 2),
             keys=Tile(32, 64, 8, 1),
         ),
@@ -139,7 +139,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         ),
         32: Entry(
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 1)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             queries=Tile(32, 32, 8, 2),
             keys=Tile(32, 32, 8, 2),
         ),
@@ -158,7 +158,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         256: Entry(
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             one_pass=_by_rows(Tile(16, 16, 8, 2)),
-            queries=Tile(16, 16, 8, 1),
+            queries=Tile(32, 16, 8, 2),
             keys=Tile(16, 16, 8, 1),
         ),
     },
@@ -203,7 +203,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         ),
         32: Entry(
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 1)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             queries=Tile(32, 32, 8, 2),
             keys=Tile(32, 32, 8, 2),
         ),
@@ -222,7 +222,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         256: Entry(
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             one_pass=_by_rows(Tile(16, 16, 8, 2)),
-            queries=Tile(16, 16, 8, 1),
+            queries=Tile(32, 16, 8, 2),
             keys=Tile(16, 16, 8, 1),
         ),
     },

@@ -4,7 +4,8 @@ Lengths are known only on the device and nothing may wait for them, so a kernel 
 be tiles at most, and those behind the last tile stop at once.
 """
 
-# pyright: reportMissingParameterType=false - Triton reads annotations as code
+# Triton reads annotations as code and turns numbers into constants by itself, hence for kernels:
+# pyright: reportMissingParameterType=false, reportArgumentType=false
 
 from dataclasses import dataclass
 

@@ -55,9 +55,9 @@ def test_every_supported_gpu_has_tiles(capability: tuple[int, int]) -> None:
 
 def test_an_old_gpu_is_refused() -> None:
     tuning.architecture.cache_clear()
-    with mock.patch.object(torch.cuda, "get_device_capability", return_value=(7, 5)):
-        with pytest.raises(RuntimeError, match=r"8\.0 or higher, got 7\.x"):
-            tuning.architecture(torch.device("cuda"))
+    old = mock.patch.object(torch.cuda, "get_device_capability", return_value=(7, 5))
+    with old, pytest.raises(RuntimeError, match=r"8\.0 or higher, got 7\.x"):
+        tuning.architecture(torch.device("cuda"))
     tuning.architecture.cache_clear()
 
 
