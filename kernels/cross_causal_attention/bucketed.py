@@ -6,6 +6,10 @@ key length and cut into buckets so that padding stays below `MAX_PADDING` of a b
 With candidates, little work is done for keys that a row cannot see: event rows meet the event keys only, and groups go
 `CANDIDATES_PER_BLOCK` at a time, meeting the event keys and the keys of their own block. So the cost grows with the number
 of candidates, not with its square.
+
+Torch's fused attention walks keys in blocks, and how the last block ends decides how its sums round. With
+`torch.use_deterministic_algorithms`, keys are padded to whole blocks, so that a row's result does not depend on how many keys
+stand behind those it sees. (A linear layer keeps its rows apart with MKL_CBWR=AVX2,STRICT; `dist_rec.common.seed` sets it.)
 """
 
 from dataclasses import dataclass
@@ -17,13 +21,14 @@ from torch.nn.functional import scaled_dot_product_attention
 MAX_PADDING = 0.25  # of a bucket's padded keys
 SMALL_BUCKET_KEYS = 2048  # below this many padded keys another call costs more than the padding
 CANDIDATES_PER_BLOCK = 64
+KEY_BLOCK = 512  # keys that torch's fused CPU attention takes at a time
 
 
 @dataclass(frozen=True)
 class Segments:
     """Packed pieces of work, each a run of query rows over a run of keys.
 
-    - `rows` (R,) and `keys` (S,) int64, indices into the packed queries and keys, piece after piece
+    - `rows` (R,) and `keys` (S,) int64, indices into the packed queries and keys, piece after piece; a key of -1 is padding
     - `row_counts`, `key_counts` (pieces,) int64
     - per row (R,) int64, in key positions of its piece: it sees j < `limit`, and `start` <= j <= `stop`
     """
@@ -106,21 +111,25 @@ def _group_pieces(
     number = torch.arange(len(block_request), device=rows.device) - first_block[block_request]
     own = (counts[block_request] * group_size - number * size).clamp(max=size)
     events = num_events[block_request]
-    # Event keys and own keys of a block are two runs of the packed keys.
-    run_starts = torch.stack([starts[block_request], starts[block_request] + events + number * size], dim=1)
-    keys = _ranges(run_starts.flatten(), torch.stack([events, own], dim=1).flatten())
+    # Event keys, padding and own keys of a block.
+    padding = _whole_blocks(events) - events
+    run_starts = torch.stack([starts[block_request], padding, starts[block_request] + events + number * size], dim=1)
+    run_lengths = torch.stack([events, padding, own], dim=1).flatten()
+    is_padding = torch.tensor([False, True, False], device=rows.device).repeat(len(events)).repeat_interleave(run_lengths)
+    keys = _ranges(run_starts.flatten(), run_lengths).masked_fill(is_padding, -1)
 
     r = request[rows]
     in_groups = position[rows] - num_events[r]
     candidate = in_groups.div(group_size, rounding_mode="floor")
     limit = num_events[r] if seen is None else seen.long()[(counts.cumsum(0) - counts)[r] + candidate]
-    start = num_events[r] + candidate % CANDIDATES_PER_BLOCK * group_size
+    start = _whole_blocks(num_events)[r] + candidate % CANDIDATES_PER_BLOCK * group_size
     block = first_block[r] + candidate.div(CANDIDATES_PER_BLOCK, rounding_mode="floor")
     row_counts = torch.bincount(block, minlength=len(block_request))
     # Rows may come in any order of positions; pieces want them block after block.
     order = block.argsort(stable=True)
     stop = start + in_groups % group_size
-    return Segments(rows[order], row_counts, keys, events + own, limit[order], start[order], stop[order], has_own=True)
+    key_counts = events + padding + own
+    return Segments(rows[order], row_counts, keys, key_counts, limit[order], start[order], stop[order], has_own=True)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, key_valid: Tensor | None, scale: float, work: Segments) -> Tensor:
@@ -130,8 +139,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, key_valid: Tensor | None, scale: fl
     for bucket in buckets(work.key_counts.tolist(), work.row_counts.tolist()):
         members = torch.tensor(bucket, device=q.device)
         at, is_row = _padded_index(row_starts[members], work.row_counts[members])
-        key_at, is_key = _padded_index(key_starts[members], work.key_counts[members])
+        key_at, is_key = _padded_index(key_starts[members], work.key_counts[members], whole_blocks=True)
         key_at = work.keys[key_at.clamp(max=max(len(work.keys) - 1, 0))] if len(work.keys) else torch.zeros_like(key_at)
+        is_key, key_at = is_key & (key_at >= 0), key_at.clamp(min=0)
         if key_valid is not None and len(key_valid):
             is_key = is_key & key_valid[key_at]
         queries = q[work.rows[at]].transpose(1, 2)
@@ -195,9 +205,15 @@ def buckets(kv_lengths: list[int], q_lengths: list[int]) -> list[list[int]]:
     return found
 
 
-def _padded_index(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def _whole_blocks(lengths: Tensor) -> Tensor:
+    """Lengths rounded up to whole blocks of the fused attention if torch asks for deterministic algorithms."""
+    return lengths + -lengths % KEY_BLOCK if torch.are_deterministic_algorithms_enabled() else lengths
+
+
+def _padded_index(starts: Tensor, lengths: Tensor, *, whole_blocks: bool = False) -> tuple[Tensor, Tensor]:
     """(members, longest) index into a segment, and which entries are real; padding repeats the member's last row."""
-    longest = max(int(lengths.max()), 1)
+    widest = lengths.max()
+    longest = max(int(_whole_blocks(widest) if whole_blocks else widest), 1)
     column = torch.arange(longest, device=starts.device)
     real = column < lengths.unsqueeze(1)
     last = (lengths - 1).clamp(min=0).unsqueeze(1)

@@ -1,5 +1,6 @@
 """The padded form against the reference: outputs, gradients, memory."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dist_rec.kernels.cross_causal_attention import bucketed
+from dist_rec.kernels.cross_causal_attention import bucketed, cross_causal_attention
 from tests.helpers.closeness import assert_close_to_truth
 from tests.kernels.cross_causal_attention.cases import Case, Mode, Request, cases, make_case
 
@@ -125,3 +126,37 @@ def test_grouped_heads_equal_repeated_ones(heads: tuple[int, int]) -> None:
     summed = (out, dq, *(x.unflatten(1, (-1, group)).sum(2) for x in (dk, dv)))
     for got, expected in zip(case.run_with_gradients("bucketed"), summed):
         torch.testing.assert_close(got, expected, rtol=0.0, atol=1e-12)
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("mode", MODES)
+def test_whole_blocks_equal_the_reference(mode: Mode) -> None:
+    requests = [Request(n, i % 3, min(7 * i, n)) for i, n in enumerate([600, 3, 0, 512, 257, 1])]
+    _assert_same(*2 * (make_case(requests, mode, group_size=2, hide=0.2, heads=1),))
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("events", [40, 613, 1100])
+def test_what_stands_behind_changes_no_bit_in_deterministic_mode(events: int) -> None:
+    """A history of which every event is a row and has a candidate, and its first part alone."""
+    heads, size = 2, 16
+    q, k, v = (torch.randn(2 * events, heads, size) for _ in range(3))
+    seen = torch.arange(events)
+
+    def first(kept: int) -> torch.Tensor:
+        rows = torch.cat([torch.arange(kept), events + torch.arange(kept)])
+        offsets, counts = torch.tensor([0, len(rows)]), torch.tensor([kept])
+        options = {"num_candidates": counts, "seen": seen[:kept]}
+        return cross_causal_attention(q[rows], k[rows], v[rows], offsets, offsets, backend="bucketed", **options)
+
+    whole = first(events)
+    for kept in (1, 13, events // 3, events // 2, events - 1):
+        part = first(kept)
+        assert torch.equal(part[:kept], whole[:kept]) and torch.equal(part[kept:], whole[events : events + kept])
