@@ -10,7 +10,10 @@ another order, so this runs in torch's deterministic mode, which `dist_rec` exte
 """
 
 import argparse
+import os
 from pathlib import Path
+
+os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")  # before MKL's first use, which may be an import; see DESIGN.md
 
 import numpy as np
 import pyarrow as pa

@@ -1,6 +1,5 @@
 """One place for randomness: the seeds of a run and the switch that makes operators deterministic."""
 
-import os
 import random
 
 import torch
@@ -9,12 +8,9 @@ import torch
 def seed_everything(seed: int, *, deterministic: bool) -> None:
     """Seeds python and torch alike on every rank, so that all ranks initialise the same dense parameters.
 
-    With `deterministic`, torch raises where an operator has no deterministic form, attention on the CPU pads to whole blocks,
-    and MKL computes a row of a matrix the same way however many rows there are (unless MKL_CBWR is set, or MKL is in use
-    already: it reads the variable once). A prediction then has the same bits whatever stands behind it in the batch.
+    With `deterministic`, torch raises where an operator has no deterministic form, and attention on the CPU pads its keys to
+    whole blocks, so that what stands behind a row cannot change its rounding (with MKL_CBWR set, see launch/README.md).
     """
-    if deterministic:
-        os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
     random.seed(seed)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(deterministic)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dist_rec.common.seed import seed_everything
 from dist_rec.config import Config, ConfigError
 from dist_rec.data.reader import make_loader
 from dist_rec.data.schema import load_schema
@@ -23,6 +24,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, split: str, ranks: Ran
         raise ConfigError("data.folds: name the splits of one fold, for example --set data.folds=[] --set data.test=[fold1]")
     if not splits.get(split):
         raise ConfigError(f"--split {split}: expected one of {', '.join(name for name, folders in splits.items() if folders)}")
+    seed_everything(config.run.seed, deterministic=config.run.deterministic)
     schema = load_schema(config.data.path, config.data.leave_out)
     model, plan = plan_model(schema, config, ranks)
     dmp = shard_model(model, plan, config, ranks)

@@ -9,7 +9,7 @@ of candidates, not with its square.
 
 Torch's fused attention walks keys in blocks, and how the last block ends decides how its sums round. With
 `torch.use_deterministic_algorithms`, keys are padded to whole blocks, so that a row's result does not depend on how many keys
-stand behind those it sees. (A linear layer keeps its rows apart with MKL_CBWR=AVX2,STRICT; `dist_rec.common.seed` sets it.)
+stand behind those it sees. (A linear layer keeps its rows apart with MKL_CBWR=AVX2,STRICT in the environment.)
 """
 
 from dataclasses import dataclass

@@ -1,5 +1,4 @@
 import json
-import os
 import random
 from collections.abc import Iterator
 
@@ -32,19 +31,6 @@ def test_deterministic_is_a_switch() -> None:
     assert torch.are_deterministic_algorithms_enabled()
     seed_everything(0, deterministic=False)
     assert not torch.are_deterministic_algorithms_enabled()
-
-
-def test_deterministic_asks_mkl_to_keep_rows_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless the user has asked MKL for something else."""
-    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
-    seed_everything(0, deterministic=True)
-    assert os.environ["MKL_CBWR"] == "COMPATIBLE"
-    monkeypatch.delenv("MKL_CBWR")
-    seed_everything(0, deterministic=False)
-    assert "MKL_CBWR" not in os.environ
-    seed_everything(0, deterministic=True)
-    assert os.environ["MKL_CBWR"] == "AVX2,STRICT"
-    monkeypatch.delenv("MKL_CBWR")
 
 
 def test_random_state_goes_on_where_it_was() -> None:
