@@ -74,8 +74,8 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
             keys=Tile(32, 32, 8, 2),
         ),
         32: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
+            forward=_by_rows(Tile(16, 32, 8, 1), Tile(32, 32, 8, 2)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
             queries=Tile(32, 32, 8, 2),
             keys=Tile(32, 32, 8, 2),
         ),
@@ -86,14 +86,14 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
             keys=Tile(32, 32, 8, 2),
         ),
         128: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 1), Tile(32, 16, 8, 2)),
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
             one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             queries=Tile(32, 32, 4, 2),
-            keys=Tile(16, 32, 8, 1),
+            keys=Tile(32, 32, 8, 1),
         ),
         256: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
-            one_pass=_by_rows(Tile(16, 16, 8, 2)),
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 1)),
+            one_pass=_by_rows(),
             queries=Tile(16, 16, 4, 2),
             keys=Tile(16, 16, 8, 1),
         ),
@@ -165,7 +165,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
     (100, 16): {
         16: Entry(
             forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
+            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 8, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
             queries=Tile(128, 64, 8, 2),
             keys=Tile(64, 64, 8, 2),
         ),
@@ -202,8 +202,8 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
             keys=Tile(32, 32, 8, 2),
         ),
         32: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 1)),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
             queries=Tile(32, 32, 8, 2),
             keys=Tile(32, 32, 8, 2),
         ),
@@ -211,12 +211,12 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
             one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
             queries=Tile(32, 32, 8, 2),
-            keys=Tile(32, 32, 8, 2),
+            keys=Tile(32, 32, 8, 1),
         ),
         128: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 1), Tile(32, 16, 8, 2)),
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
-            queries=Tile(32, 32, 4, 2),
+            queries=Tile(16, 16, 8, 2),
             keys=Tile(16, 32, 8, 1),
         ),
         256: Entry(
