@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dist_rec.kernels.cross_causal_attention import op
+from dist_rec.kernels.cross_causal_attention import op, tuning
+from dist_rec.kernels.cross_causal_attention.table import Tile
 from tests.helpers.closeness import assert_close_to_truth
 from tests.kernels.cross_causal_attention.cases import (
     BLOCK,
@@ -150,3 +152,21 @@ def test_a_broken_promise_is_nan_for_that_request_alone(max_q_len: int, pieces: 
         kept, broken = (op.attend(*case.on(DEVICE).operands(most))[0].cpu() for most in (40, max_q_len))
     assert broken[1:41].isnan().all()
     assert not kept.isnan().any() and torch.equal(broken[[0, 41]], kept[[0, 41]])
+
+
+def test_a_hundred_thousand_keys() -> None:
+    """Forward and one-pass backward, in blocks so wide that the interpreter is done in seconds."""
+    case = make_case([Request(100_000, 0, 3), Request(5, 0, 2)], "plain", heads=1, head_size=16).to(torch.float32)
+    wide = Tile(16, 2048, 8, 1)
+    with mock.patch.object(tuning, "tiles_for", return_value=tuning.Tiles(wide, wide, wide, wide)):
+        got = case.run_with_gradients("triton", max_q_len=3)
+    for mine, truth, plain in zip(got, truth_of(case), fused_formula(case).results):
+        assert_close_to_truth(mine, truth, plain)
+
+
+def test_five_hundred_candidates_over_one_history() -> None:
+    """The rows of all candidates stack into tiles; each sees the history and its own group only."""
+    requests = [Request(70, 500, 516), Request(40, 1, 3), Request(10, 0, 10)]
+    case = make_case(requests, "groups", heads=1, head_size=16).to(torch.float32)
+    for mine, truth, plain in zip(case.run_with_gradients("triton"), truth_of(case), fused_formula(case).results):
+        assert_close_to_truth(mine, truth, plain)
