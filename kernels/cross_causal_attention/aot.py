@@ -15,18 +15,27 @@ from typing import Any
 
 from dist_rec.kernels.common.aot import SHARED_LIMIT, Used, compile_for
 from dist_rec.kernels.cross_causal_attention import tuning
-from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_one_pass
+from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_one_pass, sum_parts
 from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
-from dist_rec.kernels.cross_causal_attention.forward import forward
+from dist_rec.kernels.cross_causal_attention.forward import combine, forward
+from dist_rec.kernels.cross_causal_attention.op import COMBINED_ROWS
 from dist_rec.kernels.cross_causal_attention.table import TABLE, Tile
 
-KERNELS = {"forward": forward, "one_pass": backward_one_pass, "queries": backward_queries, "keys": backward_keys}
+KERNELS = {
+    "forward": forward,
+    "combine": combine,
+    "one_pass": backward_one_pass,
+    "sum_parts": sum_parts,
+    "queries": backward_queries,
+    "keys": backward_keys,
+}
+MATMULS = ("forward", "one_pass", "queries", "keys")
 MASK_OPTIONS = ("NUM_CANDIDATES", "FIRST_CANDIDATE", "SEEN", "Q_POSITIONS", "KEY_VALID")
 _INT32 = (
     *("Q_OFFSETS", "KV_OFFSETS", "REQUEST", "TILE", "COUNT", "FIRST", "NUM_CANDIDATES", "SEEN", "Q_POSITIONS"),
     "FIRST_CANDIDATE",
 )
-_FLOAT = ("PEAK", "TOTAL", "DELTA", "DQ_PARTS")
+_FLOAT = ("PEAK", "TOTAL", "DELTA", "DQ_PARTS", "PIECE_OUT", "PIECE_PEAK", "PIECE_TOTAL")
 _SCALARS = (
     *("q_stride", "q_head_stride", "k_stride", "k_head_stride", "v_stride", "v_head_stride"),
     *("kv_heads", "group_size", "max_q_len", "row_tiles"),
@@ -35,7 +44,8 @@ _SCALARS = (
 
 @dataclass(frozen=True)
 class Build:
-    """One kernel with one tile; `masked`: with every option of the mask and split keys, otherwise with none."""
+    """One kernel with one tile; `masked`: with every option of the mask, pieces of keys, two query heads per key-value head and
+    a head size that has to be padded, otherwise with none of these."""
 
     architecture: int
     bits: int
@@ -48,8 +58,8 @@ class Build:
         kernel = KERNELS[self.kernel]
         constants: dict[str, Any] = {} if self.masked else dict.fromkeys((*MASK_OPTIONS, "DQ_PARTS"))
         constants |= {"SPLIT": tuning.SPLIT_KEYS, "PIECE": tuning.piece_keys(self.tile.rows)} if self.masked else {}
-        constants = {"SPLIT": 0, "PIECE": 0, "GROUP": 1, "CAUSAL": True, "PRECISION": "ieee", **constants}
-        constants |= {"HEAD": self.head, "D": self.head}
+        constants = {"SPLIT": 0, "PIECE": 0, "CAUSAL": True, "PRECISION": "ieee", "ROWS": COMBINED_ROWS, **constants}
+        constants |= {"D": self.head, "HEAD": self.head - 8 * self.masked, "GROUP": 1 + self.masked}
         constants |= {"BM": self.tile.rows, "BN": self.tile.keys, "STAGES": self.tile.stages}
         value = "*bf16" if self.bits == 16 else "*fp32"
         types = dict.fromkeys(("Q", "K", "V", "OUT", "DO", "DQ", "DK", "DV"), value)
@@ -66,7 +76,8 @@ class Build:
             found.append(f"spills: {used.stack} bytes of stack, {used.instructions['LDL']} local loads")
         if used.shared > SHARED_LIMIT[self.architecture]:
             found.append(f"needs {used.shared} bytes of shared memory of {SHARED_LIMIT[self.architecture]}")
-        if self.architecture == 90 and self.bits == 16 and self.tile.rows >= 64 and not used.instructions["HGMMA"]:
+        wide = self.kernel in MATMULS and self.bits == 16 and self.tile.rows >= 64
+        if self.architecture == 90 and wide and not used.instructions["HGMMA"]:
             found.append("no wgmma")
         return found
 
@@ -80,6 +91,9 @@ def builds(architecture: int, bits: int) -> Iterator[Build]:
         for kernel, tile in tiles:
             for masked in (False, True):
                 yield Build(architecture, bits, head, kernel, tile, masked)
+        yield Build(architecture, bits, head, "combine", max(entry.forward.values(), key=lambda tile: tile.rows), True)
+        if entry.one_pass:
+            yield Build(architecture, bits, head, "sum_parts", max(entry.one_pass.values(), key=lambda tile: tile.rows), True)
 
 
 def main() -> None:

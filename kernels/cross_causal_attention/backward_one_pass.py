@@ -16,7 +16,7 @@ import triton.language as tl
 from dist_rec.kernels.cross_causal_attention.masks import block_ranges, inverse, row_bounds, tile_ranges
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["group_size"])
 def backward_one_pass(
     Q,
     K,
@@ -83,7 +83,7 @@ def backward_one_pass(
     d = tl.arange(0, D)
     rows_in_head = ask[:, None] & (d < HEAD)[None, :]
     # Where a request starts may lie beyond 2^31 and goes into the pointer; places within a request fit 32 bits.
-    Q += q_start * q_stride
+    Q += q_start * q_stride + (h * GROUP).to(tl.int64) * q_head_stride
     rows_before = q_start * (kv_heads * GROUP)
     OUT += rows_before * HEAD
     DO += rows_before * HEAD
@@ -92,7 +92,7 @@ def backward_one_pass(
     TOTAL += rows_before
     place = i * (kv_heads * GROUP) + head
     at = place[:, None] * HEAD + d[None, :]
-    q = tl.load(Q + i[:, None] * q_stride + head[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
+    q = tl.load(Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
     do = tl.load(DO + at, mask=rows_in_head, other=0.0)
     delta = tl.sum(do.to(tl.float32) * tl.load(OUT + at, mask=rows_in_head, other=0.0).to(tl.float32), 1)
     peak, total = tl.load(PEAK + place, mask=ask, other=0.0), tl.load(TOTAL + place, mask=ask, other=0.0)
@@ -102,8 +102,8 @@ def backward_one_pass(
     )
     lowest, highest, own_first, own_end = tile_ranges(limit, start, stop, ask, kv_len)
     first, full, _, _, _ = block_ranges(lowest, highest, own_first, own_end, first_key, end_key, BN, KEY_VALID is not None)
-    K += kv_start * k_stride + h * k_head_stride
-    V += kv_start * v_stride + h * v_head_stride
+    K += kv_start * k_stride + h.to(tl.int64) * k_head_stride
+    V += kv_start * v_stride + h.to(tl.int64) * v_head_stride
     DK += (kv_start * kv_heads + h) * HEAD
     DV += (kv_start * kv_heads + h) * HEAD
     scale2 = scale * 1.4426950408889634

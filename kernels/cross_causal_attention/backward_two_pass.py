@@ -14,7 +14,7 @@ import triton.language as tl
 from dist_rec.kernels.cross_causal_attention.masks import block_ranges, inverse, row_bounds, tile_ranges
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["group_size"])
 def backward_queries(
     Q,
     K,
@@ -70,7 +70,7 @@ def backward_queries(
     in_head = d < HEAD
     rows_in_head = ask[:, None] & in_head[None, :]
     # Where a request starts may lie beyond 2^31 and goes into the pointer; places within a request fit 32 bits.
-    Q += q_start * q_stride
+    Q += q_start * q_stride + (h * GROUP).to(tl.int64) * q_head_stride
     rows_before = q_start * (kv_heads * GROUP)
     OUT += rows_before * HEAD
     DO += rows_before * HEAD
@@ -80,7 +80,7 @@ def backward_queries(
     DELTA += rows_before
     place = i * (kv_heads * GROUP) + head
     at = place[:, None] * HEAD + d[None, :]
-    q = tl.load(Q + i[:, None] * q_stride + head[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
+    q = tl.load(Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
     do = tl.load(DO + at, mask=rows_in_head, other=0.0)
     delta = tl.sum(do.to(tl.float32) * tl.load(OUT + at, mask=rows_in_head, other=0.0).to(tl.float32), 1)
     tl.store(DELTA + place, delta, mask=ask)
@@ -93,8 +93,8 @@ def backward_queries(
     first, full, seen_end, own_block, own_block_end = block_ranges(
         lowest, highest, own_first, own_end, 0, kv_len, BN, KEY_VALID is not None
     )
-    K += kv_start * k_stride + h * k_head_stride
-    V += kv_start * v_stride + h * v_head_stride
+    K += kv_start * k_stride + h.to(tl.int64) * k_head_stride
+    V += kv_start * v_stride + h.to(tl.int64) * v_head_stride
     scale2 = scale * 1.4426950408889634  # log2(e)
 
     dq = tl.zeros([BM, D], tl.float32)
@@ -128,7 +128,7 @@ def backward_queries(
     tl.store(DQ + at, (dq * scale).to(DQ.dtype.element_ty), mask=rows_in_head)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["group_size"])
 def backward_keys(
     Q,
     K,
@@ -186,10 +186,11 @@ def backward_keys(
     if KEY_VALID is not None:
         there = there & (tl.load(KEY_VALID + kv_start + j, mask=there, other=0) != 0)
     load = there[:, None] & in_head[None, :]
-    K += kv_start * k_stride + h * k_head_stride
-    V += kv_start * v_stride + h * v_head_stride
-    k = tl.load(K + j[:, None] * k_stride + d[None, :], mask=load, other=0.0)
-    v = tl.load(V + j[:, None] * v_stride + d[None, :], mask=load, other=0.0)
+    K += kv_start * k_stride + h.to(tl.int64) * k_head_stride
+    V += kv_start * v_stride + h.to(tl.int64) * v_head_stride
+    on, skipped = tl.arange(0, BN), first_key.to(tl.int64)
+    k = tl.load(K + skipped * k_stride + on[:, None] * k_stride + d[None, :], mask=load, other=0.0)
+    v = tl.load(V + skipped * v_stride + on[:, None] * v_stride + d[None, :], mask=load, other=0.0)
 
     # Query rows [begin, all_see) may see a part of the block, rows [all_see, end) see it whole.
     begin, all_see, end = 0, q_len, q_len
@@ -215,7 +216,7 @@ def backward_keys(
 
     dk = tl.zeros([BN, D], tl.float32)
     dv = tl.zeros([BN, D], tl.float32)
-    Q += q_start * q_stride
+    Q += q_start * q_stride + (h * GROUP).to(tl.int64) * q_head_stride
     rows_before = q_start * (kv_heads * GROUP)
     DO += rows_before * HEAD
     PEAK += rows_before
@@ -230,7 +231,9 @@ def backward_keys(
         )
         rows_in_head = ask[:, None] & in_head[None, :]
         place = i * (kv_heads * GROUP) + head
-        q = tl.load(Q + i[:, None] * q_stride + head[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
+        q = tl.load(
+            Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0
+        )
         do = tl.load(DO + place[:, None] * HEAD + d[None, :], mask=rows_in_head, other=0.0)
         peak, total = tl.load(PEAK + place, mask=ask, other=0.0), tl.load(TOTAL + place, mask=ask, other=0.0)
         delta = tl.load(DELTA + place, mask=ask, other=0.0)
@@ -246,15 +249,17 @@ def backward_keys(
         ask = i < q_len
         rows_in_head = ask[:, None] & in_head[None, :]
         place = i * (kv_heads * GROUP) + head
-        q = tl.load(Q + i[:, None] * q_stride + head[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
+        q = tl.load(
+            Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0
+        )
         do = tl.load(DO + place[:, None] * HEAD + d[None, :], mask=rows_in_head, other=0.0)
         peak, total = tl.load(PEAK + place, mask=ask, other=0.0), tl.load(TOTAL + place, mask=ask, other=0.0)
         delta = tl.load(DELTA + place, mask=ask, other=0.0)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         dk, dv = _gather_rows(s, q, do, v, peak, total, delta, dk, dv, scale2, PRECISION)
-    at = j[:, None] * (kv_heads * HEAD) + d[None, :]
-    DK += (kv_start * kv_heads + h) * HEAD
-    DV += (kv_start * kv_heads + h) * HEAD
+    at = on[:, None] * (kv_heads * HEAD) + d[None, :]
+    DK += ((kv_start + skipped) * kv_heads + h) * HEAD
+    DV += ((kv_start + skipped) * kv_heads + h) * HEAD
     stored = (j < kv_len)[:, None] & in_head[None, :]
     tl.store(DK + at, (dk * scale).to(DK.dtype.element_ty), mask=stored)
     tl.store(DV + at, dv.to(DV.dtype.element_ty), mask=stored)

@@ -21,7 +21,7 @@ from dist_rec.kernels.cross_causal_attention.masks import block_ranges, inverse,
 NOTHING_SEEN = tl.constexpr(-1.0e30)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["group_size", "max_q_len", "row_tiles"])
 def forward(
     Q,
     K,
@@ -94,9 +94,9 @@ def forward(
     d = tl.arange(0, D)
     in_head = d < HEAD
     # Where a request starts may lie beyond 2^31 and goes into the pointer; places within a request fit 32 bits.
-    Q += q_start * q_stride
+    Q += q_start * q_stride + (h * GROUP).to(tl.int64) * q_head_stride
     rows_in_head = ask[:, None] & in_head[None, :]
-    q = tl.load(Q + i[:, None] * q_stride + head[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
+    q = tl.load(Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
     limit, start, stop = row_bounds(
         i, ask, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, SEEN, Q_POSITIONS, group_size, CAUSAL
     )
@@ -104,8 +104,8 @@ def forward(
     first, full, seen_end, own_block, own_block_end = block_ranges(
         lowest, highest, own_first, own_end, first_key, end_key, BN, KEY_VALID is not None
     )
-    K += kv_start * k_stride + h * k_head_stride
-    V += kv_start * v_stride + h * v_head_stride
+    K += kv_start * k_stride + h.to(tl.int64) * k_head_stride
+    V += kv_start * v_stride + h.to(tl.int64) * v_head_stride
     scale2 = scale * 1.4426950408889634  # log2(e): exp(x) = exp2(x * log2(e))
 
     peak = tl.full([BM], NOTHING_SEEN, tl.float32)
@@ -164,7 +164,7 @@ def _absorb(s, v, acc, total, peak, scale2, PRECISION: tl.constexpr):
     return acc, total * fade + tl.sum(p, 1), new
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["row_tiles"])
 def combine(
     PIECE_OUT,
     PIECE_PEAK,
@@ -182,25 +182,27 @@ def combine(
     HEAD: tl.constexpr,
     D: tl.constexpr,
     BM: tl.constexpr,
+    ROWS: tl.constexpr,
 ) -> None:
     """Joins the pieces of a request in their order: sums of weighted values, each relative to its own peak, in fp32."""
     program = tl.program_id(0)
     h = program % kv_heads
-    tile = program // kv_heads % row_tiles
-    b = program // kv_heads // row_tiles
+    blocks = row_tiles * (BM // ROWS)
+    block = program // kv_heads % blocks
+    b = program // kv_heads // blocks
     q_start = tl.load(Q_OFFSETS + b).to(tl.int64)
     q_len = (tl.load(Q_OFFSETS + b + 1) - q_start).to(tl.int32)
     kv_len = (tl.load(KV_OFFSETS + b + 1) - tl.load(KV_OFFSETS + b)).to(tl.int32)
-    if tile * BM >= q_len * GROUP:
+    if block * ROWS >= q_len * GROUP:
         return
-    row = tile * BM + tl.arange(0, BM)
+    row = block * ROWS + tl.arange(0, ROWS)
     ask = row < q_len * GROUP
     d = tl.arange(0, D)
     in_head = d < HEAD
     first = tl.load(FIRST + b).to(tl.int64)
-    peak = tl.full([BM], NOTHING_SEEN, tl.float32)
-    total = tl.zeros([BM], tl.float32)
-    acc = tl.zeros([BM, D], tl.float32)
+    peak = tl.full([ROWS], NOTHING_SEEN, tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, D], tl.float32)
     for part in range(0, tl.cdiv(kv_len, SPLIT)):
         piece = row * kv_heads + h
         skipped = (first + part) * (row_tiles * BM * kv_heads)
@@ -220,10 +222,10 @@ def combine(
     tl.store(OUT + skipped * HEAD + at, out.to(OUT.dtype.element_ty), mask=ask[:, None] & in_head[None, :])
     tl.store(PEAK + skipped + place, peak, mask=ask)
     tl.store(TOTAL + skipped + place, total, mask=ask)
-    if tile == row_tiles - 1:  # rows beyond the caller's promise met no key: NaN like the request's other rows
-        for beyond in range(row_tiles, tl.cdiv(q_len * GROUP, BM)):
-            row = beyond * BM + tl.arange(0, BM)
+    if block == blocks - 1:  # rows beyond the caller's promise met no key: NaN like the request's other rows
+        for beyond in range(blocks, tl.cdiv(q_len * GROUP, ROWS)):
+            row = beyond * ROWS + tl.arange(0, ROWS)
             place = row // GROUP * (kv_heads * GROUP) + h * GROUP + row % GROUP
             at = place[:, None] * HEAD + d[None, :]
             mask = (row < q_len * GROUP)[:, None] & in_head[None, :]
-            tl.store(OUT + skipped * HEAD + at, tl.full([BM, D], float("nan"), OUT.dtype.element_ty), mask=mask)
+            tl.store(OUT + skipped * HEAD + at, tl.full([ROWS, D], float("nan"), OUT.dtype.element_ty), mask=mask)

@@ -4,6 +4,7 @@ Legend: H query heads, H_kv key-value heads, G = H / H_kv.
 """
 
 import functools
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from dist_rec.kernels.cross_causal_attention import tuning
 from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_one_pass, sum_parts
 from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
 from dist_rec.kernels.cross_causal_attention.forward import combine, forward
-from dist_rec.kernels.cross_causal_attention.work_list import WorkList, make_work_list
+from dist_rec.kernels.cross_causal_attention.work_list import WorkList, clear_tails, make_work_list
+
+COMBINED_ROWS = 16  # rows that one program of `combine` joins
 
 
 @torch.library.custom_op("dist_rec::cross_causal_attention", mutates_args=())
@@ -38,8 +41,10 @@ def attend(
     call = _Call(q, k, v, q_offsets, kv_offsets, *options)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     peak, total = (torch.empty(q.shape[:2], dtype=torch.float32, device=q.device) for _ in range(2))
-    if len(q):
-        _run_forward(call, {"OUT": out, "PEAK": peak, "TOTAL": total})
+    with _on(q.device):
+        if len(q) and call.batch:
+            _run_forward(call, {"OUT": out, "PEAK": peak, "TOTAL": total})
+        clear_tails(call.q_offsets, out)
     return out, peak, total
 
 
@@ -73,11 +78,14 @@ def attend_backward(
     options = (num_candidates, seen, q_positions, key_valid, causal, group_size, scale, max_q_len)
     call = _Call(q, k, v, q_offsets, kv_offsets, *options)
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-    if len(q) == 0:
-        return dq, dk.zero_(), dv.zero_()
+    if len(q) == 0 or call.batch == 0:
+        return dq.zero_(), dk.zero_(), dv.zero_()
     run = _run_two_pass if call.tiles.one_pass is None else _run_one_pass
     results = {"OUT": out, "PEAK": peak, "TOTAL": total, "DO": grad.contiguous(), "DQ": dq, "DK": dk, "DV": dv}
-    run(call, results)
+    with _on(q.device):
+        run(call, results)
+        clear_tails(call.q_offsets, dq)
+        clear_tails(call.kv_offsets, dk, dv)
     return dq, dk, dv
 
 
@@ -88,14 +96,22 @@ def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     tensors, ctx.options = inputs[:9], inputs[9:]
+    ctx.set_materialize_grads(False)  # peak and total never get a gradient
     ctx.save_for_backward(*tensors[:3], *output, *tensors[3:])
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 13
     return *attend_backward(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 10
 
 
 attend.register_autograd(_backward, setup_context=_keep)
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, which need not be that of the inputs."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class _Call:
@@ -117,14 +133,21 @@ class _Call:
         scale: float,
         max_q_len: int | None,
     ) -> None:
-        self.q_offsets, self.kv_offsets = q_offsets, kv_offsets
         self.batch, self.kv_heads = len(q_offsets) - 1, k.shape[1]
         self.group = q.shape[1] // k.shape[1]
         self.sum_q, self.sum_kv = len(q), len(k)
         self.max_rows = None if max_q_len is None else max_q_len * self.group
         self.tiles = tuning.tiles_for(q.device, q.dtype, q.shape[2], self.max_rows)
         self.processors = _processors(q.device)
-        first = None if seen is None or num_candidates is None else num_candidates.cumsum(0) - num_candidates
+        # Kernels walk the integers of the mask and the offsets one by one.
+        q_offsets, kv_offsets = q_offsets.contiguous(), kv_offsets.contiguous()
+        num_candidates, seen, q_positions, key_valid = (
+            None if x is None else x.contiguous() for x in (num_candidates, seen, q_positions, key_valid)
+        )
+        first = None
+        if seen is not None and num_candidates is not None:
+            first = num_candidates.cumsum(0, dtype=torch.int32) - num_candidates.int()
+        self.q_offsets, self.kv_offsets = q_offsets, kv_offsets
         self.arguments = _strided(q, k, v) | {
             "Q_OFFSETS": q_offsets,
             "KV_OFFSETS": kv_offsets,
@@ -138,7 +161,7 @@ class _Call:
             "scale": scale,
             "GROUP": self.group,
             "CAUSAL": causal,
-            "PRECISION": "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+            "PRECISION": "tf32" if q.dtype == torch.float32 and _tf32_allowed() else "ieee",
             "HEAD": q.shape[2],
             "D": tuning.padded_head(q.shape[2]),
         }
@@ -154,6 +177,12 @@ class _Call:
         known = self.arguments | {"BM": tile.rows, "BN": tile.keys, "STAGES": tile.stages} | arguments
         taken = {name: known[name] for name in kernel.arg_names}
         kernel[(programs * self.kv_heads,)](**taken, num_warps=tile.warps)
+
+
+def _tf32_allowed() -> bool:
+    """Torch's own flag, in its newer form where there is one: the older may not be asked once the newer was set."""
+    matmul = torch.backends.cuda.matmul
+    return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
 
 
 @functools.cache
@@ -173,15 +202,12 @@ def _strided(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
 
 def _run_forward(call: _Call, results: dict[str, Tensor]) -> None:
     tile = call.tiles.forward
+    # Without a promise the pieces would need room for all rows in each of them, so the keys stay whole.
     most = 2**31 - 1 if call.max_rows is None else call.max_rows // call.group
-    if call.max_rows is None:
-        row_tiles = -(-call.sum_q * call.group // tile.rows)
-        tiles = row_tiles + call.batch
-    else:
-        row_tiles = -(-call.max_rows // tile.rows)
-        tiles = row_tiles * call.batch
+    row_tiles = 1 if call.max_rows is None else -(-call.max_rows // tile.rows)
     arguments = {"max_q_len": most, "row_tiles": row_tiles}
-    if tiles * call.kv_heads >= 2 * call.processors or call.sum_kv <= tuning.SPLIT_KEYS:
+    enough = row_tiles * call.batch * call.kv_heads >= 2 * call.processors
+    if enough or call.max_rows is None or call.sum_kv <= tuning.SPLIT_KEYS:
         work = call.work(tile.rows, "rows")
         call.launch(forward, work.slots, tile, arguments | results | work.arguments | {"SPLIT": 0})
         return
@@ -193,7 +219,8 @@ def _run_forward(call: _Call, results: dict[str, Tensor]) -> None:
     arguments |= work.arguments | {"SPLIT": tuning.SPLIT_KEYS}
     call.launch(forward, work.slots * row_tiles, tile, arguments | pieces)
     pieces = {f"PIECE_{name}": piece for name, piece in pieces.items()}
-    call.launch(combine, call.batch * row_tiles, tile, arguments | pieces | results)
+    blocks = row_tiles * (tile.rows // COMBINED_ROWS)
+    call.launch(combine, call.batch * blocks, tile, arguments | pieces | results | {"ROWS": COMBINED_ROWS})
 
 
 def _run_one_pass(call: _Call, results: dict[str, Tensor]) -> None:

@@ -49,14 +49,14 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         ),
         64: Entry(
             forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 2), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 32, 8, 2), Tile(128, 32, 8, 1)),
+            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 8, 2), Tile(128, 32, 8, 1)),
             queries=Tile(128, 64, 8, 2),
             keys=Tile(64, 64, 4, 1),
         ),
         128: Entry(
             forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 8, 3), Tile(128, 32, 8, 3)),
             one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 8, 2), Tile(64, 32, 8, 2)),
-            queries=Tile(128, 32, 8, 2),
+            queries=Tile(64, 64, 8, 2),
             keys=Tile(64, 64, 8, 1),
         ),
         256: Entry(
@@ -75,8 +75,8 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         ),
         32: Entry(
             forward=_by_rows(Tile(16, 32, 8, 1), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            queries=Tile(32, 32, 8, 2),
+            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
+            queries=Tile(32, 32, 8, 1),
             keys=Tile(32, 32, 8, 2),
         ),
         64: Entry(
@@ -86,8 +86,8 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
             keys=Tile(32, 32, 8, 2),
         ),
         128: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
+            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
+            one_pass=_by_rows(Tile(16, 16, 8, 2), Tile(32, 16, 8, 2)),
             queries=Tile(32, 32, 4, 2),
             keys=Tile(32, 32, 8, 1),
         ),
@@ -112,8 +112,8 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
             keys=Tile(64, 64, 8, 2),
         ),
         64: Entry(
-            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
+            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 2), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
+            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 8, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
             queries=Tile(128, 64, 8, 2),
             keys=Tile(64, 64, 8, 2),
         ),
@@ -124,7 +124,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
             keys=Tile(32, 64, 8, 2),
         ),
         256: Entry(
-            forward=_by_rows(Tile(16, 64, 8, 3), Tile(32, 64, 8, 3), Tile(64, 32, 8, 3), Tile(128, 32, 8, 3)),
+            forward=_by_rows(Tile(16, 64, 8, 3), Tile(32, 64, 8, 3), Tile(64, 32, 8, 3)),
             one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             queries=Tile(128, 32, 8, 2),
             keys=Tile(32, 64, 8, 1),
@@ -140,14 +140,14 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         32: Entry(
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
             one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
-            queries=Tile(32, 32, 8, 2),
+            queries=Tile(32, 16, 8, 2),
             keys=Tile(32, 32, 8, 2),
         ),
         64: Entry(
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
             one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
             queries=Tile(32, 32, 8, 2),
-            keys=Tile(32, 32, 8, 2),
+            keys=Tile(32, 32, 8, 1),
         ),
         128: Entry(
             forward=_by_rows(Tile(16, 32, 8, 1), Tile(32, 16, 8, 2)),

@@ -36,8 +36,8 @@ def tiles_of(entry: Entry, max_rows: int | None) -> Tiles:
     rows = max_rows or ROW_BUCKETS[-1]
     bucket = next((b for b in ROW_BUCKETS if rows <= b), ROW_BUCKETS[-1])
     forward = entry.forward[max(b for b in entry.forward if b <= bucket)]
-    one_pass = entry.one_pass.get(bucket) if max_rows is not None and max_rows <= bucket else None
-    return Tiles(forward, one_pass, entry.queries, entry.keys)
+    holding = [] if max_rows is None else [b for b in entry.one_pass if max_rows <= b]
+    return Tiles(forward, entry.one_pass[min(holding)] if holding else None, entry.queries, entry.keys)
 
 
 def padded_head(head: int) -> int:

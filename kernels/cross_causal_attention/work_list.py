@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 64
+CLEARING = 64  # programs that clear the end of a buffer
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def make_work_list(
     """
     batch = offsets.shape[0] - 1
     slots = total * factor // tile + batch
+    slots += -slots % 4  # both halves of the list are aligned alike, or a kernel would be compiled twice
     request, tiles = torch.empty(2, slots, dtype=torch.int32, device=offsets.device)
     count, first = (torch.empty(size, dtype=torch.int32, device=offsets.device) for size in (1, batch))
     grid = (triton.cdiv(batch, BLOCK),)
@@ -62,7 +64,7 @@ def make_work_list(
     return WorkList(request, tiles, count, first)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def _list_tiles(
     OFFSETS,
     WEIGHT_OFFSETS,
@@ -110,3 +112,27 @@ def _length(OFFSETS, b, batch):
 def _tiles(OFFSETS, b, batch, tile, factor, LEAST: tl.constexpr):
     length = _length(OFFSETS, b, batch)
     return tl.where(length < 0, 0, tl.maximum(tl.cdiv(tl.maximum(length, 0) * factor, tile), LEAST)).to(tl.int32)
+
+
+def clear_tails(offsets: Tensor, *packed: Tensor) -> None:
+    """Zeros behind the last offset: rows of a padded buffer that belong to no request, which no tile writes.
+
+    Args:
+        offsets: (B + 1,) int.
+        packed: (rows, H, D) contiguous, rows >= offsets[B].
+    """
+    for x in packed:
+        if x.numel():
+            _clear_tail[(CLEARING,)](offsets, x, len(offsets) - 1, len(x), x[0].numel(), PROGRAMS=CLEARING, BLOCK=1024)
+
+
+@triton.jit(do_not_specialize=["batch", "rows"])
+def _clear_tail(OFFSETS, X, batch, rows, width, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr) -> None:
+    """Programs take blocks in turns; with nothing to clear they stop at once."""
+    first = tl.load(OFFSETS + batch).to(tl.int64) * width
+    end = rows.to(tl.int64) * width
+    step = tl.full((), PROGRAMS * BLOCK, tl.int64)
+    begin = first + tl.program_id(0) * BLOCK
+    for turn in range(0, tl.cdiv(tl.maximum(end - begin, 0), step)):
+        at = begin + turn * step + tl.arange(0, BLOCK)
+        tl.store(X + at, tl.zeros([BLOCK], X.dtype.element_ty), mask=at < end)

@@ -6,26 +6,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_rec.kernels.cross_causal_attention import cross_causal_attention
-from tests.kernels.cross_causal_attention.cases import MODES, Mode, Request, assert_fused_truth, make_case
+from dist_rec.kernels.cross_causal_attention import cross_causal_attention, op
+from tests.kernels.cross_causal_attention.cases import MODES, Mode, Request, assert_fused_truth, launches, make_case
 
 pytestmark = pytest.mark.gpu
-REQUESTS = [
-    Request(300, 3, 40),
-    Request(0, 1, 2),
-    Request(1000, 1, 66),
-    Request(64, 2, 4),
-    Request(129, 0, 0),
-    Request(1, 1, 1),
-]
+REQUESTS = [Request(300, 3, 8), Request(0, 1, 2), Request(1000, 1, 8), Request(64, 2, 4), Request(129, 0, 0), Request(1, 1, 1)]
+# Every head size in bf16, every dtype at one of them.
+KINDS = [*((torch.bfloat16, size) for size in (24, 32, 64, 128, 256)), (torch.float16, 64), (torch.float32, 64)]
 
 
-@pytest.mark.parametrize("max_q_len", [None, 66], ids=["two passes", "one pass"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("head_size", [24, 32, 64, 128, 256])
+@pytest.mark.parametrize("max_q_len", [None, 8], ids=["two passes", "one pass"])
+@pytest.mark.parametrize(("dtype", "head_size"), KINDS, ids=str)
+def test_output_and_gradients(dtype: torch.dtype, head_size: int, max_q_len: int | None) -> None:
+    """16 rows in a tile: 8 rows of a request, two query heads per key-value head."""
+    case = make_case(REQUESTS, "seen", group_size=2, hide=0.1, heads=(4, 2), head_size=head_size).to(dtype)
+    with launches() as launched:
+        got = case.run_with_gradients("triton", max_q_len=max_q_len)
+    assert (op.backward_one_pass in launched) == (max_q_len is not None)
+    assert_fused_truth(case, got)
+
+
+@pytest.mark.parametrize("max_q_len", [None, 116], ids=["two passes", "one pass"])
 @pytest.mark.parametrize("mode", MODES)
-def test_output_and_gradients(mode: Mode, head_size: int, dtype: torch.dtype, max_q_len: int | None) -> None:
-    case = make_case(REQUESTS, mode, group_size=2, hide=0.1, heads=(4, 2), head_size=head_size).to(dtype)
+def test_a_full_tile_of_rows(mode: Mode, max_q_len: int | None) -> None:
+    requests = [Request(n, 2, min(116, n)) for n in (1000, 130, 1, 777)]
+    case = make_case(requests, mode, group_size=2, head_size=64).to(torch.bfloat16)
     assert_fused_truth(case, case.run_with_gradients("triton", max_q_len=max_q_len))
 
 

@@ -32,8 +32,10 @@ def test_builds_are_all_tiles_with_and_without_mask_options() -> None:
     found = list(builds(90, 16))
     entry = TABLE[90, 16][64]
     tiles = [*entry.forward.values(), *entry.one_pass.values(), entry.queries, entry.keys]
-    assert [build.tile for build in found if build.head == 64 and build.masked] == tiles
-    assert len(found) == 2 * sum(len(e.forward) + len(e.one_pass) + 2 for e in TABLE[90, 16].values())
+    assert [build.tile for build in found if build.head == 64 and not build.masked] == tiles
+    joins = [build.kernel for build in found if build.head == 64 and build.kernel in ("combine", "sum_parts")]
+    assert joins == ["combine", "sum_parts"]
+    assert len(found) == sum(2 * (len(e.forward) + len(e.one_pass) + 2) + 2 for e in TABLE[90, 16].values())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """The fused operator as PyTorch meets it: its registration, compilation, checkpoints, autocast, strides, and no host reads."""
 
+import os
+import subprocess
+import sys
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -8,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from dist_rec.kernels import cross_causal_attention as package
@@ -22,6 +26,7 @@ from tests.kernels.cross_causal_attention.cases import (
     launches,
     make_case,
     output_weights,
+    poisoned_memory,
 )
 
 BATCH = [Request(18, 2, 9), Request(0, 1, 2), Request(7, 0, 5), Request(68, 3, 12), Request(5, 0, 0)]
@@ -206,10 +211,10 @@ def test_nothing_waits_for_the_device(mode: Mode, max_q_len: int | None, process
     with ExitStack() as stack:
         launch = stack.enter_context(mock.patch.object(op._Call, "launch"))
         stack.enter_context(mock.patch.object(work_list, "_list_tiles", mock.MagicMock()))
+        stack.enter_context(mock.patch.object(work_list, "_clear_tail", mock.MagicMock()))
         stack.enter_context(mock.patch.object(package, "attend", attend))
         stack.enter_context(mock.patch.object(op, "_processors", lambda _: processors))
         stack.enter_context(mock.patch.object(op.tuning, "SPLIT_KEYS", 64))
-        stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", lambda _: False))  # torch knows of none on meta
         offsets, options = (case.q_offsets, case.kv_offsets), case.options | {"max_q_len": max_q_len}
         out = cross_causal_attention(*case.inputs, *offsets, backend="triton", **options)
         gradients = backward(out, *case.inputs, *attend(*operands), *operands[3:])
@@ -217,3 +222,68 @@ def test_nothing_waits_for_the_device(mode: Mode, max_q_len: int | None, process
     assert launch.call_count > 2
     with pytest.raises(RuntimeError):
         out.sum().item()
+
+
+@pytest.mark.parametrize("max_q_len", [None, 12])
+def test_strided_mask_options(max_q_len: int | None) -> None:
+    """Columns of a table and expanded numbers, which the kernels would otherwise read past."""
+    requests = [Request(70, 2, 12), Request(30, 2, 6)]
+    case = make_case(requests, "seen", hide=0.3, positions=True, head_size=16).to(torch.float32)
+    strided = {name: torch.stack([x, torch.zeros_like(x)], 1)[:, 0] for name, x in case.options.items() if torch.is_tensor(x)}
+    strided["num_candidates"] = case.options["num_candidates"][:1].expand(2)
+    assert not any(x.is_contiguous() for x in strided.values())
+    offsets = {
+        name: torch.stack([getattr(case, name), torch.zeros(3, dtype=torch.int32)], 1)[:, 0]
+        for name in ("q_offsets", "kv_offsets")
+    }
+    moved = replace(case, options=case.options | strided, **offsets)
+    for mine, expected in zip(
+        moved.run_with_gradients("triton", max_q_len=max_q_len), case.run_with_gradients("triton", max_q_len=max_q_len)
+    ):
+        assert torch.equal(mine, expected)
+
+
+@pytest.mark.parametrize("max_q_len", [None, 12])
+def test_rows_behind_the_last_offset_are_zeros(max_q_len: int | None) -> None:
+    """Padded buffers hold garbage there; what comes back must not, or it would flow into a projection's gradient."""
+    case = make_case([Request(70, 2, 12), Request(30, 1, 5)], "groups", head_size=16).to(torch.float32)
+    q, k, v = (pad(x, (0, 0, 0, 0, 0, 7), value=float("nan")) for x in case.inputs)
+    with poisoned_memory():
+        padded = replace(case, q=q, k=k, v=v).run_with_gradients("triton", max_q_len=max_q_len)
+    for mine, expected in zip(padded, case.run_with_gradients("triton", max_q_len=max_q_len)):
+        assert not mine[len(expected) :].any()
+    assert torch.equal(padded[0][: len(case.q)], case.run("triton", max_q_len=max_q_len))
+
+
+def test_rows_of_no_request_are_zeros() -> None:
+    offsets = torch.zeros(1, dtype=torch.int32, device=DEVICE)
+    leaves = [torch.randn(3, 1, 16, device=DEVICE, requires_grad=True) for _ in range(3)]
+    out = cross_causal_attention(*leaves, offsets, offsets, backend="triton")
+    assert not out.any() and not any(x.any() for x in torch.autograd.grad(out.sum(), leaves))
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has no fp32_precision here")
+def test_tf32_follows_torchs_newer_flag() -> None:
+    """Once it is set, asking by the older name raises, whatever the dtype. In a process of its own: it cannot be unset."""
+    script = """
+import torch
+from dist_rec.kernels.cross_causal_attention import cross_causal_attention, op
+print(op._tf32_allowed())
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+offsets = torch.tensor([0, 5], dtype=torch.int32)
+x = torch.ones(5, 1, 16, dtype=torch.float16)
+print(op._tf32_allowed(), cross_causal_attention(x, x, x, offsets, offsets, backend="triton").sum().item())
+"""
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", script], env=environment, capture_output=True, text=True)
+    assert ran.stdout.split() == ["False", "True", "80.0"], ran.stderr
+
+
+def test_keys_are_not_split_without_a_promise() -> None:
+    """Each piece would need room for all rows of the batch."""
+    case = make_case([Request(200, 0, 40), Request(150, 0, 30)], "plain", head_size=16).to(torch.float32)
+    with keys_in_pieces(), mock.patch.object(op, "_processors", return_value=1000):
+        for max_q_len, joined in ((None, False), (40, True)):
+            with launches() as launched:
+                case.run("triton", max_q_len=max_q_len)
+            assert (op.combine in launched) == joined

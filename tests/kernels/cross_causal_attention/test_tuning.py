@@ -1,5 +1,6 @@
 """Who gets which tile."""
 
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -42,6 +43,8 @@ def test_a_missing_number_of_rows() -> None:
     entry = Entry(forward={16: tile}, one_pass={16: tile}, queries=tile, keys=tile)
     assert tuning.tiles_of(entry, 100).forward.rows == 16
     assert tuning.tiles_of(entry, 100).one_pass is None
+    wide = replace(entry, one_pass={16: tile, 128: replace(tile, rows=128)})
+    assert [tuning.tiles_of(wide, rows).one_pass for rows in (16, 17, 128)] == [tile, *[wide.one_pass[128]] * 2]
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0)])
