@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_ops attention [--toy] [--cases A1,A2] [--lengths fixed,zipf] [--peers dist_rec,eager] [--out DIR]
 
-On a GPU: bf16, CUDA events, inputs rotated so that K and V do not stay in the L2 cache; the floor is the larger of bytes over
+On a GPU: bf16, CUDA events, from a cold L2 cache, without the host's launch overhead; the floor is the larger of bytes over
 the measured copy bandwidth and FLOP over the measured matmul rate. With --toy: tiny shapes on any machine, the fused kernel
 through Triton's interpreter where there is no GPU; its times mean nothing.
 """
@@ -30,7 +30,7 @@ def attention(options: argparse.Namespace) -> None:
     name = f"attention_{hardware()}{'_toy' if options.toy else ''}_{time.strftime('%Y%m')}"
     for shape in shapes:
         for lengths in options.lengths:
-            found = measure.measure_case(shape, lengths, ceilings, options.peers, repeats=options.repeats, toy=options.toy)
+            found = measure.measure_case(shape, lengths, ceilings, options.peers, repeats=options.repeats)
             report.show(found)
             lines += found
             if options.out:  # after every case, so that a run that is cut off leaves what it has

@@ -38,21 +38,27 @@ def measure_side_by_side(calls: dict[str, Callable[[], object]], *, repeats: int
     return {name: Timing(*np.percentile(times, [20, 50, 80])) for name, times in seconds.items()}
 
 
-def measure_on_gpu(calls: dict[str, Callable[[int], object]], *, repeats: int, warm_up: int = 3) -> dict[str, Timing]:
-    """Times several calls in turns with CUDA events. A call gets the number of its turn, to rotate inputs past the L2 cache."""
-    for turn in range(warm_up):
+def measure_on_gpu(calls: dict[str, Callable[[], object]], *, repeats: int, warm_up: int = 3) -> dict[str, Timing]:
+    """Times several calls in turns with CUDA events: kernels only, from a cold L2 cache.
+
+    Before each call the cache is overwritten and the GPU put to sleep for about a millisecond, in which the host launches the
+    call: its launch overhead is then not in the time, as it is not in a training step that runs ahead.
+    """
+    for _ in range(warm_up):
         for call in calls.values():
-            call(turn)
+            call()
+    scratch = torch.empty(256 * 2**20, dtype=torch.uint8, device="cuda")
     events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {name: [] for name in calls}
-    for turn in range(repeats):
+    for _ in range(repeats):
         for name, call in calls.items():
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            torch.cuda.synchronize()
+            scratch.zero_()
+            torch.cuda._sleep(2_000_000)  # cycles
             start.record()
-            call(turn)
+            call()
             end.record()
             events[name].append((start, end))
-    torch.cuda.synchronize()
+            torch.cuda.synchronize()
     seconds = {name: [start.elapsed_time(end) / 1e3 for start, end in pairs] for name, pairs in events.items()}
     return {name: Timing(*np.percentile(times, [20, 50, 80])) for name, times in seconds.items()}
 

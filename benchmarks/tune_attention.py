@@ -52,17 +52,17 @@ def time_tile(problem: Problem, kernel: str, tiles: Tiles, repeats: int) -> Timi
         try:
             out = attention(*leaves)
             if kernel == "forward":
-                call = lambda _: attention(*(x.detach() for x in leaves))  # noqa: E731
+                call = lambda: attention(*(x.detach() for x in leaves))  # noqa: E731
             else:
-                call = lambda _: torch.autograd.grad(out, leaves, problem.grad, retain_graph=True)  # noqa: E731
-            call(0)
+                call = lambda: torch.autograd.grad(out, leaves, problem.grad, retain_graph=True)  # noqa: E731
+            call()
         except Exception as error:
             if "OutOfResources" not in type(error).__name__:
                 raise
             return None
         if torch.cuda.is_available():
             return measure_on_gpu({"tile": call}, repeats=repeats)["tile"]
-        return measure_side_by_side({"tile": lambda: call(0)}, repeats=repeats, warm_up=1)["tile"]
+        return measure_side_by_side({"tile": call}, repeats=repeats, warm_up=1)["tile"]
 
 
 def main() -> None:

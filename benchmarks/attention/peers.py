@@ -6,10 +6,13 @@ callable and timed apart.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.attention.cases import Problem
@@ -101,6 +104,7 @@ def flex(problem: Problem) -> Attention:
         same = q_owner[i] == kv_owner[j]
         return same & (kv_from_end[j] >= q_from_end[i]) if causal else same
 
+    torch.compiler.reset()  # else shapes of earlier cases make this one dynamic
     device = str(problem.q.device)
     mask = torch.compile(create_block_mask)(visible, None, None, len(rows), len(keys), device=device)
     compiled = torch.compile(flex_attention)
@@ -113,12 +117,16 @@ def flex(problem: Problem) -> Attention:
 
 
 def padded(problem: Problem) -> Attention:
-    """Padding to the longest request, one masked SDPA call, and back: what most code does."""
+    """Padding to the longest request, one SDPA call, and back: what most code does."""
     index = _Padding(problem)
+    mask: Any = index.mask
+    if bool(index.is_row.all() & index.is_key.all()) and problem.num_candidates is None:
+        # Nothing is padded: the forms that torch can give to its flash kernel.
+        mask = causal_lower_right(problem.max_q, problem.max_kv) if problem.shape.causal else None
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         queries, keys, values = index.pad_rows(q), index.pad_keys(k), index.pad_keys(v)
-        return index.pack_rows(scaled_dot_product_attention(queries, keys, values, attn_mask=index.mask))
+        return index.pack_rows(scaled_dot_product_attention(queries, keys, values, attn_mask=mask))
 
     return run
 
@@ -139,25 +147,19 @@ def eager(problem: Problem) -> Attention:
     return run
 
 
-def repeated(problem: Problem) -> Attention:
-    """Several candidates the usual way: the history repeated for every candidate, through the same fused kernel."""
+def repeat_history(problem: Problem) -> Problem:
+    """Several candidates the usual way: one request per candidate, each with a copy of the history. Copying is not timed."""
     if problem.num_candidates is None:
         raise Absent("one candidate per request")
-    shape = problem.shape
-    c, m = shape.candidates, shape.group_size
+    c, m = problem.shape.candidates, problem.shape.group_size
     q_rows, kv_rows = (_repeat_groups(offsets, c, m) for offsets in (problem.q_offsets, problem.kv_offsets))
-    q_lengths, kv_lengths = ((offsets.diff() - (c - 1) * m).repeat_interleave(c) for offsets in _offsets(problem))
-    q_offsets, kv_offsets = (torch.nn.functional.pad(x.cumsum(0), (1, 0)).int() for x in (q_lengths, kv_lengths))
-    max_q = problem.max_q - (c - 1) * m
-
-    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = cross_causal_attention(
-            q[q_rows], k[kv_rows], v[kv_rows], q_offsets, kv_offsets, max_q_len=max_q, backend="triton"
-        )
-        # The event rows of a request come once per candidate and are all equal; the groups come once.
-        return torch.empty_like(q).index_copy(0, q_rows, out)
-
-    return run
+    lengths = [(offsets.diff() - (c - 1) * m).repeat_interleave(c) for offsets in (problem.q_offsets, problem.kv_offsets)]
+    q_offsets, kv_offsets = (torch.nn.functional.pad(x.cumsum(0), (1, 0)).int() for x in lengths)
+    tensors = {
+        name: getattr(problem, name)[rows] for name, rows in (("q", q_rows), ("grad", q_rows), ("k", kv_rows), ("v", kv_rows))
+    }
+    longest = {"max_q": problem.max_q - (c - 1) * m, "max_kv": problem.max_kv - (c - 1) * m}
+    return replace(problem, **tensors, **longest, q_offsets=q_offsets, kv_offsets=kv_offsets, num_candidates=None)
 
 
 PEERS: dict[str, Callable[[Problem], Attention]] = {
@@ -168,12 +170,10 @@ PEERS: dict[str, Callable[[Problem], Attention]] = {
     "FlashAttention-4": flash4,
     "padded SDPA": padded,
     "eager": eager,
-    "history repeated": repeated,
+    "history repeated": ours,
 }
-
-
-def _offsets(problem: Problem) -> tuple[Tensor, Tensor]:
-    return problem.q_offsets, problem.kv_offsets
+# Peers that take the problem in a form of their own.
+FORMS: dict[str, Callable[[Problem], Problem]] = {"history repeated": repeat_history}
 
 
 def _repeat_groups(offsets: Tensor, candidates: int, group_size: int) -> Tensor:
