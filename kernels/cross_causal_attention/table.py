@@ -95,7 +95,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 1)),
             one_pass=_by_rows(),
             queries=Tile(16, 16, 4, 2),
-            keys=Tile(16, 16, 8, 1),
+            keys=Tile(16, 16, 4, 1),
         ),
     },
     (90, 16): {
