@@ -8,9 +8,9 @@ PYTHON=${PYTHON:-.venv/bin/python}
 OUT=${OUT:-benchmarks/results}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 "$PYTHON" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "benchmarks/gpu.sh needs a GPU; torch sees none")'
-timeout 180 "$PYTHON" -m pytest -q -m gpu tests || echo "GPU tests failed or ran out of time: the numbers below may be of a wrong kernel"
+timeout 200 "$PYTHON" -m pytest -q -m gpu tests || echo "GPU tests failed or ran out of time: the numbers below may be of a wrong kernel"
 QUICK="dist_rec,varlen_attn (FA2),FlashAttention-4,padded SDPA,history repeated"
-timeout 240 "$PYTHON" -m benchmarks.bench_ops attention --lengths uniform,zipf,fixed --peers "$QUICK" --out "$OUT" ||
+timeout 230 "$PYTHON" -m benchmarks.bench_ops attention --lengths uniform,zipf,fixed --peers "$QUICK" --out "$OUT" ||
     echo "cut off: the page holds the cases that were measured"
 # FlexAttention compiles anew for every shape, which takes longer than all the rest.
-timeout 150 "$PYTHON" -m benchmarks.bench_ops attention --lengths fixed --cases A2,A3,A8 --out "$OUT/all_peers" || echo "cut off"
+timeout 140 "$PYTHON" -m benchmarks.bench_ops attention --lengths fixed --cases A2,A3,A8 --out "$OUT/all_peers" || echo "cut off"

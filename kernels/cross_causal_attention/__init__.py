@@ -81,8 +81,7 @@ def cross_causal_attention(
     if torch.amp.is_autocast_available(q.device.type) and torch.is_autocast_enabled(q.device.type):
         q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
     check_inputs(q, k, v, q_offsets, kv_offsets, causal, num_candidates, group_size, seen, q_positions, key_valid, scale)
-    if scale is None:
-        scale = float(q.shape[-1]) ** -0.5
+    factor: float = q.shape[-1] ** -0.5 if scale is None else scale
     if backend == "auto":
         reason = why_not_triton(q)
         backend = "bucketed" if reason else "triton"
@@ -90,7 +89,7 @@ def cross_causal_attention(
     if backend == "triton":
         check_triton(q)
         assert attend is not None
-        options = (num_candidates, seen, q_positions, key_valid, causal, group_size, scale, max_q_len)
+        options = (num_candidates, seen, q_positions, key_valid, causal, group_size, factor, max_q_len)
         return attend(q, k, v, q_offsets, kv_offsets, *options)[0]
     if backend not in ("bucketed", "reference"):
         raise ValueError(f"backend must be one of auto, triton, bucketed, reference, got {backend!r}")
@@ -111,5 +110,5 @@ def cross_causal_attention(
         seen=seen,
         q_positions=q_positions,
         key_valid=key_valid,
-        scale=scale,
+        scale=factor,
     )

@@ -182,7 +182,7 @@ class _Call:
 def _tf32_allowed() -> bool:
     """Torch's own flag, in its newer form where there is one: the older may not be asked once the newer was set."""
     matmul = torch.backends.cuda.matmul
-    return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+    return bool(matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32)
 
 
 @functools.cache
