@@ -100,9 +100,9 @@ def test_ten_thousand_keys(pieces: bool) -> None:
 def test_keys_in_pieces_change_nothing_for_short_requests(mode: Mode, dtype: torch.dtype) -> None:
     """Bitwise; longer requests are joined from their pieces and stay close."""
     case = make_case(JAGGED, mode, group_size=2, heads=(4, 2), head_size=8).to(dtype)
-    whole = _attend(case)
+    whole = _attend(case, case.most_rows)
     with keys_in_pieces(), launches() as found:
-        parts = _attend(case)
+        parts = _attend(case, case.most_rows)
     assert found == [op.forward, op.combine]
     short = (case.kv_offsets.diff() <= BLOCK).repeat_interleave(case.q_offsets.diff())
     assert 0 < short.sum() < len(short)
