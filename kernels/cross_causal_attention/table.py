@@ -171,7 +171,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         ),
         32: Entry(
             forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
+            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 32, 8, 2), Tile(128, 64, 8, 2)),
             queries=Tile(128, 64, 8, 2),
             keys=Tile(64, 64, 8, 2),
         ),
