@@ -29,10 +29,6 @@ class Shape:
     candidates: int = 0
     group_size: int = 2
 
-    @property
-    def is_memory_bound(self) -> bool:
-        return self.name in ("A1", "A2", "A3", "A7", "A8")
-
 
 SHAPES = [
     Shape("A1", "few rows", 256, 4, 32, 32, 1000),
