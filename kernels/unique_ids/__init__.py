@@ -1,0 +1,67 @@
+"""Ids made unique on their device, where each of them occurs, and an inverse index in few bits.
+
+Legend: N positions, U values.
+"""
+
+from torch import Tensor
+
+from dist_rec.kernels.unique_ids.choice import HAS_TRITON, Backend, choose
+from dist_rec.kernels.unique_ids.packed import PackedIndex, check_index, index_bits, pack_index, unpack
+from dist_rec.kernels.unique_ids.reference import reference_unpack
+from dist_rec.kernels.unique_ids.segments import (
+    BoundedUniqueIds,
+    Segments,
+    UniqueIds,
+    sorted_segments,
+    unique_ids,
+    unique_ids_bounded,
+)
+
+if HAS_TRITON:
+    from dist_rec.kernels.unique_ids.op import unpack_words
+else:
+    unpack_words = None
+
+__all__ = [
+    "Backend",
+    "BoundedUniqueIds",
+    "PackedIndex",
+    "Segments",
+    "UniqueIds",
+    "index_bits",
+    "pack_index",
+    "segments_of",
+    "unique_ids",
+    "unique_ids_bounded",
+    "unpack_index",
+]
+
+
+def unpack_index(packed: PackedIndex, *, backend: Backend = "auto") -> Tensor:
+    """(N,) int32 of a packed index, bitwise the same from every backend.
+
+    Args:
+        backend: `triton` is one kernel; `torch` strided shifts; `reference` reads two words per element, in int64; `auto`
+            takes `triton` on CUDA where it can, else `torch`, and logs its choice once.
+
+    Raises:
+        RuntimeError: `backend="triton"` where there is neither a CUDA device nor Triton's interpreter.
+    """
+    chosen = choose("unpack_index", backend, packed.device)
+    if chosen == "triton":
+        assert unpack_words is not None
+        return unpack_words(packed.words, packed.bits, packed.length)
+    return unpack(packed) if chosen == "torch" else reference_unpack(packed)
+
+
+def segments_of(index: Tensor | PackedIndex, num_values: int) -> Segments:
+    """Where each value of an index occurs: one stable sort of keys as narrow as `num_values` allows, without a host sync.
+
+    Args:
+        index: (N,) int32 or int64, or packed; values in [0, num_values), which is not checked.
+        num_values: U.
+    """
+    if isinstance(index, PackedIndex):
+        index = unpack_index(index)
+    check_index(index)
+    return sorted_segments(index, num_values)
