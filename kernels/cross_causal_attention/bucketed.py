@@ -1,11 +1,12 @@
 """Cross-causal attention by padding requests of similar length together and calling torch's fused attention on each bucket.
 
 The quick form where no GPU kernel runs: a few large calls instead of one small call per request. Requests are sorted by
-key length and cut into buckets so that padding stays below `MAX_PADDING` of a bucket's keys.
+key length and cut into buckets; a bucket takes in the next request until its padding costs as much as another call.
 
 With candidates, little work is done for keys that a row cannot see: event rows meet the event keys only, and groups go
 `CANDIDATES_PER_BLOCK` at a time, meeting the event keys and the keys of their own block. So the cost grows with the number
-of candidates, not with its square.
+of candidates, not with its square. Where event rows and groups are few, both meet all keys of their request instead, which
+then have to be laid out once and not twice.
 
 Torch's fused attention walks keys in blocks, and how the last block ends decides how its sums round. With
 `torch.use_deterministic_algorithms`, keys are padded to whole blocks, so that a row's result does not depend on how many keys
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-MAX_PADDING = 0.25  # of a bucket's padded keys
-SMALL_BUCKET_KEYS = 2048  # below this many padded keys another call costs more than the padding
+# Costs on one core, forward and backward, in units of one row meeting one key (4 heads of 8: about 20 ns).
+BUCKET_COST = 8192  # another call
+PIECE_COST = 512  # another member of a call
+KEY_COST = 4  # another key, to be gathered
 CANDIDATES_PER_BLOCK = 64
 KEY_BLOCK = 512  # keys that torch's fused CPU attention takes at a time
 
@@ -28,7 +31,7 @@ KEY_BLOCK = 512  # keys that torch's fused CPU attention takes at a time
 class Segments:
     """Packed pieces of work, each a run of query rows over a run of keys.
 
-    - `rows` (R,) and `keys` (S,) int64, indices into the packed queries and keys, piece after piece; a key of -1 is padding
+    - `rows` (R,) and `keys` (S,) int64, indices into the packed queries and keys, piece after piece
     - `row_counts`, `key_counts` (pieces,) int64
     - per row (R,) int64, in key positions of its piece: it sees j < `limit`, and `start` <= j <= `stop`
     """
@@ -42,6 +45,26 @@ class Segments:
     stop: Tensor
     has_own: bool = False  # whether any row has keys between start and stop
     square: bool = False  # whether every key asks once, in order, and sees what is not newer than itself
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Where the candidates of each request stand: `counts`, `num_events`, `starts` (B,) int64 (its first key), and `seen`."""
+
+    counts: Tensor
+    num_events: Tensor
+    starts: Tensor
+    size: int
+    seen: Tensor | None
+
+    def candidate(self, request: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For rows that belong to a group: number of the candidate, place in its group, and events it sees."""
+        in_groups = position - self.num_events[request]
+        candidate = in_groups.div(self.size, rounding_mode="floor")
+        if self.seen is None:
+            return candidate, in_groups - candidate * self.size, self.num_events[request]
+        first = self.counts.cumsum(0) - self.counts
+        return candidate, in_groups - candidate * self.size, self.seen.long()[first[request] + candidate]
 
 
 def bucketed_attention(
@@ -61,120 +84,183 @@ def bucketed_attention(
 ) -> Tensor:
     """See `cross_causal_attention`. Reads the lengths on the host."""
     q_lengths, kv_lengths = q_offsets.diff().long(), kv_offsets.diff().long()
-    row = torch.arange(q.shape[0], device=q.device)
     request = _owner(q_lengths)
+    row = torch.arange(len(request), device=q.device)
     # Bottom-right: the last query row sits on the last key.
-    bottom_right = row - q_offsets.long()[1:][request] + kv_lengths[request]
-    position = bottom_right if q_positions is None else q_positions.long()
-    if not causal or num_candidates is None:
+    position = row - (q_offsets[1:] - kv_lengths)[request] if q_positions is None else q_positions[: len(row)].long()
+    if key_valid is not None:
+        # Zero weight times NaN would still be NaN.
+        k, v = (x.masked_fill(~key_valid[:, None, None], 0.0) for x in (k, v))
+    if causal and num_candidates is not None:
+        counts = num_candidates.long()
+        groups = Groups(counts, kv_lengths - counts * group_size, kv_offsets[:-1].long(), group_size, seen)
+        pieces = _pieces_of_groups(row, request, position, kv_lengths, groups)
+    else:
         limit = position + 1 if causal else kv_lengths[request]
         key = torch.arange(k.shape[0], device=q.device)
         pieces = [Segments(row, q_lengths, key, kv_lengths, limit, limit, limit - 1)]
-    else:
-        counts = num_candidates.long()
-        num_events = kv_lengths - counts * group_size
-        in_group = position >= num_events[request]
-        starts = kv_offsets.long()[:-1]
-        pieces = [
-            _event_pieces(row[~in_group], request, position, starts, num_events),
-            _group_pieces(row[in_group], request, position, starts, num_events, counts, group_size, seen),
-        ]
-    parts = [_attend(q, k, v, key_valid, scale, piece) for piece in pieces]
-    return torch.empty_like(q).index_copy(0, torch.cat([piece.rows for piece in pieces]), torch.cat(parts))
+    return _attend(q, k, v, key_valid, scale, pieces)
 
 
-def _event_pieces(rows: Tensor, request: Tensor, position: Tensor, starts: Tensor, num_events: Tensor) -> Segments:
-    """One piece per request: its event rows over its event keys."""
-    row_counts = torch.bincount(request[rows], minlength=len(starts))
-    limit = position[rows] + 1
-    keys = _ranges(starts, num_events)
-    in_piece = torch.arange(len(rows), device=rows.device) - (row_counts.cumsum(0) - row_counts)[request[rows]]
-    square = torch.equal(row_counts, num_events) and torch.equal(position[rows], in_piece)
-    return Segments(rows, row_counts, keys, num_events, limit, limit, limit - 1, square=square)
+def _pieces_of_groups(row: Tensor, request: Tensor, position: Tensor, kv_lengths: Tensor, groups: Groups) -> list[Segments]:
+    """Event rows apart from the groups' rows, or all rows of a request over all its keys, whichever costs less."""
+    in_group = position >= groups.num_events[request]
+    event_rows = torch.zeros_like(kv_lengths).index_add(0, request, (~in_group).long())
+    # Together, event rows meet the groups' keys for nothing, and the causal mask of events that all ask has to be written
+    # out; apart, the events are laid out twice, in calls of their own.
+    wasted = event_rows * groups.counts * groups.size
+    if torch.equal(event_rows, groups.num_events):
+        wasted = wasted + event_rows.square() // 2
+    saved = KEY_COST * groups.num_events + PIECE_COST * (event_rows > 0)
+    few = len(kv_lengths) and bool((groups.counts.max() <= CANDIDATES_PER_BLOCK) & ((wasted - saved).sum() <= BUCKET_COST))
+    # Apart, an event's bits do not depend on what stands behind it, which matters to whoever asks for that or has candidates
+    # in the middle of a history.
+    if few and groups.seen is None and not torch.are_deterministic_algorithms_enabled():
+        return [_whole_pieces(row, request, position, in_group, kv_lengths, groups)]
+    return [
+        _event_pieces(row[~in_group], request, position, event_rows, groups),
+        _group_pieces(row[in_group], request, position, groups),
+    ]
 
 
-def _group_pieces(
-    rows: Tensor,
-    request: Tensor,
-    position: Tensor,
-    starts: Tensor,
-    num_events: Tensor,
-    counts: Tensor,
-    group_size: int,
-    seen: Tensor | None,
+def _whole_pieces(
+    row: Tensor, request: Tensor, position: Tensor, in_group: Tensor, kv_lengths: Tensor, groups: Groups
 ) -> Segments:
+    """One piece per request: all its rows over all its keys."""
+    limit, inside = position + 1, in_group.nonzero()[:, 0]
+    start = limit.clone()
+    _, place, limit[inside] = groups.candidate(request[inside], position[inside])
+    start[inside] -= place + 1
+    row_counts = torch.bincount(request, minlength=len(kv_lengths))
+    keys = torch.arange(int(kv_lengths.sum()), device=row.device)
+    return Segments(row, row_counts, keys, kv_lengths, limit, start, position, has_own=True)
+
+
+def _event_pieces(row: Tensor, request: Tensor, position: Tensor, row_counts: Tensor, groups: Groups) -> Segments:
+    """One piece per request: its event rows over its event keys."""
+    limit = position[row] + 1
+    keys = _ranges(groups.starts, groups.num_events)
+    in_piece = torch.arange(len(row), device=row.device) - (row_counts.cumsum(0) - row_counts)[request[row]]
+    square = torch.equal(row_counts, groups.num_events) and torch.equal(position[row], in_piece)
+    return Segments(row, row_counts, keys, groups.num_events, limit, limit, limit - 1, square=square)
+
+
+def _group_pieces(row: Tensor, request: Tensor, position: Tensor, groups: Groups) -> Segments:
     """One piece per block of candidates: their rows over the request's event keys followed by the block's own keys."""
-    size = CANDIDATES_PER_BLOCK * group_size
-    num_blocks = (counts + CANDIDATES_PER_BLOCK - 1).div(CANDIDATES_PER_BLOCK, rounding_mode="floor")
+    size = CANDIDATES_PER_BLOCK * groups.size
+    num_blocks = (groups.counts + CANDIDATES_PER_BLOCK - 1).div(CANDIDATES_PER_BLOCK, rounding_mode="floor")
     block_request = _owner(num_blocks)
     first_block = num_blocks.cumsum(0) - num_blocks
-    number = torch.arange(len(block_request), device=rows.device) - first_block[block_request]
-    own = (counts[block_request] * group_size - number * size).clamp(max=size)
-    events = num_events[block_request]
-    # Event keys, padding and own keys of a block.
+    number = torch.arange(len(block_request), device=row.device) - first_block[block_request]
+    own = (groups.counts[block_request] * groups.size - number * size).clamp(max=size)
+    events, start = groups.num_events[block_request], groups.starts[block_request]
+    # Event keys, padding (the last event again) and own keys of a block.
     padding = _whole_blocks(events) - events
-    run_starts = torch.stack([starts[block_request], padding, starts[block_request] + events + number * size], dim=1)
-    run_lengths = torch.stack([events, padding, own], dim=1).flatten()
-    is_padding = torch.tensor([False, True, False], device=rows.device).repeat(len(events)).repeat_interleave(run_lengths)
-    keys = _ranges(run_starts.flatten(), run_lengths).masked_fill(is_padding, -1)
+    key_counts = events + padding + own
+    block = _owner(key_counts)
+    j = torch.arange(len(block), device=row.device) - (key_counts.cumsum(0) - key_counts)[block]
+    own_place = j - padding[block] + (number * size)[block]
+    keys = start[block] + torch.where(j < (events + padding)[block], torch.minimum(j, events[block] - 1), own_place)
 
-    r = request[rows]
-    in_groups = position[rows] - num_events[r]
-    candidate = in_groups.div(group_size, rounding_mode="floor")
-    limit = num_events[r] if seen is None else seen.long()[(counts.cumsum(0) - counts)[r] + candidate]
-    start = _whole_blocks(num_events)[r] + candidate % CANDIDATES_PER_BLOCK * group_size
-    block = first_block[r] + candidate.div(CANDIDATES_PER_BLOCK, rounding_mode="floor")
+    candidate, place, seen = groups.candidate(request[row], position[row])
+    start = _whole_blocks(groups.num_events)[request[row]] + candidate % CANDIDATES_PER_BLOCK * groups.size
+    block = first_block[request[row]] + candidate.div(CANDIDATES_PER_BLOCK, rounding_mode="floor")
     row_counts = torch.bincount(block, minlength=len(block_request))
     # Rows may come in any order of positions; pieces want them block after block.
     order = block.argsort(stable=True)
-    stop = start + in_groups % group_size
-    key_counts = events + padding + own
-    return Segments(rows[order], row_counts, keys, key_counts, limit[order], start[order], stop[order], has_own=True)
+    return Segments(row[order], row_counts, keys, key_counts, seen[order], start[order], (start + place)[order], has_own=True)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, key_valid: Tensor | None, scale: float, work: Segments) -> Tensor:
-    """(R, H, D): outputs of `work.rows`, in their order."""
-    out, places = [], []
-    row_starts, key_starts = (counts.cumsum(0) - counts for counts in (work.row_counts, work.key_counts))
-    for bucket in buckets(work.key_counts.tolist(), work.row_counts.tolist()):
-        members = torch.tensor(bucket, device=q.device)
-        at, is_row = _padded_index(row_starts[members], work.row_counts[members])
-        key_at, is_key = _padded_index(key_starts[members], work.key_counts[members], whole_blocks=True)
-        key_at = work.keys[key_at.clamp(max=max(len(work.keys) - 1, 0))] if len(work.keys) else torch.zeros_like(key_at)
-        is_key, key_at = is_key & (key_at >= 0), key_at.clamp(min=0)
-        if key_valid is not None and len(key_valid):
-            is_key = is_key & key_valid[key_at]
-        queries = q[work.rows[at]].transpose(1, 2)
-        padded_k, padded_v = (_gather(packed, key_at, is_key).transpose(1, 2) for packed in (k, v))
+def _attend(q: Tensor, k: Tensor, v: Tensor, key_valid: Tensor | None, scale: float, pieces: list[Segments]) -> Tensor:
+    """(sum_q, H, D): outputs of all rows; zeros for those that no piece has or that see nothing."""
+    attended: list[Tensor] = []
+    blind = torch.ones(len(q), dtype=torch.bool, device=q.device)
+    place = torch.zeros(len(q), dtype=torch.int64, device=q.device)
+    num_slots = 0
+    for work in pieces:
+        layout = Layout.of(work)
+        if not layout.shapes:
+            continue
+        outputs, sees = _attend_buckets(q, k, v, key_valid, scale, work, layout)
+        attended += outputs
+        place[work.rows] = layout.place + num_slots
+        blind[work.rows] = ~sees
+        num_slots += len(layout.row_at)
+    if not attended:
+        return torch.zeros_like(q) + sum(x[:0].sum() for x in (q, k, v))  # part of the graph all the same
+    packed = _take(torch.cat(attended), place)
+    return packed.masked_fill(blind[:, None, None], 0.0) if blind.any() else packed
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Padded slots of all buckets, one after the other.
+
+    - `row_at`, `key_at` (slots,) int64: the element of `rows` or `keys` in each slot; padding repeats the piece's last one
+    - `place` (R,) int64: the slot of each row, anywhere for a piece without keys
+    - `shapes`: members, rows and keys of each bucket
+    """
+
+    row_at: Tensor
+    key_at: Tensor
+    place: Tensor
+    shapes: list[tuple[int, int, int]]
+
+    @classmethod
+    def of(cls, work: Segments) -> "Layout":
+        row_counts, key_counts = work.row_counts.tolist(), _whole_blocks(work.key_counts).tolist()
+        found = buckets(key_counts, row_counts)
+        shapes = [(len(b), max(row_counts[i] for i in b), key_counts[b[0]]) for b in found]
+        wide = [[b, rows, keys] for bucket, (_, rows, keys) in zip(found, shapes) for b in bucket]
+        members, *widths = torch.tensor(wide, dtype=torch.int64, device=work.rows.device).view(-1, 3).unbind(1)
+        row_starts, key_starts = (counts.cumsum(0) - counts for counts in (work.row_counts, work.key_counts))
+        first_slot = torch.zeros_like(row_starts)
+        first_slot[members] = widths[0].cumsum(0) - widths[0]
+        place = torch.arange(len(work.rows), device=members.device) + (first_slot - row_starts)[_owner(work.row_counts)]
+        return cls(
+            _padded_runs(row_starts[members], work.row_counts[members], widths[0]),
+            _padded_runs(key_starts[members], work.key_counts[members], widths[1]),
+            place.clamp(max=max(sum(members * rows for members, rows, _ in shapes) - 1, 0)),
+            shapes,
+        )
+
+
+def _attend_buckets(
+    q: Tensor, k: Tensor, v: Tensor, key_valid: Tensor | None, scale: float, work: Segments, layout: Layout
+) -> tuple[list[Tensor], Tensor]:
+    """Outputs (slots of a bucket, H, D) of every bucket, and (R,) bool, whether each row sees a key."""
+    row_slots, key_slots = ([shape[0] * shape[i] for shape in layout.shapes] for i in (1, 2))
+    key_at = work.keys[layout.key_at]
+    padded_q = _take(q, work.rows[layout.row_at]).split(row_slots)
+    padded_k, padded_v = (_take(x, key_at).split(key_slots) for x in (k, v))
+    is_key = None if key_valid is None else key_valid[key_at].split(key_slots)
+    sees = (work.limit > 0) | (work.stop >= work.start)
+    # A row that sees nothing would make softmax divide zero by zero: it sees the first key, and is blanked in the end.
+    limit = work.limit.masked_fill(~sees, 1)
+    bounds = [x[layout.row_at].split(row_slots) for x in ((limit, work.start, work.stop) if work.has_own else (limit,))]
+    zero, hidden = q.new_zeros(()), q.new_full((), -torch.inf)
+    attended, seeing = [], []
+    for i, (members, num_rows, num_keys) in enumerate(layout.shapes):
+        queries, keys, values = (x[i].unflatten(0, (members, -1)).transpose(1, 2) for x in (padded_q, padded_k, padded_v))
         if work.square and key_valid is None:
             # Every event asks: the plain causal mask, which needs no tensor. Padding stands behind all real keys.
-            attended = scaled_dot_product_attention(queries, padded_k, padded_v, is_causal=True, scale=scale).transpose(1, 2)
+            out = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale)
         else:
-            visible, blind = _visible(work, at, is_key if key_valid is not None else None, key_at.shape[1])
-            # A row that sees nothing would make softmax divide zero by zero: it sees all, then its output is blanked.
-            mask = torch.logical_or(visible, blind, out=visible).unsqueeze(1)
-            attended = scaled_dot_product_attention(queries, padded_k, padded_v, attn_mask=mask, scale=scale)
-            attended = attended.transpose(1, 2).masked_fill(blind.unsqueeze(-1), 0.0)
-        out.append(attended[is_row])
-        places.append(at[is_row])
-    if not out:
-        return q[:0] + 0.0 * (k[:0].sum() + v[:0].sum())
-    packed = torch.cat(out)
-    return torch.empty_like(packed).index_copy(0, torch.cat(places), packed)
-
-
-def _visible(work: Segments, at: Tensor, is_key: Tensor | None, num_keys: int) -> tuple[Tensor, Tensor]:
-    """(members, rows, keys) bool, which keys each row sees, and (members, rows, 1) bool, rows that see none."""
-    j = torch.arange(num_keys, device=at.device)
-    limit, start, stop = (bound[at].unsqueeze(-1) for bound in (work.limit, work.start, work.stop))
-    visible = j < limit
-    if work.has_own:
-        visible |= (j >= start) & (j <= stop)
-    if is_key is None:
-        # Limits never reach into padding, so a row's bounds alone say whether it sees anything.
-        return visible, (limit <= 0) & (stop < start)
-    visible &= is_key.unsqueeze(1)
-    return visible, ~visible.any(-1, keepdim=True)
+            j = torch.arange(num_keys, device=q.device)
+            limit, *own = (bound[i].view(members, num_rows, 1) for bound in bounds)
+            visible = j < limit
+            if own:
+                visible |= (j >= own[0]) & (j <= own[1])
+            if is_key is not None:
+                visible &= is_key[i].view(members, 1, num_keys)
+                seeing.append(visible.any(-1))
+                visible |= ~seeing[-1].unsqueeze(-1)
+            mask = torch.where(visible.unsqueeze(1), zero, hidden)
+            out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
+        attended.append(out.transpose(1, 2).flatten(0, 1))
+    if seeing:
+        sees = sees & torch.cat([x.flatten() for x in seeing])[layout.place]
+    return attended, sees
 
 
 def _owner(lengths: Tensor) -> Tensor:
@@ -184,24 +270,30 @@ def _owner(lengths: Tensor) -> Tensor:
 
 def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
     """`start, start + 1, ..., start + length - 1` of every piece, one after the other."""
-    shift = starts - (lengths.cumsum(0) - lengths)
-    return torch.arange(int(lengths.sum()), device=starts.device) + shift[_owner(lengths)]
+    owner = _owner(lengths)
+    return torch.arange(len(owner), device=starts.device) + (starts - (lengths.cumsum(0) - lengths))[owner]
 
 
-def buckets(kv_lengths: list[int], q_lengths: list[int]) -> list[list[int]]:
-    """Requests with at least one query, grouped so that each group pads little. Longest first."""
-    order = sorted((b for b in range(len(kv_lengths)) if q_lengths[b]), key=lambda b: (-kv_lengths[b], -q_lengths[b], b))
+def _padded_runs(starts: Tensor, lengths: Tensor, widths: Tensor) -> Tensor:
+    """(sum widths,) int64: `start, start + 1, ...` of every member, its last element repeated up to its width."""
+    owner = _owner(widths)
+    column = torch.arange(len(owner), device=starts.device) - (widths.cumsum(0) - widths)[owner]
+    return starts[owner] + torch.minimum(column, (lengths - 1)[owner])
+
+
+def buckets(key_counts: list[int], row_counts: list[int]) -> list[list[int]]:
+    """Pieces that have rows and keys, grouped so that padding a group costs no more than another call. Longest first."""
     found: list[list[int]] = []
-    total = longest = 0
-    for b in order:
-        padded = longest * (len(found[-1]) + 1) if found else 0
-        fits = padded <= SMALL_BUCKET_KEYS or total + kv_lengths[b] >= (1 - MAX_PADDING) * padded
-        if found and fits:
+    useful = longest = most_rows = 0
+    asking = (b for b in range(len(key_counts)) if row_counts[b] and key_counts[b])
+    for b in sorted(asking, key=lambda b: (-key_counts[b], -row_counts[b], b)):
+        keys, rows = key_counts[b], row_counts[b]
+        useful, most_rows = useful + keys * (rows + KEY_COST), max(most_rows, rows)
+        if found and (len(found[-1]) + 1) * longest * (most_rows + KEY_COST) - useful <= BUCKET_COST:
             found[-1].append(b)
-            total += kv_lengths[b]
         else:
             found.append([b])
-            total = longest = kv_lengths[b]
+            longest, most_rows, useful = keys, rows, keys * (rows + KEY_COST)
     return found
 
 
@@ -210,19 +302,6 @@ def _whole_blocks(lengths: Tensor) -> Tensor:
     return lengths + -lengths % KEY_BLOCK if torch.are_deterministic_algorithms_enabled() else lengths
 
 
-def _padded_index(starts: Tensor, lengths: Tensor, *, whole_blocks: bool = False) -> tuple[Tensor, Tensor]:
-    """(members, longest) index into a segment, and which entries are real; padding repeats the member's last row."""
-    widest = lengths.max()
-    longest = max(int(_whole_blocks(widest) if whole_blocks else widest), 1)
-    column = torch.arange(longest, device=starts.device)
-    real = column < lengths.unsqueeze(1)
-    last = (lengths - 1).clamp(min=0).unsqueeze(1)
-    return starts.unsqueeze(1) + torch.minimum(column, last), real
-
-
-def _gather(packed: Tensor, index: Tensor, real: Tensor) -> Tensor:
-    """(*index.shape, H, D) rows; hidden ones are zero, since zero weight times NaN would still be NaN."""
-    if packed.shape[0] == 0:
-        # A sum over nothing is zero and stays in the graph, so that keys and values still get a gradient.
-        return packed.sum().expand(*index.shape, *packed.shape[1:])
-    return packed[index.clamp(max=packed.shape[0] - 1)].masked_fill(~real[..., None, None], 0.0)
+def _take(packed: Tensor, index: Tensor) -> Tensor:
+    """`packed[index]`. On a CPU index_select is quicker, both ways; on a GPU its gradient would be added up by atomics."""
+    return packed[index] if packed.is_cuda else packed.index_select(0, index)

@@ -154,7 +154,7 @@ def _other_future(row: Row, cut: int) -> Row:
 
 def _companion() -> Row:
     """A longer request that holds every item."""
-    return _row(999, np.arange(2 * ITEMS) % ITEMS, np.arange(2 * ITEMS) % 2, np.zeros(2 * ITEMS, dtype=int))
+    return _row(999, np.arange(ITEMS), np.arange(ITEMS) % 2, np.zeros(ITEMS, dtype=int))
 
 
 CUTS = (1, 2, 7, 15, 19)

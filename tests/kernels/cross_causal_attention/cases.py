@@ -287,7 +287,7 @@ def _fused_request(case: Case, do: Tensor, b: int) -> Fused:
     again = (_products(q.flip(-1), k.flip(-1)) * scale2).masked_fill(~visible, float("-inf"))
     p = (again - peak.nan_to_num(neginf=0.0)).exp2() / total.where(total > 0, 1.0)
     delta = (out.to(wide) * do).sum(-1).T.unsqueeze(-1)
-    # Backwards: with 8 elements, sum(-1) and `_products` would else add in one order and cancel to zero, as no kernel's sums do.
+    # Backwards: with 8 elements, sum(-1) and `_products` would else add in one order and cancel to zero, as no kernel does.
     ds = (p * (_products(do.flip(-1), v.flip(-1)) - delta)).to(dtype).to(wide)
     dv = torch.einsum("hij,ihd->jhd", p.to(dtype).to(wide), do)
     dq, dk = torch.einsum("hij,jhd->ihd", ds, k) * case.scale, torch.einsum("hij,ihd->jhd", ds, q) * case.scale

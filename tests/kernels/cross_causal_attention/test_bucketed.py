@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from dist_rec.kernels.cross_causal_attention import bucketed, cross_causal_attention
 from tests.helpers.closeness import assert_close_to_truth
-from tests.kernels.cross_causal_attention.cases import Case, Mode, Request, cases, make_case
+from tests.kernels.cross_causal_attention.cases import Case, Mode, Request, cases, make_case, output_weights
 
 MODES: tuple[Mode, ...] = ("plain", "groups", "seen", "full")
 
@@ -25,15 +25,27 @@ def _assert_same(got: Case, expected: Case) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(case=cases(), small=st.sampled_from((1, 8, 2048)), per_block=st.sampled_from((1, 2, 64)))
-@example(case=make_case([Request(0, 0, 0)], "seen"), small=2048, per_block=64)
-@example(case=make_case([Request(0, 0, 2)], "plain"), small=2048, per_block=64)
-@example(case=make_case([Request(3, 3, 17), Request(2, 5, 13)], "seen", positions=True), small=8, per_block=2)
-@example(case=make_case([Request(3, 0, 0), Request(0, 2, 0)], "groups"), small=2048, per_block=64)
-def test_equals_the_reference(case: Case, small: int, per_block: int) -> None:
-    """With small limits the same lengths fall into several buckets, and the candidates into several blocks."""
-    with mock.patch.multiple(bucketed, SMALL_BUCKET_KEYS=small, CANDIDATES_PER_BLOCK=per_block):
+@given(case=cases(), cost=st.sampled_from((0, 40, 10**6)), per_block=st.sampled_from((1, 2, 64)))
+@example(case=make_case([Request(0, 0, 0)], "seen"), cost=0, per_block=64)
+@example(case=make_case([Request(0, 0, 2)], "plain"), cost=0, per_block=64)
+@example(case=make_case([Request(3, 3, 17), Request(2, 5, 13)], "seen", positions=True), cost=40, per_block=2)
+@example(case=make_case([Request(3, 3, 17), Request(2, 5, 13)], "groups", positions=True), cost=10**6, per_block=64)
+@example(case=make_case([Request(3, 3, 9), Request(2, 0, 2)], "groups", hide=0.5), cost=10**6, per_block=64)
+@example(case=make_case([Request(3, 0, 0), Request(0, 2, 0)], "groups"), cost=0, per_block=64)
+def test_equals_the_reference(case: Case, cost: int, per_block: int) -> None:
+    """Where calls cost nothing every length gets a bucket and event rows stand apart from groups; where they are dear all
+    meet in one call."""
+    with mock.patch.multiple(bucketed, BUCKET_COST=cost, PIECE_COST=cost, KEY_COST=1, CANDIDATES_PER_BLOCK=per_block):
         _assert_same(case, case)
+
+
+@pytest.mark.parametrize(("mode", "cost", "calls"), [("groups", 10**6, 1), ("groups", 0, 4), ("seen", 10**6, 2)])
+def test_event_rows_and_groups_meet_in_one_call_where_that_costs_less(mode: Mode, cost: int, calls: int) -> None:
+    case = make_case([Request(30, 16, 40), Request(12, 2, 10)], mode, group_size=2)
+    attention = mock.Mock(wraps=bucketed.scaled_dot_product_attention)
+    with mock.patch.multiple(bucketed, BUCKET_COST=cost, PIECE_COST=0, scaled_dot_product_attention=attention):
+        case.run("bucketed")
+    assert attention.call_count == calls
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -77,18 +89,47 @@ def test_two_runs_agree_bitwise() -> None:
         assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_garbage_behind_the_last_offset_changes_nothing(mode: Mode) -> None:
+    case = make_case([Request(9, 2, 6), Request(4, 1, 3)], mode, group_size=2, positions=True, hide=0.2)
+    longer = {"q_positions": case.options.get("q_positions"), "key_valid": case.options["key_valid"]}
+    longer = {name: torch.cat([x, torch.ones(5, dtype=x.dtype)]) for name, x in longer.items() if x is not None}
+    q, k, v = (torch.cat([x, torch.full_like(x[:5], torch.nan)]) for x in case.inputs)
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    out = replace(case, q=q, k=k, v=v, options=case.options | longer).run("bucketed")
+    expected, *gradients = case.run_with_gradients("bucketed")
+    weights = torch.cat([output_weights(expected), torch.full_like(out[-5:], torch.nan)])
+    for got, short in zip((out, *torch.autograd.grad(out, leaves, weights)), (expected, *gradients)):
+        assert torch.equal(got[:-5], short) and not got[-5:].any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nan_of_one_request_stays_there(mode: Mode) -> None:
+    """Shorter requests are padded beside it, with rows and without, with keys and without."""
+    case = make_case([Request(3, 1, 2), Request(20, 3, 9), Request(0, 0, 2), Request(5, 0, 0)], mode, group_size=2)
+    dirty = replace(case, q=case.q.clone(), k=case.k.clone(), v=case.v.clone())
+    rows, keys = (slice(*offsets[1:3].tolist()) for offsets in (case.q_offsets, case.kv_offsets))
+    dirty.q[rows], dirty.k[keys], dirty.v[keys] = torch.nan, torch.nan, torch.nan
+    for i, (got, expected) in enumerate(zip(dirty.run_with_gradients("bucketed"), case.run_with_gradients("bucketed"))):
+        mine = torch.ones(len(got), dtype=torch.bool).index_fill(0, torch.arange(len(got))[rows if i < 2 else keys], False)
+        torch.testing.assert_close(got[mine], expected[mine], rtol=0.0, atol=1e-12)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
-    lengths=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5)), max_size=30),
+    lengths=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 50)), max_size=30),
 )
-def test_buckets_hold_every_asking_request_once_and_pad_little(lengths: list[tuple[int, int]]) -> None:
+def test_buckets_hold_every_asking_request_once_and_pad_for_less_than_a_call(lengths: list[tuple[int, int]]) -> None:
     keys, queries = [kv for kv, _ in lengths], [q for _, q in lengths]
     found = bucketed.buckets(keys, queries)
-    assert sorted(b for bucket in found for b in bucket) == [b for b, q in enumerate(queries) if q]
+    assert sorted(b for bucket in found for b in bucket) == [b for b, (kv, q) in enumerate(lengths) if kv and q]
+
+    def cost(kv: int, q: int) -> int:
+        return kv * (q + bucketed.KEY_COST)
+
     for bucket in found:
-        real = sum(keys[b] for b in bucket)
-        padded = max(keys[b] for b in bucket) * len(bucket)
-        assert padded <= bucketed.SMALL_BUCKET_KEYS or padded - real <= bucketed.MAX_PADDING * padded
+        padded = len(bucket) * cost(max(keys[b] for b in bucket), max(queries[b] for b in bucket))
+        assert padded - sum(cost(keys[b], queries[b]) for b in bucket) <= bucketed.BUCKET_COST
 
 
 class _Largest(TorchDispatchMode):
