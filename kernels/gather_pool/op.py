@@ -1,16 +1,246 @@
-"""The kernels' place; until they stand here, asking for them raises."""
+"""The kernels as PyTorch sees them: custom ops with fake forms and autograd formulas, and the launches behind them.
+
+Legend: U unique rows, N positions, B bags, D width, K rows of a table, T tables, S segments.
+An index is `words, bits, length`: a packed one, or a plain int32 one with 32 bits. `order, begins` are its segments, if known.
+"""
+
+# Triton turns numbers into constants by itself, hence for launches:
+# pyright: reportArgumentType=false
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
+import triton
 from torch import Tensor
 
-from dist_rec.kernels.gather_pool.checks import Index, Term
-from dist_rec.kernels.unique_ids import Segments
+from dist_rec.kernels.gather_pool.checks import MOST_TERMS, Index, Term
+from dist_rec.kernels.gather_pool.gather import gather
+from dist_rec.kernels.gather_pool.reduce import combine_parts, reduce_pieces
+from dist_rec.kernels.gather_pool.tiles import CHECKED_SLOTS, PIECE, combine_tile, gather_tile, reduce_tile
+from dist_rec.kernels.unique_ids import PackedIndex, Segments
+from dist_rec.kernels.unique_ids.op import on, unpack_words
+from dist_rec.kernels.unique_ids.packed import WORD_BITS
+from dist_rec.kernels.unique_ids.reference import read_at
+from dist_rec.kernels.unique_ids.segments import sorted_segments
 
 
 def triton_expand_add(rows: Tensor, inverse: Index, terms: Sequence[Term], segments: Segments | None) -> Tensor:
-    raise RuntimeError("gather_pool has no kernels yet; backend='torch' runs anywhere")
+    tables, indices = [table for table, _ in terms], [index.int().contiguous() for _, index in terms]
+    return gather_rows(rows, *_flat(inverse), *_parts(segments), tables, indices)
 
 
 def triton_pool(rows: Tensor, inverse: Index, offsets: Tensor, mode: str, segments: Segments | None) -> Tensor:
-    raise RuntimeError("gather_pool has no kernels yet; backend='torch' runs anywhere")
+    offsets = offsets.int().contiguous()
+    if mode != "last":
+        return pool_rows(rows, *_flat(inverse), offsets, mode, *_parts(segments))[0]
+    # Row U is nobody's: zeros, and no gradient.
+    nobody = torch.full_like(offsets[1:], len(rows))
+    if len(inverse):
+        positions = (offsets[1:] - 1).clamp(0, len(inverse) - 1)
+        packed = isinstance(inverse, PackedIndex)
+        last = read_at(inverse, positions) if packed else inverse.index_select(0, positions).int()
+        nobody = torch.where(offsets.diff() > 0, last, nobody)
+    return gather_rows(rows, nobody, WORD_BITS, len(nobody), None, None, [], [])
+
+
+def _flat(inverse: Index) -> tuple[Tensor, int, int]:
+    if isinstance(inverse, PackedIndex):
+        return inverse.words, inverse.bits, inverse.length
+    return inverse.int().contiguous(), WORD_BITS, len(inverse)
+
+
+def _parts(segments: Segments | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if segments is None else (segments.order, segments.offsets)
+
+
+@torch.library.custom_op("dist_rec::gather_rows", mutates_args=())
+def gather_rows(
+    rows: Tensor,
+    words: Tensor,
+    bits: int,
+    length: int,
+    order: Tensor | None,
+    begins: Tensor | None,
+    tables: Sequence[Tensor],
+    indices: Sequence[Tensor],
+) -> Tensor:
+    """(N, D) like rows: `rows[index] + sum_t tables[t][indices[t]]`, indices int32 and contiguous."""
+    out = torch.empty(length, rows.shape[1], dtype=rows.dtype, device=rows.device)
+    if out.numel() == 0:
+        return out
+    tile = gather_tile(rows.shape[1])
+    names = range(MOST_TERMS)
+    arguments: dict[str, Any] = {f"{name}_{t}": None for name in ("TABLE", "INDEX") for t in names}
+    arguments |= {f"num_{t}": 0 for t in names}
+    for t, (table, index) in enumerate(zip(tables, indices)):
+        arguments |= {f"TABLE_{t}": table.contiguous(), f"INDEX_{t}": index, f"num_{t}": len(table)}
+    rows = _with_neighbours(rows)
+    arguments |= {"bits": bits, "length": length, "num_rows": len(rows), "row_stride": rows.stride(0), "WIDTH": rows.shape[1]}
+    grid = (triton.cdiv(length, tile["BN"]), triton.cdiv(rows.shape[1], tile["BD"]))
+    with on(rows.device):
+        gather[grid](ROWS=rows, WORDS=words, OUT=out, **arguments, **tile)
+    return out
+
+
+@gather_rows.register_fake
+def _(rows: Tensor, words: Tensor, bits: int, length: int, *rest: Any) -> Tensor:
+    return rows.new_empty(length, rows.shape[1])
+
+
+@torch.library.custom_op("dist_rec::pool_rows", mutates_args=())
+def pool_rows(
+    rows: Tensor,
+    words: Tensor,
+    bits: int,
+    length: int,
+    offsets: Tensor,
+    mode: str,
+    order: Tensor | None,
+    begins: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """(B, D) like rows: sum, mean or max of each bag; and for max the position that won, int32 of the same shape (else ())."""
+    return _reduce(rows, offsets, length, rows.dtype, {"WORDS": words, "bits": bits, "MEAN": mode == "mean"}, mode == "max")
+
+
+@pool_rows.register_fake
+def _(rows: Tensor, words: Tensor, bits: int, length: int, offsets: Tensor, mode: str, *rest: Any) -> tuple[Tensor, Tensor]:
+    shape = (len(offsets) - 1, rows.shape[1])
+    return rows.new_empty(shape), rows.new_empty(shape if mode == "max" else (0,), dtype=torch.int32)
+
+
+@torch.library.custom_op("dist_rec::sum_segments", mutates_args=())
+def sum_segments(
+    grad: Tensor,
+    words: Tensor,
+    bits: int,
+    length: int,
+    order: Tensor | None,
+    begins: Tensor | None,
+    num_rows: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """(num_rows, D) of dtype: for each row of an expansion the sum of grad (N, D) over its positions, in fp32."""
+    order, begins = _segments(words, bits, length, order, begins, num_rows)
+    return _reduce(grad, begins, length, dtype, {"ORDER": order}, False)[0]
+
+
+@sum_segments.register_fake
+def _(grad: Tensor, *rest: Any) -> Tensor:
+    return grad.new_empty(rest[-2], grad.shape[1], dtype=rest[-1])
+
+
+@torch.library.custom_op("dist_rec::pool_backward", mutates_args=())
+def pool_backward(
+    grad: Tensor,
+    winner: Tensor,
+    words: Tensor,
+    bits: int,
+    length: int,
+    offsets: Tensor,
+    mode: str,
+    order: Tensor | None,
+    begins: Tensor | None,
+    num_rows: int,
+) -> Tensor:
+    """(num_rows, D) like grad: the gradient of `pool_rows` for its rows."""
+    order, begins = _segments(words, bits, length, order, begins, num_rows)
+    positions = torch.arange(length, dtype=torch.int32, device=grad.device)
+    # Behind the last offset it is bag B, which is none.
+    owner = torch.searchsorted(offsets, positions, right=True, out_int32=True) - 1
+    options = {
+        "ORDER": order,
+        "OWNER": owner,
+        "BAG_OFFSETS": offsets if mode == "mean" else None,
+        "WINNER": winner if mode == "max" else None,
+    }
+    return _reduce(grad, begins, length, grad.dtype, options, False)[0]
+
+
+@pool_backward.register_fake
+def _(grad: Tensor, *rest: Any) -> Tensor:
+    return grad.new_empty(rest[-1], grad.shape[1])
+
+
+def _keep_gather(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    rows, words, ctx.bits, ctx.length, order, begins, tables, indices = inputs
+    ctx.save_for_backward(words, order, begins, *indices)
+    ctx.shapes = [(len(table), table.dtype, table.requires_grad) for table in (rows, *tables)]
+
+
+def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    words, order, begins, *indices = ctx.saved_tensors
+    found: list[Tensor | None] = []
+    indexed = [(words, ctx.bits, order, begins), *((index, WORD_BITS, None, None) for index in indices)]
+    for (size, dtype, wanted), (index, bits, *known) in zip(ctx.shapes, indexed):
+        found.append(sum_segments(grad, index, bits, ctx.length, *known, size, dtype) if wanted else None)
+    return found[0], None, None, None, None, None, found[1:], [None] * len(indices)
+
+
+gather_rows.register_autograd(_gather_backward, setup_context=_keep_gather)
+
+
+def _keep_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    rows, words, ctx.bits, ctx.length, offsets, ctx.mode, order, begins = inputs
+    ctx.save_for_backward(output[1], words, offsets, order, begins)
+    ctx.num_rows = len(rows)
+    ctx.set_materialize_grads(False)  # the positions that won never get one
+
+
+def _pool_backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 8
+    winner, words, offsets, order, begins = ctx.saved_tensors
+    place = (words, ctx.bits, ctx.length, offsets, ctx.mode, order, begins, ctx.num_rows)
+    return pool_backward(grad, winner, *place), *(None,) * 7
+
+
+pool_rows.register_autograd(_pool_backward, setup_context=_keep_pool)
+
+
+def _segments(
+    words: Tensor, bits: int, length: int, order: Tensor | None, begins: Tensor | None, num_rows: int
+) -> tuple[Tensor, Tensor]:
+    if order is not None and begins is not None:
+        return order, begins
+    index = words if bits == WORD_BITS else unpack_words(words, bits, length)
+    found = sorted_segments(index[:length], num_rows)
+    return found.order, found.offsets
+
+
+def search_starts(begins: Tensor, length: int) -> Tensor:
+    """For the places 0, PIECE, 2 PIECE, ... below `length`: 1 + the segment that holds it."""
+    places = torch.arange(0, length, PIECE, dtype=torch.int32, device=begins.device)
+    return torch.searchsorted(begins, places, right=True, out_int32=True)
+
+
+def _reduce(
+    source: Tensor, begins: Tensor, length: int, dtype: torch.dtype, options: dict[str, Any], largest: bool
+) -> tuple[Tensor, Tensor]:
+    """(S, D): segments of source rows reduced, and who won (S, D) if the largest is wanted, else ()."""
+    segments, width = len(begins) - 1, source.shape[1]
+    out = torch.empty(segments, width, dtype=dtype, device=source.device)
+    out_at = torch.empty(out.shape if largest else (0,), dtype=torch.int32, device=source.device)
+    if out.numel() == 0:
+        return out, out_at
+    source, starts = _with_neighbours(source), search_starts(begins, length)
+    # At most two parts for each slot: of the segment that begins before the slot's place, and of one that begins behind it.
+    parts = torch.empty(2 * len(starts), width, dtype=torch.float32, device=source.device)
+    parts_at = torch.empty(parts.shape if largest else (0,), dtype=torch.int32, device=source.device)
+    shared = {"OFFSETS": begins, "STARTS": starts, "OUT": out, "OUT_AT": out_at, "PARTS": parts, "PARTS_AT": parts_at}
+    shared |= {"segments": segments, "slots": len(starts), "MEAN": False, "LARGEST": largest, "PIECE": PIECE, "WIDTH": width}
+    given = dict.fromkeys(("ORDER", "WORDS", "OWNER", "BAG_OFFSETS", "WINNER")) | {"bits": WORD_BITS} | shared | options
+    tile, combining = reduce_tile(width), combine_tile(width)
+    columns = triton.cdiv(width, tile["BD"])
+    with on(source.device):
+        grid = (triton.cdiv(segments + len(starts), tile["BS"]), columns)
+        reduce_pieces[grid](SOURCE=source, source_stride=source.stride(0), num_sources=len(source), **given, **tile)
+        if len(starts) > 1:
+            shared["MEAN"] = given["MEAN"]
+            combine_parts[(triton.cdiv(len(starts) - 1, CHECKED_SLOTS), columns)](**shared, **combining)
+    return out, out_at
+
+
+def _with_neighbours(x: Tensor) -> Tensor:
+    """Elements of a row side by side; rows may be apart, or one and the same."""
+    return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()

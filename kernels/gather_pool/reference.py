@@ -35,7 +35,7 @@ def _pool_one(bag: Tensor, mode: str) -> Tensor:
         return bag.sum(0)  # zeros that are part of the graph
     if mode == "max":
         # The first of equal values, and the gradient to it alone; torch's own max promises neither.
-        is_largest = bag == bag.amax(0)
+        is_largest = (bag == bag.amax(0)) | bag.isnan()
         first = is_largest.int().cumsum(0).mul(is_largest).eq(1).int().argmax(0, keepdim=True)
         return bag.gather(0, first)[0]
     if mode == "last":

@@ -4,6 +4,9 @@ writes no (N, D) buffer. Its own backward is not used: a bag over sorted positio
 Legend: U unique rows, N positions, B bags, D width, T tables.
 """
 
+# torch's stub gives `backward` any number of gradients; each of these has one.
+# pyright: reportIncompatibleMethodOverride=false
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,7 +135,8 @@ class _ExpandAdd(torch.autograd.Function):
         found: list[Tensor | None] = []
         for wanted, (size, dtype), index in zip(needed, ctx.shapes, (inverse, *indices)):
             known = (order, offsets) if index is inverse else (None, None)
-            found.append(_rows_gradient(grad, size, index, *known).to(dtype) if wanted else None)
+            # A gradient of more bits than the output's is summed up in them.
+            found.append(_rows_gradient(grad.to(dtype), size, index, *known) if wanted else None)
         return found[0], None, None, None, *found[1:], *(None for _ in indices)
 
 

@@ -1,13 +1,17 @@
 """Inputs, truths and comparisons shared by the tests of the operators on unique rows."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
+from unittest import mock
 
 import torch
 from torch import Tensor
 
-from dist_rec.kernels.gather_pool import Backend, Index, Mode, expand, expand_add, pool
-from dist_rec.kernels.unique_ids import Segments
+from dist_rec.kernels.gather_pool import Backend, Mode, expand, expand_add, pool
+from dist_rec.kernels.unique_ids import Segments, pack_index, segments_of
 from tests.helpers.closeness import assert_close_to_truth
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -20,7 +24,7 @@ class Case:
     """`tables` and `indices` are the terms of `expand_add`, `offsets` the bags of `pool`."""
 
     rows: Tensor
-    inverse: Index
+    inverse: Any  # an index in any form
     offsets: Tensor
     tables: tuple[Tensor, ...]
     indices: tuple[Tensor, ...]
@@ -103,3 +107,33 @@ def assert_same(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
     """Bitwise."""
     for mine, other in zip(got, expected, strict=True):
         assert torch.equal(mine, other)
+
+
+def forms(case: Case) -> list[Case]:
+    """The same with integers of 64 bits, with a packed inverse, and with known segments."""
+    num_rows = len(case.rows)
+    indices = tuple(x.long() for x in case.indices)
+    wide = replace(case, inverse=case.inverse.long(), offsets=case.offsets.long(), indices=indices)
+    packed = replace(case, inverse=pack_index(case.inverse, num_rows))
+    segments = segments_of(case.inverse, num_rows)
+    return [wide, packed, replace(case, segments=segments), replace(packed, segments=segments)]
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """What `torch.empty` hands out holds NaN or a large number, so that reading before writing shows."""
+    real = torch.empty
+
+    def poisoned(*arguments: Any, **options: Any) -> Tensor:
+        made = real(*arguments, **options)
+        return made.fill_(float("nan") if made.is_floating_point() else 12345)
+
+    with mock.patch.object(torch, "empty", poisoned):
+        yield
+
+
+def far_apart(rows: Tensor, folder: Path) -> Tensor:
+    """The same fp16 rows, 2^30 elements from one to the next, in a file of holes: nothing is stored between them."""
+    apart = 2**30
+    flat = torch.from_file(str(folder / "rows"), shared=True, size=(len(rows) - 1) * apart + rows.shape[1], dtype=torch.float16)
+    return flat.as_strided(rows.shape, (apart, 1)).copy_(rows)

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_rec.kernels.unique_ids import pack_index, segments_of
-from tests.kernels.gather_pool.cases import OPERATIONS, Case, assert_near, assert_same, assert_truth, make_case
+from tests.kernels.gather_pool.cases import OPERATIONS, Case, assert_near, assert_same, assert_truth, forms, make_case
 
 LENGTHS = {"several": [3, 0, 14, 22, 1], "one": [1], "empty bags": [0, 0], "no bag": []}
 
@@ -37,22 +36,11 @@ def test_any_lengths(lengths: list[int], num_rows: int, seed: int) -> None:
         assert_near(case, operation, "torch")
 
 
-def _forms(case: Case) -> list[Case]:
-    num_rows = len(case.rows)
-    indices = tuple(x.long() for x in case.indices)
-    long = replace(case, inverse=case.inverse.long(), offsets=case.offsets.long(), indices=indices)
-    return [
-        long,
-        replace(case, inverse=pack_index(case.inverse, num_rows)),
-        replace(case, segments=segments_of(case.inverse, num_rows)),
-    ]
-
-
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_form_of_the_index(operation: str) -> None:
     case = make_case([9, 0, 30, 5], 11, 4).to(torch.float32)
     expected = case.run_with_gradients(operation, "torch")
-    for form in _forms(case):
+    for form in forms(case):
         assert_same(form.run_with_gradients(operation, "torch"), expected)
 
 

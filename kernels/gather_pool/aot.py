@@ -1,0 +1,93 @@
+"""Compiles every kernel without a GPU and prints what the machine code uses.
+
+    python -m dist_rec.kernels.gather_pool.aot [--arch 80 90] [--bits 16 32] [--width 16 64 100 128 256]
+
+Exits with 1 if one spills registers or needs more shared memory than its architecture has.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dist_rec.kernels.common.aot import SHARED_LIMIT, Used, compile_for
+from dist_rec.kernels.gather_pool.gather import gather
+from dist_rec.kernels.gather_pool.reduce import combine_parts, reduce_pieces
+from dist_rec.kernels.gather_pool.tiles import PIECE, combine_tile, gather_tile, reduce_tile
+
+WIDTHS = (16, 64, 100, 128, 256)
+_TERMS = tuple(f"{name}_{t}" for name in ("TABLE", "INDEX") for t in range(4))
+_SOURCES = ("ORDER", "WORDS", "OWNER", "BAG_OFFSETS", "WINNER")
+# What the launches ask for: the kernel, the pointers that it may do without, which of them are given, whether the largest is
+# wanted.
+USES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...], bool]] = {
+    "expand": (gather, _TERMS, (), False),
+    "expand_add, 4 terms": (gather, _TERMS, _TERMS, False),
+    "backward of expand": (reduce_pieces, _SOURCES, ("ORDER",), False),
+    "mean": (reduce_pieces, _SOURCES, ("WORDS",), False),
+    "max": (reduce_pieces, _SOURCES, ("WORDS",), True),
+    "backward of mean": (reduce_pieces, _SOURCES, ("ORDER", "OWNER", "BAG_OFFSETS"), False),
+    "backward of max": (reduce_pieces, _SOURCES, ("ORDER", "OWNER", "WINNER"), False),
+    "parts of a sum": (combine_parts, (), (), False),
+    "parts of a max": (combine_parts, (), (), True),
+}
+_FLOATS = ("ROWS", "SOURCE", "OUT", *_TERMS[:4])
+
+
+@dataclass(frozen=True)
+class Build:
+    """One kernel as one operator launches it; `width` D."""
+
+    architecture: int
+    bits: int
+    width: int
+    use: str
+
+    def compile(self) -> Used:
+        kernel, optional, given, largest = USES[self.use]
+        tile = {gather: gather_tile, reduce_pieces: reduce_tile, combine_parts: combine_tile}[kernel](self.width)
+        constants: dict[str, Any] = dict.fromkeys(name for name in optional if name not in given)
+        constants |= {"MEAN": not largest, "LARGEST": largest, "PIECE": PIECE, "WIDTH": self.width}
+        constants |= {name: value for name, value in tile.items() if name != "num_warps"}
+        constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+        types = {name: "*i32" if name.isupper() else "i32" for name in kernel.arg_names if name not in constants}
+        types |= dict.fromkeys((name for name in _FLOATS if name in types), "*bf16" if self.bits == 16 else "*fp32")
+        types |= {"PARTS": "*fp32"} if "PARTS" in types else {}
+        return compile_for(kernel, types, constants, self.architecture, warps=tile["num_warps"])
+
+    def complaints(self, used: Used) -> list[str]:
+        found = []
+        if used.spills:
+            found.append(f"spills: {used.stack} bytes of stack, {used.instructions['LDL']} local loads")
+        if used.shared > SHARED_LIMIT[self.architecture]:
+            found.append(f"needs {used.shared} bytes of shared memory of {SHARED_LIMIT[self.architecture]}")
+        return found
+
+
+def builds(architecture: int, bits: int, widths: Iterable[int] = WIDTHS) -> Iterator[Build]:
+    """Everything that a call can launch, each with the pointers that make it largest."""
+    return (Build(architecture, bits, width, use) for use in USES for width in widths)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90], choices=sorted(SHARED_LIMIT))
+    parser.add_argument("--bits", type=int, nargs="+", default=[16, 32], choices=[16, 32])
+    parser.add_argument("--width", type=int, nargs="+", default=WIDTHS)
+    options = parser.parse_args()
+    failed = False
+    for build in (build for arch in options.arch for bits in options.bits for build in builds(arch, bits, options.width)):
+        used = build.compile()
+        complaints = build.complaints(used)
+        failed |= bool(complaints)
+        print(
+            f"sm_{build.architecture} {build.bits} bits, width {build.width}: {build.use}: {used.registers} registers, "
+            f"{used.shared} bytes shared{' <- ' + '; '.join(complaints) if complaints else ''}",
+            flush=True,
+        )
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

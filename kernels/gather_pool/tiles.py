@@ -1,0 +1,23 @@
+"""Sizes of the kernels' tiles. Not tuned on a GPU: chosen so that a thread keeps 16 numbers and nothing spills (aot.py)."""
+
+PIECE = 64  # positions of a piece of a segment; what is in pieces costs 2 / PIECE of its rows in fp32 parts
+CHECKED_SLOTS = 32  # slots that one program of `combine_parts` looks at
+_NUMBERS = 2048  # of a tile, with 4 warps
+_COLUMNS = 256  # of a tile at most; a wider row takes several programs
+
+
+def _columns(width: int) -> int:
+    return min(1 << (width - 1).bit_length(), _COLUMNS)
+
+
+def gather_tile(width: int) -> dict[str, int]:
+    return {"BN": _NUMBERS // _columns(width), "BD": _columns(width), "num_warps": 4}
+
+
+def reduce_tile(width: int) -> dict[str, int]:
+    """Four places of a piece at a time: most segments are short, and more would leave lanes empty."""
+    return {"BS": max(1, _NUMBERS // (4 * _columns(width))), "LANES": 4, "BD": _columns(width), "num_warps": 4}
+
+
+def combine_tile(width: int) -> dict[str, int]:
+    return {"BK": CHECKED_SLOTS, "LANES": _NUMBERS // _columns(width), "BD": _columns(width), "num_warps": 4}

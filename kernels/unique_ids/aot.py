@@ -1,0 +1,27 @@
+"""Compiles the kernel without a GPU and prints what the machine code uses; exits with 1 if it spills registers.
+
+python -m dist_rec.kernels.unique_ids.aot [--arch 80 90]
+"""
+
+import argparse
+import sys
+
+from dist_rec.kernels.common.aot import SHARED_LIMIT, compile_for
+from dist_rec.kernels.unique_ids.bits import unpack_kernel
+from dist_rec.kernels.unique_ids.op import BLOCK
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90], choices=sorted(SHARED_LIMIT))
+    failed = False
+    for architecture in parser.parse_args().arch:
+        types = {"WORDS": "*i32", "OUT": "*i32", "bits": "i32", "length": "i32"}
+        used = compile_for(unpack_kernel, types, {"BLOCK": BLOCK}, architecture, warps=4)
+        failed |= used.spills
+        print(f"sm_{architecture} unpack: {used.registers} registers{' <- spills' if used.spills else ''}", flush=True)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

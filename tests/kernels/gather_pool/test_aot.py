@@ -1,0 +1,55 @@
+"""Every kernel becomes machine code that keeps its numbers in registers and counts elements in 64 bits, without a GPU."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dist_rec.kernels.common.aot import Used
+from dist_rec.kernels.gather_pool.aot import USES, Build
+
+_CLEAN = {"HGMMA": 0, "HMMA": 0, "UTCHMMA": 0, "LDL": 0, "STL": 0, "LDGSTS": 0}
+
+
+@pytest.mark.parametrize(("architecture", "bits", "widths"), [(90, 16, (64, 256)), (80, 32, (16, 128))])
+def test_kernels_compile_without_spills(architecture: int, bits: int, widths: tuple[int, ...], tmp_path: Path) -> None:
+    """In a process of its own: kernels that were imported for the interpreter cannot be compiled. Half of what the module
+    compiles by itself, so that the tests stay quick. Prints registers and shared memory of every build (pytest -s)."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    command = [sys.executable, "-W", "ignore", "-m", "dist_rec.kernels.gather_pool.aot", "--arch", str(architecture)]
+    command += ["--bits", str(bits), "--width", *map(str, widths)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    print(ran.stdout)
+    assert ran.returncode == 0, "\n".join([line for line in ran.stdout.splitlines() if "<-" in line] + [ran.stderr])
+    assert len(ran.stdout.splitlines()) == len(USES) * len(widths)
+    _assert_64_bits(tmp_path)
+
+
+def _assert_64_bits(cache: Path) -> None:
+    """What is multiplied is a place: a position by a width, a row by a stride, an element by its bits. The only product of
+    32 bits is the first column of a program."""
+    sources = {path.stem: path.read_text() for path in cache.glob("*/*.ttir")}
+    assert set(sources) == {"gather", "reduce_pieces", "combine_parts"}
+    for path in cache.glob("*/*.ttir"):
+        text = path.read_text()
+        products = re.findall(r"arith\.muli .* : (?:tensor<[\dx]*x)?(i\d+)", text)
+        assert products.count("i32") <= 1 < products.count("i64"), f"{path.stem}: products of {products}"
+        assert "trunci" not in text or path.stem != "gather", f"{path.stem} cuts a place to 32 bits"
+
+
+@pytest.mark.parametrize(
+    ("used", "complaint"),
+    [
+        (Used(255, 40, 1024, _CLEAN), "spills: 40 bytes of stack"),
+        (Used(255, 0, 1024, _CLEAN | {"LDL": 3}), "3 local loads"),
+        (Used(100, 0, 300 * 1024, _CLEAN), "shared memory"),
+    ],
+)
+def test_says_what_is_wrong_with_a_build(used: Used, complaint: str) -> None:
+    build = Build(90, 16, 64, "expand")
+    assert not build.complaints(Used(100, 0, 1024, _CLEAN))
+    assert [complaint in line for line in build.complaints(used)] == [True]
