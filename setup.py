@@ -1,11 +1,13 @@
-"""Packaging. The one unusual thing: the top-level folder `kernels/` is shipped as `dist_rec.kernels`, never as `kernels`.
+"""Packaging. Two unusual things: the top-level folder `kernels/` is shipped as `dist_rec.kernels`, never as `kernels`, and the
+host's dedup is a C++ extension that an installation may lack (dist_rec/data/dedup.py then takes a library).
 
-A wheel takes it from `package_dir`; the source tree and an editable install find it through the link `dist_rec/kernels`.
+As for the folder: a wheel takes it from `package_dir`; the source tree and an editable install find it through the link
+`dist_rec/kernels`.
 """
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
@@ -56,6 +58,14 @@ setup(
         *kernel_packages(),
     ],
     package_dir={"dist_rec.kernels": "kernels"},
+    ext_modules=[
+        Extension(
+            "dist_rec.data._host",
+            ["dist_rec/data/_host.cpp"],
+            extra_compile_args=["-O3", "-std=c++17"],
+            optional=True,  # without a compiler the installation goes on; `dist-rec doctor` says what is missing
+        )
+    ],
     # As wide as torch allows (TorchRec and FBGEMM belong to one torch); the pinned sets that are tested: launch/requirements/.
     install_requires=[
         "torch==2.13.*",

@@ -45,6 +45,10 @@ class DataConfig(Strict):
     shuffle_window: int = Field(default=8192, ge=1, description="Requests that are shuffled among each other.")
     workers: int = Field(default=1, ge=0, description="Reader processes per rank; 0 reads in the training process.")
     max_length: int | None = Field(default=None, ge=1, description="Keep only the newest this many events of each sequence.")
+    dedup: bool = Field(
+        default=True,
+        description="Make tokens unique on the host, so that repeated ones are moved and looked up once; false to compare.",
+    )
     leave_out: list[str] = Field(
         default=[], description="Context fields of the schema that this run does not use, such as a raw user id."
     )

@@ -19,7 +19,7 @@ choose_device() {
   case $device in cpu | cuda) echo "$device" ;; *) stop "DIST_REC_DEVICE must be cpu or cuda, got '$device'" ;; esac
 }
 
-fingerprint() { { echo "$device $PWD" && cat "$pins"/*.txt setup.py; } | cksum; }
+fingerprint() { { echo "$device $PWD" && cat "$pins"/*.txt setup.py dist_rec/data/_host.cpp; } | cksum; }
 
 fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; }
 

@@ -1,4 +1,4 @@
-"""The batch that crosses from host to device: unique ids, inverse indices, and what is truly per event.
+"""The batch as models see it: unique ids, inverse indices, and what is truly per event. How it crosses: packed_batch.py.
 
 Shapes: B requests, N events of one sequence, C candidates, U unique tokens of one token set, T tasks.
 Nothing here is 8 bytes wide per event.
@@ -12,19 +12,21 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
+from dist_rec.kernels.unique_ids import PackedIndex
+
 
 @dataclass(frozen=True)
 class JaggedEvents:
     """Events of B requests, packed: one sequence of every request, or the candidates of every request.
 
     - `lengths` (B,) int32, sums to N
-    - `inverse` (N,) int32, the row of each event among the unique tokens of its token set
+    - `inverse` (N,) the row of each event among the unique tokens of its token set, int32 or (on a GPU) packed
     - `dynamic` name -> (N,) uint8 or int16
     - `age` (N,) int32, seconds from the event to its request, or None
     """
 
     lengths: Tensor
-    inverse: Tensor
+    inverse: Tensor | PackedIndex
     dynamic: dict[str, Tensor]
     age: Tensor | None = None
 
@@ -39,7 +41,7 @@ class SequenceBatch(Pipelineable):
     """One step's input on one rank.
 
     - `unique`: KeyedJaggedTensor of stride 1 with one key per field of each token set ("history.item"), U ids each
-    - `context` (B,) int32 row of each request in the token set "context", or None without context fields
+    - `context` (B,) row of each request in the token set "context" as an `inverse` is, or None without context fields
     - `sequences` by name, `candidates` with `lengths` = candidates per request
     - `labels` (C, T) float32; `truth` (C, T) float32 or None
     - `seen` (C,) int32 or None: events that the candidate may see
@@ -51,7 +53,7 @@ class SequenceBatch(Pipelineable):
     """
 
     unique: KeyedJaggedTensor
-    context: Tensor | None
+    context: Tensor | PackedIndex | None
     sequences: dict[str, JaggedEvents]
     candidates: JaggedEvents
     labels: Tensor
@@ -72,15 +74,7 @@ class SequenceBatch(Pipelineable):
 
     @property
     def num_events(self) -> int:
-        return sum(events.inverse.shape[0] for events in self.sequences.values())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that a copy of this batch moves."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self))
-
-    def with_share(self, share: float) -> "SequenceBatch":
-        return replace(self, share=torch.tensor(share, dtype=torch.float32))
+        return sum(len(events.inverse) for events in self.sequences.values())
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "SequenceBatch":
         return _map(self, lambda leaf: leaf.to(device=device, non_blocking=non_blocking))
@@ -93,22 +87,11 @@ class SequenceBatch(Pipelineable):
 
 
 def _map(value: Any, apply: Any) -> Any:
-    """A copy of nested dataclasses and dicts with `apply` done to every tensor and KeyedJaggedTensor."""
-    if isinstance(value, Tensor | KeyedJaggedTensor):
+    """A copy of nested dataclasses and dicts with `apply` done to every tensor, KeyedJaggedTensor and PackedIndex."""
+    if isinstance(value, Tensor | KeyedJaggedTensor | PackedIndex):
         return apply(value)
     if isinstance(value, dict):
         return {key: _map(item, apply) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{field.name: _map(getattr(value, field.name), apply) for field in fields(value)})
     return value
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-
-    def keep(leaf: Any) -> Any:
-        found.extend([leaf.values(), leaf.lengths()] if isinstance(leaf, KeyedJaggedTensor) else [leaf])
-        return leaf
-
-    _map(value, keep)
-    return found

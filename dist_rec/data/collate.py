@@ -3,6 +3,7 @@
 Shapes: B requests, N events of one sequence, C candidates, U unique tokens of one token set, T tasks.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,10 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dist_rec.data.batch import JaggedEvents, SequenceBatch
-from dist_rec.data.columns import CANDIDATE, arrow_schema, ragged_values, scalar_values
-from dist_rec.data.dedup import unique_tokens
+from dist_rec.data.columns import CANDIDATE, CONTEXT, arrow_schema, ragged_values, scalar_values
+from dist_rec.data.dedup import UniqueTokens, every_token, unique_tokens
 from dist_rec.data.schema import Schema, StaticField
 
-CONTEXT = "context"
 MAX_AGE_SECONDS = 2**31 - 1
 
 
@@ -37,10 +37,11 @@ class _Events:
         return keys * (8 * int(self.lengths.sum()) + 4 * len(self.lengths))
 
 
-def collate(table: pa.Table, schema: Schema, max_length: int | None = None) -> SequenceBatch:
+def collate(table: pa.Table, schema: Schema, max_length: int | None = None, *, dedup: bool = True) -> SequenceBatch:
     """One batch from B valid rows (see `validate`); with `max_length`, only the newest events of each sequence.
 
-    - `unique`: stride 1, keys in the order of `schema.token_sets`; lengths (keys,) int32, values int64, sorted
+    - `unique`: stride 1, keys in the order of `schema.token_sets`; lengths (keys,) int32, values int64, in order of first
+      occurrence; without `dedup` every event is a token of its own
     - `inverse` int32, `dynamic` uint8 up to 256 values and int16 above, `age` int32 seconds clipped to [0, 2^31 - 1]
     - `share` is C; the training loop replaces it by what its ranks have on average
     - `plain_bytes`: the ids, dynamic values and times of this batch as int64 KeyedJaggedTensors (8 bytes per value, 4 bytes
@@ -49,7 +50,7 @@ def collate(table: pa.Table, schema: Schema, max_length: int | None = None) -> S
     sequences = {s.name: _read_events(table, s.name, s.static, s.dynamic, s.time, max_length) for s in schema.sequences}
     candidates = _read_events(table, CANDIDATE, schema.candidate.static, schema.candidate.dynamic, False, None)
     context = [scalar_values(table, field.name).astype(np.int64) for field in schema.context]
-    unique, inverse = _dedup(schema, context, {**sequences, CANDIDATE: candidates})
+    unique, inverse = _dedup(schema, context, {**sequences, CANDIDATE: candidates}, unique_tokens if dedup else every_token)
     now = None if schema.request.time is None else scalar_values(table, schema.request.time).astype(np.int64)
     group = torch.from_numpy(scalar_values(table, schema.request.group).astype(np.int64))
     outcome = _read_outcome(table, schema)
@@ -119,7 +120,10 @@ def _read_events(
 
 
 def _dedup(
-    schema: Schema, context: list[NDArray[np.int64]], events: dict[str, _Events]
+    schema: Schema,
+    context: list[NDArray[np.int64]],
+    events: dict[str, _Events],
+    tokens_of: Callable[[list[NDArray[np.int64]]], UniqueTokens],
 ) -> tuple[KeyedJaggedTensor, dict[str, Tensor]]:
     """Unique tokens of every token set, and per owner ("context", each sequence, "candidate") the inverse (N,) int32."""
     fields = {s.name: s.static for s in schema.sequences} | {CANDIDATE: schema.candidate.static}
@@ -130,7 +134,7 @@ def _dedup(
         owners = [owner for owner in events if schema.token_set_of(fields[owner]) == token_set.name]
         parts = [events[owner].static for owner in owners] if token_set.name != CONTEXT else [context]
         owners = owners or [CONTEXT]
-        tokens = unique_tokens([np.concatenate(columns) for columns in zip(*parts, strict=True)])
+        tokens = tokens_of([np.concatenate(columns) for columns in zip(*parts, strict=True)])
         ends = np.cumsum([len(part[0]) for part in parts])
         inverse |= {o: torch.from_numpy(i) for o, i in zip(owners, np.split(tokens.inverse, ends[:-1]), strict=True)}
         keys += token_set.keys

@@ -16,6 +16,7 @@ from dist_rec.data.schema import Schema
 Kind = Literal["id", "time", "label", "truth", "seen", "group"]
 REQUEST = "request"
 CANDIDATE = "candidate"
+CONTEXT = "context"
 
 
 @dataclass(frozen=True)

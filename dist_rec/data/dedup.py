@@ -1,47 +1,125 @@
 """Host-side dedup: the distinct tokens of a batch and, for every event, which of them it is.
 
 A token is the tuple of static fields of one event. Everything later (transfer, lookup, all-to-all) handles the U unique
-tokens; the N events keep only an index into them.
+tokens; the N events keep only an index into them. Legend: N events, U unique tokens, F fields.
+
+Tokens are numbered in order of first occurrence by a hash table in C++ (`_host.cpp`, built by setup.py). Where it could not
+be built, pyarrow's dictionary encoding gives the same numbers more slowly; which of them runs is logged once.
 """
 
+import functools
+import logging
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 
 import numpy as np
+import pyarrow as pa
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dist_rec.kernels.unique_ids import PackedIndex, index_bits, pack_index, unpack_index
+from dist_rec.kernels.unique_ids.packed import num_words
+
+MAX_TOKENS = 2**31 - 1
+
+_log = logging.getLogger("dist_rec.data")
 
 
 @dataclass(frozen=True)
 class UniqueTokens:
     """`columns[f][inverse] == original column f`, for every field f."""
 
-    columns: list[np.ndarray]  # per field: (U,) int64
-    inverse: np.ndarray  # (N,) int32
+    columns: list[NDArray[np.int64]]  # per field: (U,) int64
+    inverse: NDArray[np.int32]  # (N,) int32
 
 
-def unique_tokens(columns: list[np.ndarray]) -> UniqueTokens:
-    """Distinct rows of parallel int64 columns, sorted, with the inverse index.
+def unique_tokens(columns: list[NDArray]) -> UniqueTokens:
+    """Distinct rows of parallel integer columns in order of first occurrence, with the inverse index.
 
-    The order of the result depends on the values alone, so it does not change with workers or ranks. Fields are folded in
-    one at a time through the index found so far, which keeps every key below 2^63 whatever the ids are.
+    The result depends on the values and their order alone, not on workers, ranks or the implementation.
 
-    Raises ValueError if the columns differ in length or none is given.
+    Args:
+        columns: per field (N,), any integers that fit int64.
+
+    Raises:
+        ValueError: columns of different lengths, none at all, or 2^31 - 1 tokens or more.
     """
     if not columns:
         raise ValueError("unique_tokens needs at least one column")
     lengths = {len(column) for column in columns}
     if len(lengths) > 1:
         raise ValueError(f"columns of one token set must have the same length, got {[len(c) for c in columns]}")
-    uniques, inverse = _unique(columns[0])
-    rows = [uniques]
+    if len(columns[0]) >= MAX_TOKENS:
+        raise ValueError(f"one batch may hold fewer than {MAX_TOKENS} tokens, got {len(columns[0])}")
+    columns = [np.ascontiguousarray(column, dtype=np.int64) for column in columns]
+    host = native()
+    return unique_by_pyarrow(columns) if host is None else _unique_by_hash(host, columns)
+
+
+def every_token(columns: list[NDArray[np.int64]]) -> UniqueTokens:
+    """No dedup: every event is a token of its own, in its own place."""
+    return UniqueTokens(columns, np.arange(len(columns[0]), dtype=np.int32))
+
+
+def pack_inverse(inverse: Tensor, num_tokens: int) -> PackedIndex:
+    """An inverse index (N,) int32 in host memory, in ceil(log2 U) bits per event. Values must be in [0, num_tokens)."""
+    host = native()
+    if host is None:
+        return pack_index(inverse, num_tokens)
+    count, bits = len(inverse), index_bits(num_tokens)
+    words = torch.empty(num_words(count, bits), dtype=torch.int32)
+    host.pack_bits(inverse.contiguous().numpy(), count, words.numpy(), len(words), bits)
+    return PackedIndex(words, bits, count)
+
+
+def unpack_inverse(packed: PackedIndex) -> Tensor:
+    """(N,) int32 of a packed index in host memory."""
+    host = native()
+    if host is None:
+        return unpack_index(packed)
+    index = torch.empty(len(packed), dtype=torch.int32)
+    host.unpack_bits(packed.words.numpy(), len(packed.words), index.numpy(), len(packed), packed.bits)
+    return index
+
+
+@functools.cache
+def native() -> ModuleType | None:
+    """The C++ module, or None where it was not built. Logs its absence, once per process."""
+    try:
+        return import_module("dist_rec.data._host")
+    except ImportError as error:
+        _log.warning(
+            "dedup: the C++ extension is not built (%s), so pyarrow deduplicates, more slowly; reinstall dist-rec with a C++17 "
+            "compiler and Python's headers in reach",
+            error,
+        )
+        return None
+
+
+def _unique_by_hash(host: ModuleType, columns: list[NDArray[np.int64]]) -> UniqueTokens:
+    count = len(columns[0])
+    # Room for all tokens; memory that is not written to costs nothing.
+    unique = tuple(np.empty(count, np.int64) for _ in columns)
+    inverse = np.empty(count, np.int32)
+    found = host.unique_tokens(tuple(columns), unique, inverse, count)
+    return UniqueTokens([column[:found].copy() for column in unique], inverse)
+
+
+def unique_by_pyarrow(columns: list[NDArray[np.int64]]) -> UniqueTokens:
+    """The same as `unique_tokens` with a library. Fields are folded in one at a time through the index found so far, which
+    keeps every key below 2^62 whatever the ids are."""
+    unique, inverse = _encode(columns[0])
+    rows = [unique]
     for column in columns[1:]:
-        values, codes = _unique(column)
-        pairs, inverse = _unique(inverse * len(values) + codes)
+        values, codes = _encode(column)
+        pairs, inverse = _encode(inverse.astype(np.int64) * len(values) + codes)
         before, now = np.divmod(pairs, len(values)) if len(values) else (pairs, pairs)
         rows = [field[before] for field in rows] + [values[now]]
-    return UniqueTokens(rows, inverse.astype(np.int32))
+    return UniqueTokens(rows, inverse)
 
 
-def _unique(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # torch's sort-based unique is about twice as fast as numpy's here.
-    values, inverse = torch.unique(torch.from_numpy(np.ascontiguousarray(column, dtype=np.int64)), return_inverse=True)
-    return values.numpy(), inverse.numpy()
+def _encode(column: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    encoded = pa.array(column).dictionary_encode()
+    return encoded.dictionary.to_numpy(), encoded.indices.to_numpy()

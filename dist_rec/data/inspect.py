@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from dist_rec.data.batch import SequenceBatch
-from dist_rec.data.collate import CONTEXT
+from dist_rec.data.columns import CONTEXT
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema import Schema, load_schema
 from dist_rec.data.validate import DataError
@@ -100,7 +101,8 @@ def _inspect_split(folder: Path, schema: Schema, seen: _Seen) -> SplitReport:
     clicks = np.zeros(len(schema.candidate.labels))
     rows = candidates = tokens = unique = sent = plain = batches = 0
     first_keys = {token_set.keys[0] for token_set in schema.token_sets.values() if token_set.name != CONTEXT}
-    for batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
+    for packed in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
+        batch = packed.to(torch.device("cpu"))
         seen.add(batch)
         for name, events in batch.sequences.items():
             lengths[name].append(events.lengths.numpy())
@@ -110,7 +112,7 @@ def _inspect_split(folder: Path, schema: Schema, seen: _Seen) -> SplitReport:
         tokens += batch.num_events + batch.num_candidates
         sizes = zip(batch.unique.keys(), batch.unique.lengths().tolist())
         unique += sum(size for key, size in sizes if key in first_keys)
-        sent += batch.nbytes
+        sent += packed.nbytes
         plain += batch.plain_bytes
         batches += 1
     return SplitReport(

@@ -1,4 +1,4 @@
-"""Streams a split to the ranks and workers of a job, one `SequenceBatch` at a time, and can resume at any batch.
+"""Streams a split to the ranks and workers of a job, one `PackedBatch` at a time, and can resume at any batch.
 
 How rows reach a batch. A **lane** is one (rank, slot); a rank with W workers has W slots, and slot s of a rank makes its
 batches s, s + W, s + 2W, ... of the epoch. Every epoch, row groups in seeded order go one by one to the lane with the fewest
@@ -25,8 +25,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dist_rec.config import ConfigError
-from dist_rec.data.batch import SequenceBatch
-from dist_rec.data.collate import collate, empty_batch
+from dist_rec.data.collate import collate
+from dist_rec.data.columns import arrow_schema
+from dist_rec.data.packed_batch import PackedBatch
 from dist_rec.data.schema import Schema
 from dist_rec.data.validate import DataError, open_parquet, read_row_group
 
@@ -59,6 +60,7 @@ class RequestReader(IterableDataset):
     shuffle_window: int = 0
     seed: int = 0
     max_length: int | None = None
+    dedup: bool = True
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.schema.candidate.seen:
@@ -79,7 +81,7 @@ class RequestReader(IterableDataset):
         """Batches that every rank yields in every epoch with this many DataLoader workers (0 counts as 1)."""
         return _Plan(self, max(1, workers)).steps
 
-    def __iter__(self) -> Iterator[SequenceBatch]:
+    def __iter__(self) -> Iterator[PackedBatch]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         self._emitted, self._resume_at = self._resume_at, 0
@@ -96,7 +98,7 @@ class RequestReader(IterableDataset):
                 raise ConfigError(f"cannot resume the data stream: it was saved with {name}={was}, now it is {value}")
         self._emitted = self._resume_at = state["emitted"]
 
-    def _stream(self, plan: "_Plan", worker: int, start: int) -> Iterator[SequenceBatch]:
+    def _stream(self, plan: "_Plan", worker: int, start: int) -> Iterator[PackedBatch]:
         """This worker's batches: steps `worker`, `worker + workers`, ... counted over all epochs."""
         current: tuple[int, int] | None = None
         lane: _Lane | None = None
@@ -107,9 +109,11 @@ class RequestReader(IterableDataset):
                 current = place
                 lane = _Lane(self, plan.assign(epoch)[plan.lane(self.rank, place[1])], epoch)
             rows = lane.read(first=step_in_epoch // plan.workers * self.batch_size, count=self.batch_size)
-            batch = empty_batch(self.schema) if rows is None else collate(rows, self.schema, self.max_length)
+            # A rank that has run out of rows makes a batch of none.
+            rows = arrow_schema(self.schema).empty_table() if rows is None else rows
+            batch = collate(rows, self.schema, self.max_length, dedup=self.dedup)
             self._emitted += 1
-            yield batch
+            yield PackedBatch.of(batch, self.schema)
 
     @property
     def _settings(self) -> dict[str, Any]:

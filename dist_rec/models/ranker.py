@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from dist_rec.config import ConfigError, ModelConfig, Precision
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.schema import Schema
+from dist_rec.kernels.gather_pool import expand
 from dist_rec.models.din import Din
 from dist_rec.models.heads import Head
 from dist_rec.models.jagged import CandidateView
@@ -58,9 +59,9 @@ class Ranker(nn.Module):
             return self.head(torch.cat([part.float() for part in features], dim=1))
 
     def candidates(self, rows: dict[str, Tensor], batch: SequenceBatch) -> CandidateView:
-        parts = [rows[self.candidate_set][batch.candidates.inverse]]
+        parts = [expand(rows[self.candidate_set], batch.candidates.inverse)]
         parts += [embedding(batch.candidates.dynamic[name].int()) for name, embedding in self.candidate_dynamic.items()]
-        context = rows["context"][batch.context] if batch.context is not None else None
+        context = expand(rows["context"], batch.context) if batch.context is not None else None
         return CandidateView.of(batch, torch.cat(parts, dim=1), context)
 
     def event_tokens(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:

@@ -2,7 +2,7 @@
 
 The first linear layer is linear in its parts, so it is applied before anything is expanded: `W_e e` once per unique
 token (U rows), `W_e p` once per position, `W_t tau` once per time bucket and dynamic value. Per event there remain only
-gathers, a sum and the activation. Exact up to rounding.
+gathers, a sum (both one pass, `expand_add`) and the activation. Exact up to rounding.
 """
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from dist_rec.config import TokenConfig
 from dist_rec.data.batch import JaggedEvents
+from dist_rec.kernels.gather_pool import expand, expand_add
+from dist_rec.kernels.gather_pool.checks import MOST_TERMS
 from dist_rec.models.jagged import owner, position_in_request
 
 
@@ -29,18 +31,21 @@ class EventTokens(nn.Module):
         self.out = nn.Linear(config.hidden, config.width)
 
     def forward(self, rows: Tensor, events: JaggedEvents) -> Tensor:
-        hidden = self.static(rows)[events.inverse]
+        terms: list[tuple[Tensor, Tensor]] = []
         if self.position is not None:
-            hidden = hidden + (self.position.weight @ self.static.weight.T)[self._position_index(events)]
+            terms.append((self.position.weight @ self.static.weight.T, self._position_index(events)))
         if self.time is not None:
             assert events.age is not None, "the schema declares event times"
-            hidden = hidden + self.time()[time_bucket(events.age, self.config.time_buckets)]
+            terms.append((self.time(), time_bucket(events.age, self.config.time_buckets)))
         for name, term in self.dynamic.items():
-            hidden = hidden + term()[events.dynamic[name].int()]
+            terms.append((term(), events.dynamic[name].int()))
+        hidden = expand_add(self.static(rows), events.inverse, terms[:MOST_TERMS])
+        for table, index in terms[MOST_TERMS:]:
+            hidden = hidden + expand(table, index)
         return self.out(self.dropout(nn.functional.gelu(hidden)))
 
     def _position_index(self, events: JaggedEvents) -> Tensor:
-        total = events.inverse.shape[0]
+        total = len(events.inverse)
         index = position_in_request(events.lengths, total)
         if self.config.position == "recency":
             index = events.lengths[owner(events.lengths, total)] - 1 - index

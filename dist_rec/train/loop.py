@@ -1,8 +1,8 @@
 """The training loop: the page to read first. One step, as the data sees it:
 
-1. A reader worker turns rows of Parquet into a `SequenceBatch`   data/reader.py, data/collate.py
-2. and makes its tokens unique.                                   data/dedup.py
-3. The batch is copied to the device.                             data/batch.py
+1. A reader worker turns rows of Parquet into a `SequenceBatch`,  data/reader.py, data/collate.py
+2. makes its tokens unique and packs it into one buffer.          data/dedup.py, data/packed_batch.py
+3. The buffer is copied to the device and opened there.           data/wire.py
 4. Unique ids go to the owners of their rows, rows come back.     embedding/unique.py, TorchRec
 5. Events are rebuilt from unique rows                            models/tokens.py
 6. and LONGER scores the candidates.                              models/longer.py
@@ -114,6 +114,7 @@ def make_reader(config: Config, schema: Schema, ranks: Ranks, folders: list[str]
         shuffle_window=config.data.shuffle_window if train else 0,
         seed=config.run.seed,
         max_length=config.data.max_length,
+        dedup=config.data.dedup,
     )
 
 

@@ -23,23 +23,6 @@ def test_offsets() -> None:
     assert history.offsets.dtype == torch.int32
 
 
-def test_nbytes_counts_what_a_copy_moves() -> None:
-    batch = _batch()
-    assert batch.context is not None and batch.truth is not None
-    parts = [batch.unique.values(), batch.unique.lengths(), batch.context, batch.labels, batch.truth, batch.group, batch.share]
-    for events in (*batch.sequences.values(), batch.candidates):
-        parts += [events.lengths, events.inverse, *events.dynamic.values()]
-        parts += [events.age] if events.age is not None else []
-    assert batch.nbytes == sum(part.nbytes for part in parts)
-
-
-def test_with_share_changes_only_the_share() -> None:
-    batch = _batch()
-    shared = batch.with_share(2.5)
-    assert float(shared.share) == 2.5 and shared.share.dtype == torch.float32
-    assert shared.labels is batch.labels and shared.plain_bytes == batch.plain_bytes
-
-
 def test_to_moves_every_tensor() -> None:
     moved = _batch().to(torch.device("meta"))
     assert moved.unique.values().is_meta and moved.candidates.inverse.is_meta and moved.share.is_meta

@@ -7,7 +7,7 @@ import torch
 
 from dist_rec.config import ConfigError
 from dist_rec.data import reader as reader_module
-from dist_rec.data.batch import SequenceBatch
+from dist_rec.data.packed_batch import PackedBatch
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.validate import DataError
 from tests.data.requests import make_dataset, make_rows, make_schema, make_table, seen_schema
@@ -26,24 +26,16 @@ def _reader(dataset: Path, **settings) -> RequestReader:
     return RequestReader(folders=[dataset / "train"], schema=make_schema(), **settings)
 
 
-def _users(batches: list[SequenceBatch]) -> list[list[int]]:
-    return [batch.group.tolist() for batch in batches]
+def _users(batches: list[PackedBatch]) -> list[list[int]]:
+    return [batch.packet["group"].tolist() for batch in batches]
 
 
-def _flat(batches: list[SequenceBatch]) -> list[int]:
+def _flat(batches: list[PackedBatch]) -> list[int]:
     return [user for users in _users(batches) for user in users]
 
 
-def _same(one: SequenceBatch, other: SequenceBatch) -> bool:
-    pairs = [
-        (one.unique.values(), other.unique.values()),
-        (one.labels, other.labels),
-        (one.sequences["history"].inverse, other.sequences["history"].inverse),
-        (one.sequences["history"].dynamic["page"], other.sequences["history"].dynamic["page"]),
-        (one.candidates.inverse, other.candidates.inverse),
-        (one.group, other.group),
-    ]
-    return all(torch.equal(left, right) for left, right in pairs)
+def _same(one: PackedBatch, other: PackedBatch) -> bool:
+    return torch.equal(one.packet.buffer, other.packet.buffer) and one.packet.places == other.packet.places
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -71,8 +63,9 @@ def test_steps_are_few(dataset: Path, world_size: int, workers: int, steps: int)
 def test_ranks_without_rows_yield_empty_batches(dataset: Path) -> None:
     batches = list(_reader(dataset, rank=15, world_size=20))
     assert [batch.num_requests for batch in batches] == [0, 0]
-    assert batches[0].unique.stride() == 1
-    assert batches[0].unique.keys() == [key for token_set in make_schema().token_sets.values() for key in token_set.keys]
+    unique = batches[0].to(torch.device("cpu")).unique
+    assert unique.stride() == 1
+    assert unique.keys() == [key for token_set in make_schema().token_sets.values() for key in token_set.keys]
 
 
 def test_file_order_without_shuffling(dataset: Path) -> None:
@@ -141,7 +134,7 @@ def test_holds_one_window_at_a_time(dataset: Path, monkeypatch: pytest.MonkeyPat
 
 def test_newest_events_only(dataset: Path) -> None:
     short = list(_reader(dataset, max_length=2))
-    assert max(int(batch.sequences["history"].lengths.max()) for batch in short) == 2
+    assert max(int(batch.packet["lengths.history"].max()) for batch in short) == 2
 
 
 def test_max_length_would_blind_early_candidates(tmp_path: Path) -> None:
@@ -181,3 +174,11 @@ def test_a_loader_leaves_the_random_state_alone(dataset: Path) -> None:
     before = torch.get_rng_state()
     next(iter(make_loader(_reader(dataset), 0)))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_without_dedup_every_event_is_a_token(dataset: Path) -> None:
+    with_dedup, without = (next(iter(_reader(dataset, dedup=dedup))) for dedup in (True, False))
+    opened = without.to(torch.device("cpu"))
+    tokens = opened.unique.to_dict()["history.item"].values()
+    assert len(tokens) == len(opened.sequences["history"].inverse) + without.num_candidates
+    assert len(with_dedup.packet["ids.history.item"]) < len(tokens) and with_dedup.plain_bytes == without.plain_bytes

@@ -1,7 +1,7 @@
 """A sharded RankingModel that starts from known weights, trained on one rank's part of a global batch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -99,7 +99,7 @@ def local_batch(rows: list[list[Row]]) -> SequenceBatch:
     mine = rows[dist.get_rank()] if dist.get_world_size() > 1 else [row for part in rows for row in part]
     candidates = sum(len(row["candidate.item"]) for part in rows for row in part)
     batch = collate(make_table(mine), make_schema())
-    return batch.with_share(candidates / dist.get_world_size())
+    return replace(batch, share=torch.tensor(candidates / dist.get_world_size()))
 
 
 def _local_shards(dmp: DistributedModelParallel) -> dict[str, list[Shard]]:

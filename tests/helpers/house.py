@@ -36,14 +36,17 @@ _common = Rule(others=("torch",))
 _config = Rule(others=("pydantic", "yaml"))
 _kernels = Rule(others=("torch", "triton"), never=("torch.distributed",))
 _data = Rule(
-    project=("dist_rec.common", "dist_rec.config"),
+    project=("dist_rec.common", "dist_rec.config", "dist_rec.kernels.unique_ids"),  # the packed index that a batch carries
     others=(
         *("numpy", "pyarrow", "torch", "torchdata", "torchmetrics", "torchrec.sparse", "torchrec.streamable", "rich"),
         *("pydantic", "yaml"),  # the schema is a YAML file that pydantic checks
     ),
 )
 _embedding = Rule(
-    project=("dist_rec.common", "dist_rec.config", "dist_rec.data.batch", "dist_rec.data.schema", "dist_rec.kernels"),
+    project=(
+        *("dist_rec.common", "dist_rec.config", "dist_rec.kernels"),
+        *("dist_rec.data.batch", "dist_rec.data.schema", "dist_rec.data.unique_features"),
+    ),
     others=("torch", "torchrec", "fbgemm_gpu"),
 )
 _models = Rule(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -32,7 +34,7 @@ def test_forward_gives_the_loss_and_detached_outputs() -> None:
     assert loss.requires_grad and not reported.requires_grad and not logits.requires_grad
     assert logits.shape == batch.labels.shape and logits.dtype == torch.float32
     assert torch.equal(reported, loss) and torch.equal(loss, binary_loss(logits, batch.labels, batch.share))
-    halved = model(batch.with_share(2 * float(batch.share)))[0]
+    halved = model(replace(batch, share=2 * batch.share))[0]
     torch.testing.assert_close(2 * halved, loss)
 
 

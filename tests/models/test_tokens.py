@@ -69,6 +69,16 @@ def test_factorised_form_equals_the_plain_one(position: str, has_time: bool) -> 
     torch.testing.assert_close(tokens(rows, events), _plain(tokens, rows, events), rtol=0.0, atol=1e-13)
 
 
+def test_more_dynamic_fields_than_one_pass_takes() -> None:
+    """Six terms: two more than `expand_add` adds at once."""
+    events, rows = _events(), torch.randn(7, 6).double()
+    fields = {f"field {i}": values for i, values in enumerate([*events.dynamic.values()] * 2)}
+    events = replace(events, dynamic=fields)
+    config = model_config(tokens={"position": "recency", "max_positions": 16}).tokens
+    tokens = EventTokens(config, 6, {name: 300 for name in fields}, has_time=True, dropout=0.0).double()
+    torch.testing.assert_close(tokens(rows, events), _plain(tokens, rows, events), rtol=0.0, atol=1e-13)
+
+
 def test_recency_counts_from_the_newest_event() -> None:
     """Older events in front change nothing; with absolute positions they do."""
     events, rows = _events(), torch.randn(7, 6)

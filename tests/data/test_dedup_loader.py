@@ -1,0 +1,148 @@
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from dist_rec.data.dedup_loader import DedupLoader
+from dist_rec.data.unique_features import UniqueFeatures
+from tests.data.test_unique_features import features_of
+
+FEATURES = features_of({"item": [[7, 8], [7]], "kind": [[0, 1], [0]]})
+LABEL = torch.ones(2)
+
+
+@dataclass
+class _Data:
+    features: KeyedJaggedTensor
+    label: Tensor
+
+
+class _Named(NamedTuple):
+    label: Tensor
+    features: KeyedJaggedTensor
+
+
+class _Plain:
+    def __init__(self) -> None:
+        self.parts = {"features": FEATURES, "label": LABEL}
+        self.note = "kept"
+
+
+def _threads() -> int:
+    return sum(thread.name == "DedupLoader" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(
+    ("batch", "inside"),
+    [
+        (FEATURES, lambda b: b),
+        ((LABEL, FEATURES), lambda b: b[1]),
+        ([FEATURES, LABEL], lambda b: b[0]),
+        ({"x": {"y": FEATURES}, "label": LABEL}, lambda b: b["x"]["y"]),
+        (_Data(FEATURES, LABEL), lambda b: b.features),
+        (_Named(LABEL, FEATURES), lambda b: b.features),
+        (_Plain(), lambda b: b.parts["features"]),
+    ],
+    ids=["bare", "tuple", "list", "dict", "dataclass", "namedtuple", "object"],
+)
+def test_finds_features_wherever_they_are(batch: Any, inside: Any) -> None:
+    before = inside(batch)
+    (found,) = DedupLoader([batch])
+    assert type(found) is (UniqueFeatures if batch is FEATURES else type(batch))
+    assert isinstance(inside(found), UniqueFeatures) and inside(batch) is before, "the loader's own batch stays as it is"
+    assert inside(found).ids("item").tolist() == [7, 8]
+
+
+def test_everything_else_is_passed_on() -> None:
+    (found,) = DedupLoader([_Data(FEATURES, LABEL)])
+    assert found.label is LABEL
+    (twin,) = DedupLoader([_Plain()])
+    assert twin.note == "kept" and twin.parts["label"] is LABEL
+
+
+def test_order_and_number_of_batches() -> None:
+    loader = DedupLoader([features_of({"a": [[i]]}) for i in range(20)], prefetch=3)
+    assert len(loader) == 20
+    for _ in range(2):
+        assert [batch.ids("a").item() for batch in loader] == [*range(20)]
+    assert _threads() == 0
+
+
+def test_token_sets_and_table_sizes() -> None:
+    (found,) = DedupLoader([FEATURES], [["item", "kind"]], num_embeddings={"item": 10**6})
+    assert [of.keys for of in found.sets] == [("item", "kind")] and found.tensors["ids.item"].dtype == torch.int32
+
+
+def test_sets_of_several_tensors_in_a_batch() -> None:
+    (left, right) = next(iter(DedupLoader([(FEATURES, features_of({"user": [[1], [1]]}))], [["item", "kind"], ["user"]])))
+    assert [of.keys for of in left.sets] == [("item", "kind")] and [of.keys for of in right.sets] == [("user",)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "options", "message"),
+    [
+        (LABEL, {}, "expected a batch that holds a KeyedJaggedTensor with keys, got Tensor"),
+        ({"label": LABEL}, {}, "got dict"),
+        (FEATURES, {"token_sets": [["itme"]]}, "token_sets: no key 'itme' in the batch; there are: item, kind"),
+        (FEATURES, {"num_embeddings": {"itme": 5}}, "num_embeddings: no key 'itme' in the batch"),
+    ],
+)
+def test_errors_reach_the_consumer(batch: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(DedupLoader([batch], **options))
+    assert _threads() == 0
+
+
+def test_an_error_of_the_loader_comes_after_its_batches() -> None:
+    def failing() -> Iterator[KeyedJaggedTensor]:
+        yield FEATURES
+        raise OSError("the disk is gone")
+
+    batches = iter(DedupLoader(failing()))
+    assert isinstance(next(batches), UniqueFeatures)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(batches)
+
+
+def test_leaving_early_stops_the_thread() -> None:
+    taken: list[int] = []
+
+    def endless() -> Iterator[KeyedJaggedTensor]:
+        for i in range(10**9):
+            taken.append(i)
+            yield FEATURES
+
+    batches = iter(DedupLoader(endless(), prefetch=2))
+    next(batches)
+    assert _threads() == 1
+    batches.close()  # pyright: ignore[reportAttributeAccessIssue] - a generator
+    assert _threads() == 0 and len(taken) < 10
+
+
+def test_works_ahead_in_a_thread_of_its_own() -> None:
+    made_by: list[str] = []
+
+    def batches() -> Iterator[KeyedJaggedTensor]:
+        for _ in range(5):
+            made_by.append(threading.current_thread().name)
+            yield FEATURES
+
+    stream = iter(DedupLoader(batches(), prefetch=2))
+    next(stream)
+    deadline = time.monotonic() + 10
+    while len(made_by) < 4 and time.monotonic() < deadline:  # one is out, two wait, one has no room yet
+        time.sleep(0.001)
+    time.sleep(0.02)
+    assert made_by == ["DedupLoader"] * 4
+    assert len(list(stream)) == 4
+
+
+def test_prefetch_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="prefetch must be at least 1, got 0"):
+        DedupLoader([], prefetch=0)

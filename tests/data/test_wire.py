@@ -1,0 +1,68 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dist_rec.data.wire import ALIGNMENT, Packet, narrow, widen
+
+TENSORS = {
+    "bytes": torch.arange(5, dtype=torch.uint8),
+    "none": torch.zeros(0, dtype=torch.int64),
+    "table": torch.randn(3, 2),
+    "number": torch.tensor(2.5),
+    "wide": torch.tensor([2**62, -1]),
+    "flags": torch.tensor([True, False, True]),
+}
+
+
+def test_gives_back_what_went_in() -> None:
+    packet = Packet.of(TENSORS)
+    for name, tensor in TENSORS.items():
+        assert packet[name].dtype == tensor.dtype and torch.equal(packet[name], tensor)
+    assert packet.get("table") is not None and packet.get("chair") is None
+
+
+def test_is_one_buffer_without_waste() -> None:
+    packet = Packet.of(TENSORS)
+    start = packet.buffer.data_ptr()
+    assert all(start <= packet[name].data_ptr() <= start + packet.nbytes for name in TENSORS if name != "none")
+    assert packet.nbytes < sum(tensor.nbytes for tensor in TENSORS.values()) + ALIGNMENT * len(TENSORS)
+
+
+def test_moves_by_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    packet = Packet.of(TENSORS)
+    moved: list[int] = []
+    plain = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: moved.append(self.nbytes) or plain(self, *a, **k))
+    there = packet.to(torch.device("meta"), non_blocking=True)
+    assert moved == [packet.nbytes]
+    assert there["table"].is_meta and there["table"].shape == (3, 2)
+
+
+def test_views_share_the_buffer() -> None:
+    packet = Packet.of(TENSORS)
+    packet["number"].fill_(7.0)
+    assert float(packet["number"]) == 7.0
+
+
+def test_no_tensors() -> None:
+    assert Packet.of({}).nbytes == 0
+
+
+@pytest.mark.parametrize(
+    ("num_values", "dtype"),
+    [
+        *((1, torch.uint8), (2**8, torch.uint8), (2**8 + 1, torch.int16), (2**16, torch.int16)),
+        *((2**16 + 1, torch.int32), (2**31, torch.int32), (2**31 + 1, torch.int64)),
+    ],
+)
+def test_the_narrowest_integer_that_holds_a_table(num_values: int, dtype: torch.dtype) -> None:
+    ids = torch.tensor([0, num_values // 2, num_values - 1])
+    assert narrow(ids, num_values).dtype == narrow(ids).dtype == dtype
+    assert torch.equal(widen(narrow(ids, num_values)), ids)
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 70_000), max_size=20))
+def test_any_ids_come_back(ids: list[int]) -> None:
+    wide = torch.tensor(ids, dtype=torch.int64)
+    assert torch.equal(widen(narrow(wide)), wide)
