@@ -58,7 +58,7 @@ def segments_of(index: Tensor | PackedIndex, num_values: int) -> Segments:
     """Where each value of an index occurs: one stable sort of keys as narrow as `num_values` allows, without a host sync.
 
     Args:
-        index: (N,) int32 or int64, or packed; values in [0, num_values), which is not checked.
+        index: (N,) int32 or int64, or packed; values in [0, num_values). Not checked: one outside belongs to no segment.
         num_values: U.
     """
     if isinstance(index, PackedIndex):

@@ -11,7 +11,8 @@ from torch import Tensor
 from dist_rec.kernels.unique_ids.packed import check_index
 
 # The fewer bits a key has, the fewer passes a radix sort takes; torch sorts these widths.
-_KEYS = ((2**7, torch.int8), (2**15, torch.int16))
+_KEYS = ((2**7 - 1, torch.int8), (2**15 - 1, torch.int16))
+_LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ class BoundedUniqueIds:
 
 
 def sorted_segments(index: Tensor, num_values: int) -> Segments:
-    """See `segments_of`. A value below 0 belongs to no segment and stands before all."""
-    keys = index.to(next((dtype for limit, dtype in _KEYS if num_values <= limit), torch.int32))
+    """See `segments_of`. A value outside of [0, num_values) belongs to no segment and stands before or behind all."""
+    narrow = next((dtype for limit, dtype in _KEYS if num_values <= limit), torch.int32)
+    # Else a value outside could become one inside when it is cut.
+    keys = index.clamp(-1, min(num_values, _LARGEST)).to(narrow)
     keys, order = torch.sort(keys, stable=True)
     # Comparing needs the last value too, which the narrow keys may not reach.
     values = torch.arange(num_values + 1, dtype=torch.int32, device=index.device)

@@ -1,4 +1,4 @@
-"""The kernels that reduce segments, in Triton's interpreter where there is no GPU: pieces, parts, and what they must not touch."""
+"""The kernels that reduce segments: pieces, parts, and what they must not touch. In the interpreter where there is no GPU."""
 
 from dataclasses import replace
 from pathlib import Path

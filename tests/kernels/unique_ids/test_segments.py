@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dist_rec.kernels.unique_ids import Segments, pack_index, segments, segments_of, unique_ids, unique_ids_bounded
+from dist_rec.kernels.unique_ids import Segments, pack_index, segments_of, unique_ids, unique_ids_bounded
 from dist_rec.kernels.unique_ids.reference import reference_segments, reference_unique
 
 
@@ -43,7 +43,7 @@ def test_bounded_is_the_same_with_room_behind(values: list[int]) -> None:
     assert bounded.segments.offsets.shape == (len(ids) + 1,) and (bounded.segments.offsets[count:] == len(ids)).all()
 
 
-@pytest.mark.parametrize("num_values", [1, 2, 127, 128, 129, 2**15, 2**15 + 1, 10**6])
+@pytest.mark.parametrize("num_values", [1, 2, 126, 127, 128, 129, 2**15 - 2, 2**15 - 1, 2**15, 10**6])
 def test_segments_around_every_width_of_key(num_values: int) -> None:
     index = torch.randint(0, num_values, (300,))
     index[:3] = num_values - 1
@@ -66,9 +66,12 @@ def test_no_position() -> None:
     _assert_segments(segments_of(torch.zeros(0, dtype=torch.int32), 0), torch.zeros(0), 0)
 
 
-def test_values_below_zero_belong_to_nobody() -> None:
-    found = segments.sorted_segments(torch.tensor([1, -1, 0, 1, -1]), 2)
-    assert found.order.tolist() == [1, 4, 2, 0, 3] and found.offsets.tolist() == [2, 3, 5]
+@pytest.mark.parametrize("num_values", [2, 127, 128, 2**15, 2**17])
+def test_values_outside_belong_to_nobody(num_values: int) -> None:
+    """Whatever width the keys have: values that would become others when they are cut."""
+    below, above = [-1, -256, -(2**16), -(2**31)], [num_values, num_values + 2**16, 2**32]
+    found = segments_of(torch.tensor([1, *below, 0, *above, 1]), num_values)
+    assert found.order.tolist()[4:7] == [5, 0, 9] and found.offsets[:3].tolist() == [4, 5, 7] and found.offsets[-1] == 7
 
 
 def test_nothing_waits_for_the_device() -> None:
