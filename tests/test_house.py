@@ -33,6 +33,7 @@ EXCEPTIONS = {
     "kernels/cross_causal_attention/op.py::_Call.__init__": _OPERATOR,
     "kernels/cross_causal_attention/bucketed.py::bucketed_attention": _OPERATOR,
     "kernels/cross_causal_attention/reference.py::reference_attention": _OPERATOR,
+    "kernels/gather_pool/op.py::pool_backward": "a custom op takes tensors and numbers one by one",
 }
 
 
@@ -73,6 +74,8 @@ def test_size_budgets() -> None:
         ("dist_rec", ("numpy", "torch", "torchrec", "triton", "fbgemm_gpu")),
         ("dist_rec.config", ("numpy", "torch", "torchrec", "triton", "fbgemm_gpu")),
         ("dist_rec.kernels.cross_causal_attention", ("torchrec", "fbgemm_gpu")),
+        ("dist_rec.kernels.gather_pool", ("torchrec", "fbgemm_gpu")),
+        ("dist_rec.kernels.unique_ids", ("torchrec", "fbgemm_gpu")),
     ],
 )
 def test_importing_is_light(module: str, forbidden: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from dist_rec.kernels.gather_pool.checks import MOST_TERMS, Index, Term
 from dist_rec.kernels.gather_pool.gather import gather
 from dist_rec.kernels.gather_pool.reduce import combine_parts, reduce_pieces
-from dist_rec.kernels.gather_pool.tiles import CHECKED_SLOTS, PIECE, combine_tile, gather_tile, reduce_tile
+from dist_rec.kernels.gather_pool.tiles import CHECKED_SLOTS, PIECE, combine_tile, gather_tile, piece_for, reduce_tile
 from dist_rec.kernels.unique_ids import PackedIndex, Segments
 from dist_rec.kernels.unique_ids.op import on, unpack_words
 from dist_rec.kernels.unique_ids.packed import WORD_BITS
@@ -100,7 +100,9 @@ def pool_rows(
     begins: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """(B, D) like rows: sum, mean or max of each bag; and for max the position that won, int32 of the same shape (else ())."""
-    return _reduce(rows, offsets, length, rows.dtype, {"WORDS": words, "bits": bits, "MEAN": mode == "mean"}, mode == "max")
+    # Pieces of one length: a bag's result does not depend on the lengths of others.
+    options = {"WORDS": words, "bits": bits, "MEAN": mode == "mean", "PIECE": PIECE}
+    return _reduce(rows, offsets, length, rows.dtype, options, mode == "max")
 
 
 @pool_rows.register_fake
@@ -122,7 +124,7 @@ def sum_segments(
 ) -> Tensor:
     """(num_rows, D) of dtype: for each row of an expansion the sum of grad (N, D) over its positions, in fp32."""
     order, begins = _segments(words, bits, length, order, begins, num_rows)
-    return _reduce(grad, begins, length, dtype, {"ORDER": order}, False)[0]
+    return _reduce(grad, begins, length, dtype, {"ORDER": order, "PIECE": piece_for(length, num_rows)}, False)[0]
 
 
 @sum_segments.register_fake
@@ -153,6 +155,7 @@ def pool_backward(
         "OWNER": owner,
         "BAG_OFFSETS": offsets if mode == "mean" else None,
         "WINNER": winner if mode == "max" else None,
+        "PIECE": piece_for(length, num_rows),
     }
     return _reduce(grad, begins, length, grad.dtype, options, False)[0]
 
@@ -208,9 +211,9 @@ def _segments(
     return found.order, found.offsets
 
 
-def search_starts(begins: Tensor, length: int) -> Tensor:
-    """For the places 0, PIECE, 2 PIECE, ... below `length`: 1 + the segment that holds it."""
-    places = torch.arange(0, length, PIECE, dtype=torch.int32, device=begins.device)
+def search_starts(begins: Tensor, length: int, piece: int) -> Tensor:
+    """For the places 0, piece, 2 piece, ... below `length`: 1 + the segment that holds it."""
+    places = torch.arange(0, length, piece, dtype=torch.int32, device=begins.device)
     return torch.searchsorted(begins, places, right=True, out_int32=True)
 
 
@@ -223,12 +226,12 @@ def _reduce(
     out_at = torch.empty(out.shape if largest else (0,), dtype=torch.int32, device=source.device)
     if out.numel() == 0:
         return out, out_at
-    source, starts = _with_neighbours(source), search_starts(begins, length)
+    source, starts = _with_neighbours(source), search_starts(begins, length, options["PIECE"])
     # At most two parts for each slot: of the segment that begins before the slot's place, and of one that begins behind it.
     parts = torch.empty(2 * len(starts), width, dtype=torch.float32, device=source.device)
     parts_at = torch.empty(parts.shape if largest else (0,), dtype=torch.int32, device=source.device)
     shared = {"OFFSETS": begins, "STARTS": starts, "OUT": out, "OUT_AT": out_at, "PARTS": parts, "PARTS_AT": parts_at}
-    shared |= {"segments": segments, "slots": len(starts), "MEAN": False, "LARGEST": largest, "PIECE": PIECE, "WIDTH": width}
+    shared |= {"segments": segments, "slots": len(starts), "MEAN": False, "LARGEST": largest, "WIDTH": width}
     given = dict.fromkeys(("ORDER", "WORDS", "OWNER", "BAG_OFFSETS", "WINNER")) | {"bits": WORD_BITS} | shared | options
     tile, combining = reduce_tile(width), combine_tile(width)
     columns = triton.cdiv(width, tile["BD"])
@@ -236,7 +239,7 @@ def _reduce(
         grid = (triton.cdiv(segments + len(starts), tile["BS"]), columns)
         reduce_pieces[grid](SOURCE=source, source_stride=source.stride(0), num_sources=len(source), **given, **tile)
         if len(starts) > 1:
-            shared["MEAN"] = given["MEAN"]
+            shared |= {"MEAN": given["MEAN"], "PIECE": given["PIECE"]}
             combine_parts[(triton.cdiv(len(starts) - 1, CHECKED_SLOTS), columns)](**shared, **combining)
     return out, out_at
 

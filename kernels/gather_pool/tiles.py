@@ -1,6 +1,8 @@
 """Sizes of the kernels' tiles. Not tuned on a GPU: chosen so that a thread keeps 16 numbers and nothing spills (aot.py)."""
 
-PIECE = 64  # positions of a piece of a segment; what is in pieces costs 2 / PIECE of its rows in fp32 parts
+PIECE = 64  # positions of a piece of a segment; room for parts is 2 / PIECE of all rows, in fp32
+LONG_PIECE = 512  # where segments have thousands of pieces on average, whose parts one program adds up
+_LONG_SEGMENT = 256 * PIECE
 CHECKED_SLOTS = 32  # slots that one program of `combine_parts` looks at
 _NUMBERS = 2048  # of a tile, with 4 warps
 _COLUMNS = 256  # of a tile at most; a wider row takes several programs
@@ -8,6 +10,11 @@ _COLUMNS = 256  # of a tile at most; a wider row takes several programs
 
 def _columns(width: int) -> int:
     return min(1 << (width - 1).bit_length(), _COLUMNS)
+
+
+def piece_for(length: int, segments: int) -> int:
+    """For sums over the positions of a row: tables of a few rows (positions, kinds of action) share all positions."""
+    return LONG_PIECE if length > _LONG_SEGMENT * segments else PIECE
 
 
 def gather_tile(width: int) -> dict[str, int]:

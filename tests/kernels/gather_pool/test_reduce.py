@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dist_rec.kernels.gather_pool import Mode, op, pool
+from dist_rec.kernels.gather_pool import Mode, op, pool, tiles
 from dist_rec.kernels.gather_pool.tiles import PIECE
 from dist_rec.kernels.unique_ids import segments_of
 from tests.kernels.gather_pool.cases import (
@@ -132,7 +133,17 @@ def test_starts_are_the_segments_of_every_slot(lengths: list[int]) -> None:
     begins = torch.tensor([0, *lengths]).cumsum(0).int()
     total = sum(lengths)
     owners = [segment for segment, length in enumerate(lengths) for _ in range(length)]
-    assert [x - 1 for x in op.search_starts(begins, total).tolist()] == owners[::PIECE]
+    for piece in (PIECE, 3):
+        assert [x - 1 for x in op.search_starts(begins, total, piece).tolist()] == owners[::piece]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_long_pieces_of_long_segments(operation: str) -> None:
+    """As tables of a few rows have, in batches of a hundred thousand positions; here from the first position on."""
+    case = make_case([700, 500, 0, 40], 2, 4).to(torch.float32).to(DEVICE)
+    with mock.patch.object(tiles, "_LONG_SEGMENT", 0), poisoned_memory():
+        assert tiles.piece_for(1, 2) == tiles.LONG_PIECE
+        assert_truth(case, operation, "triton")
 
 
 def test_gradients_behind_2_to_the_31_elements(tmp_path: Path) -> None:

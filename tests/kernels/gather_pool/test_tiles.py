@@ -2,7 +2,7 @@
 
 import pytest
 
-from dist_rec.kernels.gather_pool.tiles import combine_tile, gather_tile, reduce_tile
+from dist_rec.kernels.gather_pool.tiles import LONG_PIECE, PIECE, combine_tile, gather_tile, piece_for, reduce_tile
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 16, 24, 64, 100, 255, 256, 257, 1000])
@@ -11,3 +11,8 @@ def test_powers_of_two(width: int) -> None:
         assert all(size > 0 and size & (size - 1) == 0 for size in tile.values())
         assert min(width, 256) <= tile["BD"] < 2 * width or tile["BD"] == 256
         assert tile.get("BN", 1) * tile.get("BS", 1) * tile.get("LANES", 1) * tile["BD"] <= 2048
+
+
+def test_a_few_rows_of_many_positions_have_long_pieces() -> None:
+    assert piece_for(8_000_000, 2_000_000) == piece_for(1000, 1) == piece_for(0, 0) == PIECE
+    assert piece_for(8_000_000, 4) == LONG_PIECE
