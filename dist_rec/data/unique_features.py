@@ -10,7 +10,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
 from dist_rec.data.dedup import pack_inverse, unique_tokens, unpack_inverse
@@ -72,7 +72,7 @@ class UniqueFeatures(Pipelineable):
         """
         check_supported(features)
         sets = complete_sets(features.keys(), token_sets)
-        by_key = features.to_dict()
+        by_key = _by_key(features)
         tensors: dict[str, Tensor] = {}
         found: list[TokenSet] = []
         for number, keys in enumerate(sets):
@@ -102,7 +102,7 @@ class UniqueFeatures(Pipelineable):
         """Deduplicates every key on the device where the features are, by sorting. The host waits once, for the numbers of
         distinct ids. Raises ValueError as `of` does."""
         check_supported(features)
-        by_key = features.to_dict()
+        by_key = _by_key(features)
         bounded = {key: unique_ids_bounded(jagged.values()) for key, jagged in by_key.items()}
         counts = torch.stack([found.count for found in bounded.values()]).tolist()  # host sync: shapes of all that follows
         tensors: dict[str, Tensor] = {}
@@ -223,6 +223,13 @@ def complete_sets(keys: Sequence[str], token_sets: Sequence[Sequence[str]]) -> l
     if not all(token_sets):
         raise ValueError(f"token_sets: a set needs at least one key, got {[list(of) for of in token_sets]}")
     return [*(tuple(of) for of in token_sets), *((key,) for key in keys if key not in named)]
+
+
+def _by_key(features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
+    if features.stride() > 0:
+        return features.to_dict()
+    # TorchRec cannot take features without samples apart.
+    return {key: JaggedTensor(values=features.values(), lengths=features.lengths()) for key in features.keys()}  # noqa: SIM118
 
 
 def _per_key(keys: Sequence[str], sets: Sequence[TokenSet]) -> list[int]:

@@ -130,7 +130,8 @@ class DedupEmbeddingBagCollection(_DedupCollection):
     def forward(self, features: UniqueFeatures | KeyedJaggedTensor) -> KeyedTensor:
         unique = self._deduplicate(features)
         rows = {home: collection(unique.deduplicated) for home, collection in self.collections.items()}
-        return self.pool_bags(rows, unique)
+        sharded = not any(isinstance(collection, EmbeddingCollection) for collection in self.collections.values())
+        return self.pool_bags(rows, unique, sharded)
 
 
 class UniqueOnDevice(nn.Module):
@@ -166,23 +167,28 @@ Bag = tuple[str, str, str, str, int, Mode]
 
 
 class PoolBags(nn.Module):
-    """Distinct rows by collection and the features they belong to -> pooled rows. A leaf to torch.fx."""
+    """Distinct rows by collection and the features they belong to -> pooled rows. A leaf to torch.fx.
+
+    A mean rounds as that of the wrapped collection: torch divides, FBGEMM (`sharded`) multiplies the sum by 1 / length. Only
+    row-wise sharding is different: there the plain collection adds partial sums of the ranks.
+    """
 
     def __init__(self, bags: list[Bag]) -> None:
         super().__init__()
         self.bags = bags
 
-    def forward(self, rows: dict[str, dict[str, JaggedTensor]], features: UniqueFeatures) -> KeyedTensor:
-        pooled = [
-            pool(
+    def forward(self, rows: dict[str, dict[str, JaggedTensor]], features: UniqueFeatures, sharded: bool) -> KeyedTensor:
+        pooled: list[Tensor] = []
+        for _, home, row_name, key, _, mode in self.bags:
+            by_reciprocal = sharded and mode == "mean"
+            bags = pool(
                 rows[home][row_name].values(),
                 features.inverse(key),
                 features.offsets(key),
-                mode=mode,
+                mode="sum" if by_reciprocal else mode,
                 segments=features.segments_of(key),
             )
-            for _, home, row_name, key, _, mode in self.bags
-        ]
+            pooled.append(bags * (1.0 / features.lengths(key).clamp(min=1))[:, None] if by_reciprocal else bags)
         return KeyedTensor([bag[0] for bag in self.bags], [bag[4] for bag in self.bags], torch.cat(pooled, dim=1))
 
 
