@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-# Costs on one core, forward and backward, in units of one row meeting one key (4 heads of 8: about 20 ns).
+# Costs of forward and backward in units of one row meeting one key, rounded to powers of two; README.md has the measurement.
 BUCKET_COST = 8192  # another call
 PIECE_COST = 512  # another member of a call
 KEY_COST = 4  # another key, to be gathered
