@@ -1,0 +1,48 @@
+"""Dedup on the host: events per second, bytes that cross, and what it does to a step.
+
+    python -m benchmarks.bench_dedup [host] [bytes] [training] [--out benchmarks/results/FILE.md]
+
+`host`: one core, a batch of 512 x 2000 events, against the libraries that are installed (pandas and polars are not
+required: pip install pandas polars). `bytes`: the same batch as it is copied. `training`: the quickstart with two gloo ranks,
+with dedup and without in turns; it needs data/quickstart (`make run`).
+"""
+
+import argparse
+from pathlib import Path
+
+from benchmarks.dedup.host import host_speed
+from benchmarks.dedup.training import step_time
+from benchmarks.dedup.wire import bytes_crossed
+from benchmarks.harness import provenance
+
+TITLES = {
+    "host": "Host dedup, M events/s of one core (batch of 512 x 2000 events; p50)",
+    "bytes": "Bytes from host to device (512 requests x 2000 events, 2 dynamic fields: an action and a time; 1 candidate each)",
+    "training": "The quickstart with dedup and without (two gloo ranks, one thread each, synchronous updates)",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*TITLES, []], default=[*TITLES])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=3, help="training runs of each kind")
+    parser.add_argument("--steps", type=int, default=300, help="of each training run")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    run = {
+        "host": lambda: host_speed(options.repeats),
+        "bytes": bytes_crossed,
+        "training": lambda: step_time(options.rounds, options.steps),
+    }
+    lines = ["# Dedup on the host", "", *provenance()]
+    for part in options.parts:
+        lines += ["", f"## {TITLES[part]}", "", *run[part]()]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if options.out:
+        options.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
