@@ -58,7 +58,7 @@ def _entropy_bytes(index: NDArray) -> float:
 def bytes_crossed() -> list[str]:
     """One line per share and number of fields: MB of each form and the ratios."""
     lines = [
-        "| static fields | duplicates | crossed MB | plain int64 MB | int32 MB | crossed / int64 | crossed / int32 | entropy bound MB |",
+        "| fields | duplicates | crossed MB | int64 MB | int32 MB | crossed / int64 | crossed / int32 | entropy bound MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for fields in (1, 2, 4, 8):

@@ -100,11 +100,11 @@ def native() -> ModuleType | None:
 
 def _unique_by_hash(host: ModuleType, columns: list[NDArray[np.int64]]) -> UniqueTokens:
     count = len(columns[0])
-    # Room for all tokens; memory that is not written to costs nothing.
+    # Room for all tokens; what is not written to takes no memory.
     unique = tuple(np.empty(count, np.int64) for _ in columns)
     inverse = np.empty(count, np.int32)
     found = host.unique_tokens(tuple(columns), unique, inverse, count)
-    return UniqueTokens([column[:found].copy() for column in unique], inverse)
+    return UniqueTokens([column[:found] for column in unique], inverse)
 
 
 def unique_by_pyarrow(columns: list[NDArray[np.int64]]) -> UniqueTokens:
