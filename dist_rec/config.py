@@ -173,11 +173,20 @@ class TableConfig(Strict):
         default=None, description="Sharding types the planner may choose from; data_parallel stands alone."
     )
     kernel: list[Literal["dense", "fused", "fused_uvm", "fused_uvm_caching"]] | None = Field(
-        default=None, description="Compute kernels the planner may choose from."
+        default=None,
+        description="Compute kernels the planner may choose from. fused_uvm_caching: rows in host memory, a cache on the GPU.",
+    )
+    cache_fraction: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=1.0,
+        description="With fused_uvm_caching: share of the rows that the cache holds; 0.2 if not said.",
     )
 
     @model_validator(mode="after")
     def _check(self) -> "TableConfig":
+        if self.cache_fraction is not None and "fused_uvm_caching" not in (self.kernel or []):
+            raise ValueError(f"cache_fraction={self.cache_fraction} needs kernel: [fused_uvm_caching], got {self.kernel}")
         if self.sharding and "data_parallel" in self.sharding and (len(self.sharding) > 1 or self.kernel):
             raise ValueError(
                 "a data_parallel table is not planned: expected sharding: [data_parallel] alone, "

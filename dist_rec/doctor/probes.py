@@ -96,6 +96,13 @@ def probe_triton() -> str:
     return "a kernel ran on the GPU" if device == "cuda" else "a kernel ran under the interpreter (no GPU here)"
 
 
+def probe_dedup() -> str:
+    """The C++ extension; without it a library does its work more slowly."""
+    import dist_rec.data._host as host
+
+    return f"tokens are hashed by {os.path.basename(str(host.__file__))}"
+
+
 def probe_rank(backend: str, rank: str, world_size: str, store: str) -> str:
     """One rank of an all-reduce and an all-to-all; the ranks meet in the file `store`, so that no port can be taken."""
     import torch
@@ -122,6 +129,7 @@ PROBES: dict[str, Callable[..., str]] = {
     "operators": probe_operators,
     "embedding": probe_embedding,
     "triton": probe_triton,
+    "dedup": probe_dedup,
     "rank": probe_rank,
 }
 

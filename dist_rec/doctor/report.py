@@ -11,12 +11,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dist_rec.doctor.versions import Finding, Machine, check_versions
+from dist_rec.doctor.versions import Finding, Machine, Verdict, check_versions
 
 TIMEOUT_S = 120
 _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _REINSTALL = "repair the versions above first; if all are ok, install again: rm -rf .venv && launch/install.sh"
 # Name, argument of probes.py, title, what to do about a failure.
+_COMPILE = (
+    "pyarrow deduplicates meanwhile, several times more slowly; have a C++17 compiler (g++) and Python's headers in reach and "
+    "install again: rm .venv/dist_rec.stamp && launch/install.sh"
+)
 _PROBES = (
     ("operators", "import torchrec, fbgemm_gpu", _REINSTALL),
     ("embedding", "embedding forward and backward", _REINSTALL),
@@ -54,6 +58,7 @@ def examine() -> list[Finding]:
     if not seen.worked:
         return findings  # every other probe would repeat the same error
     findings += [_finding(title, _run_probes([[name]]), fix) for name, title, fix in _PROBES]
+    findings.append(_finding("host dedup", _run_probes([["dedup"]]), _COMPILE, otherwise="warn"))
     return [*findings, _check_ranks(cuda_devices)]
 
 
@@ -114,10 +119,10 @@ def _wait(process: subprocess.Popen[bytes], deadline: float) -> int | None:
         return None
 
 
-def _finding(title: str, outcomes: Sequence[_Outcome], fix: str) -> Finding:
+def _finding(title: str, outcomes: Sequence[_Outcome], fix: str, *, otherwise: Verdict = "fail") -> Finding:
     wrong = [outcome.text for outcome in outcomes if not outcome.worked]
     if wrong:
-        return Finding(title, "fail", wrong[0], fix=fix)
+        return Finding(title, otherwise, wrong[0], fix=fix)
     return Finding(title, "ok", outcomes[0].text)
 
 

@@ -1,6 +1,7 @@
 """Where tables live: the recipe's constraints turned into a TorchRec plan, and sharding itself."""
 
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,7 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from dist_rec.config import ConfigError, EmbeddingConfig, TableConfig
+from dist_rec.embedding.cache import cache_params, caches, kernels_here
 
 _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "rowwise_adagrad": RowWiseAdagrad,
@@ -44,11 +46,11 @@ def make_plan(
     """Plan of every table, the same on all ranks. Comm: one broadcast of the plan when a process group is up."""
     collections = [module for module in model.modules() if isinstance(module, EmbeddingCollection)]
     names = [table.name for collection in collections for table in collection.embedding_configs()]
-    constraints = {name: _constraints(config.tables.get(name, TableConfig())) for name in names}
+    constraints = {name: _constraints(name, config.tables.get(name, TableConfig()), device) for name in names}
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # set by torchrun
     topology = Topology(world_size=world_size, compute_device=device.type, local_world_size=local_world_size)
     planner = EmbeddingShardingPlanner(topology=topology, batch_size=batch_size, constraints=constraints)
-    sharders = default_sharders(config)
+    sharders = default_sharders(config, device)
     try:
         if dist.is_initialized():
             return planner.collective_plan(model, sharders, dist.group.WORLD)
@@ -57,13 +59,20 @@ def make_plan(
         raise ConfigError(f"embedding: no sharding plan fits {world_size} rank(s) of {device.type}: {error}") from error
 
 
-def default_sharders(config: EmbeddingConfig) -> list[ModuleSharder[nn.Module]]:
-    """The stock sharder of EmbeddingCollection. FBGEMM ignores weight decay unless its mode is named."""
-    fused_params = {"weight_decay_mode": WeightDecayMode.DECOUPLE} if config.weight_decay else None
-    return [EmbeddingCollectionSharder(fused_params=fused_params)]  # pyright: ignore[reportReturnType]
+def default_sharders(config: EmbeddingConfig, device: torch.device) -> list[ModuleSharder[nn.Module]]:
+    """The stock sharder of EmbeddingCollection. FBGEMM ignores weight decay unless its mode is named, and counts what its
+    caches do only if asked."""
+    fused_params: dict[str, Any] = {"weight_decay_mode": WeightDecayMode.DECOUPLE} if config.weight_decay else {}
+    if caches(config, device):
+        fused_params["gather_uvm_cache_stats"] = True
+    return [EmbeddingCollectionSharder(fused_params=fused_params or None)]  # pyright: ignore[reportReturnType]
 
 
-def _constraints(table: TableConfig) -> ParameterConstraints:
+def _constraints(name: str, table: TableConfig, device: torch.device) -> ParameterConstraints:
     # data_parallel is left out: such tables are not in the sharded collection.
     sharding = table.sharding or ["table_wise", "row_wise", "column_wise"]
-    return ParameterConstraints(sharding_types=list(sharding), compute_kernels=list(table.kernel) if table.kernel else None)
+    return ParameterConstraints(
+        sharding_types=list(sharding),
+        compute_kernels=kernels_here(name, table, device),
+        cache_params=cache_params(table, device),
+    )

@@ -22,16 +22,16 @@ from pathlib import Path
 import torch
 from torch import nn
 from torchdata.stateful_dataloader import StatefulDataLoader
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from dist_rec.common.seed import random_state, restore_random_state, seed_everything
 from dist_rec.config import Config, ConfigError
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.schema import Schema, load_schema
+from dist_rec.embedding.cache import CacheMeter
 from dist_rec.train.checkpoint import load_checkpoint, load_position, save_checkpoint
 from dist_rec.train.evaluate import evaluate
 from dist_rec.train.metrics import TaskMetrics
-from dist_rec.train.pipeline import CountedBatches, make_optimizer, plan_model, run_through, shard_model
+from dist_rec.train.pipeline import CountedBatches, make_optimizer, make_pipeline, plan_model, run_through, shard_model
 from dist_rec.train.ranks import Ranks
 from dist_rec.train.report import RunLog
 from dist_rec.train.window import Window
@@ -68,7 +68,8 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
     run = _Run(config, schema, ranks, log, dmp)
 
     batches = CountedBatches(loader, ranks)
-    pipeline = TrainPipelineSparseDist(dmp, optimizer, ranks.device)
+    pipeline = make_pipeline(dmp, optimizer, config.embedding, ranks.device)
+    cache = CacheMeter(dmp)
     window, step, enough = Window(ranks), optimizer.steps, False
     while step < total_steps and not enough:
         # Between two stops the pipeline is full; at a stop it is empty, so that evaluating and saving see whole steps.
@@ -78,7 +79,12 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
             window.add(loss, batches.trained())
             if step % config.run.log_every == 0 or step == total_steps:
                 log.training(
-                    step, total_steps, window.close(), lr=optimizer.param_groups[0]["lr"], grad_norm=optimizer.grad_norm
+                    step,
+                    total_steps,
+                    window.close(),
+                    lr=optimizer.param_groups[0]["lr"],
+                    grad_norm=optimizer.grad_norm,
+                    cache=cache.since_last(),
                 )
         pipeline.detach()
         if _due(step, run.eval_every) or step == total_steps:

@@ -17,12 +17,13 @@ import torch
 from torch import nn
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline import PrefetchTrainPipelineSparseDist, TrainPipelineSparseDist
 from torchrec.distributed.types import ShardingPlan
 
-from dist_rec.config import Config, OptimConfig
+from dist_rec.config import Config, EmbeddingConfig, OptimConfig
 from dist_rec.data.packed_batch import PackedBatch
 from dist_rec.data.schema import Schema
+from dist_rec.embedding.cache import caches
 from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
 from dist_rec.models.build import RankingModel, build_model
 from dist_rec.optim.hybrid import HybridOptimizer
@@ -43,7 +44,7 @@ def shard_model(model: RankingModel, plan: ShardingPlan, config: Config, ranks: 
         model,
         device=ranks.device,
         plan=plan,
-        sharders=default_sharders(config.embedding),
+        sharders=default_sharders(config.embedding, ranks.device),
         init_data_parallel=config.optim.dense_update == "sync",
     )
 
@@ -59,6 +60,14 @@ def make_optimizer(dmp: nn.Module, config: OptimConfig, total_updates: int, rank
         lr_factor=lr_factor(config, total_updates),
         group=ranks.dense_group,
     )
+
+
+def make_pipeline(
+    dmp: nn.Module, optimizer: HybridOptimizer, config: EmbeddingConfig, device: torch.device
+) -> TrainPipelineSparseDist[Any, Any]:
+    """TorchRec's pipeline; with tables in host memory, the one that also fetches the next batch's rows ahead."""
+    kind = PrefetchTrainPipelineSparseDist if caches(config, device) else TrainPipelineSparseDist
+    return kind(dmp, optimizer, device)
 
 
 def _dense_factory(config: OptimConfig) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from dist_rec.embedding.cache import CacheUse
 from dist_rec.train.metrics import TaskMetrics
 from dist_rec.train.window import WindowStats
 
@@ -54,17 +55,32 @@ class RunLog:
         if self._is_main:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def training(self, step: int, total_steps: int, window: WindowStats, *, lr: float, grad_norm: torch.Tensor | None) -> None:
-        """A window of training steps."""
+    def training(
+        self,
+        step: int,
+        total_steps: int,
+        window: WindowStats,
+        *,
+        lr: float,
+        grad_norm: torch.Tensor | None,
+        cache: CacheUse | None = None,
+    ) -> None:
+        """A window of training steps; `cache` is what this rank's caches of tables in host memory did in it."""
         if not self._is_main:
             return
         norm = float(grad_norm) if grad_norm is not None else None
-        self._record({"event": "train", "step": step, "lr": lr, "grad_norm": norm, **asdict(window)})
+        row = {"event": "train", "step": step, "lr": lr, "grad_norm": norm, **asdict(window)}
+        if cache is not None:
+            fetched = cache.fetched_bytes / window.steps
+            row |= {"cache_hit_rate": cache.hit_rate, "cache_fetched_bytes_per_step": fetched}
+        self._record(row)
         saved = 1 - window.bytes_per_step / max(window.plain_bytes_per_step, 1)
         status = (
             f"loss {window.loss:.4f}  {_count(window.candidates_per_s)} samples/s  {_count(window.events_per_s)} tokens/s  "
             f"{_count(window.bytes_per_step)}B/step to the device ({saved:.0%} less than as plain int64)"
         )
+        if cache is not None:
+            status += f"  cache hits {cache.hit_rate:.1%}, {_count(cache.fetched_bytes / window.steps)}B/step fetched"
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=step, total=total_steps, status=status)
         else:

@@ -28,6 +28,10 @@ def test_embedding() -> None:
     assert "update" in probes.probe_embedding()
 
 
+def test_the_extension_is_named() -> None:
+    assert "_host" in probes.probe_dedup()
+
+
 def test_a_probe_is_a_process_that_prints_a_line() -> None:
     ran = subprocess.run([sys.executable, "-m", "dist_rec.doctor.probes", "torch"], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0 and "GPU(s)" in ran.stdout, ran.stderr

@@ -49,6 +49,17 @@ def test_the_whole_examination_of_a_broken_install(monkeypatch: pytest.MonkeyPat
     assert failed["import torch"].found == "ImportError: no [lib]"
 
 
+def test_a_missing_extension_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training works without it."""
+
+    def run(calls: list[list[str]]) -> list[report._Outcome]:
+        return [report._Outcome(int(call[0] == "dedup"), "0 GPU(s)", "ImportError: no _host") for call in calls]
+
+    monkeypatch.setattr(report, "_run_probes", run)
+    (found,) = (finding for finding in report.examine() if finding.name == "host dedup")
+    assert found.verdict == "warn" and found.found == "ImportError: no _host" and "g++" in found.fix
+
+
 @pytest.mark.parametrize(
     ("code", "err", "said"),
     [

@@ -57,7 +57,7 @@ def shard(config: Config, ddp: bool) -> DistributedModelParallel:
     fuse_optimizer(model.embedding.collections, config.embedding, CPU)
     plan = make_plan(model, config.embedding, CPU, dist.get_world_size(), batch_size=8)
     dmp = DistributedModelParallel(
-        model, device=CPU, plan=plan, sharders=default_sharders(config.embedding), init_data_parallel=ddp
+        model, device=CPU, plan=plan, sharders=default_sharders(config.embedding, CPU), init_data_parallel=ddp
     )
     for name, shards in _local_shards(dmp).items():
         whole = initial_table(name, config)

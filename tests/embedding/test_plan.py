@@ -80,11 +80,25 @@ def test_constraints_are_followed(two_ranks: list[dict[tuple[str, bool], Trained
     assert "embedding.replicated.item.weight" in two_ranks[1]["data_parallel", False].dense
 
 
-def test_a_kernel_that_this_device_lacks_is_an_error() -> None:
-    config = sharded_config(tables={"item": {"kernel": ["fused_uvm_caching"]}})
-    model = build_model(make_schema(), config, CPU)
-    with pytest.raises(ConfigError, match=r"no sharding plan fits 1 rank.*user provided constraints for item"):
+def test_tables_that_fit_nowhere_are_an_error() -> None:
+    config = sharded_config()
+    model = build_model(make_schema(tables=dict.fromkeys(TABLES, 2**31 - 1)), config, CPU)
+    with pytest.raises(ConfigError, match=r"no sharding plan fits 1 rank\(s\) of cpu"):
         make_plan(model, config.embedding, CPU, 1, 8)
+
+
+def test_a_cached_table_is_planned_for_a_gpu_and_plain_without_one() -> None:
+    config = sharded_config(tables={"item": {"kernel": ["fused_uvm_caching"], "cache_fraction": 0.5}})
+    model = build_model(make_schema(), config, CPU)
+    kernels = []
+    for device in (CPU, torch.device("cuda")):
+        plan = make_plan(model, config.embedding, device, 1, 8).plan
+        (found,) = [tables["item"] for tables in plan.values() if "item" in tables]  # pyright: ignore[reportOperatorIssue, reportIndexIssue]
+        kernels.append(found)
+    plain, cached = kernels
+    assert plain.compute_kernel == "fused" and plain.cache_params is None
+    assert cached.compute_kernel == "fused_uvm_caching"
+    assert cached.cache_params.load_factor == 0.5 and cached.cache_params.prefetch_pipeline
 
 
 def test_adam_is_refused_on_cpu() -> None:

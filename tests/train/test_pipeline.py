@@ -9,11 +9,12 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
+from dist_rec.config import EmbeddingConfig, TableConfig
 from dist_rec.data.packed_batch import PackedBatch
 from dist_rec.data.reader import make_loader
 from dist_rec.data.schema import load_schema
 from dist_rec.train.loop import make_reader
-from dist_rec.train.pipeline import CountedBatches, run_through
+from dist_rec.train.pipeline import CountedBatches, make_pipeline, run_through
 from dist_rec.train.ranks import Ranks
 from tests.data.requests import make_rows, make_schema
 from tests.helpers.ranks import run_ranks
@@ -99,3 +100,11 @@ def test_the_recipe_chooses_the_dense_optimizer(
     assert group["lr"] == 0.01
     dense = {id(p) for p in group["params"]}
     assert {id(p) for name, p in model.named_parameters() if "ranker" in name} == dense, "tables have their own optimizer"
+
+
+def test_tables_in_host_memory_get_the_prefetching_pipeline(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    config = make_config(data, tmp_path)
+    cached = EmbeddingConfig(tables={"item": TableConfig(kernel=["fused_uvm_caching"])})
+    model, optimizer = fresh(config, alone)
+    assert type(make_pipeline(model, optimizer, cached, alone.device)) is TrainPipelineSparseDist, "nothing to cache on a CPU"
+    assert type(make_pipeline(model, optimizer, config.embedding, alone.device)) is TrainPipelineSparseDist

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dist_rec.embedding.cache import CacheUse
 from dist_rec.train.metrics import TaskMetrics
 from dist_rec.train.report import RunLog
 from dist_rec.train.window import WindowStats
@@ -43,6 +44,15 @@ def _strict_json(text: str) -> Any:
         raise AssertionError(f"{name} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
+
+
+def test_what_caches_did_is_recorded_and_said(tmp_path: Path) -> None:
+    said = io.StringIO()
+    with RunLog(tmp_path, is_main=True, console=Console(file=said, width=400)) as log:
+        log.training(20, 60, WINDOW, lr=0.5, grad_norm=None, cache=CacheUse(rows=1000, missed=25, fetched_bytes=64_000))
+    row = _strict_json((tmp_path / "metrics.jsonl").read_text())
+    assert (row["cache_hit_rate"], row["cache_fetched_bytes_per_step"]) == (0.975, 3200)
+    assert "cache hits 97.5%, 3.2kB/step fetched" in said.getvalue()
 
 
 def test_every_row_is_json_and_holds_what_was_measured(tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""Tables larger than the GPU: rows in host memory, a cache of them on the device, and what crosses between the two.
+
+FBGEMM keeps the table in memory that the GPU can read over the bus (`fused_uvm_caching`). Since only distinct ids are looked
+up, a row crosses at most once per step; `PrefetchTrainPipelineSparseDist` fetches those of the next batch during this one's
+compute. Without a GPU there is nothing to cache for, and the same recipe gets plain tables.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    SplitTableBatchedEmbeddingBagsCodegen,
+    UVMCacheStatsIndex,
+)
+from torch import nn
+from torchrec.distributed.types import CacheParams
+
+from dist_rec.config import EmbeddingConfig, TableConfig
+
+CACHING = "fused_uvm_caching"
+DEFAULT_FRACTION = 0.2  # of the rows, FBGEMM's own default
+
+_log = logging.getLogger("dist_rec.embedding")
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """Distinct rows that one rank asked its caches for, those that were not there, and the bytes of the rows fetched."""
+
+    rows: int
+    missed: int
+    fetched_bytes: int
+
+    @property
+    def hit_rate(self) -> float:
+        return 1.0 - self.missed / self.rows if self.rows else 1.0
+
+
+def caches(config: EmbeddingConfig, device: torch.device) -> bool:
+    """Whether any table has its rows in host memory and a cache on this device."""
+    return device.type == "cuda" and any(CACHING in (table.kernel or []) for table in config.tables.values())
+
+
+def kernels_here(name: str, table: TableConfig, device: torch.device) -> list[str] | None:
+    """The compute kernels that the planner may choose from on this device; None for all it knows."""
+    kernels: list[str] = list(table.kernel or [])
+    if device.type != "cpu" or not any("uvm" in kernel for kernel in kernels):
+        return kernels or None
+    _log.info("embedding.tables.%s: %s needs a GPU; a plain table here", name, ", ".join(kernels))
+    return [kernel for kernel in kernels if "uvm" not in kernel] or None
+
+
+def cache_params(table: TableConfig, device: torch.device) -> CacheParams | None:
+    """Size of a table's cache; `prefetch_pipeline` keeps rows that were fetched ahead until their step is over."""
+    if device.type == "cpu" or CACHING not in (table.kernel or []):
+        return None
+    return CacheParams(load_factor=table.cache_fraction or DEFAULT_FRACTION, prefetch_pipeline=True)
+
+
+class CacheMeter:
+    """Reads the counters of all caches inside a model; each reading waits for the device."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._lookups = [
+            module
+            for module in model.modules()
+            if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen) and module.gather_uvm_cache_stats
+        ]
+        self._before = self._total()
+
+    def since_last(self) -> CacheUse | None:
+        """What happened since the last reading, on this rank; None where nothing is cached."""
+        if not self._lookups:
+            return None
+        now, before = self._total(), self._before
+        self._before = now
+        return CacheUse(now.rows - before.rows, now.missed - before.missed, now.fetched_bytes - before.fetched_bytes)
+
+    def _total(self) -> CacheUse:
+        rows = missed = fetched = 0
+        for lookup in self._lookups:
+            counters = lookup.get_uvm_cache_stats().tolist()
+            misses = counters[UVMCacheStatsIndex.num_unique_misses]
+            rows += counters[UVMCacheStatsIndex.num_unique_indices]
+            missed += misses
+            fetched += misses * lookup.max_D * lookup.weights_precision.bit_rate() // 8
+        return CacheUse(rows, missed, fetched)

@@ -1,0 +1,58 @@
+import logging
+
+import pytest
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
+from torch import nn
+
+from dist_rec.config import EmbeddingConfig, TableConfig
+from dist_rec.embedding.cache import CacheMeter, CacheUse, cache_params, caches, kernels_here
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CACHED = TableConfig(kernel=["fused_uvm_caching"], cache_fraction=0.1)
+
+
+def test_only_a_gpu_caches() -> None:
+    config = EmbeddingConfig(tables={"item": CACHED})
+    assert caches(config, CUDA) and not caches(config, CPU) and not caches(EmbeddingConfig(), CUDA)
+
+
+def test_kernels_by_device(caplog: pytest.LogCaptureFixture) -> None:
+    assert kernels_here("item", CACHED, CUDA) == ["fused_uvm_caching"]
+    with caplog.at_level(logging.INFO):
+        assert kernels_here("item", CACHED, CPU) is None
+    assert "embedding.tables.item: fused_uvm_caching needs a GPU; a plain table here" in caplog.text
+    mixed = TableConfig(kernel=["fused", "fused_uvm"])
+    assert kernels_here("item", mixed, CPU) == ["fused"] and kernels_here("item", TableConfig(), CPU) is None
+
+
+def test_size_of_a_cache() -> None:
+    params = cache_params(CACHED, CUDA)
+    assert params is not None and params.load_factor == 0.1 and params.prefetch_pipeline
+    default = cache_params(TableConfig(kernel=["fused_uvm_caching"]), CUDA)
+    assert default is not None and default.load_factor == 0.2
+    assert cache_params(TableConfig(kernel=["fused"]), CUDA) is None and cache_params(CACHED, CPU) is None
+
+
+def test_a_fraction_without_a_cache_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"cache_fraction=0.5 needs kernel: \[fused_uvm_caching\], got None"):
+        TableConfig(cache_fraction=0.5)
+
+
+def test_counts_what_happened_between_readings() -> None:
+    """FBGEMM's own lookup, with the counters that a GPU would fill filled by hand."""
+    lookup = SplitTableBatchedEmbeddingBagsCodegen(
+        [(8, 16, EmbeddingLocation.HOST, ComputeDevice.CPU)], optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD
+    )
+    model = nn.ModuleDict({"lookup": lookup})
+    assert CacheMeter(model).since_last() is None
+    lookup.gather_uvm_cache_stats = True
+    # calls, ids, distinct ids, distinct misses, two kinds of conflicts
+    lookup.uvm_cache_stats = torch.tensor([1, 50, 40, 10, 0, 0])
+    meter = CacheMeter(model)
+    lookup.uvm_cache_stats = torch.tensor([3, 90, 60, 15, 0, 0])
+    use = meter.since_last()
+    assert use == CacheUse(rows=20, missed=5, fetched_bytes=5 * 16 * 4) and use.hit_rate == 0.75
+    assert meter.since_last() == CacheUse(0, 0, 0) and CacheUse(0, 0, 0).hit_rate == 1.0
