@@ -24,19 +24,21 @@ TITLES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*TITLES, []], default=[*TITLES])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(TITLES)}; all of them if none is named")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--rounds", type=int, default=3, help="training runs of each kind")
     parser.add_argument("--steps", type=int, default=300, help="of each training run")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if unknown := set(options.parts) - set(TITLES):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(TITLES)}")
     run = {
         "host": lambda: host_speed(options.repeats),
         "bytes": bytes_crossed,
         "training": lambda: step_time(options.rounds, options.steps),
     }
     lines = ["# Dedup on the host", "", *provenance()]
-    for part in options.parts:
+    for part in options.parts or TITLES:
         lines += ["", f"## {TITLES[part]}", "", *run[part]()]
     text = "\n".join(lines) + "\n"
     print(text)
