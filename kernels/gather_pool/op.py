@@ -233,7 +233,7 @@ def _reduce(
     shared = {"OFFSETS": begins, "STARTS": starts, "OUT": out, "OUT_AT": out_at, "PARTS": parts, "PARTS_AT": parts_at}
     shared |= {"segments": segments, "slots": len(starts), "MEAN": False, "LARGEST": largest, "WIDTH": width}
     given = dict.fromkeys(("ORDER", "WORDS", "OWNER", "BAG_OFFSETS", "WINNER")) | {"bits": WORD_BITS} | shared | options
-    tile, combining = reduce_tile(width), combine_tile(width)
+    tile, combining = reduce_tile(width, source.element_size()), combine_tile(width)
     columns = triton.cdiv(width, tile["BD"])
     with on(source.device):
         grid = (triton.cdiv(segments + len(starts), tile["BS"]), columns)

@@ -203,12 +203,14 @@ def _is_better(value, best, at):
 def _join(total, at, AXIS: tl.constexpr, LARGEST: tl.constexpr):
     """Lanes to one: their sum, or the largest and the first position that has it."""
     if LARGEST:
-        wrong = total != total
-        total = tl.where(wrong, float("inf"), total)
+        # What is not a number beats every number, infinity too.
+        wrong = (total != total).to(tl.int32)
+        any_wrong = tl.max(wrong, AXIS)
+        total = tl.where(wrong > 0, float("inf"), total)
         value = tl.max(total, AXIS)
-        at = tl.min(tl.where(total == tl.expand_dims(value, AXIS), at, NOWHERE), AXIS)
-        value = tl.where(tl.max(wrong.to(tl.int32), AXIS) > 0, float("nan"), value)
-        return value, at
+        wins = (total == tl.expand_dims(value, AXIS)) & (wrong == tl.expand_dims(any_wrong, AXIS))
+        at = tl.min(tl.where(wins, at, NOWHERE), AXIS)
+        return tl.where(any_wrong > 0, float("nan"), value), at
     else:
         return tl.sum(total, AXIS), tl.min(at, AXIS)
 

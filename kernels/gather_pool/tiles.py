@@ -1,10 +1,10 @@
-"""Sizes of the kernels' tiles. Not tuned on a GPU: chosen so that a thread keeps 16 numbers and nothing spills (aot.py)."""
+"""Sizes of the kernels' tiles. Not tuned on a GPU: a thread keeps 16 numbers at most, and nothing spills (aot.py)."""
 
 PIECE = 64  # positions of a piece of a segment; room for parts is 2 / PIECE of all rows, in fp32
 LONG_PIECE = 512  # where segments have thousands of pieces on average, whose parts one program adds up
 _LONG_SEGMENT = 256 * PIECE
 CHECKED_SLOTS = 32  # slots that one program of `combine_parts` looks at
-_NUMBERS = 2048  # of a tile, with 4 warps
+_NUMBERS = 2048  # of a tile
 _COLUMNS = 256  # of a tile at most; a wider row takes several programs
 
 
@@ -21,9 +21,11 @@ def gather_tile(width: int) -> dict[str, int]:
     return {"BN": _NUMBERS // _columns(width), "BD": _columns(width), "num_warps": 4}
 
 
-def reduce_tile(width: int) -> dict[str, int]:
-    """Four places of a piece at a time: most segments are short, and more would leave lanes empty."""
-    return {"BS": max(1, _NUMBERS // (4 * _columns(width))), "LANES": 4, "BD": _columns(width), "num_warps": 4}
+def reduce_tile(width: int, element_bytes: int) -> dict[str, int]:
+    """Four places of a piece at a time: most segments are short, and more would leave lanes empty. In 32 bits a thread takes
+    as many bytes as in 16. With as many numbers, or half the pieces, a build or two of sm_80 spills (README.md)."""
+    warps = 8 if element_bytes > 2 else 4
+    return {"BS": _NUMBERS // (4 * _columns(width)), "LANES": 4, "BD": _columns(width), "num_warps": warps}
 
 
 def combine_tile(width: int) -> dict[str, int]:

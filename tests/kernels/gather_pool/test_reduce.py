@@ -113,19 +113,50 @@ def test_the_largest_of_equals_is_the_first() -> None:
         assert grad[:, 1].sum() == 1.0
 
 
-def test_positions_of_no_bag_count_nowhere() -> None:
+def _framed(x: Tensor) -> Tensor:
+    """The same numbers, between rows of NaN."""
+    nan = torch.full_like(x[:1], float("nan"))
+    return torch.cat([nan, x, nan])[1:-1]
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_positions_of_no_bag_count_nowhere(mode: Mode) -> None:
     """Behind the last offset: the kernels do not wait for the device to complain."""
     case = make_case([40, 100], 5, 4).to(torch.float32).to(DEVICE)
-    for mode in MODES:
-        rows = case.rows.clone().requires_grad_()
-        words = torch.cat([case.inverse, torch.zeros(30, dtype=torch.int32, device=DEVICE)])
-        if mode == "last":
-            continue
-        out = op.pool_rows(rows, words, 32, len(words), case.offsets, mode, None, None)[0]
-        expected = pool(rows, case.inverse, case.offsets, mode=mode, backend="triton")
-        grads = [torch.autograd.grad(x.square().sum(), rows)[0] for x in (out, expected)]
-        assert torch.equal(out, expected)
-        torch.testing.assert_close(*grads)
+    longer = torch.cat([case.inverse, torch.zeros(300, dtype=torch.int32, device=DEVICE)])
+    offsets = torch.cat([case.offsets, torch.full((2,), 1000, dtype=torch.int32, device=DEVICE)])[:-2]  # what stands behind
+    results = []
+    for index in (case.inverse, longer):
+        place = (index, 32, len(index), offsets, mode, None, None)
+        out, winner = op.pool_rows(case.rows, *place)
+        results.append((out, op.pool_backward(_framed(torch.ones_like(out)), winner, *place, 5)))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_index_outside_reads_nothing(mode: Mode) -> None:
+    rows = _framed(torch.tensor([[2.0], [4.0]], device=DEVICE)).requires_grad_()
+    index = torch.tensor([0, 2, -1, 1, 2, -1], dtype=torch.int32, device=DEVICE)
+    offsets = torch.tensor([0, 4, 6], device=DEVICE)
+    out = pool(rows, index, offsets, mode=mode, backend="triton")
+    assert out[:, 0].tolist() == [{"sum": 6.0, "mean": 1.5, "max": 4.0, "last": 4.0}[mode], 0.0]
+    (grad,) = torch.autograd.grad(out.sum(), rows)
+    assert grad[:, 0].tolist() == {"sum": [1, 1], "mean": [0.25, 0.25], "max": [0, 1], "last": [0, 1]}[mode]
+
+
+@pytest.mark.parametrize("place", [0, 1, 4, 70, 149])
+def test_the_largest_beside_a_nan_is_a_nan(place: int) -> None:
+    """Wherever it stands: in which lane, in which piece, first or last. The gradient goes to the first of them."""
+    case = make_case([150], 150, 2).to(torch.float32)
+    case = replace(case, inverse=torch.arange(150).int())
+    case.rows[place::4, 1] = float("nan")
+    case.rows[-2, 1] = float("inf")
+    results = [case.to(DEVICE).run_with_gradients("max", "triton"), case.run_with_gradients("max", "reference")]
+    (out, grad), (expected, expected_grad) = results
+    assert out[0].isnan().tolist() == [False, True]
+    torch.testing.assert_close(out.cpu(), expected, equal_nan=True)
+    assert torch.equal(grad.cpu(), expected_grad) and grad[place, 1] != 0
 
 
 @pytest.mark.parametrize("lengths", [[0, 5, 0, 0, 200, 64, 0], [300], [1] * 130, []], ids=str)
