@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one command and under 10 minutes: the GPU tests, then the attention benchmark.
+# Everything that needs a GPU, in one command and under 10 minutes: the GPU tests, then the benchmarks of attention and lookup.
 # Results stand in benchmarks/results/attention_<gpu>_<yyyymm>.{md,csv,png}; what a run that is cut off has measured is kept.
 #   benchmarks/gpu.sh            PYTHON=python3 benchmarks/gpu.sh     OUT=/tmp/results benchmarks/gpu.sh
 set -euo pipefail
@@ -8,9 +8,10 @@ PYTHON=${PYTHON:-.venv/bin/python}
 OUT=${OUT:-benchmarks/results}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 "$PYTHON" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "benchmarks/gpu.sh needs a GPU; torch sees none")'
-timeout 200 "$PYTHON" -m pytest -q -m gpu tests || echo "GPU tests failed or ran out of time: the numbers below may be of a wrong kernel"
+timeout 180 "$PYTHON" -m pytest -q -m gpu tests || echo "GPU tests failed or ran out of time: the numbers below may be of a wrong kernel"
 QUICK="dist_rec,varlen_attn (FA2),FlashAttention-4,padded SDPA,history repeated"
-timeout 230 "$PYTHON" -m benchmarks.bench_ops attention --lengths uniform,zipf,fixed --peers "$QUICK" --out "$OUT" ||
+timeout 190 "$PYTHON" -m benchmarks.bench_ops attention --lengths uniform,zipf,fixed --peers "$QUICK" --out "$OUT" ||
     echo "cut off: the page holds the cases that were measured"
+timeout 110 "$PYTHON" -m benchmarks.bench_ops lookup --out "$OUT" || echo "cut off: the page holds the sizes that were measured"
 # FlexAttention compiles anew for every shape, which takes longer than all the rest.
-timeout 140 "$PYTHON" -m benchmarks.bench_ops attention --lengths fixed --cases A2,A3,A8 --out "$OUT/all_peers" || echo "cut off"
+timeout 110 "$PYTHON" -m benchmarks.bench_ops attention --lengths fixed --cases A2,A3,A8 --out "$OUT/all_peers" || echo "cut off"
