@@ -48,6 +48,7 @@ def _train_in_many_ways(data: Path, uneven: Path, out: Path) -> dict[str, Any]:
     run(config, ranks, "whole")
     for step in (2, 4):  # 4: evaluated there too
         run(config, ranks, f"from-{step}", resume=out / "whole" / "checkpoints" / f"step-{step}")
+    run(_on_two(data, out, data={"batch_size": 4, "dedup": False}), ranks, "every-event")
     results["uneven"] = run(_on_two(uneven, out), ranks, "uneven")
     return results
 
@@ -67,6 +68,15 @@ def test_learns_its_training_data(two_ranks: TwoRanks, update: str) -> None:
     found = losses(two_ranks[0], update)
     assert len(found) == 8 * 6
     assert sum(found[-6:]) / 6 < 0.95 * sum(found[:6]) / 6
+
+
+def test_losses_are_the_same_without_dedup(two_ranks: TwoRanks) -> None:
+    """A row looked up once or for every event of it: the same sums in another order."""
+    config, _ = two_ranks
+    without = losses(config, "every-event")
+    assert without == pytest.approx(losses(config, "delayed-0"), abs=1e-5) and len(without) == 6
+    crossed = [sum(row["bytes_per_step"] for row in rows(config, folder)) for folder in ("delayed-0", "every-event")]
+    assert crossed[0] < crossed[1]
 
 
 @pytest.mark.parametrize("update", ["sync", "delayed"])
