@@ -72,7 +72,7 @@ private:
   size_t size() const { return size_t{1} << bits_; }
   void resize() {
     if (capacity_ < size()) {
-      slots_.reset();
+      slots_.reset(), capacity_ = 0; // so that a failed allocation leaves an empty table
       slots_.reset(new Slot[size()]);
       capacity_ = size();
     }

@@ -5,7 +5,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, cast
 
 import torch
@@ -110,25 +110,27 @@ class DedupLoader:
             sets = [of for of in self.token_sets if set(of) & set(value.keys())]
             return UniqueFeatures.of(value, sets, self.num_embeddings, pin_memory=self.pin_memory)
         if isinstance(value, dict):
-            return {key: self._replace(item, keys) for key, item in value.items()}
+            changed = {key: self._replace(item, keys) for key, item in value.items()}
+            return value if all(item is value[key] for key, item in changed.items()) else changed
         if isinstance(value, tuple | list):
             items = [self._replace(item, keys) for item in value]
+            if all(new is old for new, old in zip(items, value, strict=True)):
+                return value
             # A namedtuple takes its fields one by one.
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-        if isinstance(value, torch.Tensor) or not hasattr(value, "__dict__"):
+        if isinstance(value, torch.Tensor | type) or not hasattr(value, "__dict__"):
             return value
         held = {f.name: getattr(value, f.name) for f in fields(value)} if is_dataclass(value) else vars(value)
         new = {name: self._replace(item, keys) for name, item in held.items() if _may_hold(item)}
         new = {name: item for name, item in new.items() if item is not held[name]}
         if not new:
             return value
-        if is_dataclass(value) and not isinstance(value, type):
-            return replace(value, **new)
         twin = copy.copy(value)
-        twin.__dict__.update(new)
+        for name, item in new.items():
+            object.__setattr__(twin, name, item)  # frozen dataclasses, too
         return twin
 
 
 def _may_hold(value: Any) -> bool:
     """Containers and KeyedJaggedTensors; other objects inside a batch are left alone."""
-    return isinstance(value, KeyedJaggedTensor | dict | tuple | list) or is_dataclass(value)
+    return isinstance(value, KeyedJaggedTensor | dict | tuple | list) or (is_dataclass(value) and not isinstance(value, type))

@@ -169,7 +169,8 @@ class UniqueFeatures(Pipelineable):
         return self._map(lambda tensor: tensor.pin_memory())
 
     def record_stream(self, stream: torch.Stream) -> None:
-        tensors = [self.tensors] if isinstance(self.tensors, Packet) else self.tensors.values()
+        tensors = [self.tensors] if isinstance(self.tensors, Packet) else [*self.tensors.values()]
+        tensors += [tensor for of in (self.segments or {}).values() for tensor in (of.order, of.offsets)]
         for tensor in tensors:
             tensor.record_stream(stream)  # pyright: ignore[reportArgumentType] - torch's stub wants its private base class
 

@@ -117,6 +117,8 @@ class DedupEmbeddingBagCollection(_DedupCollection):
             inner = EmbeddingCollection(tables=[_unpooled(table) for table in members], device=torch.device("meta"))
             for table in members:
                 inner.embeddings[table.name].weight = collection.embedding_bags[table.name].weight
+            # Sharding copies the weights only of a collection that does not say it is on the meta device.
+            inner._device = collection.device
             self.collections[home] = inner
         for table, names in zip(configs, get_embedding_names_by_table(configs), strict=True):
             inner = self.collections[homes[table.name]]
@@ -188,7 +190,7 @@ class PoolBags(nn.Module):
                 mode="sum" if by_reciprocal else mode,
                 segments=features.segments_of(key),
             )
-            pooled.append(bags * (1.0 / features.lengths(key).clamp(min=1))[:, None] if by_reciprocal else bags)
+            pooled.append(bags * (1.0 / features.lengths(key).clamp(min=1)).to(bags.dtype)[:, None] if by_reciprocal else bags)
         return KeyedTensor([bag[0] for bag in self.bags], [bag[4] for bag in self.bags], torch.cat(pooled, dim=1))
 
 

@@ -1,7 +1,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pytest
@@ -57,6 +57,20 @@ def test_finds_features_wherever_they_are(batch: Any, inside: Any) -> None:
     assert type(found) is (UniqueFeatures if batch is FEATURES else type(batch))
     assert isinstance(inside(found), UniqueFeatures) and inside(batch) is before, "the loader's own batch stays as it is"
     assert inside(found).ids("item").tolist() == [7, 8]
+
+
+@dataclass(frozen=True)
+class _Awkward:
+    features: KeyedJaggedTensor
+    names: list[str] = field(init=False, default_factory=list)
+    kind: type = _Data
+
+
+def test_fields_that_cannot_be_set_and_types_are_left_alone() -> None:
+    batch = _Awkward(FEATURES)
+    (found,) = DedupLoader([batch])
+    assert isinstance(found.features, UniqueFeatures) and batch.features is FEATURES
+    assert found.names is batch.names and found.kind is _Data
 
 
 def test_everything_else_is_passed_on() -> None:

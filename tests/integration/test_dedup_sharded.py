@@ -263,6 +263,22 @@ def test_checkpoints_of_either_load_into_the_other() -> None:
         assert len(same) == 2 * 2 * (1 + len(TABLES)) and all(same)
 
 
+def _weights_kept() -> list[bool]:
+    logging.disable()
+    kept = []
+    for pooled in (False, True):
+        before = {name: table.clone() for name, table in _collection(pooled).state_dict().items()}
+        after = _sharded(pooled, "host", "row_wise", RowWiseAdagrad).state_dict()
+        for name, table in before.items():
+            (shard,) = after[f"ec.{name}"].local_shards()
+            kept.append(torch.equal(shard.tensor, table))
+    return kept
+
+
+def test_sharding_keeps_the_weights_of_the_wrapped_collection() -> None:
+    assert run_ranks(_weights_kept, 1) == [[True] * 4]
+
+
 def test_a_rank_without_samples_takes_part() -> None:
     """Plain features without samples crash TorchRec's output; deduplicated ones are samples of length zero."""
     empty = KeyedJaggedTensor(["a"], torch.zeros(0, dtype=torch.int64), lengths=torch.zeros(0, dtype=torch.int32))
