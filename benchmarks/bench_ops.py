@@ -1,11 +1,12 @@
 """Operators against their peers and against the hardware: time, share of the floor, memory, error.
 
-    python -m benchmarks.bench_ops lookup [--toy] [--out DIR]
     python -m benchmarks.bench_ops attention [--toy] [--cases A1,A2] [--lengths fixed,zipf] [--peers dist_rec,eager] [--out DIR]
+    python -m benchmarks.bench_ops lookup [--toy] [--cases row_wise-64-75%] [--out DIR]
 
-On a GPU: bf16, CUDA events, from a cold L2 cache, without the host's launch overhead; the floor is the larger of bytes over
-the measured copy bandwidth and FLOP over the measured matmul rate. With --toy: tiny shapes on any machine, the fused kernel
-through Triton's interpreter where there is no GPU; its times mean nothing.
+Attention on a GPU: bf16, CUDA events, from a cold L2 cache, without the host's launch overhead; the floor is the larger of
+bytes over the measured copy bandwidth and FLOP over the measured matmul rate. Lookup: one rank, fp32, the wall clock too,
+because lookups wait for the device inside. With --toy: tiny shapes on any machine, kernels through Triton's interpreter
+where there is no GPU; its times mean nothing.
 """
 
 import argparse
@@ -40,24 +41,26 @@ def attention(options: argparse.Namespace) -> None:
 
 def lookup(options: argparse.Namespace) -> None:
     # Here, because FBGEMM and TorchRec take seconds to import.
-    from benchmarks.lookup import report as lookup_report
-    from benchmarks.lookup.measure import Size, start_ranks
-    from benchmarks.lookup.measure import measure as measure_lookup
+    from benchmarks.lookup import measure as lookups
+    from benchmarks.lookup import operators, ways
+    from benchmarks.lookup import report as pages
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    sizes = [size for size in (ways.TOY if options.toy else ways.SIZES) if not options.cases or size.name in options.cases]
+    streams = ways.make_streams(sizes, "uniform" if options.toy else "zipf")
     bandwidth = measure.measure_ceilings().bandwidth
-    start_ranks(device)
-    shape = (16, 50) if options.toy else (512, 2000)
-    rows = {"rows": 10_000} if options.toy else {}
-    lines = []
-    for width in (64, 128):
-        for duplicates in (0.25, 0.5, 0.75, 0.9):
-            lines += measure_lookup(Size(*shape, width, duplicates, **rows), device, repeats=options.repeats)
-            text = lookup_report.page(lines, bandwidth, toy=options.toy)
-            if options.out:
-                name = f"lookup_{hardware()}{'_toy' if options.toy else ''}_{time.strftime('%Y%m')}.md"
-                lookup_report.write(options.out / name, text)
-    print(text)
+    lines: list[lookups.Line] = []
+    alone: list[operators.OperatorLine] = []
+    name = f"lookup_{hardware()}{'_toy' if options.toy else ''}_{time.strftime('%Y%m')}"
+    ways.start_group(device)
+    for size in sizes:
+        ids = streams[size.duplicates]
+        lines += lookups.measure_size(size, ids, device, repeats=options.repeats)
+        if all((line.size.width, line.size.duplicates) != (size.width, size.duplicates) for line in alone):
+            alone += operators.measure_operators(size, ids, device, repeats=options.repeats)
+        if options.out:  # after every case, so that a run that is cut off leaves what it has
+            pages.write(options.out / name, lines, alone, bandwidth, toy=options.toy)
+    print(pages.page(lines, alone, bandwidth, toy=options.toy))
     torch.distributed.destroy_process_group()
 
 

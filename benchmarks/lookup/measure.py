@@ -1,153 +1,108 @@
-"""Lookup and rebuild of a batch of long histories, forward and backward with the fused update, beside plain TorchRec.
+"""Measures one size: every way forward and backward, the fused update included, side by side in one run.
 
 Legend: N events, U distinct ids, D row width.
 """
 
-import tempfile
-import time
+import gc
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torchrec.distributed import sharding_plan
-from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.types import ShardingPlan
-from torchrec.modules.embedding_configs import EmbeddingConfig
-from torchrec.modules.embedding_modules import EmbeddingCollection
-from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
-from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torch import Tensor
 
-from benchmarks.dedup.streams import VOCABULARY, event_ids
-from benchmarks.harness import Timing
-from dist_rec.data.unique_features import UniqueFeatures
-from dist_rec.embedding.dedup_collection import DedupEmbeddingCollection
-
-PLAIN = "EmbeddingCollection"
-WAYS = (PLAIN, "EmbeddingCollection, use_index_dedup", "dedup on the host", "dedup on the device")
-
-
-@dataclass(frozen=True)
-class Size:
-    requests: int
-    length: int
-    width: int
-    duplicates: float
-    rows: int = VOCABULARY
+from benchmarks.harness import Timing, measure_on_gpu, measure_side_by_side
+from benchmarks.lookup.ways import PLAIN, WAYS, Size, features_of, make_step
 
 
 @dataclass(frozen=True)
 class Line:
-    """One way on one size; bytes are those that have to move (`needed_bytes`), peak memory is beyond what stood before."""
+    """One way on one size; `why_not` says why it is absent, and the rest is then None.
+
+    - `wall` seconds of the host from one synchronisation to the next; `events` seconds between CUDA events
+    - `extra_bytes` peak of a step beyond what stood before it
+    - `same_bits` the first output is the plain one; `after_step` largest difference of the second output, that is of the
+      tables after one update
+    """
 
     size: Size
     way: str
     unique: int
-    time: Timing
-    peak_bytes: int | None
-    needed_bytes: int
-    same_bits: bool
+    why_not: str = ""
+    wall: Timing | None = None
+    events: Timing | None = None
+    extra_bytes: int | None = None
+    same_bits: bool | None = None
+    after_step: float | None = None
+
+    @property
+    def needed_bytes(self) -> int:
+        """What no way can do without: U rows read; N rows written and their gradients read; U rows read and written by the
+        update; an index of 4 bytes per event, forward and backward."""
+        return 4 * self.size.width * (3 * self.unique + 2 * self.size.events) + 8 * self.size.events
 
 
-class Lookup(nn.Module):
-    def __init__(self, ec: nn.Module) -> None:
-        super().__init__()
-        self.ec = ec
+def measure_size(size: Size, ids: Tensor, device: torch.device, *, repeats: int) -> list[Line]:
+    """All ways on one stream of ids. A way that fails says so in its line and stops nobody else.
 
-    def forward(self, features: Any) -> Tensor:
-        return self.ec(features)["item"].values()
-
-
-def start_ranks(device: torch.device) -> None:
-    """A process group of this process alone."""
-    store = Path(tempfile.mkdtemp()) / "store"
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{store}", rank=0, world_size=1)
-
-
-def measure(size: Size, device: torch.device, *, repeats: int) -> list[Line]:
-    ids = torch.from_numpy(event_ids(size.duplicates, count=size.requests * size.length) % size.rows)
-    lengths = torch.full((size.requests,), size.length, dtype=torch.int32)
-    features = KeyedJaggedTensor(["item"], ids, lengths=lengths)
-    unique = len(ids.unique())
-    given: dict[str, Any] = dict.fromkeys(WAYS, features.to(device)) | {WAYS[2]: UniqueFeatures.of(features).to(device)}
-    grad = torch.randn(len(ids), size.width, device=device)
-    lines: list[Line] = []
-    expected: Tensor | None = None
-    # FBGEMM's operator behind use_index_dedup has no CPU kernel.
-    for way in (
-        WAYS if device.type == "cuda" else (WAYS[0], *WAYS[2:])
-    ):  # one after the other: two tables at a time could be too many
-        model = _sharded(way, size, device)
-        with torch.no_grad():
-            out = model(given[way])
-        expected = out if expected is None else expected
-        same = torch.equal(out, expected)
-        del out
-
-        def step(model: nn.Module = model, way: str = way) -> None:
-            # A new object each time: what features work out once and keep belongs to every step.
-            model(given[way].to(device)).backward(grad)
-
-        timing, peak = _time(step, device, repeats)
-        lines.append(Line(size, way, unique, timing, peak, _needed_bytes(len(ids), unique, size.width), same))
-        del model
-    return lines
+    Every way has a table of its own on the device, to be measured in turns: 4 times `rows` x D fp32 in all.
+    """
+    gc.collect()  # the sharded modules of the size before refer to each other, and hold its tables
+    features, unique = features_of(ids, size), len(ids.unique())
+    grad = torch.randn(size.events, size.width, device=device)
+    found = {way: Line(size, way, unique) for way in WAYS}
+    calls: dict[str, Callable[[], None]] = {}
+    expected: tuple[Tensor, Tensor] | None = None
+    for way in WAYS:
+        try:
+            look_up = make_step(way, size, features, device)
+            call = _stepping(look_up, grad)
+            with torch.no_grad():
+                first = look_up()
+            call()
+            with torch.no_grad():
+                second = look_up()
+        except Exception as error:  # any library may fail in any way; the table says how
+            found[way] = replace(found[way], why_not=f"{type(error).__name__}: {str(error).splitlines()[0][:80]}")
+            continue
+        expected = (first, second) if way == PLAIN else expected
+        if expected is not None:
+            same, apart = torch.equal(first, expected[0]), float((second - expected[1]).abs().max())
+            found[way] = replace(found[way], same_bits=same, after_step=apart)
+        calls[way] = call
+    del expected
+    for way, call in calls.items():
+        found[way] = replace(found[way], extra_bytes=_extra_bytes(call) if device.type == "cuda" else None)
+    for way, timings in _time(calls, device, repeats).items():
+        found[way] = replace(found[way], wall=timings[0], events=timings[1])
+    return list(found.values())
 
 
-def _needed_bytes(events: int, unique: int, width: int) -> int:
-    """Distinct rows read; events' rows written and their gradients read; distinct rows read and written for the update; an
-    int32 index read twice."""
-    return 4 * width * (unique + 2 * events + 2 * unique) + 2 * 4 * events
+def _stepping(look_up: Callable[[], Tensor], grad: Tensor) -> Callable[[], None]:
+    return lambda: torch.autograd.backward(look_up(), grad)
 
 
-def _sharded(way: str, size: Size, device: torch.device) -> DistributedModelParallel:
-    torch.manual_seed(0)
-    table = EmbeddingConfig(name="t", num_embeddings=size.rows, embedding_dim=size.width, feature_names=["item"])
-    collection = EmbeddingCollection(tables=[table], device=torch.device("meta"))
-    # Before the plan is made, which otherwise takes a kernel without a fused optimizer.
-    apply_optimizer_in_backward(RowWiseAdagrad, collection.parameters(), {"lr": 0.01})
-    sharder = EmbeddingCollectionSharder(use_index_dedup=way == WAYS[1])
-    shards = {"t": sharding_plan.table_wise(rank=0)}
-    plan = sharding_plan.construct_module_sharding_plan(collection, shards, sharder, 1, 1, device_type=device.type)  # pyright: ignore[reportArgumentType]
-    wrapped: nn.Module = collection
-    if way in WAYS[2:]:
-        wrapped = DedupEmbeddingCollection(collection, "host" if way == WAYS[2] else "device")
-    place = "ec.collection" if way in WAYS[2:] else "ec"
-    return DistributedModelParallel(
-        Lookup(wrapped),
-        device=device,
-        plan=ShardingPlan({place: plan}),
-        sharders=[sharder],  # pyright: ignore[reportArgumentType]
-        init_data_parallel=False,
-    )
+def _time(calls: dict[str, Callable[[], None]], device: torch.device, repeats: int) -> dict[str, tuple[Timing, Timing | None]]:
+    """The wall clock is the main number: these calls wait for the device inside, for numbers of ids, and what the host does
+    until the GPU has work again costs a training step, too. Events count such gaps as well, but leave out about the
+    first millisecond of the host's work, in which the GPU sleeps."""
+    if device.type != "cuda":
+        return {way: (wall, None) for way, wall in measure_side_by_side(calls, repeats=repeats).items()}
+    waiting = {way: _waiting(call) for way, call in calls.items()}
+    walls, events = measure_side_by_side(waiting, repeats=repeats, warm_up=3), measure_on_gpu(calls, repeats=repeats)
+    return {way: (walls[way], events[way]) for way in calls}
 
 
-def _time(step: Callable[[], None], device: torch.device, repeats: int) -> tuple[Timing, int | None]:
-    """Wall clock between two synchronisations: the lookups wait for the device inside, which CUDA events would not see."""
-    on_gpu = device.type == "cuda"
-    for _ in range(3):
-        step()
-    peak = None
-    if on_gpu:
+def _waiting(call: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        call()
         torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        peak = torch.cuda.max_memory_allocated() - before
-    seconds = []
-    for _ in range(repeats):
-        if on_gpu:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        step()
-        if on_gpu:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return Timing(*np.percentile(seconds, [20, 50, 80])), peak
+
+    return run
+
+
+def _extra_bytes(call: Callable[[], None]) -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    return torch.cuda.max_memory_allocated() - before
