@@ -62,7 +62,7 @@ def measure_size(size: Size, ids: Tensor, device: torch.device, *, repeats: int)
             with torch.no_grad():
                 second = look_up()
         except Exception as error:  # any library may fail in any way; the table says how
-            found[way] = replace(found[way], why_not=f"{type(error).__name__}: {str(error).splitlines()[0][:80]}")
+            found[way] = replace(found[way], why_not=f"{type(error).__name__}: {error}".splitlines()[0][:100])
             continue
         expected = (first, second) if way == PLAIN else expected
         if expected is not None:
