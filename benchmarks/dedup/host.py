@@ -65,10 +65,15 @@ def host_speed(repeats: int) -> list[str]:
     if native() is None:
         raise SystemExit("the C++ extension is not built; there is nothing to compare")
     ways: dict[str, Callable[[Columns], object]] = {"C++ hash": unique_tokens, "pyarrow dictionary": unique_by_pyarrow}
+    missing: list[str] = []
     for name, factorize in LIBRARIES.items():
-        if find_spec(name.partition(".")[0].partition(" ")[0]) is not None:
+        library = name.replace(" ", ".").partition(".")[0]
+        if find_spec(library) is None:
+            missing.append(library)
+        else:
             ways[name] = _folded(factorize)
-    lines = [f"| stream | fields | duplicates | {' | '.join(ways)} | C++ / fastest library |", "|---" * (len(ways) + 4) + "|"]
+    lines = [f"**Not compared, since not installed: {', '.join(missing)}** (pip install pandas polars)", ""] if missing else []
+    lines += [f"| stream | fields | duplicates | {' | '.join(ways)} | C++ / fastest library |", "|---" * (len(ways) + 4) + "|"]
     for shape, duplicates, fields in [
         *(("zipf", d, 1) for d in (0.25, 0.5, 0.75, 0.9)),
         *(("uniform", 0.75, f) for f in (1, 4)),

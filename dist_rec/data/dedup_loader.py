@@ -4,6 +4,7 @@ import copy
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, cast
@@ -20,6 +21,7 @@ class _Failed:
 
 
 _END = object()
+STOP_S = 5.0  # that leaving early waits for the thread
 
 
 class DedupLoader:
@@ -71,9 +73,10 @@ class DedupLoader:
                     raise batch.error
                 yield batch
         finally:
-            # The worker may be waiting for room.
+            # The worker may wait for room; if it waits for its loader instead, it ends with the next batch or the process.
             stopped.set()
-            while worker.is_alive():
+            given_up = time.monotonic() + STOP_S
+            while worker.is_alive() and time.monotonic() < given_up:
                 try:
                     ready.get(timeout=0.01)
                 except queue.Empty:
@@ -96,9 +99,9 @@ class DedupLoader:
     def _work(self, ready: "queue.Queue[Any]", stopped: threading.Event) -> None:
         try:
             for batch in self.loader:
-                ready.put(self.deduplicate(batch))
                 if stopped.is_set():
                     return
+                ready.put(self.deduplicate(batch))
             ready.put(_END)
         except BaseException as error:  # raised again where the batches are consumed
             ready.put(_Failed(error))

@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -101,6 +103,25 @@ def test_the_extension_checks_its_buffers() -> None:
         host.pack_bits(np.zeros(4, np.int32), 4, np.zeros(2, np.int32), 2, 33)
     with pytest.raises(ValueError, match="one more word"):
         host.unpack_bits(np.zeros(2, np.int32), 2, np.zeros(9, np.int32), 9, 5)
+
+
+def test_memory_that_runs_out_is_an_error_and_the_next_call_works() -> None:
+    """In a process of its own, whose memory is limited for one call."""
+    code = """
+import resource, numpy as np
+from dist_rec.data.dedup import unique_tokens
+unique_tokens([np.arange(10)])
+ids = np.arange(3_000_000)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 110 * 2**20, resource.RLIM_INFINITY))
+try:
+    unique_tokens([ids])
+except MemoryError:
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print("out of memory, then", len(unique_tokens([np.arange(10)]).columns[0]))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 0 and ran.stdout == "out of memory, then 10\n", ran.stdout + ran.stderr
 
 
 def test_without_the_extension_the_result_is_the_same_and_said_once(

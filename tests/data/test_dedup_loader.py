@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from dist_rec.data import dedup_loader
 from dist_rec.data.dedup_loader import DedupLoader
 from dist_rec.data.unique_features import UniqueFeatures
 from tests.data.test_unique_features import features_of
@@ -137,6 +138,25 @@ def test_leaving_early_stops_the_thread() -> None:
     assert _threads() == 1
     batches.close()  # pyright: ignore[reportAttributeAccessIssue] - a generator
     assert _threads() == 0 and len(taken) < 10
+
+
+def test_leaving_early_does_not_wait_for_a_loader_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dedup_loader, "STOP_S", 0.05)
+    go_on = threading.Event()
+
+    def hanging() -> Iterator[KeyedJaggedTensor]:
+        yield FEATURES
+        go_on.wait(30)
+
+    batches = iter(DedupLoader(hanging()))
+    next(batches)
+    batches.close()  # pyright: ignore[reportAttributeAccessIssue] - a generator
+    assert _threads() == 1 and not go_on.is_set()
+    go_on.set()
+    deadline = time.monotonic() + 10
+    while _threads() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert _threads() == 0
 
 
 def test_works_ahead_in_a_thread_of_its_own() -> None:

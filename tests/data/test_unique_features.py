@@ -132,3 +132,18 @@ def test_refuses_weights_and_strides_per_key(make) -> None:
     )
     with pytest.raises(ValueError, match=r"a stride per key \(\[1, 2\]\)"):
         make(varying)
+
+
+def test_every_tensor_lives_as_long_as_a_stream_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments are made on the stream that deduplicates and read by another's backward."""
+    recorded: list[int] = []
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: recorded.append(id(self)))
+    unique = UniqueFeatures.on_device(features_of({"a": [[9, 4, 9]], "b": [[1]]}))
+    unique.record_stream(torch.Stream(device="cpu"))
+    assert isinstance(unique.tensors, dict) and unique.segments is not None
+    held = [*unique.tensors.values(), *(x for of in unique.segments.values() for x in (of.order, of.offsets))]
+    assert sorted(recorded) == sorted(map(id, held))
+    packet = UniqueFeatures.of(features_of({"a": [[9]]}))
+    recorded.clear()
+    packet.record_stream(torch.Stream(device="cpu"))
+    assert len(recorded) == 1, "one buffer"
