@@ -105,15 +105,16 @@ def test_the_extension_checks_its_buffers() -> None:
         host.unpack_bits(np.zeros(2, np.int32), 2, np.zeros(9, np.int32), 9, 5)
 
 
-def test_memory_that_runs_out_is_an_error_and_the_next_call_works() -> None:
-    """In a process of its own, whose memory is limited for one call."""
-    code = """
+@pytest.mark.parametrize("mib", [40, 80, 150])
+def test_memory_that_runs_out_is_an_error_and_the_next_call_works(mib: int) -> None:
+    """In a process of its own, whose memory is limited for one call: results, tables of several sizes, or growing ends it."""
+    code = f"""
 import resource, numpy as np
 from dist_rec.data.dedup import unique_tokens
 unique_tokens([np.arange(10)])
 ids = np.arange(3_000_000)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 110 * 2**20, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + {mib} * 2**20, resource.RLIM_INFINITY))
 try:
     unique_tokens([ids])
 except MemoryError:
