@@ -93,8 +93,9 @@ class DedupEmbeddingBagCollection(_DedupCollection):
 
     Forward: `UniqueFeatures` (from `DedupLoader`) -> `KeyedTensor` (B, sum of D), as the wrapped collection gives. The tables
     are held, and sharded, as `EmbeddingCollection`s, one per row width, under `<path>.collections.dim_<width>`; state dicts
-    have the keys of the wrapped collection. Between ranks there travel distinct rows instead of pooled ones: fewer
-    bytes where samples share their ids, more where bags are long and all different.
+    have the keys of the wrapped collection. Weights survive sharding, as those of an `EmbeddingCollection` do; a plain bag
+    collection that stands on a CPU draws new ones then (TorchRec 1.8.0). Between ranks there travel distinct rows instead of
+    pooled ones: fewer bytes where samples share their ids, more where bags are long and all different.
 
     Args:
         collection, dedup: as in `DedupEmbeddingCollection`.

@@ -130,7 +130,19 @@ def _sharded(pooled: bool, dedup: Dedup, sharding: str, optimizer: type[torch.op
     sharder = sharders[isinstance(inner, EmbeddingBagCollection)]
     shards = {name: ways[sharding](table) for table, name in enumerate(TABLES)}
     of_module = sharding_plan.construct_module_sharding_plan(inner, shards, sharder, world, world, device_type="cpu")
-    return DistributedModelParallel(model, device=CPU, plan=ShardingPlan({place: of_module}), sharders=sharders)
+    dmp = DistributedModelParallel(model, device=CPU, plan=ShardingPlan({place: of_module}), sharders=sharders)
+    if isinstance(collection, EmbeddingBagCollection):
+        _fill(dmp, collection)
+    return dmp
+
+
+def _fill(dmp: DistributedModelParallel, collection: EmbeddingBagCollection) -> None:
+    """Weights from before sharding into a plain bag collection, which on a CPU draws new ones then (TorchRec 1.8.0)."""
+    state = dmp.state_dict()
+    for name, table in collection.state_dict().items():
+        for shard in state[f"ec.{name}"].local_shards():
+            (row, column), (height, width) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
+            shard.tensor.detach().copy_(table[row : row + height, column : column + width])
 
 
 @dataclass
