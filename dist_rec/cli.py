@@ -30,12 +30,15 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Checkpoint folder to go on from.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, plan and costs; train nothing.")] = False,
     check_only: Annotated[bool, typer.Option("--check-only", help="Check recipe and schema, start nothing.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Profile 4 steps; --set run.trace_steps=n for another number.")
+    ] = False,
 ) -> None:
     """Train by a recipe, on every rank that torchrun started (or on one)."""
     from dist_rec.config import load_config
     from dist_rec.data.schema import load_schema
 
-    config = load_config(recipe, overrides)
+    config = load_config(recipe, [*(["run.trace_steps=4"] if trace else []), *(overrides or [])])
     load_schema(config.data.path, config.data.leave_out)
     if check_only:
         return

@@ -215,13 +215,33 @@ class OptimConfig(Strict):
         description="sync: DDP, W_k = W_{k-1} + g_k. delayed: the all-reduce of g_k is waited for one step later.",
     )
     warmup_sync_steps: int = Field(
-        default=0, ge=0, description="With delayed: this many first steps apply their own gradient at once."
+        default=1000, ge=0, description="With delayed: this many first steps apply their own gradient at once."
     )
-    optimizer: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description="Torch optimizer of the dense parameters.")
+    staleness: Literal["none", "extrapolate", "compensate", "error_feedback"] = Field(
+        default="none", description="Correction of late gradients, see dist_rec/optim/staleness.py."
+    )
+    compensation: float = Field(default=0.04, ge=0.0, description="Factor of staleness: compensate.")
+    delayed_lr_factor: float = Field(default=1.0, gt=0.0, le=1.0, description="Factor of the learning rate of late updates.")
+    compress: Literal["none", "bf16"] = Field(
+        default="none", description="bf16: fp32 gradients travel in bf16; what rounding takes is added to the next one."
+    )
+    bucket_cap_mb: float = Field(default=25.0, gt=0.0, description="Largest bucket of the dense all-reduce, in MB.")
+    accumulation_steps: int = Field(
+        default=1, ge=1, description="Batches per dense update; sparse rows are updated by every batch."
+    )
+    skip_nonfinite: bool = Field(
+        default=True, description="Drop a dense gradient with an infinity or a NaN, on all ranks alike."
+    )
+    optimizer: Literal["adamw", "adam", "adagrad", "sgd", "muon"] = Field(
+        default="adamw",
+        description="Torch optimizer of the dense parameters. muon: for matrices, at AdamW's scale; AdamW for the rest.",
+    )
     lr: float = Field(default=1e-3, gt=0.0, description="Learning rate at its highest.")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Of Adam and AdamW.")
-    momentum: float = Field(default=0.0, ge=0.0, lt=1.0, description="Of SGD.")
-    weight_decay: float = Field(default=0.01, ge=0.0, description="Decoupled in AdamW, added to the gradient in Adam and SGD.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Of Adam, of AdamW and of the AdamW beside Muon.")
+    momentum: float = Field(default=0.0, ge=0.0, lt=1.0, description="Of SGD (Muon has its own, 0.95).")
+    weight_decay: float = Field(
+        default=0.01, ge=0.0, description="Decoupled in AdamW and Muon, added to the gradient elsewhere."
+    )
     clip_norm: float | None = Field(default=1.0, gt=0.0, description="Largest norm of the reduced dense gradient.")
     warmup_steps: int = Field(default=0, ge=0, description="Linear warm-up of the dense learning rate, in applied updates.")
     decay: Literal["none", "linear", "cosine"] = Field(default="cosine", description="Of the learning rate after its warm-up.")
@@ -258,6 +278,9 @@ class RunConfig(Strict):
     )
     log_every: int = Field(default=20, ge=1, description="Steps between two log lines.")
     deterministic: bool = Field(default=False, description="Refuse operators without a deterministic form.")
+    trace_steps: int = Field(
+        default=0, ge=0, description="Record this many steps with torch's profiler, after the pipeline has filled; 0 none."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":

@@ -34,6 +34,7 @@ from dist_rec.train.metrics import TaskMetrics
 from dist_rec.train.pipeline import CountedBatches, make_optimizer, make_pipeline, plan_model, run_through, shard_model
 from dist_rec.train.ranks import Ranks
 from dist_rec.train.report import RunLog
+from dist_rec.train.trace import StepTrace
 from dist_rec.train.window import Window
 
 
@@ -55,7 +56,8 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
     loader, total_steps = train_loader(config, schema, ranks)
     model, plan = plan_model(schema, config, ranks)
     dmp = shard_model(model, plan, config, ranks)
-    optimizer = make_optimizer(dmp, config.optim, total_steps, ranks)
+    per_update = config.optim.accumulation_steps
+    optimizer = make_optimizer(dmp, config.optim, total_steps // per_update, ranks, max(config.run.log_every // per_update, 1))
     torch.manual_seed(config.run.seed * ranks.world_size + ranks.rank)  # dropout differs between ranks
     if resume is not None:
         # The position first: a checkpoint without one also lacks the optimizer, and this says so.
@@ -63,27 +65,30 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
         load_checkpoint(resume, dmp, optimizer, ranks)
         loader.load_state_dict(position["data"])
         restore_random_state(position["random"])
-        if optimizer.steps >= total_steps:
-            raise ConfigError(f"{resume}: saved after step {optimizer.steps} of {total_steps}; there is nothing left to train")
+        if optimizer.steps * per_update >= total_steps:
+            raise ConfigError(
+                f"{resume}: saved after step {optimizer.steps * per_update} of {total_steps}; there is nothing left to train"
+            )
     run = _Run(config, schema, ranks, log, dmp)
 
     batches = CountedBatches(loader, ranks)
     pipeline = make_pipeline(dmp, optimizer, config.embedding, ranks.device)
     cache = CacheMeter(dmp)
-    window, step, enough = Window(ranks), optimizer.steps, False
+    window, step, enough = Window(ranks), optimizer.steps * per_update, False
+    trace = StepTrace(log.folder, config.run.trace_steps, ranks)
     while step < total_steps and not enough:
         # Between two stops the pipeline is full; at a stop it is empty, so that evaluating and saving see whole steps.
         stop = int(min(_next(step, run.eval_every), _next(step, config.checkpoint.every_steps), total_steps))
         for loss, _ in run_through(pipeline, islice(batches, stop - step)):
             step += 1
             window.add(loss, batches.trained())
+            trace.step()
             if step % config.run.log_every == 0 or step == total_steps:
                 log.training(
                     step,
                     total_steps,
                     window.close(),
-                    lr=optimizer.param_groups[0]["lr"],
-                    grad_norm=optimizer.grad_norm,
+                    optimizer=optimizer,
                     cache=cache.since_last(),
                 )
         pipeline.detach()
@@ -96,16 +101,22 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
             save_checkpoint(log.checkpoints / f"step-{step}", dmp, optimizer, position, ranks)
         window.restart()
     optimizer.flush()
+    for line in trace.close():
+        log.say(line)
     if config.checkpoint.at_end:
         save_checkpoint(log.checkpoints / "last", dmp, None, None, ranks)
     return run.finish(step)
 
 
 def train_loader(config: Config, schema: Schema, ranks: Ranks) -> tuple[StatefulDataLoader, int]:
-    """The training batches of this rank, all epochs in a row, and the number of steps of the run."""
+    """The training batches of this rank, all epochs in a row, and the number of steps of the run: whole dense updates."""
     reader = make_reader(config, schema, ranks, config.data.train, train=True)
     steps = reader.steps_per_epoch(config.data.workers) * config.run.epochs
-    return make_loader(reader, config.data.workers), min(steps, config.run.max_steps or steps)
+    steps = min(steps, config.run.max_steps or steps)
+    whole = steps - steps % config.optim.accumulation_steps
+    if whole == 0:
+        raise ConfigError(f"optim.accumulation_steps={config.optim.accumulation_steps}: the run has only {steps} batches")
+    return make_loader(reader, config.data.workers), whole
 
 
 def make_reader(config: Config, schema: Schema, ranks: Ranks, folders: list[str], *, train: bool) -> RequestReader:
@@ -125,7 +136,11 @@ def make_reader(config: Config, schema: Schema, ranks: Ranks, folders: list[str]
 
 
 def check_selection(config: Config) -> None:
-    """Raises ConfigError if the recipe chooses weights by a validation split that it does not have."""
+    """Raises ConfigError if the recipe chooses weights by a validation split that it does not have, or would save while
+    gradients are being accumulated."""
+    every, per_update = config.checkpoint.every_steps, config.optim.accumulation_steps
+    if every % per_update:
+        raise ConfigError(f"checkpoint.every_steps={every} must be a multiple of optim.accumulation_steps={per_update}")
     if config.run.select_best != "none" and not config.data.valid:
         raise ConfigError(f"run.select_best={config.run.select_best} needs data.valid, got none")
 

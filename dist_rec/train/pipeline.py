@@ -8,6 +8,7 @@
                     backward, step     unique ids                copy
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,12 +21,13 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import PrefetchTrainPipelineSparseDist, TrainPipelineSparseDist
 from torchrec.distributed.types import ShardingPlan
 
-from dist_rec.config import Config, EmbeddingConfig, OptimConfig
+from dist_rec.config import Config, ConfigError, EmbeddingConfig, OptimConfig
 from dist_rec.data.packed_batch import PackedBatch
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.cache import caches
 from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
 from dist_rec.models.build import RankingModel, build_model
+from dist_rec.optim.dense import DenseFactory
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.optim.schedule import lr_factor
 from dist_rec.train.ranks import Ranks
@@ -49,13 +51,23 @@ def shard_model(model: RankingModel, plan: ShardingPlan, config: Config, ranks: 
     )
 
 
-def make_optimizer(dmp: nn.Module, config: OptimConfig, total_updates: int, ranks: Ranks) -> HybridOptimizer:
+def make_optimizer(
+    dmp: nn.Module, config: OptimConfig, total_updates: int, ranks: Ranks, health_every: int = 0
+) -> HybridOptimizer:
     """The hybrid optimizer a recipe asks for."""
     return HybridOptimizer(
         dmp,
         _dense_factory(config),
         dense_update=config.dense_update,
         warmup_sync_steps=config.warmup_sync_steps,
+        accumulation_steps=config.accumulation_steps,
+        skip_nonfinite=config.skip_nonfinite,
+        staleness=config.staleness,
+        compensation=config.compensation,
+        delayed_lr_factor=config.delayed_lr_factor,
+        health_every=health_every,
+        bucket_cap_mb=config.bucket_cap_mb,
+        compress=config.compress,
         clip_norm=config.clip_norm,
         lr_factor=lr_factor(config, total_updates),
         group=ranks.dense_group,
@@ -70,11 +82,29 @@ def make_pipeline(
     return kind(dmp, optimizer, device)
 
 
-def _dense_factory(config: OptimConfig) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+def _dense_factory(config: OptimConfig) -> DenseFactory:
     if config.optimizer == "sgd":
         return lambda p: torch.optim.SGD(p, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return lambda p: kind(p, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    if config.optimizer == "adagrad":
+        return lambda p: torch.optim.Adagrad(p, lr=config.lr, weight_decay=config.weight_decay)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+
+    def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return kind(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+    return functools.partial(_muon, config, adam) if config.optimizer == "muon" else adam
+
+
+def _muon(
+    config: OptimConfig, adam: Callable[[list[nn.Parameter]], torch.optim.Optimizer], parameters: list[nn.Parameter]
+) -> list[torch.optim.Optimizer]:
+    """Muon orthogonalises matrices; its updates are scaled to the size of AdamW's, so that one learning rate fits both."""
+    if not hasattr(torch.optim, "Muon"):
+        raise ConfigError(f"optim.optimizer=muon needs torch 2.9 or later, got {torch.__version__}")
+    matrices = [p for p in parameters if p.ndim == 2]
+    others = [p for p in parameters if p.ndim != 2]
+    muon = torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+    return [muon, adam(others)]
 
 
 @dataclass(frozen=True)

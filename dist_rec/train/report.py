@@ -7,12 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from dist_rec.embedding.cache import CacheUse
+from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.train.metrics import TaskMetrics
 from dist_rec.train.window import WindowStats
 
@@ -61,15 +61,14 @@ class RunLog:
         total_steps: int,
         window: WindowStats,
         *,
-        lr: float,
-        grad_norm: torch.Tensor | None,
+        optimizer: HybridOptimizer,
         cache: CacheUse | None = None,
     ) -> None:
-        """A window of training steps; `cache` is what this rank's caches of tables in host memory did in it."""
+        """A window of training steps, with the optimizer's state after it; `cache` is what this rank's caches of tables in
+        host memory did in it."""
         if not self._is_main:
             return
-        norm = float(grad_norm) if grad_norm is not None else None
-        row = {"event": "train", "step": step, "lr": lr, "grad_norm": norm, **asdict(window)}
+        row = {"event": "train", "step": step, **_optimizer_row(optimizer), **asdict(window)}
         if cache is not None:
             fetched = cache.fetched_bytes / window.steps
             row |= {"cache_hit_rate": cache.hit_rate, "cache_fetched_bytes_per_step": fetched}
@@ -107,6 +106,17 @@ class RunLog:
         for name, value in row.items():
             if isinstance(value, int | float) and name != "step":
                 self._board.add_scalar(f"{prefix}/{name}", value, row["step"])
+
+
+def _optimizer_row(optimizer: HybridOptimizer) -> dict[str, Any]:
+    """Learning rate, gradients and, where measured, whether a step of delay is harmless; reading them waits for the device."""
+    norm, health = optimizer.grad_norm, optimizer.health
+    row: dict[str, Any] = {"lr": optimizer.param_groups[0]["lr"], "grad_norm": None if norm is None else float(norm)}
+    row["skipped_updates"] = optimizer.skipped
+    if health is not None:
+        row["gradient_cosine"] = float(health.gradient_cosine)
+        row["relative_update"] = float(health.update_norm / health.weight_norm)
+    return row
 
 
 def _count(value: float) -> str:
