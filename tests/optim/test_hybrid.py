@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
+from torchrec.optim.keyed import KeyedOptimizer
 
 from dist_rec.optim.dense import DenseFactory
 from dist_rec.optim.hybrid import DenseUpdate, HybridOptimizer
@@ -34,7 +35,8 @@ DENSE: dict[str, DenseFactory] = {
 @dataclass(frozen=True)
 class Run:
     """One way to drive the optimizer; `extra` adds a parameter that has a gradient on some ranks in some steps only. `wrap`:
-    DDP as TorchRec builds it, or none; its buckets are so small that there are several, and it rebuilds them after step 1."""
+    DDP as TorchRec builds it, or none; its buckets are so small that there are several, and it rebuilds them after step 1.
+    `switch`: to the other kind of update and back in the middle."""
 
     dense: str
     update: DenseUpdate = "delayed"
@@ -44,6 +46,7 @@ class Run:
     extra: bool = False
     staleness: Staleness = "none"
     wrap: Literal["none", "ddp"] = "none"
+    switch: bool = False
 
 
 RUNS = [
@@ -61,6 +64,8 @@ RUNS = [
     Run("two", extra=True),
     *(Run(dense, "delayed", 3, accumulation=n, wrap="ddp") for dense in ("sgd", "adagrad", "adamw") for n in (1, 3)),
     *(Run(dense, "sync", accumulation=n, wrap="ddp") for dense in ("sgd", "adagrad", "adamw") for n in (1, 3)),
+    *(Run("adamw", update, switch=True) for update in ("sync", "delayed")),
+    *(Run("adamw", update, switch=True, wrap="ddp") for update in ("sync", "delayed")),
 ]
 
 
@@ -83,6 +88,15 @@ class Net(nn.Module):
 
 
 BUCKET_MB = 0.00085
+
+
+SWITCHED = range(7, 14)  # the steps of the other kind
+
+
+def _update_of(run: Run, step: int) -> DenseUpdate:
+    if not run.switch or step not in SWITCHED:
+        return run.update
+    return "sync" if run.update == "delayed" else "delayed"
 
 
 def _lr_factor(applied: int) -> float:
@@ -121,11 +135,14 @@ def simulate(run: Run, world_size: int) -> list[Tensor]:
         last, last_move, applied = gradients, move, applied + 1
 
     for step in range(1, STEPS + 1):
+        if waiting is not None and _update_of(run, step) == "sync":
+            apply(*waiting, late=True)
+            waiting = None
         batches = range((step - 1) * run.accumulation, step * run.accumulation)
         losses = [net(batch, rank) for batch in batches for rank in range(world_size)]
         gradients = list(torch.autograd.grad(sum(losses) / len(losses), parameters, allow_unused=True))
         at = [p.detach().clone() for p in parameters]
-        if run.update == "sync" or step <= run.warmup:
+        if _update_of(run, step) == "sync" or step <= run.warmup:
             apply(gradients, at, late=False)
         else:
             if waiting is not None:
@@ -175,6 +192,8 @@ def trajectory(run: Run) -> list[Tensor]:
     net, optimizer = _start(run, seed=_rank())
     weights = []
     for step in range(1, STEPS + 1):
+        if optimizer.dense_update != _update_of(run, step):
+            optimizer.dense_update = _update_of(run, step)
         _step(net, optimizer, step, run.accumulation)
         weights.append(_flat(net))
     reduce = optimizer.all_reduce
@@ -280,9 +299,26 @@ def _on_ranks() -> dict[str, Any]:
         "plain_ddp": [plain_ddp_trajectory(run) for run in PLAIN],
         "by_bucket": keyed_by_bucket(BY_BUCKET),
         "resumed": [resumed(run, at) for run in RESUMED for at in RESUMED_AT],
+        "not_finite": not_finite(),
         "compressed": [resumed(Run("adamw"), at, compress="bf16") for at in RESUMED_AT],
     }
     return found
+
+
+BAD_STEP = 4
+
+
+def not_finite() -> tuple[list[Tensor], int]:
+    """In one step one rank has a NaN in one gradient."""
+    net, optimizer = _start(Run("adamw"))
+    weights = []
+    for step in range(1, 8):
+        optimizer.zero_grad()
+        loss = net(step - 1, _rank())
+        (loss * float("nan") if step == BAD_STEP and _rank() == 1 else loss).backward()
+        optimizer.step()
+        weights.append(_flat(net))
+    return weights, optimizer.skipped
 
 
 PLAIN = [Run(dense, "sync", wrap="ddp") for dense in ("sgd", "adagrad", "adamw")]
@@ -348,6 +384,120 @@ def test_ranks_resume_bitwise(ranks: list[dict[str, Any]]) -> None:
         assert all(torch.equal(straight, again) for straight, again in [*rank["resumed"], *rank["compressed"]])
     every = zip(*(rank["resumed"] for rank in ranks), strict=True)
     assert all(torch.equal(mine[0], theirs[0]) for mine, *others in every for theirs in others)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_on_all_ranks(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        weights, skipped = rank["not_finite"]
+        assert skipped == 1 and torch.equal(weights[-1], ranks[0]["not_finite"][0][-1])
+        assert torch.equal(weights[BAD_STEP], weights[BAD_STEP - 1]), "the update of step 5 would have been the bad gradient"
+        assert not torch.equal(weights[BAD_STEP + 1], weights[BAD_STEP])
+        truth = simulate(Run("adamw"), len(ranks))
+        torch.testing.assert_close(weights[BAD_STEP - 1], truth[BAD_STEP - 1], rtol=0.0, atol=TOLERANCE)
+
+
+def _scaled(scaler: torch.amp.GradScaler | None) -> tuple[list[Tensor], HybridOptimizer]:
+    """Seven steps; the loss of the third overflows when scaled."""
+    net, optimizer = _start(Run("adamw"), grad_scaler=scaler)
+    weights = []
+    for step in range(1, 8):
+        optimizer.zero_grad()
+        loss = net(step - 1, 0)
+        loss = loss if scaler is None else scaler.scale(loss)
+        (loss * float("inf") if step == 3 else loss).backward()
+        optimizer.step()
+        weights.append(_flat(net))
+    return weights, optimizer
+
+
+def test_a_scaled_loss_changes_nothing_and_the_scale_follows_what_was_applied() -> None:
+    """A scale is a power of two, so the bits are the same; the bad gradient of step 3 is looked at in step 4."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+    plain, _ = _scaled(None)
+    scaled, optimizer = _scaled(scaler)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(scaled, plain, strict=True))
+    assert optimizer.skipped == 1 and scaler.get_scale() == 2.0**10, "halved after step 3's, doubled after three good ones"
+    assert float(optimizer.state_dict()["scales"][1]) == 2.0**9, "the gradient in flight keeps its own"
+
+
+def test_scaled_losses_and_fused_tables_do_not_go_together() -> None:
+    net = Net(False)
+    net.fused_optimizer = KeyedOptimizer({"table": torch.ones(1)}, {}, [])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="fused sparse optimizers apply their gradients inside the backward, still scaled"):
+        _optimizer(net, Run("sgd"), grad_scaler=torch.amp.GradScaler("cpu"))
+
+
+def test_recomputed_activations_and_a_compiled_model_change_nothing() -> None:
+    run = Run("sgd")
+    for wrapped in (
+        lambda net, step: torch.utils.checkpoint.checkpoint(net, step, 0, use_reentrant=False),
+        lambda net, step: torch.compile(net, backend="aot_eager")(step, 0),
+    ):
+        net, optimizer = _start(run)
+        for step in range(1, 8):
+            optimizer.zero_grad()
+            wrapped(net, step - 1).backward()
+            optimizer.step()
+        torch.testing.assert_close(_flat(net), simulate(run, 1)[6], rtol=0.0, atol=TOLERANCE)
+
+
+def test_parameters_may_join_later() -> None:
+    net, optimizer = _start(Run("plain_sgd", clip=None))
+    _step(net, optimizer, 1)
+    new = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    optimizer.add_parameters({"new": new}, lr=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (net(1, 0) + new.sum()).backward()
+        optimizer.step()
+    assert new.tolist() == pytest.approx([-0.5 * _lr_factor(1)] * 3), "late as the others, at its own rate"
+    assert optimizer.param_groups[1]["lr"] == pytest.approx(0.5 * _lr_factor(1)) and "new" in optimizer.params
+
+
+def test_half_way_through_an_accumulation_nothing_is_saved_or_switched() -> None:
+    net, optimizer = _start(Run("sgd", accumulation=3))
+    net(0, 0).backward()
+    optimizer.step()
+    for attempt in (optimizer.state_dict, lambda: setattr(optimizer, "dense_update", "sync")):
+        with pytest.raises(RuntimeError, match="1 of 3 gradients are added up"):
+            attempt()
+
+
+def test_the_start_is_synchronous_unless_told_otherwise() -> None:
+    torch.manual_seed(0)
+    net = Net(False)
+    optimizer = HybridOptimizer(net, torch.optim.AdamW)
+    _step(net, optimizer, 1)
+    assert optimizer.applied == 1 and optimizer.dense_update == "delayed"
+
+
+def test_late_updates_may_have_their_own_rate() -> None:
+    run = Run("plain_sgd", warmup=2, clip=None)
+    net, optimizer = _start(run, delayed_lr_factor=0.25)
+    seen = []
+    for step in range(1, 6):
+        _step(net, optimizer, step)
+        seen.append(optimizer.param_groups[0]["lr"] / 0.1)
+    late = [0.25 * _lr_factor(n) for n in (2, 3)]
+    assert seen == pytest.approx([_lr_factor(0), _lr_factor(1), _lr_factor(1), *late]), "step 3 applies nothing"
+
+
+def test_a_schedulers_rate_is_kept() -> None:
+    net = Net(False)
+    optimizer = HybridOptimizer(net, DENSE["sgd"], warmup_sync_steps=0, delayed_lr_factor=0.5)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    for step in range(1, 4):
+        _step(net, optimizer, step)
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**3)
+
+
+def test_health_is_measured_when_asked_for() -> None:
+    net, optimizer = _start(Run("sgd"), health_every=2)
+    for step in range(1, 5):
+        _step(net, optimizer, step)
+    assert optimizer.health is not None and optimizer.health.applied == 2
+    assert -1.0 <= float(optimizer.health.gradient_cosine) <= 1.0 and float(optimizer.health.update_norm) > 0
 
 
 def test_an_unknown_update_is_refused() -> None:

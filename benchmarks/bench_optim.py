@@ -1,0 +1,40 @@
+"""The late dense update: what it hides, what it may harm, where it becomes unstable.
+
+python -m benchmarks.bench_optim harmless --data quickstart --table FILE.csv [--part 0/2]
+python -m benchmarks.bench_optim report --table FILE.csv --out benchmarks/results/FILE.md
+"""
+
+import argparse
+from pathlib import Path
+
+from benchmarks.optim.harmless import DATA, run_study
+from benchmarks.optim.slow_link import check_machine, plot, slow_link
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    harmless = commands.add_parser("harmless", help="train; appends to a CSV, so that it can be stopped and continued")
+    harmless.add_argument("--data", choices=list(DATA), required=True)
+    harmless.add_argument("--table", type=Path, required=True)
+    harmless.add_argument("--part", default="0/1", help="i/n: every n-th run from the i-th, for n processes side by side")
+    link = commands.add_parser("slow-link", help="step times across a link of limited rate; Linux and root")
+    link.add_argument("--steps", type=int, default=12)
+    link.add_argument("--rounds", type=int, default=3)
+    link.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if options.command == "harmless":
+        first, count = (int(n) for n in options.part.split("/"))
+        run_study(options.data, options.table, (first, count))
+    elif options.command == "slow-link":
+        if missing := check_machine():
+            parser.error(missing)
+        lines, rows = slow_link(options.steps, options.rounds)
+        print("\n".join(lines))
+        if options.out:
+            options.out.write_text("\n".join(["# The dense all-reduce across a slow link", "", *lines]) + "\n")
+            plot(rows, options.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

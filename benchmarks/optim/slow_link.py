@@ -1,0 +1,169 @@
+"""Two hosts on one machine, joined by a slow link: how much of the dense all-reduce does each kind of update hide?
+
+The hosts are network namespaces joined by a veth pair; `tc` limits both directions with a token bucket. Needs Linux, root
+and iproute2.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Timing, provenance
+from benchmarks.optim.slow_link_rank import BATCH, BUCKET_MB, LAYERS, WIDTH
+
+RATIOS = (0.2, 0.5, 1.0, 2.0)  # time of the all-reduce alone, in units of the step without it
+GRADIENT_BYTES = LAYERS * (WIDTH * WIDTH + WIDTH) * 4
+NAMES = ("dist-rec-a", "dist-rec-b")
+KINDS = ("none", "sync", "stash", "delayed")
+
+
+def check_machine() -> str:
+    """What this machine lacks, or nothing."""
+    if sys.platform != "linux":
+        return f"network namespaces are Linux's, this is {sys.platform}"
+    for tool in ("ip", "tc"):
+        if shutil.which(tool) is None:
+            return f"found no `{tool}` on PATH; it comes with iproute2 (Debian: apt install iproute2)"
+    if os.geteuid() != 0:
+        return "network namespaces need root; call it with sudo -E"
+    return ""
+
+
+@contextmanager
+def two_hosts() -> Iterator[None]:
+    """Both namespaces, up and joined; taken away at the end, and before the start if an earlier run left them."""
+    _remove()
+    try:
+        for name in NAMES:
+            _call("ip", "netns", "add", name)
+        _call("ip", "link", "add", "dr0", "type", "veth", "peer", "name", "dr1")
+        for number, name in enumerate(NAMES):
+            _call("ip", "link", "set", f"dr{number}", "netns", name)
+            inside = ("ip", "netns", "exec", name, "ip")
+            _call(*inside, "addr", "add", f"10.9.0.{number + 1}/24", "dev", f"dr{number}")
+            _call(*inside, "link", "set", f"dr{number}", "up")
+            _call(*inside, "link", "set", "lo", "up")
+        yield
+    finally:
+        _remove()
+
+
+def set_rate(mbit: float | None) -> None:
+    """Limits both directions, or lifts the limit."""
+    for number, name in enumerate(NAMES):
+        inside, device = ("ip", "netns", "exec", name, "tc", "qdisc"), f"dr{number}"
+        if mbit is None:
+            subprocess.run([*inside, "del", "dev", device, "root"], check=False, capture_output=True)
+        else:
+            limit = ("tbf", "rate", f"{mbit:.0f}mbit", "burst", "256kb", "latency", "200ms")
+            _call(*inside, "replace", "dev", device, "root", *limit)
+
+
+def measure(steps: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds per step of every kind, as rank 0 saw them; torchrun on both hosts."""
+    with TemporaryDirectory() as folder:
+        processes = [_start(number, steps, rounds, Path(folder) / "seconds.json") for number in range(2)]
+        codes = [process.wait(timeout=580) for process in processes]
+        if any(codes):
+            raise RuntimeError(f"the ranks ended with {codes}; their output is above")
+        return json.loads((Path(folder) / "seconds.json").read_text())
+
+
+def _start(number: int, steps: int, rounds: int, out: Path) -> subprocess.Popen[bytes]:
+    command = ["ip", "netns", "exec", NAMES[number], sys.executable, "-m", "torch.distributed.run"]
+    command += ["--nnodes", "2", "--node-rank", str(number), "--nproc-per-node", "1"]
+    command += ["--master-addr", "10.9.0.1", "--master-port", "29700", "-m", "benchmarks.optim.slow_link_rank"]
+    command += ["--steps", str(steps), "--rounds", str(rounds), "--out", str(out)]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": f"dr{number}", "TP_SOCKET_IFNAME": f"dr{number}", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment)
+
+
+def slow_link(steps: int, rounds: int) -> tuple[list[str], list[dict[str, Any]]]:
+    """Lines of the page and a row per link rate."""
+    rows = []
+    with two_hosts():
+        free = measure(steps, rounds)
+        rows.append(_row(None, free))
+        compute = float(np.median(free["none"]))
+        for ratio in RATIOS:
+            mbit = GRADIENT_BYTES * 8 / (ratio * compute) / 1e6
+            set_rate(mbit)
+            rows.append(_row(mbit, measure(steps, rounds)))
+            print(rows[-1], flush=True)
+    title = (
+        f"{LAYERS} layers of {WIDTH} x {WIDTH} and a small sharded table: {GRADIENT_BYTES / 1e6:.1f} MB of dense gradients in "
+        f"buckets of {BUCKET_MB:.0f} MB, {BATCH} samples per rank, AdamW, TorchRec's `TrainPipelineSparseDist`; two hosts with "
+        f"one rank of one thread each, gloo. {rounds} rounds of {steps} steps of every kind in turns. Milliseconds per step."
+    )
+    lines = [*provenance(), "", title, "", *_table(rows)]
+    return lines, rows
+
+
+def _row(mbit: float | None, seconds: dict[str, list[float]]) -> dict[str, Any]:
+    mean = {kind: float(np.mean(values)) for kind, values in seconds.items()}
+    exposed = mean["sync"] - mean["none"]
+    timing = {kind: str(Timing(*np.percentile(values, [20, 50, 80]))) for kind, values in seconds.items()}
+    return {
+        "link": "unlimited" if mbit is None else f"{mbit:.0f} Mbit/s",
+        "ratio": mean["reduce"] / mean["none"],
+        "mean": mean,
+        "timing": timing,
+        "ideal": max(mean["none"], mean["reduce"]),
+        "hidden": (mean["sync"] - mean["delayed"]) / exposed if exposed > 0 else float("nan"),
+        "stash_hidden": (mean["sync"] - mean["stash"]) / exposed if exposed > 0 else float("nan"),
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    lines = ["| link | all-reduce alone | of a step | no all-reduce | sync (DDP) | stashed | delayed | ideal | hidden |"]
+    lines += ["| --- " * 9 + "|"]
+    for row in rows:
+        cells = [row["link"], row["timing"]["reduce"], f"{row['ratio']:.2f}", *(row["timing"][kind] for kind in KINDS)]
+        lines.append(f"| {' | '.join(cells)} | {1e3 * row['ideal']:.1f} | {row['hidden']:.0%} |")
+    means = "| link | no all-reduce | sync | stashed | delayed | ideal: max(step, all-reduce) |"
+    lines += ["", "Means, ms:", "", means, "| --- " * 6 + "|"]
+    for row in rows:
+        values = [f"{1e3 * row['mean'][kind]:.1f}" for kind in KINDS] + [f"{1e3 * row['ideal']:.1f}"]
+        lines.append(f"| {row['link']} | {' | '.join(values)} |")
+    return lines
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    ratios = [row["ratio"] for row in rows]
+    names = {"sync": "sync (DDP)", "stash": "gradients stashed, DDP waits", "delayed": "delayed", "none": "no all-reduce"}
+    for kind, name in names.items():
+        axes.plot(ratios, [1e3 * row["mean"][kind] for row in rows], marker="o", label=name, zorder=3)
+    axes.plot(ratios, [1e3 * row["ideal"] for row in rows], "k--", label="max(step, all-reduce)")
+    axes.set_xlabel("all-reduce alone / step without it")
+    axes.set_ylabel("ms per step")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def _call(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
+
+
+def _remove() -> None:
+    for name in NAMES:
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)

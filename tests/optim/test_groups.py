@@ -1,0 +1,25 @@
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from dist_rec.optim.groups import broadcast_parameters, host_group_of, own_group
+from tests.helpers.ranks import run_ranks
+
+
+def _groups() -> tuple[bool, bool, str, float]:
+    mine = own_group(None)
+    assert mine is not None
+    host = host_group_of(mine)
+    parameter = nn.Parameter(torch.full((2,), float(dist.get_rank() + 7)))
+    broadcast_parameters({"p": parameter}, mine)
+    return mine is not dist.group.WORLD, own_group(mine) is mine, dist.get_backend(host), parameter.sum().item()
+
+
+def test_a_group_of_its_own_and_rank_0s_values() -> None:
+    assert run_ranks(_groups, 2) == [(True, True, "gloo", 14.0)] * 2
+
+
+def test_without_ranks_there_are_no_groups() -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    broadcast_parameters({"p": parameter}, None)
+    assert own_group(None) is None and host_group_of(None) is None and parameter.sum() == 2
