@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.optim.harmless import DATA, run_study
-from benchmarks.optim.slow_link import check_machine, plot, slow_link
+from benchmarks.optim.slow_link import check_machine, plot, slow_link, trace
 
 
 def main() -> None:
@@ -22,13 +22,20 @@ def main() -> None:
     link.add_argument("--steps", type=int, default=12)
     link.add_argument("--rounds", type=int, default=3)
     link.add_argument("--out", type=Path)
+    traced = commands.add_parser("trace", help="draw dist-rec train --trace across such a link; Linux and root")
+    traced.add_argument("--recipe", default="launch/recipes/quickstart.yaml")
+    traced.add_argument("--mbit", type=float, default=100.0)
+    traced.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     if options.command == "harmless":
         first, count = (int(n) for n in options.part.split("/"))
         run_study(options.data, options.table, (first, count))
-    elif options.command == "slow-link":
-        if missing := check_machine():
-            parser.error(missing)
+        return
+    if missing := check_machine():
+        parser.error(missing)
+    if options.command == "trace":
+        trace(options.recipe, options.mbit, options.out)
+    else:
         lines, rows = slow_link(options.steps, options.rounds)
         print("\n".join(lines))
         if options.out:

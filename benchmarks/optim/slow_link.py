@@ -79,12 +79,38 @@ def measure(steps: int, rounds: int) -> dict[str, list[float]]:
 
 
 def _start(number: int, steps: int, rounds: int, out: Path) -> subprocess.Popen[bytes]:
+    arguments = ["-m", "benchmarks.optim.slow_link_rank", "--steps", str(steps), "--rounds", str(rounds), "--out", str(out)]
+    return _torchrun(number, arguments)
+
+
+def _torchrun(number: int, arguments: list[str]) -> subprocess.Popen[bytes]:
+    """One rank on host `number`."""
     command = ["ip", "netns", "exec", NAMES[number], sys.executable, "-m", "torch.distributed.run"]
     command += ["--nnodes", "2", "--node-rank", str(number), "--nproc-per-node", "1"]
-    command += ["--master-addr", "10.9.0.1", "--master-port", "29700", "-m", "benchmarks.optim.slow_link_rank"]
-    command += ["--steps", str(steps), "--rounds", str(rounds), "--out", str(out)]
+    command += ["--master-addr", "10.9.0.1", "--master-port", "29700", *arguments]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": f"dr{number}", "TP_SOCKET_IFNAME": f"dr{number}", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment)
+
+
+def trace(recipe: str, mbit: float, out: Path) -> None:
+    """`dist-rec train --trace` of a recipe across the link, drawn."""
+    from benchmarks.plot_trace import draw, read
+
+    with two_hosts(), TemporaryDirectory() as folder:
+        set_rate(mbit)
+        arguments = ["-m", "dist_rec.cli", "train", recipe, "--trace", "--set", f"run.out={folder}", "--set", "run.name=traced"]
+        for change in (
+            "run.max_steps=60",
+            "data.valid=[]",
+            "data.test=[]",
+            "optim.warmup_sync_steps=10",
+            "optim.bucket_cap_mb=0.1",
+        ):
+            arguments += ["--set", change]
+        processes = [_torchrun(number, arguments) for number in range(2)]
+        if any([process.wait(timeout=580) for process in processes]):
+            raise RuntimeError("training failed; its output is above")
+        draw(read(Path(folder) / "traced" / "trace" / "rank0.json"), out)
 
 
 def slow_link(steps: int, rounds: int) -> tuple[list[str], list[dict[str, Any]]]:

@@ -13,18 +13,20 @@ WARMUP = 2  # the profiler's own, not recorded
 
 class StepTrace:
     """Records `steps` steps of each rank to `folder/trace/rank<n>.json`, for chrome://tracing or Perfetto; 0 records nothing.
+    The first `skipped` steps, such as a synchronous start, are left out.
 
     The labels `dense all-reduce: start bucket ...`, `dense all-reduce: wait` and `dense update: apply` are the optimizer's.
     """
 
-    def __init__(self, folder: Path, steps: int, ranks: Ranks) -> None:
+    def __init__(self, folder: Path, steps: int, ranks: Ranks, skipped: int = 0) -> None:
         self._path = folder / "trace" / f"rank{ranks.rank}.json"
+        self._first = skipped + FILLING + WARMUP + 1
         self._written = False
         self._profile: profile | None = None
         if not steps:
             return
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if ranks.device.type == "cuda" else [])]
-        plan = schedule(wait=FILLING, warmup=WARMUP, active=steps, repeat=1)
+        plan = schedule(wait=skipped + FILLING, warmup=WARMUP, active=steps, repeat=1)
         self._profile = profile(activities=activities, schedule=plan, on_trace_ready=self._write)
         self._profile.start()
 
@@ -39,7 +41,7 @@ class StepTrace:
             return []
         self._profile.stop()
         if not self._written:
-            return [f"no trace: the run ended before step {FILLING + WARMUP + 1}"]
+            return [f"no trace: the run ended before step {self._first}"]
         return [f"trace: {self._path.parent}"]
 
     def _write(self, done: torch.profiler.profile) -> None:
