@@ -8,7 +8,10 @@ import argparse
 from pathlib import Path
 
 from benchmarks.optim.harmless import DATA, run_study
+from benchmarks.optim.rates import rates
+from benchmarks.optim.report import page
 from benchmarks.optim.slow_link import check_machine, plot, slow_link, trace
+from benchmarks.optim.stability import stability
 
 
 def main() -> None:
@@ -26,7 +29,15 @@ def main() -> None:
     traced.add_argument("--recipe", default="launch/recipes/quickstart.yaml")
     traced.add_argument("--mbit", type=float, default=100.0)
     traced.add_argument("--out", type=Path, required=True)
+    commands.add_parser("rates", help="where training diverges on the quickstart; prints tables")
+    commands.add_parser("stability", help="where a parabola diverges, and theory; prints a table")
+    report = commands.add_parser("report", help="prints the tables of the runs of harmless")
+    report.add_argument("tables", type=Path, nargs="+")
     options = parser.parse_args()
+    printed = {"rates": rates, "stability": stability, "report": lambda: page(options.tables)}
+    if options.command in printed:
+        print("\n".join(printed[options.command]()))
+        return
     if options.command == "harmless":
         first, count = (int(n) for n in options.part.split("/"))
         run_study(options.data, options.table, (first, count))

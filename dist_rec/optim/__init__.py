@@ -1,0 +1,6 @@
+"""Sparse rows now, dense parameters one step late. For TorchRec jobs of one's own: `HybridOptimizer`."""
+
+from dist_rec.optim.delayed import DelayedAllReduce
+from dist_rec.optim.hybrid import HybridOptimizer
+
+__all__ = ["DelayedAllReduce", "HybridOptimizer"]
