@@ -44,8 +44,8 @@ SHAPES = [
 ]
 TOY = [
     Shape("A1", "few rows", 3, 2, 32, 8, 100),
-    Shape("A3", "one full tile of rows", 2, 2, 16, 64, 130),
-    Shape("A4", "more rows than a tile", 2, 1, 16, 150, 200),
+    Shape("A3", "one full tile of rows", 1, 1, 16, 64, 96),
+    Shape("A4", "more rows than a tile", 1, 1, 16, 130, 140),
     Shape("A8", "HyFormer decoding, no mask", 4, 2, 16, 4, 90, causal=False),
     Shape("C4", "4 candidates over one history, k 8", 2, 2, 16, 16, 68, candidates=4),
 ]
