@@ -95,7 +95,8 @@ def row_statistics(
 
     peak = tl.full([BM], NOTHING_SEEN, tl.float32)
     total = tl.zeros([BM], tl.float32)
-    delta = tl.zeros([BM], tl.float32)  # until it is divided by the total
+    center = tl.zeros([BM], tl.float32)
+    spread = tl.zeros([BM], tl.float32)
     on = tl.arange(0, BN)
     step = tl.full((), BN, tl.int64)  # keys passed so far may lie beyond 32 bits once multiplied by a stride
     for block in tl.range(first, full, num_stages=STAGES):
@@ -104,7 +105,7 @@ def row_statistics(
         v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=in_head[None, :], other=0.0)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
-        peak, total, delta = _absorb(s, dp, peak, total, delta, scale2)
+        peak, total, center, spread = _absorb(s, dp, peak, total, center, spread, scale2)
     own_blocks = own_block_end - own_block
     for index in tl.range(0, seen_end - full + own_blocks, num_stages=STAGES):
         block = tl.where(full + index < seen_end, full + index, own_block + index - (seen_end - full))
@@ -122,9 +123,9 @@ def row_statistics(
             sees = sees | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
         s = tl.where(sees & there[None, :], tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
         dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
-        peak, total, delta = _absorb(s, dp, peak, total, delta, scale2)
+        peak, total, center, spread = _absorb(s, dp, peak, total, center, spread, scale2)
 
-    delta = delta * inverse(total)
+    delta = center + spread * inverse(total)
     # A promise of the caller that does not hold must not pass unseen: delta carries NaN into every gradient of the request.
     delta = tl.where(q_len > max_q_len, float("nan"), delta)
     tl.store(PEAK + rows_before + place, peak, mask=ask)
@@ -133,12 +134,17 @@ def row_statistics(
 
 
 @triton.jit
-def _absorb(s, dp, peak, total, delta, scale2):
-    """One block of the online softmax, with the products dO v where the forward has v."""
-    new = tl.maximum(peak, tl.max(s, 1))
+def _absorb(s, dp, peak, total, center, spread, scale2):
+    """One block of the online softmax. `center` is dO v of the key with the largest score, `spread` the sum of e (dO v - center):
+    where one key outweighs the others, `dO v - delta` cancels, and a sum that holds dO v itself would leave its rounding there."""
+    highest = tl.max(s, 1)
+    new = tl.maximum(peak, highest)
+    there = tl.max(tl.where(s == new[:, None], dp, float("-inf")), 1)
+    moved = tl.where(highest > peak, there, center)
     e = weights(s, new, scale2, True)
     fade = tl.exp2((peak - new) * scale2)
-    return new, total * fade + tl.sum(e, 1), delta * fade + tl.sum(e * dp, 1)
+    spread = (spread + total * (center - moved)) * fade + tl.sum(e * (dp - moved[:, None]), 1)
+    return new, total * fade + tl.sum(e, 1), moved, spread
 
 
 @triton.jit

@@ -223,22 +223,25 @@ class Plain:
         return self.out, self.dq, self.dk, self.dv
 
 
-def plain_autograd(case: Case, order: Tensor | None = None) -> Plain:
+def plain_autograd(case: Case, shuffle: torch.Generator | None = None) -> Plain:
     """Softmax attention by PyTorch's autograd in the dtype of the case, whole matrices at a time: plain maths to compare with.
 
-    The reference is not that in 16 bits: it computes in fp32 and rounds once at the end. `order` (D,) is the order in which the
-    elements of a head are added up; it changes nothing but rounding.
+    The reference is not that in 16 bits: it computes in fp32 and rounds once at the end. `shuffle` draws the orders in which the
+    elements of a head, the keys and the rows of a request are added up, which changes nothing but rounding.
     """
-    order = torch.arange(case.q.shape[2]) if order is None else order
-    leaves = tuple(x[..., order].detach().requires_grad_() for x in case.inputs)
-    do = output_weights(case.q)[..., order]
-    shuffled = replace(case, q=leaves[0], k=leaves[1], v=leaves[2])
-    requests = [_plain_request(shuffled, do, b) for b in range(len(case.q_offsets) - 1)]
+    order = _order(case.q.shape[2], shuffle)
+    leaves = tuple(x.detach().requires_grad_() for x in case.inputs)
+    do = output_weights(case.q)
+    shuffled = replace(case, **{name: x[..., order] for name, x in zip("qkv", leaves)})
+    requests = [_plain_request(shuffled, do[..., order], b, shuffle) for b in range(len(case.q_offsets) - 1)]
     assert requests, "a batch without a request has nothing to compare"
     out, *statistics = (torch.cat(parts) for parts in zip(*requests))
-    gradients = torch.autograd.grad((out * do).sum(), leaves)
-    back = order.argsort()
-    return Plain(*(x.detach()[..., back] for x in (out, *gradients)), *statistics)
+    out = out[..., order.argsort()]
+    return Plain(out.detach(), *torch.autograd.grad((out * do).sum(), leaves), *statistics)
+
+
+def _order(count: int, shuffle: torch.Generator | None) -> Tensor:
+    return torch.arange(count) if shuffle is None else torch.randperm(count, generator=shuffle)
 
 
 def assert_true(case: Case, got: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
@@ -251,8 +254,8 @@ def assert_true(case: Case, got: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
 def plain_in_orders(case: Case) -> list[Plain]:
     """Plain maths in a few orders of summation, for `farthest` to choose from: where few rows see few keys, the error of
     a single one is zero by luck now and then."""
-    generator = torch.Generator().manual_seed(2)
-    return [plain_autograd(case, torch.randperm(case.q.shape[2], generator=generator)) for _ in range(8)]
+    shuffle = torch.Generator().manual_seed(2)
+    return [plain_autograd(case, shuffle) for _ in range(8)]
 
 
 def farthest(values: list[Tensor], truth: Tensor) -> Tensor:
@@ -262,15 +265,17 @@ def farthest(values: list[Tensor], truth: Tensor) -> Tensor:
     return stacked.gather(0, worst)[0]
 
 
-def _plain_request(case: Case, do: Tensor, b: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _plain_request(case: Case, do: Tensor, b: int, shuffle: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output, `peak`, `total` and `delta` of one request; h heads of queries, i rows, j keys, d elements of a head."""
     group = case.q.shape[1] // case.k.shape[1]
     (first_q, end_q), (first_key, end_key) = (x[b : b + 2].tolist() for x in (case.q_offsets, case.kv_offsets))
-    q, do = case.q[first_q:end_q], do[first_q:end_q]
-    k, v = (x[first_key:end_key].repeat_interleave(group, dim=1) for x in (case.k, case.v))
+    rows, keys = _order(end_q - first_q, shuffle), _order(end_key - first_key, shuffle)
+    q, do = (x[first_q:end_q][rows] for x in (case.q, do))
+    k, v = (x[first_key:end_key][keys].repeat_interleave(group, dim=1) for x in (case.k, case.v))
     visible = torch.zeros(end_q - first_q, end_key - first_key, dtype=torch.bool)
     for row in range(end_q - first_q):
         visible[row, visible_keys_of(case, b, first_q + row)] = True
+    visible = visible[rows][:, keys]
     sighted = visible.any(1, keepdim=True)
 
     def scores(q: Tensor, k: Tensor) -> Tensor:
@@ -287,7 +292,8 @@ def _plain_request(case: Case, do: Tensor, b: int) -> tuple[Tensor, Tensor, Tens
         total = e.sum(-1)
         p = e / total.where(total > 0, 1.0).unsqueeze(-1)
         delta = (p * torch.einsum("ihd,jhd->hij", do, v)).sum(-1)
-    return out, *(x.T for x in (peak * 1.4426950408889634, total, delta))  # log2(e)
+    back = rows.argsort()
+    return out[back], *(x.T[back] for x in (peak * 1.4426950408889634, total, delta))  # log2(e)
 
 
 def truth_of(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
