@@ -63,7 +63,7 @@ def backward_one_pass(
 ) -> None:
     """Writes DK, DV (sum_kv, H_kv, HEAD) and DQ (sum_q, H, HEAD); OUT, DO, DQ, DK, DV are contiguous.
 
-    ANEW: PEAK, TOTAL and DELTA are those of `row_statistics`; otherwise PEAK and TOTAL are the forward's and delta comes from OUT.
+    ANEW: PEAK, TOTAL and DELTA are those of `row_statistics`; otherwise PEAK and TOTAL are the forward's, delta comes from OUT.
 
     A slot of the work list is a whole request, or with PIECE > 0 a piece of PIECE keys of one; then requests of several
     pieces leave DQ_PARTS (slots, H_kv, BM, HEAD) fp32 instead of DQ.

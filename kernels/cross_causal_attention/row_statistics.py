@@ -1,9 +1,9 @@
 """Triton prologue of the backward in fp32: what softmax's derivative needs of every query row, from the keys themselves.
 
 The gradient of a score is `p * (dO v - delta)`. With delta = rowsum(O * dO), or with a largest score that another order of
-summation left, a row that sees one key keeps the rounding of both where softmax's derivative is exactly zero. Here one walk over
-the keys gives delta = sum_j e_j (dO v_j) / sum_j e_j, from the same products that the backward forms again: one visible key
-has e = 1 and delta = dO v to the bit.
+summation left, a row that sees one key keeps the rounding of both where softmax's derivative is exactly zero. Here one walk
+over the keys gives delta = sum_j e_j (dO v_j) / sum_j e_j, from the same products that the backward forms again: one visible
+key has e = 1 and delta = dO v to the bit.
 
 In 16 bits rounding weights and scores outweighs this, and the backward takes delta from O.
 
@@ -58,8 +58,8 @@ def row_statistics(
     BN: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """A slot is a tile of rows: writes their PEAK, the largest product q k (not scaled: the forward's is, and base 2), TOTAL, the
-    sum of weights relative to it, and DELTA, all (sum_q, H) fp32; zero TOTAL and DELTA for a row that sees nothing."""
+    """A slot is a tile of rows: writes their PEAK, the largest product q k (not scaled: the forward's is, and base 2), TOTAL,
+    the sum of weights relative to it, and DELTA, all (sum_q, H) fp32; zero TOTAL and DELTA for a row that sees nothing."""
     program = tl.program_id(0)
     h = program % kv_heads
     slot = program // kv_heads
@@ -135,8 +135,9 @@ def row_statistics(
 
 @triton.jit
 def _absorb(s, dp, peak, total, center, spread, scale2):
-    """One block of the online softmax. `center` is dO v of the key with the largest score, `spread` the sum of e (dO v - center):
-    where one key outweighs the others, `dO v - delta` cancels, and a sum that holds dO v itself would leave its rounding there."""
+    """One block of the online softmax. `center` is dO v of the key with the largest score, `spread` the sum of
+    e (dO v - center): where one key outweighs the others, `dO v - delta` cancels, and would be left with the rounding of a sum
+    that holds dO v itself."""
     highest = tl.max(s, 1)
     new = tl.maximum(peak, highest)
     there = tl.max(tl.where(s == new[:, None], dp, float("-inf")), 1)

@@ -202,8 +202,8 @@ def plain_attention(case: Case) -> Tensor:
 
 @dataclass(frozen=True)
 class Plain:
-    """What `plain_autograd` computes: `out` and gradients in the dtype of the case; of every row and head in fp32, or float64 for
-    a float64 case, the largest score `peak` (base 2), the sum of weights relative to it, and their mean of dO v, `delta`."""
+    """What `plain_autograd` computes: `out` and gradients in the dtype of the case; of every row and head in fp32, or float64
+    for a float64 case, the largest score `peak` (base 2), the sum of weights relative to it, and their mean of dO v, `delta`."""
 
     out: Tensor
     dq: Tensor
@@ -226,8 +226,8 @@ class Plain:
 def plain_autograd(case: Case, shuffle: torch.Generator | None = None) -> Plain:
     """Softmax attention by PyTorch's autograd in the dtype of the case, whole matrices at a time: plain maths to compare with.
 
-    The reference is not that in 16 bits: it computes in fp32 and rounds once at the end. `shuffle` draws the orders in which the
-    elements of a head, the keys and the rows of a request are added up, which changes nothing but rounding.
+    The reference is not that in 16 bits: it computes in fp32 and rounds once at the end. `shuffle` draws the orders in which
+    the elements of a head, the keys and the rows of a request are added up, which changes nothing but rounding.
     """
     order = _order(case.q.shape[2], shuffle)
     leaves = tuple(x.detach().requires_grad_() for x in case.inputs)
