@@ -94,7 +94,9 @@ def builds(architecture: int, bits: int) -> Iterator[Build]:
         tiles += [("one_pass", tile) for tile in entry.one_pass.values()]
         tiles += [("queries", entry.queries), ("keys", entry.keys)]
         if bits == 32:
-            tiles += [("statistics", tile) for tile in dict.fromkeys((*entry.one_pass.values(), entry.queries))]
+            backward = (*entry.one_pass.values(), entry.queries)
+            statistics = (tuning.statistics_tile(architecture, head, tile) for tile in backward)
+            tiles += [("statistics", tile) for tile in dict.fromkeys(statistics)]
         for kernel, tile in tiles:
             for masked in (False, True):
                 yield Build(architecture, bits, head, kernel, tile, masked)

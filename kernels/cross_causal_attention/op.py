@@ -225,12 +225,13 @@ def _run_forward(call: _Call, results: dict[str, Tensor]) -> None:
 
 
 def _before_backward(call: _Call, tile: tuning.Tile, results: dict[str, Tensor]) -> dict[str, Any]:
-    """What a backward starts from: in 16 bits what the forward left, in fp32 statistics of each row computed anew, with the
-    tile of the backward so that both form the same products."""
+    """What a backward starts from: in 16 bits what the forward left, in fp32 statistics of each row computed anew, by
+    tiles of the backward's shape, so that both form the same products."""
     if results["DO"].dtype != torch.float32:
         return results | {"DELTA": None, "ANEW": False}
     anew = {name: torch.empty_like(results["PEAK"]) for name in ("PEAK", "TOTAL", "DELTA")}
     work = call.work(tile.rows, "rows")
+    tile = tuning.statistics_tile(tuning.architecture(results["DO"].device), call.arguments["D"], tile)
     call.launch(row_statistics, work.slots, tile, results | work.arguments | anew)
     return results | anew | {"OUT": None, "ANEW": True}
 

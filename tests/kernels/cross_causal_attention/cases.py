@@ -203,7 +203,7 @@ def plain_attention(case: Case) -> Tensor:
 @dataclass(frozen=True)
 class Plain:
     """What `plain_autograd` computes: `out` and gradients in the dtype of the case; of every row and head in fp32, or float64
-    for a float64 case, the largest score `peak` (base 2), the sum of weights relative to it, and their mean of dO v, `delta`."""
+    for a float64 case, `peak`, the largest score (base 2), `total`, the sum of weights relative to it, their mean of dO v."""
 
     out: Tensor
     dq: Tensor
