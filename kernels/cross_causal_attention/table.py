@@ -210,7 +210,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         64: Entry(
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
             one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            queries=Tile(32, 32, 8, 2),
+            queries=Tile(32, 32, 8, 1),
             keys=Tile(32, 32, 8, 1),
         ),
         128: Entry(
@@ -233,5 +233,5 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
 STATISTICS: dict[int, dict[int, tuple[Tile, ...]]] = {
     80: {256: (Tile(16, 16, 8, 1),)},
     90: {16: (Tile(32, 32, 8, 1),), 128: (Tile(32, 16, 8, 1), Tile(32, 32, 8, 2))},
-    100: {128: (Tile(16, 32, 8, 1),)},
+    100: {64: (Tile(32, 32, 8, 2),), 128: (Tile(16, 32, 8, 1),)},
 }
