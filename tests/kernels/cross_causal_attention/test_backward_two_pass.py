@@ -45,7 +45,7 @@ def _run(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _with_equal_tiles(*arguments: Any, **options: Any) -> tuning.Tiles:
-    """A GPU adds the products of fp32 in the order of the head, whatever the tile; numpy, which multiplies in the interpreter,
+    """A GPU should add the products of fp32 in the order of the head, whatever the tile; numpy, used by the interpreter,
     rounds differently in a tile of another shape, and both passes have to form the scores that the statistics of rows hold."""
     tile = tuning.Tile(32, 32, 8, 1)
     return replace(_table(*arguments, **options), queries=tile, keys=tile)
