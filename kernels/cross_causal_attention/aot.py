@@ -19,17 +19,19 @@ from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_o
 from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
 from dist_rec.kernels.cross_causal_attention.forward import combine, forward
 from dist_rec.kernels.cross_causal_attention.op import COMBINED_ROWS
+from dist_rec.kernels.cross_causal_attention.row_statistics import row_statistics
 from dist_rec.kernels.cross_causal_attention.table import TABLE, Tile
 
 KERNELS = {
     "forward": forward,
     "combine": combine,
+    "statistics": row_statistics,
     "one_pass": backward_one_pass,
     "sum_parts": sum_parts,
     "queries": backward_queries,
     "keys": backward_keys,
 }
-MATMULS = ("forward", "one_pass", "queries", "keys")
+MATMULS = ("forward", "statistics", "one_pass", "queries", "keys")
 MASK_OPTIONS = ("NUM_CANDIDATES", "FIRST_CANDIDATE", "SEEN", "Q_POSITIONS", "KEY_VALID")
 _INT32 = (
     *("Q_OFFSETS", "KV_OFFSETS", "REQUEST", "TILE", "COUNT", "FIRST", "NUM_CANDIDATES", "SEEN", "Q_POSITIONS"),
@@ -60,6 +62,9 @@ class Build:
         constants |= {"SPLIT": tuning.SPLIT_KEYS, "PIECE": tuning.piece_keys(self.tile.rows)} if self.masked else {}
         constants = {"SPLIT": 0, "PIECE": 0, "CAUSAL": True, "PRECISION": "ieee", "ROWS": COMBINED_ROWS, **constants}
         constants |= {"D": self.head, "HEAD": self.head - 8 * self.masked, "GROUP": 1 + self.masked}
+        anew = self.bits == 32  # the statistics of rows: then OUT is not read, and otherwise DELTA only between the two passes
+        constants |= {"ANEW": anew, **({"OUT": None} if anew and self.kernel in ("one_pass", "queries") else {})}
+        constants |= {"DELTA": None} if not anew and self.kernel == "one_pass" else {}
         constants |= {"BM": self.tile.rows, "BN": self.tile.keys, "STAGES": self.tile.stages}
         value = "*bf16" if self.bits == 16 else "*fp32"
         types = dict.fromkeys(("Q", "K", "V", "OUT", "DO", "DQ", "DK", "DV"), value)
@@ -88,6 +93,10 @@ def builds(architecture: int, bits: int) -> Iterator[Build]:
         tiles = [("forward", tile) for tile in entry.forward.values()]
         tiles += [("one_pass", tile) for tile in entry.one_pass.values()]
         tiles += [("queries", entry.queries), ("keys", entry.keys)]
+        if bits == 32:
+            backward = (*entry.one_pass.values(), entry.queries)
+            statistics = (tuning.statistics_tile(architecture, head, tile) for tile in backward)
+            tiles += [("statistics", tile) for tile in dict.fromkeys(statistics)]
         for kernel, tile in tiles:
             for masked in (False, True):
                 yield Build(architecture, bits, head, kernel, tile, masked)

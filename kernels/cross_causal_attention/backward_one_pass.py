@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from dist_rec.kernels.cross_causal_attention.masks import block_ranges, inverse, row_bounds, tile_ranges
+from dist_rec.kernels.cross_causal_attention.row_statistics import weights
 
 
 @triton.jit(do_not_specialize=["group_size"])
@@ -24,6 +25,7 @@ def backward_one_pass(
     OUT,
     PEAK,
     TOTAL,
+    DELTA,
     DO,
     DQ,
     DQ_PARTS,
@@ -50,6 +52,7 @@ def backward_one_pass(
     scale,
     GROUP: tl.constexpr,
     PIECE: tl.constexpr,
+    ANEW: tl.constexpr,
     CAUSAL: tl.constexpr,
     PRECISION: tl.constexpr,
     HEAD: tl.constexpr,
@@ -59,6 +62,8 @@ def backward_one_pass(
     STAGES: tl.constexpr,
 ) -> None:
     """Writes DK, DV (sum_kv, H_kv, HEAD) and DQ (sum_q, H, HEAD); OUT, DO, DQ, DK, DV are contiguous.
+
+    ANEW: PEAK, TOTAL and DELTA are those of `row_statistics`; otherwise PEAK and TOTAL are the forward's, delta comes from OUT.
 
     A slot of the work list is a whole request, or with PIECE > 0 a piece of PIECE keys of one; then requests of several
     pieces leave DQ_PARTS (slots, H_kv, BM, HEAD) fp32 instead of DQ.
@@ -85,7 +90,6 @@ def backward_one_pass(
     # Where a request starts may lie beyond 2^31 and goes into the pointer; places within a request fit 32 bits.
     Q += q_start * q_stride + (h * GROUP).to(tl.int64) * q_head_stride
     rows_before = q_start * (kv_heads * GROUP)
-    OUT += rows_before * HEAD
     DO += rows_before * HEAD
     DQ += rows_before * HEAD
     PEAK += rows_before
@@ -94,7 +98,12 @@ def backward_one_pass(
     at = place[:, None] * HEAD + d[None, :]
     q = tl.load(Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
     do = tl.load(DO + at, mask=rows_in_head, other=0.0)
-    delta = tl.sum(do.to(tl.float32) * tl.load(OUT + at, mask=rows_in_head, other=0.0).to(tl.float32), 1)
+    if ANEW:
+        delta = tl.load(DELTA + rows_before + place, mask=ask, other=0.0)
+    else:
+        OUT += rows_before * HEAD
+        out = tl.load(OUT + at, mask=rows_in_head, other=0.0)
+        delta = tl.sum(do.to(tl.float32) * out.to(tl.float32), 1)
     peak, total = tl.load(PEAK + place, mask=ask, other=0.0), tl.load(TOTAL + place, mask=ask, other=0.0)
     norm = inverse(total)
     limit, start, stop = row_bounds(
@@ -116,7 +125,7 @@ def backward_one_pass(
         n = block * step
         k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=keys_in_head, other=0.0)
         v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=keys_in_head, other=0.0)
-        p = tl.exp2(tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale2 - peak[:, None]) * norm[:, None]
+        p = weights(tl.dot(q, tl.trans(k), input_precision=PRECISION), peak, scale2, ANEW) * norm[:, None]
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
         dq = _emit(p, ds, q, do, k, dq, DK, DV, n, on, d, kv_heads, keys_in_head, scale, HEAD, PRECISION)
     # Every other key too, seen or not: its gradient has to be written.
@@ -134,7 +143,7 @@ def backward_one_pass(
         if NUM_CANDIDATES is not None:
             sees = sees | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
         s = tl.where(sees & there[None, :], tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
-        p = tl.exp2(s * scale2 - peak[:, None]) * norm[:, None]
+        p = weights(s, peak, scale2, ANEW) * norm[:, None]
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
         dq = _emit(p, ds, q, do, k, dq, DK, DV, n, on, d, kv_heads, stored, scale, HEAD, PRECISION)
 

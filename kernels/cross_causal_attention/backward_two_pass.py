@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from dist_rec.kernels.cross_causal_attention.masks import block_ranges, inverse, row_bounds, tile_ranges
+from dist_rec.kernels.cross_causal_attention.row_statistics import weights
 
 
 @triton.jit(do_not_specialize=["group_size"])
@@ -45,6 +46,7 @@ def backward_queries(
     group_size,
     scale,
     GROUP: tl.constexpr,
+    ANEW: tl.constexpr,
     CAUSAL: tl.constexpr,
     PRECISION: tl.constexpr,
     HEAD: tl.constexpr,
@@ -53,7 +55,10 @@ def backward_queries(
     BN: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """A slot is a tile of rows: writes its DQ and DELTA (sum_q, H) fp32 = rowsum(O * dO), which the second pass needs."""
+    """A slot is a tile of rows: writes its DQ, and DELTA (sum_q, H) fp32 = rowsum(O * dO), which the second pass needs.
+
+    ANEW: PEAK, TOTAL and DELTA are those of `row_statistics`, and DELTA is read, not written.
+    """
     program = tl.program_id(0)
     h = program % kv_heads
     slot = program // kv_heads
@@ -72,7 +77,6 @@ def backward_queries(
     # Where a request starts may lie beyond 2^31 and goes into the pointer; places within a request fit 32 bits.
     Q += q_start * q_stride + (h * GROUP).to(tl.int64) * q_head_stride
     rows_before = q_start * (kv_heads * GROUP)
-    OUT += rows_before * HEAD
     DO += rows_before * HEAD
     DQ += rows_before * HEAD
     PEAK += rows_before
@@ -82,8 +86,13 @@ def backward_queries(
     at = place[:, None] * HEAD + d[None, :]
     q = tl.load(Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
     do = tl.load(DO + at, mask=rows_in_head, other=0.0)
-    delta = tl.sum(do.to(tl.float32) * tl.load(OUT + at, mask=rows_in_head, other=0.0).to(tl.float32), 1)
-    tl.store(DELTA + place, delta, mask=ask)
+    if ANEW:
+        delta = tl.load(DELTA + place, mask=ask, other=0.0)
+    else:
+        OUT += rows_before * HEAD
+        out = tl.load(OUT + at, mask=rows_in_head, other=0.0)
+        delta = tl.sum(do.to(tl.float32) * out.to(tl.float32), 1)
+        tl.store(DELTA + place, delta, mask=ask)
     peak, total = tl.load(PEAK + place, mask=ask, other=0.0), tl.load(TOTAL + place, mask=ask, other=0.0)
     norm = inverse(total)
     limit, start, stop = row_bounds(
@@ -104,7 +113,7 @@ def backward_queries(
         n = block * step
         k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=in_head[None, :], other=0.0)
         v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=in_head[None, :], other=0.0)
-        p = tl.exp2(tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale2 - peak[:, None]) * norm[:, None]
+        p = weights(tl.dot(q, tl.trans(k), input_precision=PRECISION), peak, scale2, ANEW) * norm[:, None]
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
     own_blocks = own_block_end - own_block
@@ -122,7 +131,7 @@ def backward_queries(
         if NUM_CANDIDATES is not None:
             sees = sees | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
         s = tl.where(sees & there[None, :], tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
-        p = tl.exp2(s * scale2 - peak[:, None]) * norm[:, None]
+        p = weights(s, peak, scale2, ANEW) * norm[:, None]
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
     tl.store(DQ + at, (dq * scale).to(DQ.dtype.element_ty), mask=rows_in_head)
@@ -159,6 +168,7 @@ def backward_keys(
     group_size,
     scale,
     GROUP: tl.constexpr,
+    ANEW: tl.constexpr,
     CAUSAL: tl.constexpr,
     PRECISION: tl.constexpr,
     HEAD: tl.constexpr,
@@ -242,7 +252,7 @@ def backward_keys(
             sees = sees | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         s = tl.where(sees & there[None, :], s, float("-inf"))
-        dk, dv = _gather_rows(s, q, do, v, peak, total, delta, dk, dv, scale2, PRECISION)
+        dk, dv = _gather_rows(s, q, do, v, peak, total, delta, dk, dv, scale2, ANEW, PRECISION)
     for tile in tl.range(full_tile, end_tile, num_stages=STAGES):
         row = tile * BM + tl.arange(0, BM)
         i, head = row // GROUP, h * GROUP + row % GROUP
@@ -256,7 +266,7 @@ def backward_keys(
         peak, total = tl.load(PEAK + place, mask=ask, other=0.0), tl.load(TOTAL + place, mask=ask, other=0.0)
         delta = tl.load(DELTA + place, mask=ask, other=0.0)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-        dk, dv = _gather_rows(s, q, do, v, peak, total, delta, dk, dv, scale2, PRECISION)
+        dk, dv = _gather_rows(s, q, do, v, peak, total, delta, dk, dv, scale2, ANEW, PRECISION)
     at = on[:, None] * (kv_heads * HEAD) + d[None, :]
     DK += ((kv_start + skipped) * kv_heads + h) * HEAD
     DV += ((kv_start + skipped) * kv_heads + h) * HEAD
@@ -277,10 +287,11 @@ def _gather_rows(
     dk,
     dv,
     scale2,
+    ANEW: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Adds one tile of rows to dK (before its scale) and dV of the block."""
-    p = tl.exp2(s * scale2 - peak[:, None]) * inverse(total)[:, None]
+    p = weights(s, peak, scale2, ANEW) * inverse(total)[:, None]
     dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision=PRECISION)
     ds = (p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])).to(q.dtype)
     return tl.dot(tl.trans(ds), q, dk, input_precision=PRECISION), dv

@@ -14,6 +14,7 @@ from dist_rec.kernels.cross_causal_attention import tuning
 from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_one_pass, sum_parts
 from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
 from dist_rec.kernels.cross_causal_attention.forward import combine, forward
+from dist_rec.kernels.cross_causal_attention.row_statistics import row_statistics
 from dist_rec.kernels.cross_causal_attention.work_list import WorkList, clear_tails, make_work_list
 
 COMBINED_ROWS = 16  # rows that one program of `combine` joins
@@ -159,6 +160,7 @@ class _Call:
             "kv_heads": self.kv_heads,
             "group_size": group_size,
             "scale": scale,
+            "max_q_len": 2**31 - 1 if max_q_len is None else max_q_len,
             "GROUP": self.group,
             "CAUSAL": causal,
             "PRECISION": "tf32" if q.dtype == torch.float32 and _tf32_allowed() else "ieee",
@@ -203,9 +205,8 @@ def _strided(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
 def _run_forward(call: _Call, results: dict[str, Tensor]) -> None:
     tile = call.tiles.forward
     # Without a promise the pieces would need room for all rows in each of them, so the keys stay whole.
-    most = 2**31 - 1 if call.max_rows is None else call.max_rows // call.group
     row_tiles = 1 if call.max_rows is None else -(-call.max_rows // tile.rows)
-    arguments = {"max_q_len": most, "row_tiles": row_tiles}
+    arguments: dict[str, Any] = {"row_tiles": row_tiles}
     enough = row_tiles * call.batch * call.kv_heads >= 2 * call.processors
     if enough or call.max_rows is None or call.sum_kv <= tuning.SPLIT_KEYS:
         work = call.work(tile.rows, "rows")
@@ -223,6 +224,18 @@ def _run_forward(call: _Call, results: dict[str, Tensor]) -> None:
     call.launch(combine, call.batch * blocks, tile, arguments | pieces | results | {"ROWS": COMBINED_ROWS})
 
 
+def _before_backward(call: _Call, tile: tuning.Tile, results: dict[str, Tensor]) -> dict[str, Any]:
+    """What a backward starts from: in 16 bits what the forward left, in fp32 statistics of each row computed anew, by
+    tiles of the backward's shape, so that both form the same products."""
+    if results["DO"].dtype != torch.float32:
+        return results | {"DELTA": None, "ANEW": False}
+    anew = {name: torch.empty_like(results["PEAK"]) for name in ("PEAK", "TOTAL", "DELTA")}
+    work = call.work(tile.rows, "rows")
+    tile = tuning.statistics_tile(tuning.architecture(results["DO"].device), call.arguments["D"], tile)
+    call.launch(row_statistics, work.slots, tile, results | work.arguments | anew)
+    return results | anew | {"OUT": None, "ANEW": True}
+
+
 def _run_one_pass(call: _Call, results: dict[str, Tensor]) -> None:
     tile = call.tiles.one_pass
     assert tile is not None
@@ -232,7 +245,7 @@ def _run_one_pass(call: _Call, results: dict[str, Tensor]) -> None:
     if piece:
         shape = (work.slots, call.kv_heads, tile.rows, call.arguments["HEAD"])
         parts = torch.empty(shape, dtype=torch.float32, device=call.q_offsets.device)
-    arguments = results | work.arguments | {"DQ_PARTS": parts, "PIECE": piece}
+    arguments = _before_backward(call, tile, results) | work.arguments | {"DQ_PARTS": parts, "PIECE": piece}
     call.launch(backward_one_pass, work.slots, tile, arguments)
     if piece:
         call.launch(sum_parts, call.batch, tile, arguments)
@@ -240,7 +253,9 @@ def _run_one_pass(call: _Call, results: dict[str, Tensor]) -> None:
 
 def _run_two_pass(call: _Call, results: dict[str, Tensor]) -> None:
     by_rows, by_keys = call.tiles.queries, call.tiles.keys
-    arguments = results | {"DELTA": torch.empty_like(results["PEAK"])}
+    arguments = _before_backward(call, by_rows, results)
+    if not arguments["ANEW"]:
+        arguments["DELTA"] = torch.empty_like(results["PEAK"])  # `backward_queries` writes it
     rows, keys = call.work(by_rows.rows, "rows"), call.work(by_keys.keys, "keys")
     call.launch(backward_queries, rows.slots, by_rows, arguments | rows.arguments)
     call.launch(backward_keys, keys.slots, by_keys, arguments | keys.arguments)

@@ -76,7 +76,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         32: Entry(
             forward=_by_rows(Tile(16, 32, 8, 1), Tile(32, 32, 8, 2)),
             one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
-            queries=Tile(32, 32, 8, 1),
+            queries=Tile(32, 32, 8, 2),
             keys=Tile(32, 32, 8, 2),
         ),
         64: Entry(
@@ -210,7 +210,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         64: Entry(
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
             one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            queries=Tile(32, 32, 8, 2),
+            queries=Tile(32, 32, 8, 1),
             keys=Tile(32, 32, 8, 1),
         ),
         128: Entry(
@@ -226,4 +226,12 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
             keys=Tile(16, 16, 8, 1),
         ),
     },
+}
+
+# The statistics of rows (in 32 bits) take the rows and keys of the backward that follows, so that both form the same products,
+# and its warps and blocks in flight too, unless these spill: here is who takes others. Architecture -> head size -> tiles
+STATISTICS: dict[int, dict[int, tuple[Tile, ...]]] = {
+    80: {256: (Tile(16, 16, 8, 1),)},
+    90: {16: (Tile(32, 32, 8, 1),), 128: (Tile(32, 16, 8, 1), Tile(32, 32, 8, 2))},
+    100: {64: (Tile(32, 32, 8, 2),), 128: (Tile(16, 32, 8, 1),)},
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dist_rec.kernels.cross_causal_attention.table import TABLE, Entry, Tile
+from dist_rec.kernels.cross_causal_attention.table import STATISTICS, TABLE, Entry, Tile
 
 SPLIT_KEYS = 1024  # forward: keys of one piece, where the keys are split
 ROW_BUCKETS = (16, 32, 64, 128)
@@ -38,6 +38,12 @@ def tiles_of(entry: Entry, max_rows: int | None) -> Tiles:
     forward = entry.forward[max(b for b in entry.forward if b <= bucket)]
     holding = [] if max_rows is None else [b for b in entry.one_pass if max_rows <= b]
     return Tiles(forward, entry.one_pass[min(holding)] if holding else None, entry.queries, entry.keys)
+
+
+def statistics_tile(architecture: int, head: int, backward: Tile) -> Tile:
+    """Of the statistics of rows before a backward with this tile; `head` is padded."""
+    others = STATISTICS[architecture].get(head, ())
+    return next((tile for tile in others if (tile.rows, tile.keys) == (backward.rows, backward.keys)), backward)
 
 
 def padded_head(head: int) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention, op
-from tests.kernels.cross_causal_attention.cases import MODES, Mode, Request, assert_fused_truth, launches, make_case
+from tests.kernels.cross_causal_attention.cases import MODES, Mode, Request, assert_true, launches, make_case
 
 pytestmark = pytest.mark.gpu
 REQUESTS = [Request(300, 3, 8), Request(0, 1, 2), Request(1000, 1, 8), Request(64, 2, 4), Request(129, 0, 0), Request(1, 1, 1)]
@@ -23,7 +23,7 @@ def test_output_and_gradients(dtype: torch.dtype, head_size: int, max_q_len: int
     with launches() as launched:
         got = case.run_with_gradients("triton", max_q_len=max_q_len)
     assert (op.backward_one_pass in launched) == (max_q_len is not None)
-    assert_fused_truth(case, got)
+    assert_true(case, got)
 
 
 @pytest.mark.parametrize("max_q_len", [None, 116], ids=["two passes", "one pass"])
@@ -31,7 +31,7 @@ def test_output_and_gradients(dtype: torch.dtype, head_size: int, max_q_len: int
 def test_a_full_tile_of_rows(mode: Mode, max_q_len: int | None) -> None:
     requests = [Request(n, 2, min(116, n)) for n in (1000, 130, 1, 777)]
     case = make_case(requests, mode, group_size=2, head_size=64).to(torch.bfloat16)
-    assert_fused_truth(case, case.run_with_gradients("triton", max_q_len=max_q_len))
+    assert_true(case, case.run_with_gradients("triton", max_q_len=max_q_len))
 
 
 @pytest.mark.parametrize("max_q_len", [None, 116], ids=["two passes", "one pass"])

@@ -1,4 +1,4 @@
-"""Random jagged attention problems, what each row sees, written down a second time, and what a fused kernel computes.
+"""Random jagged attention problems, what each row sees, written down a second time, and plain maths in the same precision.
 
 Legend: B requests, H heads, D head size, m rows of one candidate's group, c candidates of one request.
 """
@@ -201,8 +201,9 @@ def plain_attention(case: Case) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Fused:
-    """What `fused_formula` computes; `log_sum` and `peak` are base 2, with `total` they are fp32 or float64."""
+class Plain:
+    """What `plain_autograd` computes: `out` and gradients in the dtype of the case; of every row and head in fp32, or float64
+    for a float64 case, `peak`, the largest score (base 2), `total`, the sum of weights relative to it, their mean of dO v."""
 
     out: Tensor
     dq: Tensor
@@ -210,6 +211,7 @@ class Fused:
     dv: Tensor
     peak: Tensor
     total: Tensor
+    delta: Tensor
 
     @property
     def log_sum(self) -> Tensor:
@@ -221,40 +223,39 @@ class Fused:
         return self.out, self.dq, self.dk, self.dv
 
 
-def fused_formula(case: Case, order: Tensor | None = None) -> Fused:
-    """Attention and its gradients by the formula of every fused kernel, whole matrices at a time: plain maths to compare with.
+def plain_autograd(case: Case, shuffle: torch.Generator | None = None) -> Plain:
+    """Softmax attention by PyTorch's autograd in the dtype of the case, whole matrices at a time: plain maths to compare with.
 
-    It differs from softmax and its derivative, which the reference has, in what such a kernel cannot do otherwise:
-
-    - scores are base 2, which rounds the factor before them once more;
-    - the backward computes the scores again, in another order of summation than the forward that left their largest;
-    - weights and their gradients are rounded to the dtype of the inputs before they are multiplied by V, Q, K and dO;
-    - the gradient of a score is `p * (dO v - delta)` with `delta = rowsum(O * dO)`: for a row that sees one key or two the
-      difference cancels, and what is left is rounding, where softmax's own derivative may be exact.
-
-    `order` (D,) is the order in which the elements of a head are added up; it changes nothing but rounding.
+    The reference is not that in 16 bits: it computes in fp32 and rounds once at the end. `shuffle` draws the orders in which
+    the elements of a head, the keys and the rows of a request are added up, which changes nothing but rounding.
     """
-    order = torch.arange(case.q.shape[2]) if order is None else order
-    do = output_weights(case.q)[..., order]
-    shuffled = replace(case, q=case.q[..., order], k=case.k[..., order], v=case.v[..., order])
-    requests = [_fused_request(shuffled, do, b) for b in range(len(case.q_offsets) - 1)]
+    order = _order(case.q.shape[2], shuffle)
+    leaves = tuple(x.detach().requires_grad_() for x in case.inputs)
+    do = output_weights(case.q)
+    shuffled = replace(case, **{name: x[..., order] for name, x in zip("qkv", leaves)})
+    requests = [_plain_request(shuffled, do[..., order], b, shuffle) for b in range(len(case.q_offsets) - 1)]
     assert requests, "a batch without a request has nothing to compare"
-    found = {name: torch.cat([getattr(r, name) for r in requests]) for name in Fused.__annotations__}
-    return Fused(**{name: x[..., order.argsort()] if name in ("out", "dq", "dk", "dv") else x for name, x in found.items()})
+    out, *statistics = (torch.cat(parts) for parts in zip(*requests))
+    out = out[..., order.argsort()]
+    return Plain(out.detach(), *torch.autograd.grad((out * do).sum(), leaves), *statistics)
 
 
-def assert_fused_truth(case: Case, got: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    """Output and gradients are as close to the truth as the plain form of the fused formula."""
-    plain = [fused.results for fused in fused_in_orders(case)]
+def _order(count: int, shuffle: torch.Generator | None) -> Tensor:
+    return torch.arange(count) if shuffle is None else torch.randperm(count, generator=shuffle)
+
+
+def assert_true(case: Case, got: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    """Output and gradients are as close to the truth as plain softmax attention and its derivative by autograd."""
+    plain = [p.results for p in plain_in_orders(case)]
     for mine, truth, *rough in zip(got, truth_of(case), *plain):
         assert_close_to_truth(mine, truth, farthest(rough, truth))
 
 
-def fused_in_orders(case: Case) -> list[Fused]:
-    """The plain form in a few orders of summation, for `farthest` to choose from: where few rows see few keys, the error of
+def plain_in_orders(case: Case) -> list[Plain]:
+    """Plain maths in a few orders of summation, for `farthest` to choose from: where few rows see few keys, the error of
     a single one is zero by luck now and then."""
-    generator = torch.Generator().manual_seed(2)
-    return [fused_formula(case, torch.randperm(case.q.shape[2], generator=generator)) for _ in range(8)]
+    shuffle = torch.Generator().manual_seed(2)
+    return [plain_autograd(case, shuffle) for _ in range(8)]
 
 
 def farthest(values: list[Tensor], truth: Tensor) -> Tensor:
@@ -264,44 +265,35 @@ def farthest(values: list[Tensor], truth: Tensor) -> Tensor:
     return stacked.gather(0, worst)[0]
 
 
-def _fused_request(case: Case, do: Tensor, b: int) -> Fused:
-    """One request; h heads of queries, i rows, j keys, d elements of a head."""
-    dtype, group = case.q.dtype, case.q.shape[1] // case.k.shape[1]
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
+def _plain_request(case: Case, do: Tensor, b: int, shuffle: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Output, `peak`, `total` and `delta` of one request; h heads of queries, i rows, j keys, d elements of a head."""
+    group = case.q.shape[1] // case.k.shape[1]
     (first_q, end_q), (first_key, end_key) = (x[b : b + 2].tolist() for x in (case.q_offsets, case.kv_offsets))
-    q, do = (x[first_q:end_q].to(wide) for x in (case.q, do))
-    k, v = (x[first_key:end_key].to(wide).repeat_interleave(group, dim=1) for x in (case.k, case.v))
+    rows, keys = _order(end_q - first_q, shuffle), _order(end_key - first_key, shuffle)
+    q, do = (x[first_q:end_q][rows] for x in (case.q, do))
+    k, v = (x[first_key:end_key][keys].repeat_interleave(group, dim=1) for x in (case.k, case.v))
     visible = torch.zeros(end_q - first_q, end_key - first_key, dtype=torch.bool)
     for row in range(end_q - first_q):
         visible[row, visible_keys_of(case, b, first_q + row)] = True
-    scale2 = torch.tensor(case.scale, dtype=wide) * 1.4426950408889634  # log2(e)
-    scores = _products(q, k) * scale2
-    scores = scores.masked_fill(~visible, float("-inf"))
-    nothing = scores.new_full((*scores.shape[:2], 1), float("-inf"))  # a maximum over no key
-    peak = torch.cat([scores, nothing], -1).amax(-1, keepdim=True)
-    weights = (scores - peak.nan_to_num(neginf=0.0)).exp2()
-    total = weights.sum(-1, keepdim=True)
-    out = torch.einsum("hij,jhd->ihd", weights.to(dtype).to(wide), v) / total.where(total > 0, 1.0).transpose(0, 1)
-    out = out.to(dtype)
+    visible = visible[rows][:, keys]
+    sighted = visible.any(1, keepdim=True)
 
-    again = (_products(q.flip(-1), k.flip(-1)) * scale2).masked_fill(~visible, float("-inf"))
-    p = (again - peak.nan_to_num(neginf=0.0)).exp2() / total.where(total > 0, 1.0)
-    delta = (out.to(wide) * do).sum(-1).T.unsqueeze(-1)
-    # Backwards: with 8 elements `sum(-1)` adds in the order of `_products`, and with one key to see `dO v - delta` is then
-    # exactly zero in 200 of 200 rows (85 backwards; about 55 with 16 elements either way). No kernel has that luck.
-    ds = (p * (_products(do.flip(-1), v.flip(-1)) - delta)).to(dtype).to(wide)
-    dv = torch.einsum("hij,ihd->jhd", p.to(dtype).to(wide), do)
-    dq, dk = torch.einsum("hij,jhd->ihd", ds, k) * case.scale, torch.einsum("hij,ihd->jhd", ds, q) * case.scale
-    dk, dv = (x.unflatten(1, (-1, group)).sum(2) for x in (dk, dv))
-    return Fused(out, *(x.to(dtype) for x in (dq, dk, dv)), *(x.squeeze(-1).T for x in (peak, total)))
+    def scores(q: Tensor, k: Tensor) -> Tensor:
+        """A row that sees nothing keeps finite scores, which softmax can take; its weights become zero."""
+        return (torch.einsum("ihd,jhd->hij", q, k) * case.scale).masked_fill(~visible & sighted, float("-inf"))
 
-
-def _products(a: Tensor, b: Tensor) -> Tensor:
-    """(h, i, j) dot products of (i, h, D) and (j, h, D), one element after the other as an accumulator adds them up."""
-    total = a.new_zeros(a.shape[1], a.shape[0], b.shape[0])
-    for x, y in zip(a.permute(2, 1, 0), b.permute(2, 1, 0)):
-        total += x.unsqueeze(2) * y.unsqueeze(1)
-    return total
+    weights = scores(q, k).softmax(-1).masked_fill(~visible, 0.0)
+    out = torch.einsum("hij,jhd->ihd", weights, v)
+    with torch.no_grad():
+        q, k, v, do = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v, do))
+        s = scores(q, k).masked_fill(~visible, float("-inf"))
+        peak = torch.cat([s, s.new_full((*s.shape[:2], 1), float("-inf"))], -1).amax(-1)  # a maximum over no key
+        e = (s - peak.nan_to_num(neginf=0.0).unsqueeze(-1)).exp()
+        total = e.sum(-1)
+        p = e / total.where(total > 0, 1.0).unsqueeze(-1)
+        delta = (p * torch.einsum("ihd,jhd->hij", do, v)).sum(-1)
+    back = rows.argsort()
+    return out[back], *(x.T[back] for x in (peak * 1.4426950408889634, total, delta))  # log2(e)
 
 
 def truth_of(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -42,6 +42,17 @@ def test_builds_are_all_tiles_with_and_without_mask_options() -> None:
     assert len(found) == sum(2 * (len(e.forward) + len(e.one_pass) + 2) + 2 for e in TABLE[90, 16].values())
 
 
+def test_statistics_of_rows_are_built_in_32_bits_with_every_shape_of_a_backward() -> None:
+    for architecture in (80, 90, 100):
+        assert not any(build.kernel == "statistics" for build in builds(architecture, 16))
+        found = [build for build in builds(architecture, 32) if build.kernel == "statistics"]
+        for head, entry in TABLE[architecture, 32].items():
+            for masked in (False, True):
+                tiles = [build.tile for build in found if (build.head, build.masked) == (head, masked)]
+                backward = [*entry.one_pass.values(), entry.queries]
+                assert {(tile.rows, tile.keys) for tile in tiles} == {(tile.rows, tile.keys) for tile in backward}
+
+
 @pytest.mark.parametrize(
     ("used", "complaint"),
     [

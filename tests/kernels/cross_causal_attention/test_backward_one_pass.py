@@ -19,7 +19,7 @@ from tests.kernels.cross_causal_attention.cases import (
     Case,
     Mode,
     Request,
-    assert_fused_truth,
+    assert_true,
     keys_in_pieces,
     launches,
     make_case,
@@ -41,7 +41,8 @@ def _run(case: Case, *, pieces: bool = False) -> tuple[Tensor, Tensor, Tensor, T
         results = case.run_with_gradients("triton", max_q_len=case.most_rows)
     backward = [kernel for kernel in found if kernel not in (op.forward, op.combine)]
     if DEVICE.type == "cpu":
-        assert backward == ([op.backward_one_pass, op.sum_parts] if pieces else [op.backward_one_pass])
+        before = [op.row_statistics] if case.q.dtype == torch.float32 else []
+        assert backward == [*before, op.backward_one_pass, *([op.sum_parts] if pieces else [])]
     return results
 
 
@@ -56,7 +57,7 @@ _table = tuning.tiles_for
 @given(case=tiled_cases(), pieces=st.booleans())
 def test_equals_the_truth(case: Case, pieces: bool) -> None:
     """Every element is written: for keys that nobody sees, requests without rows and requests without keys too."""
-    assert_fused_truth(case, _run(case, pieces=pieces))
+    assert_true(case, _run(case, pieces=pieces))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -64,32 +65,34 @@ def test_equals_the_truth(case: Case, pieces: bool) -> None:
 def test_head_sizes(head_size: int, dtype: torch.dtype) -> None:
     requests = [Request(66, 1, 16), Request(3, 0, 4)]
     case = make_case(requests, "groups", group_size=2, heads=1, head_size=head_size).to(torch.float16).to(dtype)
-    assert_fused_truth(case, _run(case))
+    assert_true(case, _run(case))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize("mode", MODES)
-def test_all_modes_with_grouped_heads(mode: Mode, pieces: bool) -> None:
-    case = make_case(JAGGED, mode, group_size=2, hide=0.2, heads=(6, 2), head_size=16).to(torch.float32)
-    assert_fused_truth(case, _run(case, pieces=pieces))
+def test_all_modes_with_grouped_heads(mode: Mode, pieces: bool, dtype: torch.dtype) -> None:
+    case = make_case(JAGGED, mode, group_size=2, hide=0.2, heads=(6, 2), head_size=16).to(torch.float16).to(dtype)
+    assert_true(case, _run(case, pieces=pieces))
 
 
 def test_as_many_rows_as_a_tile_holds() -> None:
     case = make_case([Request(70, 0, 128), Request(200, 0, 3)], "plain").to(torch.float32)
-    assert_fused_truth(case, _run(case))
+    assert_true(case, _run(case))
 
 
 def test_more_rows_take_two_passes() -> None:
     case = make_case([Request(70, 0, 65)], "plain", heads=(2, 1)).to(torch.float32)
     with launches() as found:
         case.run_with_gradients("triton", max_q_len=65)  # 130 rows, with the heads that share keys
-    assert found == [op.forward, op.backward_queries, op.backward_keys]
+    assert found == [op.forward, op.row_statistics, op.backward_queries, op.backward_keys]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("mode", MODES)
-def test_pieces_change_nothing_for_keys_and_for_short_requests(mode: Mode) -> None:
+def test_pieces_change_nothing_for_keys_and_for_short_requests(mode: Mode, dtype: torch.dtype) -> None:
     """Bitwise: a key's gradients come from one block, and a request of one piece has nothing to add up."""
-    case = make_case(JAGGED, mode, group_size=2).to(torch.float32)
+    case = make_case(JAGGED, mode, group_size=2).to(dtype)
     with mock.patch.object(op, "_run_forward", _unsplit(op._run_forward)):
         whole, parts = _run(case), _run(case, pieces=True)
     short = (case.kv_offsets.diff() <= BLOCK).repeat_interleave(case.q_offsets.diff())
@@ -106,6 +109,19 @@ def _unsplit(run_forward: Any) -> Any:
             run_forward(call, *arguments)
 
     return run
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_broken_promise_is_nan_for_that_request_alone(dtype: torch.dtype) -> None:
+    """In the gradients, whether the tile would have held the rows or not."""
+    case = make_case([Request(70, 0, 1), Request(90, 0, 40), Request(3, 0, 1)], "plain").to(dtype)
+    _, *kept = case.run_with_gradients("triton", max_q_len=40)
+    for max_q_len in (1, 39):
+        _, dq, dk, dv = case.run_with_gradients("triton", max_q_len=max_q_len)
+        for got, expected, (first, end) in ((dq, kept[0], (1, 41)), (dk, kept[1], (70, 160))):
+            assert got[first:end].isnan().all()
+            assert torch.equal(got[:first], expected[:first]) and torch.equal(got[end:], expected[end:])
+        assert torch.equal(dv[:70], kept[2][:70]) and torch.equal(dv[160:], kept[2][160:])
 
 
 @pytest.mark.parametrize("pieces", [False, True])

@@ -2,6 +2,8 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -9,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dist_rec.kernels.cross_causal_attention import op
+from dist_rec.kernels.cross_causal_attention import op, tuning
 from tests.kernels.cross_causal_attention.cases import (
+    DEVICE,
     MODES,
     Case,
     Mode,
     Request,
-    assert_fused_truth,
+    assert_true,
     keys_in_pieces,
     launches,
     make_case,
@@ -31,10 +34,24 @@ pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|ov
 
 def _run(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output and gradients in memory that was full of NaN, by this backward and no other."""
-    with poisoned_memory(), launches() as found:
+    alike = case.q.dtype == torch.float32 and DEVICE.type == "cpu"
+    tiles = mock.patch.object(tuning, "tiles_for", _with_equal_tiles) if alike else nullcontext()
+    with poisoned_memory(), tiles, launches() as found:
         results = case.run_with_gradients("triton")
-    assert [kernel for kernel in found if kernel not in (op.forward, op.combine)] == [op.backward_queries, op.backward_keys]
+    before = [op.row_statistics] if case.q.dtype == torch.float32 else []
+    backward = [kernel for kernel in found if kernel not in (op.forward, op.combine)]
+    assert backward == [*before, op.backward_queries, op.backward_keys]
     return results
+
+
+def _with_equal_tiles(*arguments: Any, **options: Any) -> tuning.Tiles:
+    """A GPU should add the products of fp32 in the order of the head, whatever the tile; numpy, used by the interpreter,
+    rounds differently in a tile of another shape, and both passes have to form the scores that the statistics of rows hold."""
+    tile = tuning.Tile(32, 32, 8, 1)
+    return replace(_table(*arguments, **options), queries=tile, keys=tile)
+
+
+_table = tuning.tiles_for
 
 
 @settings(max_examples=20, deadline=None)
@@ -45,7 +62,7 @@ def test_equals_the_truth(case: Case, pieces: bool) -> None:
     This backward never cuts the keys, but may follow a forward that did.
     """
     with keys_in_pieces() if pieces else nullcontext():
-        assert_fused_truth(case, _run(case))
+        assert_true(case, _run(case))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -53,23 +70,25 @@ def test_equals_the_truth(case: Case, pieces: bool) -> None:
 def test_head_sizes(head_size: int, dtype: torch.dtype) -> None:
     requests = [Request(66, 1, 16), Request(3, 0, 4)]
     case = make_case(requests, "groups", group_size=2, heads=1, head_size=head_size).to(torch.float16).to(dtype)
-    assert_fused_truth(case, _run(case))
+    assert_true(case, _run(case))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("positions", [False, True])
 @pytest.mark.parametrize("hide", [0.0, 0.2])
 @pytest.mark.parametrize("mode", MODES)
-def test_all_modes_over_several_tiles_of_rows(mode: Mode, hide: float, positions: bool) -> None:
+def test_all_modes_over_several_tiles_of_rows(mode: Mode, hide: float, positions: bool, dtype: torch.dtype) -> None:
     """Each combination skips and masks other tiles: 198 rows and heads stand against 4 blocks of keys."""
-    case = make_case(JAGGED, mode, group_size=2, hide=hide, positions=positions, heads=(3, 1), head_size=16).to(torch.float32)
-    assert_fused_truth(case, _run(case))
+    case = make_case(JAGGED, mode, group_size=2, hide=hide, positions=positions, heads=(3, 1), head_size=16)
+    case = case.to(torch.float16).to(dtype)
+    assert_true(case, _run(case))
 
 
 @pytest.mark.parametrize("mode", ["groups", "seen"])
 def test_many_groups_over_several_blocks(mode: Mode) -> None:
     """Blocks of keys that begin and end within groups; rows of every group and some events ask."""
     case = make_case([Request(37, 10, 60), Request(10, 13, 65)], mode, group_size=5, heads=1).to(torch.float32)
-    assert_fused_truth(case, _run(case))
+    assert_true(case, _run(case))
 
 
 @pytest.mark.parametrize("requests", [[Request(5, 0, 0)], [Request(0, 0, 3)], [Request(70, 0, 0), Request(0, 0, 3)]])

@@ -22,11 +22,11 @@ from tests.kernels.cross_causal_attention.cases import (
     Mode,
     Request,
     farthest,
-    fused_formula,
-    fused_in_orders,
     keys_in_pieces,
     launches,
     make_case,
+    plain_autograd,
+    plain_in_orders,
     poisoned_memory,
     tiled_cases,
     truth_of,
@@ -47,7 +47,7 @@ def _attend(case: Case, max_q_len: int | None = None) -> tuple[Tensor, Tensor, T
 
 def _assert_true(case: Case, got: tuple[Tensor, Tensor, Tensor]) -> None:
     out, peak, total = got
-    plain, exact = fused_in_orders(case), fused_formula(case.to(torch.float64))
+    plain, exact = plain_in_orders(case), plain_autograd(case.to(torch.float64))
     truth = truth_of(case)[0]
     assert_close_to_truth(out, truth, farthest([p.out for p in plain], truth))
     blind = exact.total == 0
@@ -160,7 +160,7 @@ def test_a_hundred_thousand_keys() -> None:
     wide = Tile(16, 2048, 8, 1)
     with mock.patch.object(tuning, "tiles_for", return_value=tuning.Tiles(wide, wide, wide, wide)):
         got = case.run_with_gradients("triton", max_q_len=3)
-    for mine, truth, plain in zip(got, truth_of(case), fused_formula(case).results):
+    for mine, truth, plain in zip(got, truth_of(case), plain_autograd(case).results):
         assert_close_to_truth(mine, truth, plain)
 
 
@@ -168,5 +168,5 @@ def test_five_hundred_candidates_over_one_history() -> None:
     """The rows of all candidates stack into tiles; each sees the history and its own group only."""
     requests = [Request(70, 500, 516), Request(40, 1, 3), Request(10, 0, 10)]
     case = make_case(requests, "groups", heads=1, head_size=16).to(torch.float32)
-    for mine, truth, plain in zip(case.run_with_gradients("triton"), truth_of(case), fused_formula(case).results):
+    for mine, truth, plain in zip(case.run_with_gradients("triton"), truth_of(case), plain_autograd(case).results):
         assert_close_to_truth(mine, truth, plain)

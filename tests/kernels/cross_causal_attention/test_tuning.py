@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dist_rec.kernels.cross_causal_attention import tuning
-from dist_rec.kernels.cross_causal_attention.table import TABLE, Entry, Tile
+from dist_rec.kernels.cross_causal_attention.table import STATISTICS, TABLE, Entry, Tile
 
 CPU = torch.device("cpu")
 
@@ -45,6 +45,17 @@ def test_a_missing_number_of_rows() -> None:
     assert tuning.tiles_of(entry, 100).one_pass is None
     wide = replace(entry, one_pass={16: tile, 128: replace(tile, rows=128)})
     assert [tuning.tiles_of(wide, rows).one_pass for rows in (16, 17, 128)] == [tile, *[wide.one_pass[128]] * 2]
+
+
+def test_statistics_of_rows_take_the_shape_of_the_backward() -> None:
+    """And its warps and blocks in flight, but for those that the table lists, which all stand before some backward."""
+    for (architecture, bits), heads in TABLE.items():
+        for head, entry in heads.items() if bits == 32 else ():
+            backward = [*entry.one_pass.values(), entry.queries]
+            found = [tuning.statistics_tile(architecture, head, tile) for tile in backward]
+            assert [(tile.rows, tile.keys) for tile in found] == [(tile.rows, tile.keys) for tile in backward]
+            listed = STATISTICS[architecture].get(head, ())
+            assert set(listed) <= set(found) and set(found) <= {*listed, *backward}
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0)])
