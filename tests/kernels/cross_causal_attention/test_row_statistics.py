@@ -52,7 +52,8 @@ def _assert_true(case: Case, got: tuple[Tensor, Tensor, Tensor]) -> None:
     scaled = (peak.double() * case.scale * 1.4426950408889634).float().masked_fill(blind, float("-inf"))  # log2(e)
     for mine, name in ((scaled, "peak"), (total, "total"), (delta, "delta")):
         truth = getattr(exact, name)
-        assert_close_to_truth(mine, truth, farthest([getattr(p, name) for p in plain], truth))
+        # Between forward and gradients, which are held to twice the plain error: one number of a row has only its own luck.
+        assert_close_to_truth(mine, truth, farthest([getattr(p, name) for p in plain], truth), factor=4.0)
 
 
 @settings(max_examples=20, deadline=None)
