@@ -25,7 +25,7 @@ from torchrec.streamable import Pipelineable
 
 from dist_rec.optim.hybrid import HybridOptimizer
 
-BATCH, WIDTH, LAYERS, DIM = 512, 512, 8, 16
+BATCH, WIDTH, LAYERS, DIM = 2048, 512, 8, 16
 BUCKET_MB = 2.0
 WARM_UP = 4
 
