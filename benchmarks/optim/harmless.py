@@ -108,6 +108,9 @@ def run_study(data: str, table: Path, part: tuple[int, int]) -> None:
     if not table.exists():
         table.write_text(",".join(FIELDS) + "\n")
     todo = [c for c in cells(data)[part[0] :: part[1]] if (c.mode, str(c.rate), str(c.batch), str(c.seed)) not in done]
+    if not todo:
+        print(f"{table} has every run of {data}")
+        return
     with TemporaryDirectory() as out, start_ranks(todo[0].config(out).parallel) as ranks, table.open("a") as file:
         for number, cell in enumerate(todo):
             row = _train(cell, ranks, Path(out) / str(number))

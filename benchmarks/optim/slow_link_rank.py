@@ -103,7 +103,7 @@ class Stashed(KeyedOptimizer):
 
 def hybrid(dmp: DistributedModelParallel, update: Any) -> HybridOptimizer:
     make = lambda p: torch.optim.AdamW(p, lr=1e-3)  # noqa: E731
-    return HybridOptimizer(dmp, make, dense_update=update, warmup_sync_steps=0, bucket_cap_mb=BUCKET_MB, skip_nonfinite=False)
+    return HybridOptimizer(dmp, make, dense_update=update, warmup_sync_steps=0, bucket_cap_mb=BUCKET_MB)
 
 
 def pipelines() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The dense side: torch optimizers over named parameters, with parameter groups chosen by name and a state keyed by name."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,9 +26,15 @@ class DenseOptimizers:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], make: DenseFactory, param_groups: ParamGroups = ()) -> None:
         self.parameters = dict(parameters)
-        made = make(_grouped(self.parameters, param_groups) if param_groups else list(self.parameters.values()))
-        self.optimizers = [made] if isinstance(made, torch.optim.Optimizer) else list(made)
+        self._make, self._param_groups = make, param_groups
+        self.optimizers = self._made(self.parameters)
+        self._joined: dict[int, list[tuple[list[str], dict[str, Any]]]] = defaultdict(list)
         self._check()
+
+    def _made(self, parameters: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+        groups = self._param_groups
+        made = self._make(_grouped(parameters, groups) if groups else list(parameters.values()))
+        return [made] if isinstance(made, torch.optim.Optimizer) else list(made)
 
     def _check(self) -> None:
         taken = [p for group in self.groups for p in group["params"]]
@@ -47,12 +54,12 @@ class DenseOptimizers:
         """All parameter groups, live: torch's schedulers may set their learning rates."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
-    def add(self, parameters: Mapping[str, nn.Parameter], options: Mapping[str, Any]) -> int:
-        """A new group of the first optimizer; its place among all groups."""
+    def add(self, parameters: Mapping[str, nn.Parameter], options: Mapping[str, Any], optimizer: int = 0) -> int:
+        """A new group of one of the optimizers; its place among all groups. Nothing is changed if the optimizer refuses."""
+        self.optimizers[optimizer].add_param_group({"params": list(parameters.values()), **options})
         self.parameters |= parameters
-        self.optimizers[0].add_param_group({"params": list(parameters.values()), **options})
-        self._check()
-        return len(self.optimizers[0].param_groups) - 1
+        self._joined[optimizer].append((list(parameters), dict(options)))
+        return sum(len(o.param_groups) for o in self.optimizers[: optimizer + 1]) - 1
 
     def step(self) -> None:
         for optimizer in self.optimizers:
@@ -64,25 +71,54 @@ class DenseOptimizers:
         states = [o.state[parameter] for o in self.optimizers if parameter in o.state]
         return {key: value for state in states for key, value in state.items() if isinstance(value, Tensor)}
 
-    def init_state(self) -> None:
-        """Makes the optimizers create the state of every parameter (they do so with its first gradient), so that a state dict
-        has the same keys at any time. A step of zero gradients at learning rate zero changes no weight."""
-        without = {name for name in self.parameters if not self.state_of(name)}
-        if not without:
-            return
-        gradients = {name: p.grad for name, p in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            parameter.grad = torch.zeros_like(parameter) if name in without else None
-        rates = [group["lr"] for group in self.groups]
-        for group in self.groups:
-            group["lr"] = 0.0
-        self.step()
-        for group, rate in zip(self.groups, rates, strict=True):
-            group["lr"] = rate
-        for name, parameter in self.parameters.items():
-            for value in self.state_of(name).values() if name in without else ():
-                value.zero_()
-            parameter.grad = gradients[name]
+    def state_dict(self) -> dict[str, dict[str, dict[str, Tensor]]]:
+        """`state`: by parameter all tensors that its optimizer will ever keep, zeros where it keeps none yet; `exists`: by
+        parameter whether it does. The keys are the same at any time, as DCP needs them to load."""
+        states = {name: self.state_of(name) for name in self.parameters}
+        missing = [name for name, state in states.items() if not state]
+        like = self._template() if missing else {}
+        exists = {name: {"exists": torch.tensor(bool(state))} for name, state in states.items()}
+        return {"state": states | {name: like[name] for name in missing}, "exists": exists}
+
+    def load_state_dict(self, saved: Mapping[str, Mapping[str, Mapping[str, Tensor]]]) -> None:
+        for optimizer in self.optimizers:
+            for parameter in [p for group in optimizer.param_groups for p in group["params"]]:
+                name = self._names[parameter]
+                if not saved["exists"][name]["exists"]:
+                    optimizer.state.pop(parameter, None)
+                    continue
+                state = optimizer.state[parameter]
+                for key, value in saved["state"][name].items():
+                    if isinstance(state.get(key), Tensor):
+                        state[key].copy_(value)
+                    else:
+                        state[key] = value.clone()
+
+    @property
+    def _names(self) -> dict[nn.Parameter, str]:
+        return {p: name for name, p in self.parameters.items()}
+
+    def _template(self) -> dict[str, dict[str, Tensor]]:
+        """Zeros of the shapes that the state of every parameter will have: found with optimizers of the same kind that make a
+        step on parameters without memory."""
+        joined = {name for groups in self._joined.values() for names, _ in groups for name in names}
+        hollow = {name: nn.Parameter(torch.empty_like(p, device="meta")) for name, p in self.parameters.items()}
+        optimizers = self._made({name: p for name, p in hollow.items() if name not in joined})
+        for index, groups in self._joined.items():
+            for names, options in groups:
+                optimizers[index].add_param_group({"params": [hollow[name] for name in names], **options})
+        for parameter in hollow.values():
+            parameter.grad = torch.empty_like(parameter)
+        for optimizer in optimizers:
+            optimizer.step()
+        return {name: self._zeros(optimizers, hollow[name], self.parameters[name].device) for name in hollow}
+
+    @staticmethod
+    def _zeros(optimizers: list[torch.optim.Optimizer], hollow: nn.Parameter, device: torch.device) -> dict[str, Tensor]:
+        state = {key: value for o in optimizers if hollow in o.state for key, value in o.state[hollow].items()}
+        tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+        # Counters are made on the host, unlike what has the shape of the parameter.
+        return {key: torch.zeros_like(v, device=device if v.device.type == "meta" else v.device) for key, v in tensors.items()}
 
 
 def _grouped(parameters: Mapping[str, nn.Parameter], param_groups: ParamGroups) -> list[dict[str, Any]]:

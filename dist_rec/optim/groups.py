@@ -1,9 +1,9 @@
-"""Process groups of the dense all-reduce, and equal weights to begin with."""
+"""Process groups of the dense all-reduce, and equal values to begin with."""
 
 from collections.abc import Mapping
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor
 
 
 def own_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
@@ -16,16 +16,16 @@ def own_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
 
 
 def host_group_of(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
-    """A gloo group with the ranks of `group`, for flags between the hosts. Made by all ranks together."""
+    """A gloo group with the ranks of `group`, for flags between the hosts. Made by all ranks of it together."""
     if group is None:
         return None
-    made = dist.new_group(dist.get_process_group_ranks(group), backend="gloo")
+    made = dist.new_group(dist.get_process_group_ranks(group), backend="gloo", use_local_synchronization=True)
     assert isinstance(made, dist.ProcessGroup), "this rank belongs to the group"
     return made
 
 
-def broadcast_parameters(parameters: Mapping[str, nn.Parameter], group: dist.ProcessGroup | None) -> None:
-    """Makes all ranks start from rank 0's values, as DDP does. Comm: one broadcast per parameter."""
+def broadcast(tensors: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:
+    """Makes all ranks start from rank 0's values, as DDP does. Comm: one broadcast per tensor."""
     if dist.is_initialized() and dist.get_world_size(group) > 1:
-        for parameter in parameters.values():
-            dist.broadcast(parameter.data, group=group, group_src=0)
+        for tensor in tensors.values():
+            dist.broadcast(tensor.data, group=group, group_src=0)

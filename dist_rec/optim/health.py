@@ -40,11 +40,11 @@ class HealthMeter:
         self._weights, self._cosine = {}, None
         if self._every and applied % self._every == 0 and self._last:
             shared = self._last.keys() & gradients.keys()
-            pairs = [(gradients[name].flatten(), self._last[name].flatten()) for name in sorted(shared)]
+            pairs = [(gradients[name].flatten().float(), self._last[name].flatten().float()) for name in sorted(shared)]
             if pairs:
-                products = [torch.stack([a.dot(b), a.dot(a), b.dot(b)]).float() for a, b in pairs]
-                ab, aa, bb = torch.stack(products).sum(0)
-                self._cosine = ab / (aa * bb).sqrt()
+                # Lengths first: the squares of small gradients are beyond fp32.
+                length, last = (nn.utils.get_total_norm(list(side)) for side in zip(*pairs, strict=True))
+                self._cosine = torch.stack([(a / length).dot(b / last) for a, b in pairs]).sum()
                 self._weights = {name: p.detach().clone() for name, p in self._parameters.items()}
         keep = self._every and (applied + 1) % self._every == 0
         self._last = {name: g.clone() for name, g in gradients.items()} if keep else {}

@@ -6,7 +6,8 @@ all-reduce of `g_k` starts inside the backward of step k and is waited for at th
 gradient, since that would decay weights and advance bias correction.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -14,13 +15,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
+from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
+from torchrec.distributed.types import ShardedModule
 from torchrec.optim.keyed import KeyedOptimizer
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from dist_rec.optim.delayed import Compress, DelayedAllReduce, InFlight, total_norm
 from dist_rec.optim.dense import DenseFactory, DenseOptimizers, ParamGroups
-from dist_rec.optim.groups import broadcast_parameters, host_group_of, own_group
+from dist_rec.optim.groups import broadcast
 from dist_rec.optim.health import Health, HealthMeter
 from dist_rec.optim.loss_scale import LossScale
 from dist_rec.optim.staleness import Correction, Staleness
@@ -32,7 +35,8 @@ class HybridOptimizer(KeyedOptimizer):
     """One optimizer for a `DistributedModelParallel`: its fused sparse optimizers and a torch optimizer for the rest.
 
     `step()` goes after every backward, on every rank, also on one that had no data. DDP may wrap the dense part or not
-    (`init_data_parallel=False` saves its buffers); with `delayed`, DDP's own all-reduce is switched off.
+    (`init_data_parallel=False` saves its buffers); with `delayed`, DDP's own all-reduce of gradients is switched off. `sync`
+    under DDP is DDP's (with accumulation it reduces every batch).
 
     Args:
         dmp: the sharded model, or any module.
@@ -45,15 +49,16 @@ class HybridOptimizer(KeyedOptimizer):
         clip_norm: largest norm of the mean dense gradient over all ranks; sparse gradients do not count.
         lr_factor: applied dense updates so far -> factor of the learning rate of the next one. Without it the learning
             rates are left alone, so that a torch scheduler may set them.
-        skip_nonfinite: a mean gradient with an infinity or a NaN is dropped, on all ranks alike; `skipped` counts them. On a
-            GPU the host waits for that gradient's all-reduce: a step after it started, or with `sync` at once.
+        skip_nonfinite: a mean dense gradient with an infinity or a NaN is dropped, on all ranks alike; `skipped` counts them.
+            Sparse rows have taken theirs in the backward. On a GPU the host waits for that gradient's all-reduce: a step after
+            it started, or with `sync` at once.
         grad_scaler: scales the loss; this optimizer unscales and sets the scale. `scaler.step` and `update` are not called.
         staleness: what to do about late gradients, see `dist_rec.optim.staleness`.
         compensation: the factor c of `staleness="compensate"`.
         delayed_lr_factor: factor of the learning rates of late updates.
         health_every: measure `health` at every so many updates; 0 never.
-        group: process group of the all-reduce; by default a new one, so that it never queues behind TorchRec's all-to-alls.
-        bucket_cap_mb, compress: see `DelayedAllReduce`.
+        group, bucket_cap_mb, compress: see `DelayedAllReduce`; by default a process group of its own, so that the all-reduce
+            never queues behind TorchRec's all-to-alls.
 
     Attributes:
         steps, applied, skipped: steps so far, dense updates applied (the version of the dense weights), gradients dropped.
@@ -93,7 +98,7 @@ class HybridOptimizer(KeyedOptimizer):
         if accumulation_steps < 1:
             raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
         # As TorchRec's CombinedOptimizer: `params`, `state` and `param_groups` are views of the optimizers below.
-        self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks = {}, {}
+        self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks = OrderedDict(), OrderedDict()
         self.defaults = {"_save_param_groups": False}
         self._fused: KeyedOptimizer | None = getattr(dmp, "fused_optimizer", None)
         if grad_scaler is not None and grad_scaler.is_enabled() and self._fused is not None and self._fused.params:
@@ -101,12 +106,14 @@ class HybridOptimizer(KeyedOptimizer):
                 "grad_scaler: fused sparse optimizers apply their gradients inside the backward, still scaled, and would "
                 "follow the scale; expected bf16 without a scaler, or tables without fused optimizers"
             )
-        self._parameters = {name: p for name, p in in_backward_optimizer_filter(dmp.named_parameters()) if p.requires_grad}
+        own = dict(in_backward_optimizer_filter(dmp.named_parameters()))
+        self._parameters = {name: p for name, p in own.items() if p.requires_grad}
         self._dense = DenseOptimizers(self._parameters, dense, param_groups)
         self._base_lrs = [pg["lr"] for pg in self._dense.groups]
-        self._ddp = next((m for m in _outermost(dmp) if isinstance(m, nn.parallel.DistributedDataParallel)), None)
-        self._group = group
+        self._ddps = _outermost_ddps(dmp)
+        self._tables_of_ddp = _inside_other_ddps(dmp, self._ddps, self._parameters)
         self._reduce_options: dict[str, Any] = {
+            "group": group,
             "backwards_per_step": accumulation_steps,
             "bucket_cap_mb": bucket_cap_mb,
             "compress": compress,
@@ -121,27 +128,31 @@ class HybridOptimizer(KeyedOptimizer):
         self._in_flight: InFlight | None = None
         self.steps = self.applied = self.skipped = 0
         self.grad_norm: Tensor | None = None
-        if self._ddp is None or dense_update == "delayed" or compress != "none":
+        theirs = {p for ddp in self._ddps for p in ddp.parameters()}
+        outside = {name: p for name, p in own.items() if p not in theirs}
+        if outside or dense_update == "delayed" or compress != "none":
             self._take_over()
-        if self._ddp is None:
-            broadcast_parameters(self._parameters, self._group)
+        broadcast(outside | (_plain_buffers(dmp) if not self._ddps else {}), self._reduce.group if self._reduce else None)
 
     def _take_over(self) -> None:
         """From now on the gradients go through this optimizer's own all-reduce."""
-        if self._ddp is not None:
+        if self._tables_of_ddp:
+            raise ValueError(
+                f"{self._tables_of_ddp[0]}: TorchRec reduces data_parallel tables in a DDP of their own, in time; expected "
+                "dense_update='sync' with init_data_parallel=True, or another sharding"
+            )
+        for ddp in self._ddps:
             try:
-                self._ddp.register_comm_hook(None, noop_hook)
+                ddp.register_comm_hook(None, noop_hook)
             except RuntimeError as error:
                 raise ValueError("delayed: the model's DDP has a communication hook already; expected none") from error
-        self._group = own_group(self._group)
-        self._reduce = DelayedAllReduce(
-            self._parameters,
-            self._group,
-            host_group_of(self._group),
-            under_ddp=self._ddp is not None,
-            **self._reduce_options,
-        )
+        self._reduce = DelayedAllReduce(self._parameters, under_ddp=bool(self._ddps), **self._reduce_options)
         self._reduce.active = self._accumulation == 1
+
+    def close(self) -> None:
+        """Lets go of the parameters, so that another optimizer may have them. What is in flight is not applied."""
+        if self._reduce is not None:
+            self._reduce.close()
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -180,33 +191,37 @@ class HybridOptimizer(KeyedOptimizer):
             self._take_over()
         self._dense_update = value
 
-    def add_parameters(self, parameters: Mapping[str, nn.Parameter], **options: Any) -> None:
-        """Parameters that joined the model later, by name, as a new group of the dense optimizer with `options`. Between steps,
-        on all ranks alike; under DDP, which does not know them, only with `delayed`."""
+    def init_state(self, sparse_grad_parameter_names: set[str] | None = None) -> None:
+        """Nothing: the state dict has the same keys at any time. TorchRec's own would make a step."""
+
+    def add_parameters(self, parameters: Mapping[str, nn.Parameter], *, optimizer: int = 0, **options: Any) -> None:
+        """Parameters that joined the model later, by name, as a new group with `options` of the dense optimizer (of several,
+        `optimizer` says which). Between steps, on all ranks alike; under DDP, which does not know them, only with `delayed`."""
         self._check_between_steps("add_parameters")
         if self._reduce is None:
             raise ValueError("add_parameters: DDP reduces the gradients and does not know new parameters; expected delayed")
         self._reduce.add(parameters)
-        broadcast_parameters(parameters, self._group)
+        at = self._dense.add(parameters, options, optimizer)
+        self._base_lrs.insert(at, self._dense.groups[at]["lr"])
         self._parameters.update(parameters)
-        self._dense.add(parameters, options)
-        self._base_lrs.append(self._dense.optimizers[0].param_groups[-1]["lr"])
-        if len(self._dense.optimizers) > 1:  # the new group is not the last of all
-            self._base_lrs = self._base_lrs[:-1]
-            self._base_lrs.insert(
-                len(self._dense.optimizers[0].param_groups) - 1, self._dense.optimizers[0].param_groups[-1]["lr"]
-            )
+        broadcast(parameters, self._reduce.group)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         if self._fused is not None:
             self._fused.zero_grad(set_to_none)
         if self._micro:
             return  # gradients are being added up
+        if self._reduce is not None:
+            self._reduce.abandon()
         for parameter in self._parameters.values():
             parameter.grad = None if set_to_none or parameter.grad is None else parameter.grad.zero_()
 
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Call after the backward of each step, on every rank, also on one that had no data."""
+        if closure is not None:
+            raise ValueError("step takes no closure: gradients have to be there, and on their way, when it is called")
+        for hook in self._optimizer_step_pre_hooks.values():
+            hook(self, (), {})
         if self._fused is not None:
             self._fused.step()  # hands its learning rate to the tables
         self._micro = (self._micro + 1) % self._accumulation
@@ -214,18 +229,23 @@ class HybridOptimizer(KeyedOptimizer):
             self._dense_step()
         if self._reduce is not None:
             self._reduce.active = self._micro == self._accumulation - 1
+        for hook in self._optimizer_step_post_hooks.values():
+            hook(self, (), {})
 
     def _dense_step(self) -> None:
         self.steps += 1
         scale = self._loss_scale.scale
+        in_time = self._dense_update == "sync" or self.steps <= self._warmup
         if self._reduce is None:
+            self.flush()  # of a checkpoint that was saved with late updates
             found = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
             for gradient in found.values() if self._accumulation > 1 else ():
                 gradient /= self._accumulation
             self._apply(InFlight(None, scale, landed=found), late=False)
             return
         started = InFlight(self._reduce.start(), scale)
-        if self._dense_update == "sync" or self.steps <= self._warmup:
+        if in_time:
+            self.flush()
             self._apply(started, late=False)
             return
         if self._correction.needs_weights:
@@ -235,40 +255,56 @@ class HybridOptimizer(KeyedOptimizer):
 
     def flush(self) -> None:
         """Applies the gradient in flight, if there is one: before evaluation, export and after the last step."""
-        if self._in_flight is not None:
-            in_flight, self._in_flight = self._in_flight, None
-            self._apply(in_flight, late=True)
+        if self._in_flight is None:
+            return
+        in_flight, self._in_flight = self._in_flight, None
+        unfinished = {name: p.grad for name, p in self._parameters.items()}  # of a step or an accumulation that goes on
+        self._apply(in_flight, late=True)
+        for name, parameter in self._parameters.items():
+            parameter.grad = unfinished[name]
+
+    def _land(self, in_flight: InFlight) -> dict[str, Tensor]:
+        if in_flight.landed is None:
+            assert in_flight.flight is not None and self._reduce is not None, "not landed, so on its way"
+            in_flight.landed = self._reduce.land(in_flight.flight)
+        return in_flight.landed
 
     def _apply(self, arrived: InFlight, *, late: bool) -> None:
         """One dense update; none without a gradient, so that schedules count updates and not steps."""
-        gradients = arrived.land()
+        gradients = self._land(arrived)
         with record_function("dense update: apply"):
-            norm, finite = self._norm(arrived, gradients)
+            norm = self._norm(arrived, gradients)
+            finite = norm is None or not self._skip_nonfinite or self._is_finite(arrived, norm)
             if gradients and finite:
-                self._update(gradients, norm, arrived, late=late)
+                self._update(
+                    gradients, None if norm is None else norm / arrived.scale, arrived.computed_at, arrived.scale, late
+                )
+            else:
+                self._correction.forget()
             self.skipped += not finite
         if gradients:
-            self._loss_scale.update(finite)
+            self._loss_scale.update(finite, arrived.scale)
         if arrived.flight is not None:
             arrived.flight.release()
 
-    def _norm(self, arrived: InFlight, gradients: dict[str, Tensor]) -> tuple[Tensor | None, bool]:
-        """Norm of the unscaled mean gradient where something asks for it, and whether the gradient may be applied."""
+    def _norm(self, arrived: InFlight, gradients: dict[str, Tensor]) -> Tensor | None:
+        """Norm of the mean gradient, still scaled, where something asks for it."""
         if not gradients or (self._clip_norm is None and not self._skip_nonfinite):
-            return None, True
-        if arrived.flight is not None:
-            norm, finite = arrived.flight.norm()
-        else:
-            norm = total_norm(self._parameters, gradients)
-            finite = not self._skip_nonfinite or bool(norm.isfinite())
-        return norm / arrived.scale, finite or not self._skip_nonfinite
+            return None
+        return total_norm(self._parameters, gradients) if arrived.flight is None else arrived.flight.norm()
 
-    def _update(self, gradients: dict[str, Tensor], norm: Tensor | None, arrived: InFlight, *, late: bool) -> None:
-        if arrived.scale != 1.0:
+    @staticmethod
+    def _is_finite(arrived: InFlight, norm: Tensor) -> bool:
+        return bool(norm.isfinite()) if arrived.flight is None else arrived.flight.is_finite(norm)
+
+    def _update(
+        self, gradients: dict[str, Tensor], norm: Tensor | None, computed_at: dict[str, Tensor], scale: float, late: bool
+    ) -> None:
+        if scale != 1.0:
             for gradient in gradients.values():
-                gradient *= 1.0 / arrived.scale
+                gradient *= 1.0 / scale
         self._health.before(self.applied, gradients)
-        gradients = self._correction.gradients(gradients, arrived.computed_at, late=late)
+        gradients = self._correction.gradients(gradients, computed_at, late=late)
         for name, parameter in self._parameters.items():
             parameter.grad = gradients.get(name)
         self.grad_norm = norm
@@ -288,71 +324,83 @@ class HybridOptimizer(KeyedOptimizer):
         self._correction.finish(late=late)
         self._health.after(self.applied)
         self.applied += 1
-        if arrived.flight is not None:
-            for parameter in self._parameters.values():
-                parameter.grad = None  # its memory goes to the next gradient
+        for parameter in self._parameters.values() if self._reduce is not None else ():
+            parameter.grad = None  # its memory goes to the next gradient
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs, the gradient in flight included (waited for, not applied).
+        """Everything a resumed run needs, the gradient in flight included (waited for, not applied), by parameter name.
 
-        With `compress` what the rounding has withheld so far joins the gradient in flight, so that a checkpoint does not depend
-        on the number of ranks; a run that saves goes on exactly as one that resumes. Comm: then one all-reduce per bucket.
+        Saving changes nothing, but for `compress`: then all ranks share equally from here what rounding has withheld, as those
+        that resume will (on however many ranks). Comm: then one all-reduce per bucket.
 
         Raises:
             RuntimeError: while gradients are being accumulated.
         """
         self._check_between_steps("state_dict")
-        self._dense.init_state()
         waiting = self._in_flight
-        landed = waiting.land() if waiting is not None else {}
-        for name, rest in (self._reduce.withheld() if self._reduce is not None else {}).items():
-            if name in landed:
-                landed[name] += rest
-        zeros = {name: torch.zeros_like(p.data) for name, p in self._parameters.items()}
-        state = {
-            "dense": {name: self._dense.state_of(name) for name in self._parameters},
+        rates = [group["lr"] for group in self.param_groups]
+        scaled = self._loss_scale.is_enabled
+        state: dict[str, Any] = {
+            "dense": self._dense.state_dict(),
             "fused": self._fused.state_dict() if self._fused is not None else {},
-            # Copies: clipping works in place on what has landed, perhaps before the state is written.
-            "in_flight": zeros | {name: gradient.clone() for name, gradient in landed.items()},
-            "in_flight_present": torch.tensor([name in landed for name in self._parameters]),
-            "counters": torch.tensor([self.steps, self.applied, self.skipped, self._loss_scale.good, waiting is not None]),
+            "in_flight": self._saved(self._land(waiting) if waiting is not None else {}),
+            "counters": torch.tensor(
+                [self.steps, self.applied, self.skipped, waiting is not None, scaled, self._loss_scale.good]
+            ),
             "scales": torch.tensor(
                 [self._loss_scale.scale, waiting.scale if waiting is not None else 1.0], dtype=torch.float64
             ),
+            "rates": torch.tensor([float(rate) for rate in rates], dtype=torch.float64),
         }
         if self._correction.keeps_history:
-            last = self._correction.last
-            state["last"] = zeros | {name: value.clone() for name, value in last.items()}
-            state["last_present"] = torch.tensor([name in last for name in self._parameters])
+            state["last"] = self._saved(self._correction.last)
         if self._correction.needs_weights:
-            computed_at = waiting.computed_at if waiting is not None else {}
-            state["computed_at"] = zeros | {name: value.clone() for name, value in computed_at.items()}
+            state["computed_at"] = self._saved(waiting.computed_at if waiting is not None else {})
+        if self._reduce is not None and (withheld := self._reduce.withheld()):
+            state["withheld"] = withheld
         return state
 
+    def _saved(self, values: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Copies, since what has landed is worked on in place, perhaps before the state is written; zeros for what is not
+        there, and by name whether it is."""
+        return {
+            name: {
+                "value": values[name].clone() if name in values else torch.zeros_like(p.data),
+                "there": torch.tensor(name in values),
+            }
+            for name, p in self._parameters.items()
+        }
+
     def load_state_dict(self, state: dict[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Goes on from a `state_dict`, on any number of ranks. Learning rates come back only where no `lr_factor` sets them.
+
+        Raises:
+            ValueError: if the state is that of other parameters; nothing is changed then.
+        """
         self._check_between_steps("load_state_dict")
-        self._dense.init_state()
-        for name in self._parameters:
-            for key, value in self._dense.state_of(name).items():
-                value.copy_(state["dense"][name][key])
+        if differing := state["in_flight"].keys() ^ self._parameters.keys():
+            raise ValueError(f"the state is of other parameters: {', '.join(sorted(differing)[:3])} in one of the two only")
+        self._dense.load_state_dict(state["dense"])
         if self._fused is not None:
             self._fused.load_state_dict(state["fused"])
-        self.steps, self.applied, self.skipped, good, waiting = (int(count) for count in state["counters"])
+        self.steps, self.applied, self.skipped, waiting, scaled, good = (int(count) for count in state["counters"])
         scale, scale_in_flight = state["scales"].tolist()
-        self._loss_scale.restore(scale, good)
+        if scaled:
+            self._loss_scale.restore(scale, good)
         if self._in_flight is not None and self._in_flight.flight is not None:
-            self._in_flight.land()
+            self._land(self._in_flight)
             self._in_flight.flight.release()
         self._in_flight = None
         if waiting:
-            landed = self._present(state["in_flight"], state["in_flight_present"])
-            weights = {name: value.clone() for name, value in state.get("computed_at", {}).items()}
-            self._in_flight = InFlight(None, scale_in_flight, weights, landed)
+            computed_at = _there(state.get("computed_at", {}))
+            self._in_flight = InFlight(None, scale_in_flight, computed_at, _there(state["in_flight"]))
         if self._correction.keeps_history:
-            self._correction.last = self._present(state["last"], state["last_present"])
-
-    def _present(self, values: Mapping[str, Tensor], present: Tensor) -> dict[str, Tensor]:
-        return {name: values[name].clone() for name, there in zip(self._parameters, present.tolist(), strict=True) if there}
+            self._correction.last = _there(state["last"])
+        if self._reduce is not None:
+            self._reduce.withhold(state.get("withheld", {}))
+        if self._lr_factor is None:
+            for group, rate in zip(self.param_groups, state["rates"].tolist(), strict=True):
+                group["lr"] = rate
 
     def _check_between_steps(self, what: str) -> None:
         if self._micro:
@@ -367,7 +415,23 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
 
 
-def _outermost(dmp: nn.Module) -> Iterable[nn.Module]:
-    """The model and what DistributedModelParallel wraps directly; DDP further down belongs to data-parallel tables."""
-    yield dmp
-    yield from dmp.children()
+def _there(saved: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: entry["value"].clone() for name, entry in saved.items() if entry["there"]}
+
+
+def _outermost_ddps(dmp: nn.Module) -> list[DistributedDataParallel]:
+    """The model or what it wraps directly; DDP further down belongs to data-parallel tables."""
+    return [module for module in (dmp, *dmp.children()) if isinstance(module, DistributedDataParallel)]
+
+
+def _inside_other_ddps(dmp: nn.Module, outermost: list[DistributedDataParallel], parameters: Mapping[str, Tensor]) -> list[str]:
+    """Names of parameters that are parts of what another DDP, further down, reduces: TorchRec's data-parallel tables."""
+    inner = [m for m in dmp.modules() if isinstance(m, DistributedDataParallel) and not any(m is ddp for ddp in outermost)]
+    memory = {p.untyped_storage().data_ptr() for ddp in inner for p in ddp.parameters()}
+    return [name for name, p in parameters.items() if p.untyped_storage().data_ptr() in memory]
+
+
+def _plain_buffers(dmp: nn.Module) -> dict[str, Tensor]:
+    """Buffers of all modules but the sharded ones, which differ between ranks."""
+    sharded = [name for name, module in dmp.named_modules() if isinstance(module, ShardedModule)]
+    return {name: b for name, b in dmp.named_buffers() if not any(name.startswith(f"{prefix}.") for prefix in sharded)}

@@ -16,19 +16,24 @@ class LossScale:
         self.scale = self._scaler.get_scale() if self._scaler is not None else 1.0
         self.good = 0
 
-    def update(self, finite: bool) -> None:
-        """After a gradient was applied (`finite`) or skipped."""
+    def update(self, finite: bool, scale: float) -> None:
+        """After a gradient that came of a loss at `scale` was applied (`finite`) or skipped. Two gradients may be on their way
+        at the same scale; it backs off from that once."""
         if self._scaler is None:
             return
         self.good = self.good + 1 if finite else 0
         if not finite:
-            self._set(self.scale * self._scaler.get_backoff_factor())
+            self._set(min(self.scale, scale * self._scaler.get_backoff_factor()))
         elif self.good == self._scaler.get_growth_interval():
             self._set(self.scale * self._scaler.get_growth_factor())
             self.good = 0
 
+    @property
+    def is_enabled(self) -> bool:
+        return self._scaler is not None
+
     def restore(self, scale: float, good: int) -> None:
-        """From a checkpoint."""
+        """From a checkpoint of a run with a scaler."""
         self.good = good
         if self._scaler is not None:
             self._set(scale)

@@ -59,16 +59,22 @@ class Correction:
         if late:
             for name in found.keys() & self.last.keys():
                 found[name].mul_(2.0).sub_(self.last[name])
-        self.last |= kept
+        self.last = kept  # nothing of a parameter that has no gradient now: next time it would be older than one update
         return found
 
     @torch.no_grad()
     def finish(self, *, late: bool) -> None:
         """After the optimizer has changed the weights."""
+        updates: dict[str, Tensor] = {}
         for name, before in self._before.items():
             parameter = self._parameters[name]
-            update = parameter.detach() - before
+            updates[name] = parameter.detach() - before
             if late and name in self.last:
-                parameter.add_(update - self.last[name])
-            self.last[name] = update
+                parameter.add_(updates[name] - self.last[name])
+        if self._kind == "error_feedback":
+            self.last = updates
         self._before = {}
+
+    def forget(self) -> None:
+        """After a step without an update: the history is no longer that of the last one."""
+        self.last = {}

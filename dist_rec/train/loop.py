@@ -76,7 +76,7 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
     cache = CacheMeter(dmp)
     window, step, enough = Window(ranks), optimizer.steps * per_update, False
     synchronous = config.optim.warmup_sync_steps * per_update if config.optim.dense_update == "delayed" else 0
-    trace = StepTrace(log.folder, config.run.trace_steps, ranks, skipped=synchronous)
+    trace = StepTrace(log.folder, config.run.trace_steps, ranks, skipped=max(synchronous - step, 0))
     while step < total_steps and not enough:
         # Between two stops the pipeline is full; at a stop it is empty, so that evaluating and saving see whole steps.
         stop = int(min(_next(step, run.eval_every), _next(step, config.checkpoint.every_steps), total_steps))

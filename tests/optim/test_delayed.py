@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dist_rec.optim.delayed import DelayedAllReduce, InFlight, total_norm
+from dist_rec.optim.delayed import DelayedAllReduce, total_norm
 from tests.helpers.ranks import run_ranks
 
 SHAPES = {"both": (2, 3), "first": (4,), "none": (3,), "wide": (2,), "scalar": ()}
@@ -32,8 +32,7 @@ def _backward(parameters: dict[str, nn.Parameter], names: list[str], shift: floa
 
 
 def _reducer(parameters: dict[str, nn.Parameter], **options: Any) -> DelayedAllReduce:
-    group = dist.group.WORLD if dist.is_initialized() else None
-    return DelayedAllReduce(parameters, group, group, **options)
+    return DelayedAllReduce(parameters, **options)
 
 
 def _mean_over_ranks() -> dict[str, Any]:
@@ -101,8 +100,7 @@ def test_one_process_without_a_group() -> None:
     flight = reducer.start()
     means = flight.wait()
     assert list(means) == ["both"] and means["both"].tolist() == [[1, 2, 3], [4, 5, 6]]
-    norm, finite = flight.norm()
-    assert finite and norm == pytest.approx(91.0**0.5)
+    assert flight.norm() == pytest.approx(91.0**0.5) and flight.is_finite(flight.norm())
     assert _reducer({}).start().wait() == {}
 
 
@@ -206,16 +204,79 @@ def test_an_error_that_is_not_finite_is_forgotten() -> None:
         _backward(parameters, ["a"], shift)
         flight = reducer.start()
         means = flight.wait()
-        assert flight.norm()[1] == (shift == 1.0)
+        assert flight.is_finite(flight.norm()) == (shift == 1.0)
     assert means["a"].tolist() == [1.0, 2.0, 3.0]
 
 
-def test_in_flight_lands_once() -> None:
+def _order_of_leaving() -> list[list[int]]:
+    """What has left by the end of the backward, in four steps; one parameter in the middle has a gradient in the last only."""
+    parameters = {name: nn.Parameter(torch.ones(4)) for name in ("a", "idle", "b")}
+    reducer, left = _reducer(parameters, bucket_cap_mb=1e-6), []
+    for step in range(4):
+        names = ["a", "b"] if step < 3 or dist.get_rank() else ["a", "idle", "b"]
+        _backward(parameters, names, 1.0)
+        assert reducer._flight is not None
+        left.append(list(reducer._flight.buffers))
+        flight = reducer.start()
+        assert list(reducer.land(flight)) == (["a", "b"] if step < 3 else ["a", "idle", "b"])
+        flight.release()
+    return left
+
+
+def test_a_parameter_that_had_no_gradient_does_not_hold_up_the_others() -> None:
+    first, second = run_ranks(_order_of_leaving, 2)
+    assert second == [[0], [0, 2], [0, 2], [0, 2]], "bucket 1 is the idle one's"
+    assert first == [[0], [0, 2], [0, 2], [0, 2, 1]]
+
+
+def test_compression_keeps_what_it_owes_to_a_parameter_without_a_gradient() -> None:
+    parameters = {name: nn.Parameter(torch.zeros(3)) for name in "ab"}
+    reducer = _reducer(parameters, compress="bf16")
+    _backward(parameters, ["a", "b"], 0.123)
+    reducer.start().wait()
+    owed = reducer.withheld()["b"]
+    assert owed.any()
+    _backward(parameters, ["a"], 0.123)
+    assert list(reducer.start().wait()) == ["a"] and torch.equal(reducer.withheld()["b"], owed)
+
+
+def _shared_out() -> tuple[Tensor, Tensor, Tensor]:
+    parameters = {"a": nn.Parameter(torch.zeros(50))}
+    reducer = _reducer(parameters, compress="bf16")
+    _backward(parameters, ["a"], 0.123 + dist.get_rank())
+    reducer.start().wait()
+    mine = next(iter(reducer._errors.values())).clone()
+    total = reducer.withheld()["a"]
+    other = DelayedAllReduce({"a": nn.Parameter(torch.zeros(50))}, compress="bf16")
+    other.withhold({"a": total})
+    assert torch.equal(other._errors[0], reducer._errors[0]), "those that go on and those that begin hold the same"
+    return mine, total, reducer._errors[0]
+
+
+def test_what_is_withheld_is_shared_out_equally() -> None:
+    (first, total, share), (second, *_) = run_ranks(_shared_out, 2)
+    assert torch.equal(first + second, total) and torch.equal(share, total / 2)
+
+
+def test_a_parameter_has_one_all_reduce_until_it_is_closed() -> None:
+    parameters = _parameters()
+    first = _reducer(parameters)
+    with pytest.raises(ValueError, match="both: another optimizer takes its gradients"):
+        _reducer({"new": nn.Parameter(torch.ones(1)), "both": parameters["both"]})
+    first.close()
+    second = _reducer(parameters)
+    _backward(parameters, ["both"], 1.0)
+    assert list(second.start().wait()) == ["both"]
+
+
+def test_a_backward_without_a_step_can_be_forgotten() -> None:
     parameters = _parameters()
     reducer = _reducer(parameters)
-    _backward(parameters, ["both"], 1.0)
-    in_flight = InFlight(reducer.start(), 1.0)
-    assert in_flight.land() is in_flight.land()
+    _backward(parameters, list(SHAPES), 1.0)
+    reducer.abandon()
+    _backward(parameters, ["both"], 5.0)
+    assert reducer.start().wait()["both"].flatten().tolist() == [5, 6, 7, 8, 9, 10]
+    assert reducer.nbytes == sum(p.nbytes for p in parameters.values())
 
 
 def test_total_norm_counts_what_is_missing_as_zero() -> None:

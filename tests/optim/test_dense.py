@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -46,17 +48,51 @@ def test_several_optimizers_share_the_parameters() -> None:
         DenseOptimizers(parameters, lambda p: [torch.optim.SGD(p, lr=0.1), torch.optim.SGD(p[:1], lr=0.1)])
 
 
-def test_state_exists_before_the_first_gradient_and_changes_no_weight() -> None:
-    parameters = _net()
-    dense = DenseOptimizers(parameters, _adamw)
-    before = {name: p.detach().clone() for name, p in parameters.items()}
-    parameters["0.weight"].grad = torch.ones(2, 3)
-    assert dense.state_of("0.weight") == {}
-    dense.init_state()
-    assert set(dense.state_of("2.bias")) == {"step", "exp_avg", "exp_avg_sq"}
-    assert not any(value.any() for name in parameters for value in dense.state_of(name).values())
-    assert all(torch.equal(p, before[name]) for name, p in parameters.items())
-    assert dense.groups[0]["lr"] == 0.1 and (parameters["0.weight"].grad == 1).all() and parameters["2.bias"].grad is None
+KINDS = {
+    "adamw": _adamw,
+    "nadam": lambda p: torch.optim.NAdam(p, lr=0.1),
+    "dampened": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.9),
+    "rprop": lambda p: torch.optim.Rprop(p, lr=0.1),
+    "asgd": lambda p: torch.optim.ASGD(p, lr=0.1),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1),
+}
+
+
+def _step(dense: DenseOptimizers, step: int, without: str = "") -> None:
+    generator = torch.Generator().manual_seed(step)
+    for name, p in dense.parameters.items():
+        p.grad = None if name == without else torch.randn(p.shape, generator=generator)
+    dense.step()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saving_early_changes_nothing_and_loading_goes_on_bitwise(kind: str) -> None:
+    """`1.bias` has no gradient before step 5, so its state does not exist when it is saved."""
+    runs = []
+    for _ in range(3):
+        torch.manual_seed(0)
+        runs.append(DenseOptimizers(_net(), KINDS[kind]))
+    plain, saving, resumed = runs
+    keys = [_keys(saving.state_dict())]
+    for step in range(8):
+        if step == 3:
+            saved = copy.deepcopy((saving.state_dict(), {n: p.detach() for n, p in saving.parameters.items()}))
+        for dense in (plain, saving):
+            _step(dense, step, "1.bias" if step < 5 else "")
+        keys.append(_keys(saving.state_dict()))
+    assert all(found == keys[0] for found in keys), "DCP needs to know them before it loads"
+    _step(resumed, 99)  # a state that must not stay
+    for name, p in resumed.parameters.items():
+        p.data.copy_(saved[1][name])
+    resumed.load_state_dict(saved[0])
+    for step in range(3, 8):
+        _step(resumed, step, "1.bias" if step < 5 else "")
+    for name, p in plain.parameters.items():
+        assert torch.equal(p, saving.parameters[name]) and torch.equal(p, resumed.parameters[name]), name
+
+
+def _keys(tree: object) -> object:
+    return {name: _keys(value) for name, value in tree.items()} if isinstance(tree, dict) else None
 
 
 def test_parameters_join_the_first_optimizer() -> None:
@@ -64,3 +100,4 @@ def test_parameters_join_the_first_optimizer() -> None:
     new = nn.Parameter(torch.zeros(3))
     assert dense.add({"new": new}, {"lr": 0.3}) == 2
     assert dense.groups[2]["params"] == [new] and dense.groups[2]["lr"] == 0.3
+    assert set(dense.state_dict()["state"]["new"]) == {"step", "exp_avg", "exp_avg_sq"}

@@ -2,7 +2,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from dist_rec.optim.groups import broadcast_parameters, host_group_of, own_group
+from dist_rec.optim.groups import broadcast, host_group_of, own_group
 from tests.helpers.ranks import run_ranks
 
 
@@ -11,7 +11,7 @@ def _groups() -> tuple[bool, bool, str, float]:
     assert mine is not None
     host = host_group_of(mine)
     parameter = nn.Parameter(torch.full((2,), float(dist.get_rank() + 7)))
-    broadcast_parameters({"p": parameter}, mine)
+    broadcast({"p": parameter}, mine)
     return mine is not dist.group.WORLD, own_group(mine) is mine, dist.get_backend(host), parameter.sum().item()
 
 
@@ -21,5 +21,5 @@ def test_a_group_of_its_own_and_rank_0s_values() -> None:
 
 def test_without_ranks_there_are_no_groups() -> None:
     parameter = nn.Parameter(torch.ones(2))
-    broadcast_parameters({"p": parameter}, None)
+    broadcast({"p": parameter}, None)
     assert own_group(None) is None and host_group_of(None) is None and parameter.sum() == 2

@@ -35,6 +35,13 @@ def test_cosine_and_lengths_over_all_parameters() -> None:
     assert weights == pytest.approx(math.sqrt(2.0**2 + 4.0**2)) and other == 0.0
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e18])
+def test_the_size_of_gradients_does_not_matter(size: float) -> None:
+    gradients = {"b": torch.tensor([size, size])}
+    ((_, cosine, *_),) = _run(1, [gradients, gradients])
+    assert cosine == pytest.approx(1.0)
+
+
 def test_only_every_so_often() -> None:
     assert [applied for applied, *_ in _run(2, STEPS)] == [2]
     assert _run(0, STEPS) == []

@@ -45,7 +45,7 @@ class Run:
     accumulation: int = 1
     extra: bool = False
     staleness: Staleness = "none"
-    wrap: Literal["none", "ddp"] = "none"
+    wrap: Literal["none", "ddp", "ddp_unused"] = "none"
     switch: bool = False
 
 
@@ -64,6 +64,7 @@ RUNS = [
     Run("two", extra=True),
     *(Run(dense, "delayed", 3, accumulation=n, wrap="ddp") for dense in ("sgd", "adagrad", "adamw") for n in (1, 3)),
     *(Run(dense, "sync", accumulation=n, wrap="ddp") for dense in ("sgd", "adagrad", "adamw") for n in (1, 3)),
+    *(Run("sgd", update, accumulation=n, extra=True, wrap="ddp_unused") for update in ("sync", "delayed") for n in (1, 2)),
     *(Run("adamw", update, switch=True) for update in ("sync", "delayed")),
     *(Run("adamw", update, switch=True, wrap="ddp") for update in ("sync", "delayed")),
 ]
@@ -81,7 +82,7 @@ class Net(nn.Module):
     def forward(self, batch: int, rank: int) -> Tensor:
         """The loss on the data of one rank in one batch."""
         generator = torch.Generator().manual_seed(1000 * batch + rank)
-        x = torch.randn(8, 10, generator=generator, dtype=torch.float64)
+        x = torch.randn(8, 10, generator=generator, dtype=torch.float64).to(self.mlp[0].weight.dtype)
         if self.extra is not None and (batch + rank) % 4 == 0:
             x = x * self.extra
         return (self.mlp(x)[:, 0] - x.sum(1)).square().mean()
@@ -156,11 +157,14 @@ def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def _start(run: Run, seed: int = 0, **options: Any) -> tuple[nn.Module, HybridOptimizer]:
+def _start(run: Run, seed: int = 0, *, fp32: bool = False, **options: Any) -> tuple[nn.Module, HybridOptimizer]:
     torch.manual_seed(seed)
     net = Net(run.extra)
+    net = net.float() if fp32 else net
     if run.wrap == "ddp":
         net = DistributedDataParallel(net, bucket_cap_mb=BUCKET_MB, gradient_as_bucket_view=True, static_graph=True)
+    if run.wrap == "ddp_unused":
+        net = DistributedDataParallel(net, bucket_cap_mb=BUCKET_MB, find_unused_parameters=True)
     return net, _optimizer(net, run, **options)
 
 
@@ -300,11 +304,32 @@ def _on_ranks() -> dict[str, Any]:
         "by_bucket": keyed_by_bucket(BY_BUCKET),
         "resumed": [resumed(run, at) for run in RESUMED for at in RESUMED_AT],
         "not_finite": not_finite(),
-        "compressed": [resumed(Run("adamw"), at, compress="bf16") for at in RESUMED_AT],
+        "frozen": frozen_and_outside(),
+        "compressed": [
+            resumed(Run("adamw", update), at, fp32=True, compress="bf16") for at in RESUMED_AT for update in UPDATES
+        ],
     }
     return found
 
 
+def frozen_and_outside() -> tuple[Tensor, Tensor]:
+    """Frozen weights and buffers without DDP, and a layer beside one in DDP, on ranks that begin with different values."""
+    torch.manual_seed(_rank())
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=True))
+    net[0].requires_grad_(False)
+    net[1].running_mean += _rank()
+    HybridOptimizer(net, DENSE["sgd"])
+    plain = torch.cat([net[0].weight.flatten(), net[1].running_mean])
+    beside = nn.Sequential(DistributedDataParallel(nn.Linear(2, 2)), nn.Linear(2, 1))
+    optimizer = HybridOptimizer(beside, DENSE["sgd"], dense_update="sync")
+    for step in range(3):
+        optimizer.zero_grad()
+        beside(torch.full((4, 2), float(step + _rank()))).sum().backward()
+        optimizer.step()
+    return plain, _flat(beside)
+
+
+UPDATES: tuple[DenseUpdate, ...] = ("sync", "delayed")
 BAD_STEP = 4
 
 
@@ -396,6 +421,12 @@ def test_a_gradient_that_is_not_finite_is_skipped_on_all_ranks(ranks: list[dict[
         torch.testing.assert_close(weights[BAD_STEP - 1], truth[BAD_STEP - 1], rtol=0.0, atol=TOLERANCE)
 
 
+def test_ranks_agree_on_frozen_weights_buffers_and_what_stands_beside_ddp(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        for mine, theirs in zip(rank["frozen"], ranks[0]["frozen"], strict=True):
+            assert torch.equal(mine, theirs)
+
+
 def _scaled(scaler: torch.amp.GradScaler | None) -> tuple[list[Tensor], HybridOptimizer]:
     """Seven steps; the loss of the third overflows when scaled."""
     net, optimizer = _start(Run("adamw"), grad_scaler=scaler)
@@ -482,14 +513,75 @@ def test_late_updates_may_have_their_own_rate() -> None:
     assert seen == pytest.approx([_lr_factor(0), _lr_factor(1), _lr_factor(1), *late]), "step 3 applies nothing"
 
 
-def test_a_schedulers_rate_is_kept() -> None:
-    net = Net(False)
-    optimizer = HybridOptimizer(net, DENSE["sgd"], warmup_sync_steps=0, delayed_lr_factor=0.5)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
-    for step in range(1, 4):
-        _step(net, optimizer, step)
-        scheduler.step()
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**3)
+def test_a_schedulers_rate_is_kept_and_comes_back() -> None:
+    found = []
+    for resume_at in (None, 2):
+        torch.manual_seed(0)
+        net = Net(False)
+        optimizer = HybridOptimizer(net, DENSE["sgd"], warmup_sync_steps=0, delayed_lr_factor=0.5)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        for step in range(1, 5):
+            _step(net, optimizer, step)
+            scheduler.step()
+            if step == resume_at:
+                saved = copy.deepcopy((net.state_dict(), optimizer.state_dict(), scheduler.state_dict()))
+                optimizer.close()
+                net = Net(False)
+                optimizer = HybridOptimizer(net, DENSE["sgd"], warmup_sync_steps=0, delayed_lr_factor=0.5)
+                scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+                for part, state in zip((net, optimizer, scheduler), saved, strict=True):
+                    part.load_state_dict(state)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**4)
+        found.append(_flat(net))
+    assert torch.equal(found[0], found[1])
+
+
+def test_flushing_half_way_through_an_accumulation_keeps_what_is_added_up() -> None:
+    net, optimizer = _start(Run("plain_sgd", accumulation=2, clip=None))
+    _step(net, optimizer, 1, 2)
+    net(2, 0).backward()
+    optimizer.step()
+    half = {name: p.grad.clone() for name, p in net.named_parameters()}
+    optimizer.flush()
+    assert all(torch.equal(p.grad, half[name]) for name, p in net.named_parameters())
+    assert optimizer.applied == 1
+
+
+@pytest.mark.parametrize("options", [{"dense_update": "sync"}, {"warmup_sync_steps": 1000}])
+def test_a_late_gradient_of_a_checkpoint_is_applied_before_the_first_synchronous_one(options: dict[str, Any]) -> None:
+    net, optimizer = _start(Run("sgd"))
+    _step(net, optimizer, 1)
+    saved = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
+    other, other_optimizer = _start(Run("sgd"), seed=7, **options)
+    other.load_state_dict(saved[0])
+    other_optimizer.load_state_dict(saved[1])
+    _step(other, other_optimizer, 2)
+    assert other_optimizer.applied == 2
+
+
+def test_a_state_of_other_parameters_is_refused() -> None:
+    _, optimizer = _start(Run("sgd"))
+    _, other = _start(Run("sgd", extra=True))
+    with pytest.raises(ValueError, match="the state is of other parameters: extra in one of the two only"):
+        optimizer.load_state_dict(other.state_dict())
+
+
+def test_hooks_run_and_closures_are_refused() -> None:
+    net, optimizer = _start(Run("sgd"))
+    seen = []
+    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+    _step(net, optimizer, 1)
+    assert seen == ["before", "after"]
+    with pytest.raises(ValueError, match="step takes no closure"):
+        optimizer.step(lambda: 0.0)
+
+
+def test_torchrecs_init_state_makes_no_step() -> None:
+    net, optimizer = _start(Run("adamw", "sync"))
+    before = _flat(net)
+    optimizer.init_state()
+    assert torch.equal(_flat(net), before) and optimizer.steps == 0
 
 
 def test_health_is_measured_when_asked_for() -> None:
@@ -545,7 +637,7 @@ def test_a_state_has_the_same_keys_at_any_time(dense: str) -> None:
             _step(net, optimizer, step)
         keys.append(_keys(optimizer.state_dict()))
     assert all(k == keys[0] for k in keys)
-    assert {f"dense.{name}.momentum_buffer" for name, _ in net.named_parameters()} <= keys[0] or dense != "sgd"
+    assert {f"dense.state.{name}.momentum_buffer" for name, _ in net.named_parameters()} <= keys[0] or dense != "sgd"
 
 
 def _keys(tree: Any, above: str = "") -> set[str]:
@@ -569,7 +661,7 @@ def test_parameters_that_others_update_are_left_alone() -> None:
     apply_optimizer_in_backward(torch.optim.SGD, net[0].parameters(), {"lr": 0.1})
     net[1].requires_grad_(False)
     optimizer = HybridOptimizer(net, DENSE["sgd"])
-    assert set(optimizer.state_dict()["dense"]) == {"2.weight", "2.bias"}
+    assert set(optimizer.state_dict()["dense"]["state"]) == {"2.weight", "2.bias"}
 
 
 def test_zero_grad_clears_or_zeroes() -> None:

@@ -52,3 +52,14 @@ def test_parameters_without_a_gradient_last_time() -> None:
     correction.gradients({"a": torch.ones(1)}, {}, late=True)
     found = correction.gradients({"a": torch.ones(1) * 3, "b": torch.ones(1) * 7}, {}, late=True)
     assert (found["a"].item(), found["b"].item()) == (5.0, 7.0)
+    correction.gradients({"b": torch.ones(1)}, {}, late=True)
+    found = correction.gradients({"a": torch.ones(1) * 3}, {}, late=True)
+    assert found["a"].item() == 3.0, "its last gradient is two updates old"
+
+
+def test_a_step_without_an_update_ends_the_history() -> None:
+    w = nn.Parameter(torch.zeros(1))
+    correction = Correction("extrapolate", {"w": w}, 0.0)
+    _apply(correction, w, 1.0, 0.0)
+    correction.forget()
+    assert _apply(correction, w, 3.0, 0.0) == 3.0
