@@ -24,6 +24,7 @@ def main() -> None:
     link = commands.add_parser("slow-link", help="step times across a link of limited rate; Linux and root")
     link.add_argument("--steps", type=int, default=12)
     link.add_argument("--rounds", type=int, default=3)
+    link.add_argument("--ids", type=int, default=128, help="samples with an id, of each batch: how much the all-to-alls carry")
     link.add_argument("--out", type=Path)
     traced = commands.add_parser("trace", help="draw dist-rec train --trace across such a link; Linux and root")
     traced.add_argument("--recipe", default="launch/recipes/quickstart.yaml")
@@ -47,7 +48,7 @@ def main() -> None:
     if options.command == "trace":
         trace(options.recipe, options.mbit, options.out)
     else:
-        lines, rows = slow_link(options.steps, options.rounds)
+        lines, rows = slow_link(options.steps, options.rounds, options.ids)
         print("\n".join(lines))
         if options.out:
             options.out.write_text("\n".join(["# The dense all-reduce across a slow link", "", *lines]) + "\n")

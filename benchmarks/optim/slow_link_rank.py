@@ -42,7 +42,7 @@ class Batch(Pipelineable):
 
 
 class Model(nn.Module):
-    """A small table and `LAYERS` square layers: 8.4 MB of dense gradients."""
+    """A small table, looked up by the first samples of a batch, and `LAYERS` square layers: 8.4 MB of dense gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,13 +55,15 @@ class Model(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         rows = self.table(batch.ids)["f"].values()
-        out = self.mlp(torch.cat([batch.dense[:, DIM:], rows], 1))
+        with_ids = torch.cat([batch.dense[: len(rows), DIM:], rows], 1)
+        out = self.mlp(torch.cat([with_ids, batch.dense[len(rows) :]]))
         loss = (out - 1.0).square().mean()
         return loss, loss.detach()
 
 
-def batches() -> Iterator[Batch]:
-    ids = KeyedJaggedTensor.from_lengths_sync(["f"], torch.arange(BATCH) % 1000, torch.ones(BATCH, dtype=torch.int64))
+def batches(count: int) -> Iterator[Batch]:
+    """Endless; `count` samples of each have an id."""
+    ids = KeyedJaggedTensor.from_lengths_sync(["f"], torch.arange(count) % 1000, torch.ones(count, dtype=torch.int64))
     while True:
         yield Batch(torch.randn(BATCH, WIDTH), ids)
 
@@ -120,9 +122,9 @@ def pipelines() -> dict[str, Any]:
     return found
 
 
-def steps(pipeline: Any, count: int) -> list[float]:
+def steps(pipeline: Any, count: int, ids: int) -> list[float]:
     """Seconds of each of `count` steps, after some that are not counted. Nothing is in flight at the end."""
-    source, found = batches(), []
+    source, found = batches(ids), []
     for step in range(WARM_UP + count):
         start = time.perf_counter()
         pipeline.progress(source)
@@ -154,13 +156,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--rounds", type=int, required=True)
+    parser.add_argument("--ids", type=int, required=True)
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     dist.init_process_group("gloo")
     kinds: dict[str, Callable[[], list[float]]] = {
-        name: lambda pipeline=pipeline: steps(pipeline, options.steps) for name, pipeline in pipelines().items()
+        name: lambda pipeline=pipeline: steps(pipeline, options.steps, options.ids) for name, pipeline in pipelines().items()
     }
     kinds["reduce"] = lambda: all_reduce_alone(options.steps)
     seconds: dict[str, list[float]] = {name: [] for name in kinds}

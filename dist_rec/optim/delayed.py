@@ -8,20 +8,20 @@ nothing depends on how DDP would bucket them, which it changes after its first s
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.profiler import record_function
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from dist_rec.optim.buckets import Bucket, lay_out
 from dist_rec.optim.groups import host_group_of, own_group
 
 Compress = Literal["none", "bf16"]
 
-_taken: "WeakKeyDictionary[nn.Parameter, DelayedAllReduce]" = WeakKeyDictionary()
+_taken = WeakTensorKeyDictionary()  # parameter -> the one that takes its gradients
 
 
 class DelayedAllReduce:

@@ -68,8 +68,7 @@ class DenseOptimizers:
     def state_of(self, name: str) -> dict[str, Tensor]:
         """The tensors that the optimizer keeps for one parameter."""
         parameter = self.parameters[name]
-        states = [o.state[parameter] for o in self.optimizers if parameter in o.state]
-        return {key: value for state in states for key, value in state.items() if isinstance(value, Tensor)}
+        return _tensors([o.state[parameter] for o in self.optimizers if parameter in o.state])
 
     def state_dict(self) -> dict[str, dict[str, dict[str, Tensor]]]:
         """`state`: by parameter all tensors that its optimizer will ever keep, zeros where it keeps none yet; `exists`: by
@@ -100,25 +99,23 @@ class DenseOptimizers:
 
     def _template(self) -> dict[str, dict[str, Tensor]]:
         """Zeros of the shapes that the state of every parameter will have: found with optimizers of the same kind that make a
-        step on parameters without memory."""
+        step on zeros. Memory, for this moment: parameters, gradients and states once more."""
         joined = {name for groups in self._joined.values() for names, _ in groups for name in names}
-        hollow = {name: nn.Parameter(torch.empty_like(p, device="meta")) for name, p in self.parameters.items()}
+        hollow = {name: nn.Parameter(torch.zeros_like(p.data)) for name, p in self.parameters.items()}
         optimizers = self._made({name: p for name, p in hollow.items() if name not in joined})
         for index, groups in self._joined.items():
             for names, options in groups:
                 optimizers[index].add_param_group({"params": [hollow[name] for name in names], **options})
         for parameter in hollow.values():
-            parameter.grad = torch.empty_like(parameter)
+            parameter.grad = torch.zeros_like(parameter)
         for optimizer in optimizers:
             optimizer.step()
-        return {name: self._zeros(optimizers, hollow[name], self.parameters[name].device) for name in hollow}
+        states = {name: [o.state[p] for o in optimizers if p in o.state] for name, p in hollow.items()}
+        return {name: {k: torch.zeros_like(v) for k, v in _tensors(found).items()} for name, found in states.items()}
 
-    @staticmethod
-    def _zeros(optimizers: list[torch.optim.Optimizer], hollow: nn.Parameter, device: torch.device) -> dict[str, Tensor]:
-        state = {key: value for o in optimizers if hollow in o.state for key, value in o.state[hollow].items()}
-        tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-        # Counters are made on the host, unlike what has the shape of the parameter.
-        return {key: torch.zeros_like(v, device=device if v.device.type == "meta" else v.device) for key, v in tensors.items()}
+
+def _tensors(states: list[dict[str, Any]]) -> dict[str, Tensor]:
+    return {key: value for state in states for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def _grouped(parameters: Mapping[str, nn.Parameter], param_groups: ParamGroups) -> list[dict[str, Any]]:

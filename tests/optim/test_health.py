@@ -35,7 +35,7 @@ def test_cosine_and_lengths_over_all_parameters() -> None:
     assert weights == pytest.approx(math.sqrt(2.0**2 + 4.0**2)) and other == 0.0
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e18])
+@pytest.mark.parametrize("size", [1e-18, 1e18])
 def test_the_size_of_gradients_does_not_matter(size: float) -> None:
     gradients = {"b": torch.tensor([size, size])}
     ((_, cosine, *_),) = _run(1, [gradients, gradients])
