@@ -55,8 +55,8 @@ class Model(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         rows = self.table(batch.ids)["f"].values()
-        with_ids = torch.cat([batch.dense[: len(rows), DIM:], rows], 1)
-        out = self.mlp(torch.cat([with_ids, batch.dense[len(rows) :]]))
+        with_ids = torch.cat([batch.dense[: rows.shape[0], DIM:], rows], 1)
+        out = self.mlp(torch.cat([with_ids, batch.dense[rows.shape[0] :]]))
         loss = (out - 1.0).square().mean()
         return loss, loss.detach()
 
