@@ -142,8 +142,8 @@ def slow_link(steps: int, rounds: int, ids: int) -> tuple[list[str], list[dict[s
             print(rows[-1], flush=True)
     title = (
         f"{LAYERS} layers of {WIDTH} x {WIDTH} and a small sharded table: {GRADIENT_BYTES / 1e6:.1f} MB of dense gradients in "
-        f"buckets of {BUCKET_MB:.0f} MB, {BATCH} samples per rank ({ids} of them with an id), AdamW, `TrainPipelineSparseDist`; "
-        f"two hosts with one rank of one thread each, gloo. {rounds} rounds of {steps} steps of every kind in turns. Milliseconds."
+        f"buckets of {BUCKET_MB:.0f} MB, {BATCH} samples per rank ({ids} of them with an id), AdamW, stock pipeline; "
+        f"two hosts with one rank of one thread each, gloo. {rounds} rounds of {steps} steps of every kind in turns. In ms."
     )
     lines = [*provenance(), "", title, "", *_table(rows)]
     return lines, rows
