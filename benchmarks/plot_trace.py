@@ -56,6 +56,17 @@ def reduce_spans(events: list[Event]) -> list[tuple[int, int, float, float]]:
         if after and after[0]["ts"] < start["ts"] + start["dur"] + 500:
             lanes.add(after[0]["tid"])
     spans = [e for e in collectives if e["tid"] in lanes and e["ts"] >= starts[0]["ts"]]
+    # They take up work in the order of its start. The first spans may still be those of the step before the trace: what belongs
+    # to the first recorded start is the first span with which every step's all-reduces are over when they have been waited for.
+    waited = [e["ts"] + e["dur"] for e in events if e["name"] == WAIT]
+    for skipped in range(len(spans)):
+        found = _pair(starts, spans[skipped:])
+        if all(begin + length <= waited[step + 1] + 1e3 for step, _, begin, length in found if step + 1 < len(waited)):
+            return found
+    raise ValueError("the all-reduces of this trace cannot be told apart")
+
+
+def _pair(starts: list[Event], spans: list[Event]) -> list[tuple[int, int, float, float]]:
     found, step = [], -1
     for start, span in zip(starts, spans, strict=False):
         bucket = int(start["name"].rsplit(" ", 1)[1])
