@@ -5,11 +5,13 @@ python -m benchmarks.plot_trace runs/NAME/trace/rank0.json OUT.png
 
 import argparse
 import json
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 START, WAIT, APPLY = "dense all-reduce: start bucket", "dense all-reduce: wait", "dense update: apply"
 COLLECTIVES = ("gloo:all_reduce", "nccl:all_reduce")
+SLACK = 1e3  # us that a span may end after the wait for it: threads note the time one after the other
 COLOURS = {
     "forward": "#9ecae1",
     "backward": "#fdae6b",
@@ -57,22 +59,21 @@ def reduce_spans(events: list[Event]) -> list[tuple[int, int, float, float]]:
             lanes.add(after[0]["tid"])
     spans = [e for e in collectives if e["tid"] in lanes and e["ts"] >= starts[0]["ts"]]
     # They take up work in the order of its start. The first spans may still be those of the step before the trace: what belongs
-    # to the first recorded start is the first span with which every step's all-reduces are over when they have been waited for.
+    # to the first recorded start is the first span with which no all-reduce begins before it was started, and all are over when
+    # they have been waited for, a step later.
     waited = [e["ts"] + e["dur"] for e in events if e["name"] == WAIT]
+    steps = list(accumulate(start["name"].endswith(" 0") for start in starts))
     for skipped in range(len(spans)):
-        found = _pair(starts, spans[skipped:])
-        if all(begin + length <= waited[step + 1] + 1e3 for step, _, begin, length in found if step + 1 < len(waited)):
-            return found
+        pairs = list(zip(starts, spans[skipped:], strict=False))
+        ends = [span["ts"] + span["dur"] for _, span in pairs]
+        in_order = all(span["ts"] >= start["ts"] for start, span in pairs)
+        if in_order and all(end <= waited[step] + SLACK for step, end in zip(steps, ends, strict=False) if step < len(waited)):
+            buckets = [int(start["name"].rsplit(" ", 1)[1]) for start in starts]
+            return [
+                (step - 1, bucket, start["ts"], end - start["ts"])
+                for step, bucket, (start, _), end in zip(steps, buckets, pairs, ends, strict=False)
+            ]
     raise ValueError("the all-reduces of this trace cannot be told apart")
-
-
-def _pair(starts: list[Event], spans: list[Event]) -> list[tuple[int, int, float, float]]:
-    found, step = [], -1
-    for start, span in zip(starts, spans, strict=False):
-        bucket = int(start["name"].rsplit(" ", 1)[1])
-        step += bucket == 0
-        found.append((step, bucket, start["ts"], span["ts"] + span["dur"] - start["ts"]))
-    return found
 
 
 def draw(events: list[Event], out: Path) -> None:

@@ -36,7 +36,7 @@ class DataSet:
 
 
 DATA = {
-    "quickstart": DataSet("launch/recipes/quickstart.yaml", 64, 150, 0.76, ("data.valid=[]",)),
+    "quickstart": DataSet("launch/recipes/quickstart.yaml", 64, 150, 0.76, ("data.valid=[]", "optim.optimizer=adamw")),
     "statics2011": DataSet(
         "launch/recipes/statics2011.yaml",
         8,

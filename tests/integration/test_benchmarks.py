@@ -1,6 +1,7 @@
 """Benchmark scripts run from one end to the other at toy size; what they measure is not judged here."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from unittest import mock
 
 import pytest
 
+from benchmarks import plot_trace
 from benchmarks.optim import harmless, slow_link
 from benchmarks.optim.report import page
 
@@ -67,6 +69,31 @@ def test_every_run_of_the_study_is_a_valid_recipe(data: str) -> None:
     configs = [cell.config("out") for cell in cells if cell.seed == harmless.SEEDS[0]]
     assert {config.optim.dense_update for config in configs} == {"sync", "delayed"}
     assert len({config.data.batch_size for config in configs}) == 2
+
+
+def _event(name: str, begin: float, length: float, thread: int) -> dict[str, Any]:
+    return {"ph": "X", "name": name, "ts": 1e6 + begin, "dur": length, "tid": thread}
+
+
+def test_a_trace_is_drawn_with_every_all_reduce_at_its_step(tmp_path: Path) -> None:
+    """The first span on the group's thread is that of a step before the trace."""
+    events = [_event("gloo:all_reduce", 25.0, 30.0, 7)]
+    for step in range(3):
+        at = 100.0 * step
+        events += [
+            _event(f"ProfilerStep#{step}", at, 90.0, 1),
+            _event("autograd::engine::evaluate_function: A", at + 10, 40.0, 1),
+        ]
+        events += [_event("dense all-reduce: start bucket 0", at + 20, 2.0, 1), _event("gloo:all_reduce", at + 60, 70.0, 7)]
+        events += [_event("dense all-reduce: wait", at + 60, 5.0, 1), _event("dense update: apply", at + 70, 5.0, 1)]
+    (tmp_path / "trace.json").write_text(json.dumps({"traceEvents": events}))
+    found = plot_trace.read(tmp_path / "trace.json")
+    with mock.patch.object(plot_trace, "SLACK", 0.0):
+        spans = plot_trace.reduce_spans(found)
+    assert spans == [(step, 0, 100.0 * step + 20, 110.0) for step in range(3)]
+    assert [what for what, *_ in plot_trace.thread_spans(found)][:2] == ["forward", "backward"]
+    plot_trace.draw(found, tmp_path / "trace.png")
+    assert (tmp_path / "trace.png").stat().st_size > 0
 
 
 def test_what_a_machine_lacks_for_the_slow_link_is_said() -> None:
