@@ -17,7 +17,6 @@ from torch.amp import GradScaler
 from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
-from torchrec.distributed.types import ShardedModule
 from torchrec.optim.keyed import KeyedOptimizer
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
@@ -338,7 +337,7 @@ class HybridOptimizer(KeyedOptimizer):
         """
         self._check_between_steps("state_dict")
         waiting = self._in_flight
-        rates = [group["lr"] for group in self.param_groups]
+        rates = [group["lr"] for group in self._dense.groups]
         scaled = self._loss_scale.is_enabled
         state: dict[str, Any] = {
             "dense": self._dense.state_dict(),
@@ -372,7 +371,8 @@ class HybridOptimizer(KeyedOptimizer):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Goes on from a `state_dict`, on any number of ranks. Learning rates come back only where no `lr_factor` sets them.
+        """Goes on from a `state_dict`, on any number of ranks. Dense learning rates come back where no `lr_factor` sets them;
+        those of the fused optimizers are the job's, as ever with TorchRec.
 
         Raises:
             ValueError: if the state is that of other parameters; nothing is changed then.
@@ -399,7 +399,7 @@ class HybridOptimizer(KeyedOptimizer):
         if self._reduce is not None:
             self._reduce.withhold(state.get("withheld", {}))
         if self._lr_factor is None:
-            for group, rate in zip(self.param_groups, state["rates"].tolist(), strict=True):
+            for group, rate in zip(self._dense.groups, state["rates"].tolist(), strict=True):
                 group["lr"] = rate
 
     def _check_between_steps(self, what: str) -> None:
@@ -432,6 +432,6 @@ def _inside_other_ddps(dmp: nn.Module, outermost: list[DistributedDataParallel],
 
 
 def _plain_buffers(dmp: nn.Module) -> dict[str, Tensor]:
-    """Buffers of all modules but the sharded ones, which differ between ranks."""
-    sharded = [name for name, module in dmp.named_modules() if isinstance(module, ShardedModule)]
+    """Buffers of all modules but TorchRec's sharded ones (those with an input dist), which differ between ranks."""
+    sharded = [name for name, module in dmp.named_modules() if hasattr(module, "input_dist")]
     return {name: b for name, b in dmp.named_buffers() if not any(name.startswith(f"{prefix}.") for prefix in sharded)}

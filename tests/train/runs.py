@@ -56,7 +56,7 @@ def make_config(data: Path, out: Path, /, **changes: Any) -> Config:
             "head": {"hidden": [16]},
         },
         "embedding": {"dim": 8},
-        "optim": {"lr": 0.01},
+        "optim": {"lr": 0.01, "warmup_sync_steps": 0},
         "run": {"out": str(out), "name": "tiny", "log_every": 1},
     }
     return Config.model_validate(_merged(tree, changes))

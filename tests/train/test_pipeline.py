@@ -88,6 +88,7 @@ def test_only_synchronous_updates_use_ddp(data: Path, tmp_path: Path, alone: Ran
     [
         ({"optimizer": "adamw", "betas": [0.8, 0.9]}, {"betas": (0.8, 0.9), "weight_decay": 0.01}),
         ({"optimizer": "adam", "weight_decay": 0.0}, {"betas": (0.9, 0.999), "weight_decay": 0.0}),
+        ({"optimizer": "adagrad", "weight_decay": 0.1}, {"weight_decay": 0.1, "lr_decay": 0}),
         ({"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.1}, {"momentum": 0.9, "weight_decay": 0.1}),
     ],
 )
@@ -95,11 +96,22 @@ def test_the_recipe_chooses_the_dense_optimizer(
     data: Path, tmp_path: Path, alone: Ranks, changes: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     model, optimizer = fresh(make_config(data, tmp_path, optim=changes), alone)
-    (group,) = optimizer.param_groups
+    group, *tables = optimizer.param_groups
     assert {name: group[name] for name in expected} == expected
     assert group["lr"] == 0.01
     dense = {id(p) for p in group["params"]}
-    assert {id(p) for name, p in model.named_parameters() if "ranker" in name} == dense, "tables have their own optimizer"
+    assert {id(p) for name, p in model.named_parameters() if "ranker" in name} == dense and tables, (
+        "they have their own optimizer"
+    )
+
+
+def test_muon_takes_the_matrices(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    model, optimizer = fresh(make_config(data, tmp_path, optim={"optimizer": "muon", "weight_decay": 0.0}), alone)
+    muon, adamw, *_ = optimizer.param_groups
+    assert all(p.ndim == 2 for p in muon["params"]) and all(p.ndim != 2 for p in adamw["params"])
+    assert muon["adjust_lr_fn"] == "match_rms_adamw" and adamw["betas"] == (0.9, 0.999) and muon["lr"] == adamw["lr"] == 0.01
+    dense = [p for name, p in model.named_parameters() if "ranker" in name]
+    assert len(dense) == len(muon["params"]) + len(adamw["params"])
 
 
 def test_tables_in_host_memory_get_the_prefetching_pipeline(data: Path, tmp_path: Path, alone: Ranks) -> None:

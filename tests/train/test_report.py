@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dist_rec.embedding.cache import CacheUse
+from dist_rec.optim.health import Health
 from dist_rec.train.metrics import TaskMetrics
 from dist_rec.train.report import RunLog
 from dist_rec.train.window import WindowStats
@@ -25,17 +27,23 @@ WINDOW = WindowStats(
     bytes_per_step=4_000.0,
     plain_bytes_per_step=16_000.0,
 )
+HEALTH = Health(7, gradient_cosine=torch.tensor(-0.5), update_norm=torch.tensor(1.0), weight_norm=torch.tensor(4.0))
 METRICS = {
     "click": TaskMetrics(auc=0.75, grouped_auc=0.7, logloss=0.5, ne=0.9, calibration=1.1, candidates=8, label_rate=0.25),
     "buy": TaskMetrics(float("nan"), float("nan"), 0.1, float("nan"), float("nan"), candidates=8, label_rate=0.0),
 }
 
 
+def _optimizer(lr: float, grad_norm: torch.Tensor | None = None, health: Health | None = None) -> Any:
+    """What a log line reads of one."""
+    return SimpleNamespace(param_groups=[{"lr": lr}], grad_norm=grad_norm, health=health, skipped=3)
+
+
 def _say_everything(folder: Path, console: Console, *, is_main: bool) -> None:
     with RunLog(folder, is_main=is_main, console=console) as log:
         log.say("runs/[x]/y")
-        log.training(20, 60, WINDOW, lr=0.5, grad_norm=None)
-        log.training(40, 60, WINDOW, lr=0.25, grad_norm=torch.tensor(2.0))
+        log.training(20, 60, WINDOW, optimizer=_optimizer(0.5))
+        log.training(40, 60, WINDOW, optimizer=_optimizer(0.25, torch.tensor(2.0), HEALTH))
         log.evaluation("valid", 40, METRICS)
 
 
@@ -49,7 +57,7 @@ def _strict_json(text: str) -> Any:
 def test_what_caches_did_is_recorded_and_said(tmp_path: Path) -> None:
     said = io.StringIO()
     with RunLog(tmp_path, is_main=True, console=Console(file=said, width=400)) as log:
-        log.training(20, 60, WINDOW, lr=0.5, grad_norm=None, cache=CacheUse(rows=1000, missed=25, fetched_bytes=64_000))
+        log.training(20, 60, WINDOW, optimizer=_optimizer(0.5), cache=CacheUse(rows=1000, missed=25, fetched_bytes=64_000))
     row = _strict_json((tmp_path / "metrics.jsonl").read_text())
     assert (row["cache_hit_rate"], row["cache_fetched_bytes_per_step"]) == (0.975, 3200)
     assert "cache hits 97.5%, 3.2kB/step fetched" in said.getvalue()
@@ -61,6 +69,8 @@ def test_every_row_is_json_and_holds_what_was_measured(tmp_path: Path) -> None:
     expected = {"event": "train", "step": 20, "lr": 0.5, "grad_norm": None, "loss": 0.625, "steps": 20, "bytes_per_step": 4000}
     assert expected.items() <= first.items()
     assert (second["step"], second["grad_norm"]) == (40, 2.0)
+    assert "gradient_cosine" not in first and (second["gradient_cosine"], second["relative_update"]) == (-0.5, 0.25)
+    assert second["skipped_updates"] == 3
     assert {
         "event": "valid",
         "step": 40,
@@ -119,7 +129,7 @@ def test_rows_are_added_to_those_of_before(tmp_path: Path) -> None:
 def test_rows_are_there_when_a_run_fails(tmp_path: Path) -> None:
     def fail() -> None:
         with RunLog(tmp_path, is_main=True, console=Console(file=io.StringIO())) as log:
-            log.training(20, 60, WINDOW, lr=0.5, grad_norm=None)
+            log.training(20, 60, WINDOW, optimizer=_optimizer(0.5))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
