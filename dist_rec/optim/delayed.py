@@ -5,7 +5,8 @@ parameters its batch happened to use, so that all ranks issue the same collectiv
 nothing depends on how DDP would bucket them, which it changes after its first step.
 """
 
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,7 +22,8 @@ from dist_rec.optim.groups import host_group_of, own_group
 
 Compress = Literal["none", "bf16"]
 
-_taken = WeakTensorKeyDictionary()  # parameter -> the one that takes its gradients
+# Parameter -> weak reference to the one that takes its gradients: that one holds the parameters, and none would ever be freed.
+_taken = WeakTensorKeyDictionary()
 
 
 class DelayedAllReduce:
@@ -75,6 +77,7 @@ class DelayedAllReduce:
         self._idle: set[str] = set()  # without a gradient on any rank, when last heard
         self._flight: Flight | None = None
         self._side: torch.cuda.Stream | None = None  # follows the collectives
+        weakref.finalize(self, _remove, self._hooks)
         self.active = True  # False: the next backward is not the last of its step
         self.add(parameters)
 
@@ -84,24 +87,27 @@ class DelayedAllReduce:
         Raises:
             ValueError: for a name or a parameter that is taken.
         """
-        for name, parameter in parameters.items():
-            if name in self.parameters:
-                raise ValueError(f"{name} is reduced already")
-            if parameter in _taken:
-                raise ValueError(f"{name}: another optimizer takes its gradients; close() that one first")
+        self.check_free(parameters)
         for name, parameter in parameters.items():
             self.parameters[name] = parameter
-            _taken[parameter] = self
-            self._hooks.append(parameter.register_post_accumulate_grad_hook(lambda p, name=name: self._ready(name, p)))
+            _taken[parameter] = weakref.ref(self)
+            self._hooks.append(parameter.register_post_accumulate_grad_hook(_hook(weakref.WeakMethod(self._ready), name)))
         for bucket in lay_out(parameters, self._cap, self._wire):
             self._buckets.append(bucket)
             if self._side is None and bucket.device.type == "cuda":
                 self._side = torch.cuda.Stream(bucket.device)
 
+    def check_free(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Raises ValueError for a name or a parameter that is taken."""
+        for name, parameter in parameters.items():
+            if name in self.parameters:
+                raise ValueError(f"{name} is reduced already")
+            if parameter in _taken and _taken[parameter]() is not None:
+                raise ValueError(f"{name}: another optimizer takes its gradients; close() that one first")
+
     def close(self) -> None:
         """Lets go of the parameters: their gradients stay where the backward puts them."""
-        for hook in self._hooks:
-            hook.remove()
+        _remove(self._hooks)
         for parameter in self.parameters.values():
             _taken.pop(parameter, None)
 
@@ -173,9 +179,9 @@ class DelayedAllReduce:
         return flight
 
     def land(self, flight: "Flight") -> dict[str, Tensor]:
-        """Waits for a flight; every rank lands the same flights between the same steps."""
+        """`flight.wait()`, and hears which parameters are idle; every rank lands the same flights between the same steps."""
         means = flight.wait()
-        self._idle = flight.order.keys() - means.keys()
+        self._idle = flight.names.keys() - means.keys()
         return means
 
     def abandon(self) -> None:
@@ -219,15 +225,15 @@ class Flight:
         self.present: dict[str, bool] = {}  # has this rank a gradient
         self.fired: set[str] = set()
         self.complete: set[str] = set()
-        self.order: dict[str, None] = {}  # names, as the parameters have them
+        self.names: dict[str, None] = {}  # in the order of the parameters
         self._landed: torch.Event | None = None
         self._means: dict[str, Tensor] = {}
         self._norm: Tensor | None = None
 
     def leave(self, names: Iterable[str], side: "torch.cuda.Stream | None", host_group: dist.ProcessGroup | None) -> None:
         """All buckets are on their way: sends the flags after them and, on a GPU, queues what has to follow the collectives."""
-        self.order = dict.fromkeys(name for name in names if name in self.present)
-        self._flags = torch.tensor([self.present[name] for name in self.order], dtype=torch.int32)
+        self.names = dict.fromkeys(name for name in names if name in self.present)
+        self._flags = torch.tensor([self.present[name] for name in self.names], dtype=torch.int32)
         self._flag_work = _all_reduce(self._flags, host_group) if host_group is not None else None
         if side is None:
             return
@@ -237,7 +243,7 @@ class Flight:
             for work in self.works:
                 work.wait()
             self._means = self._views()
-            self._norm = total_norm(self.order, self._means)
+            self._norm = total_norm(self.names, self._means)
             self._host_norm = torch.empty((), dtype=self._norm.dtype, pin_memory=True)
             self._host_norm.copy_(self._norm, non_blocking=True)
             self._landed = side.record_event()
@@ -258,11 +264,11 @@ class Flight:
                 self._means = self._views()
             if self._flag_work is not None:
                 self._flag_work.wait()
-        return {name: self._means[name] for name, flag in zip(self.order, self._flags.tolist(), strict=True) if flag > 0}
+        return {name: self._means[name] for name, flag in zip(self.names, self._flags.tolist(), strict=True) if flag > 0}
 
     def norm(self) -> Tensor:
         """Norm of all mean gradients, after `wait`."""
-        return total_norm(self.order, self._means) if self._norm is None else self._norm
+        return total_norm(self.names, self._means) if self._norm is None else self._norm
 
     def is_finite(self, norm: Tensor) -> bool:
         """Whether all gradients are, the same on every rank, since the means are. On a GPU the host waits for the end of this
@@ -286,13 +292,29 @@ class Flight:
 
 
 @dataclass
-class InFlight:
+class Pending:
     """A step's gradient that is not applied yet, with what was true when it was computed: on its way, or landed already."""
 
     flight: Flight | None
     scale: float
     computed_at: dict[str, Tensor] = field(default_factory=dict)
     landed: dict[str, Tensor] | None = None
+
+
+def _hook(ready: Callable[[], Callable[[str, nn.Parameter], None] | None], name: str) -> Callable[[Tensor], None]:
+    """For one parameter; it does not keep the one that it calls alive."""
+
+    def call(parameter: Tensor) -> None:
+        if (alive := ready()) is not None:
+            assert isinstance(parameter, nn.Parameter), "registered on one"
+            alive(name, parameter)
+
+    return call
+
+
+def _remove(hooks: list[RemovableHandle]) -> None:
+    for hook in hooks:
+        hook.remove()
 
 
 def total_norm(names: Iterable[str], gradients: Mapping[str, Tensor]) -> Tensor:

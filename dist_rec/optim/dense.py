@@ -16,7 +16,8 @@ class DenseOptimizers:
     """One torch optimizer or several (Muon takes matrices only) that share the parameters among them.
 
     Args:
-        make: called with the list of parameters, or with torch's list of group dicts where `param_groups` are given.
+        make: called with the list of parameters, or with torch's list of group dicts where `param_groups` are given; called
+            again for a state dict while some state does not exist yet, with zeros in the parameters' place.
         param_groups: (pattern, options): parameters in whose name `re.search` finds the pattern get the options, the first
             fitting one; those that fit none get the optimizer's defaults.
 

@@ -14,14 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
-from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 from torchrec.optim.keyed import KeyedOptimizer
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from dist_rec.optim.delayed import Compress, DelayedAllReduce, InFlight, total_norm
+from dist_rec.optim.ddp import outermost_ddps, plain_buffers, silence, slices
+from dist_rec.optim.delayed import Compress, DelayedAllReduce, Pending, total_norm
 from dist_rec.optim.dense import DenseFactory, DenseOptimizers, ParamGroups
+from dist_rec.optim.gaps import filled, present
 from dist_rec.optim.groups import broadcast
 from dist_rec.optim.health import Health, HealthMeter
 from dist_rec.optim.loss_scale import LossScale
@@ -106,11 +106,11 @@ class HybridOptimizer(KeyedOptimizer):
                 "follow the scale; expected bf16 without a scaler, or tables without fused optimizers"
             )
         own = dict(in_backward_optimizer_filter(dmp.named_parameters()))
-        self._parameters = {name: p for name, p in own.items() if p.requires_grad}
-        self._dense = DenseOptimizers(self._parameters, dense, param_groups)
+        self._dense = DenseOptimizers({name: p for name, p in own.items() if p.requires_grad}, dense, param_groups)
+        self._parameters = self._dense.parameters
         self._base_lrs = [pg["lr"] for pg in self._dense.groups]
-        self._ddps = _outermost_ddps(dmp)
-        self._tables_of_ddp = _inside_other_ddps(dmp, self._ddps, self._parameters)
+        self._ddps = outermost_ddps(dmp)
+        self._replicated = slices(self._parameters)
         self._reduce_options: dict[str, Any] = {
             "group": group,
             "backwards_per_step": accumulation_steps,
@@ -124,27 +124,24 @@ class HybridOptimizer(KeyedOptimizer):
         self._skip_nonfinite, self._loss_scale = skip_nonfinite, LossScale(grad_scaler)
         self._correction = Correction(staleness, self._parameters, compensation)
         self._health = HealthMeter(health_every, self._parameters)
-        self._in_flight: InFlight | None = None
+        self._in_flight: Pending | None = None
         self.steps = self.applied = self.skipped = 0
         self.grad_norm: Tensor | None = None
         theirs = {p for ddp in self._ddps for p in ddp.parameters()}
         outside = {name: p for name, p in own.items() if p not in theirs}
         if outside or dense_update == "delayed" or compress != "none":
             self._take_over()
-        broadcast(outside | (_plain_buffers(dmp) if not self._ddps else {}), self._reduce.group if self._reduce else None)
+        broadcast(outside | (plain_buffers(dmp) if not self._ddps else {}), self._reduce.group if self._reduce else None)
 
     def _take_over(self) -> None:
         """From now on the gradients go through this optimizer's own all-reduce."""
-        if self._tables_of_ddp:
+        if self._replicated:
             raise ValueError(
-                f"{self._tables_of_ddp[0]}: TorchRec reduces data_parallel tables in a DDP of their own, in time; expected "
+                f"{self._replicated[0]}: TorchRec reduces data_parallel tables in a DDP of their own, in time; expected "
                 "dense_update='sync' with init_data_parallel=True, or another sharding"
             )
         for ddp in self._ddps:
-            try:
-                ddp.register_comm_hook(None, noop_hook)
-            except RuntimeError as error:
-                raise ValueError("delayed: the model's DDP has a communication hook already; expected none") from error
+            silence(ddp)
         self._reduce = DelayedAllReduce(self._parameters, under_ddp=bool(self._ddps), **self._reduce_options)
         self._reduce.active = self._accumulation == 1
 
@@ -199,10 +196,10 @@ class HybridOptimizer(KeyedOptimizer):
         self._check_between_steps("add_parameters")
         if self._reduce is None:
             raise ValueError("add_parameters: DDP reduces the gradients and does not know new parameters; expected delayed")
+        self._reduce.check_free(parameters)
+        at = self._dense.add(parameters, options, optimizer)  # which also makes them `self._parameters`
         self._reduce.add(parameters)
-        at = self._dense.add(parameters, options, optimizer)
         self._base_lrs.insert(at, self._dense.groups[at]["lr"])
-        self._parameters.update(parameters)
         broadcast(parameters, self._reduce.group)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -240,9 +237,9 @@ class HybridOptimizer(KeyedOptimizer):
             found = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
             for gradient in found.values() if self._accumulation > 1 else ():
                 gradient /= self._accumulation
-            self._apply(InFlight(None, scale, landed=found), late=False)
+            self._apply(Pending(None, scale, landed=found), late=False)
             return
-        started = InFlight(self._reduce.start(), scale)
+        started = Pending(self._reduce.start(), scale)
         if in_time:
             self.flush()
             self._apply(started, late=False)
@@ -262,13 +259,13 @@ class HybridOptimizer(KeyedOptimizer):
         for name, parameter in self._parameters.items():
             parameter.grad = unfinished[name]
 
-    def _land(self, in_flight: InFlight) -> dict[str, Tensor]:
+    def _land(self, in_flight: Pending) -> dict[str, Tensor]:
         if in_flight.landed is None:
             assert in_flight.flight is not None and self._reduce is not None, "not landed, so on its way"
             in_flight.landed = self._reduce.land(in_flight.flight)
         return in_flight.landed
 
-    def _apply(self, arrived: InFlight, *, late: bool) -> None:
+    def _apply(self, arrived: Pending, *, late: bool) -> None:
         """One dense update; none without a gradient, so that schedules count updates and not steps."""
         gradients = self._land(arrived)
         with record_function("dense update: apply"):
@@ -286,14 +283,14 @@ class HybridOptimizer(KeyedOptimizer):
         if arrived.flight is not None:
             arrived.flight.release()
 
-    def _norm(self, arrived: InFlight, gradients: dict[str, Tensor]) -> Tensor | None:
+    def _norm(self, arrived: Pending, gradients: dict[str, Tensor]) -> Tensor | None:
         """Norm of the mean gradient, still scaled, where something asks for it."""
         if not gradients or (self._clip_norm is None and not self._skip_nonfinite):
             return None
         return total_norm(self._parameters, gradients) if arrived.flight is None else arrived.flight.norm()
 
     @staticmethod
-    def _is_finite(arrived: InFlight, norm: Tensor) -> bool:
+    def _is_finite(arrived: Pending, norm: Tensor) -> bool:
         return bool(norm.isfinite()) if arrived.flight is None else arrived.flight.is_finite(norm)
 
     def _update(
@@ -311,20 +308,25 @@ class HybridOptimizer(KeyedOptimizer):
             if late and self._correction.changes_gradients:
                 norm = total_norm(self._parameters, gradients)  # of what is applied, not of what came back
             nn.utils.clip_grads_with_norm_(list(self._parameters.values()), self._clip_norm, norm)
-        factor = self._lr_factor(self.applied) if self._lr_factor is not None else None
-        rates = [group["lr"] for group in self._dense.groups]
-        slower = self._delayed_lr if late else 1.0
-        for group, base, rate in zip(self._dense.groups, self._base_lrs, rates, strict=True):
-            group["lr"] = (rate if factor is None else base * factor) * slower
-        self._dense.step()
-        if factor is None:
-            for group, rate in zip(self._dense.groups, rates, strict=True):
-                group["lr"] = rate
+        self._dense_optimizer_step(late)
         self._correction.finish(late=late)
         self._health.after(self.applied)
         self.applied += 1
         for parameter in self._parameters.values() if self._reduce is not None else ():
             parameter.grad = None  # its memory goes to the next gradient
+
+    def _dense_optimizer_step(self, late: bool) -> None:
+        """At the rate that `lr_factor` says, or a scheduler has set, which is there again afterwards."""
+        groups, set_by_others = self._dense.groups, self._lr_factor is None
+        slower = self._delayed_lr if late else 1.0
+        rates = [group["lr"] for group in groups]
+        if self._lr_factor is not None:
+            rates = [base * self._lr_factor(self.applied) for base in self._base_lrs]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * slower
+        self._dense.step()
+        for group, rate in zip(groups, rates, strict=True) if set_by_others else ():
+            group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, the gradient in flight included (waited for, not applied), by parameter name.
@@ -342,7 +344,7 @@ class HybridOptimizer(KeyedOptimizer):
         state: dict[str, Any] = {
             "dense": self._dense.state_dict(),
             "fused": self._fused.state_dict() if self._fused is not None else {},
-            "in_flight": self._saved(self._land(waiting) if waiting is not None else {}),
+            "in_flight": filled(self._land(waiting) if waiting is not None else {}, self._parameters),
             "counters": torch.tensor(
                 [self.steps, self.applied, self.skipped, waiting is not None, scaled, self._loss_scale.good]
             ),
@@ -352,23 +354,12 @@ class HybridOptimizer(KeyedOptimizer):
             "rates": torch.tensor([float(rate) for rate in rates], dtype=torch.float64),
         }
         if self._correction.keeps_history:
-            state["last"] = self._saved(self._correction.last)
+            state["last"] = filled(self._correction.last, self._parameters)
         if self._correction.needs_weights:
-            state["computed_at"] = self._saved(waiting.computed_at if waiting is not None else {})
+            state["computed_at"] = filled(waiting.computed_at if waiting is not None else {}, self._parameters)
         if self._reduce is not None and (withheld := self._reduce.withheld()):
             state["withheld"] = withheld
         return state
-
-    def _saved(self, values: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """Copies, since what has landed is worked on in place, perhaps before the state is written; zeros for what is not
-        there, and by name whether it is."""
-        return {
-            name: {
-                "value": values[name].clone() if name in values else torch.zeros_like(p.data),
-                "there": torch.tensor(name in values),
-            }
-            for name, p in self._parameters.items()
-        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Goes on from a `state_dict`, on any number of ranks. Dense learning rates come back where no `lr_factor` sets them;
@@ -392,10 +383,10 @@ class HybridOptimizer(KeyedOptimizer):
             self._in_flight.flight.release()
         self._in_flight = None
         if waiting:
-            computed_at = _there(state.get("computed_at", {}))
-            self._in_flight = InFlight(None, scale_in_flight, computed_at, _there(state["in_flight"]))
+            computed_at = present(state.get("computed_at", {}))
+            self._in_flight = Pending(None, scale_in_flight, computed_at, present(state["in_flight"]))
         if self._correction.keeps_history:
-            self._correction.last = _there(state["last"])
+            self._correction.last = present(state["last"])
         if self._reduce is not None:
             self._reduce.withhold(state.get("withheld", {}))
         if self._lr_factor is None:
@@ -413,25 +404,3 @@ class HybridOptimizer(KeyedOptimizer):
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
-
-
-def _there(saved: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: entry["value"].clone() for name, entry in saved.items() if entry["there"]}
-
-
-def _outermost_ddps(dmp: nn.Module) -> list[DistributedDataParallel]:
-    """The model or what it wraps directly; DDP further down belongs to data-parallel tables."""
-    return [module for module in (dmp, *dmp.children()) if isinstance(module, DistributedDataParallel)]
-
-
-def _inside_other_ddps(dmp: nn.Module, outermost: list[DistributedDataParallel], parameters: Mapping[str, Tensor]) -> list[str]:
-    """Names of parameters that are parts of what another DDP, further down, reduces: TorchRec's data-parallel tables."""
-    inner = [m for m in dmp.modules() if isinstance(m, DistributedDataParallel) and not any(m is ddp for ddp in outermost)]
-    memory = {p.untyped_storage().data_ptr() for ddp in inner for p in ddp.parameters()}
-    return [name for name, p in parameters.items() if p.untyped_storage().data_ptr() in memory]
-
-
-def _plain_buffers(dmp: nn.Module) -> dict[str, Tensor]:
-    """Buffers of all modules but TorchRec's sharded ones (those with an input dist), which differ between ranks."""
-    sharded = [name for name, module in dmp.named_modules() if hasattr(module, "input_dist")]
-    return {name: b for name, b in dmp.named_buffers() if not any(name.startswith(f"{prefix}.") for prefix in sharded)}

@@ -113,6 +113,8 @@ def _optimizer_row(optimizer: HybridOptimizer) -> dict[str, Any]:
     norm, health = optimizer.grad_norm, optimizer.health
     row: dict[str, Any] = {"lr": optimizer.param_groups[0]["lr"], "grad_norm": None if norm is None else float(norm)}
     row["skipped_updates"] = optimizer.skipped
+    if optimizer.all_reduce is not None:
+        row["gradient_buffer_bytes"] = optimizer.all_reduce.nbytes
     if health is not None:
         row["gradient_cosine"] = float(health.gradient_cosine)
         row["relative_update"] = float(health.update_norm / health.weight_norm)

@@ -141,7 +141,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
             one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             queries=Tile(32, 16, 8, 2),
-            keys=Tile(32, 32, 8, 2),
+            keys=Tile(32, 16, 8, 2),
         ),
         64: Entry(
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
@@ -152,13 +152,13 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
         128: Entry(
             forward=_by_rows(Tile(16, 32, 8, 1), Tile(32, 16, 8, 2)),
             one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
-            queries=Tile(32, 32, 4, 2),
-            keys=Tile(16, 32, 8, 1),
+            queries=Tile(32, 16, 8, 2),
+            keys=Tile(32, 16, 8, 1),
         ),
         256: Entry(
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             one_pass=_by_rows(Tile(16, 16, 8, 2)),
-            queries=Tile(32, 16, 8, 2),
+            queries=Tile(16, 16, 8, 2),
             keys=Tile(16, 16, 8, 1),
         ),
     },
@@ -217,12 +217,12 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             queries=Tile(16, 16, 8, 2),
-            keys=Tile(16, 32, 8, 1),
+            keys=Tile(16, 16, 8, 2),
         ),
         256: Entry(
             forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
             one_pass=_by_rows(Tile(16, 16, 8, 2)),
-            queries=Tile(32, 16, 8, 2),
+            queries=Tile(16, 16, 8, 2),
             keys=Tile(16, 16, 8, 1),
         ),
     },
@@ -232,6 +232,6 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
 # and its warps and blocks in flight too, unless these spill: here is who takes others. Architecture -> head size -> tiles
 STATISTICS: dict[int, dict[int, tuple[Tile, ...]]] = {
     80: {256: (Tile(16, 16, 8, 1),)},
-    90: {16: (Tile(32, 32, 8, 1),), 128: (Tile(32, 16, 8, 1), Tile(32, 32, 8, 2))},
+    90: {16: (Tile(32, 32, 8, 1),), 128: (Tile(32, 16, 8, 1),)},
     100: {64: (Tile(32, 32, 8, 2),), 128: (Tile(16, 32, 8, 1),)},
 }

@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
-from torchrec.modules.embedding_configs import EmbeddingConfig
-from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
@@ -144,3 +146,26 @@ def test_equals_one_process_with_a_late_dense_update(world_size: int) -> None:
     for rank in run_ranks(_both, world_size):
         for ddp, weights in rank.items():
             torch.testing.assert_close(weights, truth, rtol=0.0, atol=1e-6, msg=lambda m, d=ddp: f"under DDP: {d}: {m}")
+
+
+def _replicated_tables() -> tuple[str, int]:
+    """TorchRec's own data-parallel tables: what `delayed` says, and how many parameters `sync` trains."""
+    config = EmbeddingBagConfig(name="t", num_embeddings=ROWS, embedding_dim=DIM, feature_names=["f"])
+    model = nn.ModuleDict(
+        {"table": EmbeddingBagCollection(tables=[config], device=torch.device("meta")), "mlp": nn.Linear(DIM, 1)}
+    )
+    sharders = [EmbeddingBagCollectionSharder()]
+    planner = EmbeddingShardingPlanner(
+        topology=Topology(world_size=2, compute_device="cpu"),
+        constraints={"t": ParameterConstraints(sharding_types=["data_parallel"])},
+    )
+    plan = planner.collective_plan(model, sharders, dist.group.WORLD)  # pyright: ignore[reportArgumentType]
+    dmp = DistributedModelParallel(model, device=torch.device("cpu"), plan=plan, sharders=sharders)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="TorchRec reduces data_parallel tables in a DDP of their own") as caught:
+        HybridOptimizer(dmp, _dense)
+    return str(caught.value), len(HybridOptimizer(dmp, _dense, dense_update="sync").param_groups[0]["params"])
+
+
+def test_replicated_tables_of_torchrec_are_refused_when_late() -> None:
+    for refusal, trained_in_time in run_ranks(_replicated_tables, 2):
+        assert "expected dense_update='sync'" in refusal and trained_in_time == 3

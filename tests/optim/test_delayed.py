@@ -1,5 +1,7 @@
 """The all-reduce by itself: means by name, whatever had a gradient where, and nothing mixed up between steps."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -126,7 +128,8 @@ def test_a_second_backward_in_a_step_is_refused() -> None:
 
 def test_sparse_gradients_are_refused() -> None:
     table = nn.Embedding(4, 2, sparse=True)
-    _reducer({"table.weight": table.weight})
+    reducer = _reducer({"table.weight": table.weight})
+    assert list(reducer.parameters) == ["table.weight"]
     with pytest.raises(ValueError, match=r"table.weight: its gradient is sparse, expected dense"):
         table(torch.tensor([1])).sum().backward()
 
@@ -267,6 +270,20 @@ def test_a_parameter_has_one_all_reduce_until_it_is_closed() -> None:
     second = _reducer(parameters)
     _backward(parameters, ["both"], 1.0)
     assert list(second.start().wait()) == ["both"]
+
+
+def test_parameters_are_freed_with_their_model() -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    reducer = _reducer({"p": parameter})
+    gone = weakref.ref(parameter)
+    del reducer
+    gc.collect()
+    again = _reducer({"p": parameter})  # nobody has it any more
+    parameter.sum().backward()
+    assert list(again.start().wait()) == ["p"]
+    del parameter, again
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_backward_without_a_step_can_be_forgotten() -> None:

@@ -36,7 +36,9 @@ METRICS = {
 
 def _optimizer(lr: float, grad_norm: torch.Tensor | None = None, health: Health | None = None) -> Any:
     """What a log line reads of one."""
-    return SimpleNamespace(param_groups=[{"lr": lr}], grad_norm=grad_norm, health=health, skipped=3)
+    return SimpleNamespace(
+        param_groups=[{"lr": lr}], grad_norm=grad_norm, health=health, skipped=3, all_reduce=SimpleNamespace(nbytes=80)
+    )
 
 
 def _say_everything(folder: Path, console: Console, *, is_main: bool) -> None:
@@ -70,7 +72,7 @@ def test_every_row_is_json_and_holds_what_was_measured(tmp_path: Path) -> None:
     assert expected.items() <= first.items()
     assert (second["step"], second["grad_norm"]) == (40, 2.0)
     assert "gradient_cosine" not in first and (second["gradient_cosine"], second["relative_update"]) == (-0.5, 0.25)
-    assert second["skipped_updates"] == 3
+    assert (second["skipped_updates"], second["gradient_buffer_bytes"]) == (3, 80)
     assert {
         "event": "valid",
         "step": 40,

@@ -27,3 +27,11 @@ def test_tiles_fit_the_kernels(key: tuple[int, int]) -> None:
             assert tile.rows in ROW_BUCKETS and tile.keys in (16, 32, 64, 128) and tile.warps in (1, 2, 4, 8)
         assert all(SPLIT_KEYS % tile.keys == 0 for tile in entry.forward.values())
         assert all(piece_keys(tile.rows) % tile.keys == 0 for tile in entry.one_pass.values())
+
+
+def test_both_passes_of_fp32_have_tiles_of_one_shape() -> None:
+    """They form the scores that the statistics of rows hold, and arithmetic may round by the shape of a tile."""
+    for (architecture, bits), heads in TABLE.items():
+        for head, entry in heads.items() if bits == 32 else ():
+            first, second = ((tile.rows, tile.keys) for tile in (entry.queries, entry.keys))
+            assert first == second, (architecture, head)
