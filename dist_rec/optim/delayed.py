@@ -300,6 +300,15 @@ class Pending:
     computed_at: dict[str, Tensor] = field(default_factory=dict)
     landed: dict[str, Tensor] | None = None
 
+    def norm(self, names: Iterable[str]) -> Tensor:
+        """Of a gradient that has landed, all parameters together."""
+        assert self.landed is not None, "its norm is asked for when it is applied"
+        return total_norm(names, self.landed) if self.flight is None else self.flight.norm()
+
+    def is_finite(self, norm: Tensor) -> bool:
+        """See `Flight.is_finite`."""
+        return bool(norm.isfinite()) if self.flight is None else self.flight.is_finite(norm)
+
 
 def _hook(ready: Callable[[], Callable[[str, nn.Parameter], None] | None], name: str) -> Callable[[Tensor], None]:
     """For one parameter; it does not keep the one that it calls alive."""

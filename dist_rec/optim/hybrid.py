@@ -269,8 +269,9 @@ class HybridOptimizer(KeyedOptimizer):
         """One dense update; none without a gradient, so that schedules count updates and not steps."""
         gradients = self._land(arrived)
         with record_function("dense update: apply"):
-            norm = self._norm(arrived, gradients)
-            finite = norm is None or not self._skip_nonfinite or self._is_finite(arrived, norm)
+            asked = gradients and (self._clip_norm is not None or self._skip_nonfinite)
+            norm = arrived.norm(self._parameters) if asked else None  # still scaled
+            finite = norm is None or not self._skip_nonfinite or arrived.is_finite(norm)
             if gradients and finite:
                 self._update(
                     gradients, None if norm is None else norm / arrived.scale, arrived.computed_at, arrived.scale, late
@@ -282,16 +283,6 @@ class HybridOptimizer(KeyedOptimizer):
             self._loss_scale.update(finite, arrived.scale)
         if arrived.flight is not None:
             arrived.flight.release()
-
-    def _norm(self, arrived: Pending, gradients: dict[str, Tensor]) -> Tensor | None:
-        """Norm of the mean gradient, still scaled, where something asks for it."""
-        if not gradients or (self._clip_norm is None and not self._skip_nonfinite):
-            return None
-        return total_norm(self._parameters, gradients) if arrived.flight is None else arrived.flight.norm()
-
-    @staticmethod
-    def _is_finite(arrived: Pending, norm: Tensor) -> bool:
-        return bool(norm.isfinite()) if arrived.flight is None else arrived.flight.is_finite(norm)
 
     def _update(
         self, gradients: dict[str, Tensor], norm: Tensor | None, computed_at: dict[str, Tensor], scale: float, late: bool
