@@ -63,6 +63,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "delayed, Muon": (*LATE, "optim.optimizer=muon"),
     "delayed from the start, Muon": ("optim.dense_update=delayed", "optim.warmup_sync_steps=0", "optim.optimizer=muon"),
 }
+CORRECTIONS = ("delayed, half the rate", "delayed, extrapolated", "delayed, compensated", "delayed, error feedback")
 FIELDS = ("data", "mode", "rate", "batch", "seed", "auc", "ne", "logloss", "steps", "steps_to_target", "cosine")
 
 
@@ -94,11 +95,9 @@ class Cell:
 
 
 def cells(data: str) -> list[Cell]:
-    """sync and delayed over all rates and batches; everything else at the recipe's batch and rate, on the quickstart, where
-    late updates hurt, at twice the rate too."""
-    plan = [(mode, rate, batch) for batch in (1, 4) for rate in (1.0, 0.5, 2.0) for mode in ("sync", "delayed")]
-    plan[2:2] = [(mode, 1.0, 1) for mode in MODES if mode not in ("sync", "delayed")]
-    plan += [(mode, 2.0, 1) for mode in MODES if mode not in ("sync", "delayed") and data == "quickstart"]
+    """sync, delayed and every correction over all rates and batches; Muon and lateness from the start at the recipe's."""
+    plan = [(mode, rate, batch) for batch in (1, 4) for rate in (1.0, 0.5, 2.0) for mode in ("sync", "delayed", *CORRECTIONS)]
+    plan += [(mode, 1.0, 1) for mode in MODES if mode not in ("sync", "delayed", *CORRECTIONS)]
     return [Cell(data, mode, rate, batch, seed) for (mode, rate, batch), seed in product(plan, SEEDS)]
 
 
