@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 Precision = Literal["auto", "fp32", "bf16"]
 Global = Literal["candidate", "user", "cls"]
-Part = Literal["tokens", "inner", "cross", "self"]
-HeadInput = Literal["globals", "sequence_mean", "context", "candidate"]
+Part = Literal["tokens", "inner", "cross", "self", "encoders", "decoders", "mixer"]
+HeadInput = Literal["globals", "sequence_mean", "mixed", "mixed_queries", "mixed_mean", "context", "candidate"]
+QueryInput = Literal["non_sequential", "candidate", "pools"]
 
 
 T = TypeVar("T", bound="Strict")
@@ -117,14 +118,92 @@ class PoolConfig(Strict):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings.")
 
 
+class NonSequentialConfig(Strict):
+    """Context and candidate features as M tokens, for HyFormer and RankMixer."""
+
+    split: int | None = Field(
+        default=None,
+        ge=1,
+        description="Cut the concatenated features into this many equal slices, one token each; by default every group of "
+        "the schema is a token.",
+    )
+
+
+class RankMixerConfig(Strict):
+    """RankMixer (arXiv 2507.15551) over the non-sequential tokens and one token per sequence summary."""
+
+    width: int = Field(default=64, ge=4, description="D: width of a token; a multiple of the number of tokens T.")
+    layers: int = Field(default=2, ge=1, description="Blocks of token mixing and per-token feed-forward layer.")
+    expansion: int = Field(default=4, ge=1, description="k: width of the per-token feed-forward layer over D.")
+    per_token: bool = Field(default=True, description="Own feed-forward weights for every token position; false shares them.")
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout on the feed-forward branch.")
+
+
+class HyFormerSequence(Strict):
+    """How HyFormer treats one sequence (arXiv 2601.12681, sections 3.4 and 3.7)."""
+
+    encoder: Literal["full", "longer", "swiglu"] = Field(
+        default="longer",
+        description="full: a transformer layer over all events. longer: in the first layer the newest events look at all, "
+        "later layers stay with them; with fewer events than `recent` the same as full. swiglu: no attention.",
+    )
+    recent: int = Field(default=128, ge=1, description="L_H: newest events that ask, of encoder: longer.")
+    causal: bool = Field(
+        default=False, description="Events of full and longer see only older ones; needed with candidates' own `seen`."
+    )
+    queries: int = Field(default=1, ge=1, description="N_s: query tokens of this sequence.")
+
+
+class HyFormerConfig(Strict):
+    """HyFormer (arXiv 2601.12681). Its width D is `tokens.width`, a multiple of T = all query tokens + M.
+
+    Where the paper is silent or says two things, the default is our reading and the field the other one.
+    """
+
+    layers: int = Field(default=2, ge=1, description="Layers of encoding, query decoding and query boosting.")
+    heads: int = Field(default=4, ge=1, description="Attention heads of encoders and decoders.")
+    ffn_expansion: int = Field(default=4, ge=1, description="Feed-forward (and SwiGLU) width of the encoders over D.")
+    mixer_expansion: int = Field(default=4, ge=1, description="k: width of the per-token feed-forward layer over D.")
+    query_expansion: int = Field(default=1, ge=1, description="Hidden width of each query's feed-forward layer over D.")
+    sequences: dict[str, HyFormerSequence] = Field(default={}, description="By sequence name; defaults for those not named.")
+    query_inputs: list[QueryInput] = Field(
+        default=["non_sequential", "pools"],
+        min_length=1,
+        description="What queries are made of: all non-sequential tokens (or those with candidate fields), pooled sequences.",
+    )
+    pools: Literal["all", "own"] = Field(
+        default="all", description="Whether a query is made from the pools of all sequences or of its own only."
+    )
+    encode_from: Literal["previous", "input"] = Field(
+        default="previous", description="What a layer's encoder reads: the last layer's encoding H_(l-1), or the tokens S."
+    )
+    evolve_non_sequential: bool = Field(
+        default=True, description="Boosted non-sequential tokens go on to the next layer; false puts the first ones in again."
+    )
+    per_token: bool = Field(default=True, description="Own feed-forward weights for every token position; false shares them.")
+    rankmixer_block: bool = Field(
+        default=False, description="Query boosting with RankMixer's two residuals and post-norms instead of one and pre-norm."
+    )
+    merge_sequences: bool = Field(
+        default=False,
+        description="Join all sequences, in the order of the schema, and share the queries of the first; to compare.",
+    )
+    rotary: bool = Field(
+        default=False, description="Rotate queries and keys by their position (relative positions); not in the paper."
+    )
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings and on every residual branch.")
+
+
 class HeadConfig(Strict):
     hidden: list[int] = Field(
         default=[256, 128], description="Widths of the MLP over the concatenated inputs; one output per task follows."
     )
-    inputs: list[HeadInput] = Field(
-        default=["globals", "sequence_mean", "context", "candidate"],
+    inputs: list[HeadInput] | None = Field(
+        default=None,
         min_length=1,
-        description="What the head sees: outputs of the global tokens, mean of the sequence outputs, context, candidate.",
+        description="What the head sees. Of sequence models: outputs of the global tokens (globals), mean of the sequence "
+        "outputs (sequence_mean), context, candidate; by default all. Of HyFormer and RankMixer: all tokens side by side "
+        "(mixed, the default), query tokens only (mixed_queries) or the mean token (mixed_mean); context, candidate.",
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout after each hidden layer.")
 
@@ -138,19 +217,69 @@ class PrecisionConfig(Strict):
 
 
 class ModelConfig(Strict):
-    name: Literal["longer", "sum_pooling", "din"] = Field(default="longer", description="The sequence model.")
+    name: Literal["longer", "sum_pooling", "din", "hyformer"] = Field(
+        default="longer", description="The sequence model; all but hyformer summarise every sequence for itself."
+    )
+    interaction: Literal["concat", "rankmixer"] = Field(
+        default="concat",
+        description="How summaries of sequences, context and candidate meet: side by side in the head, or as RankMixer's "
+        "tokens before it. HyFormer has an interaction of its own.",
+    )
     tokens: TokenConfig = TokenConfig()
+    non_sequential: NonSequentialConfig = NonSequentialConfig()
     longer: LongerConfig = LongerConfig()
     sum_pooling: PoolConfig = PoolConfig()
     din: DinConfig = DinConfig()
+    hyformer: HyFormerConfig = HyFormerConfig()
+    rankmixer: RankMixerConfig = RankMixerConfig()
     head: HeadConfig = HeadConfig()
     precision: PrecisionConfig = PrecisionConfig()
     recompute: list[Part] = Field(default=[], description="Parts whose activations are dropped and recomputed in the backward.")
 
+    @property
+    def mixes(self) -> bool:
+        """Whether the head sees tokens that were mixed, rather than features side by side."""
+        return self.name == "hyformer" or self.interaction == "rankmixer"
+
+    @property
+    def head_inputs(self) -> list[HeadInput]:
+        """`head.inputs`, or what they are by default for this model."""
+        if self.head.inputs is not None:
+            return self.head.inputs
+        return ["mixed"] if self.mixes else ["globals", "sequence_mean", "context", "candidate"]
+
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
-        if self.name != "longer":
-            return self
+        self._check_head()
+        if self.name == "hyformer":
+            self._check_hyformer()
+        if self.name == "longer":
+            self._check_longer()
+        return self
+
+    def _check_head(self) -> None:
+        if self.name == "hyformer" and self.interaction != "concat":
+            raise ValueError("interaction: hyformer mixes tokens in every layer; leave it out")
+        mixed = {"mixed", "mixed_queries", "mixed_mean"}
+        known = {"context", "candidate"} | (mixed if self.mixes else {"globals", "sequence_mean"})
+        if not self.mixes or self.name != "hyformer":
+            known -= {"mixed_queries"}
+        if extra := sorted(set(self.head_inputs) - known):
+            name = f"{self.name} with interaction: rankmixer" if self.interaction == "rankmixer" else self.name
+            raise ValueError(f"head.inputs: {name} has no {', '.join(extra)}; expected some of {', '.join(sorted(known))}")
+        if self.mixes and not mixed & set(self.head_inputs):
+            raise ValueError(
+                f"head.inputs: expected at least one of {', '.join(sorted(mixed & known))}, got {self.head.inputs}"
+            )
+
+    def _check_hyformer(self) -> None:
+        width, heads = self.tokens.width, self.hyformer.heads
+        if width % heads:
+            raise ValueError(f"hyformer.heads={heads} must divide tokens.width={width}")
+        if self.hyformer.rotary and (width // heads) % 2:
+            raise ValueError(f"hyformer.rotary needs an even head size, got {width} / {heads}")
+
+    def _check_longer(self) -> None:
         width = self.tokens.width * self.longer.merge
         if width % self.longer.heads:
             raise ValueError(
@@ -162,7 +291,6 @@ class ModelConfig(Strict):
             raise ValueError(f"longer.rotary needs an even head size, got {width} / {self.longer.heads}")
         if self.tokens.width % self.longer.inner_heads:
             raise ValueError(f"longer.inner_heads={self.longer.inner_heads} must divide tokens.width={self.tokens.width}")
-        return self
 
 
 class TableConfig(Strict):

@@ -1,4 +1,4 @@
-"""The transformer block of LONGER's layers: pre-LN cross-causal attention and a feed-forward layer.
+"""The transformer block of LONGER's layers and of HyFormer's encoders: pre-LN cross-causal attention and a feed-forward layer.
 
 Parameters are `12 D^2 + 13 D` (LONGER, section 3.4): four projections with bias, feed-forward expansion 4 with bias, two
 LayerNorms. The residual goes around the query rows.
@@ -28,6 +28,7 @@ class AttentionRows:
     max_q_len: int | None
     q_rotary: Tensor
     kv_rotary: Tensor
+    causal: bool = True
 
 
 class CrossCausalBlock(nn.Module):
@@ -62,6 +63,7 @@ class CrossCausalBlock(nn.Module):
             seen=rows.seen,
             q_positions=rows.q_positions,
             max_q_len=rows.max_q_len,
+            causal=rows.causal,
         )
         queries = queries + self.dropout(self.project(attended.flatten(1)))
         return queries + self.dropout(self.ffn(self.norm_ffn(queries)))

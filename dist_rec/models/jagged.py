@@ -36,6 +36,16 @@ class CandidateView:
         return cls(features, context, owner(counts, batch.num_candidates), counts, batch.seen, batch.max_candidates)
 
 
+@dataclass(frozen=True)
+class SequenceInputs:
+    """Every behaviour sequence by name: packed event `tokens` (N_s, d), `lengths` (B,) int32, and where the model asks for
+    them `pools` (C, d), the mean over the events that each candidate sees."""
+
+    tokens: dict[str, Tensor]
+    lengths: dict[str, Tensor]
+    pools: dict[str, Tensor]
+
+
 def offsets_of(lengths: Tensor) -> Tensor:
     """(B,) -> (B + 1,) int32 prefix sums."""
     return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
@@ -50,6 +60,27 @@ def position_in_request(lengths: Tensor, total: int) -> Tensor:
     """(total,) int64: 0 for the oldest row of each request."""
     starts = lengths.cumsum(0) - lengths
     return torch.arange(total, device=lengths.device) - starts[owner(lengths, total)]
+
+
+def newest(lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Index of the newest `count` rows of each request, or all it has, into packed rows, and how many (B,) int32."""
+    kept = lengths.clamp(max=count)
+    total = int(kept.sum())
+    requests = owner(kept, total)
+    ends = lengths.cumsum(0)
+    return (ends - kept)[requests] + position_in_request(kept, total), kept
+
+
+def join_sequences(parts: list[Tensor], lengths: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Packed sequences (N_s, W) of the same requests, one after the other in every request: (sum N_s, W), lengths (B,)."""
+    together = torch.stack(lengths).sum(0)
+    before = together.cumsum(0) - together
+    out = parts[0].new_empty(sum(len(part) for part in parts), parts[0].shape[1])
+    for part, own in zip(parts, lengths, strict=True):
+        place = before[owner(own, len(part))] + position_in_request(own, len(part))
+        out = out.index_copy(0, place, part)
+        before = before + own
+    return out, together.int()
 
 
 @dataclass(frozen=True)

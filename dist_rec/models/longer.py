@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dist_rec.config import ConfigError, Global, LongerConfig, ModelConfig
 from dist_rec.models.attention_block import AttentionRows, CrossCausalBlock
 from dist_rec.models.inner_trans import InnerTrans
 from dist_rec.models.jagged import CandidateView, GroupLayout, owner, position_in_request, visible_mean
+from dist_rec.models.recompute import run
 
 
 class Longer(nn.Module):
@@ -102,9 +102,7 @@ class Longer(nn.Module):
         return layout.join(position.float()[:, None], groups.float()[:, None])[:, 0]
 
     def _run(self, part: str, module: nn.Module, *inputs: Tensor | AttentionRows) -> Tensor:
-        if part in self.recompute and torch.is_grad_enabled():
-            return checkpoint(module, *inputs, use_reentrant=False)
-        return module(*inputs)
+        return run(module, *inputs, again=part in self.recompute)
 
 
 class GlobalTokens(nn.Module):

@@ -1,59 +1,76 @@
 """The dense part of a model: embedding rows and a batch in, one logit per candidate and task out. Knows one device only."""
 
+from itertools import accumulate
+
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from dist_rec.config import ConfigError, ModelConfig, Precision
+from dist_rec.config import ConfigError, HyFormerSequence, ModelConfig, Precision
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.schema import Schema
 from dist_rec.kernels.gather_pool import expand
-from dist_rec.models.din import Din
 from dist_rec.models.heads import Head
-from dist_rec.models.jagged import CandidateView
-from dist_rec.models.longer import Longer
-from dist_rec.models.pooling import SumPooling
+from dist_rec.models.hyformer import HyFormer
+from dist_rec.models.jagged import CandidateView, SequenceInputs
+from dist_rec.models.late_fusion import LateFusion
+from dist_rec.models.non_sequential import GroupedTokens, SlicedTokens
+from dist_rec.models.recompute import run
+from dist_rec.models.sequence_pool import SequencePool
 from dist_rec.models.tokens import BucketTerm, EventTokens
 
 
 class Ranker(nn.Module):
-    """Tokens, one sequence encoder per behaviour sequence, and the head.
+    """Event tokens of every sequence, what the model makes of them for every candidate (`body`), and the head.
 
-    `row_dims` gives the width of the rows of each token set. Forward: rows by token set (U, D_set) and the batch ->
-    logits (C, T).
+    `table_dims` gives the width of the rows of each table. Forward: rows by token set (U, D_set) and the batch -> logits
+    (C, T).
     """
 
-    def __init__(self, schema: Schema, config: ModelConfig, row_dims: dict[str, int]) -> None:
+    def __init__(self, schema: Schema, config: ModelConfig, table_dims: dict[str, int]) -> None:
         super().__init__()
-        _check(schema, config)
+        check_fits(schema, config)
         self.schema, self.config = schema, config
         self.candidate_set = schema.token_set_of(schema.candidate.static)
         self.sequence_sets = {sequence.name: schema.token_set_of(sequence.static) for sequence in schema.sequences}
         self.candidate_dynamic = nn.ModuleDict(
             {name: nn.Embedding(size, config.tokens.dynamic_dim) for name, size in schema.candidate.dynamic.items()}
         )
+        row_dims = {name: sum(table_dims[f.table] for f in tokens.fields) for name, tokens in schema.token_sets.items()}
         candidate_dim = row_dims[self.candidate_set] + config.tokens.dynamic_dim * len(schema.candidate.dynamic)
         context_dim = row_dims.get("context", 0)
         dropout = getattr(config, config.name).dropout
-        self.tokens = nn.ModuleDict(
-            {
-                s.name: EventTokens(config.tokens, row_dims[self.sequence_sets[s.name]], s.dynamic, s.time, dropout)
-                for s in schema.sequences
-            }
+        tokens = {
+            s.name: EventTokens(config.tokens, row_dims[self.sequence_sets[s.name]], s.dynamic, s.time, dropout)
+            for s in schema.sequences
+        }
+        self.tokens = nn.ModuleDict(tokens)
+        pooled = tokens if config.name == "hyformer" and "pools" in config.hyformer.query_inputs else {}
+        self.pools = nn.ModuleDict(
+            {n: SequencePool(row_dims[self.sequence_sets[n]], t, config.tokens.width) for n, t in pooled.items()}
         )
-        encoders = {s.name: _encoder(config, candidate_dim, context_dim) for s in schema.sequences}
-        self.encoders = nn.ModuleDict(encoders)
-        width = sum(encoder.width for encoder in encoders.values())
-        width += candidate_dim * ("candidate" in config.head.inputs) + context_dim * ("context" in config.head.inputs)
+        self.body = self._body(FeatureColumns(schema, table_dims, config.tokens.dynamic_dim), candidate_dim, context_dim)
+        width = self.body.width
+        width += candidate_dim * ("candidate" in config.head_inputs) + context_dim * ("context" in config.head_inputs)
         self.head = Head(config.head, width, len(schema.candidate.labels))
         self.apply(_start_small)
 
+    def _body(self, columns: "FeatureColumns", candidate_dim: int, context_dim: int) -> HyFormer | LateFusion:
+        config, sequences = self.config, [s.name for s in self.schema.sequences]
+        if config.name == "hyformer":
+            tokens = _non_sequential(config, columns, config.tokens.width)
+            return HyFormer(config, sequences, tokens, columns.candidate_groups)
+        mixes = config.interaction == "rankmixer"
+        tokens = _non_sequential(config, columns, config.rankmixer.width) if mixes else None
+        return LateFusion(config, sequences, candidate_dim, context_dim, tokens)
+
     def forward(self, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
         view = self.candidates(rows, batch)
-        features = [self.encode(name, rows, batch, view) for name in self.encoders]
-        if "candidate" in self.config.head.inputs:
+        sequences = self.sequences(rows, batch, view)
+        with self._cast("layers", batch.group.device):
+            features = self.body(sequences, view)
+        if "candidate" in self.config.head_inputs:
             features.append(view.features)
-        if "context" in self.config.head.inputs and view.context is not None:
+        if "context" in self.config.head_inputs and view.context is not None:
             features.append(view.context[view.request])
         with self._cast("head", batch.group.device):
             return self.head(torch.cat([part.float() for part in features], dim=1))
@@ -69,16 +86,17 @@ class Ranker(nn.Module):
         with self._cast("tokens", batch.group.device):
             return self.tokens[name](rows[self.sequence_sets[name]], batch.sequences[name])
 
-    def encode(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch, view: CandidateView) -> Tensor:
-        """(C, width) summary of one sequence for every candidate."""
-        if "tokens" in self.config.recompute and torch.is_grad_enabled():
-            tokens = checkpoint(self.event_tokens, name, rows, batch, use_reentrant=False)
-        else:
-            tokens = self.event_tokens(name, rows, batch)
-        if not self._is_half("layers", batch.group.device):
-            tokens = tokens.float()  # tokens in bf16 do not make the layers bf16
-        with self._cast("layers", batch.group.device):
-            return self.encoders[name](tokens, batch.sequences[name].lengths, view)
+    def sequences(self, rows: dict[str, Tensor], batch: SequenceBatch, view: CandidateView) -> SequenceInputs:
+        """What the body reads of every sequence."""
+        again, half = "tokens" in self.config.recompute, self._is_half("layers", batch.group.device)
+        tokens = {name: run(self.event_tokens, name, rows, batch, again=again) for name in self.tokens}
+        pools = {
+            name: pool(rows[self.sequence_sets[name]], batch.sequences[name], self.tokens[name], view)
+            for name, pool in self.pools.items()
+        }
+        lengths = {name: batch.sequences[name].lengths for name in self.tokens}
+        # Tokens in bf16 do not make the layers bf16.
+        return SequenceInputs({name: t if half else t.float() for name, t in tokens.items()}, lengths, pools)
 
     def _cast(self, part: str, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._is_half(part, device))
@@ -88,13 +106,29 @@ class Ranker(nn.Module):
         return precision == "bf16" or (precision == "auto" and device.type == "cuda")
 
 
-def _encoder(config: ModelConfig, candidate_dim: int, context_dim: int) -> Longer | Din | SumPooling:
-    if config.name == "longer":
-        inputs = config.head.inputs
-        return Longer(config, candidate_dim, context_dim, "sequence_mean" in inputs, "globals" in inputs)
-    if config.name == "din":
-        return Din(config.tokens.width, candidate_dim, config.din.hidden)
-    return SumPooling(config.tokens.width)
+class FeatureColumns:
+    """Where the fields of each group stand in `[context ; candidate]` features."""
+
+    def __init__(self, schema: Schema, table_dims: dict[str, int], dynamic_dim: int) -> None:
+        widths = {f"context.{field.name}": table_dims[field.table] for field in schema.context}
+        widths |= {f"candidate.{field.name}": table_dims[field.table] for field in schema.candidate.static}
+        widths |= {f"candidate.{name}": dynamic_dim for name in schema.candidate.dynamic}
+        ends = dict(zip(widths, accumulate(widths.values()), strict=True))
+        self.total = sum(widths.values())
+        self.groups = {
+            group: [slice(ends[field] - widths[field], ends[field]) for field in fields]
+            for group, fields in schema.feature_groups.items()
+        }
+        self.candidate_groups = [
+            place
+            for place, fields in enumerate(schema.feature_groups.values())
+            if any(field.startswith("candidate.") for field in fields)
+        ]
+
+
+def _non_sequential(config: ModelConfig, columns: FeatureColumns, width: int) -> GroupedTokens | SlicedTokens:
+    split = config.non_sequential.split
+    return GroupedTokens(columns.groups, width) if split is None else SlicedTokens(columns.total, split, width)
 
 
 def _start_small(module: nn.Module) -> None:
@@ -111,12 +145,15 @@ def _start_small(module: nn.Module) -> None:
             nn.init.normal_(term.embedding.weight, std=0.1)
 
 
-def _check(schema: Schema, config: ModelConfig) -> None:
-    if config.name == "longer" and not {"globals", "sequence_mean"} & set(config.head.inputs):
+def check_fits(schema: Schema, config: ModelConfig) -> None:
+    """Raises ConfigError if the model cannot work on this schema."""
+    if config.name == "longer" and not config.mixes and not {"globals", "sequence_mean"} & set(config.head_inputs):
         raise ConfigError(
             "model.head.inputs: longer gives globals and sequence_mean, and the head would see neither; "
             f"expected at least one of them, got {config.head.inputs}"
         )
+    if config.name == "hyformer":
+        _check_hyformer(schema, config)
     if not schema.candidate.seen:
         return
     if config.tokens.position == "recency":
@@ -128,3 +165,25 @@ def _check(schema: Schema, config: ModelConfig) -> None:
             "model.longer: candidates with their own `seen` need every event as a row of its own; expected merge: 1, k: 0, "
             f"queries: recent, got merge: {config.longer.merge}, k: {config.longer.k}, queries: {config.longer.queries}"
         )
+
+
+def _check_hyformer(schema: Schema, config: ModelConfig) -> None:
+    known = [sequence.name for sequence in schema.sequences]
+    if unknown := sorted(set(config.hyformer.sequences) - set(known)):
+        raise ConfigError(
+            f"model.hyformer.sequences: no sequence {', '.join(unknown)} in the schema; known: {', '.join(known)}"
+        )
+    if "candidate" in config.hyformer.query_inputs and config.non_sequential.split is not None:
+        raise ConfigError(
+            "model.hyformer.query_inputs: candidate needs groups of fields, but model.non_sequential.split cuts them"
+        )
+    if not schema.candidate.seen:
+        return
+    for name in known:
+        sequence = config.hyformer.sequences.get(name, HyFormerSequence())
+        if sequence.encoder == "longer" or (sequence.encoder == "full" and not sequence.causal):
+            raise ConfigError(
+                f"model.hyformer.sequences.{name}: candidates with their own `seen` need states of events that know no later "
+                f"one, for all events; expected encoder: full with causal: true, or encoder: swiglu, got encoder: "
+                f"{sequence.encoder}, causal: {str(sequence.causal).lower()}"
+            )

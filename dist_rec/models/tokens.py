@@ -34,15 +34,22 @@ class EventTokens(nn.Module):
         terms: list[tuple[Tensor, Tensor]] = []
         if self.position is not None:
             terms.append((self.position.weight @ self.static.weight.T, self._position_index(events)))
-        if self.time is not None:
-            assert events.age is not None, "the schema declares event times"
-            terms.append((self.time(), time_bucket(events.age, self.config.time_buckets)))
-        for name, term in self.dynamic.items():
-            terms.append((term(), events.dynamic[name].int()))
+        terms += [(term(), index) for term, index in self.buckets(events)]
         hidden = expand_add(self.static(rows), events.inverse, terms[:MOST_TERMS])
         for table, index in terms[MOST_TERMS:]:
             hidden = hidden + expand(table, index)
         return self.out(self.dropout(nn.functional.gelu(hidden)))
+
+    def buckets(self, events: JaggedEvents) -> "list[tuple[BucketTerm, Tensor]]":
+        """Time and dynamic fields of the events: each with the bucket (N,) int32 of every event."""
+        found: list[tuple[BucketTerm, Tensor]] = []
+        if self.time is not None:
+            assert events.age is not None, "the schema declares event times"
+            found.append((self.time, time_bucket(events.age, self.config.time_buckets)))
+        for name, term in self.dynamic.items():
+            assert isinstance(term, BucketTerm)
+            found.append((term, events.dynamic[name].int()))
+        return found
 
     def _position_index(self, events: JaggedEvents) -> Tensor:
         total = len(events.inverse)

@@ -62,8 +62,7 @@ class Model(nn.Module):
     def __init__(self, schema: Schema, config: ModelConfig) -> None:
         super().__init__()
         self.tables = Tables(schema)
-        dims = {name: DIM * len(tokens.fields) for name, tokens in schema.token_sets.items()}
-        self.ranker = Ranker(schema, config, dims)
+        self.ranker = Ranker(schema, config, dict.fromkeys(schema.tables, DIM))
 
     def forward(self, batch: SequenceBatch) -> Tensor:
         return self.ranker(self.tables(batch), batch)

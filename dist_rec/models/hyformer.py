@@ -1,0 +1,132 @@
+"""HyFormer (arXiv 2601.12681): queries decode every behaviour sequence, then all tokens are mixed; repeated.
+
+Legend: C candidates, B requests, S sequences, N query tokens of all sequences, M non-sequential tokens, T = N + M tokens,
+D width. A layer encodes each sequence (H_l from H_(l-1)), lets the queries of that sequence look at it, and boosts queries
+and non-sequential tokens together. Sequences are never merged: they meet in the mixing only.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dist_rec.config import HyFormerConfig, HyFormerSequence, ModelConfig
+from dist_rec.models.jagged import CandidateView, SequenceInputs, join_sequences
+from dist_rec.models.mixing import Boost, RankMixerBlock, check_divides, picked, picked_width
+from dist_rec.models.non_sequential import GroupedTokens, SlicedTokens
+from dist_rec.models.per_token import PerTokenFfn
+from dist_rec.models.query_decoder import QueryDecoder
+from dist_rec.models.recompute import run
+from dist_rec.models.sequence_encoder import Encoded, make_encoder
+
+MERGED = "merged"
+
+
+class HyFormer(nn.Module):
+    """Packed event tokens (N_s, D) of every sequence and their pools (C, D) -> parts (C, width) for the head.
+
+    `candidate_tokens`: places of the non-sequential tokens that are made from the candidate, for `query_inputs: candidate`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        sequences: list[str],
+        tokens: GroupedTokens | SlicedTokens,
+        candidate_tokens: list[int],
+    ) -> None:
+        super().__init__()
+        hyformer, width = config.hyformer, config.tokens.width
+        self.config = hyformer
+        settings = {name: hyformer.sequences.get(name, HyFormerSequence()) for name in sequences}
+        self.sequences = {MERGED: settings[sequences[0]]} if hyformer.merge_sequences else settings
+        self.counts = {name: sequence.queries for name, sequence in self.sequences.items()}
+        self.num_queries = sum(self.counts.values())
+        counts = {"queries": self.num_queries, "non-sequential": tokens.count}
+        self.num_tokens = check_divides(width, counts, "model.tokens.width")
+        self.non_sequential = tokens
+        self.queries = QueryGenerator(hyformer, width, list(self.counts.values()), tokens.count, candidate_tokens)
+        self.layers = nn.ModuleList(HyFormerLayer(config, self.sequences, self.num_tokens) for _ in range(hyformer.layers))
+        self.norm = nn.LayerNorm(width)
+        self.head_inputs = config.head_inputs
+        self.width = picked_width(self.num_tokens, width, self.head_inputs, self.num_queries)
+
+    def forward(self, sequences: SequenceInputs, view: CandidateView) -> list[Tensor]:
+        return picked(self.mixed(sequences, view), self.head_inputs, self.num_queries)
+
+    def mixed(self, sequences: SequenceInputs, view: CandidateView) -> Tensor:
+        """(C, T, D) tokens after the last layer, queries first."""
+        tokens, lengths, pools = sequences.tokens, sequences.lengths, sequences.pools
+        if self.config.merge_sequences:
+            joined, together = join_sequences(list(tokens.values()), list(lengths.values()))
+            tokens, lengths, pools = {MERGED: joined}, {MERGED: together}, _joined_pools(pools, lengths, view)
+        inputs = {name: Encoded.of(tokens[name], lengths[name]) for name in self.sequences}
+        features = self.non_sequential(view)
+        queries = self.queries(features, pools)
+        x, encoded = torch.cat([queries, features], dim=1), inputs
+        for number, layer in enumerate(self.layers):
+            if number and not self.config.evolve_non_sequential:
+                x = torch.cat([x[:, : self.num_queries], features], dim=1)
+            x, encoded = layer(x, inputs if self.config.encode_from == "input" else encoded, view)
+        return self.norm(x)
+
+
+class HyFormerLayer(nn.Module):
+    """Encoding of every sequence, decoding by its queries, boosting of all tokens: (C, T, D) and H_(l-1) -> (C, T, D), H_l."""
+
+    def __init__(self, config: ModelConfig, sequences: dict[str, HyFormerSequence], num_tokens: int) -> None:
+        super().__init__()
+        hyformer, width = config.hyformer, config.tokens.width
+        self.recompute = frozenset(config.recompute)
+        self.counts = {name: sequence.queries for name, sequence in sequences.items()}
+        self.encoders = nn.ModuleDict({name: make_encoder(hyformer, sequence, width) for name, sequence in sequences.items()})
+        self.decoders = nn.ModuleDict(
+            {name: QueryDecoder(width, hyformer.heads, hyformer.rotary, hyformer.dropout) for name in sequences}
+        )
+        block = RankMixerBlock if hyformer.rankmixer_block else Boost
+        self.mixer = block(num_tokens, width, hyformer.mixer_expansion, hyformer.dropout, not hyformer.per_token)
+
+    def forward(self, x: Tensor, encoded: dict[str, Encoded], view: CandidateView) -> tuple[Tensor, dict[str, Encoded]]:
+        again = self.recompute
+        encoded = {name: run(encoder, encoded[name], again="encoders" in again) for name, encoder in self.encoders.items()}
+        *queries, features = x.split([*self.counts.values(), x.shape[1] - sum(self.counts.values())], dim=1)
+        decoded = [
+            run(decoder, own, encoded[name], view, again="decoders" in again)
+            for (name, decoder), own in zip(self.decoders.items(), queries, strict=True)
+        ]
+        return run(self.mixer, torch.cat([*decoded, features], dim=1), again="mixer" in again), encoded
+
+
+class QueryGenerator(nn.Module):
+    """`Q = [FFN_1(GlobalInfo) .. FFN_N(GlobalInfo)]` (section 3.3): non-sequential tokens (C, M, D) and pooled sequences
+    (C, D) by name -> (C, N, D), the queries of one sequence after those of another."""
+
+    def __init__(
+        self, config: HyFormerConfig, width: int, counts: list[int], num_features: int, candidate_tokens: list[int]
+    ) -> None:
+        super().__init__()
+        kinds = config.query_inputs
+        self.own = [sequence for sequence, count in enumerate(counts) for _ in range(count)]
+        self.features = list(range(num_features)) if "non_sequential" in kinds else candidate_tokens * ("candidate" in kinds)
+        self.pools = {"none": 0, "all": len(counts), "own": 1}[config.pools if "pools" in kinds else "none"]
+        known = (len(self.features) + self.pools) * width
+        self.ffn = PerTokenFfn(len(self.own), (known, config.query_expansion * width, width), config.dropout)
+        self.each = config.pools == "own"
+
+    def forward(self, features: Tensor, pools: dict[str, Tensor]) -> Tensor:
+        known = features[:, self.features].flatten(1)
+        if not self.pools:
+            return self.ffn(known.unsqueeze(1).expand(-1, len(self.own), -1))
+        pooled = torch.stack(list(pools.values()), dim=1).to(known.dtype)
+        if self.each:
+            known = torch.cat([known.unsqueeze(1).expand(-1, len(self.own), -1), pooled[:, self.own]], dim=2)
+            return self.ffn(known)
+        known = torch.cat([known, pooled.flatten(1)], dim=1)
+        return self.ffn(known.unsqueeze(1).expand(-1, len(self.own), -1))
+
+
+def _joined_pools(pools: dict[str, Tensor], lengths: dict[str, Tensor], view: CandidateView) -> dict[str, Tensor]:
+    """The mean over all events of a request, from the means over each sequence."""
+    if not pools:
+        return {}
+    weights = torch.stack([lengths[name] for name in pools], dim=1)[view.request].unsqueeze(2).float()
+    stacked = torch.stack(list(pools.values()), dim=1)
+    return {MERGED: (stacked * weights).sum(1) / weights.sum(1).clamp(min=1)}
