@@ -25,7 +25,7 @@ from dist_rec.data.schema import Schema, load_schema
 from dist_rec.data.synthetic import SynthConfig, synthesize
 from dist_rec.data.validate import open_parquet
 from dist_rec.data.writer import write_schema, write_split
-from dist_rec.embedding.tables import row_dims
+from dist_rec.embedding.tables import table_dims
 from dist_rec.models.heads import binary_loss
 from dist_rec.models.ranker import Ranker
 from dist_rec.train.loop import train
@@ -74,7 +74,7 @@ def run(candidates: int, repeats: int) -> str:
             table = file.read().slice(0, REQUESTS)
     together, apart = collate(table, schema), collate(split_candidates(table, candidates), schema)
     torch.manual_seed(0)
-    ranker = Ranker(schema, config.model, row_dims(schema, config.embedding))
+    ranker = Ranker(schema, config.model, table_dims(schema, config.embedding))
     tables = {name: 0.3 * torch.randn(size, config.embedding.dim) for name, size in schema.tables.items()}
     calls = {}
     losses = {}

@@ -23,7 +23,7 @@ from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema import load_schema
 from dist_rec.data.synthetic import SynthConfig, synthesize
 from dist_rec.data.validate import open_parquet
-from dist_rec.embedding.tables import row_dims
+from dist_rec.embedding.tables import table_dims
 from dist_rec.models import attention_block
 from dist_rec.models.ranker import Ranker
 
@@ -59,7 +59,7 @@ def run(requests: int, repeats: int) -> str:
         with open_parquet(reader.row_groups[0].path, schema) as file:
             batch = collate(file.read().slice(0, requests), schema)
     torch.manual_seed(0)
-    ranker = Ranker(schema, config.model, row_dims(schema, config.embedding))
+    ranker = Ranker(schema, config.model, table_dims(schema, config.embedding))
     tables = {name: 0.3 * torch.randn(size, config.embedding.dim) for name, size in schema.tables.items()}
     rows = rows_of(batch, schema, tables)
 

@@ -1,12 +1,14 @@
 """FLOPs and parameters by formula. Multiply-adds count as two FLOPs; everything is one forward pass of one request.
 
 Training costs about three times the forward. Units are in the names. Formulas are those of LONGER (arXiv 2505.04421,
-section 3.4) where it gives them; L events, K merge factor, d token width, D = K * d merged width, M = ceil(L / K) merged
-tokens, q query rows, n key rows.
+section 3.4) and HyFormer (arXiv 2601.12681) where they give them; L events, K merge factor, d token width, D width of the
+layers (LONGER's is K * d), q query rows, n key rows, c candidates; of LONGER M = ceil(L / K) merged tokens; of HyFormer M
+non-sequential tokens, N queries, T = N + M. Products of matrices count; norms, activations and gathers do not.
 """
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 
 def layer_params(width: int) -> int:
@@ -68,6 +70,80 @@ def longer_flops(shape: LongerShape) -> dict[str, int]:
         "cross": cross_layer_flops(queries, merged + groups, width, s.expansion),
         "self": s.self_layers * cross_layer_flops(queries, queries, width, s.expansion),
     }
+
+
+@dataclass(frozen=True)
+class SequenceShape:
+    """One sequence of HyFormer: L events, its encoder, L_H newest events of encoder longer, queries."""
+
+    length: int
+    encoder: Literal["full", "longer", "swiglu"]
+    recent: int
+    queries: int
+
+
+@dataclass(frozen=True)
+class HyformerShape:
+    """What HyFormer's cost depends on, its event and non-sequential tokens aside. `known`: tokens of width D that a query is
+    made from. `from_input`: every layer encodes the events anew."""
+
+    sequences: tuple[SequenceShape, ...]
+    candidates: int
+    width: int
+    features: int
+    known: int
+    layers: int
+    ffn_expansion: int = 4
+    mixer_expansion: int = 4
+    query_expansion: int = 1
+    from_input: bool = False
+    per_token: bool = True
+
+    @property
+    def tokens(self) -> int:
+        return self.features + sum(sequence.queries for sequence in self.sequences)
+
+
+def hyformer_flops(shape: HyformerShape) -> dict[str, int]:
+    """Forward FLOPs of one request by part. Encoders and the decoders' keys are computed once for all candidates."""
+    s, c, D = shape, shape.candidates, shape.width
+    total = {"queries": 0, "encoders": 0, "decoders": 0, "mixer": s.layers * mixer_flops(c, s.tokens, D, s.mixer_expansion)}
+    for sequence in s.sequences:
+        asking = c * sequence.queries
+        total["queries"] += asking * mlp_flops([s.known * D, s.query_expansion * D, D])
+        rows = sequence.length
+        for layer in range(s.layers):
+            keys = sequence.length if layer == 0 or s.from_input else rows
+            rows = min(sequence.recent, keys) if sequence.encoder == "longer" else keys
+            if sequence.encoder == "swiglu":
+                total["encoders"] += 6 * s.ffn_expansion * rows * D**2
+            else:
+                total["encoders"] += cross_layer_flops(rows, keys, D, s.ffn_expansion)
+            total["decoders"] += 4 * rows * D**2 + 4 * asking * D**2 + 4 * asking * rows * D
+    return total
+
+
+def hyformer_params(shape: HyformerShape) -> dict[str, int]:
+    """Parameters by part, with biases and norms."""
+    s, D, e = shape, shape.width, shape.ffn_expansion
+    transformer, swiglu = (4 + 2 * e) * D**2 + (9 + e) * D, 3 * e * D**2 + (2 * e + 3) * D
+    hidden, queries = s.query_expansion * D, s.tokens - s.features
+    return {
+        "queries": queries * ((s.known * D + 1) * hidden + (hidden + 1) * D),
+        "encoders": s.layers * sum(swiglu if q.encoder == "swiglu" else transformer for q in s.sequences),
+        "decoders": s.layers * len(s.sequences) * (4 * D**2 + 7 * D),
+        "mixer": s.layers * (per_token_params(s.tokens if s.per_token else 1, D, s.mixer_expansion) + 2 * D) + 2 * D,
+    }
+
+
+def mixer_flops(candidates: int, tokens: int, width: int, expansion: int) -> int:
+    """`4 k T D^2` per candidate: a per-token feed-forward layer; the mixing itself only moves numbers."""
+    return 4 * expansion * candidates * tokens * width**2
+
+
+def per_token_params(tokens: int, width: int, expansion: int) -> int:
+    """`2 k T D^2` and biases: the feed-forward layer of a mixing block with own weights for every position."""
+    return tokens * (2 * expansion * width**2 + (expansion + 1) * width)
 
 
 def mlp_flops(widths: list[int]) -> int:

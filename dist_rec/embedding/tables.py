@@ -15,9 +15,9 @@ def table_dim(config: EmbeddingConfig, table: str) -> int:
     return config.dim if override is None or override.dim is None else override.dim
 
 
-def row_dims(schema: Schema, config: EmbeddingConfig) -> dict[str, int]:
-    """Width of the concatenated rows of each token set."""
-    return {name: sum(table_dim(config, field.table) for field in tokens.fields) for name, tokens in schema.token_sets.items()}
+def table_dims(schema: Schema, config: EmbeddingConfig) -> dict[str, int]:
+    """Width of the rows of every table of the schema."""
+    return {table: table_dim(config, table) for table in schema.tables}
 
 
 def is_replicated(config: EmbeddingConfig, table: str) -> bool:

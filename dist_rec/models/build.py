@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from dist_rec.config import Config
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.schema import Schema
-from dist_rec.embedding.tables import table_dim
+from dist_rec.embedding.tables import table_dims
 from dist_rec.embedding.unique import TokenEmbedding
 from dist_rec.models.heads import binary_loss
 from dist_rec.models.ranker import Ranker
@@ -35,5 +35,5 @@ def build_model(schema: Schema, config: Config, device: torch.device) -> Ranking
 
     Raises ConfigError if the model cannot work on this schema.
     """
-    ranker = Ranker(schema, config.model, {table: table_dim(config.embedding, table) for table in schema.tables}).to(device)
+    ranker = Ranker(schema, config.model, table_dims(schema, config.embedding)).to(device)
     return RankingModel(TokenEmbedding(schema, config.embedding, device), ranker)

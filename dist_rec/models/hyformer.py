@@ -106,9 +106,9 @@ class QueryGenerator(nn.Module):
         kinds = config.query_inputs
         self.own = [sequence for sequence, count in enumerate(counts) for _ in range(count)]
         self.features = list(range(num_features)) if "non_sequential" in kinds else candidate_tokens * ("candidate" in kinds)
-        self.pools = {"none": 0, "all": len(counts), "own": 1}[config.pools if "pools" in kinds else "none"]
-        known = (len(self.features) + self.pools) * width
-        self.ffn = PerTokenFfn(len(self.own), (known, config.query_expansion * width, width), config.dropout)
+        self.pools = 0 if "pools" not in kinds else 1 if config.pools == "own" else len(counts)
+        self.known = len(self.features) + self.pools
+        self.ffn = PerTokenFfn(len(self.own), (self.known * width, config.query_expansion * width, width), config.dropout)
         self.each = config.pools == "own"
 
     def forward(self, features: Tensor, pools: dict[str, Tensor]) -> Tensor:

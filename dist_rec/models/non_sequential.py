@@ -23,7 +23,7 @@ class GroupedTokens(nn.Module):
         super().__init__()
         self.groups = list(groups.values())
         self.project = nn.ModuleList(nn.Linear(sum(c.stop - c.start for c in columns), width) for columns in self.groups)
-        self.count = len(self.groups)
+        self.count, self.width = len(self.groups), width
 
     def forward(self, view: CandidateView) -> Tensor:
         features = side_by_side(view)
@@ -42,7 +42,8 @@ class SlicedTokens(nn.Module):
         super().__init__()
         if count > total:
             raise ConfigError(f"model.non_sequential.split={count}: there are only {total} columns of features to cut")
-        self.count, self.total, self.slice = count, total, -(-total // count)
+        self.count, self.width = count, width
+        self.total, self.slice = total, -(-total // count)
         self.project = PerTokenLinear(count, self.slice, width)
 
     def forward(self, view: CandidateView) -> Tensor:

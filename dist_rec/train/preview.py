@@ -2,14 +2,14 @@
 
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
 
-from dist_rec.common.cost import LongerShape, longer_flops, mlp_flops, table_bytes
+from dist_rec.common.cost import table_bytes
 from dist_rec.config import Config
 from dist_rec.data.schema import Schema, load_schema
-from dist_rec.embedding.tables import is_replicated, row_dims, table_dim
+from dist_rec.embedding.tables import is_replicated, table_dim
 from dist_rec.models.build import RankingModel
+from dist_rec.models.cost import request_flops
 from dist_rec.train.loop import check_selection, train_loader
 from dist_rec.train.page import config_yaml
 from dist_rec.train.pipeline import plan_model
@@ -63,40 +63,10 @@ def _cost_table(schema: Schema, config: Config, model: RankingModel) -> Table:
         "dense memory per rank, MiB", f"{dense * 4 * (5 if config.optim.dense_update == 'delayed' else 4) / 2**20:.1f}"
     )
     for length in (100, 1_000, 10_000):
-        flops = request_flops(schema, config, model, length)
+        flops = request_flops(model.ranker, {sequence.name: length for sequence in schema.sequences})
         parts = ", ".join(f"{name} {value / 1e6:.1f}" for name, value in flops.items() if value)
         table.add_row(
-            f"forward MFLOP of a request with {length:,} events and 1 candidate", f"{sum(flops.values()) / 1e6:.1f} ({parts})"
+            f"forward MFLOP of a request with {length:,} events per sequence and 1 candidate",
+            f"{sum(flops.values()) / 1e6:.1f} ({parts})",
         )
     return table
-
-
-def request_flops(schema: Schema, config: Config, built: RankingModel, length: int) -> dict[str, int]:
-    """Forward FLOPs by part of a request with `length` events in each sequence and one candidate."""
-    model, dims = config.model, row_dims(schema, config.embedding)
-    total: dict[str, int] = {}
-    for sequence in schema.sequences:
-        shape = LongerShape(
-            length=length,
-            candidates=1,
-            token_width=model.tokens.width,
-            token_hidden=model.tokens.hidden,
-            row_dim=dims[schema.token_set_of(sequence.static)],
-            merge=model.longer.merge,
-            inner_trans=model.longer.inner_trans,
-            k=model.longer.k,
-            group_size=len(model.longer.globals),
-            self_layers=model.longer.self_layers,
-            expansion=model.longer.ffn_expansion,
-        )
-        parts = longer_flops(shape)
-        if model.name == "din":
-            d, hidden = model.tokens.width, model.din.hidden
-            parts = {"tokens": parts["tokens"], "attention": 2 * length * (2 * d * hidden + hidden + d)}
-        elif model.name == "sum_pooling":
-            parts = {"tokens": parts["tokens"]}
-        for name, value in parts.items():
-            total[name] = total.get(name, 0) + value
-    layers = [layer for layer in built.ranker.head.modules() if isinstance(layer, nn.Linear)]
-    total["head"] = mlp_flops([layers[0].in_features, *(layer.out_features for layer in layers)])
-    return total

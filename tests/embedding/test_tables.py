@@ -4,7 +4,7 @@ from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingConfig as TorchrecConfig
 
 from dist_rec.config import ConfigError, EmbeddingConfig
-from dist_rec.embedding.tables import build_collections, build_replicated, is_replicated, row_dims, table_dim
+from dist_rec.embedding.tables import build_collections, build_replicated, is_replicated, table_dim, table_dims
 from tests.data.requests import make_schema
 
 CPU = torch.device("cpu")
@@ -43,7 +43,8 @@ def test_fields_may_share_a_table() -> None:
 def test_row_widths() -> None:
     config = _config(kind={"dim": 4})
     assert table_dim(config, "kind") == 4 and table_dim(config, "item") == 8
-    assert row_dims(make_schema(), config) == {"context": 8, "history": 12, "searches": 8}
+    schema = make_schema()
+    assert table_dims(schema, config) == {table: 4 if table == "kind" else 8 for table in schema.tables}
 
 
 def test_replicated_tables_are_plain_embeddings() -> None:

@@ -16,6 +16,18 @@ from dist_rec.models.ranker import Ranker
 from tests.data.requests import make_schema, make_table
 
 DIM = 8
+# Every model on `make_schema()`, which has two sequences and three groups of one field: T = 5.
+MODELS: dict[str, dict[str, Any]] = {
+    "longer": {},
+    "sum_pooling": {"name": "sum_pooling"},
+    "din": {"name": "din"},
+    "hyformer": {
+        "name": "hyformer",
+        "tokens": {"width": 20},
+        "hyformer": {"heads": 2, "mixer_expansion": 2, "sequences": {"history": {"recent": 4}}},
+    },
+    "longer_rankmixer": {"interaction": "rankmixer", "rankmixer": {"width": 20, "expansion": 2}},
+}
 Row = dict[str, Any]
 
 

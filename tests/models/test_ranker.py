@@ -11,9 +11,9 @@ from torch import Tensor
 from dist_rec.config import ConfigError
 from dist_rec.data.collate import empty_batch
 from tests.data.requests import make_row, make_rows, make_schema, seen_schema
-from tests.models.batches import Model, Row, cut, make_batch, make_model, one_candidate_each, saved_bytes, seen_row
+from tests.models.batches import MODELS, Model, Row, cut, make_batch, make_model, one_candidate_each, saved_bytes, seen_row
 
-NAMES = ("longer", "sum_pooling", "din")
+NAMES = tuple(MODELS)
 STRATEGIES = ("recent", "uniform", "mixed", "learnable")
 ROUNDING = 2e-6  # logits here are about 0.5; a few roundings of fp32
 SEEN = {
@@ -52,7 +52,7 @@ def test_eight_candidates_are_eight_requests_with_one(name: str) -> None:
     rows = _rows([8, 3, 8, 0, 1])
     together, apart = make_batch(rows), make_batch(one_candidate_each(rows))
     assert together.num_candidates == apart.num_candidates == apart.num_requests == 20
-    model = make_model(name=name)
+    model = make_model(**MODELS[name])
     _close(model(together), model(apart))
     _same_gradients(model.gradients(together), model.gradients(apart))
 
@@ -61,17 +61,19 @@ def test_eight_candidates_are_eight_requests_with_one(name: str) -> None:
 def test_a_batch_is_each_request_alone(name: str) -> None:
     """Padding and neighbours never change anything."""
     rows = _rows([2, 0, 1, 4, 1], longest=40)
-    model = make_model(name=name)
+    model = make_model(**MODELS[name])
     _close(model(make_batch(rows)), torch.cat([model(make_batch([row])) for row in rows]))
 
 
-@pytest.mark.parametrize(("name", "position"), [("longer", "none"), ("longer", "recency"), ("sum_pooling", "recency")])
+@pytest.mark.parametrize(
+    ("name", "position"), [("longer", "none"), ("longer", "recency"), ("sum_pooling", "recency"), ("hyformer", "recency")]
+)
 def test_order_matters_to_longer(name: str, position: str) -> None:
     rows = [row for row in _rows([2] * 6) if len(row["history.item"]) > 3]
     shuffled = [
         {column: value[::-1] if column.startswith("history") else value for column, value in row.items()} for row in rows
     ]
-    model = make_model(name=name, tokens={"position": position})
+    model = make_model(**_with(MODELS[name], tokens={"position": position}))
     before, after = model(make_batch(rows)), model(make_batch(shuffled))
     assert len(rows) > 2 and ((before - after).abs().amax(1) > 1e-5).all()
 
@@ -87,14 +89,13 @@ def test_order_does_not_matter_to_pooling_without_positions() -> None:
 def test_a_request_without_history_is_scored(name: str) -> None:
     rows = _rows([3, 2], longest=0)
     assert not any(row["history.item"] or row["searches.query"] for row in rows)
-    logits = make_model(name=name)(make_batch(rows))
+    logits = make_model(**MODELS[name])(make_batch(rows))
     assert logits.shape == (5, 2) and logits.isfinite().all() and len(set(logits[:, 0].tolist())) == 5
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"name": name} for name in NAMES]
-    + [{"longer": {"queries": queries, "globals": ["candidate", "cls"]}} for queries in STRATEGIES],
+    list(MODELS.values()) + [{"longer": {"queries": queries, "globals": ["candidate", "cls"]}} for queries in STRATEGIES],
 )
 @pytest.mark.parametrize("requests", [0, 2])
 def test_no_candidates_leave_zero_gradients(changes: dict[str, Any], requests: int) -> None:
@@ -138,7 +139,13 @@ _HISTORY = ("history.item", "history.correct")
 
 
 def _seen(name: str, position: str) -> dict[str, Any]:
-    return {"name": name} | SEEN | {"tokens": {"position": position}}
+    one_sequence = {"hyformer": {"heads": 2, "sequences": {"history": {"encoder": "full", "causal": True}}, "rotary": True}}
+    return _with(MODELS[name], **SEEN, **one_sequence) | {"tokens": {"position": position}}
+
+
+def _with(model: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Groups of settings are merged with those of the model."""
+    return model | {part: {**model.get(part, {}), **settings} for part, settings in changes.items()}
 
 
 @pytest.mark.parametrize("parts", [["tokens"], ["tokens", "inner", "cross", "self"]])
@@ -159,8 +166,8 @@ def test_recomputing_tokens_keeps_fewer_activations() -> None:
 @pytest.mark.parametrize("bf16", [p for n in (1, 2, 3) for p in itertools.combinations(("tokens", "layers", "head"), n)])
 def test_any_part_may_run_in_bf16(name: str, bf16: tuple[str, ...]) -> None:
     batch = make_batch(_rows([2, 1, 3]))
-    exact = make_model(name=name)
-    model = make_model(name=name, precision=dict.fromkeys(bf16, "bf16"))
+    exact = make_model(**MODELS[name])
+    model = make_model(**MODELS[name], precision=dict.fromkeys(bf16, "bf16"))
     error = (model(batch).float() - exact(batch)).abs().max()
     assert error < 0.03  # logits of about 0.5, bf16 keeps 8 bits, a dozen layers
     assert error > 0 or (name == "sum_pooling" and bf16 == ("layers",)), "averages are always taken in fp32"
@@ -207,3 +214,55 @@ def test_refuses_what_cannot_work_with_seen(changes: dict[str, Any], message: st
 def test_longer_needs_an_input_of_the_head() -> None:
     with pytest.raises(ConfigError, match=r"model.head.inputs: longer gives globals and sequence_mean"):
         make_model(head={"inputs": ["candidate"]})
+
+
+SPLIT = {**MODELS["hyformer"], "tokens": {"width": 24}, "non_sequential": {"split": 4}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hyformer": {"heads": 2, "sequences": {"historie": {}}}}, "no sequence historie in the schema; known: history, searches"),
+        ({"tokens": {"width": 24}}, r"model.tokens.width=24: .* T = 2 queries \+ 3 non-sequential = 5; .* 20 or 25"),
+        ({"non_sequential": {"split": 4}}, r"T = 2 queries \+ 4 non-sequential = 6"),
+        ({**SPLIT, "hyformer": {"heads": 2, "query_inputs": ["candidate"]}}, "candidate needs groups of fields"),
+        ({"non_sequential": {"split": 33}}, r"split=33: there are only 24 columns"),
+    ],
+)
+def test_refuses_what_hyformer_cannot_do_on_this_schema(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_model(**{**MODELS["hyformer"], **changes})
+
+
+@pytest.mark.parametrize("encoder", [{"encoder": "longer"}, {"encoder": "full"}])
+def test_hyformer_with_seen_needs_states_that_know_no_later_event(encoder: dict[str, Any]) -> None:
+    settings = {**_seen("hyformer", "none"), "hyformer": {"heads": 2, "sequences": {"history": encoder}}}
+    with pytest.raises(ConfigError, match=r"hyformer.sequences.history: .* expected encoder: full with causal: true"):
+        make_model(seen_schema(), **settings)
+
+
+def test_swiglu_works_with_seen() -> None:
+    rng = np.random.default_rng(0)
+    rows = [seen_row(rng, 9, [0, 4, 9, 1]), seen_row(rng, 3, [])]
+    alone = [cut(row, c) for row in rows for c in range(len(row["candidate.seen"]))]
+    settings = {**_seen("hyformer", "none"), "hyformer": {"heads": 2, "sequences": {"history": {"encoder": "swiglu"}}}}
+    model = make_model(seen_schema(), **settings)
+    _close(model(make_batch(rows, seen_schema())), model(make_batch(alone, seen_schema())))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "width"),
+    [(["mixed"], 5 * 20), (["mixed_queries"], 2 * 20), (["mixed_mean", "candidate", "context"], 20 + 16 + 8)],
+)
+def test_the_head_of_hyformer(inputs: list[str], width: int) -> None:
+    model = make_model(**MODELS["hyformer"], head={"inputs": inputs})
+    assert _head_width(model) == width and model(make_batch(_rows([2, 1]))).shape == (3, 2)
+
+
+def test_slices_instead_of_groups() -> None:
+    """24 columns of context and candidate in 4 slices of 6, or 5 of 5 with one column of padding: T = 6 or 7."""
+    for split, width in ((4, 24), (5, 28)):
+        model = make_model(**{**SPLIT, "non_sequential": {"split": split}, "tokens": {"width": width}})
+        rows = _rows([3, 1])
+        _close(model(make_batch(rows)), torch.cat([model(make_batch([row])) for row in rows]))
+        assert all(gradient.any() for gradient in model.gradients(make_batch(rows)).values())

@@ -1,0 +1,117 @@
+"""What a built model costs on its schema, by the formulas of `common.cost`."""
+
+from torch import nn
+
+from dist_rec.common.cost import (
+    HyformerShape,
+    LongerShape,
+    SequenceShape,
+    hyformer_flops,
+    longer_flops,
+    mixer_flops,
+    mlp_flops,
+)
+from dist_rec.models.din import Din
+from dist_rec.models.hyformer import MERGED, HyFormer
+from dist_rec.models.late_fusion import LateFusion
+from dist_rec.models.longer import Longer
+from dist_rec.models.non_sequential import GroupedTokens, SlicedTokens
+from dist_rec.models.rank_mixer import RankMixer
+from dist_rec.models.ranker import Ranker
+from dist_rec.models.tokens import EventTokens
+
+Flops = dict[str, int]
+
+
+def request_flops(ranker: Ranker, lengths: dict[str, int], candidates: int = 1) -> Flops:
+    """Forward FLOPs by part of one request with so many events in each sequence, after the lookup of its rows.
+
+    The tokens' first layer is counted per event, dedup makes it cheaper. Learned positions and times are not counted.
+    """
+    total: Flops = {"tokens": 0}
+    for name, tokens in ranker.tokens.items():
+        assert isinstance(tokens, EventTokens)
+        hidden = tokens.static
+        total["tokens"] += lengths[name] * mlp_flops([hidden.in_features, hidden.out_features, tokens.out.out_features])
+    pools = sum(linear_flops(pool) for pool in ranker.pools.values())
+    if pools:
+        total["pools"] = pools * (candidates if ranker.schema.candidate.seen else 1)
+    body = ranker.body
+    total |= _hyformer(body, lengths, candidates) if isinstance(body, HyFormer) else _late(ranker, body, lengths, candidates)
+    total["head"] = candidates * linear_flops(ranker.head)
+    return total
+
+
+def linear_flops(module: nn.Module) -> int:
+    """Of one row through every linear layer inside."""
+    return sum(2 * layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+
+
+def _hyformer(body: HyFormer, lengths: dict[str, int], candidates: int) -> Flops:
+    config = body.config
+    lengths = {MERGED: sum(lengths.values())} if config.merge_sequences else lengths
+    sequences = (SequenceShape(lengths[name], s.encoder, s.recent, s.queries) for name, s in body.sequences.items())
+    shape = HyformerShape(
+        sequences=tuple(sequences),
+        candidates=candidates,
+        width=body.non_sequential.width,
+        features=body.non_sequential.count,
+        known=body.queries.known,
+        layers=config.layers,
+        ffn_expansion=config.ffn_expansion,
+        mixer_expansion=config.mixer_expansion,
+        query_expansion=config.query_expansion,
+        from_input=config.encode_from == "input",
+    )
+    return {"non-sequential": candidates * _token_flops(body.non_sequential), **hyformer_flops(shape)}
+
+
+def _late(ranker: Ranker, body: LateFusion, lengths: dict[str, int], candidates: int) -> Flops:
+    total: Flops = {}
+    for name, encoder in body.encoders.items():
+        for part, flops in _encoder(ranker, encoder, lengths[name], candidates).items():
+            total[part] = total.get(part, 0) + flops
+    return total if body.mixer is None else total | _rank_mixer(ranker, body.mixer, candidates)
+
+
+def _encoder(ranker: Ranker, encoder: nn.Module, length: int, candidates: int) -> Flops:
+    """The events' tokens are counted with the ranker's."""
+    model = ranker.config
+    if isinstance(encoder, Longer):
+        shape = LongerShape(
+            length=length,
+            candidates=candidates,
+            token_width=model.tokens.width,
+            token_hidden=0,
+            row_dim=0,
+            merge=model.longer.merge,
+            inner_trans=model.longer.inner_trans,
+            k=model.longer.k,
+            group_size=len(model.longer.globals),
+            self_layers=model.longer.self_layers,
+            expansion=model.longer.ffn_expansion,
+        )
+        parts = longer_flops(shape)
+        del parts["tokens"]
+        counts = {"candidate": candidates, "user": 1, "cls": 0}
+        projections = zip(model.longer.globals, encoder.globals.project, strict=True)
+        return {"globals": sum(counts[kind] * linear_flops(project) for kind, project in projections), **parts}
+    if isinstance(encoder, Din):
+        once = length * linear_flops(encoder.event_part)
+        each = linear_flops(encoder.candidate) + linear_flops(encoder.candidate_part)
+        pairs = linear_flops(encoder.product_part) + linear_flops(encoder.weigh) + 2 * model.tokens.width
+        return {"attention": once + candidates * (each + length * pairs)}
+    return {}
+
+
+def _rank_mixer(ranker: Ranker, mixer: RankMixer, candidates: int) -> Flops:
+    config = ranker.config.rankmixer
+    tokens = _token_flops(mixer.non_sequential) + linear_flops(mixer.project)
+    blocks = config.layers * mixer_flops(candidates, mixer.num_tokens, config.width, config.expansion)
+    return {"non-sequential": candidates * tokens, "mixer": blocks}
+
+
+def _token_flops(tokens: GroupedTokens | SlicedTokens) -> int:
+    if isinstance(tokens, GroupedTokens):
+        return linear_flops(tokens)
+    return 2 * tokens.project.weight.numel()
