@@ -8,9 +8,9 @@ event first), and one or more candidates with their labels. Columns:
     <sequence>.<field>           list of int, one entry per event, for every static and dynamic field
     <sequence>.time              list of int64 seconds, if the sequence has `time: true`
     candidate.<field>            list of int, one entry per candidate
-    candidate.<label>            list of 0/1
+    candidate.<label>            list of 0/1; any of both where `given` leaves the label undefined
     candidate.seen               list of int, if `seen: true`: how many of the oldest events this candidate may see
-    candidate.<label>.truth      list of float, if `truth: true`: the probability the label was drawn with
+    candidate.<label>.truth      list of float, if `truth: true`: the probability the label was drawn with, given its condition
 """
 
 from collections.abc import Sequence
@@ -56,10 +56,29 @@ class CandidateSchema(Strict):
     static: list[StaticField] = Field(min_length=1)
     dynamic: dict[str, int] = {}
     labels: list[str] = Field(min_length=1, description="One 0/1 label per task.")
+    given: dict[str, str] = Field(
+        default={},
+        description="task -> task: a label that is only defined where another one is 1, such as conversion given click.",
+    )
     seen: bool = Field(
         default=False, description="Candidates see only the first `candidate.seen` events of the (single) sequence."
     )
     truth: bool = Field(default=False, description="Whether the true probability of each label is stored beside it.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "CandidateSchema":
+        for task, condition in self.given.items():
+            for name in (task, condition):
+                if name not in self.labels:
+                    raise ValueError(f"given {task}: {condition}: '{name}' is no label; these are: {', '.join(self.labels)}")
+            if task == condition:
+                raise ValueError(f"given {task}: {condition}: expected another label as the condition")
+            if condition in self.given:
+                raise ValueError(
+                    f"given {task}: {condition}: expected a condition that is always defined, "
+                    f"but '{condition}' is itself given '{self.given[condition]}'"
+                )
+        return self
 
 
 class Schema(Strict):
@@ -69,6 +88,11 @@ class Schema(Strict):
     context: list[StaticField] = []
     sequences: list[SequenceSchema] = Field(min_length=1)
     candidate: CandidateSchema
+    groups: dict[str, list[str]] = Field(
+        default={},
+        description="Context and candidate fields that belong together, as context.<field> and candidate.<field>; HyFormer and "
+        "RankMixer make one token of each group. One group per field if none is declared.",
+    )
 
     @field_validator("tables")
     @classmethod
@@ -101,7 +125,20 @@ class Schema(Strict):
             for name, size in dynamic.items():
                 if not 0 < size <= 2**15:
                     raise ValueError(f"{place}.{name}: a dynamic field takes 1 to 32768 values, got {size}")
+        if self.groups:
+            _check_groups(self.groups, self.grouped_fields)
         return self
+
+    @property
+    def grouped_fields(self) -> list[str]:
+        """Every field outside the sequences, as groups name it: context, then static and dynamic fields of the candidate."""
+        candidate = [*(field.name for field in self.candidate.static), *self.candidate.dynamic]
+        return [*(f"context.{field.name}" for field in self.context), *(f"candidate.{name}" for name in candidate)]
+
+    @property
+    def feature_groups(self) -> dict[str, list[str]]:
+        """Fields by group: as declared, or every field as the group of its own name ("context.user")."""
+        return self.groups or {name: [name] for name in self.grouped_fields}
 
     @property
     def token_sets(self) -> dict[str, "TokenSet"]:
@@ -155,4 +192,27 @@ def load_schema(folder: str | Path, leave_out: Sequence[str] = ()) -> Schema:
         if name not in known:
             there = ", ".join(known) or "none"
             raise ConfigError(f"data.leave_out: '{name}' is no context field of {path}; these are: {there}")
-    return schema.model_copy(update={"context": [field for field in schema.context if field.name not in leave_out]})
+    left_out = {f"context.{name}" for name in leave_out}
+    groups = {group: [field for field in fields if field not in left_out] for group, fields in schema.groups.items()}
+    return schema.model_copy(
+        update={
+            "context": [field for field in schema.context if field.name not in leave_out],
+            "groups": {group: fields for group, fields in groups.items() if fields},
+        }
+    )
+
+
+def _check_groups(groups: dict[str, list[str]], known: list[str]) -> None:
+    """Raises ValueError unless every known field is in exactly one group, and no group is empty."""
+    owner: dict[str, str] = {}
+    for group, fields in groups.items():
+        if not fields:
+            raise ValueError(f"groups.{group}: expected at least one field, got none")
+        for field in fields:
+            if field not in known:
+                raise ValueError(f"groups.{group}: '{field}' is no context or candidate field; these are: {', '.join(known)}")
+            if field in owner:
+                raise ValueError(f"groups.{group}: '{field}' is in group {owner[field]} already; a field has one group")
+            owner[field] = group
+    if missing := [field for field in known if field not in owner]:
+        raise ValueError(f"groups: expected every field in a group, but these are in none: {', '.join(missing)}")
