@@ -97,6 +97,8 @@ def request_flops(schema: Schema, config: Config, built: RankingModel, length: i
             parts = {"tokens": parts["tokens"]}
         for name, value in parts.items():
             total[name] = total.get(name, 0) + value
-    layers = [layer for layer in built.ranker.head.modules() if isinstance(layer, nn.Linear)]
-    total["head"] = mlp_flops([layers[0].in_features, *(layer.out_features for layer in layers)])
+    total["head"] = 0
+    for mlp in built.ranker.head.mlps:
+        layers = [layer for layer in mlp.modules() if isinstance(layer, nn.Linear)]
+        total["head"] += mlp_flops([layers[0].in_features, *(layer.out_features for layer in layers)])
     return total

@@ -73,7 +73,7 @@ def test_order_matters_to_longer(name: str, position: str) -> None:
     ]
     model = make_model(name=name, tokens={"position": position})
     before, after = model(make_batch(rows)), model(make_batch(shuffled))
-    assert len(rows) > 2 and ((before - after).abs().amax(1) > 1e-5).all()
+    assert len(rows) > 2 and ((before - after).abs().amax(1) > 1e-6).all()  # rounding: 1e-7
 
 
 def test_order_does_not_matter_to_pooling_without_positions() -> None:
@@ -177,7 +177,7 @@ def test_head_sees_what_is_asked_for(inputs: list[str]) -> None:
 
 
 def _head_width(model: Model) -> int:
-    return model.ranker.head.mlp[0].in_features
+    return model.ranker.head.mlps[0][0].in_features
 
 
 def test_candidates_may_have_dynamic_fields() -> None:

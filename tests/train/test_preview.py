@@ -82,6 +82,7 @@ def test_the_head_is_counted_whole(data: Path, tmp_path: Path, alone: Ranks, nam
     first = next(model.ranker.head.parameters())
     with FlopCounterMode(display=False) as counter:
         model.ranker.head(first.new_zeros(1, first.shape[1]))
+    assert len(model.ranker.head.mlps) == 2, "one per task"
     assert parts["head"] == counter.get_total_flops()
     assert all(value >= 0 for value in parts.values())
 
