@@ -6,7 +6,7 @@ One class per part. Every field has a default to start from and a description th
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -196,7 +196,7 @@ class HyFormerConfig(Strict):
 
 class HeadConfig(Strict):
     hidden: list[int] = Field(
-        default=[256, 128], description="Widths of the MLP over the concatenated inputs; one output per task follows."
+        default=[256, 128], description="Widths of each task's MLP over the concatenated inputs; one output follows."
     )
     inputs: list[HeadInput] | None = Field(
         default=None,
@@ -206,6 +206,9 @@ class HeadConfig(Strict):
         "(mixed, the default), query tokens only (mixed_queries) or the mean token (mixed_mean); context, candidate.",
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout after each hidden layer.")
+    task_weights: dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]] = Field(
+        default={}, description="Weight of each task's loss, 1 where not named."
+    )
 
 
 class PrecisionConfig(Strict):
@@ -213,7 +216,7 @@ class PrecisionConfig(Strict):
 
     tokens: Precision = Field(default="auto", description="The token MLP.")
     layers: Precision = Field(default="auto", description="Merging and all attention layers.")
-    head: Precision = Field(default="fp32", description="The MLP that gives the logits.")
+    head: Precision = Field(default="fp32", description="The MLPs that give the logits.")
 
 
 class ModelConfig(Strict):
@@ -399,10 +402,11 @@ class RunConfig(Strict):
         default=0, ge=0, description="Evaluate on the validation split every n steps; 0 only after each epoch."
     )
     select_best: Literal["none", "auc", "logloss"] = Field(
-        default="none", description="Test the weights that were best on the validation split instead of the last ones."
+        default="none",
+        description="Test the weights that were best on the validation split instead of the last ones, by the first task.",
     )
     patience: int = Field(
-        default=0, ge=0, description="Stop after this many evaluations without a better one; 0 never. Needs select_best."
+        default=0, ge=0, description="Stop after this many evaluations without a better first task; 0 never. Needs select_best."
     )
     log_every: int = Field(default=20, ge=1, description="Steps between two log lines.")
     deterministic: bool = Field(default=False, description="Refuse operators without a deterministic form.")

@@ -43,7 +43,8 @@ class SequenceBatch(Pipelineable):
     - `unique`: KeyedJaggedTensor of stride 1 with one key per field of each token set ("history.item"), U ids each
     - `context` (B,) row of each request in the token set "context" as an `inverse` is, or None without context fields
     - `sequences` by name, `candidates` with `lengths` = candidates per request
-    - `labels` (C, T) float32; `truth` (C, T) float32 or None
+    - `labels` (C, T) float32, 0 or 1, NaN where not defined: a task that is given another one, where that one's label is 0
+    - `truth` (C, T) float32 or None, also where the label is not defined
     - `seen` (C,) int32 or None: events that the candidate may see
     - `group` (B,) int64 grouped-metric id
     - `share` () float32: candidates of an average rank in this step; the loss is divided by it, so that the mean over ranks

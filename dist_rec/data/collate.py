@@ -43,6 +43,7 @@ def collate(table: pa.Table, schema: Schema, max_length: int | None = None, *, d
     - `unique`: stride 1, keys in the order of `schema.token_sets`; lengths (keys,) int32, values int64, in order of first
       occurrence; without `dedup` every event is a token of its own
     - `inverse` int32, `dynamic` uint8 up to 256 values and int16 above, `age` int32 seconds clipped to [0, 2^31 - 1]
+    - `labels` of a task that is `given` another one are NaN where that one's label is 0, whatever the file says there
     - `share` is C; the training loop replaces it by what its ranks have on average
     - `plain_bytes`: the ids, dynamic values and times of this batch as int64 KeyedJaggedTensors (8 bytes per value, 4 bytes
       of length per field and request), and labels, truth, seen and group as they are here
@@ -77,7 +78,7 @@ def empty_batch(schema: Schema) -> SequenceBatch:
 
 @dataclass(frozen=True)
 class _Outcome:
-    labels: Tensor  # (C, T) float32
+    labels: Tensor  # (C, T) float32, NaN where not defined
     truth: Tensor | None  # (C, T) float32
     seen: Tensor | None  # (C,) int32
 
@@ -90,12 +91,16 @@ def _read_outcome(table: pa.Table, schema: Schema) -> _Outcome:
     def columns(names: list[str]) -> Tensor:
         return torch.from_numpy(np.stack([ragged_values(table, name).values.astype(np.float32) for name in names], axis=1))
 
-    labels = [f"{CANDIDATE}.{label}" for label in schema.candidate.labels]
+    names = schema.candidate.labels
+    labels = [f"{CANDIDATE}.{label}" for label in names]
+    observed = columns(labels)
+    for task, condition in schema.candidate.given.items():
+        observed[observed[:, names.index(condition)] == 0, names.index(task)] = torch.nan
     truth = columns([f"{label}.truth" for label in labels]) if schema.candidate.truth else None
     seen = None
     if schema.candidate.seen:
         seen = torch.from_numpy(ragged_values(table, f"{CANDIDATE}.seen").values.astype(np.int32))
-    return _Outcome(columns(labels), truth, seen)
+    return _Outcome(observed, truth, seen)
 
 
 def _read_events(

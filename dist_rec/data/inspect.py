@@ -27,7 +27,7 @@ class SplitReport:
     rows: int
     candidates: int
     lengths: dict[str, dict[str, float]]  # sequence -> p10, p50, p90, p99, mean, max
-    label_rate: dict[str, float]  # task -> share of ones
+    label_rate: dict[str, float]  # task -> share of ones among the labels that are defined is
     duplicate_share: float  # of events and candidates: 1 - unique tokens / tokens
     bytes_per_batch: float  # host to device, as sent
     plain_bytes_per_batch: float  # as int64 KeyedJaggedTensors without dedup
@@ -98,7 +98,7 @@ class _Seen:
 
 def _inspect_split(folder: Path, schema: Schema, seen: _Seen) -> SplitReport:
     lengths: dict[str, list[NDArray[np.int32]]] = {sequence.name: [] for sequence in schema.sequences}
-    clicks = np.zeros(len(schema.candidate.labels))
+    ones, defined = np.zeros((2, len(schema.candidate.labels)))
     rows = candidates = tokens = unique = sent = plain = batches = 0
     first_keys = {token_set.keys[0] for token_set in schema.token_sets.values() if token_set.name != CONTEXT}
     for packed in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
@@ -106,7 +106,8 @@ def _inspect_split(folder: Path, schema: Schema, seen: _Seen) -> SplitReport:
         seen.add(batch)
         for name, events in batch.sequences.items():
             lengths[name].append(events.lengths.numpy())
-        clicks += batch.labels.double().sum(0).numpy()
+        ones += batch.labels.double().nansum(0).numpy()
+        defined += (~batch.labels.isnan()).sum(0).numpy()
         rows += batch.num_requests
         candidates += batch.num_candidates
         tokens += batch.num_events + batch.num_candidates
@@ -120,7 +121,7 @@ def _inspect_split(folder: Path, schema: Schema, seen: _Seen) -> SplitReport:
         rows=rows,
         candidates=candidates,
         lengths={name: _summary(np.concatenate(parts)) for name, parts in lengths.items()},
-        label_rate=dict(zip(schema.candidate.labels, (clicks / max(1, candidates)).tolist())),
+        label_rate=dict(zip(schema.candidate.labels, (ones / np.maximum(1, defined)).tolist())),
         duplicate_share=1 - unique / max(1, tokens),
         bytes_per_batch=sent / batches,
         plain_bytes_per_batch=plain / batches,

@@ -333,6 +333,11 @@ def _schema(config: SynthConfig) -> Schema:
         context=[StaticField(name="user", table="user"), StaticField(name="segment", table="segment")],
         sequences=[SequenceSchema(name="history", static=token, dynamic={"action": len(ACTIONS)}, time=True)],
         candidate=CandidateSchema(static=token, labels=["click"], seen=False, truth=True),
+        groups={
+            "user": ["context.user", "context.segment"],
+            "item": ["candidate.item"],
+            "category": ["candidate.category"],
+        },
     )
 
 

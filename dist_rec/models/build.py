@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dist_rec.config import Config
+from dist_rec.config import Config, ConfigError
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.tables import table_dims
@@ -16,17 +16,21 @@ class RankingModel(nn.Module):
     """batch -> (loss (), (loss (), logits (C, T) float32), both detached): what the pipeline differentiates and returns.
 
     The lookup of unique ids is the first statement, so that `TrainPipelineSparseDist` can trace it and start the next
-    batch's all-to-all during this batch's compute; the ranker is one leaf to it.
+    batch's all-to-all during this batch's compute; the ranker is one leaf to it. `task_weights` (T,) float32 weigh the
+    tasks' losses; they belong to the recipe, so no checkpoint holds them.
     """
 
-    def __init__(self, embedding: TokenEmbedding, ranker: Ranker) -> None:
+    task_weights: Tensor
+
+    def __init__(self, embedding: TokenEmbedding, ranker: Ranker, task_weights: Tensor) -> None:
         super().__init__()
         self.embedding, self.ranker = embedding, ranker
+        self.register_buffer("task_weights", task_weights, persistent=False)
 
     def forward(self, batch: SequenceBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         rows = self.embedding(batch.unique)
         logits = self.ranker(rows, batch)
-        loss = binary_loss(logits, batch.labels, batch.share)
+        loss = binary_loss(logits, batch.labels, batch.share, self.task_weights)
         return loss, (loss.detach(), logits.detach().float())
 
 
@@ -36,4 +40,13 @@ def build_model(schema: Schema, config: Config, device: torch.device) -> Ranking
     Raises ConfigError if the model cannot work on this schema.
     """
     ranker = Ranker(schema, config.model, table_dims(schema, config.embedding)).to(device)
-    return RankingModel(TokenEmbedding(schema, config.embedding, device), ranker)
+    weights = torch.tensor(_task_weights(schema, config), dtype=torch.float32, device=device)
+    return RankingModel(TokenEmbedding(schema, config.embedding, device), ranker, weights)
+
+
+def _task_weights(schema: Schema, config: Config) -> list[float]:
+    """The weight of each task's loss, in the order of the labels."""
+    named, labels = config.model.head.task_weights, schema.candidate.labels
+    if unknown := [task for task in named if task not in labels]:
+        raise ConfigError(f"model.head.task_weights.{unknown[0]}: no such task; the schema's are: {', '.join(labels)}")
+    return [named.get(task, 1.0) for task in labels]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TaskMetrics:
-    """One task on one split. AUCs are NaN where a class is missing.
+    """One task on one split, over the candidates whose label is defined. AUCs are NaN where a class is missing.
 
     - `auc`; `grouped_auc`: mean of the AUC inside each group that has both classes, weighted by its candidates
     - `logloss` in nats; `ne`: logloss divided by that of always predicting the label rate
@@ -62,8 +62,11 @@ def grouped_auc(scores: NDArray, labels: NDArray, groups: NDArray) -> float:
 
 
 def task_metrics(logits: Tensor, labels: Tensor, groups: Tensor, truth: Tensor | None) -> TaskMetrics:
-    """All metrics of one task from all candidates: logits, labels, groups and truth (N,)."""
-    logits, labels = logits.double(), labels.double()
+    """All metrics of one task from all candidates: logits, labels, groups and truth (N,). A label of NaN is not defined, and
+    its candidate plays no part."""
+    defined = ~labels.isnan()
+    logits, labels, groups = logits[defined].double(), labels[defined].double(), groups[defined]
+    truth = None if truth is None else truth[defined]
     rate = float(labels.mean()) if len(labels) else float("nan")
     logloss = float(torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)) if len(labels) else float("nan")
     base = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)) if 0 < rate < 1 else float("nan")

@@ -53,8 +53,9 @@ def against_baselines(config: Config, metrics: dict[str, TaskMetrics]) -> list[s
     for task, m in metrics.items():
         if m.best_auc is None or math.isnan(m.best_auc) or "popularity_auc" not in known:
             continue
-        popularity = known["popularity_auc"]
-        if m.best_auc <= popularity:  # so few candidates that chance decides
+        popularity = known["popularity_auc"]  # one number, or one per task
+        popularity = popularity.get(task) if isinstance(popularity, dict) else popularity
+        if popularity is None or m.best_auc <= popularity:  # so few candidates that chance decides
             continue
         way = (m.auc - popularity) / (m.best_auc - popularity)
         lines.append(

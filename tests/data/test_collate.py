@@ -60,6 +60,22 @@ def test_types_and_shapes() -> None:
     assert float(batch.share) == batch.num_candidates and batch.seen is None
 
 
+def test_a_label_without_its_condition_is_nan() -> None:
+    """Whatever the file says there; and the condition may stand before or behind it."""
+    rows = make_rows(20)
+    click, buy = (torch.tensor(_flat(rows, f"candidate.{label}"), dtype=torch.float32) for label in ("click", "buy"))
+    for task, condition, columns in (("buy", "click", [click, buy]), ("click", "buy", [buy, click])):
+        candidate = {"static": ["item", "kind"], "labels": ["click", "buy"], "truth": True, "given": {task: condition}}
+        schema = make_schema(candidate=candidate)
+        batch = collate(make_table(rows, schema), schema)
+        observed = {name: batch.labels[:, index] for index, name in enumerate(schema.candidate.labels)}
+        assert torch.equal(observed[condition], columns[0]), "the condition itself is always defined"
+        assert torch.equal(observed[task].isnan(), columns[0] == 0)
+        assert torch.equal(observed[task][columns[0] == 1], columns[1][columns[0] == 1])
+        assert batch.truth is not None and batch.truth.isfinite().all()
+        assert batch.plain_bytes == collate(make_table(rows), make_schema()).plain_bytes
+
+
 def test_seen() -> None:
     row = {"user": 2**40, "history.item": [4, 5], "history.correct": [1, 0]}
     row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.seen": [0, 1]}

@@ -31,6 +31,17 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
     assert 0 < split.bytes_per_batch < split.plain_bytes_per_batch
 
 
+def test_rates_of_conditional_labels_are_over_those_defined(tmp_path: Path) -> None:
+    rows = make_rows(30)
+    folder = make_dataset(tmp_path / "small", 30)
+    candidate = {"static": ["item", "kind"], "labels": ["click", "buy"], "truth": True, "given": {"buy": "click"}}
+    write_schema(folder, make_schema(candidate=candidate))
+    (split,) = inspect_dataset(folder).splits
+    pairs = [pair for row in rows for pair in zip(row["candidate.click"], row["candidate.buy"])]
+    assert split.label_rate["click"] == pytest.approx(np.mean([click for click, _ in pairs]))
+    assert split.label_rate["buy"] == pytest.approx(np.mean([buy for click, buy in pairs if click]))
+
+
 def test_render(tmp_path: Path) -> None:
     console = Console(width=160)
     with console.capture() as captured:

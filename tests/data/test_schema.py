@@ -7,6 +7,8 @@ from dist_rec.data.schema import StaticField, load_schema
 from dist_rec.data.writer import write_schema
 from tests.data.requests import make_schema, seen_schema
 
+GROUPS = {"user": ["context.user"], "item": ["candidate.item", "candidate.kind"]}
+
 
 def test_bare_name_is_its_own_table() -> None:
     assert make_schema().context == [StaticField(name="user", table="user")]
@@ -27,6 +29,10 @@ def test_candidate_with_other_fields_has_its_own_token_set() -> None:
     assert list(schema.token_sets) == ["context", "history", "searches", "candidate"]
 
 
+def _given(given: dict[str, str]) -> dict:
+    return {"static": ["item", "kind"], "labels": ["click", "buy", "back"], "given": given}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -37,6 +43,23 @@ def test_candidate_with_other_fields_has_its_own_token_set() -> None:
         ({"candidate": {"static": ["item"], "labels": []}}, "at least 1 item"),
         ({"candidate": {"static": ["item"], "dynamic": {"slot": 40_000}, "labels": ["click"]}}, "1 to 32768 values, got 40000"),
         ({"sequences": [{"name": "candidate", "static": ["item"]}]}, "not be 'candidate' or 'context'"),
+        (
+            {"groups": {"user": ["context.usr"]}},
+            "groups.user: 'context.usr' is no context or candidate field; these are: "
+            "context.user, candidate.item, candidate.kind",
+        ),
+        (
+            {"groups": {"a": ["context.user"], "b": ["candidate.item", "context.user"]}},
+            "groups.b: 'context.user' is in group a already",
+        ),
+        ({"groups": {"a": ["candidate.item", "candidate.item"]}}, "groups.a: 'candidate.item' is in group a already"),
+        ({"groups": {"a": []}}, "groups.a: expected at least one field, got none"),
+        ({"groups": {"a": ["candidate.item"]}}, "these are in none: context.user, candidate.kind"),
+        ({"candidate": _given({"buy": "clck"})}, "given buy: clck: 'clck' is no label; these are: click, buy, back"),
+        ({"candidate": _given({"by": "click"})}, "given by: click: 'by' is no label"),
+        ({"candidate": _given({"buy": "buy"})}, "given buy: buy: expected another label"),
+        ({"candidate": _given({"buy": "click", "back": "buy"})}, "'buy' is itself given 'click'"),
+        ({"candidate": _given({"buy": "click", "click": "buy"})}, "is itself given"),
     ],
 )
 def test_wrong_schemas(changes: dict, message: str) -> None:
@@ -44,7 +67,11 @@ def test_wrong_schemas(changes: dict, message: str) -> None:
         make_schema(**changes)
 
 
-@pytest.mark.parametrize("schema", [make_schema(), seen_schema()], ids=["full", "seen"])
+@pytest.mark.parametrize(
+    "schema",
+    [make_schema(), seen_schema(), make_schema(groups=GROUPS, candidate=_given({"buy": "click", "back": "click"}))],
+    ids=["full", "seen", "groups and conditions"],
+)
 def test_survives_yaml(schema, tmp_path: Path) -> None:
     write_schema(tmp_path, schema)
     assert load_schema(tmp_path) == schema
@@ -80,3 +107,22 @@ def test_leaves_out_only_what_is_there(tmp_path: Path) -> None:
     write_schema(tmp_path, make_schema())
     with pytest.raises(ConfigError, match=r"data\.leave_out: 'item' is no context field of .*; these are: user"):
         load_schema(tmp_path, ["item"])
+
+
+def test_groups_are_those_declared_or_one_per_field() -> None:
+    assert make_schema(groups=GROUPS).feature_groups == GROUPS
+    with_slot = make_schema(candidate={"static": ["item"], "dynamic": {"slot": 4}, "labels": ["click"]})
+    names = ["context.user", "candidate.item", "candidate.slot"]
+    assert with_slot.grouped_fields == names and with_slot.feature_groups == {name: [name] for name in names}
+
+
+def test_what_is_left_out_leaves_its_group(tmp_path: Path) -> None:
+    both = {"context": ["user", {"name": "friend", "table": "user"}]}
+    groups = {"user": ["context.user"], "rest": ["context.friend", "candidate.item", "candidate.kind"]}
+    write_schema(tmp_path, make_schema(**both, groups=groups))
+    assert load_schema(tmp_path, ["user"]).groups == {"rest": groups["rest"]}, "an empty group is gone"
+    left = load_schema(tmp_path, ["friend"])
+    assert left.groups == {"user": ["context.user"], "rest": ["candidate.item", "candidate.kind"]}
+    assert type(left).model_validate(left.model_dump()) == left, "what is left is a schema"
+    write_schema(tmp_path, make_schema(**both))
+    assert list(load_schema(tmp_path, ["user"]).feature_groups) == ["context.friend", "candidate.item", "candidate.kind"]

@@ -38,11 +38,22 @@ def test_forward_gives_the_loss_and_detached_outputs() -> None:
     torch.testing.assert_close(2 * halved, loss)
 
 
+def test_tasks_are_weighed_as_the_recipe_says_and_checkpoints_do_not_know() -> None:
+    config = _config(model=model_config(head={"task_weights": {"buy": 0.5}}).model_dump())
+    model = build_model(make_schema(), config, CPU)
+    assert model.task_weights.tolist() == [1.0, 0.5] and "task_weights" not in model.state_dict()
+    assert build_model(make_schema(), _config(), CPU).task_weights.tolist() == [1.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"embedding": {"tables": {"itm": {"dim": 8}}}}, "embedding.tables.itm: no field uses this table"),
         ({"model": model_config(head={"inputs": ["context"]}).model_dump()}, "model.head.inputs"),
+        (
+            {"model": model_config(head={"task_weights": {"bye": 2.0}}).model_dump()},
+            "model.head.task_weights.bye: no such task; the schema's are: click, buy",
+        ),
     ],
 )
 def test_what_cannot_work_is_a_config_error(changes: dict[str, object], message: str) -> None:

@@ -75,7 +75,7 @@ def test_order_matters_to_longer(name: str, position: str) -> None:
     ]
     model = make_model(**_with(MODELS[name], tokens={"position": position}))
     before, after = model(make_batch(rows)), model(make_batch(shuffled))
-    assert len(rows) > 2 and ((before - after).abs().amax(1) > 1e-5).all()
+    assert len(rows) > 2 and ((before - after).abs().amax(1) > 1e-6).all()  # rounding: 1e-7
 
 
 def test_order_does_not_matter_to_pooling_without_positions() -> None:
@@ -184,7 +184,7 @@ def test_head_sees_what_is_asked_for(inputs: list[str]) -> None:
 
 
 def _head_width(model: Model) -> int:
-    return model.ranker.head.mlp[0].in_features
+    return model.ranker.head.mlps[0][0].in_features
 
 
 def test_candidates_may_have_dynamic_fields() -> None:
@@ -222,7 +222,10 @@ SPLIT = {**MODELS["hyformer"], "tokens": {"width": 24}, "non_sequential": {"spli
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hyformer": {"heads": 2, "sequences": {"historie": {}}}}, "no sequence historie in the schema; known: history, searches"),
+        (
+            {"hyformer": {"heads": 2, "sequences": {"historie": {}}}},
+            "no sequence historie in the schema; known: history",
+        ),
         ({"tokens": {"width": 24}}, r"model.tokens.width=24: .* T = 2 queries \+ 3 non-sequential = 5; .* 20 or 25"),
         ({"non_sequential": {"split": 4}}, r"T = 2 queries \+ 4 non-sequential = 6"),
         ({**SPLIT, "hyformer": {"heads": 2, "query_inputs": ["candidate"]}}, "candidate needs groups of fields"),

@@ -1,6 +1,7 @@
 """Evaluation of a sharded model: the metrics of every candidate, and no trace left in the model."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,22 @@ def test_metrics_are_those_of_the_whole_split_in_one_batch(data: Path, tmp_path:
     for task, metrics in enumerate(got.values()):
         expected = task_metrics(logits[:, task], batch.labels[:, task], group, batch.truth[:, task])
         assert dataclasses.asdict(metrics) == pytest.approx(dataclasses.asdict(expected), abs=1e-6)
+
+
+def test_a_conditional_task_is_judged_where_it_is_defined(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    config = make_config(data, tmp_path)
+    model, _ = fresh(config, alone)
+    plain = evaluate_split(config, model, alone)
+    candidate = {"static": ["item", "kind"], "labels": ["click", "buy"], "truth": True, "given": {"buy": "click"}}
+    given = tmp_path / "given"
+    shutil.copytree(data, given)
+    write_schema(given, make_schema(candidate=candidate))
+    got = evaluate_split(make_config(given, tmp_path), model, alone)
+    assert got["click"] == plain["click"]
+    both = [pair for row in make_rows(15, seed=2) for pair in zip(row["candidate.click"], row["candidate.buy"])]
+    bought = [buy for click, buy in both if click]
+    assert (got["buy"].candidates, got["buy"].label_rate) == (len(bought), pytest.approx(np.mean(bought)))
+    assert got["buy"].best_auc != plain["buy"].best_auc and np.isfinite(got["buy"].logloss)
 
 
 def test_dropout_is_off_in_evaluation_and_on_again_afterwards(data: Path, tmp_path: Path, alone: Ranks) -> None:

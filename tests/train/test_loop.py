@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dist_rec.config import Config, ConfigError
-from dist_rec.data.writer import write_split
+from dist_rec.data.writer import write_schema, write_split
 from dist_rec.train.ranks import Ranks
 from dist_rec.train.restore import evaluate_checkpoint
 from tests.data.requests import make_rows, make_schema, make_table
@@ -172,6 +172,31 @@ def test_a_validation_split_of_one_class_still_ends_well(tmp_path: Path, alone: 
     result = run(config, alone)
     assert math.isnan(result.valid["click"].auc), "the premise: one class"
     assert result.test["click"].candidates > 0
+
+
+def test_a_conditional_task_trains_and_ends_well(tmp_path: Path, alone: Ranks) -> None:
+    """Its labels are NaN where the condition is 0, and in one batch they all are."""
+    candidate = {"static": ["item", "kind"], "labels": ["click", "buy"], "truth": True, "given": {"buy": "click"}}
+    schema, requests = make_schema(candidate=candidate), make_rows(24)
+    for row in requests[:8]:
+        row["candidate.click"] = [0] * len(row["candidate.click"])
+    write_schema(tmp_path / "data", schema)
+    for split in ("train", "valid", "test"):
+        write_split(tmp_path / "data" / split, make_table(requests, schema), schema)
+    config = make_config(
+        tmp_path / "data",
+        tmp_path,
+        data={"shuffle_window": 1},
+        model={"head": {"task_weights": {"buy": 2.0}}},
+        run={"epochs": 10, "select_best": "auc"},
+    )
+    result = run(config, alone)
+    first, *_, last = losses(config)
+    assert all(map(math.isfinite, losses(config))) and last < first
+    clicks = sum(sum(row["candidate.click"]) for row in requests)
+    assert result.test["buy"].candidates == clicks < result.test["click"].candidates
+    assert 0.5 < result.test["buy"].auc <= 1.0 and math.isfinite(result.test["buy"].logloss)
+    assert all(weight.isfinite().all() for weight in saved_weights(config).values())
 
 
 def test_stops_after_max_steps(data: Path, tmp_path: Path, alone: Ranks) -> None:

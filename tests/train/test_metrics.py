@@ -106,6 +106,16 @@ def test_no_candidate_at_all() -> None:
     assert all(math.isnan(value) for value in got.values())
 
 
+def test_candidates_without_a_label_play_no_part() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(50), torch.randint(0, 2, (50,)).float()
+    groups, truth, defined = torch.randint(0, 4, (50,)), torch.rand(50), torch.rand(50) < 0.6
+    got = task_metrics(logits, labels.masked_fill(~defined, torch.nan), groups, truth)
+    assert got == task_metrics(logits[defined], labels[defined], groups[defined], truth[defined])
+    none = task_metrics(logits, torch.full((50,), torch.nan), groups, truth)
+    assert none.candidates == 0 and math.isnan(none.auc) and none.best_auc is not None and math.isnan(none.best_auc)
+
+
 def test_best_auc_is_that_of_the_truth() -> None:
     labels, truth = torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([0.1, 0.9, 0.8, 0.7])
     assert task_metrics(torch.randn(4), labels, torch.zeros(4), truth).best_auc == 0.75

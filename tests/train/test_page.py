@@ -54,6 +54,12 @@ def test_the_page_holds_everything(tmp_path: Path) -> None:
     assert Config.model_validate(yaml.safe_load(recipe)) == config
 
 
+def test_every_task_stands_against_its_own_baseline(tmp_path: Path) -> None:
+    config = _recipe(tmp_path, {"test": {"popularity_auc": {"click": 0.6, "buy": 0.5}}})
+    click, buy = against_baselines(config, {"click": TEST, "buy": dataclasses.replace(TEST, auc=0.65)})
+    assert click.endswith("popularity 0.6000: 75% of the way") and buy.endswith("popularity 0.5000: 50% of the way")
+
+
 def test_the_page_of_a_run_without_a_logged_window(tmp_path: Path) -> None:
     page = _write(tmp_path, _recipe(tmp_path, None), [])
     assert "samples/s" not in page
@@ -75,6 +81,7 @@ def test_the_curve_is_a_picture_of_the_numbers(tmp_path: Path) -> None:
         (None, 0.8),
         ({"test": {}}, 0.8),
         ({"test": {"popularity_auc": 0.6}}, None),
+        ({"test": {"popularity_auc": {"buy": 0.6}}}, 0.8),
         ({"test": {"popularity_auc": 0.6}}, float("nan")),
         ({"test": {"popularity_auc": 0.8}}, 0.8),  # no way to go
     ],

@@ -137,4 +137,5 @@ def _schema(kind: _Format, sizes: list[int]) -> Schema:
         request=RequestSchema(group="user", time=None),
         sequences=[SequenceSchema(name="history", static=token, dynamic={"correct": 2}, time=False)],
         candidate=CandidateSchema(static=token, labels=["correct"], seen=True, truth=False),
+        groups={name: [f"candidate.{name}"] for name in kind.fields},
     )

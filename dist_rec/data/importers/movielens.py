@@ -222,4 +222,11 @@ def _schema(log: _Log) -> Schema:
         context=[StaticField(name=name, table=name) for name in ("user", *profile)],
         sequences=[SequenceSchema(name="history", static=token, dynamic={"rating": RATINGS}, time=log.timed)],
         candidate=CandidateSchema(static=token, labels=["like"], seen=False, truth=False),
+        # The id alone, since what it says of a user is not what the profile says; the item from its genres likewise.
+        groups={
+            "user": ["context.user"],
+            "profile": [f"context.{name}" for name in profile],
+            "item": ["candidate.item"],
+            "genres": ["candidate.genres"],
+        },
     )

@@ -43,6 +43,7 @@ def test_statics(tmp_path: Path) -> None:
         "candidate.seen": [0, 1, 2],
     }
     schema = load_schema(tmp_path / "out")
+    assert schema.groups == {"exercise": ["candidate.exercise"]}
     assert schema.tables == {"exercise": 7} and schema.candidate.seen and schema.request.time is None
 
 
