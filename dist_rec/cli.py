@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -88,22 +88,45 @@ def doctor() -> None:
 @data_app.command()
 def synth(
     out: Out,
-    requests: Annotated[int, typer.Option(help="Requests over all splits.")] = 40_000,
-    candidates: Annotated[int, typer.Option(help="Candidates per request.")] = 4,
-    max_length: Annotated[int, typer.Option(help="Longest history, in events.")] = 1_000,
+    kind: Annotated[
+        Literal["history", "three"],
+        typer.Option(help="history: one long sequence, one label. three: three sequences that must be crossed, two labels."),
+    ] = "history",
+    requests: Annotated[int | None, typer.Option(help="Requests over all splits, 40,000 by default.")] = None,
+    candidates: Annotated[int | None, typer.Option(help="Candidates per request, 4 by default.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Longest history, in events: 1,000 by default, of the kind three 300 clicks.")
+    ] = None,
+    categories: Annotated[int | None, typer.Option(help="Categories of items, 16 by default; kind history only.")] = None,
+    topics: Annotated[int | None, typer.Option(help="Topics of clicks, 24 by default; kind three only.")] = None,
+    brands: Annotated[int | None, typer.Option(help="Brands of items, 48 by default; kind three only.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 0,
 ) -> None:
     """Make data with a planted truth, whose best reachable AUC is known."""
     from dist_rec.config import check
     from dist_rec.data.synthetic import SynthConfig, synthesize
+    from dist_rec.data.synthetic_three import ThreeConfig, synthesize_three
 
-    options = {"requests": requests, "candidates": candidates, "max_length": max_length, "seed": seed}
-    stats = synthesize(out, check(SynthConfig, options, "dist-rec data synth"))
+    # Only what was said, so that each kind has defaults of its own and refuses what it does not know.
+    said = {"requests": requests, "candidates": candidates, "max_length": max_length, "seed": seed}
+    said |= {"categories": categories, "topics": topics, "brands": brands}
+    options = {name: value for name, value in said.items() if value is not None}
+    where = f"dist-rec data synth --kind {kind}"
+    if kind == "three":
+        stats = synthesize_three(out, check(ThreeConfig, options, where))
+    else:
+        stats = synthesize(out, check(SynthConfig, options, where))
     test = stats["test"]
     rows = ", ".join(f"{name} {split['rows']} requests" for name, split in stats.items())
     typer.echo(f"{out}: {rows}")
-    typer.echo(f"duplicate tokens in a batch of 64 requests: {test['duplicate_share']:.0%}")
-    typer.echo(f"test AUC: best reachable {test['best_auc']:.4f}, popularity {test['popularity_auc']:.4f}")
+    if kind == "history":
+        typer.echo(f"duplicate tokens in a batch of 64 requests: {test['duplicate_share']:.0%}")
+        typer.echo(f"test AUC: best reachable {test['best_auc']:.4f}, popularity {test['popularity_auc']:.4f}")
+        return
+    for task, best in test["best_auc"].items():
+        crossing = test["no_interaction_auc"].get(task)
+        without = "" if crossing is None else f", without crossing sequences {crossing:.4f}"
+        typer.echo(f"test AUC of {task}: best reachable {best:.4f}, popularity {test['popularity_auc'][task]:.4f}{without}")
 
 
 @import_app.command()

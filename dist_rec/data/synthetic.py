@@ -14,18 +14,27 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torchmetrics.functional.classification import binary_auroc
 
 from dist_rec.config import Strict
 from dist_rec.data.columns import expand_ranges, list_column
 from dist_rec.data.schema import CandidateSchema, RequestSchema, Schema, SequenceSchema, StaticField
+from dist_rec.data.synthetic_parts import (
+    ACTION_WEIGHT,
+    ACTIONS,
+    SPLIT_ENDS,
+    auc,
+    draw_requests,
+    event_times,
+    popularity_auc,
+    saturated,
+    sigmoid,
+    timeline_lengths,
+    zipf_cdf,
+)
 from dist_rec.data.writer import staged, write_schema, write_split
 
-ACTIONS = ("view", "click", "cart", "buy")
-ACTION_WEIGHT = np.array([1.0, 2.0, 3.0, 4.0])
 FOCUS_ACTION_P = np.array([0.55, 0.28, 0.12, 0.05])  # inside the session's focus category
 STRAY_ACTION_P = np.array([0.90, 0.08, 0.015, 0.005])
 INTEREST_P = np.array([0.45, 0.25, 0.18, 0.12])  # share of a user's sessions per interest
@@ -38,14 +47,10 @@ REVISIT_EVENTS = 15  # mean distance to the event that is repeated
 RECENT_EVENTS = 20  # "newest events" of the click probability
 ITEM_ZIPF = 1.0
 CATEGORY_ZIPF = 0.4
-FIRST_SECOND = 1_700_000_000
-DAY_SECONDS = 86_400
 EVENTS_PER_CHUNK = 2_000_000
-SPLIT_ENDS = {"train": 0.8, "valid": 0.9, "test": 1.0}  # of the requests in order of time
 
 # The click probability: sigmoid(bias + sum of weight * term), terms in the order of `_Truth._table`.
 BIAS, RECENT_WEIGHT, OLD_WEIGHT, QUALITY_WEIGHT, SEGMENT_WEIGHT = -3.2, 3.4, 3.0, 0.8, 0.35
-SHARE_SCALE = 0.2  # share of a category at which its term reaches 63 % of its weight
 
 
 class SynthConfig(Strict):
@@ -84,7 +89,7 @@ def synthesize(out: Path, config: SynthConfig) -> dict[str, Any]:
     rng = np.random.default_rng(config.seed)
     catalog = _Catalog(config, rng)
     timelines = _timelines(config, catalog, rng)
-    requests = _requests(config, timelines, rng)
+    requests = draw_requests(timelines.offsets, timelines.time, config.requests, rng)
     truth = _Truth(config, catalog, timelines, rng)
     schema = _schema(config)
     ends = {name: round(share * config.requests) for name, share in SPLIT_ENDS.items()}
@@ -109,8 +114,8 @@ class _Catalog:
         self.categories = config.categories
         self.ids = rng.permutation(config.items)
         self.quality = rng.standard_normal(config.items)  # by id
-        self._rank_cdf = _zipf_cdf(config.items // config.categories, ITEM_ZIPF)
-        self._category_cdf = _zipf_cdf(config.categories, CATEGORY_ZIPF)
+        self._rank_cdf = zipf_cdf(config.items // config.categories, ITEM_ZIPF)
+        self._category_cdf = zipf_cdf(config.categories, CATEGORY_ZIPF)
 
     def draw_categories(self, shape: int | tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:
         return np.searchsorted(self._category_cdf, rng.random(shape), side="right")
@@ -132,7 +137,8 @@ class _Timelines:
 
 
 def _timelines(config: SynthConfig, catalog: _Catalog, rng: np.random.Generator) -> _Timelines:
-    lengths = _timeline_lengths(config, rng)
+    mean = config.mean_length or max(5, round(0.12 * config.max_length))
+    lengths = timeline_lengths(mean, config.max_length, config.num_users, rng)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     user = np.repeat(np.arange(len(lengths)), lengths)
     index = np.arange(offsets[-1])
@@ -151,15 +157,8 @@ def _timelines(config: SynthConfig, catalog: _Catalog, rng: np.random.Generator)
         item=item[source],
         category=category[source],
         action=_draw_actions(category[source] == focus, rng),
-        time=_event_times(offsets, user, new_session, rng),
+        time=event_times(offsets, new_session, SESSION_EVENTS, rng),
     )
-
-
-def _timeline_lengths(config: SynthConfig, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Log-normal; requests fall into the last 60 % of a timeline, so histories are about 0.7 as long in the mean."""
-    mean = (config.mean_length or max(5, round(0.12 * config.max_length))) / 0.7
-    lengths = rng.lognormal(np.log(mean) - 0.5, 1.0, config.num_users)
-    return np.clip(lengths, 5, config.max_length).astype(np.int64)
 
 
 def _drifting_interests(catalog: _Catalog, first: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -184,28 +183,6 @@ def _draw_actions(in_focus: NDArray[np.bool_], rng: np.random.Generator) -> NDAr
     draw = rng.random(len(in_focus))
     focus, stray = (np.searchsorted(np.cumsum(p)[:-1], draw, side="right") for p in (FOCUS_ACTION_P, STRAY_ACTION_P))
     return np.where(in_focus, focus, stray)
-
-
-def _event_times(
-    offsets: NDArray[np.int64], user: NDArray[np.int64], new_session: NDArray[np.bool_], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Seconds: every user is active for about 60 days, starting within the first 120."""
-    lengths = np.diff(offsets)
-    gap_seconds = 60 * DAY_SECONDS / np.maximum(1, lengths / SESSION_EVENTS)
-    step = rng.exponential(60, len(user)) + new_session * rng.exponential(gap_seconds[user])
-    elapsed = np.cumsum(step)
-    start = rng.uniform(0, 120 * DAY_SECONDS, len(lengths)) - elapsed[offsets[:-1]]
-    return (FIRST_SECOND + start[user] + elapsed).astype(np.int64)
-
-
-def _requests(config: SynthConfig, timelines: _Timelines, rng: np.random.Generator) -> NDArray[np.int64]:
-    """(requests, 3) user, history length and time, in order of time."""
-    user = rng.integers(0, config.num_users, config.requests)
-    lengths = np.diff(timelines.offsets)[user]
-    history = np.ceil(lengths * rng.uniform(0.4, 1.0, config.requests)).astype(np.int64)
-    last = timelines.time[timelines.offsets[user] + history - 1]
-    time = last + 1 + rng.exponential(300, config.requests).astype(np.int64)
-    return np.stack([user, history, time], axis=1)[np.argsort(time, kind="stable")]
 
 
 class _Truth:
@@ -237,7 +214,7 @@ class _Truth:
             QUALITY_WEIGHT * self.catalog.quality[item],
             SEGMENT_WEIGHT * self.taste[self.segment[user][:, None], category],
         ]
-        truth = (1 / (1 + np.exp(-(BIAS + sum(terms))))).astype(np.float32)
+        truth = sigmoid(BIAS + sum(terms)).astype(np.float32)
         label = rng.random(truth.shape) < truth
         columns = {"user": user, "segment": self.segment[user], "time": time}
         for name in ("item", "category", "action", "time"):
@@ -267,7 +244,7 @@ class _Truth:
         for column in category.T:
             same = self.timelines.category[events] == column[row]
             share = np.bincount(row, weight * same, len(category)) / np.maximum(total, 1.0)
-            terms.append(1 - np.exp(-share / SHARE_SCALE))
+            terms.append(saturated(share))
         return np.stack(terms, axis=1)
 
 
@@ -309,15 +286,12 @@ class _Tally:
     def quality(self, train: "_Tally") -> dict[str, Any]:
         """AUC of the truth, and of what can be said without looking at the history."""
         item, label = self._column("candidate.item"), self._column("candidate.click")
-        shown = np.bincount(train._column("candidate.item"), minlength=self.items)
-        clicked = np.bincount(train._column("candidate.item"), train._column("candidate.click"), self.items)
-        rate = (clicked + 10 * train._column("candidate.click").mean()) / (shown + 10)
-        popularity = {"click rate in train": _auc(rate[item], label), "count in train": _auc(shown[item], label)}
-        best = max(popularity, key=popularity.__getitem__)
+        shown, clicked = train._column("candidate.item"), train._column("candidate.click")
+        popularity, score = popularity_auc(shown, clicked, item, label, self.items)
         return {
-            "best_auc": _auc(self._column("candidate.click.truth"), label),
-            "popularity_auc": popularity[best],
-            "popularity_score": best,
+            "best_auc": auc(self._column("candidate.click.truth"), label),
+            "popularity_auc": popularity,
+            "popularity_score": score,
         }
 
     def _column(self, name: str) -> NDArray:
@@ -339,19 +313,3 @@ def _schema(config: SynthConfig) -> Schema:
             "category": ["candidate.category"],
         },
     )
-
-
-def _zipf_cdf(count: int, exponent: float) -> NDArray[np.float64]:
-    weight = np.arange(1, count + 1, dtype=np.float64) ** -exponent
-    cdf = np.cumsum(weight / weight.sum())
-    cdf[-1] = 1.0
-    return cdf
-
-
-def _auc(score: NDArray, label: NDArray) -> float:
-    """Exact; 0.5 if the labels are all alike. The rank of the score stands for it, since torchmetrics would squash scores."""
-    if label.min() == label.max():
-        return 0.5
-    rank = np.unique(score, return_inverse=True)[1]
-    scores = torch.from_numpy(rank / max(1, rank.max()))
-    return float(binary_auroc(scores, torch.from_numpy(label.astype(np.int64)), thresholds=None))
