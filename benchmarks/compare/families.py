@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
+import torch
+
 from benchmarks.compare.sets import DataSet, Tree
 from dist_rec.config import ConfigError, EmbeddingConfig, ModelConfig
 from dist_rec.data.schema import Schema
@@ -18,7 +20,7 @@ from dist_rec.models.cost import request_flops
 from dist_rec.models.ranker import Ranker
 
 Budget = Literal["parameters", "flops"]
-WIDTHS = (*range(4, 32, 4), *range(32, 129, 8))
+HEADS = 4
 ENCODERS = ("full", "longer", "swiglu")
 FAMILIES = (
     "LONGER",
@@ -28,6 +30,11 @@ FAMILIES = (
     "DIN",
     "sum pooling",
 )
+
+
+def families(data: DataSet) -> list[str]:
+    """Where candidates see prefixes, encoder longer would have to keep every event, and is the full one."""
+    return [family for family in FAMILIES if not (family == "HyFormer, longer" and data.sees_prefixes)]
 
 
 @dataclass(frozen=True)
@@ -45,14 +52,15 @@ def matched(family: str, data: DataSet, schema: Schema, lengths: dict[str, int],
     if family == "LONGER":
         return reference
     target = getattr(reference, budget)
-    sizes = [size for tree in _family(family, data, budget) if (size := _possible(tree, data, schema, lengths))]
+    sizes = [size for tree in _family(family, data, schema, budget) if (size := _possible(tree, data, schema, lengths))]
     return min(sizes, key=lambda size: abs(math.log(getattr(size, budget) / target)))
 
 
 def measured(tree: Tree, data: DataSet, schema: Schema, lengths: dict[str, int]) -> Sized:
     config = ModelConfig.model_validate(tree)
     embedding = EmbeddingConfig.model_validate(data.embedding)
-    ranker = Ranker(schema, config, table_dims(schema, embedding))
+    with torch.device("meta"):  # sizes only
+        ranker = Ranker(schema, config, table_dims(schema, embedding))
     parameters = sum(p.numel() for p in ranker.parameters())
     return Sized(tree, parameters, sum(request_flops(ranker, lengths).values()))
 
@@ -64,12 +72,22 @@ def _possible(tree: Tree, data: DataSet, schema: Schema, lengths: dict[str, int]
         return None  # a width that the number of tokens or heads does not divide
 
 
-def _family(family: str, data: DataSet, budget: Budget) -> Iterator[Tree]:
-    name, _, encoder = family.partition(", ")
-    makers = {"RankMixer + sum pooling": _pooled_mixer, "LONGER + RankMixer": _longer_mixer, "DIN": _din, "sum pooling": _pooling}
-    if name == "HyFormer":
-        return _hyformer(data, encoder)
-    return makers[family](data, budget)
+def _family(family: str, data: DataSet, schema: Schema, budget: Budget) -> Iterator[Tree]:
+    features = len(schema.feature_groups)
+    if family.startswith("HyFormer"):
+        tokens = features + sum(data.queries.values())
+        return _hyformer(data, family.removeprefix("HyFormer, "), _multiples(math.lcm(tokens, HEADS)))
+    mixers = _multiples(features + len(schema.sequences))
+    if family == "RankMixer + sum pooling":
+        return _pooled_mixer(data, budget, mixers)
+    if family == "LONGER + RankMixer":
+        return _longer_mixer(data, mixers)
+    return _din(data, budget) if family == "DIN" else _pooling(data, budget)
+
+
+def _multiples(number: int) -> list[int]:
+    """Widths that token mixing can cut: multiples of a number of tokens."""
+    return list(range(number * -(-8 // number), 161, number))
 
 
 def _tree(data: DataSet, name: str, tokens: Tree, head: int | None = None, **settings: object) -> Tree:
@@ -87,35 +105,32 @@ def _longer(data: DataSet) -> Iterator[Tree]:
     yield _tree(data, "longer", {}, longer=data.longer)
 
 
-def _hyformer(data: DataSet, encoder: str) -> Iterator[Tree]:
-    for width, mixer, ffn, head in product(WIDTHS, (1, 2, 4), (2, 4), (data.head // 2, data.head)):
-        settings = {"encoder": encoder, "recent": 16 if data.folder == "three" else 32, "causal": data.sees_prefixes}
+def _hyformer(data: DataSet, encoder: str, widths: list[int]) -> Iterator[Tree]:
+    for width, mixer, ffn in product(widths, (1, 2, 4), (2, 4)):
+        settings = {"encoder": encoder, "recent": data.recent, "causal": data.sees_prefixes}
         sequences = {name: {**settings, "queries": count} for name, count in data.queries.items()}
-        hyformer = {"sequences": sequences, "mixer_expansion": mixer, "ffn_expansion": ffn, **data.hyformer}
-        yield _tree(data, "hyformer", {"width": width}, head, hyformer=hyformer)
+        hyformer = {"heads": HEADS, "sequences": sequences, "mixer_expansion": mixer, "ffn_expansion": ffn, **data.hyformer}
+        yield _tree(data, "hyformer", {"width": width}, hyformer=hyformer)
 
 
-def _pooled_mixer(data: DataSet, budget: Budget) -> Iterator[Tree]:
+def _pooled_mixer(data: DataSet, budget: Budget, mixers: list[int]) -> Iterator[Tree]:
     # By parameters the mixer grows; by FLOPs the tokens do, of which there are many, before a mixer of middle width.
-    widths = [data.tokens["width"]] if budget == "parameters" else range(16, 513, 8)
-    mixers = product(WIDTHS, (2, 4), (2, 3)) if budget == "parameters" else product((40, 48, 56), (4,), (2,))
-    for width, (mixer, expansion, layers) in product(widths, list(mixers)):
-        yield _tree(
-            data,
-            "sum_pooling",
-            {"width": width, "hidden": 2 * width},
-            interaction="rankmixer",
-            rankmixer={"width": mixer, "expansion": expansion, "layers": layers, "dropout": data.dropout},
-        )
+    shapes = list(product(mixers, (2, 4), (2, 3))) if budget == "parameters" else [(min(mixers, key=_from_48), 4, 2)]
+    widths = [data.tokens["width"]] if budget == "parameters" else list(range(16, 513, 8))
+    for width, (mixer, expansion, layers) in product(widths, shapes):
+        rankmixer = {"width": mixer, "expansion": expansion, "layers": layers, "dropout": data.dropout}
+        tokens = {"width": width, "hidden": 2 * width}
+        yield _tree(data, "sum_pooling", tokens, interaction="rankmixer", rankmixer=rankmixer)
 
 
-def _longer_mixer(data: DataSet, budget: Budget) -> Iterator[Tree]:
-    del budget
-    for width, mixer, expansion in product((8, 12, 16, 20, 24, 28, 32), WIDTHS, (1, 2, 4)):
-        if width <= data.tokens["width"]:
-            rankmixer = {"width": mixer, "expansion": expansion, "dropout": data.dropout}
-            longer = {**data.longer, "dropout": data.dropout}
-            yield _tree(data, "longer", {"width": width}, longer=longer, interaction="rankmixer", rankmixer=rankmixer)
+def _from_48(width: int) -> int:
+    return abs(width - 48)
+
+
+def _longer_mixer(data: DataSet, mixers: list[int]) -> Iterator[Tree]:
+    for width, mixer, expansion in product(range(8, data.tokens["width"] + 1, 4), mixers, (1, 2, 4)):
+        rankmixer = {"width": mixer, "expansion": expansion, "dropout": data.dropout}
+        yield _tree(data, "longer", {"width": width}, longer=data.longer, interaction="rankmixer", rankmixer=rankmixer)
 
 
 def _din(data: DataSet, budget: Budget) -> Iterator[Tree]:

@@ -22,11 +22,12 @@ class DataSet:
     dropout: float = 0.2
     hyformer: Tree = field(default_factory=dict)
     head: int = 128
+    recent: int = 32  # L_H of HyFormer's encoder longer
 
     @property
     def sees_prefixes(self) -> bool:
         """Candidates that stand at many points of one history: every event is a row and states are causal."""
-        return self.tokens["position"] == "none"
+        return self.tokens.get("position") == "none"
 
 
 def _folds(batch: int, evaluated: int) -> Tree:
@@ -49,6 +50,7 @@ DATA = {
         queries={"clicks": 2, "search": 1, "feed": 1},
         task="click",
         dropout=0.0,
+        recent=16,
     ),
     "statics2011": DataSet(
         folder="statics2011",

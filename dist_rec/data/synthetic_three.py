@@ -252,7 +252,7 @@ class _Truth:
             columns[f"clicks.{name}"] = list_column(history, getattr(clicks, name)[events])
         for owner, session, field, flag in (("search", searches, "query", "clicked"), ("feed", feed, "channel", "like")):
             ids = world.draw_of_topic(field, session.topic, rng)
-            for name, values in {field: ids, flag: session.flag.astype(np.int8), "time": session.time}.items():
+            for name, values in {field: ids, "topic": session.topic, flag: session.flag.astype(np.int8), "time": session.time}.items():
                 columns[f"{owner}.{name}"] = list_column(session.lengths, values)
         values = {"item": item, "brand": brand}
         values |= {f"click.{name}": rest + MATCH_WEIGHT * of for name, of in (("mean", mean), ("largest", largest))}
@@ -390,8 +390,8 @@ def _schema(config: ThreeConfig) -> Schema:
         context=fields("user", "segment", "scene"),
         sequences=[
             SequenceSchema(name="clicks", static=fields("item", "topic", "brand"), dynamic={"action": len(ACTIONS)}, time=True),
-            SequenceSchema(name="search", static=fields("query"), dynamic={"clicked": 2}, time=True),
-            SequenceSchema(name="feed", static=fields("channel"), dynamic={"like": 2}, time=True),
+            SequenceSchema(name="search", static=fields("query", "topic"), dynamic={"clicked": 2}, time=True),
+            SequenceSchema(name="feed", static=fields("channel", "topic"), dynamic={"like": 2}, time=True),
         ],
         candidate=CandidateSchema(
             static=fields("item", "brand"), labels=["click", "conversion"], given={"conversion": "click"}, truth=True

@@ -1,0 +1,85 @@
+"""Tables of the comparison page."""
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.compare.claims import CLAIMS
+from benchmarks.compare.families import FAMILIES, families
+from benchmarks.compare.sets import DATA
+from benchmarks.compare.study import BUDGETS, ROOT, SEEDS, Row, read, size
+from benchmarks.harness import provenance
+
+HEADER = "| model | AUC | grouped AUC | logloss | NE | parameters | MFLOP per sample | samples/s | setting | seeds |"
+
+
+def sizes() -> list[str]:
+    """Parameters and FLOPs of every model at both budgets, for the data sets that are there."""
+    lines = []
+    for data in DATA:
+        if not (ROOT / DATA[data].folder).is_dir():
+            continue
+        lines += [f"{data}:"]
+        for budget in BUDGETS:
+            for family in families(DATA[data]):
+                found = size(data, family, budget)
+                lines.append(f"  {budget:10} {family:26} {found.parameters:9,} parameters {found.flops / 1e6:8.2f} MFLOP")
+    return lines
+
+
+def page(tables: Iterable[Path]) -> list[str]:
+    rows = [row for table in tables for row in read(table)]
+    lines = [*provenance()]
+    for data in DATA:
+        own = [row for row in rows if row["data"] == data]
+        for task in dict.fromkeys(row["task"] for row in own):
+            lines += _section(data, task, [row for row in own if row["task"] == task], own)
+    return lines + _claims(rows)
+
+
+def _section(data: str, task: str, rows: list[Row], all_rows: list[Row]) -> list[str]:
+    best = next((row["best_auc"] for row in rows if row["best_auc"]), "")
+    lines = ["", f"## {data}, {task}" + (f" (best reachable AUC {float(best):.4f})" if best else ""), ""]
+    for budget in BUDGETS:
+        lines += [f"Matched {budget if budget == 'parameters' else 'FLOPs'}:", "", HEADER, "| --- " * 10 + "|"]
+        for family in FAMILIES:
+            found = _finals(rows, family, budget)
+            speed = [
+                r["samples_per_s"] for r in all_rows if r.get("samples_per_s") and (r["model"], r["budget"]) == (family, budget)
+            ]
+            lines += [_line(family, found, speed)] if found else []
+        lines.append("")
+    return lines
+
+
+def _finals(rows: list[Row], model: str, budget: str) -> list[Row]:
+    return [r for r in rows if r["model"] == model and r["budget"] == budget and int(r["seed"]) in SEEDS]
+
+
+def _line(model: str, rows: list[Row], speed: list[str]) -> str:
+    first = rows[0]
+    numbers = " | ".join(_spread(rows, name) for name in ("auc", "grouped_auc", "logloss", "ne"))
+    size = f"{int(first['parameters']):,} | {int(first['flops']) / 1e6:.2f}"
+    return f"| {model} | {numbers} | {size} | {speed[0] if speed else '-'} | {first['setting']} | {len(rows)} |"
+
+
+def _claims(rows: list[Row]) -> list[str]:
+    lines = ["", "## Claims of the papers", ""]
+    lines += ["| claim | data | variant | AUC | against | difference, same seeds |", "| --- " * 6 + "|"]
+    for claim in CLAIMS:
+        for data in claim.data:
+            task = [row for row in rows if row["data"] == data and row["task"] == DATA[data].task]
+            base = {row["seed"]: float(row["auc"]) for row in _finals(task, claim.base, "parameters")}
+            for variant in claim.variants:
+                found = _finals(task, f"{claim.base}: {variant}", "claim")
+                pairs = [float(row["auc"]) - base[row["seed"]] for row in found if row["seed"] in base]
+                if pairs:
+                    spread = f"{statistics.mean(pairs):+.4f} ± {statistics.stdev(pairs):.4f}"
+                    lines.append(f"| {claim.text} | {data} | {variant} | {_spread(found, 'auc')} | {claim.base} | {spread} |")
+    return lines
+
+
+def _spread(rows: list[Row], name: str) -> str:
+    values = [float(row[name]) for row in rows]
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{spread}"
