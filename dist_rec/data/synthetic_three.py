@@ -274,9 +274,7 @@ class _Truth:
         slots = rng.integers(0, INTERESTS, (len(user), kind.longest // kind.session + 1))
         topic = np.where(number == 0, focus[row], self.world.interests[user[row], slots[row, number]])
         flag = rng.random(len(row)) < kind.flag_p
-        stray = rng.random(len(row)) >= ABOUT_P
-        if kind.flagged_only:
-            stray |= ~flag
+        stray = (rng.random(len(row)) >= ABOUT_P) | (~flag & kind.flagged_only)
         topic = np.where(stray, rng.integers(0, self.config.topics, len(row)), topic)
         counts = (number == 0) & (flag | (not kind.flagged_only))
         # Minutes within a session, days between sessions, never after the request.
@@ -361,9 +359,9 @@ class _Tally:
         best, popularity, score = {}, {}, {}
         for task, given in (("click", None), ("conversion", "click")):
             item, label = self._column("item", given), self._column(task, given)
-            shown, positive = train._column("item", given), train._column(task, given)
             best[task] = auc(self._column(f"{task}.truth", given), label)
-            popularity[task], score[task] = popularity_auc(shown, positive, item, label, self.items)
+            shown, ones = train._column("item", given), train._column(task, given)
+            popularity[task], score[task] = popularity_auc(shown, ones, item, label, self.items)
         click = self._column("click")
         return {
             "best_auc": best,
