@@ -76,7 +76,7 @@ setup(
         "pydantic>=2.7",
         "pyyaml>=6",
         "rich>=13",
-        "typer>=0.12",
+        "typer>=0.19",
         "tensorboard>=2.16",
         "matplotlib>=3.8",
     ],

@@ -99,7 +99,6 @@ def synth(
     ] = None,
     categories: Annotated[int | None, typer.Option(help="Categories of items, 16 by default; kind history only.")] = None,
     topics: Annotated[int | None, typer.Option(help="Topics of clicks, 24 by default; kind three only.")] = None,
-    brands: Annotated[int | None, typer.Option(help="Brands of items, 48 by default; kind three only.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 0,
 ) -> None:
     """Make data with a planted truth, whose best reachable AUC is known."""
@@ -109,7 +108,7 @@ def synth(
 
     # Only what was said, so that each kind has defaults of its own and refuses what it does not know.
     said = {"requests": requests, "candidates": candidates, "max_length": max_length, "seed": seed}
-    said |= {"categories": categories, "topics": topics, "brands": brands}
+    said |= {"categories": categories, "topics": topics}
     options = {name: value for name, value in said.items() if value is not None}
     where = f"dist-rec data synth --kind {kind}"
     if kind == "three":

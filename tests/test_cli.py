@@ -13,6 +13,7 @@ import yaml
 
 from dist_rec import cli, doctor
 from dist_rec.config import Config, load_config
+from dist_rec.data.schema import load_schema
 
 TINY = {
     "model": {"tokens": {"width": 8, "hidden": 8}, "longer": {"merge": 2, "k": 2, "heads": 2}, "head": {"hidden": [8]}},
@@ -81,6 +82,15 @@ def test_synth_takes_a_seed(data: Path, tmp_path: Path, dist_rec: DistRec) -> No
     assert (tmp_path / "6" / "stats.json").read_text() != (data / "stats.json").read_text()
 
 
+def test_synth_of_three_sequences(tmp_path: Path, dist_rec: DistRec) -> None:
+    said = dist_rec("data", "synth", tmp_path / "three", "--kind", "three", "--requests", "200", "--topics", "8")
+    assert said.code == 0, said.err
+    assert "test AUC of click: best reachable 0." in said.out and "without crossing sequences 0." in said.out
+    assert "test AUC of conversion: best reachable 0." in said.out
+    schema = load_schema(tmp_path / "three")
+    assert [sequence.name for sequence in schema.sequences] == ["clicks", "search", "feed"] and schema.tables["topic"] == 8
+
+
 def test_inspect_shows_splits_and_fields(data: Path, dist_rec: DistRec) -> None:
     said = dist_rec("data", "inspect", data)
     assert said.code == 0
@@ -147,6 +157,11 @@ def test_a_wrong_key_is_answered_with_the_nearest_right_one(recipe: Path) -> Non
         ),
         (["data", "inspect", "nowhere"], "nowhere/schema.yaml: no such file"),
         (["data", "synth", "{recipe}-data", "--requests", "3"], "requests: Input should be greater than or equal to 10, got 3"),
+        (["data", "synth", "{recipe}-data", "--topics", "8"], "dist-rec data synth --kind history:\n  topics: unknown key"),
+        (
+            ["data", "synth", "{recipe}-data", "--kind", "three", "--categories", "8"],
+            "--kind three:\n  categories: unknown key",
+        ),
         (["data", "import", "assist", "nowhere", "out"], "expected assist2009_pid_test1.csv or statics_test1.csv"),
         (["data", "import", "movielens", "nowhere", "out"], "nowhere"),
     ],

@@ -214,7 +214,7 @@ class _Truth:
             QUALITY_WEIGHT * self.catalog.quality[item],
             SEGMENT_WEIGHT * self.taste[self.segment[user][:, None], category],
         ]
-        truth = sigmoid(BIAS + sum(terms)).astype(np.float32)
+        truth = sigmoid(BIAS + np.sum(terms, axis=0)).astype(np.float32)
         label = rng.random(truth.shape) < truth
         columns = {"user": user, "segment": self.segment[user], "time": time}
         for name in ("item", "category", "action", "time"):

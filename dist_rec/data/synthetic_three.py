@@ -126,8 +126,7 @@ def synthesize_three(out: Path, config: ThreeConfig) -> dict[str, Any]:
         write_schema(folder, schema)
         start = 0
         for name, end in ends.items():
-            tables = truth.tables(requests[start:end], rng)
-            write_split(folder / name, map(tallies[name].add, tables), schema)
+            write_split(folder / name, map(tallies[name].add, truth.tables(requests[start:end], rng)), schema)
             start = end
         stats = {name: tally.summary() for name, tally in tallies.items()}
         stats["test"] |= tallies["test"].quality(tallies["train"])
@@ -268,15 +267,13 @@ class _Truth:
         user, _, time = requests.T
         lengths = np.minimum(1 + rng.poisson(kind.mean, len(user)), kind.longest)
         lengths[rng.random(len(user)) < EMPTY_P] = 0
-        row = np.repeat(np.arange(len(user)), lengths)
-        back = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(row)) - 1  # 0 is the newest
+        row, place = expand_ranges(np.zeros_like(lengths), lengths)
+        back = lengths[row] - 1 - place  # 0 is the newest
         number = back // kind.session
         slots = rng.integers(0, INTERESTS, (len(user), kind.longest // kind.session + 1))
         topic = np.where(number == 0, focus[row], self.world.interests[user[row], slots[row, number]])
         flag = rng.random(len(row)) < kind.flag_p
-        stray = rng.random(len(row)) >= ABOUT_P
-        if kind.flagged_only:
-            stray |= ~flag
+        stray = (rng.random(len(row)) >= ABOUT_P) | (~flag & kind.flagged_only)
         topic = np.where(stray, rng.integers(0, self.config.topics, len(row)), topic)
         counts = (number == 0) & (flag | (not kind.flagged_only))
         # Minutes within a session, days between sessions, never after the request.
@@ -313,16 +310,14 @@ def _share(
 ) -> NDArray[np.float64]:
     """(B, candidates) share of each candidate's kind, wanted (B, candidates), in the weight (N,) of the request's events."""
     total = np.maximum(np.bincount(row, weight, len(wanted)), 1.0)
-    parts = [np.bincount(row, weight * (kind[events] == column[row]), len(wanted)) for column in wanted.T]
-    return np.stack(parts, axis=1) / total[:, None]
+    same = (np.bincount(row, weight * (kind[events] == column[row]), len(wanted)) for column in wanted.T)
+    return np.stack([of / total for of in same], axis=1)
 
 
 def _most(
     row: NDArray[np.int64], topic: NDArray[np.int64], counts: NDArray[np.bool_], back: NDArray[np.int64], shape: tuple[int, int]
 ) -> NDArray[np.int64]:
-    """(B,) topic of most of the events that count, of equals the one with the newest; -1 without such events.
-
-    `shape` is (B, topics)."""
+    """(B,) topic, by `shape` (B, topics), of most of the events that count, the newest of equals; -1 without such events."""
     # Newer events weigh a little more, all together less than half an event.
     weight = counts * (1.0 + 2.0 ** -(back + 3.0))
     votes = np.bincount(np.ravel_multi_index((row, topic), shape), weight, shape[0] * shape[1]).reshape(shape)
@@ -361,15 +356,15 @@ class _Tally:
         best, popularity, score = {}, {}, {}
         for task, given in (("click", None), ("conversion", "click")):
             item, label = self._column("item", given), self._column(task, given)
-            shown, positive = train._column("item", given), train._column(task, given)
             best[task] = auc(self._column(f"{task}.truth", given), label)
-            popularity[task], score[task] = popularity_auc(shown, positive, item, label, self.items)
-        click = self._column("click")
+            shown, ones = train._column("item", given), train._column(task, given)
+            popularity[task], score[task] = popularity_auc(shown, ones, item, label, self.items)
+        without = {name: auc(self._column(f"click.{name}"), self._column("click")) for name in ("mean", "largest")}
         return {
             "best_auc": best,
             "popularity_auc": popularity,
             "popularity_score": score,
-            "no_interaction_auc": {"click": max(auc(self._column(f"click.{name}"), click) for name in ("mean", "largest"))},
+            "no_interaction_auc": {"click": max(without.values())},
         }
 
     def _column(self, name: str, given: str | None = None) -> NDArray:

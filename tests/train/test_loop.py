@@ -40,7 +40,7 @@ def _train_in_many_ways(data: Path, uneven: Path, out: Path) -> dict[str, Any]:
         for again in range(2):
             run(config, ranks, f"{update}-{again}")
         run(
-            _on_two(data, out, data={"valid": [], "batch_size": 4}, optim={"dense_update": update}, run={"epochs": 8}),
+            _on_two(data, out, data={"valid": [], "batch_size": 4}, optim={"dense_update": update}, run={"epochs": 12}),
             ranks,
             update,
         )
@@ -66,7 +66,7 @@ TwoRanks = tuple[Config, list[dict[str, Any]]]
 @pytest.mark.parametrize("update", ["sync", "delayed"])
 def test_learns_its_training_data(two_ranks: TwoRanks, update: str) -> None:
     found = losses(two_ranks[0], update)
-    assert len(found) == 8 * 6
+    assert len(found) == 12 * 6
     assert sum(found[-6:]) / 6 < 0.95 * sum(found[:6]) / 6
 
 
