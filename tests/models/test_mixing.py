@@ -56,7 +56,9 @@ def _block(kind: type[Boost] | type[RankMixerBlock], shared: bool = False) -> nn
 
 def _ffn(block: nn.Module, x: Tensor) -> Tensor:
     first, last = block.ffn[0], block.ffn[-1]
-    rows = [gelu(token @ first.weight[t] + first.bias[t]) @ last.weight[t] + last.bias[t] for t, token in enumerate(x.unbind(1))]
+    rows = [
+        gelu(token @ first.weight[t] + first.bias[t]) @ last.weight[t] + last.bias[t] for t, token in enumerate(x.unbind(1))
+    ]
     return torch.stack(rows, dim=1)
 
 
