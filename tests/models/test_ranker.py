@@ -222,10 +222,7 @@ SPLIT = {**MODELS["hyformer"], "tokens": {"width": 24}, "non_sequential": {"spli
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"hyformer": {"heads": 2, "sequences": {"historie": {}}}},
-            "no sequence historie in the schema; known: history, searches",
-        ),
+        ({"hyformer": {"heads": 2, "sequences": {"historie": {}}}}, "no sequence historie in the schema; known: history, searches"),
         ({"tokens": {"width": 24}}, r"model.tokens.width=24: .* T = 2 queries \+ 3 non-sequential = 5; .* 20 or 25"),
         ({"non_sequential": {"split": 4}}, r"T = 2 queries \+ 4 non-sequential = 6"),
         ({**SPLIT, "hyformer": {"heads": 2, "query_inputs": ["candidate"]}}, "candidate needs groups of fields"),
