@@ -5,7 +5,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from dist_rec.config import Config, ConfigError, apply_override, check, load_config, read_yaml
+from dist_rec.config import Config, ConfigError, ModelConfig, apply_override, check, load_config, read_yaml
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "launch" / "recipes").glob("*.yaml"))
 
@@ -79,6 +79,19 @@ def test_a_wrong_override_says_which(tmp_path: Path, override: str, message: str
         ({"model": {"longer": {"heads": 5}}}, r"model: longer.heads=5 must divide the merged width .* = 128"),
         ({"model": {"tokens": {"width": 6}, "longer": {"merge": 1, "heads": 2, "rotary": True}}}, "even head size, got 6 / 2"),
         ({"model": {"longer": {"inner_heads": 3}}}, "model: longer.inner_heads=3 must divide tokens.width=32"),
+        ({"model": {"name": "hyformer", "hyformer": {"heads": 5}}}, "model: hyformer.heads=5 must divide tokens.width=32"),
+        (
+            {"model": {"name": "hyformer", "tokens": {"width": 6}, "hyformer": {"heads": 2, "rotary": True}}},
+            "model: hyformer.rotary needs an even head size, got 6 / 2",
+        ),
+        (
+            {"model": {"name": "hyformer", "interaction": "rankmixer"}},
+            "model: interaction: hyformer mixes tokens in every layer; leave it out",
+        ),
+        ({"model": {"hyformer": {"query_inputs": []}}}, "model.hyformer.query_inputs: .*at least 1 item"),
+        ({"model": {"hyformer": {"sequences": {"clicks": {"recnt": 3}}}}}, "clicks.recnt: unknown key; did you mean 'recent'"),
+        ({"model": {"hyformer": {"sequences": {"clicks": {"queries": 0}}}}}, "clicks.queries: .*or equal to 1, got 0"),
+        ({"model": {"non_sequential": {"split": 0}}}, "model.non_sequential.split: .*or equal to 1, got 0"),
         ({"embedding": {"dim": 6}}, "embedding.dim: Input should be a multiple of 4, got 6"),
         (
             {"embedding": {"tables": {"item": {"sharding": ["data_parallel", "row_wise"]}}}},
@@ -149,6 +162,52 @@ def test_every_key_has_a_description() -> None:
 def test_heads_need_not_fit_a_model_that_is_not_chosen() -> None:
     tree = {"data": {"path": "x"}, "model": {"name": "din", "tokens": {"width": 30}}}
     assert check(Config, tree, "here").model.name == "din"
+
+
+def test_rules_of_hyformer_hold_for_hyformer_only() -> None:
+    tree = {"tokens": {"width": 32}, "hyformer": {"heads": 5, "rotary": True}}
+    assert ModelConfig.model_validate(tree).name == "longer"
+    even = {"name": "hyformer", "tokens": {"width": 12}, "hyformer": {"heads": 3, "rotary": True}}
+    assert ModelConfig.model_validate(even).hyformer.rotary
+    odd = {"name": "hyformer", "tokens": {"width": 9}, "hyformer": {"heads": 3}, "longer": {"heads": 5, "inner_heads": 2}}
+    assert ModelConfig.model_validate(odd).hyformer.heads == 3
+
+
+UNMIXED = ("longer", "din", "sum_pooling")
+SEPARATE, MIXED = {"globals", "sequence_mean", "context", "candidate"}, {"mixed", "mixed_mean", "context", "candidate"}
+ALL = SEPARATE | MIXED | {"mixed_queries"}
+HYFORMER = {"name": "hyformer"}
+HEADS: list[tuple[dict[str, Any], list[str], set[str]]] = [
+    *(({"name": name}, ["globals", "sequence_mean", "context", "candidate"], SEPARATE) for name in UNMIXED),
+    *(({"name": name, "interaction": "rankmixer"}, ["mixed"], MIXED) for name in UNMIXED),
+    (HYFORMER, ["mixed"], MIXED | {"mixed_queries"}),
+]
+
+
+@pytest.mark.parametrize(("tree", "default", "known"), HEADS, ids=[" ".join(tree.values()) for tree, _, _ in HEADS])
+def test_every_model_has_its_own_inputs_of_the_head(tree: dict[str, Any], default: list[str], known: set[str]) -> None:
+    config = ModelConfig.model_validate(tree)
+    assert config.head_inputs == default and config.mixes == (default == ["mixed"])
+    everything = {**tree, "head": {"inputs": sorted(known)}}
+    assert ModelConfig.model_validate(everything).head_inputs == sorted(known)
+    for other in ALL - known:
+        with pytest.raises(ValidationError, match=f"has no {other}; expected some of {', '.join(sorted(known))}"):
+            ModelConfig.model_validate({**tree, "head": {"inputs": [*default, other]}})
+
+
+@pytest.mark.parametrize("tree", [HYFORMER, {"name": "din", "interaction": "rankmixer"}])
+def test_mixed_tokens_must_reach_the_head(tree: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValidationError, match=r"head.inputs: expected at least one of mixed, mixed_mean.*, got \['candidate'\]"
+    ):
+        ModelConfig.model_validate({**tree, "head": {"inputs": ["candidate"]}})
+
+
+def test_a_refused_input_of_the_head_says_of_which_model() -> None:
+    with pytest.raises(ValidationError, match=r"head.inputs: din with interaction: rankmixer has no globals, mixed_queries;"):
+        ModelConfig.model_validate(
+            {"name": "din", "interaction": "rankmixer", "head": {"inputs": ["mixed_queries", "globals", "mixed"]}}
+        )
 
 
 def test_equal_seeds_are_refused() -> None:

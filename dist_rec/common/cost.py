@@ -43,7 +43,8 @@ def cross_layer_flops(queries: int, keys: int, width: int, expansion: int = 4) -
 
 @dataclass(frozen=True)
 class LongerShape:
-    """What LONGER's cost depends on. `row_dim`: width of a token's concatenated embedding rows."""
+    """What LONGER's cost depends on. `row_dim`: width of a token's concatenated embedding rows. `learnable`: the k query rows
+    are learned, and there are k of them however few merged tokens a request has."""
 
     length: int
     candidates: int
@@ -56,6 +57,7 @@ class LongerShape:
     group_size: int
     self_layers: int
     expansion: int = 4
+    learnable: bool = False
 
 
 def longer_flops(shape: LongerShape) -> dict[str, int]:
@@ -63,7 +65,8 @@ def longer_flops(shape: LongerShape) -> dict[str, int]:
     s, width = shape, shape.merge * shape.token_width
     merged = -(-s.length // s.merge)
     groups = s.candidates * s.group_size
-    queries = (min(s.k, merged) if s.k else merged) + groups
+    recent = min(s.k, merged) if s.k else merged
+    queries = (s.k if s.learnable else recent) + groups
     return {
         "tokens": 2 * s.length * (s.row_dim * s.token_hidden + s.token_hidden * s.token_width),
         "inner": merged * layer_flops(s.merge, s.token_width) if s.inner_trans else 0,
@@ -85,7 +88,7 @@ class SequenceShape:
 @dataclass(frozen=True)
 class HyformerShape:
     """What HyFormer's cost depends on, its event and non-sequential tokens aside. `known`: tokens of width D that a query is
-    made from. `from_input`: every layer encodes the events anew."""
+    made from. `from_input`: every layer encodes the events anew. `per_token` and `rankmixer_block` change parameters only."""
 
     sequences: tuple[SequenceShape, ...]
     candidates: int
@@ -98,6 +101,7 @@ class HyformerShape:
     query_expansion: int = 1
     from_input: bool = False
     per_token: bool = True
+    rankmixer_block: bool = False
 
     @property
     def tokens(self) -> int:
@@ -128,11 +132,13 @@ def hyformer_params(shape: HyformerShape) -> dict[str, int]:
     s, D, e = shape, shape.width, shape.ffn_expansion
     transformer, swiglu = (4 + 2 * e) * D**2 + (9 + e) * D, 3 * e * D**2 + (2 * e + 3) * D
     hidden, queries = s.query_expansion * D, s.tokens - s.features
+    feed_forward = per_token_params(s.tokens if s.per_token else 1, D, s.mixer_expansion)
+    norms = 4 * D if s.rankmixer_block else 2 * D
     return {
         "queries": queries * ((s.known * D + 1) * hidden + (hidden + 1) * D),
         "encoders": s.layers * sum(swiglu if q.encoder == "swiglu" else transformer for q in s.sequences),
         "decoders": s.layers * len(s.sequences) * (4 * D**2 + 7 * D),
-        "mixer": s.layers * (per_token_params(s.tokens if s.per_token else 1, D, s.mixer_expansion) + 2 * D) + 2 * D,
+        "mixer": s.layers * (feed_forward + norms) + 2 * D,
     }
 
 

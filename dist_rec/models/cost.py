@@ -47,11 +47,12 @@ def linear_flops(module: nn.Module) -> int:
     return sum(2 * layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
 
 
-def _hyformer(body: HyFormer, lengths: dict[str, int], candidates: int) -> Flops:
+def hyformer_shape(body: HyFormer, lengths: dict[str, int], candidates: int = 1) -> HyformerShape:
+    """Of a built HyFormer and one request with so many events in each sequence."""
     config = body.config
     lengths = {MERGED: sum(lengths.values())} if config.merge_sequences else lengths
     sequences = (SequenceShape(lengths[name], s.encoder, s.recent, s.queries) for name, s in body.sequences.items())
-    shape = HyformerShape(
+    return HyformerShape(
         sequences=tuple(sequences),
         candidates=candidates,
         width=body.non_sequential.width,
@@ -62,7 +63,13 @@ def _hyformer(body: HyFormer, lengths: dict[str, int], candidates: int) -> Flops
         mixer_expansion=config.mixer_expansion,
         query_expansion=config.query_expansion,
         from_input=config.encode_from == "input",
+        per_token=config.per_token,
+        rankmixer_block=config.rankmixer_block,
     )
+
+
+def _hyformer(body: HyFormer, lengths: dict[str, int], candidates: int) -> Flops:
+    shape = hyformer_shape(body, lengths, candidates)
     return {"non-sequential": candidates * _token_flops(body.non_sequential), **hyformer_flops(shape)}
 
 
@@ -90,6 +97,7 @@ def _encoder(ranker: Ranker, encoder: nn.Module, length: int, candidates: int) -
             group_size=len(model.longer.globals),
             self_layers=model.longer.self_layers,
             expansion=model.longer.ffn_expansion,
+            learnable=model.longer.queries == "learnable",
         )
         parts = longer_flops(shape)
         del parts["tokens"]

@@ -40,10 +40,13 @@ class SlicedTokens(nn.Module):
 
     def __init__(self, total: int, count: int, width: int) -> None:
         super().__init__()
-        if count > total:
-            raise ConfigError(f"model.non_sequential.split={count}: there are only {total} columns of features to cut")
         self.count, self.width = count, width
         self.total, self.slice = total, -(-total // count)
+        if (full := -(-total // self.slice)) < count:
+            raise ConfigError(
+                f"model.non_sequential.split={count}: there are only {total} columns of features to cut, and slices of "
+                f"{self.slice} use them up in {full} tokens; expected for example {full}"
+            )
         self.project = PerTokenLinear(count, self.slice, width)
 
     def forward(self, view: CandidateView) -> Tensor:

@@ -24,7 +24,7 @@ class SequencePool(nn.Module):
         parts = [(rows, events.inverse), *((term.embedding.weight, index) for term, index in tokens.buckets(events))]
         if view.seen is None:
             offsets = offsets_of(events.lengths)
-            means = [pool(table, index, offsets, mode="mean").float() for table, index in parts]
-            return self.project(torch.cat(means, dim=1))[view.request]
+            means = torch.cat([pool(table, index, offsets, mode="mean") for table, index in parts], dim=1)
+            return self.project(means.to(torch.promote_types(means.dtype, torch.float32)))[view.request]
         values = torch.cat([expand(table, index) for table, index in parts], dim=1)
         return self.project(visible_mean(values, events.lengths, view))

@@ -2,7 +2,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_rec.models.jagged import CandidateView, GroupLayout, offsets_of, owner, position_in_request, visible_mean
+from dist_rec.models.jagged import (
+    CandidateView,
+    GroupLayout,
+    join_sequences,
+    newest,
+    offsets_of,
+    owner,
+    position_in_request,
+    visible_mean,
+)
 from tests.data.requests import make_rows
 from tests.models.batches import make_batch, make_view
 
@@ -17,6 +26,34 @@ def test_owner_position_and_offsets(lengths: list[int]) -> None:
     assert position_in_request(tensor, total).tolist() == [i for n in lengths for i in range(n)]
     offsets = offsets_of(tensor)
     assert offsets.dtype == torch.int32 and offsets.tolist() == [sum(lengths[:b]) for b in range(len(lengths) + 1)]
+
+
+@given(lengths=LENGTHS, count=st.integers(1, 7))
+@settings(max_examples=50, deadline=None)
+def test_newest_are_the_last_rows_of_every_request(lengths: list[int], count: int) -> None:
+    rows = [(b, i) for b, n in enumerate(lengths) for i in range(n)]
+    expected = [row for b in range(len(lengths)) for row in [row for row in rows if row[0] == b][-count:]]
+    index, kept = newest(torch.tensor(lengths, dtype=torch.int32), count)
+    assert [rows[i] for i in index.tolist()] == expected
+    assert kept.dtype == torch.int32 and kept.tolist() == [min(n, count) for n in lengths]
+
+
+@given(
+    table=st.integers(0, 5).flatmap(
+        lambda B: st.lists(st.lists(st.integers(0, 4), min_size=B, max_size=B), min_size=1, max_size=4)
+    )
+)
+@settings(max_examples=50, deadline=None)
+def test_joined_sequences_stand_one_after_the_other_in_every_request(table: list[list[int]]) -> None:
+    """`table`: the lengths of every sequence, by request."""
+    names = [[(s, b, i) for b, n in enumerate(own) for i in range(n)] for s, own in enumerate(table)]
+    expected = [name for b in range(len(table[0])) for own in names for name in own if name[1] == b]
+    parts = [torch.tensor(own, dtype=torch.float64).reshape(len(own), 3).requires_grad_() for own in names]
+    joined, lengths = join_sequences(parts, [torch.tensor(own, dtype=torch.int32) for own in table])
+    assert [tuple(int(x) for x in row) for row in joined.tolist()] == expected
+    assert lengths.dtype == torch.int32 and lengths.tolist() == [sum(own[b] for own in table) for b in range(len(table[0]))]
+    gradients = torch.autograd.grad((joined * joined.detach()).sum(), parts)
+    assert all(torch.equal(gradient, part) for gradient, part in zip(gradients, parts))
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=5), m=st.integers(1, 3))
