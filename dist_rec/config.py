@@ -164,7 +164,7 @@ class HyFormerConfig(Strict):
     heads: int = Field(default=4, ge=1, description="Attention heads of encoders and decoders.")
     ffn_expansion: int = Field(default=4, ge=1, description="Feed-forward (and SwiGLU) width of the encoders over D.")
     mixer_expansion: int = Field(default=4, ge=1, description="k: width of the per-token feed-forward layer over D.")
-    query_expansion: int = Field(default=1, ge=1, description="Hidden width of each query's feed-forward layer over D.")
+    query_expansion: int = Field(default=4, ge=1, description="Hidden width of each query's feed-forward layer over D.")
     sequences: dict[str, HyFormerSequence] = Field(default={}, description="By sequence name; defaults for those not named.")
     query_inputs: list[QueryInput] = Field(
         default=["non_sequential", "pools"],

@@ -43,7 +43,7 @@ def test_without_rankmixer_the_head_sees_the_summaries_side_by_side(name: str) -
     got, own, _ = _inside(model, _rows())
     assert len(got) == len(own) == 2 and all(torch.equal(mine, theirs) for mine, theirs in zip(got, own))
     assert sum(part.shape[1] for part in got) == _body(model).width == 2 * SUMMARY[name]
-    assert model.ranker.head.mlp[0].in_features == 2 * SUMMARY[name] + 16 + 8
+    assert model.ranker.head.mlps[0][0].in_features == 2 * SUMMARY[name] + 16 + 8
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,7 +64,7 @@ def test_the_head_is_as_wide_as_its_inputs(name: str, inputs: list[str] | None, 
     """T = 2 sequences + 3 groups of one field each."""
     model, rows = make_model(name=name, **RANKMIXER, head={"inputs": inputs}), _rows()
     logits = model(make_batch(rows))
-    assert model.ranker.head.mlp[0].in_features == width
+    assert model.ranker.head.mlps[0][0].in_features == width
     torch.testing.assert_close(logits, torch.cat([model(make_batch([row])) for row in rows]), rtol=0.0, atol=2e-6)
     assert all(gradient.any() for gradient in model.gradients(make_batch(rows)).values())
 
@@ -97,5 +97,5 @@ def test_recomputing_the_mixer_saves_memory_and_changes_nothing(name: str) -> No
 def test_slices_of_the_features_instead_of_groups() -> None:
     """24 columns in 6 slices of 4: T = 8."""
     model = make_model(name="sum_pooling", **{**RANKMIXER, "rankmixer": {"width": 16}}, non_sequential={"split": 6})
-    assert model.ranker.head.mlp[0].in_features == 8 * 16
+    assert model.ranker.head.mlps[0][0].in_features == 8 * 16
     assert all(gradient.any() for gradient in model.gradients(make_batch(_rows())).values())
