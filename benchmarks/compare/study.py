@@ -27,7 +27,6 @@ from dist_rec.train.report import RunLog
 
 ROOT = Path(os.environ.get("DIST_REC_DATA", "data"))
 SETTINGS: dict[str, Tree] = {
-    "AdamW 0.001": {"optimizer": "adamw", "lr": 0.001},
     "AdamW 0.003": {"optimizer": "adamw", "lr": 0.003},
     "Muon 0.003": {"optimizer": "muon", "lr": 0.003},
 }
