@@ -83,7 +83,7 @@ def test_synth_takes_a_seed(data: Path, tmp_path: Path, dist_rec: DistRec) -> No
 
 
 def test_synth_of_three_sequences(tmp_path: Path, dist_rec: DistRec) -> None:
-    said = dist_rec("data", "synth", tmp_path / "three", "--kind", "three", "--requests", "200", "--topics", "8")
+    said = dist_rec("data", "synth", tmp_path / "three", "--kind", "three", "--requests", "1000", "--topics", "8")
     assert said.code == 0, said.err
     assert "test AUC of click: best reachable 0." in said.out and "without crossing sequences 0." in said.out
     assert "test AUC of conversion: best reachable 0." in said.out

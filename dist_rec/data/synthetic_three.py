@@ -1,16 +1,15 @@
 """A dataset with a planted truth that no behaviour sequence tells alone: clicks, searches and a feed have to be crossed.
 
-Every user prefers one brand in each topic, and clicks items of a few topics of interest, mostly of the preferred brand. A
-request has a **scene**, and with it an **intent**, the topic that most of the newest searches are about (scene 0), or most of
-the liked ones among the newest events of the feed (scene 1). Searches and feed are about different topics, and which topic a
-query or a channel belongs to has to be learned. A candidate is clicked with a probability that rises with the share of its
-brand among the clicks *of the intent*, weighted by action, with the quality of the item, and with the taste of the user's
-segment; without searches, or likes, the mean over the topics of the clicks counts instead. Candidates are mostly of brands
-that the user prefers in some topic, so familiarity alone says little. A clicked candidate converts with a probability that
-rises with its brand's share among all carts and buys, and with the quality.
+Every user clicks items of a few topics of interest, and each topic satisfies that user or does not: clicks of a topic that
+satisfies end in carts and buys, others in views. A request has a **scene**, and with it an **intent**, the topic that most of
+the newest searches are about (scene 0), or most of the liked ones among the newest events of the feed (scene 1). A candidate
+is clicked with a probability that rises with how far the user's clicks *of the intent's topic* went, and a little with the
+share of its brand among the clicks, with the quality of the item and with the taste of the user's segment. A clicked
+candidate converts with a probability that rises with its brand's share among all carts and buys, and with the quality.
 
-A model that sums up every sequence for itself has to carry all topics of a candidate's brand to where the intent is known.
-Clicks grow with the user from request to request; searches and feed are drawn for each request.
+So the long sequence has to be read at a place that only a short one tells, and the context says which one. A model that sums
+up every sequence for itself has to carry what happened in every topic to where the intent is known; what it gets for nothing
+is the mean over all topics. Clicks grow with the user from request to request; searches and feed are drawn for each request.
 """
 
 import json
@@ -45,18 +44,20 @@ from dist_rec.data.writer import staged, write_schema, write_split
 
 INTERESTS = 6  # topics of a user
 CLICK_SESSION = 6  # clicks in a row that are about one interest, in the mean
-STRAY_CLICK_P = 0.1  # about any topic
+STRAY_CLICK_P = 0.05  # about any topic
 PREFERRED_P = 0.8  # a click shows the preferred brand of its topic
-PREFERRED_ACTION_P = np.array([0.45, 0.30, 0.15, 0.10])
-OTHER_ACTION_P = np.array([0.80, 0.14, 0.04, 0.02])
+SATISFIED_P = 0.5  # of a topic and a user
+SATISFIED_ACTION_P = np.array([0.05, 0.15, 0.30, 0.50])
+OTHER_ACTION_P = np.array([0.85, 0.10, 0.03, 0.02])
 ITEM_ZIPF = 0.8
 EMPTY_P = 0.08  # of searches, and of feeds
-ABOUT_P = 0.8  # a search, or a liked event of the feed, is about the topic of its session; others are about any
-CANDIDATE_P = np.array([0.35, 0.50, 0.15])  # brand preferred in the intent's topic, in another interest, any brand
-REQUESTS_PER_CHUNK = 2_000  # a table of all topics and brands is made for each request
+FEED_SCENE_P = 0.25
+ABOUT_P = 0.95  # a search, or a liked event of the feed, is about the topic of its session; others are about any
+FAMILIAR_P = 0.6  # a candidate's brand is preferred in one of the interests; else any
+REQUESTS_PER_CHUNK = 10_000
 
 # The probabilities: sigmoid(bias + sum of weight * term).
-CLICK_BIAS, MATCH_WEIGHT, QUALITY_WEIGHT, SEGMENT_WEIGHT = -2.6, 4.1, 0.4, 0.25
+CLICK_BIAS, SATISFIED_WEIGHT, BRAND_WEIGHT, QUALITY_WEIGHT, SEGMENT_WEIGHT = -5.0, 10.0, 0.5, 0.1, 0.1
 CONVERSION_BIAS, LOYALTY_WEIGHT, CONVERSION_QUALITY_WEIGHT = -1.8, 3.0, 0.6
 
 
@@ -79,16 +80,16 @@ FEED = _Short(longest=30, mean=14, session=12, flag_p=0.5, flagged_only=True)  #
 class ThreeConfig(Strict):
     """What `dist-rec data synth --kind three` makes. 80 / 10 / 10 % of the requests, in order of time, are the splits."""
 
-    requests: int = Field(default=40_000, ge=10, description="Requests over all splits.")
-    candidates: int = Field(4, ge=1, description="Candidates per request.")
+    requests: int = Field(default=120_000, ge=10, description="Requests over all splits.")
+    candidates: int = Field(2, ge=1, description="Candidates per request.")
     max_length: int = Field(300, ge=10, description="Longest sequence of clicks.")
-    mean_length: int | None = Field(None, ge=5, description="Mean number of clicks; 60, or a fifth of max_length if less.")
+    mean_length: int | None = Field(None, ge=5, description="Mean number of clicks; 24, or a fifth of max_length if less.")
     users: int | None = Field(None, ge=1, description="Users; one per 5 requests by default.")
-    items: int = Field(5_000, ge=1)
-    topics: int = Field(24, ge=INTERESTS)
-    brands: int = Field(48, ge=2)
-    queries: int = Field(240, ge=1)
-    channels: int = Field(120, ge=1)
+    items: int = Field(500, ge=1)
+    topics: int = Field(12, ge=INTERESTS)
+    brands: int = Field(16, ge=2)
+    queries: int = Field(24, ge=1)
+    channels: int = Field(24, ge=1)
     segments: int = Field(8, ge=1, description="Values of the users' context field `segment`.")
     seed: int = Field(0, ge=0)
 
@@ -111,8 +112,8 @@ def synthesize_three(out: Path, config: ThreeConfig) -> dict[str, Any]:
 
     Stats per split: rows, candidates, label_rate per task (where defined), mean_length and max_length per sequence. For test
     also, per task, best_auc (of the true probability), popularity_auc and popularity_score; and for the click
-    no_interaction_auc: of its score with the match over the user's topics, mean or largest, whichever is better, in place of
-    the match in the intent. It is what can be said without crossing sequences.
+    no_interaction_auc: of its score with how far clicks went in the mean of all topics in place of the intent's. It is what
+    can be said without crossing sequences.
     """
     rng = np.random.default_rng(config.seed)
     world = _World(config, rng)
@@ -142,6 +143,7 @@ class _World:
         self.brands = config.brands
         self.segment = rng.integers(0, config.segments, users)
         self.interests = np.argsort(rng.random((users, topics)), axis=1)[:, :INTERESTS]  # (users, 6) topics that differ
+        self.satisfied = rng.random((users, topics)) < SATISFIED_P
         self.preferred = rng.integers(0, config.brands, (users, topics))
         self.taste = rng.standard_normal((config.segments, config.brands))
         self.quality = rng.standard_normal(config.items)
@@ -176,7 +178,7 @@ class _Clicks:
 
 
 def _clicks(config: ThreeConfig, world: _World, rng: np.random.Generator) -> _Clicks:
-    mean = config.mean_length or max(5, min(60, config.max_length // 5))
+    mean = config.mean_length or max(5, min(24, config.max_length // 5))
     lengths = timeline_lengths(mean, config.max_length, config.num_users, rng)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     user, index = np.repeat(np.arange(len(lengths)), lengths), np.arange(offsets[-1])
@@ -187,13 +189,13 @@ def _clicks(config: ThreeConfig, world: _World, rng: np.random.Generator) -> _Cl
     preferred = rng.random(len(index)) < PREFERRED_P
     brand = np.where(preferred, world.preferred[user, topic], rng.integers(0, config.brands, len(index)))
     draw = rng.random(len(index))
-    action = [np.searchsorted(np.cumsum(p)[:-1], draw, side="right") for p in (PREFERRED_ACTION_P, OTHER_ACTION_P)]
+    action = [np.searchsorted(np.cumsum(p)[:-1], draw, side="right") for p in (SATISFIED_ACTION_P, OTHER_ACTION_P)]
     return _Clicks(
         offsets=offsets,
         item=world.draw_items(brand, rng),
         topic=topic,
         brand=brand,
-        action=np.where(preferred, *action),
+        action=np.where(world.satisfied[user, topic], *action),
         time=event_times(offsets, new_session, CLICK_SESSION, rng),
     )
 
@@ -220,7 +222,7 @@ class _Truth:
             yield self._table(requests[start : start + REQUESTS_PER_CHUNK], rng)
 
     def _table(self, requests: NDArray[np.int64], rng: np.random.Generator) -> pa.Table:
-        """One table; beside the columns of the schema, scores of a click without the intent, which are not written."""
+        """One table; beside the columns of the schema, the score of a click without the intent, which is not written."""
         user, history, time = requests.T
         world, clicks = self.world, self.clicks
         row, events = expand_ranges(clicks.offsets[user], history)
@@ -228,21 +230,20 @@ class _Truth:
         about = np.take_along_axis(world.interests[user], slots, axis=1)
         searches = self._session(SEARCH, about[:, 0], requests, rng)
         feed = self._session(FEED, about[:, 1], requests, rng)
-        scene = rng.integers(0, 2, len(user))
-        brand = self._draw_candidate_brands(user, np.take_along_axis(about, scene[:, None], axis=1), rng)
+        scene = (rng.random(len(user)) < FEED_SCENE_P).astype(np.int64)
+        brand = self._draw_candidate_brands(user, rng)
         item = world.draw_items(brand, rng)
 
-        by_topic, share = self._match_by_topic(row, events, brand)
-        intent = np.where(scene == 0, searches.intent, feed.intent)
-        mean = (by_topic * share[:, :, None]).sum(1)
-        match = np.where(intent[:, None] < 0, mean, by_topic[np.arange(len(user)), np.maximum(intent, 0)])
-        largest = np.take_along_axis(by_topic, world.interests[user][:, :, None], axis=1).max(1)
+        action, everywhere = clicks.action[events], np.ones(len(row), dtype=bool)
+        about_intent = clicks.topic[events] == np.where(scene == 0, searches.intent, feed.intent)[row]
         rest = CLICK_BIAS + QUALITY_WEIGHT * world.quality[item]
         rest += SEGMENT_WEIGHT * world.taste[world.segment[user][:, None], brand]
+        rest += BRAND_WEIGHT * saturated(_share(row, events, clicks.brand, ACTION_WEIGHT[action], brand))
+        crossed, mean = (rest + SATISFIED_WEIGHT * _how_far(row, action, of, len(user)) for of in (about_intent, everywhere))
         bought = clicks.action[events] >= ACTIONS.index("cart")
         loyalty = saturated(_share(row, events, clicks.brand, bought.astype(np.float64), brand))
         converts = CONVERSION_BIAS + LOYALTY_WEIGHT * loyalty + CONVERSION_QUALITY_WEIGHT * world.quality[item]
-        truth = {"click": sigmoid(rest + MATCH_WEIGHT * match), "conversion": sigmoid(converts)}
+        truth = {"click": sigmoid(crossed), "conversion": sigmoid(converts)}
         label = {task: rng.random(item.shape) < p.astype(np.float32) for task, p in truth.items()}
         label["conversion"] &= label["click"]
 
@@ -251,10 +252,11 @@ class _Truth:
             columns[f"clicks.{name}"] = list_column(history, getattr(clicks, name)[events])
         for owner, session, field, flag in (("search", searches, "query", "clicked"), ("feed", feed, "channel", "like")):
             ids = world.draw_of_topic(field, session.topic, rng)
-            for name, values in {field: ids, "topic": session.topic, flag: session.flag.astype(np.int8), "time": session.time}.items():
-                columns[f"{owner}.{name}"] = list_column(session.lengths, values)
-        values = {"item": item, "brand": brand}
-        values |= {f"click.{name}": rest + MATCH_WEIGHT * of for name, of in (("mean", mean), ("largest", largest))}
+            columns[f"{owner}.{field}"] = list_column(session.lengths, ids)
+            columns[f"{owner}.topic"] = list_column(session.lengths, session.topic)
+            columns[f"{owner}.{flag}"] = list_column(session.lengths, session.flag.astype(np.int8))
+            columns[f"{owner}.time"] = list_column(session.lengths, session.time)
+        values = {"item": item, "brand": brand, "click.mean": mean}
         values |= {task: of.astype(np.int8) for task, of in label.items()}
         values |= {f"{task}.truth": of.astype(np.float32) for task, of in truth.items()}
         per_request = np.full(len(user), self.config.candidates)
@@ -280,29 +282,18 @@ class _Truth:
         ago = (60 * (back + 1) + DAY_SECONDS * number + rng.integers(0, 60, len(row))).astype(np.int64)
         return _Session(lengths, topic, flag, time[row] - ago, _most(row, topic, counts, back, (len(user), self.config.topics)))
 
-    def _draw_candidate_brands(
-        self, user: NDArray[np.int64], focus: NDArray[np.int64], rng: np.random.Generator
-    ) -> NDArray[np.int64]:
-        """(B, candidates): the brand preferred in the topic `focus` (B, 1), in another interest, or any."""
+    def _draw_candidate_brands(self, user: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """(B, candidates): the brand preferred in one of the user's interests, or any."""
         shape = (len(user), self.config.candidates)
-        others = self.world.interests[user]
-        others = others[others != focus].reshape(len(user), INTERESTS - 1)
-        other = np.take_along_axis(others, rng.integers(0, INTERESTS - 1, shape), axis=1)
-        source = np.searchsorted(np.cumsum(CANDIDATE_P)[:-1], rng.random(shape), side="right")
-        preferred = self.world.preferred[user[:, None], np.where(source == 0, focus, other)]
-        return np.where(source == 2, rng.integers(0, self.config.brands, shape), preferred)
+        topic = np.take_along_axis(self.world.interests[user], rng.integers(0, INTERESTS, shape), axis=1)
+        familiar = rng.random(shape) < FAMILIAR_P
+        return np.where(familiar, self.world.preferred[user[:, None], topic], rng.integers(0, self.config.brands, shape))
 
-    def _match_by_topic(
-        self, row: NDArray[np.int64], events: NDArray[np.int64], brand: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(B, topics, candidates) saturated share of a candidate's brand among the clicks of each topic, and (B, topics) share
-        of the topics in all clicks, both weighted by action."""
-        clicks, shape = self.clicks, (len(brand), self.config.topics, self.config.brands)
-        cell = np.ravel_multi_index((row, clicks.topic[events], clicks.brand[events]), shape)
-        table = np.bincount(cell, ACTION_WEIGHT[clicks.action[events]], np.prod(shape)).reshape(shape)
-        total = table.sum(2)
-        of_brand = np.take_along_axis(table, brand[:, None, :], axis=2)
-        return saturated(of_brand / np.maximum(total, 1.0)[:, :, None]), total / total.sum(1, keepdims=True)
+
+def _how_far(row: NDArray[np.int64], action: NDArray[np.int64], of: NDArray[np.bool_], requests: int) -> NDArray[np.float64]:
+    """(B, 1) mean action, from 0 (views) to 1 (buys), of the clicks marked in `of` (N,) and one click of 1/3 more."""
+    count, total = np.bincount(row, of, requests), np.bincount(row, of * action, requests)
+    return ((total + 1) / (count + 1) / (len(ACTIONS) - 1))[:, None]
 
 
 def _share(
@@ -359,12 +350,11 @@ class _Tally:
             best[task] = auc(self._column(f"{task}.truth", given), label)
             shown, ones = train._column("item", given), train._column(task, given)
             popularity[task], score[task] = popularity_auc(shown, ones, item, label, self.items)
-        without = {name: auc(self._column(f"click.{name}"), self._column("click")) for name in ("mean", "largest")}
         return {
             "best_auc": best,
             "popularity_auc": popularity,
             "popularity_score": score,
-            "no_interaction_auc": {"click": max(without.values())},
+            "no_interaction_auc": {"click": auc(self._column("click.mean"), self._column("click"))},
         }
 
     def _column(self, name: str, given: str | None = None) -> NDArray:

@@ -38,7 +38,7 @@ def test_is_a_valid_dataset(made: Path) -> None:
         for name in SEQUENCES:
             assert split.lengths[name]["max"] == of["max_length"][name]
             assert split.lengths[name]["mean"] == pytest.approx(of["mean_length"][name])
-    assert report.cardinality["search.query"] == (240, 240) and report.cardinality["context.scene"] == (2, 2)
+    assert report.cardinality["search.query"] == (24, 24) and report.cardinality["context.scene"] == (2, 2)
 
 
 def test_schema(made: Path) -> None:
@@ -51,7 +51,7 @@ def test_schema(made: Path) -> None:
 def test_lengths(train: pa.Table) -> None:
     lengths = {name: ragged_values(train, f"{name}.time").lengths for name in SEQUENCES}
     assert lengths["clicks"].max() <= 300 and lengths["search"].max() <= 20 and lengths["feed"].max() <= 30
-    assert lengths["clicks"].min() > 0 and 45 < lengths["clicks"].mean() < 65
+    assert lengths["clicks"].min() > 0 and 18 < lengths["clicks"].mean() < 27
     for name in ("search", "feed"):
         assert (lengths[name] == 0).mean() == pytest.approx(EMPTY_P, abs=0.02)
     assert ((lengths["search"] == 0) & (lengths["feed"] == 0)).any(), "a request may have neither"
@@ -60,8 +60,8 @@ def test_lengths(train: pa.Table) -> None:
 def test_the_truth_is_worth_knowing_and_needs_the_intent(made: Path) -> None:
     test = json.loads((made / "stats.json").read_text())["test"]
     best, popularity = test["best_auc"], test["popularity_auc"]
-    assert best["click"] > 0.85 and best["click"] > test["no_interaction_auc"]["click"] + 0.15
-    assert test["no_interaction_auc"]["click"] < 0.72 and 0.7 < best["conversion"] < 0.85
+    assert best["click"] > 0.85 and best["click"] > test["no_interaction_auc"]["click"] + 0.2
+    assert test["no_interaction_auc"]["click"] < 0.65 and 0.7 < best["conversion"] < 0.85
     assert popularity["click"] < 0.6 and popularity["conversion"] < 0.65
 
 
@@ -77,14 +77,14 @@ def test_labels_follow_their_probability(train: pa.Table) -> None:
 
 @pytest.mark.parametrize(("scene", "empty"), [(0, "search"), (1, "feed")])
 def test_the_scene_says_which_sequence_counts(train: pa.Table, scene: int, empty: str) -> None:
-    """The truth spreads where the intent is known, and less where the sequence of the scene is empty."""
-    spread = np.reshape(ragged_values(train, "candidate.click.truth").values, (train.num_rows, -1)).max(1)
+    """The truth spreads over requests where the intent is known, and hardly where the sequence of the scene is empty."""
+    truth = np.reshape(ragged_values(train, "candidate.click.truth").values, (train.num_rows, -1)).max(1)
     here = scalar_values(train, "scene") == scene
     lengths = {name: ragged_values(train, f"{name}.time").lengths for name in ("search", "feed")}
     (other,) = set(lengths) - {empty}
-    known = spread[here & (lengths[empty] > 0)].mean()
-    assert spread[here & (lengths[empty] == 0)].mean() < known - 0.15
-    assert spread[here & (lengths[empty] > 0) & (lengths[other] == 0)].mean() == pytest.approx(known, abs=0.07)
+    known = truth[here & (lengths[empty] > 0)].std()
+    assert truth[here & (lengths[empty] == 0)].std() < 0.3 * known
+    assert truth[here & (lengths[empty] > 0) & (lengths[other] == 0)].std() == pytest.approx(known, rel=0.3)
 
 
 def test_splits_are_in_order_of_time(made: Path) -> None:
@@ -109,8 +109,8 @@ def test_the_smallest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"items": 5}, "items=5: expected at least one per brand, brands=48"),
-        ({"queries": 20}, "queries=20: expected at least one per topic, topics=24"),
+        ({"items": 5}, "items=5: expected at least one per brand, brands=16"),
+        ({"queries": 10}, "queries=10: expected at least one per topic, topics=12"),
         ({"topics": 5}, "greater than or equal to 6"),
         ({"mean_length": 300}, "mean_length=300: expected less than max_length=300"),
     ],
