@@ -44,9 +44,9 @@ class Trained:
     dense: dict[str, Tensor]
 
 
-def sharded_config(**embedding: Any) -> Config:
-    """All tables `dim` wide; `embedding` are changes to the defaults of EmbeddingConfig."""
-    tree = {"data": {"path": "unused"}, "model": model_config().model_dump(), "embedding": {"dim": 8} | embedding}
+def sharded_config(model: dict[str, Any] | None = None, **embedding: Any) -> Config:
+    """All tables `dim` wide; `model` are changes of `model_config`, `embedding` of the defaults of EmbeddingConfig."""
+    tree = {"data": {"path": "unused"}, "model": model_config(**model or {}).model_dump(), "embedding": {"dim": 8} | embedding}
     return Config.model_validate(tree)
 
 

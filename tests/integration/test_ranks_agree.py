@@ -6,18 +6,26 @@ import torch
 from tests.data.requests import make_rows
 from tests.embedding.sharded import Trained, Update, initial_table, sharded_config, train, whole_tables
 from tests.helpers.ranks import run_ranks
+from tests.models.batches import MODELS
 
 STEPS = 12
 ROWS = make_rows(10 * STEPS)
 GLOBAL = [ROWS[10 * step : 10 * step + 10] for step in range(STEPS)]
 # Uneven parts, as ranks have at the end of their files: the second gets 0 to 5 of 10 requests.
 BATCHES = [[rows[step % 6 :], rows[: step % 6]] for step, rows in enumerate(GLOBAL)]
-CONFIG = sharded_config(tables={name: {"sharding": ["row_wise"]} for name in ("item", "user")}, lr=0.05)
-RUNS: list[tuple[Update, str]] = [("sync", "sgd"), ("delayed", "sgd"), ("delayed", "adamw"), ("ddp", "sgd")]
+NAMES = ("longer", "hyformer", "longer_rankmixer")
+CONFIGS = {
+    name: sharded_config(MODELS[name], tables={table: {"sharding": ["row_wise"]} for table in ("item", "user")}, lr=0.05)
+    for name in NAMES
+}
+RUNS: list[tuple[str, Update, str]] = [
+    *(("longer", *run) for run in (("sync", "sgd"), ("delayed", "sgd"), ("delayed", "adamw"), ("ddp", "sgd"))),
+    *((name, update, "sgd") for name in NAMES[1:] for update in ("delayed", "ddp")),
+]
 
 
 def _train_every_way() -> list[Trained]:
-    return [train(CONFIG, BATCHES, update, dense) for update, dense in RUNS]
+    return [train(CONFIGS[name], BATCHES, update, dense) for name, update, dense in RUNS]
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +51,16 @@ def test_same_weights(one_rank: list[Trained], two_ranks: list[list[Trained]], r
     for name, expected in one_rank[run].dense.items():
         first, second = (rank.dense[name] for rank in two_ranks[run])
         assert torch.equal(first, second), name
-        if RUNS[run][1] == "sgd":  # AdamW makes whole steps of roundings where the gradient is zero, as for a key's bias
+        if RUNS[run][2] == "sgd":  # AdamW makes whole steps of roundings where the gradient is zero, as for a key's bias
             torch.testing.assert_close(first, expected, rtol=0.0, atol=1e-5)
-    tables = whole_tables(two_ranks[run], CONFIG)
-    for name, expected in whole_tables([one_rank[run]], CONFIG).items():
+    config = CONFIGS[RUNS[run][0]]
+    tables = whole_tables(two_ranks[run], config)
+    for name, expected in whole_tables([one_rank[run]], config).items():
         torch.testing.assert_close(tables[name], expected, rtol=0.0, atol=1e-5)
-        assert (expected - initial_table(name, CONFIG)).abs().max() > 1e-2, "nothing was learned"
+        assert (expected - initial_table(name, config)).abs().max() > 1e-2, "nothing was learned"
 
 
 def test_runs_differ_where_they_should(one_rank: list[Trained]) -> None:
-    sync, delayed, adamw, ddp = (trained.losses for trained in one_rank)
+    sync, delayed, adamw, ddp = (trained.losses for trained in one_rank[:4])
     assert sync[0] == delayed[0] == adamw[0] and sync == pytest.approx(ddp, abs=1e-6)
     assert abs(sync[1] - delayed[1]) > 1e-4 and abs(delayed[2] - adamw[2]) > 1e-4
