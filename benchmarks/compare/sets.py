@@ -42,9 +42,9 @@ PREFIX_HYFORMER = {"rotary": True}
 DATA = {
     "three": DataSet(
         folder="three",
-        data={"batch_size": 64, "eval_batch_size": 128},
-        run={"epochs": 1, "eval_every": 125},
-        embedding={"dim": 16, "lr": 0.1},
+        data={"batch_size": 128, "eval_batch_size": 256},
+        run={"epochs": 1, "eval_every": 375},
+        embedding={"dim": 16, "lr": 0.1, "init_scale": 0.5},
         tokens={"width": 32, "hidden": 64},
         longer={"merge": 1, "inner_trans": False, "k": 16, "heads": 4},
         queries={"clicks": 2, "search": 1, "feed": 1},
