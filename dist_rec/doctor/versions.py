@@ -27,7 +27,7 @@ AT_LEAST = {
     "pydantic": "2.7",
     "pyyaml": "6",
     "rich": "13",
-    "typer": "0.12",
+    "typer": "0.19",
     "torchdata": "0.11",
     "tensorboard": "2.16",
     "matplotlib": "3.8",
