@@ -56,8 +56,8 @@ def _assert_true(case: Case, got: tuple[Tensor, Tensor, Tensor]) -> None:
         assert_close_to_truth(mine, truth, farthest([getattr(p, name) for p in plain], truth), factor=4.0)
 
 
-# The same cases every time: a number between the passes, compared with plain maths that may be lucky in the one row that counts,
-# missed factor 4 about once in some hundred random cases (5.4 was seen), while outputs and gradients of random cases keep factor 2.
+# The same cases every time: a number between the passes is compared with plain maths that may be lucky in the one row that
+# counts (5.4 times its error was seen once), while outputs and gradients of random cases keep factor 2.
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(case=tiled_cases(), promised=st.booleans())
 def test_equals_the_truth(case: Case, promised: bool) -> None:
