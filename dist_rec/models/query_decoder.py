@@ -34,7 +34,7 @@ class QueryDecoder(nn.Module):
         # Where a candidate sees only its own oldest events, its queries stand at the last of them.
         last = None if view.seen is None else (view.seen - 1).repeat_interleave(n)
         if self.rotary:
-            end = events.lengths[view.request] if view.seen is None else view.seen
+            end = events.end[view.request] if view.seen is None else view.seen
             q, k = rotate(q, end.repeat_interleave(n)), rotate(k, events.position)
         attended = cross_causal_attention(
             q,

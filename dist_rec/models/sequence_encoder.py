@@ -4,7 +4,7 @@ Legend: B requests, N events of one sequence, L_H newest events, D width. States
 encoding serves all candidates of a request.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -16,15 +16,21 @@ from dist_rec.models.jagged import newest, offsets_of, position_in_request
 
 @dataclass(frozen=True)
 class Encoded:
-    """Packed rows (N, D) of one sequence, `lengths` (B,) int32, and `position` (N,) int64 of each row in its sequence."""
+    """Packed rows (N, D) of one sequence, `lengths` (B,) int32, and `position` (N,) int64 of each row in its sequence.
+
+    `end` (B,) int32 is how long the whole sequence is: where the queries stand. `recent`: only so many newest rows are left
+    of it, or None while all are there.
+    """
 
     rows: Tensor
     lengths: Tensor
     position: Tensor
+    end: Tensor
+    recent: int | None = None
 
     @classmethod
     def of(cls, tokens: Tensor, lengths: Tensor) -> "Encoded":
-        return cls(tokens, lengths, position_in_request(lengths, len(tokens)))
+        return cls(tokens, lengths, position_in_request(lengths, len(tokens)), lengths)
 
 
 class AttentionEncoder(nn.Module):
@@ -38,7 +44,7 @@ class AttentionEncoder(nn.Module):
         self.block = CrossCausalBlock(width, config.heads, config.ffn_expansion, config.rotary, config.dropout)
 
     def forward(self, events: Encoded) -> Encoded:
-        asking = events if self.recent is None else _newest(events, self.recent)
+        asking = events if self.recent in (None, events.recent) else _newest(events, self.recent)
         rows = AttentionRows(
             q_offsets=offsets_of(asking.lengths),
             kv_offsets=offsets_of(events.lengths),
@@ -51,7 +57,7 @@ class AttentionEncoder(nn.Module):
             kv_rotary=events.position.float(),
             causal=self.causal,
         )
-        return Encoded(self.block(asking.rows, events.rows, rows), asking.lengths, asking.position)
+        return replace(asking, rows=self.block(asking.rows, events.rows, rows))
 
 
 class SwigluEncoder(nn.Module):
@@ -67,7 +73,7 @@ class SwigluEncoder(nn.Module):
     def forward(self, events: Encoded) -> Encoded:
         x = self.norm(events.rows)
         hidden = self.down(silu(self.gate(x)) * self.up(x))
-        return Encoded(events.rows + self.dropout(hidden), events.lengths, events.position)
+        return replace(events, rows=events.rows + self.dropout(hidden))
 
 
 def make_encoder(config: HyFormerConfig, sequence: HyFormerSequence, width: int) -> AttentionEncoder | SwigluEncoder:
@@ -78,4 +84,4 @@ def make_encoder(config: HyFormerConfig, sequence: HyFormerSequence, width: int)
 
 def _newest(events: Encoded, count: int) -> Encoded:
     index, kept = newest(events.lengths, count)
-    return Encoded(events.rows[index], kept, events.position[index])
+    return Encoded(events.rows[index], kept, events.position[index], events.end, count)

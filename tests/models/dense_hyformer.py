@@ -3,7 +3,7 @@
 Uses the weights of a `HyFormer` and none of its code. Padding may hold anything.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,20 @@ from dist_rec.models.sequence_encoder import AttentionEncoder, SwigluEncoder
 
 @dataclass
 class Padded:
-    """x (B, L, D), real (B, L) bool: which slots hold an event. Events stand in the order of time, padding anywhere."""
+    """x (B, L, D), real (B, L) bool: which slots hold an event. Events stand in the order of time, padding anywhere.
+
+    place (B, L) numbers all events of a sequence from its oldest and end (B,) is how many there are, also after an encoder
+    has dropped some.
+    """
 
     x: Tensor
     real: Tensor
+    place: Tensor
+    end: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, real: Tensor) -> "Padded":
+        return cls(x, real, real.cumsum(1) - 1, real.sum(1))
 
 
 def dense_hyformer(model: HyFormer, features: Tensor, sequences: dict[str, Padded], pools: dict[str, Tensor]) -> Tensor:
@@ -61,7 +71,7 @@ def _queries(model: HyFormer, features: Tensor, pools: dict[str, Tensor]) -> Ten
 def _encode(encoder: nn.Module, sequence: HyFormerSequence, s: Padded) -> Padded:
     if isinstance(encoder, SwigluEncoder):
         x = _norm(encoder.norm, s.x)
-        return Padded(s.x + encoder.down(F.silu(encoder.gate(x)) * encoder.up(x)), s.real)
+        return replace(s, x=s.x + encoder.down(F.silu(encoder.gate(x)) * encoder.up(x)))
     assert isinstance(encoder, AttentionEncoder)
     block, asks = encoder.block, s.real
     if sequence.encoder == "longer":  # the last `recent` real slots ask; the others become padding
@@ -71,9 +81,11 @@ def _encode(encoder: nn.Module, sequence: HyFormerSequence, s: Padded) -> Padded
     sees = s.real[:, None, :].expand(-1, s.x.shape[1], -1)
     if sequence.causal:
         sees = sees & torch.ones(s.x.shape[1], s.x.shape[1], dtype=torch.bool).tril()
-    x = s.x + block.project(_attention(block.query(normed), block.key(normed), block.value(normed), sees, block.heads))
+    turns = (s.place, s.place) if block.rotary else None
+    heads = _attention(block.query(normed), block.key(normed), block.value(normed), sees, block.heads, turns)
+    x = s.x + block.project(heads)
     x = x + block.ffn[-1](F.gelu(block.ffn[0](_norm(block.norm_ffn, x))))
-    return Padded(x, asks)
+    return replace(s, x=x, real=asks)
 
 
 def _decode(decoder: nn.Module, queries: Tensor, s: Padded) -> Tensor:
@@ -81,7 +93,9 @@ def _decode(decoder: nn.Module, queries: Tensor, s: Padded) -> Tensor:
     events = _norm(decoder.norm_events, s.x)
     q = decoder.query(_norm(decoder.norm_query, queries))
     sees = s.real[:, None, :].expand(-1, queries.shape[1], -1)
-    return queries + decoder.project(_attention(q, decoder.key(events), decoder.value(events), sees, decoder.heads))
+    turns = (s.end[:, None].expand(-1, q.shape[1]), s.place) if decoder.rotary else None
+    heads = _attention(q, decoder.key(events), decoder.value(events), sees, decoder.heads, turns)
+    return queries + decoder.project(heads)
 
 
 def _boost(mixer: nn.Module, x: Tensor) -> Tensor:
@@ -110,12 +124,25 @@ def _per_token(ffn: PerTokenFfn, x: Tensor) -> Tensor:
     return torch.stack(out, dim=1)
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, sees: Tensor, heads: int) -> Tensor:
-    """(B, q, D), (B, L, D), sees (B, q, L) -> (B, q, D), zero for a row that sees nothing."""
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, sees: Tensor, heads: int, turns: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """(B, q, D), (B, L, D), sees (B, q, L) -> (B, q, D), zero for a row that sees nothing; `turns`: where q (B, q) and k
+    (B, L) stand, for rotary embeddings."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    if turns is not None:
+        q, k = _turned(q, turns[0]), _turned(k, turns[1])
     scores = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).masked_fill(~sees[:, None], float("-inf"))
     weights = scores.softmax(-1).nan_to_num(0.0)
     return (weights @ v).transpose(1, 2).flatten(2)
+
+
+def _turned(x: Tensor, place: Tensor) -> Tensor:
+    """(B, H, L, D): the pair of columns i and i + D/2 as a complex number, turned by place * 10000^(-2i/D), angles in fp32."""
+    half = x.shape[-1] // 2
+    angle = place[:, None, :, None].float() * 10_000.0 ** (-torch.arange(half, dtype=torch.float32) / half)
+    turned = torch.complex(x[..., :half], x[..., half:]) * torch.complex(angle.cos().to(x.dtype), angle.sin().to(x.dtype))
+    return torch.cat([turned.real, turned.imag], dim=-1)
 
 
 def _norm(norm: nn.Module, x: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ CASES: list[dict[str, Any]] = [
     {"sequences": MIXED, "encode_from": "input", "pools": "own"},
     {"sequences": MIXED, "evolve_non_sequential": False, "query_inputs": ["non_sequential"]},
     {"sequences": MIXED, "rankmixer_block": True, "query_inputs": ["candidate"]},
+    {"sequences": MIXED, "rotary": True},
+    {"sequences": MIXED, "rotary": True, "encode_from": "input", "layers": 3},
     {"sequences": MIXED, "per_token": False, "query_inputs": ["pools"], "query_expansion": 2},
 ]
 
@@ -76,7 +78,7 @@ def _padded(tokens: Tensor, lengths: Tensor, view: CandidateView, seed: int) -> 
         padding = 100 * torch.randn(longest, WIDTH, generator=generator, dtype=torch.float64)
         rows.append(padding.index_copy(0, place, histories[request]))
         real.append(torch.zeros(longest, dtype=torch.bool).index_fill(0, place, True))
-    return Padded(torch.stack(rows), torch.stack(real))
+    return Padded.of(torch.stack(rows), torch.stack(real))
 
 
 def _gradients(model: HyFormer, out: Tensor, inputs: SequenceInputs) -> list[Tensor]:

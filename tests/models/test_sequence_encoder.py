@@ -1,5 +1,6 @@
 """HyFormer's encoders of one sequence: which states an event reaches, which events remain."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def _events(lengths: list[int] = LENGTHS, seed: int = 0) -> Encoded:
 def _with_row(events: Encoded, place: int) -> Encoded:
     other = events.rows.clone()
     other[place] = _events(seed=1).rows[place]
-    return Encoded(other, events.lengths, events.position)
+    return replace(events, rows=other)
 
 
 def _reached(encoder: nn.Module, place: int) -> list[int]:
