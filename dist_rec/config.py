@@ -186,7 +186,8 @@ class HyFormerConfig(Strict):
     )
     merge_sequences: bool = Field(
         default=False,
-        description="Join all sequences, in the order of the schema, and share the queries of the first; to compare.",
+        description="Join all sequences, in the order of the schema, into one with the settings of the first; to compare. "
+        "Newest events of the joined sequence are those at its end: of the schema's last sequence.",
     )
     rotary: bool = Field(
         default=False, description="Rotate queries and keys by their position (relative positions); not in the paper."
@@ -212,7 +213,10 @@ class HeadConfig(Strict):
 
 
 class PrecisionConfig(Strict):
-    """Compute type per part; parameters, softmax statistics, LayerNorm and the loss stay in fp32. auto: bf16 on a GPU."""
+    """Compute type per part; parameters, softmax statistics, LayerNorm and the loss stay in fp32. auto: bf16 on a GPU.
+
+    What a part hands on has its compute type: with bf16 layers the rows between layers, which residuals add to, are bf16.
+    """
 
     tokens: Precision = Field(default="auto", description="The token MLP.")
     layers: Precision = Field(default="auto", description="Merging and all attention layers.")
@@ -254,6 +258,7 @@ class ModelConfig(Strict):
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
         self._check_head()
+        self._check_parts()
         if self.name == "hyformer":
             self._check_hyformer()
         if self.name == "longer":
@@ -275,10 +280,27 @@ class ModelConfig(Strict):
                 f"head.inputs: expected at least one of {', '.join(sorted(mixed & known))}, got {self.head.inputs}"
             )
 
+    def _check_parts(self) -> None:
+        """What names a part that this model does not have would change nothing, unnoticed."""
+        parts = {
+            "longer": ["tokens", "inner", "cross", "self"],
+            "hyformer": ["tokens", "encoders", "decoders", "mixer"],
+        }.get(self.name, ["tokens"])
+        parts += ["mixer"] if self.interaction == "rankmixer" else []
+        if extra := [part for part in self.recompute if part not in parts]:
+            raise ValueError(f"recompute: {self.name} has no {', '.join(extra)}; expected some of {', '.join(parts)}")
+        if self.non_sequential.split is not None and not self.mixes:
+            raise ValueError(
+                f"non_sequential.split={self.non_sequential.split}: {self.name} makes no tokens of context and candidate; "
+                "expected name: hyformer or interaction: rankmixer"
+            )
+
     def _check_hyformer(self) -> None:
         width, heads = self.tokens.width, self.hyformer.heads
         if width % heads:
             raise ValueError(f"hyformer.heads={heads} must divide tokens.width={width}")
+        if self.hyformer.merge_sequences and self.hyformer.pools == "own":
+            raise ValueError("hyformer.pools: own is of separate sequences; merge_sequences leaves one, expected pools: all")
         if self.hyformer.rotary and (width // heads) % 2:
             raise ValueError(f"hyformer.rotary needs an even head size, got {width} / {heads}")
 
@@ -365,7 +387,8 @@ class OptimConfig(Strict):
     )
     optimizer: Literal["adamw", "adam", "adagrad", "sgd", "muon"] = Field(
         default="adamw",
-        description="Torch optimizer of the dense parameters. muon: for matrices, at AdamW's scale; AdamW for the rest.",
+        description="Torch optimizer of the dense parameters. muon: for matrices, at AdamW's scale; AdamW for the rest: "
+        "vectors and the 3-D weights of per-token layers, which torch's Muon does not take.",
     )
     lr: float = Field(default=1e-3, gt=0.0, description="Learning rate at its highest.")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Of Adam, of AdamW and of the AdamW beside Muon.")

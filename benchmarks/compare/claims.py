@@ -21,7 +21,7 @@ class Claim:
 
 
 MOVIES = ("ml-100k", "ml-1m")
-MERGED = {"sequences": {"clicks": {"encoder": "longer", "recent": 32, "queries": 4}}, "merge_sequences": True}
+MERGED = {"sequences": {"clicks": {"encoder": "full", "queries": 4}}, "merge_sequences": True}
 CLAIMS = (
     Claim(
         "merging tokens is not worse (LONGER, Table 2)",
@@ -40,7 +40,7 @@ CLAIMS = (
     ),
     Claim(
         "separate sequences beat merged ones (HyFormer, Table 2)",
-        "HyFormer, longer",
+        "HyFormer, full",
         ("three",),
         {"merged sequences, shared queries": {"hyformer": MERGED}},
     ),

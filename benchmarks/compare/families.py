@@ -1,7 +1,7 @@
 """The models of the comparison: for each a family of sizes, of which the one nearest to the reference is taken.
 
-The reference is the data set's LONGER. A family is a list of model trees; matching looks at dense parameters or at forward
-FLOPs of a request of mean lengths with one candidate. Embedding tables are the same for all.
+The reference is the data set's LONGER, the same at both budgets. A family is a list of model trees; matching looks at dense
+parameters or at forward FLOPs of a request of mean lengths with one candidate. Embedding tables are the same for all.
 """
 
 import math
@@ -22,8 +22,9 @@ from dist_rec.models.ranker import Ranker
 Budget = Literal["parameters", "flops"]
 HEADS = 4
 ENCODERS = ("full", "longer", "swiglu")
+REFERENCE = "LONGER"
 FAMILIES = (
-    "LONGER",
+    REFERENCE,
     *(f"HyFormer, {encoder}" for encoder in ENCODERS),
     "RankMixer + sum pooling",
     "LONGER + RankMixer",
@@ -49,7 +50,7 @@ class Sized:
 def matched(family: str, data: DataSet, schema: Schema, lengths: dict[str, int], budget: Budget) -> Sized:
     """The size of a family whose parameters or FLOPs are nearest to the reference's, as a ratio."""
     reference = measured(next(_longer(data)), data, schema, lengths)
-    if family == "LONGER":
+    if family == REFERENCE:
         return reference
     target = getattr(reference, budget)
     sizes = [size for tree in _family(family, data, schema, budget) if (size := _possible(tree, data, schema, lengths))]

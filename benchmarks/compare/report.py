@@ -53,7 +53,7 @@ def _section(data: str, task: str, rows: list[Row], all_rows: list[Row]) -> list
 
 
 def _finals(rows: list[Row], model: str, budget: str) -> list[Row]:
-    return [r for r in rows if r["model"] == model and r["budget"] == budget and int(r["seed"]) in SEEDS]
+    return [r for r in rows if r["model"] == model and r["budget"] in (budget, "both") and int(r["seed"]) in SEEDS]
 
 
 def _line(model: str, rows: list[Row], speed: list[str]) -> str:

@@ -11,9 +11,9 @@ from itertools import pairwise
 from typing import Literal
 
 
-def layer_params(width: int) -> int:
-    """`12 D^2 + 13 D`: four projections, feed-forward of expansion 4, all with bias, two LayerNorms."""
-    return 12 * width**2 + 13 * width
+def layer_params(width: int, expansion: int = 4) -> int:
+    """`12 D^2 + 13 D` with expansion 4: four projections, a feed-forward layer, all with bias, two LayerNorms."""
+    return (4 + 2 * expansion) * width**2 + (9 + expansion) * width
 
 
 def layer_flops(rows: int, width: int) -> int:
@@ -75,6 +75,17 @@ def longer_flops(shape: LongerShape) -> dict[str, int]:
     }
 
 
+def longer_params(shape: LongerShape) -> dict[str, int]:
+    """Parameters by part, the tokens and the projections of the global tokens aside."""
+    s, width = shape, shape.merge * shape.token_width
+    return {
+        "queries": s.k * width if s.learnable else 0,
+        "inner": layer_params(s.token_width, s.expansion) if s.inner_trans else 0,
+        "cross": layer_params(width, s.expansion),
+        "self": s.self_layers * layer_params(width, s.expansion) + 2 * width,
+    }
+
+
 @dataclass(frozen=True)
 class SequenceShape:
     """One sequence of HyFormer: L events, its encoder, L_H newest events of encoder longer, queries."""
@@ -98,7 +109,7 @@ class HyformerShape:
     layers: int
     ffn_expansion: int = 4
     mixer_expansion: int = 4
-    query_expansion: int = 1
+    query_expansion: int = 4
     from_input: bool = False
     per_token: bool = True
     rankmixer_block: bool = False
@@ -130,21 +141,24 @@ def hyformer_flops(shape: HyformerShape) -> dict[str, int]:
 def hyformer_params(shape: HyformerShape) -> dict[str, int]:
     """Parameters by part, with biases and norms."""
     s, D, e = shape, shape.width, shape.ffn_expansion
-    transformer, swiglu = (4 + 2 * e) * D**2 + (9 + e) * D, 3 * e * D**2 + (2 * e + 3) * D
+    transformer, swiglu = layer_params(D, e), 3 * e * D**2 + (2 * e + 3) * D
     hidden, queries = s.query_expansion * D, s.tokens - s.features
-    feed_forward = per_token_params(s.tokens if s.per_token else 1, D, s.mixer_expansion)
-    norms = 4 * D if s.rankmixer_block else 2 * D
     return {
-        "queries": queries * ((s.known * D + 1) * hidden + (hidden + 1) * D),
+        "queries": queries * mlp_params([s.known * D, hidden, D]),
         "encoders": s.layers * sum(swiglu if q.encoder == "swiglu" else transformer for q in s.sequences),
         "decoders": s.layers * len(s.sequences) * (4 * D**2 + 7 * D),
-        "mixer": s.layers * (feed_forward + norms) + 2 * D,
+        "mixer": s.layers * mixer_params(s.tokens if s.per_token else 1, D, s.mixer_expansion, s.rankmixer_block) + 2 * D,
     }
 
 
 def mixer_flops(candidates: int, tokens: int, width: int, expansion: int) -> int:
     """`4 k T D^2` per candidate: a per-token feed-forward layer; the mixing itself only moves numbers."""
     return 4 * expansion * candidates * tokens * width**2
+
+
+def mixer_params(tokens: int, width: int, expansion: int, rankmixer_block: bool) -> int:
+    """A mixing block with feed-forward weights for so many tokens, and its LayerNorms: two in RankMixer's, else one."""
+    return per_token_params(tokens, width, expansion) + (4 if rankmixer_block else 2) * width
 
 
 def per_token_params(tokens: int, width: int, expansion: int) -> int:
@@ -155,6 +169,11 @@ def per_token_params(tokens: int, width: int, expansion: int) -> int:
 def mlp_flops(widths: list[int]) -> int:
     """A chain of linear layers."""
     return sum(2 * before * after for before, after in pairwise(widths))
+
+
+def mlp_params(widths: list[int]) -> int:
+    """The same with a bias in every layer."""
+    return sum((before + 1) * after for before, after in pairwise(widths))
 
 
 def table_bytes(rows: int, dim: int, *, optimizer: str) -> int:

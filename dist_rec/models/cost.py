@@ -7,9 +7,13 @@ from dist_rec.common.cost import (
     LongerShape,
     SequenceShape,
     hyformer_flops,
+    hyformer_params,
     longer_flops,
+    longer_params,
     mixer_flops,
+    mixer_params,
     mlp_flops,
+    mlp_params,
 )
 from dist_rec.models.din import Din
 from dist_rec.models.hyformer import MERGED, HyFormer
@@ -21,6 +25,7 @@ from dist_rec.models.ranker import Ranker
 from dist_rec.models.tokens import EventTokens
 
 Flops = dict[str, int]
+Params = dict[str, int]
 
 
 def request_flops(ranker: Ranker, lengths: dict[str, int], candidates: int = 1) -> Flops:
@@ -40,6 +45,28 @@ def request_flops(ranker: Ranker, lengths: dict[str, int], candidates: int = 1) 
     total |= _hyformer(body, lengths, candidates) if isinstance(body, HyFormer) else _late(ranker, body, lengths, candidates)
     total["head"] = candidates * linear_flops(ranker.head)
     return total
+
+
+def model_params(ranker: Ranker) -> Params:
+    """Dense parameters by part; embedding tables are not among them."""
+    config, body = ranker.config, ranker.body
+    total: Params = {"tokens": 0}
+    for sequence in ranker.schema.sequences:
+        tokens = ranker.tokens[sequence.name]
+        assert isinstance(tokens, EventTokens)
+        total["tokens"] += _event_params(tokens, sequence.dynamic, sequence.time)
+    total["candidate"] = config.tokens.dynamic_dim * sum(ranker.schema.candidate.dynamic.values())
+    total["pools"] = linear_flops(ranker.pools) // 2
+    if isinstance(body, HyFormer):
+        mixed = hyformer_params(hyformer_shape(body, dict.fromkeys(ranker.tokens, 0)))
+        total |= {"non-sequential": _token_params(body.non_sequential), **mixed}
+    else:
+        for encoder in body.encoders.values():
+            for part, params in _encoder_params(ranker, encoder).items():
+                total[part] = total.get(part, 0) + params
+        total |= {} if body.mixer is None else _rank_mixer_params(ranker, body, body.mixer)
+    widths = [ranker.head_width, *config.head.hidden, 1]
+    return total | {"head": len(ranker.schema.candidate.labels) * mlp_params(widths)}
 
 
 def linear_flops(module: nn.Module) -> int:
@@ -85,21 +112,7 @@ def _encoder(ranker: Ranker, encoder: nn.Module, length: int, candidates: int) -
     """The events' tokens are counted with the ranker's."""
     model = ranker.config
     if isinstance(encoder, Longer):
-        shape = LongerShape(
-            length=length,
-            candidates=candidates,
-            token_width=model.tokens.width,
-            token_hidden=0,
-            row_dim=0,
-            merge=model.longer.merge,
-            inner_trans=model.longer.inner_trans,
-            k=model.longer.k,
-            group_size=len(model.longer.globals),
-            self_layers=model.longer.self_layers,
-            expansion=model.longer.ffn_expansion,
-            learnable=model.longer.queries == "learnable",
-        )
-        parts = longer_flops(shape)
+        parts = longer_flops(_longer_shape(ranker, length, candidates))
         del parts["tokens"]
         counts = {"candidate": candidates, "user": 1, "cls": 0}
         projections = zip(model.longer.globals, encoder.globals.project, strict=True)
@@ -110,6 +123,24 @@ def _encoder(ranker: Ranker, encoder: nn.Module, length: int, candidates: int) -
         pairs = linear_flops(encoder.product_part) + linear_flops(encoder.weigh) + 2 * model.tokens.width
         return {"attention": once + candidates * (each + length * pairs)}
     return {}
+
+
+def _longer_shape(ranker: Ranker, length: int, candidates: int) -> LongerShape:
+    longer = ranker.config.longer
+    return LongerShape(
+        length=length,
+        candidates=candidates,
+        token_width=ranker.config.tokens.width,
+        token_hidden=0,
+        row_dim=0,
+        merge=longer.merge,
+        inner_trans=longer.inner_trans,
+        k=longer.k,
+        group_size=len(longer.globals),
+        self_layers=longer.self_layers,
+        expansion=longer.ffn_expansion,
+        learnable=longer.queries == "learnable",
+    )
 
 
 def _rank_mixer(ranker: Ranker, mixer: RankMixer, candidates: int) -> Flops:
@@ -123,3 +154,40 @@ def _token_flops(tokens: GroupedTokens | SlicedTokens) -> int:
     if isinstance(tokens, GroupedTokens):
         return linear_flops(tokens)
     return 2 * tokens.project.weight.numel()
+
+
+def _event_params(tokens: EventTokens, dynamic: dict[str, int], has_time: bool) -> int:
+    config, row_dim = tokens.config, tokens.static.in_features
+    total = mlp_params([row_dim, config.hidden, config.width])
+    total += config.max_positions * row_dim if config.position != "none" else 0
+    total += config.time_dim * (config.time_buckets + config.hidden) if has_time else 0
+    return total + sum(config.dynamic_dim * (size + config.hidden) for size in dynamic.values())
+
+
+def _encoder_params(ranker: Ranker, encoder: nn.Module) -> Params:
+    width = ranker.config.tokens.width
+    if isinstance(encoder, Longer):
+        kinds, merged = ranker.config.longer.globals, width * ranker.config.longer.merge
+        sources = {"candidate": ranker.candidate_dim, "user": ranker.context_dim}
+        projections = (merged if kind == "cls" else mlp_params([sources[kind], merged, merged]) for kind in kinds)
+        return {"globals": sum(projections), **longer_params(_longer_shape(ranker, 0, 1))}
+    if isinstance(encoder, Din):
+        hidden = ranker.config.din.hidden
+        pairs = (3 * width + 1) * hidden + hidden + 1
+        return {"attention": mlp_params([ranker.candidate_dim, width]) + pairs}
+    return {}
+
+
+def _rank_mixer_params(ranker: Ranker, body: LateFusion, mixer: RankMixer) -> Params:
+    config = ranker.config.rankmixer
+    summaries = sum(mlp_params([width, config.width]) for width in body.widths)
+    tokens = _token_params(mixer.non_sequential) + summaries
+    per_block = mixer_params(mixer.num_tokens if config.per_token else 1, config.width, config.expansion, True)
+    return {"non-sequential": tokens, "mixer": config.layers * per_block}
+
+
+def _token_params(tokens: GroupedTokens | SlicedTokens) -> int:
+    if isinstance(tokens, GroupedTokens):
+        columns = (sum(c.stop - c.start for c in group) for group in tokens.groups)
+        return sum(mlp_params([width, tokens.width]) for width in columns)
+    return tokens.count * mlp_params([tokens.slice, tokens.width])

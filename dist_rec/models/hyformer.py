@@ -109,18 +109,16 @@ class QueryGenerator(nn.Module):
         self.pools = 0 if "pools" not in kinds else 1 if config.pools == "own" else len(counts)
         self.known = len(self.features) + self.pools
         self.ffn = PerTokenFfn(len(self.own), (self.known * width, config.query_expansion * width, width), config.dropout)
-        self.each = config.pools == "own"
+        self.each = self.pools > 0 and config.pools == "own"
 
     def forward(self, features: Tensor, pools: dict[str, Tensor]) -> Tensor:
-        known = features[:, self.features].flatten(1)
-        if not self.pools:
-            return self.ffn(known.unsqueeze(1).expand(-1, len(self.own), -1))
-        pooled = torch.stack(list(pools.values()), dim=1).to(known.dtype)
+        known = [features[:, place] for place in self.features]
+        pooled = [pool.to(features.dtype) for pool in pools.values()] if self.pools else []
         if self.each:
-            known = torch.cat([known.unsqueeze(1).expand(-1, len(self.own), -1), pooled[:, self.own]], dim=2)
-            return self.ffn(known)
-        known = torch.cat([known, pooled.flatten(1)], dim=1)
-        return self.ffn(known.unsqueeze(1).expand(-1, len(self.own), -1))
+            return self.ffn(torch.stack([torch.cat([*known, pooled[sequence]], dim=1) for sequence in self.own], dim=1))
+        # The same for all queries: one copy, which the per-token layer reads as often as there are queries.
+        everything = torch.cat([*known, *pooled], dim=1)
+        return self.ffn(everything.unsqueeze(1).expand(-1, len(self.own), -1))
 
 
 def _joined_pools(pools: dict[str, Tensor], lengths: dict[str, Tensor], view: CandidateView) -> dict[str, Tensor]:

@@ -28,9 +28,9 @@ class LateFusion(nn.Module):
         encoders = {name: _encoder(config, candidate_dim, context_dim) for name in sequences}
         self.encoders = nn.ModuleDict(encoders)
         self.head_inputs = config.head_inputs
-        widths = [encoder.width for encoder in encoders.values()]
-        self.mixer = None if tokens is None else RankMixer(config.rankmixer, widths, tokens, "mixer" in config.recompute)
-        self.width = sum(widths)
+        self.widths = [encoder.width for encoder in encoders.values()]
+        self.mixer = None if tokens is None else RankMixer(config.rankmixer, self.widths, tokens, "mixer" in config.recompute)
+        self.width = sum(self.widths)
         if self.mixer is not None:
             self.width = picked_width(self.mixer.num_tokens, self.mixer.width, self.head_inputs, 0)
 

@@ -36,8 +36,8 @@ class Ranker(nn.Module):
             {name: nn.Embedding(size, config.tokens.dynamic_dim) for name, size in schema.candidate.dynamic.items()}
         )
         row_dims = {name: sum(table_dims[f.table] for f in tokens.fields) for name, tokens in schema.token_sets.items()}
-        candidate_dim = row_dims[self.candidate_set] + config.tokens.dynamic_dim * len(schema.candidate.dynamic)
-        context_dim = row_dims.get("context", 0)
+        dynamic_dims = config.tokens.dynamic_dim * len(schema.candidate.dynamic)
+        self.candidate_dim, self.context_dim = row_dims[self.candidate_set] + dynamic_dims, row_dims.get("context", 0)
         dropout = getattr(config, config.name).dropout
         tokens = {
             s.name: EventTokens(config.tokens, row_dims[self.sequence_sets[s.name]], s.dynamic, s.time, dropout)
@@ -48,20 +48,20 @@ class Ranker(nn.Module):
         self.pools = nn.ModuleDict(
             {n: SequencePool(row_dims[self.sequence_sets[n]], t, config.tokens.width) for n, t in pooled.items()}
         )
-        self.body = self._body(FeatureColumns(schema, table_dims, config.tokens.dynamic_dim), candidate_dim, context_dim)
-        width = self.body.width
-        width += candidate_dim * ("candidate" in config.head_inputs) + context_dim * ("context" in config.head_inputs)
-        self.head = Head(config.head, width, len(schema.candidate.labels))
+        self.body = self._body(FeatureColumns(schema, table_dims, config.tokens.dynamic_dim))
+        self.head_width = self.body.width + self.candidate_dim * ("candidate" in config.head_inputs)
+        self.head_width += self.context_dim * ("context" in config.head_inputs)
+        self.head = Head(config.head, self.head_width, len(schema.candidate.labels))
         self.apply(_start_small)
 
-    def _body(self, columns: "FeatureColumns", candidate_dim: int, context_dim: int) -> HyFormer | LateFusion:
+    def _body(self, columns: "FeatureColumns") -> HyFormer | LateFusion:
         config, sequences = self.config, [s.name for s in self.schema.sequences]
         if config.name == "hyformer":
             tokens = _non_sequential(config, columns, config.tokens.width)
             return HyFormer(config, sequences, tokens, columns.candidate_groups)
         mixes = config.interaction == "rankmixer"
         tokens = _non_sequential(config, columns, config.rankmixer.width) if mixes else None
-        return LateFusion(config, sequences, candidate_dim, context_dim, tokens)
+        return LateFusion(config, sequences, self.candidate_dim, self.context_dim, tokens)
 
     def forward(self, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
         view = self.candidates(rows, batch)
@@ -172,6 +172,11 @@ def _check_hyformer(schema: Schema, config: ModelConfig) -> None:
     if unknown := sorted(set(config.hyformer.sequences) - set(known)):
         raise ConfigError(
             f"model.hyformer.sequences: no sequence {', '.join(unknown)} in the schema; known: {', '.join(known)}"
+        )
+    if config.hyformer.merge_sequences and (others := sorted(set(config.hyformer.sequences) - {known[0]})):
+        raise ConfigError(
+            f"model.hyformer.sequences: merge_sequences joins all into one with the settings of the first, {known[0]}; "
+            f"expected nothing for {', '.join(others)}"
         )
     if "candidate" in config.hyformer.query_inputs and config.non_sequential.split is not None:
         raise ConfigError(

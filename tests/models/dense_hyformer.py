@@ -124,9 +124,7 @@ def _per_token(ffn: PerTokenFfn, x: Tensor) -> Tensor:
     return torch.stack(out, dim=1)
 
 
-def _attention(
-    q: Tensor, k: Tensor, v: Tensor, sees: Tensor, heads: int, turns: tuple[Tensor, Tensor] | None = None
-) -> Tensor:
+def _attention(q: Tensor, k: Tensor, v: Tensor, sees: Tensor, heads: int, turns: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """(B, q, D), (B, L, D), sees (B, q, L) -> (B, q, D), zero for a row that sees nothing; `turns`: where q (B, q) and k
     (B, L) stand, for rotary embeddings."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))

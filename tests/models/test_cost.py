@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dist_rec.common.cost import hyformer_params
 from dist_rec.data.schema import Schema
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention
-from dist_rec.models.cost import hyformer_shape, linear_flops, request_flops
+from dist_rec.models.cost import hyformer_shape, linear_flops, model_params, request_flops
 from dist_rec.models.hyformer import HyFormer
 from tests.data.requests import make_schema
 from tests.models.batches import MODELS, Model, Row, make_batch, make_model
@@ -128,6 +128,15 @@ def test_repeated_events_cost_less_than_the_formula(monkeypatch: pytest.MonkeyPa
     row = _request(LENGTHS, 1) | {"history.item": [0, 1, 2, 3] * 2 + [0] * 3, "searches.query": [5] * 6}
     saved = (11 - 4) * 2 * 16 * 12 + (6 - 1) * 2 * 8 * 12
     assert sum(request_flops(model.ranker, LENGTHS, 1).values()) == _counted(model, row, monkeypatch) + saved
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("position", ["recency", "none"])
+def test_all_parameters_are_those_of_the_built_model(name: str, position: str) -> None:
+    """On a schema with times and dynamic fields, in a model of several tasks."""
+    changes = CASES[name]
+    ranker = make_model(**{**changes, "tokens": {**changes.get("tokens", {}), "position": position}}).ranker
+    assert sum(model_params(ranker).values()) == sum(p.numel() for p in ranker.parameters()), model_params(ranker)
 
 
 @pytest.mark.parametrize("name", HYFORMERS)
