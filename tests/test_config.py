@@ -92,6 +92,23 @@ def test_a_wrong_override_says_which(tmp_path: Path, override: str, message: str
         ({"model": {"hyformer": {"sequences": {"clicks": {"recnt": 3}}}}}, "clicks.recnt: unknown key; did you mean 'recent'"),
         ({"model": {"hyformer": {"sequences": {"clicks": {"queries": 0}}}}}, "clicks.queries: .*or equal to 1, got 0"),
         ({"model": {"non_sequential": {"split": 0}}}, "model.non_sequential.split: .*or equal to 1, got 0"),
+        (
+            {"model": {"non_sequential": {"split": 4}}},
+            "non_sequential.split=4: longer makes no tokens",
+        ),
+        ({"model": {"recompute": ["mixer"]}}, "recompute: longer has no mixer; expected some of tokens, inner, cross, self"),
+        (
+            {"model": {"name": "hyformer", "recompute": ["tokens", "cross", "self"]}},
+            "recompute: hyformer has no cross, self; expected some of tokens, encoders, decoders, mixer",
+        ),
+        (
+            {"model": {"name": "din", "interaction": "rankmixer", "recompute": ["inner"]}},
+            "recompute: din has no inner; expected some of tokens, mixer",
+        ),
+        (
+            {"model": {"name": "hyformer", "hyformer": {"merge_sequences": True, "pools": "own"}}},
+            "hyformer.pools: own is of separate sequences; merge_sequences leaves one, expected pools: all",
+        ),
         ({"embedding": {"dim": 6}}, "embedding.dim: Input should be a multiple of 4, got 6"),
         (
             {"embedding": {"tables": {"item": {"sharding": ["data_parallel", "row_wise"]}}}},

@@ -13,16 +13,18 @@ event first), and one or more candidates with their labels. Columns:
     candidate.<label>.truth      list of float, if `truth: true`: the probability the label was drawn with, given its condition
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
+from torch import nn
 
 from dist_rec.config import ConfigError, Strict, check, read_yaml
 
 SCHEMA_FILE = "schema.yaml"
+TAKEN_NAMES = frozenset(dir(nn.ModuleDict()))  # modules are kept by sequence, table and dynamic field, in ours and in TorchRec
 
 
 class StaticField(Strict):
@@ -97,6 +99,7 @@ class Schema(Strict):
     @field_validator("tables")
     @classmethod
     def _sizes(cls, tables: dict[str, int]) -> dict[str, int]:
+        _check_names("tables", tables)
         for name, size in tables.items():
             if not 0 < size < 2**31:
                 raise ValueError(f"table {name}: expected 1 to 2^31 - 1 ids, got {size}")
@@ -115,6 +118,7 @@ class Schema(Strict):
                         f"{place}.{field.name}: table '{field.table}' is not declared; declared: {', '.join(self.tables)}"
                     )
         names = [s.name for s in self.sequences]
+        _check_names("sequences", names)
         if len(set(names)) < len(names) or {"candidate", "context"} & set(names):
             raise ValueError(f"sequence names must differ and not be 'candidate' or 'context', got {names}")
         if any(s.time for s in self.sequences) and self.request.time is None:
@@ -122,6 +126,7 @@ class Schema(Strict):
         if self.candidate.seen and len(self.sequences) != 1:
             raise ValueError(f"candidate.seen needs exactly one sequence, got {len(self.sequences)}")
         for place, dynamic in [*((s.name, s.dynamic) for s in self.sequences), ("candidate", self.candidate.dynamic)]:
+            _check_names(f"{place}.dynamic", dynamic)
             for name, size in dynamic.items():
                 if not 0 < size <= 2**15:
                     raise ValueError(f"{place}.{name}: a dynamic field takes 1 to 32768 values, got {size}")
@@ -200,6 +205,15 @@ def load_schema(folder: str | Path, leave_out: Sequence[str] = ()) -> Schema:
             "groups": {group: fields for group, fields in groups.items() if fields},
         }
     )
+
+
+def _check_names(place: str, names: Iterable[str]) -> None:
+    for name in names:
+        if not name or "." in name or name in TAKEN_NAMES:
+            raise ValueError(
+                f"{place}: '{name}' cannot be a name here; expected one without dots that is no attribute of torch's "
+                f"ModuleDict, for example {name.replace('.', '_')}_1"
+            )
 
 
 def _check_groups(groups: dict[str, list[str]], known: list[str]) -> None:

@@ -42,6 +42,18 @@ def _given(given: dict[str, str]) -> dict:
         ({"candidate": {"static": ["item"], "labels": ["click"], "seen": True}}, "needs exactly one sequence, got 2"),
         ({"candidate": {"static": ["item"], "labels": []}}, "at least 1 item"),
         ({"candidate": {"static": ["item"], "dynamic": {"slot": 40_000}, "labels": ["click"]}}, "1 to 32768 values, got 40000"),
+        (
+            {"sequences": [{"name": "items", "static": ["item"]}]},
+            "sequences: 'items' cannot be a name here",
+        ),
+        (
+            {"sequences": [{"name": "a.b", "static": ["item"]}]},
+            "sequences: 'a.b' cannot be a name here; expected one without dots that is no attribute of torch's ModuleDict, "
+            "for example a_b_1",
+        ),
+        ({"sequences": [{"name": "clicks", "static": ["item"], "dynamic": {"type": 3}}]}, "clicks.dynamic: 'type' cannot"),
+        ({"candidate": {"static": ["item"], "dynamic": {"": 3}, "labels": ["click"]}}, "candidate.dynamic: '' cannot"),
+        ({"tables": {"keys": 3}}, "tables: 'keys' cannot be a name here"),
         ({"sequences": [{"name": "candidate", "static": ["item"]}]}, "not be 'candidate' or 'context'"),
         (
             {"groups": {"user": ["context.usr"]}},

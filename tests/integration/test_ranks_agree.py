@@ -13,11 +13,22 @@ ROWS = make_rows(10 * STEPS)
 GLOBAL = [ROWS[10 * step : 10 * step + 10] for step in range(STEPS)]
 # Uneven parts, as ranks have at the end of their files: the second gets 0 to 5 of 10 requests.
 BATCHES = [[rows[step % 6 :], rows[: step % 6]] for step, rows in enumerate(GLOBAL)]
-NAMES = ("longer", "hyformer", "longer_rankmixer")
-CONFIGS = {
-    name: sharded_config(MODELS[name], tables={table: {"sharding": ["row_wise"]} for table in ("item", "user")}, lr=0.05)
-    for name in NAMES
+SEQUENCES = {"history": {"encoder": "full", "causal": True}, "searches": {"encoder": "swiglu", "queries": 2}}
+MORE = {
+    "hyformer_mixed": {
+        **MODELS["hyformer"],
+        "tokens": {"width": 24},
+        "hyformer": {"heads": 2, "sequences": SEQUENCES, "rankmixer_block": True, "rotary": True, "pools": "own"},
+    },
+    "hyformer_merged": {
+        "name": "hyformer",
+        "tokens": {"width": 20},
+        "hyformer": {"heads": 2, "merge_sequences": True, "sequences": {"history": {"recent": 3, "queries": 2}}},
+    },
 }
+NAMES = ("longer", "hyformer", "longer_rankmixer", *MORE)
+TABLES = {table: {"sharding": ["row_wise"]} for table in ("item", "user")}
+CONFIGS = {name: sharded_config({**MODELS, **MORE}[name], tables=TABLES, lr=0.05) for name in NAMES}
 RUNS: list[tuple[str, Update, str]] = [
     *(("longer", *run) for run in (("sync", "sgd"), ("delayed", "sgd"), ("delayed", "adamw"), ("ddp", "sgd"))),
     *((name, update, "sgd") for name in NAMES[1:] for update in ("delayed", "ddp")),

@@ -226,6 +226,10 @@ SPLIT = {**MODELS["hyformer"], "tokens": {"width": 24}, "non_sequential": {"spli
             {"hyformer": {"heads": 2, "sequences": {"historie": {}}}},
             "no sequence historie in the schema; known: history",
         ),
+        (
+            {"hyformer": {"merge_sequences": True, "sequences": {"history": {"recent": 3}, "searches": {"recent": 3}}}},
+            "merge_sequences joins all into one with the settings of the first, history; expected nothing for searches",
+        ),
         ({"tokens": {"width": 24}}, r"model.tokens.width=24: .* T = 2 queries \+ 3 non-sequential = 5; .* 20 or 25"),
         ({"non_sequential": {"split": 4}}, r"T = 2 queries \+ 4 non-sequential = 6"),
         ({**SPLIT, "hyformer": {"heads": 2, "query_inputs": ["candidate"]}}, "candidate needs groups of fields"),
