@@ -1,5 +1,6 @@
 """HyFormer against the paper's padded form, and what its masks promise."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dist_rec.config import ConfigError, ModelConfig
+from dist_rec.kernels.cross_causal_attention import cross_causal_attention
 from dist_rec.models import attention_block, query_decoder
 from dist_rec.models.hyformer import HyFormer
 from dist_rec.models.jagged import CandidateView, SequenceInputs, owner
@@ -181,6 +183,22 @@ def test_swiglu_never_attends(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model(sequences={name: {"encoder": "swiglu"} for name in LENGTHS})
     model.mixed(_inputs(), make_view(COUNTS))
     assert len(calls) == 2 * len(LENGTHS)
+
+
+def test_the_fused_kernel_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs and every gradient in fp32, encoders and decoders."""
+    model, inputs, view = _model(sequences=MIXED, heads=3).float(), _inputs(), make_view(COUNTS, dtype=torch.float32)
+    tokens, pools = (
+        {name: x.detach().float().requires_grad_() for name, x in own.items()} for own in (inputs.tokens, inputs.pools)
+    )
+    single, results = SequenceInputs(tokens, inputs.lengths, pools), []
+    for backend in ("reference", "triton"):
+        for module in (attention_block, query_decoder):
+            monkeypatch.setattr(module, "cross_causal_attention", partial(cross_causal_attention, backend=backend))
+        out = model.mixed(single, view)
+        results.append([out, *_gradients(model, out, single)])
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_merged_sequences_are_one_sequence() -> None:

@@ -1,12 +1,14 @@
 """Query decoding: which events a candidate's queries see, and that they see nothing else."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dist_rec.kernels.cross_causal_attention import cross_causal_attention
 from dist_rec.models import query_decoder
 from dist_rec.models.jagged import CandidateView, owner
 from dist_rec.models.query_decoder import QueryDecoder
@@ -126,6 +128,24 @@ def test_with_limits_queries_stand_at_the_last_event_they_see(monkeypatch: pytes
     _, options = _asked(monkeypatch, SEEN)
     assert options["causal"] is True and not {"num_candidates", "seen"} & set(options)
     assert options["q_positions"].tolist() == [seen - 1 for seen in SEEN for _ in range(QUERIES)]
+
+
+@pytest.mark.parametrize("seen", [None, SEEN], ids=["all", "seen"])
+def test_the_fused_kernel_gives_the_same(seen: list[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs and every gradient in fp32, heads of 8; some candidates see nothing."""
+    torch.manual_seed(0)
+    decoder = QueryDecoder(16, heads=2, rotary=True, dropout=0.0)
+    queries = torch.randn(sum(COUNTS), QUERIES, 16, requires_grad=True)
+    rows = torch.randn(sum(LENGTHS), 16, requires_grad=True)
+    events, results = Encoded.of(rows, torch.tensor(LENGTHS, dtype=torch.int32)), []
+    weights = torch.randn(sum(COUNTS), QUERIES, 16)
+    for backend in ("reference", "triton"):
+        attention = partial(cross_causal_attention, backend=backend)
+        monkeypatch.setattr(query_decoder, "cross_causal_attention", attention)
+        out = decoder(queries, events, make_view(COUNTS, seen, dtype=torch.float32))
+        results.append([out, *torch.autograd.grad((out * weights).sum(), [queries, rows, *decoder.parameters()])])
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("seen", [None, []], ids=["all", "seen"])
