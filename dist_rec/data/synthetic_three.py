@@ -9,7 +9,9 @@ candidate converts with a probability that rises with its brand's share among al
 
 So the long sequence has to be read at a place that only a short one tells, and the context says which one. A model that sums
 up every sequence for itself has to carry what happened in every topic to where the intent is known; what it gets for nothing
-is the mean over all topics. Clicks grow with the user from request to request; searches and feed are drawn for each request.
+is the mean over all topics. What is crossed says nothing about one candidate against another of the same request: it moves AUC
+over all, and grouped AUC only as far as a group holds several requests. Clicks grow with the user from request to request;
+searches and feed are drawn for each request.
 """
 
 import json
@@ -112,8 +114,8 @@ def synthesize_three(out: Path, config: ThreeConfig) -> dict[str, Any]:
 
     Stats per split: rows, candidates, label_rate per task (where defined), mean_length and max_length per sequence. For test
     also, per task, best_auc (of the true probability), popularity_auc and popularity_score; and for the click
-    no_interaction_auc: of its score with how far clicks went in the mean of all topics in place of the intent's. It is what
-    can be said without crossing sequences.
+    no_interaction_auc: of its score with how far clicks went in the mean of all topics in place of the intent's. That needs
+    no crossing; it is a mark to compare with, not a bound for models that do not cross.
     """
     rng = np.random.default_rng(config.seed)
     world = _World(config, rng)
