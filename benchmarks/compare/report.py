@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.compare.claims import CLAIMS
 from benchmarks.compare.families import FAMILIES, families
 from benchmarks.compare.sets import DATA
-from benchmarks.compare.study import BUDGETS, ROOT, SEEDS, Row, read, size
+from benchmarks.compare.study import BUDGETS, ROOT, SEEDS, SETTINGS, TUNING_SEED, Row, read, size
 from benchmarks.harness import provenance
 
 HEADER = "| model | AUC | grouped AUC | logloss | NE | parameters | MFLOP per sample | samples/s | setting | seeds |"
@@ -34,7 +34,7 @@ def page(tables: Iterable[Path]) -> list[str]:
         own = [row for row in rows if row["data"] == data]
         for task in dict.fromkeys(row["task"] for row in own):
             lines += _section(data, task, [row for row in own if row["task"] == task], own)
-    return lines + _claims(rows)
+    return lines + _claims(rows) + _tuning(rows)
 
 
 def _section(data: str, task: str, rows: list[Row], all_rows: list[Row]) -> list[str]:
@@ -48,7 +48,8 @@ def _section(data: str, task: str, rows: list[Row], all_rows: list[Row]) -> list
                 r["samples_per_s"] for r in all_rows if r.get("samples_per_s") and (r["model"], r["budget"]) == (family, budget)
             ]
             lines += [_line(family, found, speed)] if found else []
-        lines.append("")
+        missing = [family for family in families(DATA[data]) if len(_finals(rows, family, budget)) < len(SEEDS)]
+        lines += ["", f"Not all of {len(SEEDS)} seeds: {'; '.join(missing)}.", ""] if missing else [""]
     return lines
 
 
@@ -76,6 +77,18 @@ def _claims(rows: list[Row]) -> list[str]:
                 if pairs:
                     spread = f"{statistics.mean(pairs):+.4f} ± {statistics.stdev(pairs):.4f}"
                     lines.append(f"| {claim.text} | {data} | {variant} | {_spread(found, 'auc')} | {claim.base} | {spread} |")
+    return lines
+
+
+def _tuning(rows: list[Row]) -> list[str]:
+    """Validation AUC of every setting that was tried, of the task that it was chosen by."""
+    lines = ["", "## Tuning", "", "| data | model | " + " | ".join(SETTINGS) + " |", "| --- " * (2 + len(SETTINGS)) + "|"]
+    tried = [row for row in rows if row["seed"] == str(TUNING_SEED) and row["task"] == DATA[row["data"]].task]
+    for data in DATA:
+        for family in families(DATA[data]):
+            found = {row["setting"]: row["valid_auc"] for row in tried if (row["data"], row["model"]) == (data, family)}
+            numbers = (f"{float(found[name]):.4f}" if name in found else "-" for name in SETTINGS)
+            lines += [f"| {data} | {family} | " + " | ".join(numbers) + " |"] if found else []
     return lines
 
 

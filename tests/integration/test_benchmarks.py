@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +12,23 @@ from unittest import mock
 import pytest
 
 from benchmarks import plot_trace
+from benchmarks.compare import study
+from benchmarks.compare.report import page as compare_page
 from benchmarks.optim import harmless, slow_link
 from benchmarks.optim.report import page
 
 ROOT = Path(__file__).parents[2]
 
 
-def _run(*arguments: str) -> str:
+def _run(*arguments: str, **variables: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -104,3 +113,52 @@ def test_what_a_machine_lacks_for_the_slow_link_is_said() -> None:
         mock.patch.object(slow_link.shutil, "which", lambda tool: tool),
     ):
         assert "need root" in slow_link.check_machine()
+
+
+def test_the_comparison_trains_and_reports(tmp_path: Path) -> None:
+    """The smallest of its models on little data; the page has its row and says that seeds are missing."""
+    _run("dist_rec.cli", "data", "synth", str(tmp_path / "three"), "--kind", "three", "--requests", "1500")
+    table, data = tmp_path / "runs.csv", {"DIST_REC_DATA": str(tmp_path)}
+    _run("benchmarks.bench_compare", "tune", "--table", str(table), "--data", "three", "--part", "15/16", **data)
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model"], row["setting"], row["task"]) for row in rows] == [
+        ("sum pooling", "Muon 0.003", "click"),
+        ("sum pooling", "Muon 0.003", "conversion"),
+    ]
+    assert all(0.0 < float(row["auc"]) < 1.0 and int(row["steps"]) > 0 for row in rows)
+    text = _run("benchmarks.bench_compare", "report", str(table), **data)
+    assert "## three, click (best reachable AUC" in text and "Not all of 3 seeds: LONGER; HyFormer, full;" in text
+    assert f"| three | sum pooling | - | {float(rows[0]['valid_auc']):.4f} |" in text
+
+
+def _compared(model: str, budget: str, seed: int, auc: float, setting: str = "AdamW 0.003") -> dict[str, Any]:
+    row = {"data": "three", "model": model, "budget": budget, "setting": setting, "seed": seed, "task": "click"}
+    row |= {"valid_auc": auc, "auc": auc - 0.01, "grouped_auc": 0.6, "logloss": 0.5, "ne": 0.9, "best_auc": 0.87}
+    return row | {"parameters": 1000, "flops": 2_000_000, "steps": 10, "seconds": 1.0}
+
+
+def test_the_comparison_takes_the_setting_that_validates_best() -> None:
+    rows = [_compared("DIN", "parameters", study.TUNING_SEED, auc, name) for name, auc in zip(study.SETTINGS, (0.71, 0.7))]
+    rows += [_compared("DIN", "parameters", 1, 0.9, list(study.SETTINGS)[1])]  # a final, which must not choose
+    rows = [{name: str(value) for name, value in row.items()} for row in rows]  # as read from a table
+    assert study.chosen("three", rows) == {"DIN": next(iter(study.SETTINGS))}
+
+
+def test_the_comparisons_page(tmp_path: Path) -> None:
+    """A size that is nearest to both budgets stands under both; claims compare the same seeds."""
+    rows = [_compared("LONGER", "both", seed, 0.7 + seed / 100) for seed in study.SEEDS]
+    rows += [_compared("HyFormer, full", "parameters", seed, 0.8 + seed / 100) for seed in study.SEEDS]
+    merged = "HyFormer, full: merged sequences, shared queries"
+    rows += [_compared(merged, "claim", seed, 0.79 + seed / 100) for seed in study.SEEDS]
+    with (tmp_path / "runs.csv").open("w") as file:
+        writer = csv.DictWriter(file, study.FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+    text = "\n".join(compare_page([tmp_path / "runs.csv"]))
+    numbers = "0.7100 ± 0.0100 | 0.6000 ± 0.0000 | 0.5000 ± 0.0000 | 0.9000 ± 0.0000"
+    assert (
+        text.count(f"| LONGER | {numbers} | 1,000 | 2.00 | - | AdamW 0.003 | 3 |") == 2
+        and text.count("| HyFormer, full | 0.8100 ± 0.0100 |") == 1
+    )
+    assert "| three | merged sequences, shared queries | 0.8000 ± 0.0100 | HyFormer, full | -0.0100 ± 0.0000 |" in text
