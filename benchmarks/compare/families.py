@@ -52,6 +52,8 @@ def matched(family: str, data: DataSet, schema: Schema, lengths: dict[str, int],
     reference = measured(next(_longer(data)), data, schema, lengths)
     if family == REFERENCE:
         return reference
+    if family == "LONGER + RankMixer":
+        budget = "parameters"  # its FLOPs are the reference's, whatever the mixer
     target = getattr(reference, budget)
     sizes = [size for tree in _family(family, data, schema, budget) if (size := _possible(tree, data, schema, lengths))]
     return min(sizes, key=lambda size: abs(math.log(getattr(size, budget) / target)))
@@ -129,9 +131,10 @@ def _from_48(width: int) -> int:
 
 
 def _longer_mixer(data: DataSet, mixers: list[int]) -> Iterator[Tree]:
-    for width, mixer, expansion in product(range(8, data.tokens["width"] + 1, 4), mixers, (1, 2, 4)):
+    """The reference with a mixer in place of the summaries side by side, which make its head wide."""
+    for mixer, expansion in product(mixers, (1, 2, 4)):
         rankmixer = {"width": mixer, "expansion": expansion, "dropout": data.dropout}
-        yield _tree(data, "longer", {"width": width}, longer=data.longer, interaction="rankmixer", rankmixer=rankmixer)
+        yield _tree(data, "longer", {}, longer=data.longer, interaction="rankmixer", rankmixer=rankmixer)
 
 
 def _din(data: DataSet, budget: Budget) -> Iterator[Tree]:
