@@ -9,7 +9,7 @@ from dist_rec.config import Config
 from dist_rec.data.schema import Schema, load_schema
 from dist_rec.embedding.tables import is_replicated, table_dim
 from dist_rec.models.build import RankingModel
-from dist_rec.models.cost import request_flops
+from dist_rec.models.cost import model_params, request_flops
 from dist_rec.train.loop import check_selection, train_loader
 from dist_rec.train.page import config_yaml
 from dist_rec.train.pipeline import plan_model
@@ -53,10 +53,12 @@ def _plan_table(schema: Schema, config: Config, plan: ShardingPlan) -> Table:
 
 
 def _cost_table(schema: Schema, config: Config, model: RankingModel) -> Table:
-    dense = sum(p.numel() for p in model.ranker.parameters())
+    by_part = model_params(model.ranker)
+    dense = sum(by_part.values())
     sparse = sum(weight.numel() for weight in model.embedding.collections.parameters())
     table = Table(title="cost", title_justify="left", show_header=False)
-    table.add_row("dense parameters", f"{dense:,}")
+    parts = ", ".join(f"{name} {count:,}" for name, count in by_part.items() if count)
+    table.add_row("dense parameters", f"{dense:,} ({parts})")
     table.add_row("sharded embedding parameters", f"{sparse:,}")
     # Weights, gradient, gradient in flight and two moments, all float32.
     table.add_row(
