@@ -8,18 +8,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
 
 import torch
 
-from benchmarks.compare.sets import DataSet, Tree
+from benchmarks.compare.sets import Budget, DataSet, Tree
 from dist_rec.config import ConfigError, EmbeddingConfig, ModelConfig
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.tables import table_dims
 from dist_rec.models.cost import request_flops
 from dist_rec.models.ranker import Ranker
 
-Budget = Literal["parameters", "flops"]
 HEADS = 4
 ENCODERS = ("full", "longer", "swiglu")
 REFERENCE = "LONGER"
@@ -35,7 +33,8 @@ FAMILIES = (
 
 def families(data: DataSet) -> list[str]:
     """Where candidates see prefixes, encoder longer would have to keep every event, and is the full one."""
-    return [family for family in FAMILIES if not (family == "HyFormer, longer" and data.sees_prefixes)]
+    asked = data.models or FAMILIES
+    return [family for family in asked if not (family == "HyFormer, longer" and data.sees_prefixes)]
 
 
 @dataclass(frozen=True)

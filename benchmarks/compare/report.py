@@ -5,12 +5,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.compare.claims import CLAIMS
-from benchmarks.compare.families import FAMILIES, families
+from benchmarks.compare.families import FAMILIES, REFERENCE, families
 from benchmarks.compare.sets import DATA
-from benchmarks.compare.study import BUDGETS, ROOT, SEEDS, SETTINGS, TUNING_SEED, Row, read, size
+from benchmarks.compare.study import ROOT, SEEDS, SETTINGS, TUNING_SEED, Row, read, size
 from benchmarks.harness import provenance
 
-HEADER = "| model | AUC | grouped AUC | logloss | NE | parameters | MFLOP per sample | samples/s | setting | seeds |"
+HEADER = (
+    "| model | AUC | against LONGER, same seeds | grouped AUC | logloss | NE | parameters | MFLOP per sample | samples/s "
+    "| setting | seeds |"
+)
 
 
 def sizes() -> list[str]:
@@ -20,7 +23,7 @@ def sizes() -> list[str]:
         if not (ROOT / DATA[data].folder).is_dir():
             continue
         lines += [f"{data}:"]
-        for budget in BUDGETS:
+        for budget in DATA[data].budgets:
             for family in families(DATA[data]):
                 found = size(data, family, budget)
                 lines.append(f"  {budget:10} {family:26} {found.parameters:9,} parameters {found.flops / 1e6:8.2f} MFLOP")
@@ -40,14 +43,15 @@ def page(tables: Iterable[Path]) -> list[str]:
 def _section(data: str, task: str, rows: list[Row], all_rows: list[Row]) -> list[str]:
     best = next((row["best_auc"] for row in rows if row["best_auc"]), "")
     lines = ["", f"## {data}, {task}" + (f" (best reachable AUC {float(best):.4f})" if best else ""), ""]
-    for budget in BUDGETS:
-        lines += [f"Matched {budget if budget == 'parameters' else 'FLOPs'}:", "", HEADER, "| --- " * 10 + "|"]
+    for budget in DATA[data].budgets:
+        lines += [f"Matched {budget if budget == 'parameters' else 'FLOPs'}:", "", HEADER, "| --- " * 11 + "|"]
+        reference = _by_seed(_finals(rows, REFERENCE, budget))
         for family in FAMILIES:
             found = _finals(rows, family, budget)
             speed = [
                 r["samples_per_s"] for r in all_rows if r.get("samples_per_s") and (r["model"], r["budget"]) == (family, budget)
             ]
-            lines += [_line(family, found, speed)] if found else []
+            lines += [_line(family, found, reference, speed)] if found else []
         missing = [family for family in families(DATA[data]) if len(_finals(rows, family, budget)) < len(SEEDS)]
         lines += ["", f"Not all of {len(SEEDS)} seeds: {'; '.join(missing)}.", ""] if missing else [""]
     return lines
@@ -57,9 +61,10 @@ def _finals(rows: list[Row], model: str, budget: str) -> list[Row]:
     return [r for r in rows if r["model"] == model and r["budget"] in (budget, "both") and int(r["seed"]) in SEEDS]
 
 
-def _line(model: str, rows: list[Row], speed: list[str]) -> str:
-    first = rows[0]
-    numbers = " | ".join(_spread(rows, name) for name in ("auc", "grouped_auc", "logloss", "ne"))
+def _line(model: str, rows: list[Row], reference: dict[str, float], speed: list[str]) -> str:
+    first, against = rows[0], "" if model == REFERENCE else _difference(rows, reference)
+    auc, *others = (_spread(rows, name) for name in ("auc", "grouped_auc", "logloss", "ne"))
+    numbers = " | ".join((auc, against, *others))
     size = f"{int(first['parameters']):,} | {int(first['flops']) / 1e6:.2f}"
     return f"| {model} | {numbers} | {size} | {speed[0] if speed else '-'} | {first['setting']} | {len(rows)} |"
 
@@ -70,12 +75,11 @@ def _claims(rows: list[Row]) -> list[str]:
     for claim in CLAIMS:
         for data in claim.data:
             task = [row for row in rows if row["data"] == data and row["task"] == DATA[data].task]
-            base = {row["seed"]: float(row["auc"]) for row in _finals(task, claim.base, "parameters")}
+            base = _by_seed(_finals(task, claim.base, "parameters"))
             for variant in claim.variants:
                 found = _finals(task, f"{claim.base}: {variant}", "claim")
-                pairs = [float(row["auc"]) - base[row["seed"]] for row in found if row["seed"] in base]
-                if pairs:
-                    spread = f"{statistics.mean(pairs):+.4f} ± {statistics.stdev(pairs):.4f}"
+                if found and base:
+                    spread = _difference(found, base)
                     lines.append(f"| {claim.text} | {data} | {variant} | {_spread(found, 'auc')} | {claim.base} | {spread} |")
     return lines
 
@@ -90,6 +94,19 @@ def _tuning(rows: list[Row]) -> list[str]:
             numbers = (f"{float(found[name]):.4f}" if name in found else "-" for name in SETTINGS)
             lines += [f"| {data} | {family} | " + " | ".join(numbers) + " |"] if found else []
     return lines
+
+
+def _by_seed(rows: list[Row]) -> dict[str, float]:
+    return {row["seed"]: float(row["auc"]) for row in rows}
+
+
+def _difference(rows: list[Row], reference: dict[str, float]) -> str:
+    """Of the AUCs, seed by seed: mean, spread, and in how many seeds the model is ahead."""
+    pairs = [auc - reference[seed] for seed, auc in _by_seed(rows).items() if seed in reference]
+    if not pairs:
+        return "-"
+    spread = f" ± {statistics.stdev(pairs):.4f}" if len(pairs) > 1 else ""
+    return f"{statistics.mean(pairs):+.4f}{spread}, ahead in {sum(pair > 0 for pair in pairs)} of {len(pairs)}"
 
 
 def _spread(rows: list[Row], name: str) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.compare.families import families
 from benchmarks.compare.sets import DATA
-from benchmarks.compare.study import BUDGETS, ROOT, load, size
+from benchmarks.compare.study import ROOT, load, size
 from benchmarks.harness import measure_side_by_side
 from dist_rec.config import EmbeddingConfig, ModelConfig
 from dist_rec.data.batch import SequenceBatch
@@ -29,7 +29,11 @@ def measure(table: Path, names: list[str], repeats: int = 9) -> None:
         writer.writeheader()
         for data in names:
             batch = _batch(data)
-            steps = {(model, budget): _step(data, model, budget, batch) for budget in BUDGETS for model in families(DATA[data])}
+            steps = {
+                (model, budget): _step(data, model, budget, batch)
+                for budget in DATA[data].budgets
+                for model in families(DATA[data])
+            }
             timings = measure_side_by_side({f"{m}|{b}": step for (m, b), step in steps.items()}, repeats=repeats)
             for name, timing in timings.items():
                 model, _, budget = name.rpartition("|")

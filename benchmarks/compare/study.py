@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from benchmarks.compare.claims import CLAIMS
-from benchmarks.compare.families import Budget, Sized, families, matched, measured
-from benchmarks.compare.sets import DATA, Tree
+from benchmarks.compare.families import Sized, families, matched, measured
+from benchmarks.compare.sets import DATA, Budget, Tree
 from dist_rec.config import Config
 from dist_rec.data.schema import Schema, load_schema
 from dist_rec.train.loop import train
@@ -32,7 +32,6 @@ SETTINGS: dict[str, Tree] = {
     "Muon 0.003": {"optimizer": "muon", "lr": 0.003},
 }
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
-BUDGETS: tuple[Budget, ...] = ("parameters", "flops")
 FIELDS = (
     *("data", "model", "budget", "setting", "seed", "task", "parameters", "flops", "valid_auc"),
     *("auc", "grouped_auc", "logloss", "ne", "best_auc", "steps", "seconds"),
@@ -57,7 +56,9 @@ class Run:
 
 
 def tuning(data: str) -> list[Run]:
-    """Every family at matched parameters with every setting, one seed."""
+    """Every family at matched parameters with every setting, one seed; nothing where another data set's settings are taken."""
+    if DATA[data].tuned_on:
+        return []
     return [
         Run(data, family, "parameters", s, TUNING_SEED, size(data, family, "parameters"))
         for family in families(DATA[data])
@@ -69,8 +70,8 @@ def finals(data: str, rows: list[Row]) -> list[Run]:
     """Every family at both budgets with the setting that was best in tuning; once where one size is nearest to both."""
     best, found = chosen(data, rows), []
     for seed, family in product(SEEDS, (family for family in families(DATA[data]) if family in best)):
-        sizes = {budget: size(data, family, budget) for budget in BUDGETS}
-        if sizes["parameters"] == sizes["flops"]:
+        sizes = {budget: size(data, family, budget) for budget in DATA[data].budgets}
+        if len(sizes) > 1 and sizes["parameters"] == sizes["flops"]:
             sizes = {"both": sizes["flops"]}
         found += [Run(data, family, budget, best[family], seed, sized) for budget, sized in sizes.items()]
     return found
@@ -93,8 +94,9 @@ def claims(data: str, rows: list[Row]) -> list[Run]:
 def chosen(data: str, rows: list[Row]) -> dict[str, str]:
     """Family -> setting with the best validation AUC in tuning."""
     best: dict[str, tuple[float, str]] = {}
+    tuned_on = DATA[data].tuned_on or data
     for row in rows:
-        if row["data"] == data and row["seed"] == str(TUNING_SEED) and row["task"] == DATA[data].task:
+        if row["data"] == tuned_on and row["seed"] == str(TUNING_SEED) and row["task"] == DATA[data].task:
             best[row["model"]] = max(best.get(row["model"], (0.0, "")), (float(row["valid_auc"]), row["setting"]))
     return {model: setting for model, (_, setting) in best.items()}
 
