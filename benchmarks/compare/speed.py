@@ -18,7 +18,7 @@ from dist_rec.embedding.tables import table_dims
 from dist_rec.models.heads import binary_loss
 from dist_rec.models.ranker import Ranker
 
-FIELDS = ("data", "model", "budget", "task", "seed", "samples_per_s", "p20_ms", "p50_ms", "p80_ms")
+FIELDS: tuple[str, ...] = ("data", "model", "budget", "task", "seed", "samples_per_s", "p20_ms", "p50_ms", "p80_ms")
 
 
 def measure(table: Path, names: list[str], repeats: int = 9) -> None:
