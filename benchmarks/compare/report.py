@@ -65,22 +65,22 @@ def _line(model: str, rows: list[Row], reference: dict[str, float], speed: list[
     first, against = rows[0], "" if model == REFERENCE else _difference(rows, reference)
     auc, *others = (_spread(rows, name) for name in ("auc", "grouped_auc", "logloss", "ne"))
     numbers = " | ".join((auc, against, *others))
-    size = f"{int(first['parameters']):,} | {int(first['flops']) / 1e6:.2f}"
+    size = f"{int(first['parameters']):,} | {_mflop(rows)}"
     return f"| {model} | {numbers} | {size} | {speed[0] if speed else '-'} | {first['setting']} | {len(rows)} |"
 
 
 def _claims(rows: list[Row]) -> list[str]:
     lines = ["", "## Claims of the papers", ""]
-    lines += ["| claim | data | variant | AUC | against | difference, same seeds |", "| --- " * 6 + "|"]
+    lines += ["| claim | data | variant | AUC | MFLOP | against | MFLOP | difference, same seeds |", "| --- " * 8 + "|"]
     for claim in CLAIMS:
         for data in claim.data:
             task = [row for row in rows if row["data"] == data and row["task"] == DATA[data].task]
-            base = _by_seed(_finals(task, claim.base, "parameters"))
+            base = _finals(task, claim.base, "parameters")
             for variant in claim.variants:
                 found = _finals(task, f"{claim.base}: {variant}", "claim")
                 if found and base:
-                    spread = _difference(found, base)
-                    lines.append(f"| {claim.text} | {data} | {variant} | {_spread(found, 'auc')} | {claim.base} | {spread} |")
+                    line = [claim.text, data, variant, _spread(found, "auc"), _mflop(found), claim.base, _mflop(base)]
+                    lines.append(f"| {' | '.join([*line, _difference(found, _by_seed(base))])} |")
     return lines
 
 
@@ -94,6 +94,10 @@ def _tuning(rows: list[Row]) -> list[str]:
             numbers = (f"{float(found[name]):.4f}" if name in found else "-" for name in SETTINGS)
             lines += [f"| {data} | {family} | " + " | ".join(numbers) + " |"] if found else []
     return lines
+
+
+def _mflop(rows: list[Row]) -> str:
+    return f"{int(rows[0]['flops']) / 1e6:.2f}"
 
 
 def _by_seed(rows: list[Row]) -> dict[str, float]:

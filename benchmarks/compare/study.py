@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from benchmarks.compare.claims import CLAIMS
+from benchmarks.compare.claims import CLAIMS, changed
 from benchmarks.compare.families import Sized, families, matched, measured
 from benchmarks.compare.sets import DATA, Budget, Tree
 from dist_rec.config import Config
@@ -84,8 +84,8 @@ def claims(data: str, rows: list[Row]) -> list[Run]:
     for claim in CLAIMS:
         if data not in claim.data or claim.base not in best:
             continue
-        for name, change in claim.variants.items():
-            tree = claim.changed(size(data, claim.base, "parameters").tree, change)
+        for name, variant in claim.variants.items():
+            tree = changed(size(data, claim.base, "parameters").tree, variant)
             sized = measured(tree, DATA[data], schema, lengths)
             found += [Run(data, f"{claim.base}: {name}", "claim", best[claim.base], seed, sized) for seed in SEEDS]
     return found
