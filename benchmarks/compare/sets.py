@@ -82,7 +82,7 @@ DATA = {
     "ml-100k": DataSet(
         folder="ml-100k",
         data={"batch_size": 128, "eval_batch_size": 256},
-        run={"max_steps": 250, "eval_every": 125},
+        run={"max_steps": 250},
         embedding={"dim": 16, "lr": 0.1},
         tokens={"width": 16, "hidden": 32, "max_positions": 256},
         longer={"merge": 2, "k": 16, "heads": 4},
