@@ -10,12 +10,13 @@ assist2009, ml-100k and ml-1m (dist-rec data import).
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.compare.report import page, sizes
 from benchmarks.compare.sets import DATA
 from benchmarks.compare.speed import measure
-from benchmarks.compare.study import claims, finals, run_all, tuning
+from benchmarks.compare.study import Row, Run, claims, finals, run_all, tuning
 
 
 def main() -> None:
@@ -27,6 +28,7 @@ def main() -> None:
         command.add_argument("--table", type=Path, required=True, help="CSV that is appended to")
         command.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA))
         command.add_argument("--part", default="0/1", help="i/n: every n-th run from the i-th, for processes side by side")
+        command.add_argument("--without", nargs="*", default=[], help="models to leave out, for now or for good")
         command.add_argument("--also", nargs="*", type=Path, default=[], help="tables of other processes, to read only")
     report = commands.add_parser("report", help="prints the page's tables")
     report.add_argument("tables", type=Path, nargs="+")
@@ -39,12 +41,12 @@ def main() -> None:
         return
     first, count = (int(n) for n in options.part.split("/"))
     for data in options.data:
-        wanted = {
-            "tune": lambda rows, data=data: tuning(data),
-            "final": lambda rows, data=data: finals(data, rows),
-            "claims": lambda rows, data=data: claims(data, rows),
-        }
-        run_all(options.table, wanted[options.command], (first, count), options.also)
+        asked = {"tune": lambda data, _: tuning(data), "final": finals, "claims": claims}[options.command]
+
+        def wanted(rows: list[Row], data: str = data, asked: Callable[[str, list[Row]], list[Run]] = asked) -> list[Run]:
+            return [run for run in asked(data, rows) if run.model not in options.without]
+
+        run_all(options.table, wanted, (first, count), options.also)
 
 
 if __name__ == "__main__":
