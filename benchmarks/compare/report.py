@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.compare.claims import CLAIMS
-from benchmarks.compare.families import FAMILIES, REFERENCE, families
+from benchmarks.compare.families import ENCODERS, FAMILIES, REFERENCE, families
 from benchmarks.compare.sets import DATA
 from benchmarks.compare.study import ROOT, SEEDS, SETTINGS, TUNING_SEED, Row, read, size
 from benchmarks.harness import provenance
 
+BASE_ARCH = "LONGER + RankMixer"
+HYFORMERS = tuple(f"HyFormer, {encoder}" for encoder in ENCODERS)
 HEADER = (
     "| model | AUC | against LONGER, same seeds | grouped AUC | logloss | NE | parameters | MFLOP per sample | samples/s "
     "| setting | seeds |"
@@ -37,7 +39,7 @@ def page(tables: Iterable[Path]) -> list[str]:
         own = [row for row in rows if row["data"] == data]
         for task in dict.fromkeys(row["task"] for row in own):
             lines += _section(data, task, [row for row in own if row["task"] == task], own)
-    return lines + _claims(rows) + _tuning(rows)
+    return lines + _claims(rows) + _against_base_arch(rows) + _tuning(rows)
 
 
 def _section(data: str, task: str, rows: list[Row], all_rows: list[Row]) -> list[str]:
@@ -81,6 +83,20 @@ def _claims(rows: list[Row]) -> list[str]:
                 if found and base:
                     line = [claim.text, data, variant, _spread(found, "auc"), _mflop(found), claim.base, _mflop(base)]
                     lines.append(f"| {' | '.join([*line, _difference(found, _by_seed(base))])} |")
+    return lines
+
+
+def _against_base_arch(rows: list[Row]) -> list[str]:
+    """HyFormer's own claim (arXiv 2601.12681, section 4): better than RankMixer over what LONGER made of each sequence."""
+    lines = ["", f"AUC of HyFormer against {BASE_ARCH}, same seeds:", ""]
+    lines += ["| data | matched | " + " | ".join(HYFORMERS) + " |", "| --- " * (2 + len(HYFORMERS)) + "|"]
+    for data in DATA:
+        task = [row for row in rows if row["data"] == data and row["task"] == DATA[data].task]
+        for budget in DATA[data].budgets:
+            base = _by_seed(_finals(task, BASE_ARCH, budget))
+            found = [_finals(task, model, budget) for model in HYFORMERS]
+            if base and any(found):
+                lines.append(f"| {data} | {budget} | " + " | ".join(_difference(runs, base) for runs in found) + " |")
     return lines
 
 

@@ -149,6 +149,7 @@ def test_the_comparisons_page(tmp_path: Path) -> None:
     """A size that is nearest to both budgets stands under both; claims compare the same seeds."""
     rows = [_compared("LONGER", "both", seed, 0.7 + seed / 100) for seed in study.SEEDS]
     rows += [_compared("HyFormer, full", "parameters", seed, 0.8 + seed / 100) for seed in study.SEEDS]
+    rows += [_compared("LONGER + RankMixer", "both", seed, 0.75 + seed / 100) for seed in study.SEEDS]
     merged = "HyFormer, full: merged sequences, shared queries"
     rows += [_compared(merged, "claim", seed, 0.79 + seed / 100) for seed in study.SEEDS]
     with (tmp_path / "runs.csv").open("w") as file:
@@ -161,3 +162,4 @@ def test_the_comparisons_page(tmp_path: Path) -> None:
     assert text.count("| HyFormer, full | 0.8100 ± 0.0100 | +0.1000 ± 0.0000, ahead in 3 of 3 |") == 1
     claim = "merged sequences, shared queries | 0.8000 ± 0.0100 | 2.00 | HyFormer, full | 2.00 | -0.0100 ± 0.0000"
     assert f"| three | {claim}, ahead in 0 of 3 |" in text
+    assert "| three | parameters | +0.0500 ± 0.0000, ahead in 3 of 3 | - | - |" in text
