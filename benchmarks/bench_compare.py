@@ -37,7 +37,7 @@ def main() -> None:
         print("\n".join(sizes() if options.command == "sizes" else page(options.tables)))
         return
     if options.command == "speed":
-        measure(options.table, options.data)
+        measure(options.table, options.data, options.without)
         return
     first, count = (int(n) for n in options.part.split("/"))
     for data in options.data:

@@ -33,16 +33,18 @@ def sizes() -> list[str]:
 
 
 def page(tables: Iterable[Path]) -> list[str]:
-    rows = [row for table in tables for row in read(table)]
+    every = [row for table in tables for row in read(table)]
+    rows = [row for row in every if "samples_per_s" not in row]
+    speeds = {(r["data"], r["model"], r["budget"]): r["samples_per_s"] for r in every if "samples_per_s" in r}
     lines = [*provenance()]
     for data in DATA:
         own = [row for row in rows if row["data"] == data]
         for task in dict.fromkeys(row["task"] for row in own):
-            lines += _section(data, task, [row for row in own if row["task"] == task], own)
+            lines += _section(data, task, [row for row in own if row["task"] == task], speeds)
     return lines + _claims(rows) + _against_base_arch(rows) + _tuning(rows)
 
 
-def _section(data: str, task: str, rows: list[Row], all_rows: list[Row]) -> list[str]:
+def _section(data: str, task: str, rows: list[Row], speeds: dict[tuple[str, str, str], str]) -> list[str]:
     best = next((row["best_auc"] for row in rows if row["best_auc"]), "")
     lines = ["", f"## {data}, {task}" + (f" (best reachable AUC {float(best):.4f})" if best else ""), ""]
     for budget in DATA[data].budgets:
@@ -50,10 +52,7 @@ def _section(data: str, task: str, rows: list[Row], all_rows: list[Row]) -> list
         reference = _by_seed(_finals(rows, REFERENCE, budget))
         for family in FAMILIES:
             found = _finals(rows, family, budget)
-            speed = [
-                r["samples_per_s"] for r in all_rows if r.get("samples_per_s") and (r["model"], r["budget"]) == (family, budget)
-            ]
-            lines += [_line(family, found, reference, speed)] if found else []
+            lines += [_line(family, found, reference, speeds.get((data, family, budget), "-"))] if found else []
         missing = [family for family in families(DATA[data]) if len(_finals(rows, family, budget)) < len(SEEDS)]
         lines += ["", f"Not all of {len(SEEDS)} seeds: {'; '.join(missing)}.", ""] if missing else [""]
     return lines
@@ -63,12 +62,12 @@ def _finals(rows: list[Row], model: str, budget: str) -> list[Row]:
     return [r for r in rows if r["model"] == model and r["budget"] in (budget, "both") and int(r["seed"]) in SEEDS]
 
 
-def _line(model: str, rows: list[Row], reference: dict[str, float], speed: list[str]) -> str:
+def _line(model: str, rows: list[Row], reference: dict[str, float], speed: str) -> str:
     first, against = rows[0], "" if model == REFERENCE else _difference(rows, reference)
     auc, *others = (_spread(rows, name) for name in ("auc", "grouped_auc", "logloss", "ne"))
     numbers = " | ".join((auc, against, *others))
     size = f"{int(first['parameters']):,} | {_mflop(rows)}"
-    return f"| {model} | {numbers} | {size} | {speed[0] if speed else '-'} | {first['setting']} | {len(rows)} |"
+    return f"| {model} | {numbers} | {size} | {speed} | {first['setting']} | {len(rows)} |"
 
 
 def _claims(rows: list[Row]) -> list[str]:

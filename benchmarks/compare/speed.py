@@ -21,8 +21,8 @@ from dist_rec.models.ranker import Ranker
 FIELDS: tuple[str, ...] = ("data", "model", "budget", "task", "seed", "samples_per_s", "p20_ms", "p50_ms", "p80_ms")
 
 
-def measure(table: Path, names: list[str], repeats: int = 9) -> None:
-    """Writes one row per data set, model and budget."""
+def measure(table: Path, names: list[str], without: list[str], repeats: int = 9) -> None:
+    """Writes one row per data set, model and budget, but for the models `without`."""
     torch.set_num_threads(1)
     with table.open("w") as file:
         writer = csv.DictWriter(file, FIELDS)
@@ -33,6 +33,7 @@ def measure(table: Path, names: list[str], repeats: int = 9) -> None:
                 (model, budget): _step(data, model, budget, batch)
                 for budget in DATA[data].budgets
                 for model in families(DATA[data])
+                if model not in without
             }
             timings = measure_side_by_side({f"{m}|{b}": step for (m, b), step in steps.items()}, repeats=repeats)
             for name, timing in timings.items():
@@ -42,6 +43,7 @@ def measure(table: Path, names: list[str], repeats: int = 9) -> None:
                 row = {"data": data, "model": model, "budget": budget, "task": DATA[data].task, "seed": "-1"}
                 writer.writerow({**row, "samples_per_s": speed, **milliseconds})
                 print(data, model, budget, speed, flush=True)
+            file.flush()
 
 
 def _batch(data: str) -> SequenceBatch:

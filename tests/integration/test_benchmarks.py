@@ -156,9 +156,11 @@ def test_the_comparisons_page(tmp_path: Path) -> None:
         writer = csv.DictWriter(file, study.FIELDS)
         writer.writeheader()
         writer.writerows(rows)
-    text = "\n".join(compare_page([tmp_path / "runs.csv"]))
+    (tmp_path / "speed.csv").write_text('data,model,budget,task,seed,samples_per_s\nthree,LONGER,flops,click,-1,"1,234"\n')
+    text = "\n".join(compare_page([tmp_path / "runs.csv", tmp_path / "speed.csv"]))
     numbers = "0.7100 ± 0.0100 |  | 0.6000 ± 0.0000 | 0.5000 ± 0.0000 | 0.9000 ± 0.0000"
-    assert text.count(f"| LONGER | {numbers} | 1,000 | 2.00 | - | AdamW 0.003 | 3 |") == 2
+    for speed in ("-", "1,234"):  # at matched parameters it was not measured
+        assert text.count(f"| LONGER | {numbers} | 1,000 | 2.00 | {speed} | AdamW 0.003 | 3 |") == 1
     assert text.count("| HyFormer, full | 0.8100 ± 0.0100 | +0.1000 ± 0.0000, ahead in 3 of 3 |") == 1
     claim = "merged sequences, shared queries | 0.8000 ± 0.0100 | 2.00 | HyFormer, full | 2.00 | -0.0100 ± 0.0000"
     assert f"| three | {claim}, ahead in 0 of 3 |" in text
