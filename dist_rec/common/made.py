@@ -1,0 +1,150 @@
+"""What this project made, so that it replaces that and nothing else.
+
+A folder that the project makes and may later replace holds a hidden file `.dist_rec.json`: the kind of thing it is, and the
+size and time of change of every file in it. A folder without one, or with files that were added or changed since, is the
+user's.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+MARKER = ".dist_rec.json"
+
+Record = tuple[int, int]  # size in bytes, time of change in ns
+
+
+class NotOurs(ValueError):
+    """Something stands where the project wants to write, and the project did not make it as it is."""
+
+
+def mark(folder: Path, kind: str, files: Iterable[Path] | None = None) -> None:
+    """Notes that the project made a folder, with all files that are in it now.
+
+    `kind` says what the folder is, in a word, such as "dataset" or "checkpoint". With `files`, only these are noted, beside
+    what the folder's marker notes already; all others stay the user's.
+
+    Raises OSError.
+    """
+    known = {} if files is None else _read(folder)[1]
+    paths = _files(folder) if files is None else files
+    known |= {path.relative_to(folder).as_posix(): _record(path) for path in paths}
+    partial = folder / f"{MARKER}.partial"
+    partial.write_text(json.dumps({"kind": kind, "files": known}, indent=1) + "\n")
+    partial.replace(folder / MARKER)
+
+
+def kind_of(folder: Path) -> str | None:
+    """What `mark` called the folder; None if the project did not make it."""
+    return _read(folder)[0]
+
+
+def is_unchanged(path: Path) -> bool:
+    """Whether the marker of the file's own folder notes the file as it is now."""
+    return path.is_file() and _read(path.parent)[1].get(path.name) == _record(path)
+
+
+def check_replaceable(folder: Path, kind: str, *, force: bool = False) -> None:
+    """Raises NotOurs if writing a `kind` to this place would delete anything that is not an unchanged `kind` of ours.
+
+    Nothing there and an empty folder are fine. `force` allows any folder, except for the root, the home folder, the
+    working directory, whatever contains one of these, and a mount point. Links are followed. Raises OSError if the place
+    cannot be read.
+    """
+    place = real(folder)
+    wanted = f"{folder}: expected a new or empty folder, or a {kind} that dist_rec made and nobody changed since, got"
+    if not place.exists():
+        return
+    if not place.is_dir():
+        raise NotOurs(f"{wanted} a file; name another place")
+    for known, name in ((Path.home(), "the home folder"), (Path.cwd(), "the working directory")):
+        if place == real(known) or place in real(known).parents:
+            raise NotOurs(f"{wanted} {name}{'' if place == real(known) else ' inside'}; name a folder of its own")
+    if place.is_mount():
+        raise NotOurs(f"{wanted} a mount point, which cannot be replaced; name a folder inside it")
+    if not force and (strange := _strange(place, kind)):
+        raise NotOurs(f"{wanted} {strange}; name another folder, or say --force to delete all that is there")
+
+
+def replace(folder: Path, by: Path, kind: str, *, force: bool = False) -> None:
+    """Moves the folder `by`, on the same file system, to `folder` and then deletes what was there.
+
+    At any moment either the old or the new is complete, there or under a hidden name beside it. Raises what
+    `check_replaceable` raises, and OSError; the old is then back in its place.
+    """
+    check_replaceable(folder, kind, force=force)
+    place = real(folder)
+    if not place.exists():
+        by.rename(place)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
+    try:
+        place.rename(aside / place.name)
+        try:
+            by.rename(place)
+        except BaseException:
+            (aside / place.name).rename(place)
+            raise
+    except BaseException:
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)
+
+
+def real(path: Path) -> Path:
+    """The absolute path with all links followed, whether something is there or not."""
+    return Path(os.path.realpath(path))
+
+
+def _strange(folder: Path, kind: str) -> str:
+    """What shows that a folder is not an unchanged `kind` of ours; empty if nothing does."""
+    first = next(_files(folder), None)
+    if first is None and kind_of(folder) is None:
+        return ""
+    found, known = _read(folder)
+    if found is None:
+        return f"one that dist_rec did not make, with {(first or folder / MARKER).relative_to(folder)}"
+    if found != kind:
+        return f"a {found}"
+    for path in _files(folder):
+        name = path.relative_to(folder).as_posix()
+        if name not in known:
+            return f"one to which {name} was added"
+        if known[name] != _record(path):
+            return f"one whose {name} was changed"
+    return ""
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Everything below but folders and the folder's own marker, in order; links are not followed."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(folder, onerror=fail):
+        folders.sort()
+        linked = [name for name in folders if Path(place, name).is_symlink()]
+        for name in sorted([*files, *linked]):
+            if (path := Path(place, name)) != folder / MARKER or path.is_symlink():
+                yield path
+
+
+def _record(path: Path) -> Record:
+    stat = path.lstat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _read(folder: Path) -> tuple[str | None, dict[str, Record]]:
+    """Kind and files that the marker notes; no kind and no files without a marker of ours."""
+    path = folder / MARKER
+    if path.is_symlink() or not path.is_file():
+        return None, {}
+    try:
+        tree = json.loads(path.read_bytes())
+        files = {str(name): (int(size), int(changed)) for name, (size, changed) in tree["files"].items()}
+        return str(tree["kind"]), files
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None, {}
