@@ -5,6 +5,8 @@ One class per part. Every field has a default to start from and a description th
 """
 
 import difflib
+import os.path
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -58,6 +60,16 @@ class DataConfig(Strict):
     def _check(self) -> "DataConfig":
         if self.folds and len(self.folds) < 3:
             raise ValueError(f"folds needs at least 3 names (test, validation, training), got {self.folds}")
+        splits = {"folds": self.folds} if self.folds else {"train": self.train, "valid": self.valid, "test": self.test}
+        for name, folders in splits.items():
+            check_distinct(name, [os.path.normpath(folder) for folder in folders], "its rows would be read twice")
+        check_distinct("leave_out", self.leave_out, "a field is left out once")
+        named = {Path(os.path.normpath(folder)) for folders in splits.values() for folder in folders}
+        for folder in sorted(named):
+            if inside := sorted(other for other in named if folder in other.parents):
+                raise ValueError(
+                    f"'{inside[0]}' lies inside '{folder}', whose rows are read with all sub-folders; name one of them"
+                )
         return self
 
 
@@ -471,15 +483,26 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping from a file, or ConfigError saying what is wrong with it."""
-    if not path.is_file():
+    """A YAML mapping from a file in UTF-8, or ConfigError saying what is wrong with it."""
+    if path.is_dir():
+        raise ConfigError(f"{path}: expected a YAML file, got a folder")
+    if not path.exists():
         raise ConfigError(f"{path}: no such file")
     try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")  # some editors put a byte order mark in front
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        came = f"a byte {error.object[error.start]:#04x} in line {line}"
+        raise ConfigError(f"{path}: expected text in UTF-8, got {came}; save the file as UTF-8") from error
+    if "\0" in text:
+        raise ConfigError(f"{path}: expected text in UTF-8, got zero bytes, as in UTF-16; save the file as UTF-8")
+    tree = _parse(text, f"{path}: not valid YAML")
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys at the top, got {type(tree).__name__}")
+        came = "nothing" if tree is None else type(tree).__name__
+        raise ConfigError(f"{path}: expected a mapping of keys at the top, got {came}")
     return tree
 
 
@@ -493,10 +516,45 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {override}: '{parent}' holds a value, not a group of keys")
+    tree[last] = _parse(text, f"--set {override}: the value is not valid YAML")
+
+
+MERGE_TAG = "tag:yaml.org,2002:merge"
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """Plain data only, and no key twice in one mapping: plain YAML would keep the last one and drop the others."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                name = key.value if key.tag == MERGE_TAG else self.construct_object(key)
+                line = key.start_mark.line + 1
+                if name in lines:
+                    raise yaml.YAMLError(
+                        f"the key '{key.value}' stands twice, in line {lines[name]} and in line {line}; keep one"
+                    )
+                lines[name] = line
+        return node
+
+
+def _parse(text: str, wrong: str) -> Any:
+    """The value of a YAML text; `wrong` begins the ConfigError for text that is none."""
     try:
-        tree[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
+        return yaml.load(text, Loader=_OnceLoader)
+    except RecursionError as error:
+        raise ConfigError(f"{wrong}: it is nested too deeply, or holds itself") from error
+    # What PyYAML raises for a value that is not of its tag: 2024-13-01, !!timestamp x, !!bool x.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise ConfigError(f"{wrong}: {error}") from error
+
+
+def check_distinct(what: str, names: Sequence[str], why: str) -> None:
+    """Raises ValueError if a name stands twice."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{what}: expected every name once, got '{twice[0]}' {names.count(twice[0])} times; {why}")
 
 
 def check(kind: type[T], tree: dict[str, Any], where: str) -> T:

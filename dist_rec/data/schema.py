@@ -4,13 +4,16 @@ Kept as `schema.yaml` beside the Parquet files. A row of a file is one **request
 event first), and one or more candidates with their labels. Columns:
 
     <field>                      context field, int
-    <group>, <time>              int64, as named under `request`
+    <group>                      int, as named under `request`; any of 64 bits, signed or not, such as a hash
+    <time>                       int seconds or a timestamp, as named under `request`
     <sequence>.<field>           list of int, one entry per event, for every static and dynamic field
-    <sequence>.time              list of int64 seconds, if the sequence has `time: true`
+    <sequence>.time              list of int seconds or of timestamps, if the sequence has `time: true`
     candidate.<field>            list of int, one entry per candidate
     candidate.<label>            list of 0/1; any of both where `given` leaves the label undefined
     candidate.seen               list of int, if `seen: true`: how many of the oldest events this candidate may see
     candidate.<label>.truth      list of float, if `truth: true`: the probability the label was drawn with, given its condition
+
+Int is any integer type of Parquet, list any of its list types; which files of a folder are read: files.py.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +24,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from dist_rec.config import ConfigError, Strict, check, read_yaml
+from dist_rec.config import ConfigError, Strict, check, check_distinct, read_yaml
 
 SCHEMA_FILE = "schema.yaml"
 TAKEN_NAMES = frozenset(dir(nn.ModuleDict()))  # modules are kept by sequence, table and dynamic field, in ours and in TorchRec
@@ -69,6 +72,7 @@ class CandidateSchema(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "CandidateSchema":
+        check_distinct("labels", self.labels, "a label is one task")
         for task, condition in self.given.items():
             for name in (task, condition):
                 if name not in self.labels:
@@ -117,6 +121,10 @@ class Schema(Strict):
                     raise ValueError(
                         f"{place}.{field.name}: table '{field.table}' is not declared; declared: {', '.join(self.tables)}"
                     )
+        owners = [*((s.name, s.static, s.dynamic) for s in self.sequences)]
+        owners += [("context", self.context, {}), ("candidate", self.candidate.static, self.candidate.dynamic)]
+        for place, fields, dynamic in owners:
+            check_distinct(place, [*(field.name for field in fields), *dynamic], "a field is one column")
         names = [s.name for s in self.sequences]
         _check_names("sequences", names)
         if len(set(names)) < len(names) or {"candidate", "context"} & set(names):
@@ -217,7 +225,7 @@ def _check_names(place: str, names: Iterable[str]) -> None:
 
 
 def _check_groups(groups: dict[str, list[str]], known: list[str]) -> None:
-    """Raises ValueError unless every known field is in exactly one group, and no group is empty."""
+    """Raises ValueError unless every known field is in exactly one group, once, and no group is empty."""
     owner: dict[str, str] = {}
     for group, fields in groups.items():
         if not fields:

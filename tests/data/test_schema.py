@@ -72,6 +72,13 @@ def _given(given: dict[str, str]) -> dict:
         ({"candidate": _given({"buy": "buy"})}, "given buy: buy: expected another label"),
         ({"candidate": _given({"buy": "click", "back": "buy"})}, "'buy' is itself given 'click'"),
         ({"candidate": _given({"buy": "click", "click": "buy"})}, "is itself given"),
+        ({"candidate": {"static": ["item"], "labels": ["a", "a"]}}, "labels: expected every name once, got 'a' 2 times"),
+        ({"context": ["user", "user"]}, "context: expected every name once, got 'user'"),
+        ({"sequences": [{"name": "h", "static": ["item", "item"]}]}, "h: expected every name once, got 'item'"),
+        (
+            {"candidate": {"static": ["item"], "dynamic": {"item": 3}, "labels": ["a"]}},
+            "candidate: expected every name once, got 'item'",
+        ),
     ],
 )
 def test_wrong_schemas(changes: dict, message: str) -> None:
