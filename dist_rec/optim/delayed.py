@@ -17,6 +17,7 @@ from torch.profiler import record_function
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from dist_rec.optim.arriving import SECOND_GRADIENT, Arriving, Bring, Shown
 from dist_rec.optim.buckets import Bucket, lay_out
 from dist_rec.optim.groups import host_group_of, own_group
 
@@ -30,7 +31,8 @@ class DelayedAllReduce:
     """Takes the gradients of `parameters` from every backward that is the last of its step.
 
     `start()`, after the backward, sends what has not left yet and returns the step's gradients as a `Flight`. From then on
-    `p.grad` is None; the means come back from `Flight.wait()`, now or a step later. Several flights may be under way.
+    `p.grad` is None; the means come back from `Flight.wait()`, now or a step later. Several flights may be under way. Until
+    `start()`, `p.grad` of a taken gradient is a stand-in (`Arriving`).
 
     Args:
         parameters: name -> parameter, the same names in the same order on every rank.
@@ -41,6 +43,8 @@ class DelayedAllReduce:
             gradient of the parameter (error feedback).
         under_ddp: the parameters are DDP's as well, which wants `p.grad` until the end of the backward and fills in those that
             had none.
+        bring: the method that a stand-in calls when it is used: name -> the tensor that is meant by `p.grad`. By default any
+            use is an error.
 
     Memory: two buffers as large as the gradients with a step of delay, one without. `p.grad` is freed as its bucket leaves, so
     that a step of delay costs one gradient more than training needs anyway; under DDP, which keeps its own buckets, two.
@@ -63,6 +67,7 @@ class DelayedAllReduce:
         bucket_cap_mb: float = 25.0,
         compress: Compress = "none",
         under_ddp: bool = False,
+        bring: Bring | None = None,
     ) -> None:
         self.group = own_group(group)
         self._host_group = host_group_of(self.group)
@@ -70,6 +75,8 @@ class DelayedAllReduce:
         self._divisor = self._world_size * backwards_per_step
         self._cap, self._wire = int(bucket_cap_mb * 1e6), torch.bfloat16 if compress == "bf16" else None
         self._under_ddp = under_ddp
+        self._bring = bring or weakref.WeakMethod(self._refuse)
+        self._stand_ins: dict[str, Arriving] = {}
         self.parameters: dict[str, nn.Parameter] = {}
         self._hooks: list[RemovableHandle] = []
         self._buckets: list[Bucket] = []
@@ -91,6 +98,7 @@ class DelayedAllReduce:
         for name, parameter in parameters.items():
             self.parameters[name] = parameter
             _taken[parameter] = weakref.ref(self)
+            self._stand_ins[name] = Arriving.of(name, parameter, self._bring)
             self._hooks.append(parameter.register_post_accumulate_grad_hook(_hook(weakref.WeakMethod(self._ready), name)))
         for bucket in lay_out(parameters, self._cap, self._wire):
             self._buckets.append(bucket)
@@ -135,16 +143,59 @@ class DelayedAllReduce:
             raise ValueError(f"{name}: its gradient is sparse, expected dense; build the embedding with sparse=False")
         flight = self._open()
         if self.active and name in flight.complete:
-            raise RuntimeError(
-                f"{name} got a second gradient since the last step(): its first one is on its way already. Expected one "
-                "backward per step(); to add up several, set accumulation_steps and call step() after each"
-            )
+            raise RuntimeError(f"{name} {SECOND_GRADIENT}")
         flight.fired.add(name)
         if not self.active:
             return
         flight.complete.add(name)
+        if self._under_ddp:
+            self._after_ddp(flight)
+        else:
+            self._stand_in(flight, name)
         while flight.left and self._buckets[flight.left[0]].parameters.keys() <= flight.complete:
             self._send(flight, flight.left.pop(0))
+
+    def _after_ddp(self, flight: "Flight") -> None:
+        """Stand-ins take the place of the gradients when DDP has put its own back, at the end of the backward."""
+        task = torch._C._current_graph_task_id()
+        if task in flight.backwards:
+            return
+        flight.backwards.append(task)
+
+        def at_the_end() -> None:
+            if task != min(flight.backwards):
+                return  # a backward inside another one: that of a reentrant checkpoint
+            for name in flight.complete:
+                self._stand_in(flight, name)
+
+        # DDP queues what it does at the end during the backward, and what is queued at the end comes after that.
+        engine = torch.autograd.Variable._execution_engine
+        engine.queue_callback(lambda: engine.queue_callback(at_the_end))
+
+    def _stand_in(self, flight: "Flight", name: str) -> None:
+        parameter = self.parameters[name]
+        if parameter.grad is not None:
+            flight.taken[name] = parameter.grad
+            flight.stood_in.add(name)
+            parameter.grad = self._stand_ins[name]
+
+    @property
+    def standing_in(self) -> set[str]:
+        """Names of the gradients of this step that were taken and that a stand-in took the place of."""
+        return set() if self._flight is None else self._flight.stood_in
+
+    def replaced(self) -> dict[str, Tensor | None]:
+        """What somebody has put into `p.grad` in the place of a stand-in, without a look at it. All of them gone, as
+        `zero_grad` leaves it, counts for nothing."""
+        found = {
+            name: self.parameters[name].grad
+            for name in self.standing_in
+            if self.parameters[name].grad is not self._stand_ins[name]
+        }
+        return found if found.keys() != self.standing_in or any(g is not None for g in found.values()) else {}
+
+    def _refuse(self, name: str) -> Tensor:
+        raise RuntimeError(f"{name}: its gradient is on its way; expected its use after start() and wait()")
 
     def _send(self, flight: "Flight", index: int) -> None:
         """A bucket leaves, with zeros where this rank has no gradient."""
@@ -152,11 +203,11 @@ class DelayedAllReduce:
         with record_function(f"dense all-reduce: start bucket {index}"):
             grads = []
             for name, p in bucket.parameters.items():
-                has = p.grad is not None and (name in flight.fired or not self._under_ddp)
-                flight.present[name] = has
-                grads.append(p.grad.reshape(-1) if has and p.grad is not None else p.new_zeros(p.numel()))
-                if not self._under_ddp:
-                    p.grad = None
+                gradient = flight.taken.pop(name, None)
+                # Without one that was taken: of an earlier batch that is being added up, or still in DDP's hands.
+                gradient = p.grad if gradient is None and (name in flight.fired or not self._under_ddp) else gradient
+                flight.present[name] = gradient is not None
+                grads.append(p.new_zeros(p.numel()) if gradient is None else gradient.reshape(-1))
             buffer = flight.buffers[index] = bucket.take()
             if bucket.wire_dtype == bucket.dtype:
                 torch.cat(grads, out=buffer)
@@ -173,6 +224,7 @@ class DelayedAllReduce:
         flight, self._flight = self._open(), None
         while flight.left:
             self._send(flight, flight.left.pop(0))
+        flight.taken.clear()
         for parameter in self.parameters.values():
             parameter.grad = None
         flight.leave(self.parameters, self._side, self._host_group if self._world_size > 1 else None)
@@ -187,6 +239,8 @@ class DelayedAllReduce:
     def abandon(self) -> None:
         """Forgets gradients of a backward that will have no step, where no other rank can be waiting for them."""
         if self._world_size == 1 and self._flight is not None:
+            for name in self._flight.stood_in:
+                self.parameters[name].grad = None
             self._flight.release()
             self._flight = None
 
@@ -225,6 +279,9 @@ class Flight:
         self.present: dict[str, bool] = {}  # has this rank a gradient
         self.fired: set[str] = set()
         self.complete: set[str] = set()
+        self.taken: dict[str, Tensor] = {}  # gradients of buckets that wait for others
+        self.stood_in: set[str] = set()
+        self.backwards: list[int] = []  # autograd's numbers of this step's backwards, an inner one after the one around it
         self.names: dict[str, None] = {}  # in the order of the parameters
         self._landed: torch.Event | None = None
         self._means: dict[str, Tensor] = {}
@@ -299,6 +356,7 @@ class Pending:
     scale: float
     computed_at: dict[str, Tensor] = field(default_factory=dict)
     landed: dict[str, Tensor] | None = None
+    shown: Shown | None = None  # unscaled, in `p.grad`, where the job may have changed them
 
     def norm(self, names: Iterable[str]) -> Tensor:
         """Of a gradient that has landed, all parameters together."""

@@ -83,7 +83,7 @@ class DenseOptimizers:
     def load_state_dict(self, saved: Mapping[str, Mapping[str, Mapping[str, Tensor]]]) -> None:
         for optimizer in self.optimizers:
             for parameter in [p for group in optimizer.param_groups for p in group["params"]]:
-                name = self._names[parameter]
+                name = self.names[parameter]
                 if not saved["exists"][name]["exists"]:
                     optimizer.state.pop(parameter, None)
                     continue
@@ -95,7 +95,7 @@ class DenseOptimizers:
                         state[key] = value.clone()
 
     @property
-    def _names(self) -> dict[nn.Parameter, str]:
+    def names(self) -> dict[nn.Parameter, str]:
         return {p: name for name, p in self.parameters.items()}
 
     def _template(self) -> dict[str, dict[str, Tensor]]:

@@ -6,18 +6,22 @@ all-reduce of `g_k` starts inside the backward of step k and is waited for at th
 gradient, since that would decay weights and advance bias correction.
 """
 
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
+from weakref import WeakMethod, WeakValueDictionary
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.distributed.tensor import DTensor
 from torch.profiler import record_function
 from torchrec.optim.keyed import KeyedOptimizer
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from dist_rec.optim.arriving import Arriving, Shown
 from dist_rec.optim.ddp import outermost_ddps, plain_buffers, silence, slices
 from dist_rec.optim.delayed import Compress, DelayedAllReduce, Pending, total_norm
 from dist_rec.optim.dense import DenseFactory, DenseOptimizers, ParamGroups
@@ -25,6 +29,18 @@ from dist_rec.optim.gaps import filled, present
 from dist_rec.optim.groups import broadcast
 from dist_rec.optim.health import Health, HealthMeter
 from dist_rec.optim.loss_scale import LossScale
+from dist_rec.optim.saved import (
+    ByParameter,
+    Slot,
+    check_tree,
+    from_stock,
+    gathered,
+    is_stock,
+    rates_by_name,
+    rates_of_groups,
+    spread,
+    to_stock,
+)
 from dist_rec.optim.staleness import Correction, Staleness
 
 DenseUpdate = Literal["sync", "delayed"]
@@ -36,6 +52,12 @@ class HybridOptimizer(KeyedOptimizer):
     `step()` goes after every backward, on every rank, also on one that had no data. DDP may wrap the dense part or not
     (`init_data_parallel=False` saves its buffers); with `delayed`, DDP's own all-reduce of gradients is switched off. `sync`
     under DDP is DDP's (with accumulation it reduces every batch).
+
+    Between `backward()` and `step()`, `p.grad` is the mean gradient over all ranks, unscaled, that this `step()` applies: with
+    `delayed` that of the step before (zeros in the first late step). It may be read, clipped and changed there as ever, on all
+    ranks alike; whoever looks waits for it. What `flush()` applies has had no such moment: `show_in_flight()` gives it one. A
+    tool that reads `p.grad` of a parameter that has a gradient on other ranks only is told so by an error, and so is a hook
+    that reads it inside the backward.
 
     Args:
         dmp: the sharded model, or any module.
@@ -106,6 +128,8 @@ class HybridOptimizer(KeyedOptimizer):
                 "follow the scale; expected bf16 without a scaler, or tables without fused optimizers"
             )
         own = dict(in_backward_optimizer_filter(dmp.named_parameters()))
+        _check_whole(own)
+        self._frozen = {name: p for name, p in own.items() if not p.requires_grad}
         self._dense = DenseOptimizers({name: p for name, p in own.items() if p.requires_grad}, dense, param_groups)
         self._parameters = self._dense.parameters
         self._base_lrs = [pg["lr"] for pg in self._dense.groups]
@@ -124,7 +148,10 @@ class HybridOptimizer(KeyedOptimizer):
         self._skip_nonfinite, self._loss_scale = skip_nonfinite, LossScale(grad_scaler)
         self._correction = Correction(staleness, self._parameters, compensation)
         self._health = HealthMeter(health_every, self._parameters)
+        self._offered: WeakValueDictionary[str, Slot] = WeakValueDictionary()  # what `state` gave out last
         self._in_flight: Pending | None = None
+        self._changed_by_job = False  # somebody changes `p.grad` before step()
+        self._looked_at: Pending | None = None  # this step's gradient, on its way early because the job looked at `p.grad`
         self.steps = self.applied = self.skipped = 0
         self.grad_norm: Tensor | None = None
         theirs = {p for ddp in self._ddps for p in ddp.parameters()}
@@ -142,7 +169,9 @@ class HybridOptimizer(KeyedOptimizer):
             )
         for ddp in self._ddps:
             silence(ddp)
-        self._reduce = DelayedAllReduce(self._parameters, under_ddp=bool(self._ddps), **self._reduce_options)
+        self._reduce = DelayedAllReduce(
+            self._parameters, under_ddp=bool(self._ddps), bring=WeakMethod(self._bring), **self._reduce_options
+        )
         self._reduce.active = self._accumulation == 1
 
     def close(self) -> None:
@@ -156,8 +185,9 @@ class HybridOptimizer(KeyedOptimizer):
 
     @property
     def state(self) -> Mapping[Any, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        dense = {p: state for optimizer in self._dense.optimizers for p, state in optimizer.state.items()}
-        return {**(self._fused.state if self._fused is not None else {}), **dense}
+        """By parameter; for dense ones what their optimizer keeps and, under `hybrid`, all else that a resumed run needs, put
+        together when asked for. TorchRec's `CombinedOptimizer` saves and loads this."""
+        return ByParameter(self._fused.state if self._fused is not None else {}, self._parameters, self._slots)
 
     @property
     def param_groups(self) -> list[Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -199,6 +229,7 @@ class HybridOptimizer(KeyedOptimizer):
         self._reduce.check_free(parameters)
         at = self._dense.add(parameters, options, optimizer)  # which also makes them `self._parameters`
         self._reduce.add(parameters)
+        self._frozen = {name: p for name, p in self._frozen.items() if not any(p is new for new in parameters.values())}
         self._base_lrs.insert(at, self._dense.groups[at]["lr"])
         broadcast(parameters, self._reduce.group)
 
@@ -210,7 +241,8 @@ class HybridOptimizer(KeyedOptimizer):
         if self._reduce is not None:
             self._reduce.abandon()
         for parameter in self._parameters.values():
-            parameter.grad = None if set_to_none or parameter.grad is None else parameter.grad.zero_()
+            keep = not set_to_none and parameter.grad is not None and not isinstance(parameter.grad, Arriving)
+            parameter.grad = parameter.grad.zero_() if keep and parameter.grad is not None else None
 
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Call after the backward of each step, on every rank, also on one that had no data."""
@@ -229,35 +261,106 @@ class HybridOptimizer(KeyedOptimizer):
             hook(self, (), {})
 
     def _dense_step(self) -> None:
+        self._check_frozen()
         self.steps += 1
-        scale = self._loss_scale.scale
-        in_time = self._dense_update == "sync" or self.steps <= self._warmup
         if self._reduce is None:
-            self.flush()  # of a checkpoint that was saved with late updates
+            self._flush()  # of a checkpoint that was saved with late updates
             found = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
             for gradient in found.values() if self._accumulation > 1 else ():
                 gradient /= self._accumulation
-            self._apply(Pending(None, scale, landed=found), late=False)
+            self._apply(Pending(None, self._loss_scale.scale, landed=found), late=False)
             return
-        started = Pending(self._reduce.start(), scale)
-        if in_time:
-            self.flush()
+        if replaced := self._reduce.replaced():
+            self._look(self.steps)
+            for name, gradient in replaced.items():
+                self._parameters[name].grad = gradient
+        started = self._looked_at or Pending(self._reduce.start(), self._loss_scale.scale)
+        self._looked_at = None
+        if self._in_time(self.steps):
+            self._flush()
             self._apply(started, late=False)
             return
         if self._correction.needs_weights:
             started.computed_at = {name: p.detach().clone() for name, p in self._parameters.items()}
-        self.flush()
+        self._flush()
         self._in_flight = started
+
+    def _in_time(self, step: int) -> bool:
+        return self._dense_update == "sync" or step <= self._warmup
+
+    def _bring(self, name: str) -> Tensor:
+        """What is meant by `p.grad` of a parameter now that somebody uses it; zeros where `step()` will apply nothing."""
+        if torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(
+                f"{name}: its p.grad was read inside the backward, where its gradient is on its way already; expected it to be "
+                "read after the backward, or by a hook that was registered before this optimizer was made"
+            )
+        self._look(self.steps + 1)
+        parameter = self._parameters[name]
+        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+    def _look(self, step: int) -> None:
+        """Sends this step's gradient and puts into `p.grad` what the step will apply."""
+        if self._looked_at is not None:
+            return
+        assert self._reduce is not None, "stand-ins are its"
+        here = self._reduce.standing_in
+        self._looked_at = started = Pending(self._reduce.start(), self._loss_scale.scale)
+        if self._in_time(step):
+            self._flush()
+        self._show(started if self._in_time(step) else self._in_flight, here)
+
+    def show_in_flight(self) -> None:
+        """Puts the gradient in flight, if there is one, into `p.grad`, to be clipped or changed before `flush()` applies it."""
+        self._check_between_steps("show_in_flight")
+        self._show(self._in_flight, set(self._parameters))
+
+    def _show(self, applied: Pending | None, here: Collection[str]) -> None:
+        """Into `p.grad`; an error if there is more than the job can know of, which has looked for gradients of `here`."""
+        if applied is None or applied.shown is not None:
+            return
+        gradients = self._land(applied)
+        if elsewhere := gradients.keys() - set(here):
+            raise RuntimeError(
+                f"{min(elsewhere)} has a gradient of other ranks or of the step before, and none of this rank's backward, so "
+                "that a tool that reads p.grad cannot see it; expected clip_norm in the place of the job's own clipping, or a "
+                "gradient of every parameter on every rank"
+            )
+        if applied.scale != 1.0:
+            for gradient in gradients.values():
+                gradient *= 1.0 / applied.scale
+        for name, gradient in gradients.items():
+            self._parameters[name].grad = gradient
+        applied.shown = Shown.of(gradients)
+
+    def _check_frozen(self) -> None:
+        if thawed := [name for name, p in self._frozen.items() if p.requires_grad]:
+            raise RuntimeError(
+                f"{thawed[0]} ({len(thawed)} parameters) was frozen when this optimizer was made and requires a gradient now, "
+                "so that nobody would update it; expected add_parameters({name: parameter}) first, or requires_grad before the "
+                "optimizer is made"
+            )
 
     def flush(self) -> None:
         """Applies the gradient in flight, if there is one: before evaluation, export and after the last step."""
+        if self._changed_by_job and self._in_flight is not None and self._in_flight.shown is None:
+            warnings.warn(
+                "flush() applies a gradient that the job has had no chance to change (clip) in p.grad, as it has changed those "
+                "before: expected clip_norm in the place of its own clipping, or show_in_flight(), the same change, and then "
+                "flush()",
+                stacklevel=2,
+            )
+        self._flush()
+
+    def _flush(self) -> None:
         if self._in_flight is None:
             return
         in_flight, self._in_flight = self._in_flight, None
-        unfinished = {name: p.grad for name, p in self._parameters.items()}  # of a step or an accumulation that goes on
+        # Of a step or an accumulation that goes on; what is in `p.grad` to be looked at is applied now.
+        unfinished = {name: p.grad for name, p in self._parameters.items()} if in_flight.shown is None else {}
         self._apply(in_flight, late=True)
         for name, parameter in self._parameters.items():
-            parameter.grad = unfinished[name]
+            parameter.grad = unfinished.get(name)
 
     def _land(self, in_flight: Pending) -> dict[str, Tensor]:
         if in_flight.landed is None:
@@ -267,15 +370,24 @@ class HybridOptimizer(KeyedOptimizer):
 
     def _apply(self, arrived: Pending, *, late: bool) -> None:
         """One dense update; none without a gradient, so that schedules count updates and not steps."""
-        gradients = self._land(arrived)
+        gradients, changed = self._land(arrived), False
+        if arrived.shown is not None:
+            gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+            changed = arrived.shown.changed(gradients)
+            self._changed_by_job |= changed
         with record_function("dense update: apply"):
-            asked = gradients and (self._clip_norm is not None or self._skip_nonfinite)
-            norm = arrived.norm(self._parameters) if asked else None  # still scaled
-            finite = norm is None or not self._skip_nonfinite or arrived.is_finite(norm)
+            norm, finite = None, True
+            if gradients and (self._clip_norm is not None or self._skip_nonfinite):
+                if changed:
+                    norm = total_norm(self._parameters, gradients)
+                    finite = not self._skip_nonfinite or bool(norm.isfinite())
+                else:
+                    scaled = arrived.norm(self._parameters)
+                    finite = not self._skip_nonfinite or arrived.is_finite(scaled)
+                    norm = scaled / arrived.scale
             if gradients and finite:
-                self._update(
-                    gradients, None if norm is None else norm / arrived.scale, arrived.computed_at, arrived.scale, late
-                )
+                scale = arrived.scale if arrived.shown is None else 1.0
+                self._update(gradients, norm, arrived.computed_at, scale, late)
             else:
                 self._correction.forget()
             self.skipped += not finite
@@ -283,6 +395,9 @@ class HybridOptimizer(KeyedOptimizer):
             self._loss_scale.update(finite, arrived.scale)
         if arrived.flight is not None:
             arrived.flight.release()
+        if arrived.shown is not None:
+            for parameter in self._parameters.values():
+                parameter.grad = None
 
     def _update(
         self, gradients: dict[str, Tensor], norm: Tensor | None, computed_at: dict[str, Tensor], scale: float, late: bool
@@ -328,13 +443,14 @@ class HybridOptimizer(KeyedOptimizer):
         Raises:
             RuntimeError: while gradients are being accumulated.
         """
+        return {**self._dense_tree(), "fused": self._fused.state_dict() if self._fused is not None else {}}
+
+    def _dense_tree(self) -> dict[str, Any]:
         self._check_between_steps("state_dict")
         waiting = self._in_flight
-        rates = [group["lr"] for group in self._dense.groups]
         scaled = self._loss_scale.is_enabled
         state: dict[str, Any] = {
             "dense": self._dense.state_dict(),
-            "fused": self._fused.state_dict() if self._fused is not None else {},
             "in_flight": filled(self._land(waiting) if waiting is not None else {}, self._parameters),
             "counters": torch.tensor(
                 [self.steps, self.applied, self.skipped, waiting is not None, scaled, self._loss_scale.good]
@@ -342,7 +458,7 @@ class HybridOptimizer(KeyedOptimizer):
             "scales": torch.tensor(
                 [self._loss_scale.scale, waiting.scale if waiting is not None else 1.0], dtype=torch.float64
             ),
-            "rates": torch.tensor([float(rate) for rate in rates], dtype=torch.float64),
+            "rates": rates_by_name(self._dense.groups, self._dense.names),
         }
         if self._correction.keeps_history:
             state["last"] = filled(self._correction.last, self._parameters)
@@ -352,19 +468,47 @@ class HybridOptimizer(KeyedOptimizer):
             state["withheld"] = withheld
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Goes on from a `state_dict`, on any number of ranks. Dense learning rates come back where no `lr_factor` sets them;
-        those of the fused optimizers are the job's, as ever with TorchRec.
+    def stock_state_dict(self) -> dict[str, Any]:
+        """The state as TorchRec's own optimizers have it, to go on without this one: `{"state": parameter name -> tensors}`.
+
+        `load_state_dict` takes such a state, too: that of a `CombinedOptimizer` of fused and dense optimizers.
 
         Raises:
-            ValueError: if the state is that of other parameters; nothing is changed then.
+            RuntimeError: while a gradient is in flight, for which there is no place in it; `flush()` first.
         """
-        self._check_between_steps("load_state_dict")
-        if differing := state["in_flight"].keys() ^ self._parameters.keys():
-            raise ValueError(f"the state is of other parameters: {', '.join(sorted(differing)[:3])} in one of the two only")
-        self._dense.load_state_dict(state["dense"])
+        if self._in_flight is not None:
+            raise RuntimeError(
+                "stock_state_dict: a gradient is in flight, and TorchRec's state has no place for it; flush() first"
+            )
+        return to_stock(self.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Goes on from a `state_dict`, on any number of ranks and with any parameter groups. Dense learning rates come back
+        where no `lr_factor` sets them; those of the fused optimizers are the job's, as ever with TorchRec.
+
+        Raises:
+            ValueError: if the state is of other parameters, tables or optimizers, or has different rates for parameters that
+                are one group now; nothing is changed then.
+        """
+        own = self.state_dict()
+        state = from_stock(state, own) if is_stock(state) else state
+        check_tree(state, own)
+        rates = rates_of_groups(self._dense.groups, self._dense.names, state["rates"])
         if self._fused is not None:
             self._fused.load_state_dict(state["fused"])
+        self._load_dense(state, rates)
+
+    def post_load_state_dict(self) -> None:
+        """After a `CombinedOptimizer` around this one has copied a state into what `state` had offered."""
+        if self._fused is not None:
+            self._fused.post_load_state_dict()
+        offered, self._offered = dict(self._offered), WeakValueDictionary()
+        if offered:
+            tree = gathered(offered)
+            self._load_dense(tree, rates_of_groups(self._dense.groups, self._dense.names, tree["rates"]))
+
+    def _load_dense(self, state: dict[str, Any], rates: list[float]) -> None:
+        self._dense.load_state_dict(state["dense"])
         self.steps, self.applied, self.skipped, waiting, scaled, good = (int(count) for count in state["counters"])
         scale, scale_in_flight = state["scales"].tolist()
         if scaled:
@@ -381,14 +525,29 @@ class HybridOptimizer(KeyedOptimizer):
         if self._reduce is not None:
             self._reduce.withhold(state.get("withheld", {}))
         if self._lr_factor is None:
-            for group, rate in zip(self._dense.groups, state["rates"].tolist(), strict=True):
+            for group, rate in zip(self._dense.groups, rates, strict=True):
                 group["lr"] = rate
+
+    def _slots(self) -> dict[str, Slot]:
+        slots = spread(self._dense_tree())
+        self._offered = WeakValueDictionary(slots)
+        return slots
 
     def _check_between_steps(self, what: str) -> None:
         if self._micro:
             raise RuntimeError(
                 f"{what}: {self._micro} of {self._accumulation} gradients are added up; expected it after every "
                 f"{self._accumulation}th step()"
+            )
+
+
+def _check_whole(parameters: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for parameters that are spread over ranks."""
+    for name, parameter in parameters.items():
+        if isinstance(parameter, DTensor):
+            raise ValueError(
+                f"{name} is a DTensor, spread over ranks by fully_shard (FSDP) or tensor parallelism, which reduce its "
+                "gradient themselves; expected dense parameters that every rank holds whole, as plain or DDP modules have them"
             )
 
 

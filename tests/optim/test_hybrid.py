@@ -263,6 +263,36 @@ def test_parameters_that_others_update_are_left_alone() -> None:
     assert set(optimizer.state_dict()["dense"]["state"]) == {"2.weight", "2.bias"}
 
 
+def test_what_thaws_later_is_told_until_it_is_added() -> None:
+    net, optimizer = start(Run("plain_sgd", clip=None), seed=3)
+    optimizer.close()
+    net.mlp[0].requires_grad_(False)
+    optimizer = make_optimizer(net, Run("plain_sgd", clip=None))
+    run_step(net, optimizer, 1)
+    net.mlp[0].requires_grad_(True)
+    with pytest.raises(RuntimeError, match=r"mlp.0.weight \(2 parameters\) was frozen.*expected add_parameters"):
+        run_step(net, optimizer, 2)
+    optimizer.zero_grad()
+    optimizer.add_parameters({f"mlp.0.{name}": p for name, p in net.mlp[0].named_parameters()})
+    before = net.mlp[0].weight.detach().clone()
+    for step in (3, 4):
+        run_step(net, optimizer, step)
+    assert not torch.equal(net.mlp[0].weight, before)
+
+
+def test_parameters_that_are_spread_over_ranks_are_refused() -> None:
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        net = nn.Linear(4, 2)
+        torch.distributed.fsdp.fully_shard(net)
+        for update in ("sync", "delayed"):
+            with pytest.raises(ValueError, match=r"weight is a DTensor, spread over ranks by fully_shard \(FSDP\)"):
+                HybridOptimizer(net, DENSE["sgd"], dense_update=update)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_zero_grad_clears_or_zeroes() -> None:
     net, optimizer = start(Run("sgd", accumulation=2))
     net(1, 0).backward()

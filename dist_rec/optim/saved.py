@@ -1,0 +1,165 @@
+"""The state of a `HybridOptimizer` in three forms: its own tree; by parameter, as TorchRec's optimizers collect and load state;
+and that of TorchRec's own optimizers, to go on with another kind.
+
+The tree: `dense` (see `DenseOptimizers`), `fused` (TorchRec's), by parameter name `in_flight`, `rates` and, where kept, `last`,
+`computed_at` and `withheld`; `counters` and `scales` of the whole.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Tree = dict[str, Any]
+ALWAYS = ("dense", "fused", "in_flight", "counters", "scales", "rates")
+BY_NAME = ("in_flight", "rates", "last", "computed_at", "withheld")
+OURS = "hybrid"  # beside the tensors that the parameter's own optimizer keeps
+
+
+class Slot(dict[str, Any]):
+    """One parameter's part of the state; a class of its own, since a plain dict takes no weak references."""
+
+
+def spread(tree: Tree) -> dict[str, Slot]:
+    """The tree without `fused`, by parameter; what belongs to the whole stands with every parameter."""
+    whole = {"counters": tree["counters"], "scales": tree["scales"]}
+    return {
+        name: Slot(
+            {
+                **tree["dense"]["state"][name],
+                OURS: {
+                    **whole,
+                    "exists": tree["dense"]["exists"][name]["exists"],
+                    **{part: tree[part][name] for part in BY_NAME if name in tree.get(part, {})},
+                },
+            }
+        )
+        for name in tree["dense"]["state"]
+    }
+
+
+def gathered(slots: Mapping[str, Mapping[str, Any]]) -> Tree:
+    """The tree that `spread` made the slots of."""
+    tree: Tree = {"dense": {"state": {}, "exists": {}}, "fused": {}}
+    for name, slot in slots.items():
+        ours = slot[OURS]
+        tree["dense"]["state"][name] = {key: value for key, value in slot.items() if key != OURS}
+        tree["dense"]["exists"][name] = {"exists": ours["exists"]}
+        tree |= {"counters": ours["counters"], "scales": ours["scales"]}
+        for part in BY_NAME:
+            if part in ours:
+                tree.setdefault(part, {})[name] = ours[part]
+    return tree
+
+
+class ByParameter(Mapping[Any, Any]):
+    """`optimizer.state`: parameter -> what is kept for it. `fused` as it is; the rest is put together when it is asked for."""
+
+    def __init__(self, fused: Mapping[Any, Any], dense: Mapping[str, Tensor], slots: Callable[[], Mapping[str, Slot]]) -> None:
+        self._fused, self._dense, self._make = fused, {p: name for name, p in dense.items()}, slots
+        self._made: Mapping[str, Slot] | None = None
+
+    def __getitem__(self, parameter: Any) -> Any:
+        if parameter not in self._dense:
+            return self._fused[parameter]
+        if self._made is None:
+            self._made = self._make()
+        return self._made[self._dense[parameter]]
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._fused
+        yield from self._dense
+
+    def __len__(self) -> int:
+        return len(self._fused) + len(self._dense)
+
+
+def rates_by_name(groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str]) -> dict[str, Tensor]:
+    """The learning rate of every parameter, float64."""
+    return {names[p]: torch.tensor(float(group["lr"]), dtype=torch.float64) for group in groups for p in group["params"]}
+
+
+def rates_of_groups(groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str], saved: Mapping[str, Tensor]) -> list[float]:
+    """The learning rate of every group. Raises ValueError where parameters of one group had different ones."""
+    rates = []
+    for group in groups:
+        found = {float(saved[names[p]]): names[p] for p in group["params"]}
+        if len(found) > 1:
+            told = ", ".join(f"{name} {rate}" for rate, name in found.items())
+            raise ValueError(f"the state is of other parameter groups: parameters of one group had different rates: {told}")
+        rates += found
+    return rates
+
+
+def is_stock(state: Mapping[str, Any]) -> bool:
+    """Whether it is the state of TorchRec's `KeyedOptimizer`s."""
+    return "state" in state and "dense" not in state
+
+
+def to_stock(tree: Tree) -> dict[str, Any]:
+    return {"state": {**tree["fused"].get("state", {}), **tree["dense"]["state"]}}
+
+
+def from_stock(state: Mapping[str, Any], own: Tree) -> Tree:
+    """A tree of the states of TorchRec's optimizers: nothing in flight, counters at zero. Raises ValueError for missing ones.
+
+    `own`: the tree of the optimizer that is to go on.
+    """
+    saved = state["state"]
+    if missing := [name for name in own["fused"].get("state", {}) if name not in saved]:
+        raise ValueError(f"the state has nothing of the fused optimizer of {', '.join(missing[:3])}; it has {_some(saved)}")
+    exists = {name: {"exists": torch.tensor(bool(saved.get(name)))} for name in own["dense"]["state"]}
+    return {
+        "dense": {"state": {n: saved.get(n) or like for n, like in own["dense"]["state"].items()}, "exists": exists},
+        "fused": {"state": {name: saved[name] for name in own["fused"].get("state", {})}} if own["fused"] else {},
+        "in_flight": {
+            name: {"value": torch.zeros_like(gap["value"]), "there": torch.tensor(False)}
+            for name, gap in own["in_flight"].items()
+        },
+        "rates": own["rates"],
+        "counters": torch.zeros_like(own["counters"]),
+        "scales": own["scales"],
+    } | {part: {} for part in BY_NAME if part in own and part not in ALWAYS}
+
+
+def check_tree(tree: Mapping[str, Any], own: Tree) -> None:
+    """Raises ValueError unless `tree` fits an optimizer whose own tree is `own`: parts, names, states and shapes."""
+    if missing := [part for part in ALWAYS if part not in tree]:
+        raise ValueError(
+            f"expected the state_dict of a HybridOptimizer, or of TorchRec's KeyedOptimizer, got {_some(tree)}; there is no "
+            f"{', '.join(missing)}"
+        )
+    if differing := tree["in_flight"].keys() ^ own["in_flight"].keys():
+        raise ValueError(f"the state is of other parameters: {', '.join(sorted(differing)[:3])} in one of the two only")
+    for name, gap in own["in_flight"].items():
+        _check_shape(name, tree["in_flight"][name]["value"], gap["value"])
+    for name, mine in own["dense"]["state"].items():
+        if not tree["dense"]["exists"][name]["exists"]:
+            continue
+        theirs = tree["dense"]["state"][name]
+        if differing := theirs.keys() ^ mine.keys():
+            raise ValueError(
+                f"the state is of another dense optimizer: for {name} it keeps {_some(theirs)}, this one {_some(mine)}; "
+                f"differing: {', '.join(sorted(differing))}"
+            )
+        for key, value in mine.items():
+            _check_shape(f"{key} of {name}", theirs[key], value)
+    fused, mine = tree["fused"].get("state", {}), own["fused"].get("state", {})
+    if differing := fused.keys() ^ mine.keys():
+        raise ValueError(f"the state is of other tables: {', '.join(sorted(differing)[:3])} in one of the two only")
+    for name, kept in mine.items():
+        if differing := fused[name].keys() ^ kept.keys():
+            raise ValueError(
+                f"the state is of another fused optimizer: of {name}, {', '.join(sorted(differing))} in one of the two only"
+            )
+
+
+def _check_shape(what: str, found: Tensor, expected: Tensor) -> None:
+    if found.shape != expected.shape:
+        raise ValueError(f"the state has {what} of shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
+
+
+def _some(names: Mapping[str, Any]) -> str:
+    shown = ", ".join(list(names)[:4]) or "nothing"
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

@@ -1,0 +1,211 @@
+"""A job's own tools between `backward()` and `step()`: clipping is `clip_norm`, to the bit, and a look changes nothing."""
+
+import copy
+import gc
+import warnings
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
+
+from dist_rec.optim.hybrid import HybridOptimizer
+from tests.helpers.ranks import run_ranks
+from tests.optim.trajectories import STEPS, Run, flat, start, this_rank
+
+LIMIT = 0.5
+Tool = Callable[[nn.Module], Any]
+RUNS = [
+    *(Run("adamw", "delayed", warmup, accumulation=n) for warmup in (0, 3) for n in (1, 2)),
+    Run("sgd", "sync"),
+    *(Run("sgd", "delayed", 3, accumulation=n, wrap="ddp") for n in (1, 2)),
+    Run("sgd", "sync", wrap="ddp"),
+]
+
+
+def clip(net: nn.Module) -> None:
+    torch.nn.utils.clip_grad_norm_(net.parameters(), LIMIT)
+
+
+def look(net: nn.Module) -> None:
+    assert all(torch.isfinite(p.grad.norm()) for p in net.parameters() if p.grad is not None)
+
+
+def halve(net: nn.Module) -> None:
+    for p in net.parameters():
+        p.grad = None if p.grad is None else p.grad * 0.5
+
+
+def trajectory(run: Run, tool: Tool | None, *, wrapped: bool = False, **options: Any) -> list[Tensor]:
+    """The weights after every step, and after what was in flight; the tool is used before every step that updates."""
+    net, optimizer = start(run, **options)
+    around: Any = optimizer
+    if wrapped:
+        around = GradientClippingOptimizer(optimizer, clipping=GradientClipping.NORM, max_gradient=LIMIT)
+    weights = []
+    for batch in range(STEPS * run.accumulation):
+        around.zero_grad()
+        net(batch, this_rank()).backward()
+        last = (batch + 1) % run.accumulation == 0
+        if tool is not None and last:
+            tool(net)
+        around.step()
+        weights += [flat(net)] * last
+    if tool is not None:
+        optimizer.show_in_flight()
+        tool(net)
+    optimizer.flush()
+    optimizer.close()
+    return [*weights, flat(net)]
+
+
+def _compared() -> list[str]:
+    wrong = []
+    for run in RUNS:
+        unclipped = replace(run, clip=None)
+        by_option, plain = trajectory(replace(run, clip=LIMIT), None), trajectory(unclipped, None)
+        clipped = {"clip_grad_norm_": trajectory(unclipped, clip)}
+        if run.accumulation == 1:
+            clipped["GradientClippingOptimizer"] = trajectory(unclipped, None, wrapped=True)[:STEPS]
+        for name, found in clipped.items():
+            if not all(torch.equal(a, b) for a, b in zip(found, by_option)):
+                wrong.append(f"{run}, {name}: not as clip_norm")
+        if not all(torch.equal(a, b) for a, b in zip(trajectory(unclipped, look), plain, strict=True)):
+            wrong.append(f"{run}: a look has changed something")
+        if torch.equal(by_option[-1], plain[-1]):
+            wrong.append(f"{run}: nothing was clipped, so that nothing is tested")
+    return wrong
+
+
+@pytest.mark.filterwarnings("ignore:flush")
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_clipping_there_is_clip_norm_and_a_look_changes_nothing(world_size: int) -> None:
+    for wrong in run_ranks(_compared, world_size):
+        assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("update", ["delayed", "sync"])
+def test_other_tensors_put_there_are_applied(update: Any) -> None:
+    run = Run("plain_sgd", update, clip=None)
+    first = 1 if update == "delayed" else 0  # the first late step applies nothing
+    before = flat(start(run)[0])
+    full, half = (trajectory(run, tool, lr_factor=None)[first] for tool in (None, halve))
+    torch.testing.assert_close((full - before) * 0.5, half - before)
+
+
+@pytest.mark.parametrize("update", ["delayed", "sync"])
+def test_what_is_put_there_without_a_look_is_applied(update: Any) -> None:
+    net, optimizer = start(Run("plain_sgd", update, clip=None), lr_factor=None)
+    for batch in range(3):
+        optimizer.zero_grad()
+        net(batch, 0).backward()
+        before = copy.deepcopy(net)
+        if batch == 1:
+            for p in net.parameters():
+                p.grad = torch.ones_like(p)
+        if batch == 2:
+            net.mlp[0].weight.grad = None
+        optimizer.step()
+        if batch == 1:
+            torch.testing.assert_close(flat(net), flat(before) - 0.1)
+    assert torch.equal(net.mlp[0].weight, before.mlp[0].weight) and not torch.equal(net.mlp[2].weight, before.mlp[2].weight)
+
+
+def test_a_flush_that_no_tool_has_seen_is_told() -> None:
+    run = Run("sgd", clip=None)
+    net, optimizer = start(run)
+    for batch in range(3):
+        optimizer.zero_grad()
+        net(batch, 0).backward()
+        clip(net)
+        optimizer.step()
+    with pytest.warns(UserWarning, match=r"no chance to change \(clip\).*clip_norm.*show_in_flight"):
+        optimizer.flush()
+    net, optimizer = start(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.zero_grad()
+        net(0, 0).backward()
+        look(net)
+        optimizer.step()
+        optimizer.flush()
+
+
+def test_with_a_loss_scale_gradients_are_seen_unscaled() -> None:
+    seen = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**10)):
+        net, optimizer = start(Run("adamw", clip=None), grad_scaler=scaler)
+        norms = []
+        for batch in range(4):
+            optimizer.zero_grad()
+            loss = net(batch, 0)
+            (loss if scaler is None else scaler.scale(loss)).backward()
+            norms.append(float(torch.nn.utils.clip_grad_norm_(net.parameters(), LIMIT)))
+            optimizer.step()
+        seen.append((norms, flat(net)))
+    assert seen[0][0] == seen[1][0] and seen[0][0][0] == 0.0 < seen[0][0][1]
+    assert torch.equal(seen[0][1], seen[1][1])
+
+
+def test_gradients_that_are_not_finite_are_skipped_after_a_look_too() -> None:
+    net, optimizer = start(Run("sgd", "sync", clip=None))
+    before = flat(net)
+    optimizer.zero_grad()
+    (net(0, 0) * float("inf")).backward()
+    clip(net)
+    optimizer.step()
+    assert torch.equal(flat(net), before) and optimizer.skipped == 1
+
+
+def test_a_hook_inside_the_backward_is_told() -> None:
+    net, _ = start(Run("sgd"))
+    net.mlp[0].weight.register_post_accumulate_grad_hook(lambda p: p.grad.norm())
+    with pytest.raises(RuntimeError, match=r"mlp.0.weight: its p.grad was read inside the backward"):
+        net(0, 0).backward()
+
+
+def _unused_here() -> str:
+    run = Run("sgd", "sync", extra=True)  # `extra` has a gradient on rank 0 only
+    net, _optimizer = start(run)
+    net(0, dist.get_rank()).backward()
+    try:
+        clip(net)
+    except RuntimeError as error:
+        return str(error)
+    finally:
+        dist.barrier()
+    return "clipped"
+
+
+def test_gradients_of_other_ranks_that_a_tool_cannot_see_are_told() -> None:
+    seen, told = run_ranks(_unused_here, 2)
+    assert seen == "clipped" and "extra has a gradient of other ranks" in told and "expected clip_norm" in told
+
+
+def test_recomputing_checkpoints_and_two_backwards() -> None:
+    net, optimizer = start(Run("sgd", "sync"))
+    x = torch.randn(4, 10, dtype=torch.float64, requires_grad=True)
+    for reentrant in (True, False):
+        optimizer.zero_grad()
+        torch.utils.checkpoint.checkpoint(net.mlp, x, use_reentrant=reentrant).sum().backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    net(0, 0).backward()
+    with pytest.raises(RuntimeError, match="got a second gradient"):
+        net(1, 0).backward()
+
+
+def test_the_optimizer_can_be_dropped_after_a_look() -> None:
+    net, optimizer = start(Run("sgd"))
+    net(0, 0).backward()
+    look(net)
+    optimizer.step()
+    alive = weakref.ref(optimizer)
+    del optimizer
+    gc.collect()
+    assert alive() is None and isinstance(HybridOptimizer(net, torch.optim.AdamW), HybridOptimizer)
