@@ -1,3 +1,4 @@
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -7,9 +8,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from torchdata.stateful_dataloader import StatefulDataLoader
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dist_rec.data import dedup_loader
+from dist_rec.data import ahead
 from dist_rec.data.dedup_loader import DedupLoader
 from dist_rec.data.unique_features import UniqueFeatures
 from tests.data.test_unique_features import features_of
@@ -57,7 +59,7 @@ def test_finds_features_wherever_they_are(batch: Any, inside: Any) -> None:
     (found,) = DedupLoader([batch])
     assert type(found) is (UniqueFeatures if batch is FEATURES else type(batch))
     assert isinstance(inside(found), UniqueFeatures) and inside(batch) is before, "the loader's own batch stays as it is"
-    assert inside(found).ids("item").tolist() == [7, 8]
+    assert inside(found).ids_of("item").tolist() == [7, 8]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def test_order_and_number_of_batches() -> None:
     loader = DedupLoader([features_of({"a": [[i]]}) for i in range(20)], prefetch=3)
     assert len(loader) == 20
     for _ in range(2):
-        assert [batch.ids("a").item() for batch in loader] == [*range(20)]
+        assert [batch.ids_of("a").item() for batch in loader] == [*range(20)]
     assert _threads() == 0
 
 
@@ -141,7 +143,7 @@ def test_leaving_early_stops_the_thread() -> None:
 
 
 def test_leaving_early_does_not_wait_for_a_loader_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dedup_loader, "STOP_S", 0.05)
+    monkeypatch.setattr(ahead, "STOP_S", 0.05)
     go_on = threading.Event()
 
     def hanging() -> Iterator[KeyedJaggedTensor]:
@@ -175,6 +177,209 @@ def test_works_ahead_in_a_thread_of_its_own() -> None:
     time.sleep(0.02)
     assert made_by == ["DedupLoader"] * 4
     assert len(list(stream)) == 4
+
+
+def _weighted(key: str) -> KeyedJaggedTensor:
+    return KeyedJaggedTensor([key], torch.tensor([1, 1]), torch.tensor([0.5, 2.0]), lengths=torch.tensor([1, 1]))
+
+
+def _varying(*keys: str) -> KeyedJaggedTensor:
+    ids, lengths = torch.arange(1 + len(keys)), torch.ones(1 + len(keys), dtype=torch.int64)
+    return KeyedJaggedTensor(list(keys), ids, lengths=lengths, stride_per_key_per_rank=[[2], *([[1]] * (len(keys) - 1))])
+
+
+def test_what_cannot_be_deduplicated_stays_beside_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    empty = KeyedJaggedTensor([], torch.zeros(0, dtype=torch.int64), lengths=torch.zeros(0, dtype=torch.int64))
+    batch = {"f": FEATURES, "w": _weighted("w"), "v": _varying("x", "y"), "none": empty}
+    for found in DedupLoader([batch, batch]):
+        assert isinstance(found["f"], UniqueFeatures) and all(found[name] is batch[name] for name in ("w", "v", "none"))
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == 2, "each kind once, not once per batch"
+    assert any(text.startswith("w: left as they are") and "weights" in text for text in texts)
+    assert any(text.startswith("x, y: left as they are") and "a stride per key ([2, 1])" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("batch", "options", "message"),
+    [
+        (_weighted("w"), {}, "got KeyedJaggedTensor; w: features have weights"),
+        ([_varying("x", "y")], {}, r"got list; x, y: features have a stride per key \(\[2, 1\]\)"),
+        ([FEATURES, _weighted("w")], {"token_sets": [["item", "w"]]}, "no key 'w' in the features"),
+        ([FEATURES, _weighted("w")], {"num_embeddings": {"w": 5}}, "no key 'w' in the batch.*; 'w' stays as it is: .*weights"),
+        ([UniqueFeatures.of(FEATURES), 3], {}, "got UniqueFeatures: the batch is deduplicated already; wrap the loader once"),
+        (FEATURES.to(torch.device("meta")), {}, "expected features in host memory"),
+    ],
+)
+def test_nothing_to_deduplicate_says_why(batch: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(DedupLoader([batch], **options))
+
+
+def test_a_loader_is_wrapped_once() -> None:
+    with pytest.raises(ValueError, match="expected a loader of plain batches, got a DedupLoader; wrap the loader once"):
+        DedupLoader(DedupLoader([FEATURES]))
+
+
+def test_features_met_twice_are_deduplicated_once() -> None:
+    (found,) = DedupLoader([{"a": FEATURES, "b": [FEATURES]}])
+    assert found["a"] is found["b"][0]
+
+
+def test_an_error_is_raised_once_and_the_loader_can_be_iterated_again() -> None:
+    class Flaky:
+        passes = 0
+
+        def __iter__(self) -> Iterator[KeyedJaggedTensor]:
+            self.passes += 1
+            yield FEATURES
+            if self.passes == 1:
+                raise OSError("the disk is gone")
+
+    loader = DedupLoader(Flaky())
+    batches = iter(loader)
+    next(batches)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(batches)
+    assert list(batches) == [] and len(list(loader)) == len(list(loader)) == 1 and _threads() == 0
+
+
+# Positions. Items are numbered; a data set of either kind, read in this process or by two workers.
+
+
+class _Numbered(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return ITEMS
+
+    def __getitem__(self, i: int) -> KeyedJaggedTensor:
+        return features_of({"a": [[i]]})
+
+
+class _Stream(torch.utils.data.IterableDataset):
+    """Every worker has its own part, and a state in one dict that it changes."""
+
+    def __init__(self) -> None:
+        self.state = {"read": 0}
+
+    def __iter__(self) -> Iterator[KeyedJaggedTensor]:
+        worker = torch.utils.data.get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        while (number := first + self.state["read"] * step) < ITEMS:
+            self.state["read"] += 1
+            yield features_of({"a": [[number]]})
+        self.state["read"] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = dict(state)
+
+
+ITEMS = 12
+KINDS = [("map", 0), ("map", 2), ("stream", 0), ("stream", 2)]
+
+
+def _stateful(kind: str, workers: int) -> DedupLoader:
+    data = _Numbered() if kind == "map" else _Stream()
+    return DedupLoader(StatefulDataLoader(data, batch_size=None, num_workers=workers), prefetch=3)
+
+
+def _number(batch: UniqueFeatures) -> int:
+    return int(batch.ids_of("a"))
+
+
+def _read_from(state: dict[str, Any], kind: str, workers: int) -> list[int]:
+    loader = _stateful(kind, workers)
+    loader.load_state_dict(state)
+    return [_number(batch) for batch in loader]
+
+
+@pytest.mark.parametrize(("kind", "workers"), KINDS)
+def test_goes_on_where_the_last_batch_was_handed_out(kind: str, workers: int) -> None:
+    loader = _stateful(kind, workers)
+    batches, states, seen = iter(loader), [loader.state_dict()], []
+    for batch in batches:
+        seen.append(_number(batch))
+        states.append(loader.state_dict())
+    states.append(loader.state_dict())
+    assert seen == [*range(ITEMS)]
+    ends = {0: seen, 5: seen[5:], ITEMS - 1: seen[-1:], ITEMS: [], ITEMS + 1: seen}  # behind the end: the next epoch
+    for handed_out, rest in ends.items():
+        state = json.loads(json.dumps(states[handed_out])) if workers == 0 else states[handed_out]
+        assert _read_from(state, kind, workers) == rest, handed_out
+
+
+@pytest.mark.parametrize(("kind", "workers"), KINDS[::3])
+def test_batches_that_a_pipeline_still_holds_come_again(kind: str, workers: int) -> None:
+    loader = _stateful(kind, workers)
+    batches = iter(loader)
+    with pytest.raises(ValueError, match="no batch has been handed out yet, got 2"):
+        loader.state_dict(untrained=2)
+    for _ in range(6):
+        next(batches)
+    assert _read_from(loader.state_dict(untrained=2), kind, workers) == [*range(4, ITEMS)]
+    assert _read_from(loader.state_dict(untrained=6), kind, workers) == [*range(ITEMS)]
+    with pytest.raises(ValueError, match="untrained: expected at most 6, got 7"):
+        loader.state_dict(untrained=7)
+    with pytest.raises(ValueError, match="untrained: expected a number of batches, 0 or more, got -1"):
+        loader.state_dict(untrained=-1)
+    assert [_number(batch) for batch in batches] == [*range(6, ITEMS)]
+    assert _read_from(loader.state_dict(untrained=1), kind, workers) == [ITEMS - 1], "the pipeline empties itself at the end"
+
+
+@pytest.mark.parametrize(("kind", "workers"), KINDS)
+def test_positions_in_a_second_epoch_and_after_leaving_early(kind: str, workers: int) -> None:
+    loader = _stateful(kind, workers)
+    assert len(list(loader)) == ITEMS
+    batches = iter(loader)
+    for _ in range(3):
+        next(batches)
+    second = loader.state_dict()
+    batches.close()  # pyright: ignore[reportAttributeAccessIssue] - a generator
+    assert _read_from(second, kind, workers) == _read_from(loader.state_dict(), kind, workers) == [*range(3, ITEMS)]
+
+
+def test_loading_ends_an_iteration_that_is_under_way() -> None:
+    loader = _stateful("map", 0)
+    batches = iter(loader)
+    next(batches)
+    state = loader.state_dict()
+    next(batches)
+    loader.load_state_dict(state)
+    assert loader.state_dict() == state and _threads() == 0
+    with pytest.raises(RuntimeError, match="this iteration of the DedupLoader is over, its load_state_dict was called"):
+        next(batches)
+    assert [_number(batch) for batch in loader] == [*range(1, ITEMS)]
+
+
+def test_its_position_is_that_of_the_loader_alone() -> None:
+    loader = _stateful("map", 0)
+    batches = iter(loader)
+    for _ in range(5):
+        next(batches)
+    alone = StatefulDataLoader(_Numbered(), batch_size=None)
+    alone.load_state_dict(loader.state_dict())
+    assert [int(batch.values()) for batch in alone] == [*range(5, ITEMS)]
+
+
+def test_a_loader_without_a_position() -> None:
+    loader = DedupLoader([FEATURES])
+    for ask in (loader.state_dict, lambda: loader.load_state_dict({})):
+        with pytest.raises(TypeError, match=r"expected one with state_dict\(\) and load_state_dict\(\).*, got a list"):
+            ask()
+
+
+def test_a_position_that_cannot_be_had_is_told_to_who_asks() -> None:
+    class Broken(list):
+        def state_dict(self) -> dict[str, Any]:
+            raise OSError("no position")
+
+        def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    loader = DedupLoader(Broken([FEATURES]))
+    assert len(list(loader)) == 1
+    with pytest.raises(OSError, match="no position"):
+        loader.state_dict()
 
 
 def test_prefetch_must_be_positive() -> None:

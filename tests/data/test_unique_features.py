@@ -1,11 +1,14 @@
+import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from dist_rec.data.unique_features import UniqueFeatures
 from dist_rec.kernels.unique_ids import PackedIndex, unpack_index
@@ -25,8 +28,131 @@ SAMPLES = st.lists(st.lists(st.integers(HUGE, HUGE + 2) | st.integers(0, 5), max
 
 
 def _rebuilt(unique: UniqueFeatures, key: str) -> Tensor:
-    inverse = unique.inverse(key)
-    return unique.ids(key)[(unpack_index(inverse) if isinstance(inverse, PackedIndex) else inverse).long()]
+    inverse = unique.inverse_of(key)
+    return unique.ids_of(key)[(unpack_index(inverse) if isinstance(inverse, PackedIndex) else inverse).long()]
+
+
+# What each public method of a KeyedJaggedTensor is asked; `plain` gives a list of tensors and values to compare.
+ASKED: dict[str, Callable[[Any], Any]] = {
+    "keys": lambda f: f.keys(),
+    "stride": lambda f: f.stride(),
+    "stride_per_key": lambda f: f.stride_per_key(),
+    "stride_per_key_per_rank": lambda f: f.stride_per_key_per_rank(),
+    "variable_stride_per_key": lambda f: f.variable_stride_per_key(),
+    "device": lambda f: f.device(),
+    "values": lambda f: f.values(),
+    "lengths": lambda f: f.lengths(),
+    "lengths_or_none": lambda f: f.lengths_or_none(),
+    "offsets": lambda f: f.offsets(),
+    "offsets_or_none": lambda f: (f.offsets(), f.offsets_or_none()),
+    "weights_or_none": lambda f: f.weights_or_none(),
+    "inverse_indices_or_none": lambda f: f.inverse_indices_or_none(),
+    "length_per_key": lambda f: f.length_per_key(),
+    "length_per_key_or_none": lambda f: (f.length_per_key(), f.length_per_key_or_none()),
+    "offset_per_key": lambda f: f.offset_per_key(),
+    "offset_per_key_or_none": lambda f: (f.offset_per_key(), f.offset_per_key_or_none()),
+    "lengths_offset_per_key": lambda f: f.lengths_offset_per_key(),
+    "index_per_key": lambda f: f.index_per_key(),
+    "size_in_bytes": lambda f: f.size_in_bytes(),
+    "getitem": lambda f: f["b"],
+    "to_dict": lambda f: f.to_dict(),
+    "split": lambda f: f.split([1, 2]),
+    "permute": lambda f: f.permute([2, 0, 0]),
+    "flatten_lengths": lambda f: f.flatten_lengths(),
+    "sync": lambda f: f.sync().length_per_key(),
+    "unsync": lambda f: f.unsync().keys(),
+    "dist_labels": lambda f: f.dist_labels(),
+    "dist_splits": lambda f: f.dist_splits([2, 1]),
+    "dist_tensors": lambda f: f.dist_tensors(),
+    "concat": lambda f: KeyedJaggedTensor.concat([f, features_of({"z": [[5], [], []]})]),
+    "concat of the object": lambda f: f.concat([f, features_of({"z": [[5], [], []]})]),
+    "empty_like": lambda f: KeyedJaggedTensor.empty_like(f).keys(),
+    "to": lambda f: f.to(CPU, non_blocking=True, dtype=torch.float32)["a"],
+    "to_padded_dense": lambda f: f["a"].to_padded_dense(3),
+    "str of a key": lambda f: str(f["a"]),
+}
+MADE_OTHERWISE = {"pin_memory", "record_stream"}  # need a GPU, or have a test of their own
+NOT_ANSWERED = {"weights", "inverse_indices"}  # raise, as those of features without them do
+OF_THE_CLASS = {"empty", "from_jt_dict", "from_lengths_sync", "from_offsets_sync", "dist_init"}
+NOT_THE_SAME = {"copy_", "clear_storage"}
+
+
+def _flat(answer: Any) -> list[Any]:
+    """Tensors as (dtype, list), whatever holds them."""
+    if isinstance(answer, Tensor):
+        return [answer.dtype, answer.tolist()]
+    if isinstance(answer, KeyedJaggedTensor):
+        return [answer.keys(), *_flat(answer.values()), *_flat(answer.lengths()), answer.stride(), answer.length_per_key()]
+    if isinstance(answer, JaggedTensor):
+        return [*_flat(answer.values()), *_flat(answer.lengths()), *_flat(answer.offsets()), answer.weights_or_none()]
+    if isinstance(answer, UniqueFeatures):
+        return _flat(answer.plain)
+    if isinstance(answer, dict):
+        return [list(answer), *(_flat(item) for item in answer.values())]
+    return [_flat(item) for item in answer] if isinstance(answer, list | tuple) else [answer]
+
+
+@pytest.mark.parametrize("values", [torch.int32, torch.int64])
+@pytest.mark.parametrize("lengths", [torch.int32, torch.int64])
+def test_answers_as_what_it_stands_for(values: torch.dtype, lengths: torch.dtype) -> None:
+    ids = [[4, 4, 9], [], [4]], [[1], [70_000], [1]], [[], [], [2]]
+
+    def plain() -> KeyedJaggedTensor:
+        made = features_of(dict(zip("bac", ids, strict=True)), values)
+        return KeyedJaggedTensor(made.keys(), made.values(), lengths=made.lengths().to(lengths))
+
+    for make in (UniqueFeatures.of, UniqueFeatures.on_device):
+        for name, ask in ASKED.items():  # every question is the first
+            assert _flat(ask(make(plain()))) == _flat(ask(plain())), name
+    for name in ("weights", "inverse_indices"):
+        with pytest.raises((AssertionError, ValueError)):
+            getattr(UniqueFeatures.of(plain()), name)()
+
+
+def test_nothing_public_is_missing() -> None:
+    public = {name for name in dir(KeyedJaggedTensor) if not name.startswith("_")}
+    named = {name.split(" ")[0] for name in ASKED} | MADE_OTHERWISE | NOT_ANSWERED | OF_THE_CLASS | NOT_THE_SAME
+    assert public <= named, public - named
+    unique = UniqueFeatures.of(features_of({"a": [[1]]}))
+    assert all(hasattr(unique, name) for name in public)
+
+
+def test_a_collection_of_keys() -> None:
+    unique = UniqueFeatures.of(features_of({"b": [[4, 4], [1]], "a": [[], [2]]}))
+    assert list(unique) == ["b", "a"] and len(unique) == 2 and "a" in unique and "x" not in unique and unique
+    assert repr(unique) == "UniqueFeatures(2 samples on cpu; b: 3 values, 2 distinct, a: 1 values, 1 distinct)"
+    with pytest.raises(KeyError, match="no key 'x' in the features; there are: b, a"):
+        unique["x"]
+    with pytest.raises(AttributeError, match="neither UniqueFeatures nor the KeyedJaggedTensor it stands for has 'nonsense'"):
+        _ = unique.nonsense
+    with pytest.raises(TypeError, match="cannot be written to"):
+        unique.copy_(features_of({"a": [[1]]}))
+
+
+@pytest.mark.parametrize("lists", [{"a": [[3, 3, 70_000], [2]]}, {"a": [[HUGE, HUGE]], "b": [[1]]}, {"a": [[], []]}])
+def test_what_is_handed_out_shares_no_memory(lists: dict[str, list[list[int]]]) -> None:
+    """Pipelines free the memory of features that they have sent."""
+    plain = features_of(lists)
+    for unique in (UniqueFeatures.of(plain), UniqueFeatures.on_device(plain)):
+        expected = {key: _rebuilt(unique, key) for key in lists}
+        unique.deduplicated.offsets()
+        unique.deduplicated.clear_storage()
+        unique.plain.offsets()
+        unique.plain.clear_storage()
+        for key, ids in expected.items():
+            assert torch.equal(_rebuilt(unique, key), ids) and unique.lengths_of(key).tolist() == [len(of) for of in lists[key]]
+        unique.clear_storage()
+        assert torch.equal(unique.values(), plain.values()) and torch.equal(unique.lengths(), plain.lengths())
+
+
+def test_copies_are_whole_and_carry_no_repetitions() -> None:
+    plain = features_of({"a": [[1, 1], []], "b": [[], [5]]})
+    for unique in (UniqueFeatures.of(plain), UniqueFeatures.on_device(plain)):
+        small = len(pickle.dumps(unique))
+        assert torch.equal(unique.values(), plain.values()) and unique.deduplicated.stride() == 1
+        assert len(pickle.dumps(unique)) == small
+        for twin in (copy.copy(unique), copy.deepcopy(unique), pickle.loads(pickle.dumps(unique)), unique.to(CPU)):
+            assert twin.keys() == ["a", "b"] and torch.equal(twin.values(), plain.values())
 
 
 @settings(deadline=None)
@@ -36,10 +162,13 @@ def test_rebuilds_the_features(lists: dict[str, list[list[int]]]) -> None:
     for unique in (UniqueFeatures.of(features), UniqueFeatures.on_device(features)):
         for key, jagged in features.to_dict().items():
             assert torch.equal(_rebuilt(unique, key), jagged.values())
-            assert torch.equal(unique.lengths(key), jagged.lengths()) and torch.equal(unique.offsets(key), jagged.offsets())
+            assert torch.equal(unique.lengths_of(key), jagged.lengths()) and torch.equal(
+                unique.offsets_of(key), jagged.offsets()
+            )
             ids = unique.deduplicated[key].values()
-            assert torch.equal(ids, unique.ids(key)) and len(set(ids.tolist())) == len(ids)
+            assert torch.equal(ids, unique.ids_of(key)) and len(set(ids.tolist())) == len(ids)
         assert unique.deduplicated.stride() == 1 and unique.deduplicated.keys() == list(lists)
+        assert torch.equal(unique.values(), features.values()) and torch.equal(unique.offsets(), features.offsets())
         assert unique.plain_bytes == features.values().nbytes + features.lengths().nbytes
 
 
@@ -47,15 +176,18 @@ def test_keys_of_a_token_set_share_an_index() -> None:
     features = features_of({"item": [[7, 8], [7]], "user": [[1], [1]], "kind": [[0, 1], [0]]})
     unique = UniqueFeatures.of(features, [["item", "kind"]])
     assert unique.deduplicated.keys() == ["item", "user", "kind"]
-    assert unique.ids("item").tolist() == [7, 8] and unique.ids("kind").tolist() == [0, 1]
-    assert unique.inverse("item") is unique.inverse("kind") and [of.keys for of in unique.sets] == [("item", "kind"), ("user",)]
+    assert unique.ids_of("item").tolist() == [7, 8] and unique.ids_of("kind").tolist() == [0, 1]
+    assert unique.inverse_of("item") is unique.inverse_of("kind") and [of.keys for of in unique.sets] == [
+        ("item", "kind"),
+        ("user",),
+    ]
     for key, jagged in features.to_dict().items():
         assert torch.equal(_rebuilt(unique, key), jagged.values())
 
 
 def test_tokens_of_several_keys_are_told_apart() -> None:
     unique = UniqueFeatures.of(features_of({"item": [[7, 7, 7]], "kind": [[0, 1, 0]]}), [["item", "kind"]])
-    assert unique.ids("item").tolist() == [7, 7] and unique.ids("kind").tolist() == [0, 1]
+    assert unique.ids_of("item").tolist() == [7, 7] and unique.ids_of("kind").tolist() == [0, 1]
 
 
 def test_one_buffer_as_narrow_as_the_ids(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,13 +196,13 @@ def test_one_buffer_as_narrow_as_the_ids(monkeypatch: pytest.MonkeyPatch) -> Non
     types = {key: unique.tensors[f"ids.{key}"].dtype for key in ("small", "large", "huge")}
     assert types == {"small": torch.uint8, "large": torch.int32, "huge": torch.int64}
     declared = UniqueFeatures.of(features, num_embeddings={"small": 10**6})
-    assert declared.tensors["ids.small"].dtype == torch.int32 and declared.ids("small").tolist() == [3, 200]
+    assert declared.tensors["ids.small"].dtype == torch.int32 and declared.ids_of("small").tolist() == [3, 200]
     moved: list[int] = []
     plain = Tensor.to
     monkeypatch.setattr(Tensor, "to", lambda self, *a, **k: moved.append(self.nbytes) or plain(self, *a, **k))
     there = unique.to(torch.device("meta"), non_blocking=True)
     assert moved == [unique.nbytes]
-    inverse = there.inverse("small")
+    inverse = there.inverse_of("small")
     assert isinstance(inverse, PackedIndex) and inverse.words.is_meta and there.deduplicated.values().is_meta
 
 
@@ -85,12 +217,12 @@ def test_moves_and_pickles_whole(dtype: torch.dtype) -> None:
 
 def test_lengths_keep_their_type() -> None:
     features = KeyedJaggedTensor(["a"], torch.tensor([4, 4]), lengths=torch.tensor([2, 0]))
-    assert UniqueFeatures.of(features).lengths("a").dtype == torch.int64
+    assert UniqueFeatures.of(features).lengths_of("a").dtype == torch.int64
 
 
 def test_nothing_at_all() -> None:
     for unique in (UniqueFeatures.of(features_of({"a": [[], []]})), UniqueFeatures.on_device(features_of({"a": [[], []]}))):
-        assert len(unique.inverse("a")) == 0 and unique.lengths("a").tolist() == [0, 0]
+        assert len(unique.inverse_of("a")) == 0 and unique.lengths_of("a").tolist() == [0, 0]
         assert unique.deduplicated.stride() == 1 and unique.deduplicated.lengths().tolist() == [0]
 
 
@@ -123,7 +255,7 @@ def test_ids_beyond_their_table() -> None:
 
 
 @pytest.mark.parametrize("make", [UniqueFeatures.of, UniqueFeatures.on_device])
-def test_refuses_weights_and_strides_per_key(make) -> None:
+def test_refuses_weights_and_strides_per_key(make: Any) -> None:
     weighted = KeyedJaggedTensor(["a"], torch.tensor([1]), torch.tensor([0.5]), lengths=torch.tensor([1]))
     with pytest.raises(ValueError, match="features have weights"):
         make(weighted)
@@ -132,6 +264,17 @@ def test_refuses_weights_and_strides_per_key(make) -> None:
     )
     with pytest.raises(ValueError, match=r"a stride per key \(\[1, 2\]\)"):
         make(varying)
+
+
+@pytest.mark.parametrize("make", [UniqueFeatures.of, UniqueFeatures.on_device])
+def test_refuses_values_that_are_no_ids(make: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected ids as values, int32 or int64, got torch.float32"):
+        make(KeyedJaggedTensor(["a"], torch.ones(1), lengths=torch.tensor([1])))
+
+
+def test_refuses_features_on_a_device() -> None:
+    with pytest.raises(ValueError, match="expected features in host memory, got them on meta; deduplicate before"):
+        UniqueFeatures.of(features_of({"a": [[1]]}).to(torch.device("meta")))
 
 
 def test_every_tensor_lives_as_long_as_a_stream_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,3 +290,7 @@ def test_every_tensor_lives_as_long_as_a_stream_needs_it(monkeypatch: pytest.Mon
     recorded.clear()
     packet.record_stream(torch.Stream(device="cpu"))
     assert len(recorded) == 1, "one buffer"
+    made = [packet.deduplicated.values(), packet.deduplicated.lengths(), packet.values(), packet.plain.lengths()]
+    recorded.clear()
+    packet.record_stream(torch.Stream(device="cpu"))
+    assert set(map(id, made)) <= set(recorded), "and what was made of it"

@@ -1,0 +1,143 @@
+"""Replacing what stands somewhere inside a batch, and leaving the batch itself as it is."""
+
+import collections
+import copy
+import functools
+import logging
+import threading
+import types
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
+
+# A batch may point at these, but what they hold is not part of it.
+_WHOLE = (
+    *(str, bytes, bytearray, int, float, complex, types.NoneType, Enum, np.ndarray, np.generic),
+    *(torch.Tensor, torch.Generator, JaggedTensor, KeyedTensor),
+    *(nn.Module, torch.optim.Optimizer, Dataset, DataLoader, Sampler),
+    *(type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial),
+    *(types.GeneratorType, threading.Thread, logging.Logger),
+)
+_IN_PLACE = (dict, list, collections.deque)  # copied first and filled then, so that they may contain themselves
+
+
+def replace_inside(value: Any, kinds: tuple[type, ...], change: Callable[[Any], Any]) -> Any:
+    """`value` with `change(x)` in place of every x of `kinds` inside, at any depth; `value` itself if none changes.
+
+    Looked into: dicts, lists, tuples (named ones, too), deques and sets, whatever their subclass, and the attributes of all
+    other objects, in `__dict__` or `__slots__`: dataclasses, attrs, pydantic models, objects of one's own, frozen or not.
+    Not looked into: tensors, modules, optimizers, data sets and loaders, types, functions. What holds no x stays the same
+    object; what holds one is copied, with its type, by `copy.copy`. Something met twice is changed once, and cycles are kept.
+
+    Raises:
+        TypeError: an object that would have to be copied, but gives itself as its copy.
+    """
+    twins: dict[int, Any] = {}  # by the id of what they replace
+    holders: dict[int, list[Any]] = {}
+    seen: dict[int, Any] = {id(value): value}  # keeps ids valid
+    waiting, changed = [value], []
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, kinds):
+            twins[id(found)] = change(found)
+            if twins[id(found)] is not found:
+                changed.append(found)
+            continue
+        for part in _parts(found):
+            if isinstance(part, _WHOLE) and not isinstance(part, kinds):
+                continue
+            holders.setdefault(id(part), []).append(found)
+            if id(part) not in seen:
+                seen[id(part)] = part
+                waiting.append(part)
+    touched: set[int] = set()
+    while changed:
+        for holder in holders.get(id(changed.pop()), ()):
+            if id(holder) not in touched:
+                touched.add(id(holder))
+                changed.append(holder)
+    return _rebuilt(value, touched, twins)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """What `value` holds directly, in the order of a reader: the walk takes the last one first."""
+    return reversed([*_elements(value), *_attributes(value).values()])
+
+
+def _elements(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(dict.values(value))
+    if isinstance(value, types.MappingProxyType):
+        return list(value.values())
+    if isinstance(value, list | tuple | collections.deque | set | frozenset):
+        return list(value)
+    return []
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    found = dict(getattr(value, "__dict__", {}))
+    for name, slot in _slots(type(value)).items():
+        try:
+            found[name] = slot.__get__(value)
+        except AttributeError:
+            continue  # never set
+    return found
+
+
+def _slots(kind: type) -> dict[str, Any]:
+    """The slots that Python classes declared, by name. They are written to directly: a frozen class has no setter."""
+    declared = [vars(of) for of in kind.__mro__ if "__slots__" in vars(of)]
+    return {name: slot for of in declared for name, slot in of.items() if isinstance(slot, types.MemberDescriptorType)}
+
+
+def _rebuilt(value: Any, touched: set[int], twins: dict[int, Any]) -> Any:
+    if id(value) in twins:
+        return twins[id(value)]
+    if id(value) not in touched:
+        return value
+    if isinstance(value, tuple | set | frozenset | types.MappingProxyType):
+        twin = _built_at_once(value, touched, twins)
+        if id(value) in twins:  # a cycle through something that is filled later has made it already
+            return twins[id(value)]
+        twins[id(value)] = twin
+    else:
+        twin = copy.copy(value)
+        if twin is value:
+            raise TypeError(
+                f"expected to copy a {type(value).__name__}, which holds features to be replaced, but its copy is itself; "
+                "let its __copy__ give another object"
+            )
+        twins[id(value)] = twin
+        base = next((of for of in _IN_PLACE if isinstance(value, of)), None)
+        if base is not None:
+            places = list(value) if base is dict else range(len(value))
+            for place, part in zip(places, _elements(value), strict=True):
+                if (new := _rebuilt(part, touched, twins)) is not part:
+                    base.__setitem__(twin, place, new)  # the subclass may check, or forbid, what is set
+    slots = _slots(type(value))
+    for name, part in _attributes(value).items():
+        if (new := _rebuilt(part, touched, twins)) is part:
+            continue
+        if name in slots:
+            slots[name].__set__(twin, new)
+        else:
+            vars(twin)[name] = new
+    return twin
+
+
+def _built_at_once(value: Any, touched: set[int], twins: dict[int, Any]) -> Any:
+    parts = [_rebuilt(part, touched, twins) for part in _elements(value)]
+    if isinstance(value, types.MappingProxyType):
+        return types.MappingProxyType(dict(zip(value, parts, strict=True)))
+    if not isinstance(value, tuple):
+        return type(value)(parts)
+    twin = tuple.__new__(type(value), parts)  # a named one takes its fields one by one, others check them
+    if hasattr(value, "__dict__"):
+        vars(twin).update(vars(value))
+    return twin

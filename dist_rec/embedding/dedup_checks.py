@@ -1,0 +1,75 @@
+"""What the deduplicated collections say at their door: which collection they expect, and which features."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torchrec.distributed.types import ShardedModule
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from dist_rec.data.unique_features import UniqueFeatures, why_not
+
+_WRAPPERS = {EmbeddingCollection: "DedupEmbeddingCollection", EmbeddingBagCollection: "DedupEmbeddingBagCollection"}
+
+
+def check_collection(wrapper: str, collection: Any, expected: type[nn.Module]) -> None:
+    """Raises TypeError for anything but an `expected` that is not sharded and looks up as TorchRec's own does."""
+    if isinstance(collection, expected) and type(collection).forward is expected.forward:
+        return
+    came = collection.__name__ + ", the class" if inspect.isclass(collection) else _article(type(collection).__name__)
+    raise TypeError(f"{wrapper} expected {_article(expected.__name__)} of torchrec, got {came}{_advice(collection, expected)}")
+
+
+def _advice(collection: Any, expected: type[nn.Module]) -> str:
+    inside = [*collection.modules()] if isinstance(collection, nn.Module) else []
+    if inspect.isclass(collection):
+        return "; make one of it first"
+    for kind, wrapper in _WRAPPERS.items():
+        if type(collection) is kind:
+            return f"; {wrapper} is the one for it"
+        if type(collection).__name__ == wrapper:
+            return "; it is deduplicated already, wrap a collection once"
+    if any(isinstance(module, ShardedModule) for module in inside):
+        return "; it is sharded already, wrap the collection first and give the model to DistributedModelParallel then"
+    if isinstance(collection, expected):
+        return "; it has a forward of its own, which deduplication would leave out: leave it as it is"
+    if any(type(module) in _WRAPPERS for module in inside):
+        if type(collection).__module__.startswith("torchrec."):
+            return "; it changes its features before it looks them up, leave it as it is"
+        return "; wrap the collection inside"
+    return "; other modules cannot be deduplicated, leave them as they are"
+
+
+def check_features(wrapper: str, features: Any, keys: Sequence[str], *, on_device: bool) -> None:
+    """Raises TypeError for features of another kind than the wrapper takes, ValueError where a key of its tables is missing."""
+    if on_device and not isinstance(features, KeyedJaggedTensor):
+        hint = "; it is deduplicated already: use dedup='host', or leave DedupLoader out" if _is_unique(features) else ""
+        raise TypeError(
+            f"{wrapper} with dedup='device' expected a KeyedJaggedTensor, got {_article(type(features).__name__)}{hint}"
+        )
+    if not on_device and not _is_unique(features):
+        raise TypeError(f"{wrapper} expected UniqueFeatures, got {_article(type(features).__name__)}{_way_out(features)}")
+    there = features.keys()
+    for key in keys:
+        if key not in there:
+            raise ValueError(f"{wrapper}: expected key {key!r} in the features; there are: {', '.join(there)}")
+
+
+def _is_unique(features: Any) -> bool:
+    return isinstance(features, UniqueFeatures)
+
+
+def _way_out(features: Any) -> str:
+    if not isinstance(features, KeyedJaggedTensor):
+        return "; give it what DedupLoader puts in the place of a KeyedJaggedTensor"
+    if reason := why_not(features):
+        return (
+            f": these {reason}. DedupLoader leaves such features as they are; look them up in a collection that is not wrapped"
+        )
+    return "; wrap the loader in DedupLoader, or deduplicate on the device with dedup='device'"
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"

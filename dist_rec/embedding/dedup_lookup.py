@@ -1,0 +1,70 @@
+"""What happens to features before a deduplicated lookup and to rows behind it: modules that pipelines and torch.fx see whole.
+
+Legend: B samples, N values of one key, U distinct ones, D row width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
+
+from dist_rec.data.unique_features import UniqueFeatures
+from dist_rec.kernels.gather_pool import Mode, expand, pool
+
+
+class UniqueOnDevice(nn.Module):
+    """`KeyedJaggedTensor` -> `UniqueFeatures`, where it is; a module of its own, for the pipeline to run ahead."""
+
+    def forward(self, features: KeyedJaggedTensor) -> UniqueFeatures:
+        return UniqueFeatures.on_device(features)
+
+
+class RebuildSequences(nn.Module):
+    """Distinct rows and the features they belong to -> a `JaggedTensor` per embedding name. A leaf to torch.fx.
+
+    `pairs`: (embedding name, key of the features).
+    """
+
+    def __init__(self, pairs: list[tuple[str, str]], need_indices: bool) -> None:
+        super().__init__()
+        self.pairs, self.need_indices = pairs, need_indices
+
+    def forward(self, rows: dict[str, JaggedTensor], features: UniqueFeatures) -> dict[str, JaggedTensor]:
+        return {
+            name: JaggedTensor(
+                values=expand(rows[name].values(), features.inverse_of(key), segments=features.segments_of(key)),
+                lengths=features.lengths_of(key),
+                weights=features.values_of(key) if self.need_indices else None,
+            )
+            for name, key in self.pairs
+        }
+
+
+# Name of the pooled embedding, name of its collection, name of its rows there, key of the features, row width, pooling.
+Bag = tuple[str, str, str, str, int, Mode]
+
+
+class PoolBags(nn.Module):
+    """Distinct rows by collection and the features they belong to -> pooled rows. A leaf to torch.fx.
+
+    A mean rounds as that of the wrapped collection: torch divides, FBGEMM (`sharded`) multiplies the sum by 1 / length. Only
+    row-wise sharding is different: there the plain collection adds partial sums of the ranks.
+    """
+
+    def __init__(self, bags: list[Bag]) -> None:
+        super().__init__()
+        self.bags = bags
+
+    def forward(self, rows: dict[str, dict[str, JaggedTensor]], features: UniqueFeatures, sharded: bool) -> KeyedTensor:
+        pooled: list[Tensor] = []
+        for _, home, row_name, key, _, mode in self.bags:
+            by_reciprocal = sharded and mode == "mean"
+            bags = pool(
+                rows[home][row_name].values(),
+                features.inverse_of(key),
+                features.offsets_of(key),
+                mode="sum" if by_reciprocal else mode,
+                segments=features.segments_of(key),
+            )
+            lengths = features.lengths_of(key)
+            pooled.append(bags * (1.0 / lengths.clamp(min=1)).to(bags.dtype)[:, None] if by_reciprocal else bags)
+        return KeyedTensor([bag[0] for bag in self.bags], [bag[4] for bag in self.bags], torch.cat(pooled, dim=1))

@@ -1,0 +1,143 @@
+"""Under a stock `DistributedModelParallel`, a wrapped collection has the names and the states that the plain one has."""
+
+import copy
+import logging
+import tempfile
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from dist_rec.data.dedup_loader import DedupLoader
+from tests.helpers.ranks import run_ranks
+from tests.integration.jobs import bags, batches, model, sequences, shard, sharders, wrapped
+
+WAYS = ("table_wise", "row_wise", "column_wise", "mixed")
+
+
+def _names(dmp: DistributedModelParallel) -> dict[str, Any]:
+    states = dmp.fused_optimizer.state_dict()["state"]
+    return {
+        "state_dict": set(dmp.state_dict()),
+        "parameters": {name: p.shape for name, p in dmp.named_parameters()},
+        "buffers": set(dict(dmp.named_buffers())),
+        "of the module": [name for name, _ in dmp.module.named_parameters()],
+        "its buffers": set(dict(dmp.module.named_buffers())),
+        "fused": set(dmp.fused_optimizer.params),
+        "states": {name: sorted(state) for name, state in states.items()},
+        "sharded": set(DistributedModelParallel._sharded_parameter_names(dmp._dmp_wrapped_module)),
+    }
+
+
+def _differences() -> list[str]:
+    logging.disable()
+    found = []
+    for pooled in (False, True):
+        for way in WAYS:
+            expected = _names(shard(model(pooled, "none"), way))
+            assert len(expected["states"]) >= 1 and expected["fused"] and expected["sharded"]
+            for dedup in ("host", "device"):
+                dmp = shard(model(pooled, dedup), way)
+                for kind, names in _names(dmp).items():
+                    if names != expected[kind]:
+                        found.append(f"{way}, pooled {pooled}, {dedup}: {kind}: {names}, not {expected[kind]}")
+                found += _of_a_copy(dmp, set(expected["parameters"]))
+    return found
+
+
+def _of_a_copy(dmp: DistributedModelParallel, expected: set[str]) -> list[str]:
+    """Names that were given to a sharded module stay those of a copy, and give its own parameters."""
+    # What TorchRec's sharded_model_copy does for NCCL's groups, which a CPU build does not know.
+    torch.distributed.ProcessGroup.__deepcopy__ = lambda self, memo: self  # pyright: ignore[reportAttributeAccessIssue]
+    twin = copy.deepcopy(dmp)
+    shared = {id(p) for p in twin.parameters()} & {id(p) for p in dmp.parameters()}
+    return [] if set(dict(twin.named_parameters())) == expected and not shared else ["a copy is not whole"]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_every_name_is_that_of_the_plain_job(world_size: int) -> None:
+    for complaints in run_ranks(_differences, world_size):
+        assert not complaints, "\n".join(complaints)
+
+
+def _tables_alone() -> list[str]:
+    """DDP has nothing to do in a model of wrapped tables only, and must not be asked to."""
+    logging.disable()
+    found = []
+    for make in (sequences, bags):
+        dmp = shard(nn.ModuleDict({"ec": wrapped(make(), "host")}))
+        found.append(type(dmp._dmp_wrapped_module).__name__)
+        dmp = DistributedModelParallel(nn.ModuleDict({"ec": wrapped(make(), "host")}), sharders=sharders())  # TorchRec's plan
+        found.append("no names" if not set(dict(dmp.named_parameters())) else "named")
+    return found
+
+
+def test_a_model_of_tables_alone() -> None:
+    assert run_ranks(_tables_alone, 2) == [["ModuleDict", "named"] * 2] * 2
+
+
+def _trained(dedup: str, pooled: bool, way: str) -> DistributedModelParallel:
+    dmp = shard(model(pooled, dedup), way)
+    data: Any = DedupLoader(batches(2)) if dedup == "host" else batches(2)
+    for batch in data:
+        dmp(batch)[0].backward()
+    return dmp
+
+
+def _pieces(state: dict[str, Any]) -> dict[str, list[torch.Tensor]]:
+    """This rank's pieces of every sharded tensor in a nested state."""
+    found = {}
+    for name, value in state.items():
+        if isinstance(value, dict):
+            found |= {f"{name}/{key}": pieces for key, pieces in _pieces(value).items()}
+        elif hasattr(value, "local_shards"):
+            found[name] = [shard.tensor.detach().clone() for shard in value.local_shards()]
+    return found
+
+
+def _exchanged() -> list[str]:
+    """Weights and fused states of a trained plain job into a wrapped one that was trained otherwise, and back."""
+    logging.disable()
+    found = []
+    for pooled in (False, True):
+        for way in ("table_wise", "row_wise", "column_wise"):
+            for source, target in (("none", "host"), ("host", "none")):
+                giver, taker = _trained(source, pooled, way), shard(model(pooled, target), way)
+                for through in ("state dicts", "DCP"):
+                    taker.load_state_dict({name: value for name, value in giver.state_dict().items()})
+                    if through == "state dicts":
+                        taker.fused_optimizer.load_state_dict(giver.fused_optimizer.state_dict())
+                    else:
+                        _through_a_checkpoint(giver, taker)
+                    for part in (lambda dmp: dmp.state_dict(), lambda dmp: dmp.fused_optimizer.state_dict()):
+                        one, other = _pieces(part(giver)), _pieces(part(taker))
+                        same = one.keys() == other.keys() and all(
+                            torch.equal(a, b) for name in one for a, b in zip(one[name], other[name], strict=True)
+                        )
+                        if not same or not one:
+                            found.append(
+                                f"{way}, pooled {pooled}, {source} to {target} by {through}: {sorted(one)}, {sorted(other)}"
+                            )
+    return found
+
+
+def _through_a_checkpoint(giver: DistributedModelParallel, taker: DistributedModelParallel) -> None:
+    folder = [tempfile.mkdtemp() if dist.get_rank() == 0 else ""]
+    dist.broadcast_object_list(folder)
+    dcp.save({"model": giver.state_dict(), "optimizer": giver.fused_optimizer.state_dict()}, checkpoint_id=folder[0])
+    state = {"model": taker.state_dict(), "optimizer": taker.fused_optimizer.state_dict()}
+    for pieces in _pieces(state).values():
+        assert all(piece.numel() for piece in pieces)
+    dcp.load(state, checkpoint_id=folder[0])
+    taker.load_state_dict(state["model"])
+    taker.fused_optimizer.load_state_dict(state["optimizer"])
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_checkpoints_with_their_optimizer_states_go_both_ways(world_size: int) -> None:
+    for complaints in run_ranks(_exchanged, world_size):
+        assert not complaints, "\n".join(complaints)
