@@ -29,6 +29,7 @@ class RebuildSequences(nn.Module):
         self.pairs, self.need_indices = pairs, need_indices
 
     def forward(self, rows: dict[str, JaggedTensor], features: UniqueFeatures) -> dict[str, JaggedTensor]:
+        rows = _arrived(rows)
         return {
             name: JaggedTensor(
                 values=expand(rows[name].values(), features.inverse_of(key), segments=features.segments_of(key)),
@@ -37,6 +38,19 @@ class RebuildSequences(nn.Module):
             )
             for name, key in self.pairs
         }
+
+
+def _arrived(rows: dict[str, JaggedTensor]) -> dict[str, JaggedTensor]:
+    """What a sharded collection gives, waited for."""
+    try:
+        return {name: rows[name] for name in rows.keys()}  # noqa: SIM118 - an awaitable knows nothing else
+    except RuntimeError as error:
+        if "storage of size 0" not in str(error):
+            raise
+        raise RuntimeError(
+            "a pipeline with clear_data_dist_inputs=True has freed lengths that a sharded EmbeddingCollection still reads "
+            "(TorchRec 1.8), and deduplicated tables are sharded as one: expected clear_data_dist_inputs=False"
+        ) from error
 
 
 # Name of the pooled embedding, name of its collection, name of its rows there, key of the features, row width, pooling.
@@ -55,6 +69,7 @@ class PoolBags(nn.Module):
         self.bags = bags
 
     def forward(self, rows: dict[str, dict[str, JaggedTensor]], features: UniqueFeatures, sharded: bool) -> KeyedTensor:
+        rows = {home: _arrived(found) for home, found in rows.items()}
         pooled: list[Tensor] = []
         for _, home, row_name, key, _, mode in self.bags:
             by_reciprocal = sharded and mode == "mean"

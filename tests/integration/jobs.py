@@ -96,10 +96,11 @@ class Head(nn.Module):
         self.linear = nn.Linear(width, 1)
 
     def forward(self, found: Any) -> Tensor:
+        names = sorted(found.keys())  # a plain sharded collection orders them by its plan
         if hasattr(found, "length_per_key"):  # a KeyedTensor
-            return self.linear(found.values().tanh())
+            return self.linear(torch.cat([found[name] for name in names], dim=1).tanh())
         sums = []
-        for jagged in found.values():
+        for jagged in (found[name] for name in names):
             owner = torch.arange(len(jagged.lengths())).repeat_interleave(jagged.lengths())
             zeros = torch.zeros(len(jagged.lengths()), jagged.values().shape[1])
             sums.append(zeros.index_add(0, owner, jagged.values().tanh()))
