@@ -419,6 +419,7 @@ class OptimConfig(Strict):
 class ParallelConfig(Strict):
     backend: Literal["auto", "gloo", "nccl"] = Field(default="auto", description="auto: NCCL with GPUs, gloo without.")
     threads: int = Field(default=1, ge=1, description="CPU threads per rank for torch operators.")
+    join_timeout_s: int = Field(default=60, ge=1, description="Seconds to wait at the start until all ranks are there.")
 
 
 class CheckpointConfig(Strict):
@@ -482,15 +483,15 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     return check(Config, tree, str(path))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping from a file in UTF-8, or ConfigError saying what is wrong with it."""
-    if path.is_dir():
-        raise ConfigError(f"{path}: expected a YAML file, got a folder")
-    if not path.exists():
-        raise ConfigError(f"{path}: no such file")
+def read_yaml(path: Path, missing: str = "no such file") -> dict[str, Any]:
+    """A YAML mapping from a file in UTF-8, or ConfigError saying what is wrong with it: `missing` if it is not there."""
     try:
         content = path.read_bytes()
         text = content.decode("utf-8-sig")  # some editors put a byte order mark in front
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"{path}: {missing}") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path}: expected a YAML file, got a folder") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -11,9 +11,10 @@ from rich.table import Table
 
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.columns import CONTEXT
+from dist_rec.data.errors import DataError, reading
+from dist_rec.data.files import SUFFIXES, data_files, is_hidden, warn_once
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema import Schema, load_schema
-from dist_rec.data.validate import DataError
 
 BATCH_REQUESTS = 64
 PERCENTILES = (10, 50, 90, 99)
@@ -48,7 +49,7 @@ def inspect_dataset(path: Path) -> DatasetReport:
     Raises ConfigError for its schema, and DataError for its files or if it has no split.
     """
     schema = load_schema(path)
-    folders = sorted(folder for folder in Path(path).iterdir() if folder.is_dir() and any(folder.glob("*.parquet")))
+    folders = _splits(Path(path))
     if not folders:
         raise DataError(f"{path}: expected at least one sub-folder with Parquet files, got none")
     seen = _Seen(schema)
@@ -77,6 +78,20 @@ def render(report: DatasetReport) -> RenderableType:
     for name, (distinct, size) in report.cardinality.items():
         fields.add_row(name, f"{distinct:,}", f"{size:,}")
     return Group(splits, fields)
+
+
+def _splits(path: Path) -> list[Path]:
+    """Folders right below that have Parquet files, at any depth. What else looks like data is named in a warning."""
+    with reading(path):
+        entries = sorted(entry for entry in path.iterdir() if not is_hidden(entry.name))
+        folders = [entry for entry in entries if entry.is_dir()]
+    splits = [folder for folder in folders if data_files(folder)[0]]
+    for entry in entries:
+        if entry in folders and entry not in splits:
+            warn_once(f"{entry}: not read, a folder without Parquet files")
+        elif entry not in folders and entry.suffix.lower() in SUFFIXES:
+            warn_once(f"{entry}: not read, a file outside of the folders of splits")
+    return splits
 
 
 class _Seen:

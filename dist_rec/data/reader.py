@@ -1,20 +1,12 @@
 """Streams a split to the ranks and workers of a job, one `PackedBatch` at a time, and can resume at any batch.
 
-How rows reach a batch. A **lane** is one (rank, slot); a rank with W workers has W slots, and slot s of a rank makes its
-batches s, s + W, s + 2W, ... of the epoch. Every epoch, row groups in seeded order go one by one to the lane with the fewest
-rows. All ranks compute this from the Parquet footers alone, so they agree without communication. A lane reads its row
-groups a **window** at a time, permutes the rows of the window, and cuts batches; when its rows are used up it makes empty
-batches until the step count of the epoch, which is the same for all ranks, is reached.
-
-Why slots are not workers: a DataLoader takes batches from its workers in turn. If an epoch has a number of steps that W does
-not divide, the next epoch starts at another worker. That worker then plays slot 0, so epochs never mix.
+Which rows come in which step: plan.py. A lane reads its row groups a **window** at a time and permutes the rows of the window;
+batches are cut from the permuted rows. A lane whose rows are used up makes empty batches.
 """
 
-import heapq
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +19,14 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from dist_rec.config import ConfigError
 from dist_rec.data.collate import collate
 from dist_rec.data.columns import arrow_schema
+from dist_rec.data.files import RowGroup, row_groups, warn_once
+from dist_rec.data.loader import ReaderLoader, failures_as_values
 from dist_rec.data.packed_batch import PackedBatch
+from dist_rec.data.plan import Plan, generator
 from dist_rec.data.schema import Schema
-from dist_rec.data.validate import DataError, open_parquet, read_row_group
+from dist_rec.data.validate import open_parquet, read_row_group
 
-
-@dataclass(frozen=True)
-class RowGroup:
-    path: Path
-    index: int
-    rows: int
+MUCH_EMPTY = 0.25  # share of empty batches that is worth a warning
 
 
 @dataclass(kw_only=True, eq=False)
@@ -68,9 +58,10 @@ class RequestReader(IterableDataset):
                 f"data.max_length={self.max_length}: expected none for this dataset (candidate.seen is true), since cutting a "
                 "history would leave its early candidates without events"
             )
-        self.row_groups = [group for folder in self.folders for group in _row_groups(Path(folder), self.schema)]
+        self.row_groups = [group for folder in self.folders for group in row_groups(Path(folder), self.schema)]
         self._emitted = 0
         self._resume_at = 0
+        self._refused: ConfigError | None = None
 
     @property
     def num_rows(self) -> int:
@@ -79,36 +70,57 @@ class RequestReader(IterableDataset):
 
     def steps_per_epoch(self, workers: int) -> int:
         """Batches that every rank yields in every epoch with this many DataLoader workers (0 counts as 1)."""
-        return _Plan(self, max(1, workers)).steps
+        return self.plan(workers).steps
 
-    def __iter__(self) -> Iterator[PackedBatch]:
+    def plan(self, workers: int) -> Plan:
+        """What every step of the run reads with this many DataLoader workers (0 counts as 1)."""
+        return Plan(
+            self.row_groups,
+            world_size=self.world_size,
+            workers=max(1, workers),
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            seed=self.seed if self.shuffle_window else None,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        """`PackedBatch`es; in a worker process a `Failure` at the end if they end by an error of the user's."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         self._emitted, self._resume_at = self._resume_at, 0
-        return self._stream(_Plan(self, workers), worker, start=self._emitted)
+        stream = self._stream(self.plan(workers), worker, start=self._emitted)
+        return stream if info is None else failures_as_values(stream)
 
     def state_dict(self) -> dict[str, Any]:
         """Batches that this worker has yielded; together with the settings this is the exact position."""
         return {"emitted": self._emitted, "settings": self._settings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next iteration goes on behind the last batch of `state`. Raises ConfigError if it belongs to other settings."""
+        """The next iteration goes on behind the last batch of `state`.
+
+        Raises ConfigError if it belongs to other settings; in a worker process it is the iteration that raises it.
+        """
         for name, value in self._settings.items():
             if (was := state["settings"][name]) != value:
-                raise ConfigError(f"cannot resume the data stream: it was saved with {name}={was}, now it is {value}")
+                error = ConfigError(f"cannot resume the data stream: it was saved with {name}={was}, now it is {value}")
+                if get_worker_info() is None:
+                    raise error
+                self._refused = error
         self._emitted = self._resume_at = state["emitted"]
 
-    def _stream(self, plan: "_Plan", worker: int, start: int) -> Iterator[PackedBatch]:
+    def _stream(self, plan: Plan, worker: int, start: int) -> Iterator[PackedBatch]:
         """This worker's batches: steps `worker`, `worker + workers`, ... counted over all epochs."""
-        current: tuple[int, int] | None = None
-        lane: _Lane | None = None
+        if self._refused is not None:
+            raise self._refused
+        lanes: dict[tuple[int, int], _Lane] = {}
         for step in range(worker + start * plan.workers, self.epochs * plan.steps, plan.workers):
-            epoch, step_in_epoch = divmod(step, plan.steps)
-            place = (epoch, step_in_epoch % plan.workers)
-            if place != current or lane is None:
-                current = place
-                lane = _Lane(self, plan.assign(epoch)[plan.lane(self.rank, place[1])], epoch)
-            rows = lane.read(first=step_in_epoch // plan.workers * self.batch_size, count=self.batch_size)
+            number, step_in_epoch = divmod(step, plan.steps)
+            epoch = plan.epoch(number)
+            slot, first, count = (int(of[step_in_epoch]) for of in (epoch.slot, epoch.first, epoch.count))
+            if (number, slot) not in lanes:
+                lanes = {place: lane for place, lane in lanes.items() if place[0] == number}
+                lanes[number, slot] = _Lane(self, epoch.lanes[slot * self.world_size + self.rank], number)
+            rows = lanes[number, slot].read(first=first, count=count)
             # A rank that has run out of rows makes a batch of none.
             rows = arrow_schema(self.schema).empty_table() if rows is None else rows
             batch = collate(rows, self.schema, self.max_length, dedup=self.dedup)
@@ -124,9 +136,12 @@ class RequestReader(IterableDataset):
 def make_loader(reader: RequestReader, workers: int) -> StatefulDataLoader:
     """Reads in `workers` processes (0: in this one), pins memory if there is a GPU, and can be saved after every batch.
 
-    Each worker computes with one thread. An error in a worker is raised here with its text.
+    Each worker computes with one thread. What goes wrong in a worker is raised here as it would be without workers. Rank 0
+    warns once if there are too few row groups for ranks and workers.
     """
-    return StatefulDataLoader(
+    if reader.rank == 0:
+        _warn_of_few_row_groups(reader, max(1, workers))
+    return ReaderLoader(
         reader,
         batch_size=None,
         num_workers=workers,
@@ -137,44 +152,20 @@ def make_loader(reader: RequestReader, workers: int) -> StatefulDataLoader:
     )
 
 
-class _Plan:
-    """Which lane reads which row groups, and how many steps an epoch has."""
-
-    def __init__(self, reader: RequestReader, workers: int) -> None:
-        self.reader = reader
-        self.workers = workers
-
-    def lane(self, rank: int, slot: int) -> int:
-        """Lanes of slot 0 come first: they get rows first and have the earlier batches."""
-        return slot * self.reader.world_size + rank
-
-    def assign(self, epoch: int) -> list[list[RowGroup]]:
-        """Row groups of every lane in reading order: each goes to the lane with the fewest rows so far."""
-        groups = self.reader.row_groups
-        order = range(len(groups))
-        if self.reader.shuffle_window:
-            order = _generator(self.reader.seed, epoch).permutation(len(groups)).tolist()
-        lanes: list[list[RowGroup]] = [[] for _ in range(self.reader.world_size * self.workers)]
-        heap = [(0, lane) for lane in range(len(lanes))]
-        for index in order:
-            rows, lane = heap[0]
-            heapq.heapreplace(heap, (rows + groups[index].rows, lane))
-            lanes[lane].append(groups[index])
-        return lanes
-
-    @cached_property
-    def steps(self) -> int:
-        """The most that any epoch needs, so that schedules and resuming can count on one number."""
-        epochs = self.reader.epochs if self.reader.shuffle_window else 1
-        return max(self._steps_of(self.assign(epoch)) for epoch in range(epochs))
-
-    def _steps_of(self, lanes: list[list[RowGroup]]) -> int:
-        steps = 0
-        for lane, groups in enumerate(lanes):
-            batches = -(-sum(group.rows for group in groups) // self.reader.batch_size)
-            if batches:
-                steps = max(steps, (batches - 1) * self.workers + lane // self.reader.world_size + 1)
-        return steps
+def _warn_of_few_row_groups(reader: RequestReader, workers: int) -> None:
+    groups, ranks = len(reader.row_groups), reader.world_size
+    costs = []
+    if (empty := reader.plan(workers).empty_share) > MUCH_EMPTY:
+        costs.append(f"{empty:.0%} of the batches of the ranks are empty")
+    if workers > 1 and groups < ranks * workers:
+        costs.append("several workers read the same row group")
+    if costs:
+        folders = ", ".join(str(folder) for folder in reader.folders)
+        advice = f", or set data.workers={max(1, groups // ranks)}" if workers > 1 else ""
+        warn_once(
+            f"{folders}: {groups} row groups for {ranks} ranks x {workers} workers: {' and '.join(costs)}; "
+            f"write smaller row groups (row_group_size=256){advice}"
+        )
 
 
 class _Lane:
@@ -197,6 +188,8 @@ class _Lane:
             table, order = self._load(window)
             parts.append(table.take(pa.array(order[first - start : stop - start])))
             first = stop
+        if end == self.starts[-1]:
+            self._loaded = None  # nothing is left to read of it
         return pa.concat_tables(parts) if parts else None
 
     def _load(self, window: int) -> tuple[pa.Table, np.ndarray]:
@@ -205,7 +198,7 @@ class _Lane:
             table = _read_window(self.windows[window], self.reader.schema)
             order = np.arange(table.num_rows)
             if self.reader.shuffle_window:
-                order = _generator(self.reader.seed, self.epoch, window).permutation(table.num_rows)
+                order = generator(self.reader.seed, self.epoch, window).permutation(table.num_rows)
             self._loaded = (window, table, order)
         return self._loaded[1:]
 
@@ -230,23 +223,3 @@ def _read_window(groups: list[RowGroup], schema: Schema) -> pa.Table:
             tables += [read_row_group(file, schema, path=path, row_group=group.index) for group in members]
     # One chunk per column: taking rows from many chunks would join them anew for every batch.
     return pa.concat_tables(tables).combine_chunks()
-
-
-def _row_groups(folder: Path, schema: Schema) -> list[RowGroup]:
-    if not folder.is_dir():
-        got = "a file" if folder.exists() else "nothing there"
-        raise DataError(f"{folder}: expected a folder of Parquet files (a split of the dataset), got {got}")
-    paths = sorted(folder.glob("*.parquet"))
-    if not paths:
-        others = len(list(folder.iterdir()))
-        raise DataError(f"{folder}: expected a folder with at least one .parquet file, got {others} other files")
-    found: list[RowGroup] = []
-    for path in paths:
-        with open_parquet(path, schema) as file:
-            sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
-        found += [RowGroup(path, index, rows) for index, rows in enumerate(sizes) if rows]
-    return found
-
-
-def _generator(seed: int, *place: int) -> np.random.Generator:
-    return np.random.default_rng([seed % 2**63, *place])

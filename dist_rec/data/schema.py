@@ -194,12 +194,11 @@ def load_schema(folder: str | Path, leave_out: Sequence[str] = ()) -> Schema:
     Raises ConfigError if it is missing or wrong, or if it has no such context field.
     """
     path = Path(folder) / SCHEMA_FILE
-    if not path.is_file():
-        raise ConfigError(
-            f"{path}: no such file; expected a dataset folder, made by `dist-rec data synth`, by `dist-rec data import`, or "
-            "from your own Parquet files with a schema.yaml beside them (README.md, Your own data)"
-        )
-    schema = check(Schema, read_yaml(path), str(path))
+    missing = (
+        "no such file; expected a dataset folder, made by `dist-rec data synth`, by `dist-rec data import`, or "
+        "from your own Parquet files with a schema.yaml beside them (README.md, Your own data)"
+    )
+    schema = check(Schema, read_yaml(path, missing), str(path))
     known = [field.name for field in schema.context]
     for name in leave_out:
         if name not in known:

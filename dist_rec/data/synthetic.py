@@ -79,22 +79,24 @@ class SynthConfig(Strict):
         return self.users or max(1, self.requests // 5)
 
 
-def synthesize(out: Path, config: SynthConfig) -> dict[str, Any]:
+def synthesize(out: Path, config: SynthConfig, *, force: bool = False) -> dict[str, Any]:
     """Writes a dataset folder (schema.yaml, stats.json, train, valid, test) and returns the content of stats.json.
+
+    Raises DataError if the folder cannot be written, or replaced (see `staged`).
 
     Stats per split: rows, candidates, label_rate, mean_length, max_length and duplicate_share (of the tokens in batches of 64
     requests, in the order of the file); for test also best_auc (of the true probability), popularity_auc and popularity_score
     (which was better: the smoothed click rate of the candidate item in train, or its count there).
     """
-    rng = np.random.default_rng(config.seed)
-    catalog = _Catalog(config, rng)
-    timelines = _timelines(config, catalog, rng)
-    requests = draw_requests(timelines.offsets, timelines.time, config.requests, rng)
-    truth = _Truth(config, catalog, timelines, rng)
-    schema = _schema(config)
-    ends = {name: round(share * config.requests) for name, share in SPLIT_ENDS.items()}
-    tallies = {name: _Tally(config) for name in ends}
-    with staged(out) as folder:
+    with staged(out, force=force) as folder:
+        rng = np.random.default_rng(config.seed)
+        catalog = _Catalog(config, rng)
+        timelines = _timelines(config, catalog, rng)
+        requests = draw_requests(timelines.offsets, timelines.time, config.requests, rng)
+        truth = _Truth(config, catalog, timelines, rng)
+        schema = _schema(config)
+        ends = {name: round(share * config.requests) for name, share in SPLIT_ENDS.items()}
+        tallies = {name: _Tally(config) for name in ends}
         write_schema(folder, schema)
         start = 0
         for name, end in ends.items():

@@ -109,23 +109,25 @@ class ThreeConfig(Strict):
         return self.users or max(1, self.requests // 5)
 
 
-def synthesize_three(out: Path, config: ThreeConfig) -> dict[str, Any]:
+def synthesize_three(out: Path, config: ThreeConfig, *, force: bool = False) -> dict[str, Any]:
     """Writes a dataset folder (schema.yaml, stats.json, train, valid, test) and returns the content of stats.json.
+
+    Raises DataError if the folder cannot be written, or replaced (see `staged`).
 
     Stats per split: rows, candidates, label_rate per task (where defined), mean_length and max_length per sequence. For test
     also, per task, best_auc (of the true probability), popularity_auc and popularity_score; and for the click
     no_interaction_auc: of its score with how far clicks went in the mean of all topics in place of the intent's. That needs
     no crossing; it is a mark to compare with, not a bound for models that do not cross.
     """
-    rng = np.random.default_rng(config.seed)
-    world = _World(config, rng)
-    clicks = _clicks(config, world, rng)
-    requests = draw_requests(clicks.offsets, clicks.time, config.requests, rng)
-    truth = _Truth(config, world, clicks)
-    schema = _schema(config)
-    ends = {name: round(share * config.requests) for name, share in SPLIT_ENDS.items()}
-    tallies = {name: _Tally(config.items) for name in ends}
-    with staged(out) as folder:
+    with staged(out, force=force) as folder:
+        rng = np.random.default_rng(config.seed)
+        world = _World(config, rng)
+        clicks = _clicks(config, world, rng)
+        requests = draw_requests(clicks.offsets, clicks.time, config.requests, rng)
+        truth = _Truth(config, world, clicks)
+        schema = _schema(config)
+        ends = {name: round(share * config.requests) for name, share in SPLIT_ENDS.items()}
+        tallies = {name: _Tally(config.items) for name in ends}
         write_schema(folder, schema)
         start = 0
         for name, end in ends.items():

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from dist_rec.data.columns import (
     CANDIDATE,
-    REQUEST,
     Column,
     Ragged,
     arrow_schema,
@@ -21,41 +20,42 @@ from dist_rec.data.columns import (
     ragged_values,
     scalar_values,
 )
+from dist_rec.data.errors import READ_ERRORS, DataError, one_line, reading
 from dist_rec.data.schema import Schema
+from dist_rec.data.times import EXPECTED, Span, mixed_units, other_unit, outlier
+from dist_rec.data.types import fits, has_zone, plain, wanted
 
 PARQUET_MAGIC = b"PAR1"
 
 
-class DataError(ValueError):
-    """A data file or folder is not what its schema says."""
-
-
 def open_parquet(path: Path, schema: Schema) -> pq.ParquetFile:
-    """Opens a data file, reading its footer only.
+    """Opens a data file, reading its footer only. One without rows may have any columns.
 
-    Raises DataError if it is missing, empty, truncated, not Parquet, holds no rows, or lacks a column or has it in a type
-    that cannot hold the field.
+    Raises DataError if it is missing, empty, truncated, not Parquet or cannot be read, or if it lacks a column or has it in
+    a type that cannot hold the field.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: expected a Parquet file, got {'a folder' if path.is_dir() else 'nothing there'}")
-    size = path.stat().st_size
+    with reading(path):
+        if not path.is_file():
+            raise DataError(f"{path}: expected a Parquet file, got {_what_is_there(path)}")
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            head = stream.read(4)
+            stream.seek(max(0, size - 4))
+            tail = stream.read(4)
     if size == 0:
         raise DataError(f"{path}: expected a Parquet file, got an empty file (0 bytes)")
-    with path.open("rb") as stream:
-        head = stream.read(4)
-        stream.seek(max(0, size - 4))
-        tail = stream.read(4)
     if head != PARQUET_MAGIC:
         raise DataError(f"{path}: expected a Parquet file (first bytes {PARQUET_MAGIC!r}), got {head!r}")
     if tail != PARQUET_MAGIC or size < 12:
         raise DataError(f"{path}: expected Parquet's end mark {PARQUET_MAGIC!r}, got {tail!r}; truncated at {size} bytes")
     try:
         file = pq.ParquetFile(path, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: expected a readable Parquet footer, got: {error}; the file is damaged") from error
-    if file.metadata.num_rows == 0:
-        raise DataError(f"{path}: expected at least one row, got 0 rows")
-    check_columns(file.schema_arrow, schema, file=path)
+        if file.metadata.num_rows == 0:
+            return file
+        found = file.schema_arrow
+    except READ_ERRORS as error:
+        raise DataError(f"{path}: expected a readable Parquet footer, got: {one_line(error)}; the file is damaged") from error
+    check_columns(found, schema, file=path)
     return file
 
 
@@ -64,37 +64,45 @@ def read_row_group(file: pq.ParquetFile, schema: Schema, *, path: Path, row_grou
 
     Raises DataError, also if the bytes of the group are damaged.
     """
-    wanted = arrow_schema(schema)
+    names = arrow_schema(schema).names
     try:
         # Threads of pyarrow would fight the other workers for the cores, and do not survive a fork.
-        table = file.read_row_group(row_group, columns=wanted.names, use_threads=False).select(wanted.names)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}, row group {row_group}: expected readable column data, got: {error}") from error
-    validate(table, schema, file=path, row_group=row_group)
-    return table.cast(wanted)
+        table = file.read_row_group(row_group, columns=names, use_threads=False).select(names)
+    except READ_ERRORS as error:
+        raise DataError(f"{path}, row group {row_group}: expected readable column data, got: {one_line(error)}") from error
+    return validate(table, schema, file=path, row_group=row_group)
 
 
 def check_columns(found: pa.Schema, schema: Schema, *, file: str | Path) -> None:
-    """Raises DataError if a column is missing or of a wrong type."""
+    """Raises DataError if a column is missing or of a wrong type, or if only some of the timestamps have a time zone."""
+    zones: dict[bool, str] = {}
     for column in columns_of(schema):
         indices = found.get_all_field_indices(column.name)
         if len(indices) != 1:
             got = f"{len(indices)} of that name" if indices else f"only {', '.join(found.names) or 'no columns'}"
-            raise DataError(f"{file}, field {column.name}: expected a column of that name, got {got}")
+            in_path = next((part for part in Path(file).parts if part.startswith(f"{column.name}=")), None)
+            hint = f"; {in_path} of the path is not read, write it as a column" if in_path and not indices else ""
+            raise DataError(f"{file}, field {column.name}: expected a column of that name, got {got}{hint}")
         kind = found.field(indices[0]).type
-        if not _type_fits(column, kind):
-            raise DataError(f"{file}, field {column.name}: expected {_type_wanted(column)}, got {kind}")
+        if not fits(column, kind):
+            raise DataError(f"{file}, field {column.name}: expected {wanted(column)}, got {kind}")
+        if column.kind == "time" and (zone := has_zone(kind)) is not None:
+            zones[zone] = column.name
+    if len(zones) == 2:
+        raise DataError(f"{file}, field {zones[False]}: expected timestamps with a time zone, as {zones[True]} has, got none")
 
 
-def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: int) -> None:
-    """Checks one row group. Raises DataError for the first problem found; rows are counted from 0 within the row group.
+def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: int) -> pa.Table:
+    """Checks one row group and returns it with its columns in the types of `arrow_schema`, others dropped.
 
-    Checked: columns and types; no nulls; ids and dynamic values within their tables; equal lengths of the fields of one
-    sequence and of the candidates; labels 0 or 1; truth within [0, 1]; seen within [0, length of the sequence]; event
-    times ascending and not after the request. A request without candidates is allowed.
+    Raises DataError for the first problem found; rows are counted from 0 within the row group. Checked: columns and types;
+    no nulls; ids and dynamic values within their tables; equal lengths of the fields of one sequence and of the candidates;
+    labels 0 or 1; truth within [0, 1]; seen within [0, length of the sequence]; event times ascending and not after the
+    request; times in seconds (see times.py). A request without candidates is allowed.
     """
-    check_columns(table.schema, schema, file=f"{file}, row group {row_group}")
     place = _Place(f"{file}, row group {row_group}")
+    check_columns(table.schema, schema, file=place.where)
+    table = plain(table, schema)
     lists: dict[str, dict[str, Ragged]] = {}
     for column in columns_of(schema):
         _check_nulls(place, table, column)
@@ -109,10 +117,11 @@ def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: in
     for sequence in schema.sequences:
         if sequence.time and schema.request.time is not None:
             times = lists[sequence.name][f"{sequence.name}.time"]
-            _check_times(place, f"{sequence.name}.time", times, scalar_values(table, schema.request.time))
+            _check_times(place, f"{sequence.name}.time", times, schema.request.time, scalar_values(table, schema.request.time))
     if schema.candidate.seen:
         events = next(iter(lists[schema.sequences[0].name].values()))
         _check_seen(place, lists[CANDIDATE][f"{CANDIDATE}.seen"], events)
+    return table.cast(arrow_schema(schema))
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,9 @@ def _check_values(place: _Place, column: Column, values: NDArray, row_of: Callab
         bad, expected = ~((values == 0) | (values == 1)), "a label of 0 or 1"
     elif column.kind == "truth":
         bad, expected = ~((values >= 0) & (values <= 1)), "a probability from 0 to 1"
+    elif column.kind == "time" and len(values) and (got := other_unit(extreme := outlier(span_of(values)))):
+        index = int(np.argmax(values == extreme))
+        raise place.error(row_of(index), column.name, EXPECTED, f"{got}{_entry(ragged, index) if ragged else ''}")
     else:
         return
     if bad.any():
@@ -161,8 +173,15 @@ def _check_lengths(place: _Place, fields: dict[str, Ragged]) -> None:
             raise place.error(row, name, expected, f"{fields[name].lengths[row]} entries")
 
 
-def _check_times(place: _Place, name: str, times: Ragged, request_time: NDArray) -> None:
+def span_of(values: NDArray) -> Span:
+    """Of (n,) integers, n > 0."""
+    return Span(int(values.min()), int(values.max()))
+
+
+def _check_times(place: _Place, name: str, times: Ragged, request_name: str, request_time: NDArray) -> None:
     values = times.values.astype(np.int64)
+    if len(values) and (got := mixed_units(span_of(request_time), span_of(values))):
+        raise DataError(f"{place.where}, field {name}: expected times in seconds, as in {request_name}, got {got}")
     falls = np.diff(values) < 0
     starts = times.offsets[1:-1]
     falls[starts[(starts > 0) & (starts < len(values))] - 1] = False
@@ -191,18 +210,7 @@ def _entry(ragged: Ragged, index: int) -> str:
     return f" at entry {index - ragged.offsets[ragged.row_of(index)]}"
 
 
-def _type_fits(column: Column, kind: pa.DataType) -> bool:
-    if column.owner != REQUEST:
-        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-            return False
-        kind = kind.value_type
-    if pa.types.is_integer(kind):
-        return column.kind != "truth"
-    if column.kind == "label":
-        return pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    return column.kind == "truth" and pa.types.is_floating(kind)
-
-
-def _type_wanted(column: Column) -> str:
-    value = {"label": "0/1 numbers", "truth": "floats"}.get(column.kind, "integers")
-    return f"a list of {value}" if column.is_list else value
+def _what_is_there(path: Path) -> str:
+    if path.is_symlink() and not path.exists():
+        return f"a link to {path.readlink()}, where nothing can be read"
+    return "a folder" if path.is_dir() else "something that is no file" if path.exists() else "nothing there"

@@ -1,13 +1,22 @@
 """What crosses from host to device: named tensors in one buffer, moved by one copy, in integers as narrow as they can be."""
 
+import functools
+import logging
+import os
 from dataclasses import dataclass
 from math import prod
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchrec.streamable import Pipelineable
 
 ALIGNMENT = 16  # bytes: every tensor starts where any type may start
+SHARED_MEMORY = "/dev/shm"
+KEPT_FREE = 0.25  # of shared memory: batches are not the only things that live there (locks of processes, NCCL)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,3 +100,42 @@ def widen(ids: Tensor) -> Tensor:
     """int64 ids from what `narrow` made of them."""
     wide = ids.to(torch.int64)
     return wide & 0xFFFF if ids.dtype == torch.int16 else wide
+
+
+def _reduce(packet: Packet) -> tuple[Any, ...]:
+    """How a packet goes to another process: its buffer in shared memory, or through the pipe where that has no room.
+
+    What shared memory cannot take would be lost: torch finds out in a thread that nobody listens to.
+    """
+    if _has_room(packet.nbytes):
+        try:
+            packet.buffer.share_memory_()
+            return Packet, (packet.buffer, packet.places)
+        except RuntimeError:  # somebody else was faster
+            pass
+    return _from_pipe, (packet.buffer.numpy().tobytes(), packet.places)
+
+
+def _has_room(size: int) -> bool:
+    try:
+        memory = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return False
+    return memory.f_bavail * memory.f_frsize - size >= KEPT_FREE * memory.f_blocks * memory.f_frsize
+
+
+def _from_pipe(content: bytes, places: dict[str, Place]) -> Packet:
+    _warn_of_little_room()
+    return Packet(torch.frombuffer(bytearray(content), dtype=torch.uint8), places)
+
+
+@functools.cache
+def _warn_of_little_room() -> None:
+    log.warning(
+        "shared memory (%s) is nearly full: batches come from the reader processes through a pipe, which takes longer; enlarge "
+        "it (docker run --shm-size=1g), or set data.workers=0",
+        SHARED_MEMORY,
+    )
+
+
+ForkingPickler.register(Packet, _reduce)

@@ -1,9 +1,10 @@
 """Writes datasets: a folder with `schema.yaml` and one folder of Parquet files per split.
 
 Everything is written under a hidden name beside its place and moved there when complete, so a crash leaves nothing half
-written behind.
+written behind. What is replaced is what the project made (see common/made.py); anything else only with `force`.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -14,41 +15,61 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from dist_rec.common.made import NotOurs, check_replaceable, is_unchanged, mark, real, replace
 from dist_rec.data.columns import arrow_schema
+from dist_rec.data.errors import DataError, writing
 from dist_rec.data.schema import SCHEMA_FILE, Schema
-from dist_rec.data.validate import DataError, validate
+from dist_rec.data.validate import validate
 
 ROWS_PER_GROUP = 256
 ROWS_PER_FILE = 65_536
+DATASET, SPLIT = "dataset", "split"
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staged(folder: Path, kind: str = DATASET, *, force: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends well, and is removed when it does not.
 
-    An earlier dataset or split at that place is replaced; anything else there is left alone and raises DataError.
+    What was there is replaced if the project made it, as a `kind`, and nobody has changed it since, or with `force`. Raises
+    DataError otherwise, before the block, and if something cannot be written, in the block too.
     """
-    if folder.exists() and not _replaceable(folder):
-        raise DataError(f"{folder}: expected a new, empty or dataset folder to write to, got something else that is in the way")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    temporary.chmod(0o755)
+    place = real(folder)
     try:
-        yield temporary
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        with writing(folder):
+            check_replaceable(folder, kind, force=force)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+            try:
+                temporary.chmod(0o755)
+                yield temporary
+                mark(temporary, kind)
+                replace(folder, temporary, kind, force=force)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+    except NotOurs as error:
+        raise DataError(str(error)) from error
 
 
-def write_schema(folder: Path, schema: Schema) -> None:
-    """Writes `schema.yaml` into a dataset folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tree = schema.model_dump(mode="json", exclude_defaults=True)
-    with staged_file(folder / SCHEMA_FILE) as temporary:
-        temporary.write_text(yaml.safe_dump(tree, sort_keys=False))
+def write_schema(folder: Path, schema: Schema, *, force: bool = False) -> None:
+    """Writes `schema.yaml` into a dataset folder.
+
+    Raises DataError if it cannot be written, or if another one is there that `write_schema` did not make, but for `force`.
+    """
+    path = folder / SCHEMA_FILE
+    text = yaml.safe_dump(schema.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path) and not force and not is_unchanged(path):
+            if path.is_file() and path.read_bytes() == text.encode():
+                return
+            raise DataError(
+                f"{path}: expected none, or one that dist_rec made and nobody changed since, got another one; name another "
+                "folder, or use force=True to overwrite it"
+            )
+        with staged_file(path) as temporary:
+            temporary.write_text(text)
+        mark(folder, DATASET, [path])
 
 
 def write_split(
@@ -57,18 +78,20 @@ def write_split(
     schema: Schema,
     rows_per_group: int = ROWS_PER_GROUP,
     rows_per_file: int = ROWS_PER_FILE,
+    *,
+    force: bool = False,
 ) -> int:
     """Writes a split as `part-00000.parquet`, `part-00001.parquet`, ... and returns its number of rows.
 
     `tables` may be a stream; columns are cast to the types of `arrow_schema`, extra ones dropped. A row group is what the
     reader hands to one rank, so small data wants small groups.
 
-    Raises DataError if the rows do not fit the schema, or there are none.
+    Raises DataError if the rows do not fit the schema, or there are none, and what `staged` raises.
     """
     parts = [tables] if isinstance(tables, pa.Table) else tables
     groups = _regroup((_fit(part, schema, folder, index) for index, part in enumerate(parts)), rows_per_group)
     rows = 0
-    with staged(folder) as temporary:
+    with staged(folder, SPLIT, force=force) as temporary:
         writer: pq.ParquetWriter | None = None
         rows_in_file = files = 0
         try:
@@ -101,9 +124,7 @@ def staged_file(path: Path) -> Iterator[Path]:
 
 
 def _fit(table: pa.Table, schema: Schema, folder: Path, index: int) -> pa.Table:
-    validate(table, schema, file=f"table given for {folder}", row_group=index)
-    wanted = arrow_schema(schema)
-    return table.select(wanted.names).cast(wanted)
+    return validate(table, schema, file=f"table given for {folder}", row_group=index)
 
 
 def _regroup(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
@@ -120,10 +141,3 @@ def _regroup(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
         count += table.num_rows - start
     if count:
         yield pa.concat_tables(waiting)
-
-
-def _replaceable(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    entries = list(folder.iterdir())
-    return (folder / SCHEMA_FILE).is_file() or all(entry.suffix == ".parquet" for entry in entries)

@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,8 @@ from rich.console import Console
 from dist_rec.config import ConfigError
 from dist_rec.data.inspect import inspect_dataset, render
 from dist_rec.data.validate import DataError
-from dist_rec.data.writer import write_schema
-from tests.data.requests import make_dataset, make_rows, make_schema
+from dist_rec.data.writer import staged, write_schema, write_split
+from tests.data.requests import make_dataset, make_rows, make_schema, make_table
 
 
 def test_numbers_by_hand(tmp_path: Path) -> None:
@@ -59,3 +60,55 @@ def test_no_splits(tmp_path: Path) -> None:
 def test_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         inspect_dataset(tmp_path / "nothing")
+
+
+def test_sub_folders_of_a_split_are_parts_of_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_dataset(tmp_path, 20)
+    for place in ("train/day=1", "train/_hidden", "valid/day=2"):
+        write_split(tmp_path / place, make_table(make_rows(5)), make_schema())
+    for hidden in (".cache", "_old"):
+        write_split(tmp_path / hidden, make_table(make_rows(5)), make_schema())
+    assert {split.name: split.rows for split in inspect_dataset(tmp_path).splits} == {"train": 25, "valid": 5}
+    assert not caplog.records
+
+
+def test_what_is_no_split_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_dataset(tmp_path, 20)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "more.parquet").touch()
+    assert [split.name for split in inspect_dataset(tmp_path).splits] == ["train"]
+    assert caplog.messages == [
+        f"{tmp_path / 'more.parquet'}: not read, a file outside of the folders of splits",
+        f"{tmp_path / 'test'}: not read, a folder without Parquet files",
+    ]
+
+
+@pytest.mark.parametrize(
+    "file", ["schema.yaml", "stats.json", ".dist_rec.json", "train/part-00000.parquet", "train/.dist_rec.json"]
+)
+def test_nothing_in_a_dataset_folder_is_run(tmp_path: Path, file: str) -> None:
+    """Pickles that make a file when they are loaded."""
+    make_dataset(tmp_path, 20)
+    content = pickle.dumps(_Planted(tmp_path / "ran"))
+    (tmp_path / file).write_bytes(content)
+    if file in ("schema.yaml", "train/part-00000.parquet"):
+        with pytest.raises((ConfigError, DataError), match=f"^{tmp_path / file}: expected ") as caught:
+            inspect_dataset(tmp_path)
+        assert "\n" not in str(caught.value)
+    else:
+        inspect_dataset(tmp_path)
+    with pytest.raises((ConfigError, DataError)):
+        write_schema(tmp_path, make_schema(name="other"))
+        with staged(tmp_path):
+            pass
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(content)
+    assert (tmp_path / "ran").exists()  # the payload is a real one
+
+
+class _Planted:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)

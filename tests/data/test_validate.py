@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,12 @@ def test_other_types_are_read_as_the_writers_own(tmp_path: Path) -> None:
         (lambda p: p.write_bytes(b"PAR1"), "truncated at 4 bytes"),
         (lambda p: p.write_bytes(p.read_bytes()[:-100]), "truncated at .* bytes"),
         (lambda p: p.write_bytes(p.read_bytes()[:-8] + b"\xff\xff\xff\x7fPAR1"), "expected a readable Parquet footer"),
-        (lambda p: pq.write_table(make_table([]), p), "expected at least one row, got 0 rows"),
+        (lambda p: (p.unlink(), p.mkdir()), "expected a Parquet file, got a folder"),
+        (
+            lambda p: (p.unlink(), p.symlink_to("gone")),
+            "expected a Parquet file, got a link to gone, where nothing can be read",
+        ),
+        (lambda p: (p.unlink(), os.mkfifo(p)), "expected a Parquet file, got something that is no file"),
         (lambda p: pq.write_table(pa.table({"user": [1]}), p), "field time: expected a column of that name, got only user"),
     ],
 )

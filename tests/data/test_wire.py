@@ -1,8 +1,13 @@
+import os
+import pickle
+from multiprocessing.reduction import ForkingPickler
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dist_rec.data import wire
 from dist_rec.data.wire import ALIGNMENT, Packet, narrow, widen
 
 TENSORS = {
@@ -66,3 +71,49 @@ def test_the_narrowest_integer_that_holds_a_table(num_values: int, dtype: torch.
 def test_any_ids_come_back(ids: list[int]) -> None:
     wide = torch.tensor(ids, dtype=torch.int64)
     assert torch.equal(widen(narrow(wide)), wide)
+
+
+class _Memory:
+    """What os.statvfs says of shared memory."""
+
+    f_frsize, f_blocks = 4096, 16  # 64 kB
+
+    def __init__(self, free: int) -> None:
+        self.f_bavail = free // 4096
+
+
+def _send(packet: Packet) -> Packet:
+    """To another process: here, of this one."""
+    return pickle.loads(ForkingPickler.dumps(packet))
+
+
+def _packet() -> Packet:
+    return Packet.of({"a": torch.arange(1000), "b": torch.ones(3)})
+
+
+@pytest.mark.parametrize(("free", "shared"), [(2**16, True), (2**15, True), (2**14, False), (0, False)])
+def test_a_packet_needs_room_in_shared_memory(
+    free: int, shared: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: _Memory(free))
+    wire._warn_of_little_room.cache_clear()
+    packet = _packet()
+    for _ in range(2):
+        came = _send(packet)
+        assert torch.equal(came.buffer, packet.buffer) and came.places == packet.places
+        assert came.buffer.is_shared() is shared
+        came["b"].fill_(2.0)  # the trainer writes into it
+    assert len(caplog.records) == (not shared)
+    if not shared:
+        assert all(word in caplog.text for word in ("/dev/shm", "--shm-size", "data.workers=0"))
+
+
+@pytest.mark.parametrize("error", [OSError("no such file system"), None])
+def test_what_shared_memory_refuses_goes_through_the_pipe(error: OSError | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise error or RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(os if error else torch.Tensor, "statvfs" if error else "share_memory_", refuse)
+    packet = _packet()
+    came = _send(packet)
+    assert torch.equal(came.buffer, packet.buffer) and not came.buffer.is_shared()

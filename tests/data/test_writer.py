@@ -1,17 +1,20 @@
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dist_rec.data.validate import DataError
-from dist_rec.data.writer import staged, staged_file, write_split
+from dist_rec.common.made import mark
+from dist_rec.data.errors import DataError
+from dist_rec.data.schema import load_schema
+from dist_rec.data.writer import staged, staged_file, write_schema, write_split
 from tests.data.requests import make_rows, make_schema, make_table
 
 
 def _sizes(folder: Path) -> dict[str, list[int]]:
-    files = {path.name: pq.ParquetFile(path).metadata for path in sorted(folder.iterdir())}
+    files = {path.name: pq.ParquetFile(path).metadata for path in sorted(folder.glob("*.parquet"))}
     return {name: [file.row_group(i).num_rows for i in range(file.num_row_groups)] for name, file in files.items()}
 
 
@@ -67,11 +70,123 @@ def test_no_rows(tmp_path: Path) -> None:
         write_split(tmp_path / "train", [], make_schema())
 
 
-def test_does_not_overwrite_other_things(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="something else that is in the way"), staged(tmp_path):
-        pass
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+def _user_files(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+
+
+def _user_dataset(folder: Path) -> None:
+    (folder / "schema.yaml").write_text("mine")
+    pq.write_table(make_table(make_rows(3)), folder / "mine.parquet")
+
+
+def _user_part(folder: Path) -> None:
+    pq.write_table(make_table(make_rows(3)), folder / "mine.parquet")
+
+
+def _added(folder: Path) -> None:
+    write_split(folder, make_table(make_rows(3)), make_schema())
+    (folder / "part-00001.parquet").write_bytes((folder / "part-00000.parquet").read_bytes())
+
+
+def _edited(folder: Path) -> None:
+    write_split(folder, make_table(make_rows(3)), make_schema())
+    pq.write_table(make_table(make_rows(2)), folder / "part-00000.parquet")
+
+
+def _other_kind(folder: Path) -> None:
+    (folder / "weights").touch()
+    mark(folder, "checkpoint")
+
+
+@pytest.mark.parametrize("fill", [_user_files, _user_dataset, _user_part, _added, _edited, _other_kind])
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_the_user_made_is_kept_unless_forced(tmp_path: Path, fill: Callable[[Path], None], linked: bool) -> None:
+    folder = tmp_path / "train"
+    (target := tmp_path / "elsewhere" if linked else folder).mkdir()
+    if linked:
+        folder.symlink_to(target)
+    fill(folder)
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    drawn: list[int] = []
+
+    def tables() -> Iterator[pa.Table]:
+        drawn.append(1)
+        yield make_table(make_rows(3))
+
+    for attempt in (lambda: write_split(folder, tables(), make_schema()), lambda: staged(folder).__enter__()):
+        with pytest.raises(DataError, match=f"{folder}: expected a new or empty folder.*--force"):
+            attempt()
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before and not drawn
+    assert len(list(tmp_path.iterdir())) == 1 + linked
+    write_split(folder, tables(), make_schema(), force=True)
+    assert _sizes(folder) == {"part-00000.parquet": [3]} and folder.is_symlink() is linked
+
+
+def test_a_file_that_comes_while_it_is_written_is_kept(tmp_path: Path) -> None:
+    write_split(tmp_path / "train", make_table(make_rows(3)), make_schema())
+    with pytest.raises(DataError, match="mine was added"), staged(tmp_path / "train", "split") as temporary:
+        (temporary / "new").touch()
+        (tmp_path / "train" / "mine").touch()
+    assert (tmp_path / "train" / "mine").exists() and _sizes(tmp_path / "train") == {"part-00000.parquet": [3]}
+
+
+@pytest.mark.parametrize("old", ["name: mine", "", None])
+def test_a_schema_of_the_user_is_kept(tmp_path: Path, old: str | None) -> None:
+    path = tmp_path / "schema.yaml"
+    path.symlink_to("gone") if old is None else path.write_text(old)
+    with pytest.raises(DataError, match=f"{path}: expected none, or one that dist_rec made .*force=True"):
+        write_schema(tmp_path, make_schema())
+    assert path.is_symlink() if old is None else path.read_text() == old
+    write_schema(tmp_path, make_schema(), force=True)
+    assert load_schema(tmp_path) == make_schema()
+
+
+def test_a_schema_of_ours_is_replaced_until_it_is_edited(tmp_path: Path) -> None:
+    for name in ("a", "b", "b"):
+        write_schema(tmp_path, make_schema(name=name))
+    assert load_schema(tmp_path).name == "b"
+    with (tmp_path / "schema.yaml").open("a") as stream:
+        stream.write("# mine\n")
+    with pytest.raises(DataError, match="nobody changed since"):
+        write_schema(tmp_path, make_schema(name="c"))
+    assert (tmp_path / "schema.yaml").read_text().endswith("# mine\n")
+
+
+def test_a_schema_as_the_user_wrote_it_stays_the_users(tmp_path: Path) -> None:
+    write_schema(tmp_path / "ours", make_schema())
+    (tmp_path / "schema.yaml").write_text((tmp_path / "ours" / "schema.yaml").read_text())
+    write_schema(tmp_path, make_schema())
+    with pytest.raises(DataError, match="expected none"):
+        write_schema(tmp_path, make_schema(name="other"))
+
+
+@pytest.mark.parametrize(
+    "place", ["a-file/data", "a-file", "/proc/nowhere/data", "/proc/data", "/sys/x", "x" * 300, "/dev/null/x"]
+)
+def test_places_where_nothing_can_be_written(tmp_path: Path, place: str) -> None:
+    (tmp_path / "a-file").write_text("mine")
+    folder = tmp_path / place
+    attempts = (
+        lambda: write_split(folder, make_table(make_rows(3)), make_schema()),
+        lambda: write_schema(folder, make_schema()),
+        lambda: staged(folder, force=True).__enter__(),
+    )
+    for attempt in attempts:
+        with pytest.raises(DataError, match=rf"^{folder}[: ]") as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["a-file"] and (tmp_path / "a-file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("written", ["table", "footer"])
+def test_a_disk_that_fills_up(tmp_path: Path, written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table" if written == "table" else "close", full)
+    with pytest.raises(DataError, match=rf"^{tmp_path / 'train'}: cannot be written: .*No space left on device; make room"):
+        write_split(tmp_path / "train", make_table(make_rows(3)), make_schema())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_staged_file(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dist_rec.data.columns import list_column
+from dist_rec.data.errors import DataError
 from dist_rec.data.importers.source import ImportSummary, is_there, line_error, read_text, to_integers
 from dist_rec.data.schema import CandidateSchema, RequestSchema, Schema, SequenceSchema, StaticField
-from dist_rec.data.validate import DataError
 from dist_rec.data.writer import staged, write_schema, write_split
 
 FOLDS = (1, 2, 3, 4, 5)
@@ -47,12 +47,13 @@ class _User:
     correct: NDArray[np.int64]  # (L,)
 
 
-def import_assist(src: Path, out: Path | None = None) -> ImportSummary:
+def import_assist(src: Path, out: Path | None = None, *, force: bool = False) -> ImportSummary:
     """Writes a dataset folder from a folder with the five files of assist2009 or statics2011, whichever is there.
 
     `out` is data/<name of the set> by default.
 
-    Raises DataError for missing files and malformed lines; nothing is written then.
+    Raises DataError for missing files and malformed lines, and if the folder cannot be written, or replaced (see `staged`);
+    nothing is written then.
     """
     found = [kind for kind in (ASSIST2009, STATICS2011) if is_there(src, kind.file.format(1))]
     if not found:
@@ -68,7 +69,7 @@ def import_assist(src: Path, out: Path | None = None) -> ImportSummary:
     rows = {name: len(users) for name, users in folds.items()}
     candidates = {name: sum(len(user.correct) for user in users) for name, users in folds.items()}
     out = out or Path("data") / kind.name
-    _write(out, kind, folds)
+    _write(out, kind, folds, force=force)
     dropped = {"events that repeat the problem of the event before": events - sum(candidates.values())} if kind.collapse else {}
     return ImportSummary(kind.name, out, rows, candidates, dropped)
 
@@ -108,11 +109,11 @@ def _first_of_runs(user: _User) -> _User:
     return _User(user.group, [field[keep] for field in user.fields], user.correct[keep])
 
 
-def _write(out: Path, kind: _Format, folds: dict[str, list[_User]]) -> None:
+def _write(out: Path, kind: _Format, folds: dict[str, list[_User]], *, force: bool) -> None:
     users = [user for fold in folds.values() for user in fold]
     known = [np.unique(np.concatenate([user.fields[index] for user in users])) for index in range(len(kind.fields))]
     schema = _schema(kind, [len(ids) for ids in known])
-    with staged(out) as folder:
+    with staged(out, force=force) as folder:
         write_schema(folder, schema)
         for name, members in folds.items():
             write_split(folder / name, _table(kind, members, known), schema, rows_per_group=ROWS_PER_GROUP)

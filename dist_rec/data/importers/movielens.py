@@ -17,9 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dist_rec.data.columns import expand_ranges, list_column
+from dist_rec.data.errors import DataError
 from dist_rec.data.importers.source import ImportSummary, Lines, dense_ids, is_there, read_fields
 from dist_rec.data.schema import CandidateSchema, RequestSchema, Schema, SequenceSchema, StaticField
-from dist_rec.data.validate import DataError
 from dist_rec.data.writer import staged, write_schema, write_split
 
 RATINGS = 6  # 0 is "not known", then 1 to 5
@@ -48,12 +48,13 @@ class _Log:
         return np.searchsorted(self.user, np.arange(len(self.profile["age"])))
 
 
-def import_movielens(src: Path, out: Path | None = None) -> ImportSummary:
+def import_movielens(src: Path, out: Path | None = None, *, force: bool = False) -> ImportSummary:
     """Writes a dataset folder from a folder with the files of ml-100k or ml-1m, whichever is there.
 
     `out` is data/<name of the set> by default.
 
-    Raises DataError for missing files and malformed lines; nothing is written then.
+    Raises DataError for missing files and malformed lines, and if the folder cannot be written, or replaced (see `staged`);
+    nothing is written then.
     """
     if is_there(src, "ml-100k.inter"):
         log = _read_100k(src)
@@ -64,7 +65,7 @@ def import_movielens(src: Path, out: Path | None = None) -> ImportSummary:
     else:
         raise DataError(f"{src}: expected ml-100k.inter or ratings_sample_100k.dat (plain or .xz), got neither")
     schema, out = _schema(log), out or Path("data") / log.name
-    with staged(out) as folder:
+    with staged(out, force=force) as folder:
         write_schema(folder, schema)
         rows = {name: write_split(folder / name, _tables(log, events), schema) for name, events in requests.items()}
     return ImportSummary(log.name, out, rows=rows, candidates=rows, dropped={})

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_rec.data.validate import DataError
+from dist_rec.data.errors import DataError, reading
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,20 @@ class Lines:
 
 
 def is_there(folder: Path, name: str) -> bool:
-    return (folder / name).is_file() or (folder / f"{name}.xz").is_file()
+    with reading(folder):
+        return (folder / name).is_file() or (folder / f"{name}.xz").is_file()
 
 
 def read_text(folder: Path, name: str, encoding: str = "utf-8") -> tuple[Path, list[str]]:
     """Path and lines of `name` or `name.xz`."""
-    path = folder / name if (folder / name).is_file() else folder / f"{name}.xz"
-    if not path.is_file():
+    if not is_there(folder, name):
         raise DataError(f"{folder}: expected a file {name} or {name}.xz, got neither")
+    path = folder / name if (folder / name).is_file() else folder / f"{name}.xz"
     try:
-        with lzma.open(path, "rt", encoding=encoding) if path.suffix == ".xz" else path.open(encoding=encoding) as stream:
+        with (
+            reading(path),
+            lzma.open(path, "rt", encoding=encoding) if path.suffix == ".xz" else path.open(encoding=encoding) as stream,
+        ):
             lines = stream.read().splitlines()
     except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: expected a readable text file in {encoding}, got: {error}") from error

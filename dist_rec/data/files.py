@@ -1,0 +1,129 @@
+"""Which files of a split's folder hold its rows.
+
+All Parquet files in the folder and its sub-folders, in order of their path below it: names that end in .parquet, .parq or
+.pq, in any case. As for Spark and Arrow, names that begin with "." or "_" are no data (`_SUCCESS`, `._part-0.parquet`, a file
+that is being written), except for partition folders such as `_day=2`. Files without rows, as Spark leaves them, are passed
+over, whatever their columns are. Values of partition folders (`date=2024-01-02`) are not read.
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dist_rec.data.columns import Column, columns_of
+from dist_rec.data.errors import DataError, reading
+from dist_rec.data.schema import Schema
+from dist_rec.data.times import EXPECTED, Span, mixed_units, other_unit, outlier
+from dist_rec.data.validate import open_parquet
+
+SUFFIXES = (".parquet", ".parq", ".pq")
+LIST_ENTRIES = ("list.element", "list.item", "bag.array_element", "array")  # what writers call the values of a list
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    path: Path
+    index: int
+    rows: int
+
+
+def check_splits(path: str | Path, schema: Schema, folders: Iterable[str]) -> None:
+    """Opens every file of these folders of a dataset, so that what their footers tell is known before a run starts.
+
+    Reads footers only: files, columns and types, rows, and times that are not in seconds where the files have statistics.
+    Folders may be named several times. Raises DataError; ConfigError if two fields of the schema share a column.
+    """
+    for folder in dict.fromkeys(folders):
+        row_groups(Path(path) / folder, schema)
+
+
+def row_groups(folder: Path, schema: Schema) -> list[RowGroup]:
+    """The row groups of a split that have rows, in order of path and place; reads footers only.
+
+    Raises DataError if the folder has no rows, or has a file that cannot be read or does not fit the schema.
+    """
+    paths, others = data_files(folder)
+    if others:
+        some = str(others[0]) if len(others) == 1 else f"{others[0]} and {len(others) - 1} other files"
+        warn_once(f"{folder}: not read: {some}; data files end in {', '.join(SUFFIXES)}")
+    if not paths:
+        raise DataError(f"{folder}: expected a folder with at least one .parquet file, got {len(others)} other files")
+    found: list[RowGroup] = []
+    for path in paths:
+        with open_parquet(path, schema) as file:
+            sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+            _check_statistics(file.metadata, schema, path)
+        found += [RowGroup(path, index, rows) for index, rows in enumerate(sizes) if rows]
+    if not found:
+        raise DataError(f"{folder}: expected at least one row, got 0 rows in {len(paths)} Parquet files")
+    return found
+
+
+def data_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files of a folder that hold rows, in order, and those that are neither data nor hidden.
+
+    Raises DataError if it is no folder, or cannot be read, or a link in it leads back to a folder around it.
+    """
+    with reading(folder):
+        if not folder.is_dir():
+            got = "a file" if folder.exists() else "nothing there"
+            raise DataError(f"{folder}: expected a folder of Parquet files (a split of the dataset), got {got}")
+        files = sorted(_visible_files(folder, ()))
+    data = [path for path in files if path.suffix.lower() in SUFFIXES]
+    return data, [path for path in files if path.suffix.lower() not in SUFFIXES]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is no data."""
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Logs a warning the first time that this process says it: the splits of a run are opened many times."""
+    log.warning("%s", text)
+
+
+def _visible_files(folder: Path, around: tuple[str, ...]) -> Iterator[Path]:
+    around = (*around, os.path.realpath(folder))
+    if around[-1] in around[:-1]:
+        raise DataError(f"{folder}: expected a folder of data, got a link that leads back to {around[-1]}")
+    for path in folder.iterdir():
+        if not is_hidden(path.name):
+            if path.is_dir():
+                yield from _visible_files(path, around)
+            else:
+                yield path
+
+
+def _check_statistics(metadata: Any, schema: Schema, path: Path) -> None:
+    """Raises DataError if the statistics of a file show times that are not in seconds."""
+    timed = [column for column in columns_of(schema) if column.kind == "time"]
+    for index in range(metadata.num_row_groups if timed else 0):
+        group = metadata.row_group(index)
+        chunks = [group.column(place) for place in range(group.num_columns)]
+        spans = {column.name: span for column in timed if (span := _span(column, chunks)) is not None}
+        for name, span in spans.items():
+            if got := other_unit(outlier(span)):
+                raise DataError(f"{path}, row group {index}, field {name}: expected {EXPECTED}, got {got}")
+            request = spans.get(schema.request.time or "")
+            if request is not None and (got := mixed_units(request, span)):
+                wanted = f"times in seconds, as in {schema.request.time}"
+                raise DataError(f"{path}, row group {index}, field {name}: expected {wanted}, got {got}")
+
+
+def _span(column: Column, chunks: list[Any]) -> Span | None:
+    """What statistics say of an integer column; None where they say nothing."""
+    paths = [f"{column.name}.{entry}" for entry in LIST_ENTRIES] if column.is_list else [column.name]
+    for chunk in chunks:
+        if chunk.path_in_schema in paths:
+            found = chunk.statistics
+            if found is not None and found.has_min_max and found.logical_type.type in ("NONE", "INT"):
+                return Span(found.min, found.max)
+    return None

@@ -1,0 +1,136 @@
+"""A DataLoader whose errors a user can read: what goes wrong in a reader process is raised here as it was said there."""
+
+import errno
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+from weakref import WeakSet
+
+from torchdata.stateful_dataloader import StatefulDataLoader
+from torchdata.stateful_dataloader.stateful_dataloader import _StatefulMultiProcessingDataLoaderIter
+
+from dist_rec.config import ConfigError
+from dist_rec.data.errors import DataError
+
+DEATH_S = 0.2  # that a process whose connection broke may take to be gone
+SHARED_MEMORY = "shared memory (/dev/shm; docker run --shm-size=1g enlarges it)"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error on its way out of a worker, in place of a batch: torch would wrap it in the worker's traceback."""
+
+    error: Exception
+
+
+def failures_as_values(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, and a `Failure` at the end if they end by an error that is the user's to mend."""
+    try:
+        yield from batches
+    except (ConfigError, DataError) as error:
+        yield Failure(error)
+
+
+class ReaderLoader(StatefulDataLoader):
+    """Raises ConfigError and DataError as the reader raised them, and DataError if reader processes cannot start or die."""
+
+    def __iter__(self) -> Any:
+        return self._opened(super().__iter__())
+
+    def _get_iterator(self) -> Any:
+        if self.num_workers == 0:
+            return super()._get_iterator()
+        try:
+            iterator = _Workers(self, self.next_iter_state)
+        except OSError as error:
+            advice = f"expected room in {SHARED_MEMORY}" if error.errno == errno.ENOSPC else "expected more of what it lacks"
+            raise DataError(
+                f"data.workers={self.num_workers}: the system cannot start reader processes: {error.strerror or error}; "
+                f"{advice}, or set data.workers=0"
+            ) from error
+        except RuntimeError as error:
+            if _is_death(error):
+                raise _death("at its start") from error
+            raise
+        self.next_iter_state = None
+        return iterator
+
+    def _opened(self, batches: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError, EOFError) as error:
+                if isinstance(batches, _Workers) and _is_death(error):
+                    raise _death(batches.how_one_died() or "without a word") from error
+                if "Too many open files" in str(error):
+                    advice = f"raise the limit (ulimit -n), or set data.workers below {self.num_workers}"
+                    raise DataError(
+                        f"the batches of reader processes need more open files than the system allows; {advice}"
+                    ) from error
+                raise
+            if isinstance(batch, Failure):
+                try:
+                    raise batch.error
+                finally:
+                    del batch  # a frame that its own error keeps alive would keep the workers, too
+            yield batch
+
+
+class _Workers(_StatefulMultiProcessingDataLoaderIter):
+    """Torch's own, but nothing is printed if it is thrown away half built, and a death is explained."""
+
+    def __init__(self, loader: StatefulDataLoader, state: Any) -> None:
+        super().__init__(loader, state)
+        _running.add(self)
+        before = signal.getsignal(signal.SIGCHLD)
+        if callable(before) and not isinstance(before, _OnDeath) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, _OnDeath(before))
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):
+            super().__del__()
+
+    def how_one_died(self) -> str:
+        """Signal or exit code of a worker that ended by itself; empty if none did."""
+        for worker in self._workers:
+            worker.join(DEATH_S)
+            if code := worker.exitcode:
+                return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        return ""
+
+
+_running: WeakSet[_Workers] = WeakSet()
+
+
+class _OnDeath:
+    """Torch's signal handler raises RuntimeError wherever the main thread is when a worker dies; for ours, raises DataError."""
+
+    def __init__(self, before: Callable[[int, FrameType | None], Any]) -> None:
+        self.before = before
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self.before(number, frame)
+        except RuntimeError as error:
+            how = next(filter(None, (workers.how_one_died() for workers in _running)), "")
+            if how:
+                raise _death(how) from error
+            raise
+
+
+def _is_death(error: Exception) -> bool:
+    """Torch's error, or that of a connection to a worker that is gone."""
+    return isinstance(error, ConnectionError | EOFError | FileNotFoundError) or str(error).startswith("DataLoader worker (pid")
+
+
+def _death(how: str) -> DataError:
+    return DataError(
+        f"a reader process died ({how}): expected enough memory for all readers; lower data.workers or data.shuffle_window, or "
+        f"give the machine or container more memory or {SHARED_MEMORY}"
+    )

@@ -1,0 +1,80 @@
+"""Which Arrow types can hold a field, and columns in the plain ones: what others write as a large or fixed-size list, with a
+dictionary, as a timestamp or as an unsigned hash means the same as what the writer makes of it.
+"""
+
+import pyarrow as pa
+from pyarrow import types
+
+from dist_rec.data.columns import Column, arrow_schema, columns_of
+from dist_rec.data.schema import Schema
+
+# Not list views: pyarrow 25 casts them to lists whose last offset is missing.
+LISTS = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+
+
+def fits(column: Column, kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold the field. A type of nulls can: a list column without any entry has it."""
+    if column.is_list:
+        if not _is_list(kind):
+            return False
+        kind = kind.value_type
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_null(kind):
+        return True
+    if types.is_integer(kind):
+        return column.kind != "truth"
+    if column.kind == "label":
+        return types.is_floating(kind) or types.is_boolean(kind)
+    if column.kind == "time":
+        return _is_moment(kind)
+    return column.kind == "truth" and types.is_floating(kind)
+
+
+def wanted(column: Column) -> str:
+    """What `fits` expects, for a message."""
+    value = {"label": "0/1 numbers", "truth": "floats", "time": "integers (seconds) or timestamps"}.get(column.kind, "integers")
+    hint = " (number other ids, or hash them to 64 bits)" if column.kind == "group" else ""
+    return f"a list of {value}" if column.is_list else value + hint
+
+
+def has_zone(kind: pa.DataType) -> bool | None:
+    """Whether timestamps of this type, or in lists of this type, have a time zone; None for other types."""
+    value = kind.value_type if _is_list(kind) else kind
+    value = value.value_type if types.is_dictionary(value) else value
+    return value.tz is not None if types.is_timestamp(value) else None
+
+
+def plain(table: pa.Table, schema: Schema) -> pa.Table:
+    """The columns of a schema as int, float or bool, or as plain lists of these; nulls stay.
+
+    Timestamps and dates become whole seconds since 1970 (int64, parts of a second dropped), without a zone as if in UTC. An
+    unsigned 64-bit group becomes the int64 of the same bits. Every column must fit.
+    """
+    columns = [_plain(table.column(column.name), column) for column in columns_of(schema)]
+    return pa.table(columns, names=arrow_schema(schema).names)
+
+
+def _plain(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
+    kind = values.type
+    value = kind.value_type if column.is_list else kind
+    if types.is_dictionary(value):
+        value = value.value_type
+    if _is_moment(value):
+        seconds = pa.timestamp("s", tz=value.tz if types.is_timestamp(value) else None)
+        values = values.cast(pa.list_(seconds) if column.is_list else seconds, safe=False)
+        value = pa.int64()
+    elif types.is_null(value):
+        value = column.arrow_type.value_type if column.is_list else column.arrow_type
+    elif types.is_uint64(value) and column.kind == "group":
+        value = pa.int64()
+    target = pa.list_(value) if column.is_list else value
+    return values if values.type == target else values.cast(target, safe=False)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(is_kind(kind) for is_kind in LISTS)
+
+
+def _is_moment(kind: pa.DataType) -> bool:
+    return types.is_timestamp(kind) or types.is_date(kind)

@@ -1,0 +1,90 @@
+"""Which step reads what: every row once an epoch, no step without rows on all ranks."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dist_rec.data.files import RowGroup
+from dist_rec.data.plan import Plan
+
+SIZES = {
+    "one": [128],
+    "two": [128, 8],
+    "large and small": [1000, 10, 10, 3, 1],
+    "many": [8] * 9 + [3],
+    "uneven": [7, 1, 1, 30, 2, 5, 11, 1, 4],
+}
+
+
+def _plan(
+    sizes: list[int], *, world_size: int, workers: int, batch_size: int = 4, epochs: int = 4, seed: int | None = 3
+) -> Plan:
+    groups = [RowGroup(Path("a"), index, rows) for index, rows in enumerate(sizes)]
+    return Plan(groups, world_size=world_size, workers=workers, batch_size=batch_size, epochs=epochs, seed=seed)
+
+
+def _rows(plan: Plan, epoch: int) -> list[list[list[tuple[int, int]]]]:
+    """Per step and rank, (row group, row) of its batch."""
+    found = plan.epoch(epoch)
+    lanes = [[(group.index, row) for group in groups for row in range(group.rows)] for groups in found.lanes]
+    return [
+        [lanes[slot * plan.world_size + rank][first : first + count] for rank in range(plan.world_size)]
+        for slot, first, count in zip(found.slot, found.first, found.count, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_every_row_once_and_no_step_without_rows(sizes: list[int], world_size: int, workers: int) -> None:
+    plan = _plan(sizes, world_size=world_size, workers=workers)
+    for epoch in range(4):
+        steps = _rows(plan, epoch)
+        assert len(steps) == plan.steps
+        assert all(any(rows) for rows in steps)
+        assert max(len(rows) for ranks in steps for rows in ranks) <= 4
+        rows = Counter(row for ranks in steps for rows in ranks for row in rows)
+        assert rows == Counter((index, row) for index, size in enumerate(sizes) for row in range(size))
+
+
+def test_enough_row_groups_keep_every_worker_with_its_slot() -> None:
+    plan = _plan([8] * 24, world_size=2, workers=3)
+    found = plan.epoch(0)
+    assert plan.steps == 24 and plan.empty_share == 0
+    assert found.slot.tolist() == [0, 1, 2] * 8 and set(found.count) == {4}
+    assert found.first.tolist() == [4 * (step // 3) for step in range(24)]
+
+
+def test_workers_share_a_single_row_group() -> None:
+    found = _plan([128], world_size=1, workers=2, batch_size=16, seed=None).epoch(0)
+    assert found.slot.tolist() == [0] * 8 and found.first.tolist() == [*range(0, 128, 16)]
+
+
+def test_an_epoch_that_needs_fewer_steps_cuts_batches() -> None:
+    """Groups of 8, 4 and 4 rows are 8 + 8 or 12 + 4 rows of two ranks."""
+    plan = _plan([8, 4, 4], world_size=2, workers=1, epochs=20)
+    assert plan.steps == 3
+    counts = {tuple(plan.epoch(epoch).count.tolist()) for epoch in range(20)}
+    assert counts == {(4, 4, 4), (4, 2, 2)}
+
+
+def test_where_nothing_can_be_cut_a_step_stays_empty() -> None:
+    plan = _plan([2, 1, 1], world_size=2, workers=1, batch_size=1, epochs=30)
+    assert plan.steps == 3
+    assert {len(plan.epoch(epoch).count) for epoch in range(30)} == {3}
+
+
+def test_the_part_that_is_empty() -> None:
+    assert _plan([128], world_size=2, workers=1).empty_share == 0.5
+    assert _plan([128], world_size=1, workers=2).empty_share == 0
+    assert _plan([128] * 2, world_size=2, workers=1).empty_share == 0
+
+
+def test_the_order_depends_on_the_seed_and_the_epoch() -> None:
+    def order(seed: int | None, epoch: int) -> list[int]:
+        lanes = _plan([8] * 30, world_size=1, workers=1, seed=seed).assign(epoch)
+        return [group.index for group in lanes[0]]
+
+    assert order(None, 0) == order(None, 1) == [*range(30)]
+    assert order(1, 0) == order(1, 0) and len({tuple(order(*of)) for of in ((1, 0), (1, 1), (2, 0))}) == 3
