@@ -19,7 +19,8 @@ data_app.add_typer(import_app, name="import")
 Recipe = Annotated[Path, typer.Argument(help="YAML recipe, such as launch/recipes/quickstart.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe, such as model.longer.k=32.")]
 Source = Annotated[Path, typer.Argument(help="Folder with the data set's own files, plain or .xz.")]
-Out = Annotated[Path, typer.Argument(help="Dataset folder to write; one that is there is replaced.")]
+Out = Annotated[Path, typer.Argument(help="Dataset folder to write; one that dist-rec made is replaced.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace whatever folder is there, with all that is in it.")]
 ImportOut = Annotated[Path | None, typer.Argument(help="Dataset folder to write, data/<name of the set> by default.")]
 
 
@@ -100,21 +101,24 @@ def synth(
     categories: Annotated[int | None, typer.Option(help="Categories of items, 16 by default; kind history only.")] = None,
     topics: Annotated[int | None, typer.Option(help="Topics of clicks, 24 by default; kind three only.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 0,
+    force: Force = False,
 ) -> None:
     """Make data with a planted truth, whose best reachable AUC is known."""
+    from dist_rec.common.log import setup_logging
     from dist_rec.config import check
     from dist_rec.data.synthetic import SynthConfig, synthesize
     from dist_rec.data.synthetic_three import ThreeConfig, synthesize_three
 
+    setup_logging(0)
     # Only what was said, so that each kind has defaults of its own and refuses what it does not know.
     said = {"requests": requests, "candidates": candidates, "max_length": max_length, "seed": seed}
     said |= {"categories": categories, "topics": topics}
     options = {name: value for name, value in said.items() if value is not None}
     where = f"dist-rec data synth --kind {kind}"
     if kind == "three":
-        stats = synthesize_three(out, check(ThreeConfig, options, where))
+        stats = synthesize_three(out, check(ThreeConfig, options, where), force=force)
     else:
-        stats = synthesize(out, check(SynthConfig, options, where))
+        stats = synthesize(out, check(SynthConfig, options, where), force=force)
     test = stats["test"]
     rows = ", ".join(f"{name} {split['rows']} requests" for name, split in stats.items())
     typer.echo(f"{out}: {rows}")
@@ -129,25 +133,33 @@ def synth(
 
 
 @import_app.command()
-def movielens(source: Source, out: ImportOut = None) -> None:
+def movielens(source: Source, out: ImportOut = None, force: Force = False) -> None:
     """MovieLens 100k or 1M, recognised by its files: rating of 4 or more, one request per rating."""
+    from dist_rec.common.log import setup_logging
     from dist_rec.data.importers import import_movielens
 
-    _say_import(import_movielens(source, out))
+    setup_logging(0)
+    _say_import(import_movielens(source, out, force=force))
 
 
 @import_app.command()
-def assist(source: Source, out: ImportOut = None) -> None:
+def assist(source: Source, out: ImportOut = None, force: Force = False) -> None:
     """ASSISTments 2009 or Statics 2011, recognised by their files: every answer from the earlier ones, five folds."""
+    from dist_rec.common.log import setup_logging
     from dist_rec.data.importers import import_assist
 
-    _say_import(import_assist(source, out))
+    setup_logging(0)
+    _say_import(import_assist(source, out, force=force))
 
 
 @data_app.command()
 def inspect(path: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> None:
     """Rows, length percentiles, duplicates, label rates, cardinalities, and bytes with and without dedup."""
     from rich.console import Console
+
+    from dist_rec.common.log import setup_logging
+
+    setup_logging(0)  # first: libraries warn when they are imported
 
     from dist_rec.data.inspect import inspect_dataset, render
 

@@ -91,6 +91,30 @@ def test_synth_of_three_sequences(tmp_path: Path, dist_rec: DistRec) -> None:
     assert [sequence.name for sequence in schema.sequences] == ["clicks", "search", "feed"] and schema.tables["topic"] == 8
 
 
+def test_synth_keeps_what_it_did_not_make(tmp_path: Path, dist_rec: DistRec) -> None:
+    mine = tmp_path / "logs" / "mine.parquet"
+    mine.parent.mkdir()
+    mine.touch()
+    command = ("data", "synth", mine.parent, "--requests", "100", "--max-length", "30")
+    said = dist_rec(*command)
+    assert said.code == 2 and "did not make, with mine.parquet; name another folder, or say --force" in said.err
+    assert mine.exists()
+    assert dist_rec(*command, "--force").code == dist_rec(*command).code == 0
+    assert not mine.exists()
+    (mine.parent / "train" / "notes").touch()
+    assert "train/notes was added" in dist_rec(*command).err
+    said = dist_rec("data", "synth", tmp_path / "recipe.yaml" / "data", "--requests", "100")
+    assert said.code == 0  # no recipe is there yet
+    said = dist_rec("data", "synth", mine.parent / "stats.json" / "data", "--requests", "100")
+    assert said.code == 2 and said.err.count("\n") == 1 and "stats.json" in said.err
+
+
+def test_inspect_says_nothing_beside_its_tables(data: Path) -> None:
+    """In a process of its own, with what libraries warn of."""
+    done = _process("data", "inspect", str(data))
+    assert done.returncode == 0 and done.stderr == ""
+
+
 def test_inspect_shows_splits_and_fields(data: Path, dist_rec: DistRec) -> None:
     said = dist_rec("data", "inspect", data)
     assert said.code == 0
