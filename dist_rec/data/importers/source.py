@@ -83,7 +83,7 @@ def to_integers(texts: Sequence[str], error: Callable[[int, str], DataError]) ->
     """Whole numbers, also if written like 4.0; `error(position, text)` makes the exception for the first that is not one."""
     try:
         return np.array([int(text) for text in texts], dtype=np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     values = np.empty(len(texts), dtype=np.int64)
     for position, text in enumerate(texts):

@@ -87,3 +87,15 @@ def test_missing_files(tmp_path: Path) -> None:
     (_statics(tmp_path / "src") / "statics_test4.csv.xz").unlink()
     with pytest.raises(DataError, match=r"expected a file statics_test4\.csv or statics_test4\.csv\.xz"):
         import_assist(tmp_path / "src", tmp_path / "out")
+
+
+def test_other_folders_are_kept_unless_forced(tmp_path: Path) -> None:
+    src, out = _statics(tmp_path / "src"), tmp_path / "out"
+    out.mkdir()
+    (out / "mine").touch()
+    with pytest.raises(DataError, match=r"did not make, with mine.*--force"):
+        import_assist(src, out)
+    assert (out / "mine").exists()
+    import_assist(src, out, force=True)
+    assert not (out / "mine").exists()
+    import_assist(src, out)  # its own

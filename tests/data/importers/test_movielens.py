@@ -130,3 +130,15 @@ def test_rating_without_interaction_1m(tmp_path: Path) -> None:
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected ml-100k\.inter or ratings_sample_100k\.dat"):
         import_movielens(tmp_path, tmp_path / "out")
+
+
+def test_other_folders_are_kept_unless_forced(tmp_path: Path) -> None:
+    src, out = _ml_100k(tmp_path / "src"), tmp_path / "out"
+    out.mkdir()
+    (out / "mine").touch()
+    with pytest.raises(DataError, match=r"did not make, with mine.*--force"):
+        import_movielens(src, out)
+    assert (out / "mine").exists()
+    import_movielens(src, out, force=True)
+    assert not (out / "mine").exists()
+    import_movielens(src, out)  # its own

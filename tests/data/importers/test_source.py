@@ -24,6 +24,7 @@ def test_reads_plain_and_packed(tmp_path: Path, packed: bool) -> None:
         ("1,2\nx,4\n", "line 2: expected an integer as id, got 'x'"),
         ("1,2\n3.5,4\n", "line 2: expected an integer as id, got '3.5'"),
         ("1,2\ninf,4\n", "line 2: expected an integer as id, got 'inf'"),
+        ("1,2\n99999999999999999999,4\n", "line 2: expected an integer as id, got '99999999999999999999'"),
         ("", "expected lines of text, got an empty file"),
     ],
 )
@@ -46,6 +47,16 @@ def test_bad_files(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / "a.csv.xz").write_bytes(content)
     with pytest.raises(DataError, match=message):
+        read_text(tmp_path, "a.csv")
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "a.csv").touch()
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"a\.csv: cannot be read: Permission denied"):
         read_text(tmp_path, "a.csv")
 
 
