@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import log_choice
+from dist_rec.kernels.common.offsets import readable
+from dist_rec.kernels.common.traced import traceable
 from dist_rec.kernels.cross_causal_attention.bucketed import bucketed_attention
-from dist_rec.kernels.cross_causal_attention.checks import check_inputs, check_triton, why_not_triton
+from dist_rec.kernels.cross_causal_attention.checks import check_inputs, check_triton, check_values, why_not_triton
 from dist_rec.kernels.cross_causal_attention.reference import reference_attention
 
 if find_spec("triton") is not None:
@@ -22,6 +24,7 @@ else:
 Backend = Literal["auto", "triton", "bucketed", "reference"]
 
 
+@traceable
 def cross_causal_attention(
     q: Tensor,
     k: Tensor,
@@ -58,7 +61,9 @@ def cross_causal_attention(
     Args:
         q: (sum_q, H, D), float.
         k, v: (sum_kv, H_kv, D), same dtype and device as q; H_kv divides H.
-        q_offsets, kv_offsets: (B + 1,) int32 or int64 prefix sums of the lengths.
+        q_offsets, kv_offsets: (B + 1,) int32 or int64 prefix sums of the lengths, from 0 on; rows behind the last are padding
+            and come out as zeros. Anything else, such as lengths, is a ValueError on a CPU and NaN everywhere on CUDA, where
+            nobody waits for their values.
         num_candidates: (B,) int, candidates c of each request.
         group_size: m.
         seen: (sum_candidates,) int, events visible to each candidate, in [0, events of its request].
@@ -81,6 +86,8 @@ def cross_causal_attention(
     if torch.amp.is_autocast_available(q.device.type) and torch.is_autocast_enabled(q.device.type):
         q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
     check_inputs(q, k, v, q_offsets, kv_offsets, causal, num_candidates, group_size, seen, q_positions, key_valid, scale)
+    if readable(q_offsets, kv_offsets, num_candidates, seen):
+        check_values(len(q), len(k), q_offsets, kv_offsets, num_candidates, group_size, seen)
     factor: float = q.shape[-1] ** -0.5 if scale is None else scale
     if backend == "auto":
         reason = why_not_triton(q)

@@ -5,6 +5,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from dist_rec.kernels.common.offsets import check_offsets
+
 LARGEST_HEAD = 256
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -58,6 +60,32 @@ def check_inputs(
         raise ValueError(f"group_size must be at least 1, got {group_size}")
     if scale is not None and not scale > 0:
         raise ValueError(f"scale must be positive, got {scale}")
+
+
+def check_values(
+    sum_q: int,
+    sum_kv: int,
+    q_offsets: Tensor,
+    kv_offsets: Tensor,
+    num_candidates: Tensor | None,
+    group_size: int,
+    seen: Tensor | None,
+) -> None:
+    """Of tensors in host memory. Raises ValueError for offsets that are none and for more candidates than there are rows."""
+    check_offsets("q_offsets", q_offsets, sum_q, padded=True)
+    check_offsets("kv_offsets", kv_offsets, sum_kv, padded=True)
+    if num_candidates is None:
+        return
+    rows = kv_offsets.diff()
+    wrong = (num_candidates < 0) | (num_candidates * group_size > rows)
+    if bool(wrong.any()):
+        request = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"num_candidates: request {request} has {int(num_candidates[request])} candidates of {group_size} rows, but only "
+            f"{int(rows[request])} key rows in all"
+        )
+    if seen is not None and len(seen) != (total := int(num_candidates.sum())):
+        raise ValueError(f"seen must be (sum of num_candidates,) = ({total},), got {tuple(seen.shape)}")
 
 
 def why_not_triton(q: Tensor) -> str:

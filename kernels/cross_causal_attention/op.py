@@ -15,7 +15,7 @@ from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_o
 from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
 from dist_rec.kernels.cross_causal_attention.forward import combine, forward
 from dist_rec.kernels.cross_causal_attention.row_statistics import row_statistics
-from dist_rec.kernels.cross_causal_attention.work_list import WorkList, clear_tails, make_work_list
+from dist_rec.kernels.cross_causal_attention.work_list import WorkList, clear_tails, make_work_list, sound_offsets
 
 COMBINED_ROWS = 16  # rows that one program of `combine` joins
 
@@ -45,7 +45,7 @@ def attend(
     with _on(q.device):
         if len(q) and call.batch:
             _run_forward(call, {"OUT": out, "PEAK": peak, "TOTAL": total})
-        clear_tails(call.q_offsets, out)
+        clear_tails(call.q_offsets, call.broken, out)
     return out, peak, total
 
 
@@ -85,8 +85,8 @@ def attend_backward(
     results = {"OUT": out, "PEAK": peak, "TOTAL": total, "DO": grad.contiguous(), "DQ": dq, "DK": dk, "DV": dv}
     with _on(q.device):
         run(call, results)
-        clear_tails(call.q_offsets, dq)
-        clear_tails(call.kv_offsets, dk, dv)
+        clear_tails(call.q_offsets, call.broken, dq)
+        clear_tails(call.kv_offsets, call.broken, dk, dv)
     return dq, dk, dv
 
 
@@ -141,17 +141,18 @@ class _Call:
         self.tiles = tuning.tiles_for(q.device, q.dtype, q.shape[2], self.max_rows)
         self.processors = _processors(q.device)
         # Kernels walk the integers of the mask and the offsets one by one.
-        q_offsets, kv_offsets = q_offsets.contiguous(), kv_offsets.contiguous()
+        with _on(q.device):
+            offsets = sound_offsets(q_offsets.contiguous(), len(q), kv_offsets.contiguous(), len(k))
         num_candidates, seen, q_positions, key_valid = (
             None if x is None else x.contiguous() for x in (num_candidates, seen, q_positions, key_valid)
         )
         first = None
         if seen is not None and num_candidates is not None:
             first = num_candidates.cumsum(0, dtype=torch.int32) - num_candidates.int()
-        self.q_offsets, self.kv_offsets = q_offsets, kv_offsets
+        self.q_offsets, self.kv_offsets, self.broken = offsets.q, offsets.kv, offsets.broken
         self.arguments = _strided(q, k, v) | {
-            "Q_OFFSETS": q_offsets,
-            "KV_OFFSETS": kv_offsets,
+            "Q_OFFSETS": offsets.q,
+            "KV_OFFSETS": offsets.kv,
             "NUM_CANDIDATES": num_candidates,
             "FIRST_CANDIDATE": first,
             "SEEN": seen,

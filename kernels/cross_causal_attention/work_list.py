@@ -114,25 +114,69 @@ def _tiles(OFFSETS, b, batch, tile, factor, LEAST: tl.constexpr):
     return tl.where(length < 0, 0, tl.maximum(tl.cdiv(tl.maximum(length, 0) * factor, tile), LEAST)).to(tl.int32)
 
 
-def clear_tails(offsets: Tensor, *packed: Tensor) -> None:
-    """Zeros behind the last offset: rows of a padded buffer that belong to no request, which no tile writes.
+@dataclass(frozen=True)
+class Offsets:
+    """Offsets of both sides as kernels may use them, (B + 1,) int32; `broken` (1,) int32, not zero where what came was none."""
+
+    q: Tensor
+    kv: Tensor
+    broken: Tensor
+
+
+def sound_offsets(q_offsets: Tensor, sum_q: int, kv_offsets: Tensor, sum_kv: int) -> Offsets:
+    """Copies of offsets that begin at 0, never fall and end within the rows. All zeros otherwise: kernels that followed lengths
+    in their place would read and write what is not theirs. Decided on the device, in one launch."""
+    q, kv = torch.empty(2, len(q_offsets), dtype=torch.int32, device=q_offsets.device)
+    broken = torch.empty(1, dtype=torch.int32, device=q_offsets.device)
+    _sound[(1,)](q_offsets, kv_offsets, q, kv, broken, len(q_offsets), sum_q, sum_kv, BLOCK=1024)
+    return Offsets(q, kv, broken)
+
+
+@triton.jit(do_not_specialize=["size", "sum_q", "sum_kv"])
+def _sound(Q_OFFSETS, KV_OFFSETS, Q, KV, BROKEN, size, sum_q, sum_kv, BLOCK: tl.constexpr) -> None:
+    bad = _wrong_steps(Q_OFFSETS, size, BLOCK) + _wrong_steps(KV_OFFSETS, size, BLOCK)
+    bad += (tl.load(Q_OFFSETS + size - 1) > sum_q).to(tl.int32) + (tl.load(KV_OFFSETS + size - 1) > sum_kv).to(tl.int32)
+    tl.store(BROKEN, bad)
+    for begin in range(0, size, BLOCK):
+        at = begin + tl.arange(0, BLOCK)
+        tl.store(Q + at, tl.load(Q_OFFSETS + at, mask=(at < size) & (bad == 0), other=0).to(tl.int32), mask=at < size)
+        tl.store(KV + at, tl.load(KV_OFFSETS + at, mask=(at < size) & (bad == 0), other=0).to(tl.int32), mask=at < size)
+
+
+@triton.jit
+def _wrong_steps(OFFSETS, size, BLOCK: tl.constexpr):
+    """Falling steps, and one more if the first is not zero."""
+    falling = tl.zeros([BLOCK], tl.int32)
+    for begin in range(1, size, BLOCK):
+        at = begin + tl.arange(0, BLOCK)
+        there = at < size
+        step = tl.load(OFFSETS + at, mask=there, other=0) - tl.load(OFFSETS + at - 1, mask=there, other=0)
+        falling += (step < 0).to(tl.int32)
+    return tl.sum(falling) + (tl.load(OFFSETS) != 0).to(tl.int32)
+
+
+def clear_tails(offsets: Tensor, broken: Tensor, *packed: Tensor) -> None:
+    """Zeros behind the last offset: rows of a padded buffer that belong to no request, which no tile writes. NaN everywhere
+    where the offsets that came were none: anything else would look like a result.
 
     Args:
-        offsets: (B + 1,) int.
+        offsets, broken: see `Offsets`.
         packed: (rows, H, D) contiguous, rows >= offsets[B].
     """
     for x in packed:
         if x.numel():
-            _clear_tail[(CLEARING,)](offsets, x, len(offsets) - 1, len(x), x[0].numel(), PROGRAMS=CLEARING, BLOCK=1024)
+            sizes = (len(offsets) - 1, len(x), x[0].numel())
+            _clear_tail[(CLEARING,)](offsets, broken, x, *sizes, PROGRAMS=CLEARING, BLOCK=1024)
 
 
 @triton.jit(do_not_specialize=["batch", "rows"])
-def _clear_tail(OFFSETS, X, batch, rows, width, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr) -> None:
+def _clear_tail(OFFSETS, BROKEN, X, batch, rows, width, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr) -> None:
     """Programs take blocks in turns; with nothing to clear they stop at once."""
+    value = tl.where(tl.load(BROKEN) != 0, float("nan"), 0.0)
     first = tl.load(OFFSETS + batch).to(tl.int64) * width
     end = rows.to(tl.int64) * width
     step = tl.full((), PROGRAMS * BLOCK, tl.int64)
     begin = first + tl.program_id(0) * BLOCK
     for turn in range(0, tl.cdiv(tl.maximum(end - begin, 0), step)):
         at = begin + turn * step + tl.arange(0, BLOCK)
-        tl.store(X + at, tl.zeros([BLOCK], X.dtype.element_ty), mask=at < end)
+        tl.store(X + at, (tl.zeros([BLOCK], tl.float32) + value).to(X.dtype.element_ty), mask=at < end)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from dist_rec.kernels.common.traced import traceable
 from dist_rec.kernels.gather_pool.checks import Index, Mode, Term, check_bags, check_rows, check_terms, why_not_triton
 from dist_rec.kernels.gather_pool.reference import reference_expand, reference_expand_add, reference_pool
 from dist_rec.kernels.gather_pool.torch_path import torch_expand, torch_expand_add, torch_pool
@@ -21,6 +22,7 @@ else:
 __all__ = ["Backend", "Index", "Mode", "Term", "expand", "expand_add", "pool"]
 
 
+@traceable
 def expand(rows: Tensor, inverse: Index, *, segments: Segments | None = None, backend: Backend = "auto") -> Tensor:
     """`rows[inverse]`. The gradient of a row is the sum over its positions, in fp32, in the same order every time.
 
@@ -49,6 +51,7 @@ def expand(rows: Tensor, inverse: Index, *, segments: Segments | None = None, ba
     return torch_expand(rows, plain, segments) if chosen == "torch" else reference_expand(rows, plain)
 
 
+@traceable
 def pool(
     rows: Tensor,
     inverse: Index,
@@ -86,6 +89,7 @@ def pool(
     return reference_pool(rows, plain, offsets, mode)
 
 
+@traceable
 def expand_add(
     rows: Tensor,
     inverse: Index,

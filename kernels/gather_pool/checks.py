@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from dist_rec.kernels.common.offsets import check_offsets, readable
 from dist_rec.kernels.unique_ids import PackedIndex, Segments
 
 Mode = Literal["sum", "mean", "last", "max"]
@@ -36,10 +37,8 @@ def check_bags(rows: Tensor, inverse: Index, offsets: Tensor, mode: str) -> None
     _check_device("offsets", offsets.device, rows)
     if len(offsets) == 0:
         raise ValueError("offsets must be (B + 1,), got (0,)")
-    if offsets.device.type == "cpu" and not torch.compiler.is_compiling():
-        first, last = int(offsets[0]), int(offsets[-1])
-        if first != 0 or last != len(inverse) or bool((offsets[1:] < offsets[:-1]).any()):
-            raise ValueError(f"offsets must rise from 0 to N = {len(inverse)}, got {first} to {last} or a falling step")
+    if readable(offsets):
+        check_offsets("offsets", offsets, len(inverse))
 
 
 def check_terms(rows: Tensor, inverse: Index, terms: Sequence[Term]) -> None:

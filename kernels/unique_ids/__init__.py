@@ -5,6 +5,7 @@ Legend: N positions, U values.
 
 from torch import Tensor
 
+from dist_rec.kernels.common.traced import traceable
 from dist_rec.kernels.unique_ids.choice import HAS_TRITON, Backend, choose
 from dist_rec.kernels.unique_ids.packed import PackedIndex, check_index, index_bits, pack_index, unpack
 from dist_rec.kernels.unique_ids.reference import reference_unpack
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 
+@traceable
 def unpack_index(packed: PackedIndex, *, backend: Backend = "auto") -> Tensor:
     """(N,) int32 of a packed index, bitwise the same from every backend.
 
@@ -54,6 +56,7 @@ def unpack_index(packed: PackedIndex, *, backend: Backend = "auto") -> Tensor:
     return unpack(packed) if chosen == "torch" else reference_unpack(packed)
 
 
+@traceable
 def segments_of(index: Tensor | PackedIndex, num_values: int) -> Segments:
     """Where each value of an index occurs: one stable sort of keys as narrow as `num_values` allows, without a host sync.
 

@@ -212,6 +212,7 @@ def test_nothing_waits_for_the_device(mode: Mode, max_q_len: int | None, process
         launch = stack.enter_context(mock.patch.object(op._Call, "launch"))
         stack.enter_context(mock.patch.object(work_list, "_list_tiles", mock.MagicMock()))
         stack.enter_context(mock.patch.object(work_list, "_clear_tail", mock.MagicMock()))
+        stack.enter_context(mock.patch.object(work_list, "_sound", mock.MagicMock()))
         stack.enter_context(mock.patch.object(package, "attend", attend))
         stack.enter_context(mock.patch.object(op, "_processors", lambda _: processors))
         stack.enter_context(mock.patch.object(op.tuning, "SPLIT_KEYS", 64))
@@ -253,6 +254,25 @@ def test_rows_behind_the_last_offset_are_zeros(max_q_len: int | None) -> None:
     for mine, expected in zip(padded, case.run_with_gradients("triton", max_q_len=max_q_len)):
         assert not mine[len(expected) :].any()
     assert torch.equal(padded[0][: len(case.q)], case.run("triton", max_q_len=max_q_len))
+
+
+@pytest.mark.parametrize("broken", ["q lengths", "kv lengths", "kv falls", "q beyond"])
+@pytest.mark.parametrize("max_q_len", [None, 12])
+def test_offsets_that_are_none_give_nan(broken: str, max_q_len: int | None) -> None:
+    """Where nobody may wait for their values: the operator itself, behind the checks of values in host memory."""
+    case = make_case([Request(70, 0, 12), Request(30, 0, 5)], "plain", head_size=16).to(torch.float32)
+    change = {
+        "q lengths": {"q_offsets": [12, 5, 0]},
+        "kv lengths": {"kv_offsets": [70, 75, 80]},
+        "kv falls": {"kv_offsets": [0, 50, 40]},
+        "q beyond": {"q_offsets": [0, 12, 18]},
+    }[broken]
+    spoilt = replace(case, **{name: torch.tensor(x, dtype=torch.int32, device=DEVICE) for name, x in change.items()})
+    operands = spoilt.operands(max_q_len)
+    out, peak, total = op.attend(*operands)
+    assert out.isnan().all()
+    gradients = op.attend_backward(torch.ones_like(out), *operands[:3], out, peak, total, *operands[3:])
+    assert all(x.isnan().all() for x in gradients)
 
 
 def test_rows_of_no_request_are_zeros() -> None:

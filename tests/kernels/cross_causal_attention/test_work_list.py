@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dist_rec.kernels.cross_causal_attention.work_list import BLOCK, WorkList, make_work_list
+from dist_rec.kernels.cross_causal_attention.work_list import BLOCK, WorkList, make_work_list, sound_offsets
 from tests.kernels.cross_causal_attention.cases import DEVICE
 
 
@@ -35,6 +35,27 @@ def _assert_is(work: WorkList, wanted: Wanted) -> None:
     assert list(zip(work.request[:count].tolist(), work.tile[:count].tolist())) == wanted.slots
     assert work.first.tolist() == wanted.first
     assert {x.dtype for x in (work.request, work.tile, work.count, work.first)} == {torch.int32}
+
+
+def test_sound_offsets_are_copied_and_others_are_zeros() -> None:
+    long = list(range(0, 3000))
+    for q, kv, broken in (
+        ([0, 2, 5], [0, 0, 7], False),
+        ([0], [0], False),
+        (long, [0] * 3000, False),
+        ([2, 3], [0, 7], True),
+        ([0, 5], [4, 3], True),
+        ([0, 3, 2], [0, 1, 2], True),
+        ([*long[:-1], 5], long, True),
+        ([0, 6000], [0, 7], True),
+    ):
+        for dtype in (torch.int32, torch.int64):
+            q_offsets, kv_offsets = (torch.tensor(x, dtype=dtype, device=DEVICE) for x in (q, kv))
+            found = sound_offsets(q_offsets, 5000, kv_offsets, 5000)
+            assert bool(found.broken) == broken
+            for mine, came in ((found.q, q_offsets), (found.kv, kv_offsets)):
+                assert mine.dtype == torch.int32
+                assert torch.equal(mine.long(), came.long() * (not broken))
 
 
 _sizes = st.sampled_from((0, 0, 1, 2, 15, 16, 17, 31, 63, 64, 65, 127, 500))

@@ -1,0 +1,28 @@
+"""Offsets that are none: lengths in their place, above all."""
+
+import torch
+from torch import Tensor
+
+
+def readable(*tensors: Tensor | None) -> bool:
+    """Whether looking at the values costs nothing: in host memory, and neither compiled nor traced with fake tensors."""
+    if torch.compiler.is_compiling():
+        return False
+    return all(type(x) is Tensor and x.device.type == "cpu" for x in tensors if x is not None)
+
+
+def check_offsets(name: str, offsets: Tensor, total: int, *, padded: bool = False) -> None:
+    """Raises ValueError unless `offsets` (B + 1,) in host memory rise from 0 to `total`, or with `padded` to at most that.
+
+    Lengths where offsets belong are the usual cause; they do not begin at 0, or they fall.
+    """
+    first, last = int(offsets[0]), int(offsets[-1])
+    whole = last <= total if padded else last == total
+    if first == 0 and whole and not bool((offsets[1:] < offsets[:-1]).any()):
+        return
+    upto = f"at most {total}" if padded else str(total)
+    got = f"{offsets.tolist()}" if len(offsets) <= 8 else f"{first} to {last}, {len(offsets)} values"
+    raise ValueError(
+        f"{name} must begin at 0 and never fall, up to {upto}, got {got}; are these lengths? Their offsets are "
+        "torch.nn.functional.pad(lengths.cumsum(0), (1, 0))"
+    )
