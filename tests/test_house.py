@@ -34,6 +34,7 @@ EXCEPTIONS = {
     "kernels/cross_causal_attention/bucketed.py::bucketed_attention": _OPERATOR,
     "kernels/cross_causal_attention/reference.py::reference_attention": _OPERATOR,
     "dist_rec/optim/hybrid.py::HybridOptimizer.__init__": "options of an optimizer, by keyword as torch's own have them",
+    "dist_rec/cli.py::synth": "options of a command, each by its name",
     "kernels/gather_pool/op.py::pool_backward": "a custom op takes tensors and numbers one by one",
 }
 

@@ -124,6 +124,8 @@ def _span(column: Column, chunks: list[Any]) -> Span | None:
     for chunk in chunks:
         if chunk.path_in_schema in paths:
             found = chunk.statistics
-            if found is not None and found.has_min_max and found.logical_type.type in ("NONE", "INT"):
-                return Span(found.min, found.max)
+            integers = (
+                found is not None and found.physical_type in ("INT32", "INT64") and found.logical_type.type in ("NONE", "INT")
+            )
+            return Span(found.min, found.max) if integers and found.has_min_max else None
     return None

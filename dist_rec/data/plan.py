@@ -66,7 +66,8 @@ class Plan:
     @property
     def empty_share(self) -> float:
         """Which part of the ranks' batches in the first epoch has no rows."""
-        return 1 - float(self._batches(self.assign(0)).sum()) / (self.world_size * self.steps)
+        batches = self._batches(self.assign(0))
+        return 1 - float(batches.sum() / (self.world_size * batches.max(axis=1).sum()))
 
     def _epoch(self, epoch: int) -> Epoch:
         lanes = self.assign(epoch)

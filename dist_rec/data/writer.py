@@ -44,9 +44,10 @@ def staged(folder: Path, kind: str = DATASET, *, force: bool = False) -> Iterato
                 yield temporary
                 mark(temporary, kind)
                 replace(folder, temporary, kind, force=force)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
+            except DataError as error:  # of a split inside, which only knows its temporary place
+                raise DataError(str(error).replace(str(temporary), str(folder))) from error
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)  # not there any more if all went well
     except NotOurs as error:
         raise DataError(str(error)) from error
 

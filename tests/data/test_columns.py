@@ -23,7 +23,7 @@ def test_group_of_its_own_and_seen() -> None:
 
 
 def test_two_fields_of_one_name() -> None:
-    schema = make_schema(candidate={"static": ["item", "kind"], "dynamic": {"item": 3}, "labels": ["click"]})
+    schema = make_schema(candidate={"static": ["item", "kind"], "labels": ["item"]})
     with pytest.raises(ConfigError, match=r"got several named candidate\.item"):
         columns_of(schema)
 

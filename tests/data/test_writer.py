@@ -65,6 +65,13 @@ def test_rows_are_validated(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_errors_of_a_split_name_the_place_that_was_asked_for(tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    with pytest.raises(DataError, match=f"^{shop / 'train'}: expected at least one row"), staged(shop) as folder:
+        write_split(folder / "train", [], make_schema())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_rows(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected at least one row to write, got none"):
         write_split(tmp_path / "train", [], make_schema())

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dist_rec.data.columns import list_column
 from dist_rec.data.errors import DataError
-from dist_rec.data.importers.source import ImportSummary, is_there, line_error, read_text, to_integers
+from dist_rec.data.importers.source import ImportSummary, check_apart, is_there, line_error, read_text, to_integers
 from dist_rec.data.schema import CandidateSchema, RequestSchema, Schema, SequenceSchema, StaticField
 from dist_rec.data.writer import staged, write_schema, write_split
 
@@ -69,6 +69,7 @@ def import_assist(src: Path, out: Path | None = None, *, force: bool = False) ->
     rows = {name: len(users) for name, users in folds.items()}
     candidates = {name: sum(len(user.correct) for user in users) for name, users in folds.items()}
     out = out or Path("data") / kind.name
+    check_apart(src, out)
     _write(out, kind, folds, force=force)
     dropped = {"events that repeat the problem of the event before": events - sum(candidates.values())} if kind.collapse else {}
     return ImportSummary(kind.name, out, rows, candidates, dropped)

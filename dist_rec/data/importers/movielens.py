@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dist_rec.data.columns import expand_ranges, list_column
 from dist_rec.data.errors import DataError
-from dist_rec.data.importers.source import ImportSummary, Lines, dense_ids, is_there, read_fields
+from dist_rec.data.importers.source import ImportSummary, Lines, check_apart, dense_ids, is_there, read_fields
 from dist_rec.data.schema import CandidateSchema, RequestSchema, Schema, SequenceSchema, StaticField
 from dist_rec.data.writer import staged, write_schema, write_split
 
@@ -65,6 +65,7 @@ def import_movielens(src: Path, out: Path | None = None, *, force: bool = False)
     else:
         raise DataError(f"{src}: expected ml-100k.inter or ratings_sample_100k.dat (plain or .xz), got neither")
     schema, out = _schema(log), out or Path("data") / log.name
+    check_apart(src, out)
     with staged(out, force=force) as folder:
         write_schema(folder, schema)
         rows = {name: write_split(folder / name, _tables(log, events), schema) for name, events in requests.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_rec.common.made import real
 from dist_rec.data.errors import DataError, reading
 
 
@@ -39,6 +40,14 @@ class Lines:
     def integers(self, index: int, name: str) -> NDArray[np.int64]:
         """(lines,) one field of every line as int64."""
         return to_integers(self.column(index), lambda row, got: self.error(row, f"an integer as {name}", got))
+
+
+def check_apart(src: Path, out: Path) -> None:
+    """Raises DataError if writing to `out` would replace the source."""
+    if real(out) in (real(src), *real(src).parents):
+        raise DataError(
+            f"{out}: expected another place than that of the source {src}, which would be deleted; name another folder"
+        )
 
 
 def is_there(folder: Path, name: str) -> bool:

@@ -99,3 +99,12 @@ def test_other_folders_are_kept_unless_forced(tmp_path: Path) -> None:
     import_assist(src, out, force=True)
     assert not (out / "mine").exists()
     import_assist(src, out)  # its own
+
+
+def test_the_source_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    src = _statics(tmp_path / "place" / "src")
+    (tmp_path / "link").symlink_to(src)
+    for out in (src, src.parent, tmp_path / "link"):
+        with pytest.raises(DataError, match="another place than that of the source"):
+            import_assist(src, out, force=True)

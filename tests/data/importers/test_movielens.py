@@ -142,3 +142,12 @@ def test_other_folders_are_kept_unless_forced(tmp_path: Path) -> None:
     import_movielens(src, out, force=True)
     assert not (out / "mine").exists()
     import_movielens(src, out)  # its own
+
+
+def test_the_source_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    src = _ml_100k(tmp_path / "place" / "src")
+    (tmp_path / "link").symlink_to(src)
+    for out in (src, src.parent, tmp_path / "link"):
+        with pytest.raises(DataError, match="another place than that of the source"):
+            import_movielens(src, out, force=True)
