@@ -4,6 +4,7 @@ One class per part. Every field has a default to start from and a description th
 `dist-rec train RECIPE --dry-run` prints the resolved whole.
 """
 
+import codecs
 import difflib
 import os.path
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ class Strict(BaseModel):
 
 class DataConfig(Strict):
     path: str = Field(description="Folder with schema.yaml and one sub-folder of Parquet files per split.")
-    train: list[str] = Field(default=["train"], description="Sub-folders that form the training split.")
+    train: list[str] = Field(default=["train"], description="Sub-folders that form the training split, with all that lies in them.")
     valid: list[str] = Field(default=["valid"], description="Sub-folders that form the validation split; may be empty.")
     test: list[str] = Field(default=["test"], description="Sub-folders that form the test split; may be empty.")
     folds: list[str] = Field(
@@ -487,7 +488,7 @@ def read_yaml(path: Path, missing: str = "no such file") -> dict[str, Any]:
     """A YAML mapping from a file in UTF-8, or ConfigError saying what is wrong with it: `missing` if it is not there."""
     try:
         content = path.read_bytes()
-        text = content.decode("utf-8-sig")  # some editors put a byte order mark in front
+        text = content.removeprefix(codecs.BOM_UTF8).decode()  # some editors put a byte order mark in front
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(f"{path}: {missing}") from error
     except IsADirectoryError as error:

@@ -5,7 +5,7 @@ Small numbers that only count (days, steps) are fine as long as request and even
 
 from dataclasses import dataclass
 
-EXPECTED = "a time in seconds (since 1970, or any count of your own)"
+EXPECTED = "a time in seconds since 1970, or a count of your own (divide other units, or write timestamps)"
 UNITS = ((10**17, "nanoseconds"), (10**14, "microseconds"), (10**11, "milliseconds"))
 EPOCH_FROM = 3 * 10**8  # seconds since 1970 of the year 1979
 COUNT_BELOW = 10**8  # 1973 in seconds; days, hours and minutes since 1970 stay below
