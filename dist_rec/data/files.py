@@ -124,8 +124,9 @@ def _span(column: Column, chunks: list[Any]) -> Span | None:
     for chunk in chunks:
         if chunk.path_in_schema in paths:
             found = chunk.statistics
-            integers = (
-                found is not None and found.physical_type in ("INT32", "INT64") and found.logical_type.type in ("NONE", "INT")
-            )
-            return Span(found.min, found.max) if integers and found.has_min_max else None
+            if found is None or not found.has_min_max:
+                return None
+            # Timestamps are in seconds whatever their unit, and those in nanoseconds cannot be asked for.
+            integers = found.physical_type in ("INT32", "INT64") and found.logical_type.type in ("NONE", "INT")
+            return Span(found.min, found.max) if integers else None
     return None
