@@ -45,11 +45,12 @@ def train(
         return
 
     from dist_rec.common.log import setup_logging
+    from dist_rec.train.failure import one_voice
     from dist_rec.train.preview import preview
     from dist_rec.train.ranks import start_ranks
     from dist_rec.train.study import run_study
 
-    with start_ranks(config.parallel) as ranks:
+    with start_ranks(config.parallel) as ranks, one_voice():
         setup_logging(ranks.rank)
         if dry_run:
             preview(config, ranks)
@@ -67,11 +68,12 @@ def evaluate(
     """Evaluate a checkpoint on a split, with any number of ranks."""
     from dist_rec.common.log import setup_logging
     from dist_rec.config import load_config
+    from dist_rec.train.failure import one_voice
     from dist_rec.train.ranks import start_ranks
     from dist_rec.train.restore import evaluate_checkpoint
 
     config = load_config(recipe, overrides)
-    with start_ranks(config.parallel) as ranks:
+    with start_ranks(config.parallel) as ranks, one_voice():
         setup_logging(ranks.rank)
         lines = evaluate_checkpoint(config, checkpoint, split, ranks)
         if ranks.is_main:
@@ -174,16 +176,19 @@ def _say_import(summary: "ImportSummary") -> None:
 
 
 def main() -> None:
-    """Entry point: what a user got wrong becomes one message and exit code 2."""
+    """Entry point: what a user got wrong, or their machine, becomes one message and exit code 2."""
+    from dist_rec.common.errors import RunError
+    from dist_rec.common.made import NotOurs
     from dist_rec.config import ConfigError
     from dist_rec.data.validate import DataError
 
     try:
         app()
-    except (ConfigError, DataError) as error:
-        # A wrong recipe is wrong on every rank, so rank 0 says so; a bad row is met by one rank only.
-        if isinstance(error, DataError) or os.environ.get("RANK", "0") == "0":
-            typer.echo(f"error: {error}", err=True)
+    except (ConfigError, DataError, NotOurs, RunError, OSError) as error:
+        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        # Before ranks have met, all of them find the same, so rank 0 says it.
+        if os.environ.get("RANK", "0") == "0" or isinstance(error, RunError):
+            typer.echo(f"error: {told}", err=True)
         else:
             time.sleep(5)  # torchrun ends all ranks when the first one fails: leave rank 0 the time to speak
         raise SystemExit(2) from None

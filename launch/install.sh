@@ -2,7 +2,7 @@
 # Makes .venv: the pinned packages for this machine (CPU or CUDA) and the project itself, editable.
 # A second call does nothing until a pin, setup.py, the kind of machine or the folder changes. Variables: launch/README.md.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
 readonly pins=launch/requirements venv=.venv
 readonly python=$venv/bin/python log=$PWD/$venv/install.log stamp=$venv/dist_rec.stamp

@@ -2,7 +2,7 @@
 # Trains a recipe on this machine: one rank per GPU, or two gloo ranks where there is none.
 #   launch/local.sh RECIPE [--set key=value ...] [any other option of `dist-rec train`]        Variables: launch/README.md.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd) # also where it is called through a link
 
 stop() {
   printf 'local.sh: %s\n' "$*" >&2
@@ -30,4 +30,4 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 # A wrong recipe is told here, once and briefly, before any rank starts.
 "$python" -m dist_rec.cli train "$recipe" "$@" --check-only || exit
-exec "$python" -m torch.distributed.run --standalone --nproc-per-node "$ranks" -m dist_rec.cli train "$recipe" "$@"
+exec "$python" "$root/launch/ranks.py" --standalone --nproc-per-node "$ranks" -m dist_rec.cli train "$recipe" "$@"

@@ -136,6 +136,8 @@ def test_trains_and_evaluates_what_it_trained(recipe: Path, tmp_path: Path, dist
     (row,) = [line for line in said.out.splitlines() if line.startswith("| click |")]
     assert f"AUC {row.split('|')[2].strip()}" in tested
     said = dist_rec("eval", recipe, "--checkpoint", checkpoint, "--split", "valid")
+    assert said.code == 2 and "model.longer.k: 1 when it was saved, 2 now" in said.err
+    said = dist_rec("eval", recipe, "--checkpoint", checkpoint, "--split", "valid", "--set", "model.longer.k=1")
     assert said.code == 0 and said.out.startswith("valid of")
 
     resume = tmp_path / "tiny" / "checkpoints" / "step-2"
@@ -173,7 +175,7 @@ def test_a_wrong_key_is_answered_with_the_nearest_right_one(recipe: Path) -> Non
         ),
         (["train", "{recipe}", "--set", "data.path=nowhere"], "nowhere/schema.yaml: no such file"),
         (["train", "{recipe}", "--set", "data.train=[trian]"], "trian: expected a folder of Parquet files"),
-        (["train", "{recipe}", "--resume", "nowhere"], "resuming needs a checkpoint made by `checkpoint.every_steps`"),
+        (["train", "{recipe}", "--resume", "nowhere"], "nowhere: not a checkpoint, or an incomplete one"),
         (["eval", "{recipe}", "--checkpoint", "nowhere"], "nowhere: not a checkpoint"),
         (
             ["eval", "{recipe}", "--checkpoint", "nowhere", "--split", "tset"],

@@ -1,83 +1,176 @@
 """Checkpoints: one folder of torch.distributed.checkpoint files, readable by any number of ranks.
 
-Holds the tables (sharded), the dense parameters, the state of both optimizers with the gradient in flight, and per rank
-the position in the data and in the random numbers, as JSON. Written under a temporary name and renamed, so a folder that
-exists is complete.
+Holds the tables (sharded), the dense parameters, the state of both optimizers with the gradient in flight, what all of it was
+made with (made_with.py), and per rank the position in the data and in the random numbers, as JSON; where a run chooses its best
+weights, also those so far, as a checkpoint in a folder `best`. Written under a temporary name and renamed, so a folder that
+exists is complete. Nothing in one is ever run (safe_load.py).
 """
 
+import errno
 import json
+import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 
+from dist_rec.common.made import mark, replace
 from dist_rec.config import ConfigError
 from dist_rec.optim.hybrid import HybridOptimizer
+from dist_rec.train.made_with import MadeWith
 from dist_rec.train.ranks import Ranks
+from dist_rec.train.safe_load import SafeReader, TensorsOnly, read_index
+
+KIND = "checkpoint"
+BEST = "best"
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: HybridOptimizer | None, position: dict[str, Any] | None, ranks: Ranks
+    folder: Path,
+    model: nn.Module,
+    optimizer: HybridOptimizer | None,
+    position: dict[str, Any] | None,
+    ranks: Ranks,
+    *,
+    made: MadeWith | None = None,
+    best: Path | None = None,
 ) -> None:
-    """Saves from all ranks; `folder` is replaced. Without `optimizer` only the model is saved."""
-    temporary = folder.with_name(folder.name + ".partial")
+    """Saves from all ranks; a checkpoint that stands there is replaced. Without `optimizer` only the model is saved.
+
+    `best`: a checkpoint to keep inside, under `best`. If saving fails on any rank, on a full disk for example, nothing of it is
+    left.
+
+    Raises:
+        NotOurs: if the folder is there and no unchanged checkpoint.
+        OSError: naming the folder, if it cannot be written.
+    """
+    with _written(folder, ranks) as temporary:
+        state: dict[str, Any] = {"model": model.state_dict()}
+        if optimizer is not None:
+            state["optimizer"] = optimizer.state_dict()
+        dcp.save(state, checkpoint_id=temporary, process_group=ranks.host_group)
+        if position is not None:
+            _position_file(temporary, ranks).write_text(json.dumps(position))
+        if ranks.is_main and made is not None:
+            made.write(temporary)
+        if ranks.is_main and best is not None:
+            copy_checkpoint(best, temporary / BEST)
+
+
+@contextmanager
+def _written(folder: Path, ranks: Ranks) -> Iterator[Path]:
+    """A folder that all ranks write into, which becomes `folder` when all have done so and is removed when one has not.
+
+    Comm: one broadcast and two barriers."""
+    chosen: list[Any] = [None]
     if ranks.is_main:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        chosen = [tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)]
+        os.chmod(chosen[0], 0o755)
+    dist.broadcast_object_list(chosen, src=0, group=ranks.host_group)
+    temporary = Path(chosen[0])
+    try:
+        yield temporary
+        ranks.barrier()
+        if ranks.is_main:
+            mark(temporary, KIND)
+            replace(folder, temporary, KIND)
+        ranks.barrier()
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    ranks.barrier()
-    state: dict[str, Any] = {"model": model.state_dict()}
-    if optimizer is not None:
-        state["optimizer"] = optimizer.state_dict()
-    dcp.save(state, checkpoint_id=temporary, process_group=ranks.host_group)
-    if position is not None:
-        _position_file(temporary, ranks).write_text(json.dumps(position))
-    ranks.barrier()
-    if ranks.is_main:
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    ranks.barrier()
+        if (cause := first_failure(error)) is error:
+            raise
+        # Torch's writer of archives says of a full disk that its position is not what it should be.
+        if isinstance(cause, OSError) or "inline_container" in str(cause):
+            code = getattr(cause, "errno", None) or errno.ENOSPC
+            raise OSError(code, f"the checkpoint could not be written: {os.strerror(code)}", str(folder)) from error
+        raise cause from error
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """The same files under another name, without a copy of their bytes where the file system can."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+    shutil.copytree(source, target, copy_function=link, ignore=shutil.ignore_patterns(BEST))
+    mark(target, KIND)
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer | None, ranks: Ranks) -> None:
     """Loads in place, whatever number of ranks saved it.
 
-    Raises ConfigError if the folder is not a checkpoint or belongs to another model.
+    Raises ConfigError if the folder is not a checkpoint, is damaged, or belongs to another model.
     """
-    if not (folder / ".metadata").is_file():
-        raise ConfigError(
-            f"{folder}: not a checkpoint; expected a folder made by a run, such as runs/quickstart/checkpoints/last"
-        )
+    index = read_index(folder)
     state: dict[str, Any] = {"model": model.state_dict()}
     if optimizer is not None:
+        if not any(name.startswith("optimizer.") for name in index.state_dict_metadata):
+            raise ConfigError(f"{folder}: holds weights only; resuming needs a checkpoint made by checkpoint.every_steps")
         state["optimizer"] = optimizer.state_dict()
-    reader = dcp.FileSystemReader(folder)
     wanted = {f"model.{name}" for name in state["model"]}
     # dcp reads what it is asked for and says nothing about the rest: a smaller model would load a part of a larger one.
-    extra = sorted(
-        name for name in reader.read_metadata().state_dict_metadata if name.startswith("model.") and name not in wanted
-    )
+    extra = sorted(name for name in index.state_dict_metadata if name.startswith("model.") and name not in wanted)
     if extra:
         raise ConfigError(f"{folder}: does not fit this model; was it made by another recipe? It also holds {', '.join(extra)}")
     try:
-        dcp.load(state, checkpoint_id=folder, process_group=ranks.host_group)
-    except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
-        raise ConfigError(f"{folder}: does not fit this model; was it made by another recipe? {error}") from error
+        dcp.load(state, storage_reader=SafeReader(folder), planner=TensorsOnly(), process_group=ranks.host_group)
+    except (dcp.api.CheckpointException, RuntimeError, ValueError, OSError) as error:
+        raise _explained(folder, first_failure(error)) from error
     model.load_state_dict(state["model"])
     if optimizer is not None:
-        optimizer.load_state_dict(state["optimizer"])
+        try:
+            optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise ConfigError(f"{folder}: does not fit this optimizer; was it made by another recipe? {error}") from error
 
 
-def load_position(folder: Path, ranks: Ranks) -> dict[str, Any]:
-    """This rank's position in the data. Raises ConfigError if the checkpoint has none for this rank."""
+def first_failure(error: BaseException) -> BaseException:
+    """What went wrong on the first of the ranks that a failure of DCP tells of; other errors are themselves."""
+    if not isinstance(error, dcp.api.CheckpointException) or not error.failures:
+        return error
+    cause = error.failures[min(error.failures)][0]
+    return cause if isinstance(cause, Exception) else error
+
+
+def load_position(folder: Path, ranks: Ranks, workers: int) -> dict[str, Any]:
+    """This rank's position in the data. Raises ConfigError if the checkpoint has none for this rank, or it is one of another
+    number of reader workers."""
     path = _position_file(folder, ranks)
     if not path.is_file():
         raise ConfigError(
             f"{path}: no such file; resuming needs a checkpoint made by `checkpoint.every_steps` with the same number of ranks "
             f"({ranks.world_size} now)"
         )
-    return json.loads(path.read_text())
+    try:
+        position = json.loads(path.read_bytes())
+        was = int(position["workers"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: damaged or incomplete: expected a position in the data as JSON, got: {error}") from None
+    if was != workers:
+        raise ConfigError(
+            f"{folder}: cannot resume the data stream: it was saved with data.workers={was}, now it is {workers}; the order of "
+            f"the data depends on it, so expected --set data.workers={was}"
+        )
+    return position
+
+
+def _explained(folder: Path, cause: BaseException) -> ConfigError:
+    if isinstance(cause, ConfigError):
+        return cause
+    text = " ".join(str(cause).split())
+    if any(sign in text for sign in ("Missing key", "mismatch", "Size mismatch", "size")):
+        return ConfigError(f"{folder}: does not fit this model; was it made by another recipe? {text}")
+    return ConfigError(f"{folder}: the checkpoint is damaged or incomplete: {text}; was it copied whole?")
 
 
 def _position_file(folder: Path, ranks: Ranks) -> Path:

@@ -15,21 +15,26 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from dist_rec.common.errors import RunError
 from dist_rec.common.seed import random_state, restore_random_state, seed_everything
 from dist_rec.config import Config, ConfigError
+from dist_rec.data.files import check_splits
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.schema import Schema, load_schema
 from dist_rec.embedding.cache import CacheMeter
-from dist_rec.train.checkpoint import load_checkpoint, load_position, save_checkpoint
+from dist_rec.optim.hybrid import HybridOptimizer
+from dist_rec.train.checkpoint import BEST, copy_checkpoint, load_checkpoint, load_position, save_checkpoint
 from dist_rec.train.evaluate import evaluate
+from dist_rec.train.made_with import MadeWith
 from dist_rec.train.metrics import TaskMetrics
 from dist_rec.train.pipeline import CountedBatches, make_optimizer, make_pipeline, plan_model, run_through, shard_model
 from dist_rec.train.ranks import Ranks
@@ -53,23 +58,27 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
     check_selection(config)
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
     schema = load_schema(config.data.path, config.data.leave_out)
+    check_splits(config.data.path, schema, [*config.data.train, *config.data.valid, *config.data.test])
+    if resume is not None:
+        schema = MadeWith.read(resume).schema_for(schema, config, resume, resumed=True)
     loader, total_steps = train_loader(config, schema, ranks)
     model, plan = plan_model(schema, config, ranks)
     dmp = shard_model(model, plan, config, ranks)
     per_update = config.optim.accumulation_steps
     optimizer = make_optimizer(dmp, config.optim, total_steps // per_update, ranks, max(config.run.log_every // per_update, 1))
     torch.manual_seed(config.run.seed * ranks.world_size + ranks.rank)  # dropout differs between ranks
+    run = _Run(config, schema, ranks, log, dmp)
     if resume is not None:
         # The position first: a checkpoint without one also lacks the optimizer, and this says so.
-        position = load_position(resume, ranks)
+        position = load_position(resume, ranks, config.data.workers)
         load_checkpoint(resume, dmp, optimizer, ranks)
         loader.load_state_dict(position["data"])
         restore_random_state(position["random"])
+        run.go_on(position["run"], resume)
         if optimizer.steps * per_update >= total_steps:
             raise ConfigError(
                 f"{resume}: saved after step {optimizer.steps * per_update} of {total_steps}; there is nothing left to train"
             )
-    run = _Run(config, schema, ranks, log, dmp)
 
     batches = CountedBatches(loader, ranks)
     pipeline = make_pipeline(dmp, optimizer, config.embedding, ranks.device)
@@ -98,14 +107,15 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
             enough = run.validate(step)
         # After the flush: a run that goes on from here must find what this one goes on with.
         if _due(step, config.checkpoint.every_steps):
-            position = {"data": loader.state_dict(), "random": random_state()}
-            save_checkpoint(log.checkpoints / f"step-{step}", dmp, optimizer, position, ranks)
+            position = {"data": loader.state_dict(), "workers": config.data.workers}
+            position |= {"random": random_state(), "run": run.state_dict()}
+            run.save(log.checkpoints / f"step-{step}", step, optimizer, position)
         window.restart()
     optimizer.flush()
     for line in trace.close():
         log.say(line)
     if config.checkpoint.at_end:
-        save_checkpoint(log.checkpoints / "last", dmp, None, None, ranks)
+        run.save(log.checkpoints / "last", step)
     return run.finish(step)
 
 
@@ -162,15 +172,45 @@ class _Run:
         train = make_reader(config, schema, ranks, config.data.train, train=True)
         self.eval_every = config.run.eval_every or train.steps_per_epoch(config.data.workers)
         self.best, self.since_best = -math.inf, 0
-        self.best_folder = log.checkpoints / "best"
+        self.best_folder = log.checkpoints / BEST
         self.valid: dict[str, TaskMetrics] = {}
         self.started = time.perf_counter()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on must know of the validations so far, for JSON."""
+        valid = {task: asdict(metrics) for task, metrics in self.valid.items()}
+        return {"best": self.best, "since_best": self.since_best, "valid": valid}
+
+    def go_on(self, state: dict[str, Any], resume: Path) -> None:
+        """As the run that saved `state` in the checkpoint `resume`, with its best weights."""
+        self.best, self.since_best = state["best"], state["since_best"]
+        self.valid = {task: TaskMetrics(**metrics) for task, metrics in state["valid"].items()}
+        if self.ranks.is_main and (resume / BEST).is_dir():
+            copy_checkpoint(resume / BEST, self.best_folder)
+        self.ranks.barrier()
+
+    def save(
+        self,
+        folder: Path,
+        step: int,
+        optimizer: HybridOptimizer | None = None,
+        position: dict[str, Any] | None = None,
+    ) -> None:
+        """Without `optimizer` and `position` weights alone."""
+        made = MadeWith.now(self.schema, self.config, self.ranks.world_size, step)
+        best = self.best_folder if position is not None and self.best_folder.is_dir() else None
+        save_checkpoint(folder, self.model, optimizer, position, self.ranks, made=made, best=best)
+
     def validate(self, step: int) -> bool:
-        """Evaluates on the validation split, keeps the best weights; True if patience has run out."""
+        """Evaluates on the validation split, keeps the best weights; True if patience has run out or the weights are lost.
+
+        Raises RunError if the weights diverged before there were any better ones to test.
+        """
         if not self.config.data.valid:
             return False
         metrics = self._evaluate("valid", self.config.data.valid, step)
+        if lost := [task for task, of in metrics.items() if of.diverged]:
+            return self._give_up(lost[0], step)
         selector = self.config.run.select_best
         if selector == "none":
             self.valid = metrics
@@ -181,8 +221,19 @@ class _Run:
         if score > self.best or not self.valid:  # the first is kept even if it is NaN, as with labels of one class
             self.best = self.best if math.isnan(score) else score
             self.since_best, self.valid = 0, metrics
-            save_checkpoint(self.best_folder, self.model, None, None, self.ranks)
+            self.save(self.best_folder, step)
         return 0 < self.config.run.patience <= self.since_best
+
+    def _give_up(self, task: str, step: int) -> bool:
+        said = (
+            f"the weights have diverged: after step {step} scores of {task} on the validation split are not finite (NaN); "
+            f"expected smaller learning rates than embedding.lr={self.config.embedding.lr:g} and "
+            f"optim.lr={self.config.optim.lr:g}, or a smaller optim.clip_norm"
+        )
+        if not self.valid or self.config.run.select_best == "none":
+            raise RunError(said)
+        self.log.say(f"{said}. Training stops; the best weights before are tested.")
+        return True
 
     def finish(self, step: int) -> RunResult:
         """Tests the chosen weights."""

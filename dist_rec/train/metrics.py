@@ -3,6 +3,7 @@
 N candidates in all. A candidate is one sample; requests play no part except through the group id.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TaskMetrics:
-    """One task on one split, over the candidates whose label is defined. AUCs are NaN where a class is missing.
+    """One task on one split, over the candidates whose label is defined. AUCs are NaN where a class is missing or a score NaN.
 
     - `auc`; `grouped_auc`: mean of the AUC inside each group that has both classes, weighted by its candidates
     - `logloss` in nats; `ne`: logloss divided by that of always predicting the label rate
@@ -31,9 +32,15 @@ class TaskMetrics:
     label_rate: float
     best_auc: float | None = None
 
+    @property
+    def diverged(self) -> bool:
+        """Whether scores are not finite: there are labels, and no loss of them."""
+        return self.candidates > 0 and not math.isfinite(self.logloss)
+
 
 def auc(scores: Tensor, labels: Tensor) -> float:
-    """Area under the ROC curve, ties counted half. scores and labels (N,). NaN unless both classes are present.
+    """Area under the ROC curve, ties counted half. scores and labels (N,). NaN unless both classes are present and all scores
+    are numbers.
 
     By ranks in float64: torchmetrics squashes logits, which ties large ones, and divides in float32.
     """
@@ -41,7 +48,10 @@ def auc(scores: Tensor, labels: Tensor) -> float:
 
 
 def grouped_auc(scores: NDArray, labels: NDArray, groups: NDArray) -> float:
-    """AUC within each group, averaged with the group's number of candidates as weight; groups of one class are left out."""
+    """AUC within each group, averaged with the group's number of candidates as weight; groups of one class are left out. NaN if
+    a score is: a NaN has no place among the others, and sorting would give it one."""
+    if np.isnan(scores).any():
+        return float("nan")
     order = np.lexsort((scores, groups))
     scores, labels, groups = scores[order], labels[order].astype(np.float64), groups[order]
     starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]]) if len(groups) else np.zeros(0, np.int64)

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -98,10 +100,10 @@ class RunLog:
 
     def _record(self, row: dict[str, Any]) -> None:
         assert self._file is not None and self._board is not None, "RunLog is used inside `with`"
-        # NaN, as the AUC of one class, is not JSON.
-        row = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        row = finite(row)
+        with named(self.folder / "metrics.jsonl"):
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
         prefix = "/".join([row["event"], *([row["task"]] if "task" in row else [])])
         for name, value in row.items():
             if isinstance(value, int | float) and name != "step":
@@ -119,6 +121,24 @@ def _optimizer_row(optimizer: HybridOptimizer) -> dict[str, Any]:
         row["gradient_cosine"] = float(health.gradient_cosine)
         row["relative_update"] = float(health.update_norm / health.weight_norm)
     return row
+
+
+def finite(tree: Any) -> Any:
+    """For JSON, which has no NaN, such as the AUC of one class: None in its place."""
+    if isinstance(tree, dict):
+        return {name: finite(value) for name, value in tree.items()}
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Gives an error of the file system the path, which writing to an open file does not know."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _count(value: float) -> str:

@@ -9,6 +9,7 @@ from dist_rec.data.schema import load_schema
 from dist_rec.train.checkpoint import load_checkpoint
 from dist_rec.train.evaluate import evaluate
 from dist_rec.train.loop import make_reader
+from dist_rec.train.made_with import MadeWith
 from dist_rec.train.page import against_baselines, metrics_table
 from dist_rec.train.pipeline import plan_model, shard_model
 from dist_rec.train.ranks import Ranks
@@ -26,6 +27,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, split: str, ranks: Ran
         raise ConfigError(f"--split {split}: expected one of {', '.join(name for name, folders in splits.items() if folders)}")
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
     schema = load_schema(config.data.path, config.data.leave_out)
+    schema = MadeWith.read(checkpoint).schema_for(schema, config, checkpoint)
     model, plan = plan_model(schema, config, ranks)
     dmp = shard_model(model, plan, config, ranks)
     load_checkpoint(checkpoint, dmp, None, ranks)

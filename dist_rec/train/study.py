@@ -9,10 +9,13 @@ import torch.distributed as dist
 from rich.console import Console
 
 from dist_rec.config import Config, ConfigError
+from dist_rec.data.schema import load_schema
+from dist_rec.train.checkpoint import load_position
 from dist_rec.train.loop import RunResult, train
+from dist_rec.train.made_with import MadeWith
 from dist_rec.train.page import against_baselines, config_yaml, write_page
 from dist_rec.train.ranks import Ranks
-from dist_rec.train.report import RunLog
+from dist_rec.train.report import RunLog, finite, named
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,17 @@ def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> Path:
             f"--resume {resume}: a checkpoint belongs to one run, but data.folds and run.seeds ask for {len(members(config))}; "
             "resume with that run's own recipe.yaml"
         )
+    if resume is not None:  # before a folder is made for a run that cannot be
+        MadeWith.read(resume).schema_for(load_schema(config.data.path, config.data.leave_out), config, resume, resumed=True)
+        load_position(resume, ranks, config.data.workers)
     folder = new_folder(config, ranks)
     console = Console()
     results: dict[str, RunResult] = {}
     todo = members(config)
     for number, member in enumerate(todo, 1):
-        with RunLog(folder / member.folder, is_main=ranks.is_main, console=console) as log:
-            log.say(f"run {number}/{len(todo)}: {folder / member.folder}")
+        place = folder / member.folder
+        with named(place), RunLog(place, is_main=ranks.is_main, console=console) as log:
+            log.say(f"run {number}/{len(todo)}: {place}")
             if ranks.is_main:
                 (log.folder / "recipe.yaml").write_text(config_yaml(member.config) + "\n")
             results[member.folder] = result = train(member.config, ranks, log, resume)
@@ -78,13 +85,21 @@ def new_folder(config: Config, ranks: Ranks) -> Path:
     if ranks.is_main:
         base, number = Path(config.run.out) / config.run.name, 1
         path = base
-        while path.exists():
+        while not _made(path):
             number += 1
             path = base.with_name(f"{base.name}-{number}")
-        path.mkdir(parents=True)
         chosen = [str(path)]
     dist.broadcast_object_list(chosen, src=0, group=ranks.host_group)
     return Path(chosen[0])
+
+
+def _made(path: Path) -> bool:
+    """Makes a folder; False if something is there, perhaps since a moment ago."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
 
 
 def summarize(folder: Path, config: Config, results: dict[str, RunResult]) -> list[str]:
@@ -104,6 +119,6 @@ def summarize(folder: Path, config: Config, results: dict[str, RunResult]) -> li
             line += f"; per seed {', '.join(f'{mean:.4f}' for mean in means.values())}, standard deviation {spread:.4f}"
         lines.append(line)
     summary = {"tasks": tasks, "runs": {name: asdict(result) for name, result in results.items()}}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / "summary.json").write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
     lines.append(f"{sum(result.seconds for result in results.values()):.0f} s in all; {folder / 'summary.json'}")
     return lines

@@ -51,6 +51,6 @@ def test_libraries_advice_is_silenced_and_their_errors_are_not() -> None:
     planner = logging.getLogger("torchrec.distributed.planner")
     assert not planner.isEnabledFor(logging.WARNING) and planner.isEnabledFor(logging.ERROR)
     with warnings.catch_warnings(record=True) as caught:
-        for module in ("torchrec.distributed.embedding", "dist_rec.train.loop"):
-            warnings.warn_explicit("advice", UserWarning, f"{module}.py", 1, module=module, registry={})
+        for module in ("torchrec.distributed.embedding", "torch.distributed.checkpoint.planner_helpers", "dist_rec.train.loop"):
+            warnings.warn_explicit("advice", FutureWarning, f"{module}.py", 1, module=module, registry={})
     assert [warning.filename for warning in caught] == ["dist_rec.train.loop.py"]

@@ -15,6 +15,13 @@ def test_without_a_recipe_it_says_how_it_is_called() -> None:
     assert ran.returncode == 1 and "expected a recipe" in ran.stderr
 
 
+def test_it_finds_its_project_through_links(tmp_path: Path) -> None:
+    (tmp_path / "first").symlink_to(ROOT / "launch" / "local.sh")
+    (tmp_path / "train").symlink_to(tmp_path / "first")
+    ran = subprocess.run([tmp_path / "train", "no/such.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1 and "launch/recipes/quickstart.yaml" in ran.stderr
+
+
 def test_a_missing_recipe_is_named() -> None:
     ran = _local("no/such.yaml")
     assert ran.returncode == 1 and "no recipe 'no/such.yaml'" in ran.stderr

@@ -1,5 +1,6 @@
 """Checkpoints: any number of ranks reads what any other wrote, and a save that fails costs nothing."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemWriter
 
+from dist_rec.common.made import NotOurs
 from dist_rec.config import Config, ConfigError
 from dist_rec.train.checkpoint import load_checkpoint, load_position, save_checkpoint
 from dist_rec.train.metrics import TaskMetrics
@@ -83,7 +86,7 @@ def test_a_save_that_fails_leaves_the_good_one(
 ) -> None:
     config = make_config(data, tmp_path)
     model, optimizer = fresh(config, alone)
-    save_checkpoint(tmp_path / "good", model, optimizer, {"at": 1}, alone)
+    save_checkpoint(tmp_path / "good", model, optimizer, {"workers": 1, "at": 1}, alone)
     before = saved_state(tmp_path / "good")
     save = dcp.save
 
@@ -93,14 +96,52 @@ def test_a_save_that_fails_leaves_the_good_one(
 
     monkeypatch.setattr(dcp, "save", broken)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(tmp_path / "good", model, optimizer, {"at": 2}, alone)
-    assert load_position(tmp_path / "good", alone) == {"at": 1}
+        save_checkpoint(tmp_path / "good", model, optimizer, {"workers": 1, "at": 2}, alone)
+    assert load_position(tmp_path / "good", alone, 1)["at"] == 1
     _assert_same_state(saved_state(tmp_path / "good"), before)
 
     monkeypatch.setattr(dcp, "save", save)
-    save_checkpoint(tmp_path / "good", model, optimizer, {"at": 3}, alone)
-    assert load_position(tmp_path / "good", alone) == {"at": 3}
+    save_checkpoint(tmp_path / "good", model, optimizer, {"workers": 1, "at": 3}, alone)
+    assert load_position(tmp_path / "good", alone, 1)["at"] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["good"]
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    model, _ = fresh(make_config(data, tmp_path), alone)
+    mine = tmp_path / "mine" / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("keep")
+    with pytest.raises(NotOurs, match=r"mine: expected a new or empty folder.*notes.txt"):
+        save_checkpoint(tmp_path / "mine", model, None, None, alone)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"] and mine.read_text() == "keep"
+    save_checkpoint(tmp_path / "ours", model, None, None, alone)
+    (tmp_path / "ours" / "notes.txt").write_text("keep")
+    with pytest.raises(NotOurs, match="notes.txt was added"):
+        save_checkpoint(tmp_path / "ours", model, None, None, alone)
+
+
+def _one_rank_cannot_write(data: Path, out: Path) -> str:
+    ranks = these_ranks()
+    model, _ = fresh(make_config(data, out), ranks)
+    write = FileSystemWriter.write_data
+
+    def full(self: Any, *arguments: Any) -> Any:
+        if ranks.rank == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, *arguments)
+
+    FileSystemWriter.write_data = full  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        save_checkpoint(out / "full", model, None, None, ranks)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return "saved"
+
+
+def test_a_disk_that_is_full_on_one_rank_is_said_on_all(data: Path, tmp_path: Path) -> None:
+    said = run_ranks(_one_rank_cannot_write, 2, data, tmp_path)
+    assert said == [f"{tmp_path / 'full'}: the checkpoint could not be written: No space left on device"] * 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_loading_brings_the_weights_back(data: Path, tmp_path: Path, alone: Ranks) -> None:
@@ -149,4 +190,4 @@ def test_a_folder_that_is_no_checkpoint_is_named(data: Path, tmp_path: Path, alo
 def test_a_position_belongs_to_a_number_of_ranks(tmp_path: Path, alone: Ranks) -> None:
     (tmp_path / "position-0-of-2.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"same number of ranks \(1 now\)"):
-        load_position(tmp_path, alone)
+        load_position(tmp_path, alone, 1)

@@ -4,10 +4,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
+from dist_rec.common.errors import RunError
 from dist_rec.config import Config, ConfigError
 from dist_rec.data.writer import write_schema, write_split
+from dist_rec.train.loop import _Run
 from dist_rec.train.ranks import Ranks
 from dist_rec.train.restore import evaluate_checkpoint
 from tests.data.requests import make_rows, make_schema, make_table
@@ -197,6 +202,65 @@ def test_a_conditional_task_trains_and_ends_well(tmp_path: Path, alone: Ranks) -
     assert result.test["buy"].candidates == clicks < result.test["click"].candidates
     assert 0.5 < result.test["buy"].auc <= 1.0 and math.isfinite(result.test["buy"].logloss)
     assert all(weight.isfinite().all() for weight in saved_weights(config).values())
+
+
+def _inverted(folder: Path) -> Path:
+    """Training on the opposite of what validation asks: it gets worse from the first evaluation on."""
+    data = write_dataset(folder, {"train": [32] * 4, "valid": [32], "test": [32]})
+    for split in ("train", "valid", "test"):
+        path = data / split / "part-00000.parquet"
+        table = pq.read_table(path)
+        for label in ("click", "buy"):
+            items = table.column("candidate.item").to_pylist()
+            ones = [[int((item < 25) == (split != "train")) for item in values] for values in items]
+            at = table.schema.get_field_index(f"candidate.{label}")
+            table = table.set_column(at, table.schema.field(at), pa.array(ones, table.schema.field(at).type))
+        pq.write_table(table, path, row_group_size=32)
+    return data
+
+
+@pytest.mark.parametrize("at", [4, 8])
+def test_a_run_that_goes_on_knows_the_best_weights(tmp_path: Path, alone: Ranks, at: int) -> None:
+    """They came before the checkpoint that it goes on from; the first run has gone on, too."""
+    changes: dict[str, Any] = {
+        "optim": {"lr": 0.02, "clip_norm": None},
+        "embedding": {"lr": 0.5},
+        "run": {"select_best": "auc", "eval_every": 2, "epochs": 2},
+        "checkpoint": {"every_steps": 4},
+    }
+    config = make_config(_inverted(tmp_path / "data"), tmp_path, **changes)
+    whole = run(config, alone, "whole")
+    resumed = run(config, alone, "resumed", resume=tmp_path / "whole" / "checkpoints" / f"step-{at}")
+    assert resumed.test == whole.test and resumed.valid == whole.valid
+    assert_same_weights(saved_weights(config, "resumed", "best"), saved_weights(config, "whole", "best"))
+    scores = [row["auc"] for row in rows(config, "whole", "valid") if row["task"] == "click"]
+    assert scores[0] == max(scores), "or nothing is tested"
+
+
+def test_weights_that_diverge_are_said_and_never_chosen(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    early = make_config(data, tmp_path, embedding={"lr": 1e30}, run={"select_best": "auc", "eval_every": 2})
+    with pytest.raises(RunError, match=r"have diverged: after step 2 scores of click .* not finite.*embedding.lr=1e\+30"):
+        run(early, alone, "early")
+    assert not (tmp_path / "early" / "checkpoints" / "best").exists()
+    assert all(row["auc"] is None for row in rows(early, "early", "valid"))
+
+
+def test_weights_that_diverge_late_leave_the_best(
+    data: Path, tmp_path: Path, alone: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(data, tmp_path, run={"select_best": "logloss", "eval_every": 2})
+    validate = _Run.validate
+
+    def ruined(self: _Run, step: int) -> bool:
+        if step == 4:
+            with torch.no_grad():
+                for parameter in self.model.parameters():
+                    parameter.fill_(math.nan)
+        return validate(self, step)
+
+    monkeypatch.setattr(_Run, "validate", ruined)
+    result = run(config, alone)
+    assert result.steps == 4 and math.isfinite(result.test["click"].logloss)
 
 
 def test_stops_after_max_steps(data: Path, tmp_path: Path, alone: Ranks) -> None:

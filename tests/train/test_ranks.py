@@ -6,10 +6,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from dist_rec.common.errors import RunError
 from dist_rec.config import ConfigError, ParallelConfig
-from dist_rec.train.ranks import Ranks, start_ranks
+from dist_rec.train.ranks import TORCHRUN, Ranks, start_ranks
 from tests.helpers.ranks import run_ranks
 from tests.train.runs import these_ranks
+
+FULL = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
 
 
 def test_a_job_of_one_rank_needs_no_launcher() -> None:
@@ -52,6 +55,55 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     config = ParallelConfig()
     with pytest.raises(ConfigError, match="local rank 1 needs its own GPU, but only 1 are visible"), start_ranks(config):
         pass
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "0"}, r"has RANK=0, but not WORLD_SIZE, MASTER_ADDR, MASTER_PORT: expected all of them.*unset RANK"),
+        ({"WORLD_SIZE": "4"}, "has WORLD_SIZE=4, but not RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}, "but not MASTER_PORT"),
+        (FULL | {"RANK": "zero"}, "RANK='zero', expected a number"),
+        (FULL | {"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 and WORLD_SIZE=2, expected a rank below it"),
+        (FULL | {"MASTER_PORT": "http"}, "MASTER_PORT='http', expected a number"),
+        (FULL | {"LOCAL_RANK": "-1"}, "LOCAL_RANK='-1', expected a number"),
+    ],
+)
+def test_variables_of_torchrun_that_do_not_fit_are_said(
+    environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*TORCHRUN, "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message), start_ranks(ParallelConfig()):
+        pass
+
+
+def test_a_left_over_world_of_one_is_a_job_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with start_ranks(ParallelConfig()) as ranks:
+        assert ranks.world_size == 1
+
+
+def test_a_port_that_is_taken_and_ranks_that_do_not_come_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in FULL.items():
+        monkeypatch.setenv(name, value)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(ConfigError, match="the port is taken by another program"), start_ranks(ParallelConfig()):
+            pass
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"rank 0 has not met all 2 ranks within 1 s"):
+        with start_ranks(ParallelConfig(join_timeout_s=1)):
+            pass
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(RunError, match=r"rank 1 has not met all 2 ranks within 1 s.*to reach this address"):
+        with start_ranks(ParallelConfig(join_timeout_s=1)):
+            pass
 
 
 def _sums() -> tuple[bool, list[float]]:
