@@ -116,7 +116,7 @@ def test_a_folder_of_somebody_else_is_not_replaced(data: Path, tmp_path: Path, a
     assert [path.name for path in tmp_path.iterdir()] == ["mine"] and mine.read_text() == "keep"
     save_checkpoint(tmp_path / "ours", model, None, None, alone)
     (tmp_path / "ours" / "notes.txt").write_text("keep")
-    with pytest.raises(NotOurs, match="notes.txt was added"):
+    with pytest.raises(NotOurs, match=r"notes\.txt was added"):
         save_checkpoint(tmp_path / "ours", model, None, None, alone)
 
 

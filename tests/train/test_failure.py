@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed as dist
@@ -108,8 +110,6 @@ def _trains(data: Path, out: Path) -> tuple[Any, str]:
 
 
 def test_a_bad_row_of_one_rank_ends_both_with_its_sentence(tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
     data = write_dataset(tmp_path / "data", {"train": [16, 16], "valid": [4], "test": [4]})
     path = data / "train" / "part-00000.parquet"
     table = pq.read_table(path)
@@ -117,12 +117,10 @@ def test_a_bad_row_of_one_rank_ends_both_with_its_sentence(tmp_path: Path) -> No
     row = next(i for i, values in enumerate(items) if values and i >= 16)
     items[row] = [99] * len(items[row])
     at = table.schema.get_field_index("candidate.item")
-    table = table.set_column(at, table.schema.field(at), [items])
+    table = table.set_column(at, table.schema.field(at), pa.array(items, table.schema.field(at).type))
     pq.write_table(table, path, row_group_size=16)
     ended = run_ranks(_trains, 2, data, tmp_path / "out", timeout_s=60.0)
     assert [code for code, _ in ended] == [EXIT, EXIT]
     spoken = [said for _, said in ended if said]
-    assert (
-        len(spoken) == 1
-        and f"row group 1, row {row - 16}, field candidate.item: expected an id from 0 to 49, got 99" in spoken[0]
-    )
+    place = f"row group 1, row {row - 16}, field candidate.item"
+    assert len(spoken) == 1 and f"{place}: expected an id from 0 to 49, got 99" in spoken[0]
