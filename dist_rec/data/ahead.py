@@ -50,10 +50,11 @@ class Ahead:
     def __init__(self, loader: Iterable[Any], make: Callable[[Any], Any], prefetch: int) -> None:
         self.positions: deque[dict[str, Any] | Failed | None] = deque(maxlen=KEPT_POSITIONS + 1)
         self.end: dict[str, Any] | Failed | None = None
-        self._loader, self._make = loader, make
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=prefetch)
         self._stopped = threading.Event()
-        self._worker = threading.Thread(target=self._work, name="DedupLoader", daemon=True)
+        # The thread alone holds the loader: in a cycle with what made it, a loader with workers would be taken apart in an
+        # order in which they do not end.
+        self._worker = threading.Thread(target=self._work, args=(loader, make), name="DedupLoader", daemon=True)
         self._worker.start()
 
     def batches(self) -> Iterator[Any]:
@@ -82,15 +83,15 @@ class Ahead:
                 self._ready.get()
             self._ready.put(Failed(RuntimeError(f"this iteration of the DedupLoader is over, {why}")))
 
-    def _work(self) -> None:
+    def _work(self, loader: Iterable[Any], make: Callable[[Any], Any]) -> None:
         try:
-            batches = iter(self._loader)
-            self.positions.append(position_of(self._loader))
+            batches = iter(loader)
+            self.positions.append(position_of(loader))
             for batch in batches:
-                position = position_of(self._loader)
+                position = position_of(loader)
                 if self._stopped.is_set():
                     return
-                self._ready.put(_Made(self._make(batch), position))
-            self._ready.put(_Made(_END, position_of(self._loader)))
+                self._ready.put(_Made(make(batch), position))
+            self._ready.put(_Made(_END, position_of(loader)))
         except BaseException as error:  # raised again where the batches are consumed
             self._ready.put(Failed(error))

@@ -25,8 +25,8 @@ class DedupLoader:
     lock, so the training thread is not held up. The order of the batches is that of `loader`.
 
     A loader with `state_dict` and `load_state_dict`, such as torchdata's `StatefulDataLoader`, keeps them here, for the
-    batches that were handed out and not for those that were read ahead. What is saved is the loader's own state, so it
-    loads into the loader alone as well.
+    batches that were handed out and not for those that were read ahead: it is asked for its state behind every batch. What
+    is saved is the loader's own state, so it loads into the loader alone as well.
 
     Args:
         loader: any iterable of batches in host memory. If it pins memory itself, its own tensors stay pinned.
@@ -60,6 +60,9 @@ class DedupLoader:
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self._ahead: Ahead | None = None
         self._told: set[tuple[str, ...]] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_ahead": None}  # a copy, such as that in a worker, has not begun to iterate
 
     def __len__(self) -> int:
         return len(cast(Any, self.loader))

@@ -12,7 +12,7 @@ Legend: B samples, N values of one key, U distinct ones, D row width.
 
 import warnings
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -48,6 +48,15 @@ class _DedupCollection(Renamed):
         self.unique = UniqueOnDevice() if dedup == "device" else None
         self._keys = list(dict.fromkeys(keys))
         self._told = False
+
+    @property
+    def device(self) -> torch.device:
+        """Of the tables, before sharding; sharded collections of TorchRec do not answer it."""
+        return cast(Any, self.held()[0]).device
+
+    def reset_parameters(self) -> None:
+        for collection in self.held():
+            cast(Any, collection).reset_parameters()
 
     def _deduplicate(self, features: Any) -> Any:
         unsharded = any(isinstance(collection, EmbeddingCollection) for collection in self.held())

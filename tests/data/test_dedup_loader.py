@@ -1,6 +1,10 @@
+import copy
+import gc
 import json
+import pickle
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -360,6 +364,34 @@ def test_its_position_is_that_of_the_loader_alone() -> None:
     alone = StatefulDataLoader(_Numbered(), batch_size=None)
     alone.load_state_dict(loader.state_dict())
     assert [int(batch.values()) for batch in alone] == [*range(5, ITEMS)]
+
+
+def test_a_loader_that_was_left_ends_without_the_garbage_collector() -> None:
+    """Workers of a loader that is found in a cycle take ten seconds to end."""
+    loader = DedupLoader(_Left([FEATURES, FEATURES]))
+    inner = weakref.ref(loader.loader)
+    batches = iter(loader)
+    next(batches)
+    gc.disable()
+    try:
+        batches.close()  # pyright: ignore[reportAttributeAccessIssue] - a generator
+        del loader, batches
+        assert inner() is None
+    finally:
+        gc.enable()
+
+
+class _Left(list):
+    """A list that can be referred to weakly."""
+
+
+def test_a_copy_has_not_begun() -> None:
+    loader = DedupLoader([FEATURES])
+    batches = iter(loader)
+    next(batches)
+    for twin in (copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
+        assert len(list(twin)) == 1
+        assert isinstance(twin.deduplicate(FEATURES), UniqueFeatures)
 
 
 def test_a_loader_without_a_position() -> None:

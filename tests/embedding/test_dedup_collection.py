@@ -149,6 +149,41 @@ def test_parameters_are_taken_over(pooled: bool) -> None:
     assert {id(p) for p in plain.parameters()} == {id(p) for p in wrap(plain).parameters()}
 
 
+def test_what_the_wrapped_collection_answers() -> None:
+    for device in (torch.device("cpu"), torch.device("meta")):
+        rows = EmbeddingCollection(tables=_sequences(3).embedding_configs(), device=device, need_indices=True)
+        new = DedupEmbeddingCollection(rows)
+        for ask in ("embedding_configs", "embedding_names_by_table", "embedding_dim", "need_indices"):
+            assert getattr(new, ask)() == getattr(rows, ask)(), ask
+        assert new.device == device and list(new.embeddings) == list(rows.embeddings)
+        assert all(new.embeddings[name] is table for name, table in rows.embeddings.items())
+        bags = EmbeddingBagCollection(tables=_bags(3).embedding_bag_configs(), device=device)
+        wrapped = DedupEmbeddingBagCollection(bags)
+        assert wrapped.embedding_bag_configs() == bags.embedding_bag_configs() and wrapped.is_weighted() is False
+        assert wrapped.device == device and list(wrapped.embedding_bags) == list(bags.embedding_bags)
+        assert all(wrapped.embedding_bags[name].weight is table.weight for name, table in bags.embedding_bags.items())
+
+
+@pytest.mark.parametrize("wrap", [DedupEmbeddingCollection, DedupEmbeddingBagCollection])
+def test_tables_can_be_drawn_anew(wrap: Any) -> None:
+    wrapped = wrap(_sequences(2) if wrap is DedupEmbeddingCollection else _bags(2))
+    before = [p.detach().clone() for p in wrapped.parameters()]
+    wrapped.reset_parameters()
+    assert not any(torch.equal(p, old) for p, old in zip(wrapped.parameters(), before))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_ids_beside_the_rows_keep_their_type(dtype: torch.dtype) -> None:
+    plain = _sequences(2, need_indices=True)
+    features = features_of({"f0": [[3, 3], [1]], "f1": [[], [2]]}, dtype)
+    expected = plain(features)
+    for dedup in ("host", "device"):
+        got = DedupEmbeddingCollection(plain, dedup)(_unique(features, dedup))
+        for name, jagged in expected.items():
+            assert got[name].weights().dtype == jagged.weights().dtype == dtype
+            assert torch.equal(got[name].weights(), jagged.weights()) and torch.equal(got[name].values(), jagged.values())
+
+
 @pytest.mark.parametrize("wrap", [DedupEmbeddingCollection, DedupEmbeddingBagCollection])
 def test_plain_features_where_deduplicated_ones_are_expected(wrap: Any) -> None:
     wrapped = wrap(_sequences(2) if wrap is DedupEmbeddingCollection else _bags(2))

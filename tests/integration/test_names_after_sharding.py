@@ -71,13 +71,20 @@ def _tables_alone() -> list[str]:
     for make in (sequences, bags):
         dmp = shard(nn.ModuleDict({"ec": wrapped(make(), "host")}))
         found.append(type(dmp._dmp_wrapped_module).__name__)
-        dmp = DistributedModelParallel(nn.ModuleDict({"ec": wrapped(make(), "host")}), sharders=sharders())  # TorchRec's plan
-        found.append("no names" if not set(dict(dmp.named_parameters())) else "named")
+        names = {*dict(dmp.named_parameters())}
+        root = shard(wrapped(make(), "host"))  # the collection is all there is
+        found.append("same" if {f"ec.{name}" for name in dict(root.named_parameters())} == names else str(names))
+        fused = {f"ec.{name}" for name in root.fused_optimizer.params}
+        found.append("same" if fused == {*dmp.fused_optimizer.params} and fused else str(fused))
+        twice = wrapped(make(), "host")
+        dmp = DistributedModelParallel(nn.ModuleDict({"ec": twice, "again": twice}), sharders=sharders())  # TorchRec's plan
+        found.append("same" if {*dict(dmp.named_parameters())} == names else str({*dict(dmp.named_parameters())}))
     return found
 
 
 def test_a_model_of_tables_alone() -> None:
-    assert run_ranks(_tables_alone, 2) == [["ModuleDict", "named"] * 2] * 2
+    for found in run_ranks(_tables_alone, 2):
+        assert found == ["ModuleDict", "same", "same", "same"] * 2
 
 
 def _trained(dedup: str, pooled: bool, way: str) -> DistributedModelParallel:
