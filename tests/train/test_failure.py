@@ -3,6 +3,9 @@
 import contextlib
 import errno
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,11 @@ from dist_rec.common.made import NotOurs
 from dist_rec.config import ConfigError
 from dist_rec.data.validate import DataError
 from dist_rec.train.failure import EXIT, one_voice, sentence
+from dist_rec.train.page import config_yaml
 from tests.helpers.ranks import run_ranks
-from tests.train.runs import make_config, run, these_ranks, write_dataset
+from tests.train.runs import make_config, write_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -104,11 +110,6 @@ def test_who_only_hears_of_the_end_of_another_is_silent_if_that_one_spoke(speaks
     assert [code for code, _ in ended] == ([EXIT, EXIT] if speaks else [EXIT, None])
 
 
-def _trains(data: Path, out: Path) -> tuple[Any, str]:
-    ranks = these_ranks()
-    return _ended(lambda: run(make_config(data, out, data={"batch_size": 8}), ranks))
-
-
 def test_a_bad_row_of_one_rank_ends_both_with_its_sentence(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", {"train": [16, 16], "valid": [4], "test": [4]})
     path = data / "train" / "part-00000.parquet"
@@ -119,8 +120,14 @@ def test_a_bad_row_of_one_rank_ends_both_with_its_sentence(tmp_path: Path) -> No
     at = table.schema.get_field_index("candidate.item")
     table = table.set_column(at, table.schema.field(at), pa.array(items, table.schema.field(at).type))
     pq.write_table(table, path, row_group_size=16)
-    ended = run_ranks(_trains, 2, data, tmp_path / "out", timeout_s=60.0)
-    assert [code for code, _ in ended] == [EXIT, EXIT]
-    spoken = [said for _, said in ended if said]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(config_yaml(make_config(data, tmp_path, data={"workers": 1})))
+    command = [sys.executable, str(ROOT / "launch" / "ranks.py"), "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "dist_rec.cli", "train", str(recipe)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100, check=False)
+    assert ran.returncode == EXIT and "Traceback" not in ran.stderr
+    spoken = [line for line in ran.stderr.splitlines() if line.startswith("error:")]
     place = f"row group 1, row {row - 16}, field candidate.item"
     assert len(spoken) == 1 and f"{place}: expected an id from 0 to 49, got 99" in spoken[0]
+    assert ran.stderr.strip().splitlines()[-1] == spoken[0]
