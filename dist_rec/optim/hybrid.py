@@ -30,7 +30,9 @@ from dist_rec.optim.groups import broadcast
 from dist_rec.optim.health import Health, HealthMeter
 from dist_rec.optim.loss_scale import LossScale
 from dist_rec.optim.saved import (
+    Beside,
     ByParameter,
+    Params,
     Slot,
     check_tree,
     from_stock,
@@ -149,6 +151,7 @@ class HybridOptimizer(KeyedOptimizer):
         self._correction = Correction(staleness, self._parameters, compensation)
         self._health = HealthMeter(health_every, self._parameters)
         self._offered: WeakValueDictionary[str, Slot] = WeakValueDictionary()  # what `state` gave out last
+        self._beside = Beside()
         self._in_flight: Pending | None = None
         self._changed_by_job = False  # somebody changes `p.grad` before step()
         self._looked_at: Pending | None = None  # this step's gradient, on its way early because the job looked at `p.grad`
@@ -181,13 +184,14 @@ class HybridOptimizer(KeyedOptimizer):
 
     @property
     def params(self) -> Mapping[str, Any]:
-        return {**(self._fused.params if self._fused is not None else {}), **self._parameters}
+        return Params({**(self._fused.params if self._fused is not None else {}), **self._parameters}, self._beside)
 
     @property
     def state(self) -> Mapping[Any, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """By parameter; for dense ones what their optimizer keeps and, under `hybrid`, all else that a resumed run needs, put
         together when asked for. TorchRec's `CombinedOptimizer` saves and loads this."""
-        return ByParameter(self._fused.state if self._fused is not None else {}, self._parameters, self._slots)
+        fused = self._fused.state if self._fused is not None else {}
+        return ByParameter(fused, self._parameters, self._slots, self._beside)
 
     @property
     def param_groups(self) -> list[Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -443,7 +447,9 @@ class HybridOptimizer(KeyedOptimizer):
         Raises:
             RuntimeError: while gradients are being accumulated.
         """
-        return {**self._dense_tree(), "fused": self._fused.state_dict() if self._fused is not None else {}}
+        fused = self._fused.state_dict() if self._fused is not None else {}
+        beside = self._beside.state_dict()
+        return {**self._dense_tree(), "fused": fused, **({"beside": beside} if beside else {})}
 
     def _dense_tree(self) -> dict[str, Any]:
         self._check_between_steps("state_dict")
@@ -496,6 +502,7 @@ class HybridOptimizer(KeyedOptimizer):
         rates = rates_of_groups(self._dense.groups, self._dense.names, state["rates"])
         if self._fused is not None:
             self._fused.load_state_dict(state["fused"])
+        self._beside.load_state_dict(state.get("beside", {}))
         self._load_dense(state, rates)
 
     def post_load_state_dict(self) -> None:

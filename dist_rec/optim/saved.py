@@ -2,10 +2,11 @@
 and that of TorchRec's own optimizers, to go on with another kind.
 
 The tree: `dense` (see `DenseOptimizers`), `fused` (TorchRec's), by parameter name `in_flight`, `rates` and, where kept, `last`,
-`computed_at` and `withheld`; `counters` and `scales` of the whole.
+`computed_at` and `withheld`; `counters` and `scales` of the whole; where there is any, `beside`, see `Beside`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class Slot(dict[str, Any]):
 
 
 def spread(tree: Tree) -> dict[str, Slot]:
-    """The tree without `fused`, by parameter; what belongs to the whole stands with every parameter."""
+    """The tree without `fused` and `beside`, by parameter; what belongs to the whole stands with every parameter."""
     whole = {"counters": tree["counters"], "scales": tree["scales"]}
     return {
         name: Slot(
@@ -53,26 +54,76 @@ def gathered(slots: Mapping[str, Mapping[str, Any]]) -> Tree:
     return tree
 
 
-class ByParameter(Mapping[Any, Any]):
+@dataclass
+class Beside:
+    """What an optimizer around this one keeps in it: TorchRec's `WarmupOptimizer` has a parameter without elements, for its
+    place in the warm-up. `state` exists from the beginning, so that state dicts have the same keys at any time."""
+
+    params: dict[str, Tensor] = field(default_factory=dict)
+    state: dict[Tensor, dict[str, Tensor]] = field(default_factory=dict)
+
+    def add(self, name: str, parameter: Tensor) -> None:
+        self.params[name] = parameter
+        self.state[parameter] = {"warmup": torch.zeros(2, dtype=torch.int64)}
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        return {name: dict(self.state[parameter]) for name, parameter in self.params.items()}
+
+    def load_state_dict(self, saved: Mapping[str, Mapping[str, Tensor]]) -> None:
+        for name, state in saved.items():
+            self.state[self.params[name]] = {key: value.clone() for key, value in state.items()}
+
+
+class Params(dict[str, Any]):
+    """`optimizer.params`; what is put into it is kept in the optimizer."""
+
+    def __init__(self, params: Mapping[str, Any], beside: Beside) -> None:
+        super().__init__({**params, **beside.params})
+        self._beside = beside
+
+    def __setitem__(self, name: str, parameter: Any) -> None:
+        super().__setitem__(name, parameter)
+        self._beside.add(name, parameter)
+
+
+class ByParameter(MutableMapping[Any, Any]):
     """`optimizer.state`: parameter -> what is kept for it. `fused` as it is; the rest is put together when it is asked for."""
 
-    def __init__(self, fused: Mapping[Any, Any], dense: Mapping[str, Tensor], slots: Callable[[], Mapping[str, Slot]]) -> None:
+    def __init__(
+        self,
+        fused: Mapping[Any, Any],
+        dense: Mapping[str, Tensor],
+        slots: Callable[[], Mapping[str, Slot]],
+        beside: Beside,
+    ) -> None:
         self._fused, self._dense, self._make = fused, {p: name for name, p in dense.items()}, slots
+        self._beside = beside.state
         self._made: Mapping[str, Slot] | None = None
 
     def __getitem__(self, parameter: Any) -> Any:
         if parameter not in self._dense:
-            return self._fused[parameter]
+            return self._beside[parameter] if parameter in self._beside else self._fused[parameter]
         if self._made is None:
             self._made = self._make()
         return self._made[self._dense[parameter]]
 
+    def __setitem__(self, parameter: Any, state: Any) -> None:
+        if parameter not in self._beside:
+            raise TypeError("the state of a HybridOptimizer's own parameters is set by load_state_dict, not one by one")
+        self._beside[parameter] = state
+
+    def __delitem__(self, parameter: Any) -> None:
+        raise TypeError("the state of a HybridOptimizer cannot be taken away")
+
+    def __contains__(self, parameter: object) -> bool:
+        return any(parameter in part for part in (self._dense, self._beside, self._fused))
+
     def __iter__(self) -> Iterator[Any]:
-        yield from self._fused
-        yield from self._dense
+        for part in (self._fused, self._dense, self._beside):
+            yield from part
 
     def __len__(self) -> int:
-        return len(self._fused) + len(self._dense)
+        return len(self._fused) + len(self._dense) + len(self._beside)
 
 
 def rates_by_name(groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str]) -> dict[str, Tensor]:
@@ -98,7 +149,7 @@ def is_stock(state: Mapping[str, Any]) -> bool:
 
 
 def to_stock(tree: Tree) -> dict[str, Any]:
-    return {"state": {**tree["fused"].get("state", {}), **tree["dense"]["state"]}}
+    return {"state": {**tree["fused"].get("state", {}), **tree["dense"]["state"], **tree.get("beside", {})}}
 
 
 def from_stock(state: Mapping[str, Any], own: Tree) -> Tree:
@@ -118,6 +169,7 @@ def from_stock(state: Mapping[str, Any], own: Tree) -> Tree:
             for name, gap in own["in_flight"].items()
         },
         "rates": own["rates"],
+        "beside": {name: saved.get(name) or like for name, like in own.get("beside", {}).items()},
         "counters": torch.zeros_like(own["counters"]),
         "scales": own["scales"],
     } | {part: {} for part in BY_NAME if part in own and part not in ALWAYS}
@@ -145,6 +197,8 @@ def check_tree(tree: Mapping[str, Any], own: Tree) -> None:
             )
         for key, value in mine.items():
             _check_shape(f"{key} of {name}", theirs[key], value)
+    if differing := tree.get("beside", {}).keys() ^ own.get("beside", {}).keys():
+        raise ValueError(f"the state is of another optimizer around this one: {', '.join(differing)} in one of the two only")
     fused, mine = tree["fused"].get("state", {}), own["fused"].get("state", {})
     if differing := fused.keys() ^ mine.keys():
         raise ValueError(f"the state is of other tables: {', '.join(sorted(differing)[:3])} in one of the two only")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 from dist_rec.optim.hybrid import HybridOptimizer
-from dist_rec.optim.saved import ByParameter, Slot, check_tree, gathered, rates_by_name, rates_of_groups, spread
+from dist_rec.optim.saved import Beside, ByParameter, Params, Slot, check_tree, gathered, rates_by_name, rates_of_groups, spread
 from tests.optim.trajectories import DENSE, Net, Run, flat, make_optimizer, run_step, start
 
 
@@ -41,10 +41,21 @@ def test_state_is_put_together_when_asked_for() -> None:
         return {"a": Slot(x=1)}
 
     dense, fused = {"a": torch.ones(1)}, torch.ones(2)
-    state = ByParameter({fused: {"sum": 2}}, dense, make)
-    assert len(state) == 2 and list(state) == [fused, dense["a"]] and not made
+    beside = Beside()
+    state = ByParameter({fused: {"sum": 2}}, dense, make, beside)
+    assert len(state) == 2 and list(state) == [fused, dense["a"]] and dense["a"] in state and not made
     assert state[fused] == {"sum": 2} and not made
     assert state[dense["a"]] == {"x": 1} == state[dense["a"]] and len(made) == 1
+    for change in (lambda: state.update({dense["a"]: {}}), lambda: state.pop(fused)):
+        with pytest.raises(TypeError):
+            change()
+    Params({}, beside)["__warmup"] = place = torch.empty(0)
+    assert place in state and state[place]["warmup"].tolist() == [0, 0] and Params({}, beside) == {"__warmup": place}
+    state[place] = {"warmup": torch.tensor([3, 1])}
+    other = Beside()
+    other.add("__warmup", place)
+    other.load_state_dict(beside.state_dict())
+    assert other.state[place]["warmup"].tolist() == [3, 1]
 
 
 def test_rates_are_those_of_the_parameters_groups() -> None:
