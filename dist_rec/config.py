@@ -36,7 +36,7 @@ class Strict(BaseModel):
 
 class DataConfig(Strict):
     path: str = Field(description="Folder with schema.yaml and one sub-folder of Parquet files per split.")
-    train: list[str] = Field(default=["train"], description="Sub-folders that form the training split, with all that lies in them.")
+    train: list[str] = Field(default=["train"], description="Sub-folders, with all below them, that form the training split.")
     valid: list[str] = Field(default=["valid"], description="Sub-folders that form the validation split; may be empty.")
     test: list[str] = Field(default=["test"], description="Sub-folders that form the test split; may be empty.")
     folds: list[str] = Field(
