@@ -11,6 +11,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from dist_rec.config import Config
+from dist_rec.data.errors import DataError, one_line, reading
 from dist_rec.train.metrics import TaskMetrics
 
 
@@ -47,8 +48,7 @@ def metrics_table(metrics: dict[str, TaskMetrics]) -> list[str]:
 
 def against_baselines(config: Config, metrics: dict[str, TaskMetrics]) -> list[str]:
     """Where the test AUC stands between the popularity baseline and the best reachable, for data that knows both."""
-    path = Path(config.data.path) / "stats.json"
-    known = json.loads(path.read_text()).get("test", {}) if path.is_file() else {}
+    known = baselines(config)
     lines = []
     for task, m in metrics.items():
         if m.best_auc is None or math.isnan(m.best_auc) or "popularity_auc" not in known:
@@ -62,6 +62,23 @@ def against_baselines(config: Config, metrics: dict[str, TaskMetrics]) -> list[s
             f"{task}: test AUC {m.auc:.4f}, best reachable {m.best_auc:.4f}, popularity {popularity:.4f}: {way:.0%} of the way"
         )
     return lines
+
+
+def baselines(config: Config) -> dict[str, Any]:
+    """What the data's `stats.json` knows of its test split: nothing where there is none or it is about other things.
+
+    Raises DataError if it cannot be read.
+    """
+    path = Path(config.data.path) / "stats.json"
+    if not path.is_file():
+        return {}
+    try:
+        with reading(path):
+            known = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise error if isinstance(error, DataError) else DataError(f"{path}: expected JSON, got: {one_line(error)}") from None
+    test = known.get("test") if isinstance(known, dict) else None
+    return test if isinstance(test, dict) else {}
 
 
 def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dist_rec.common.seed import seed_everything
 from dist_rec.config import Config, ConfigError
+from dist_rec.data.files import check_splits
 from dist_rec.data.reader import make_loader
 from dist_rec.data.schema import load_schema
 from dist_rec.train.checkpoint import load_checkpoint
@@ -28,6 +29,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, split: str, ranks: Ran
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
     schema = load_schema(config.data.path, config.data.leave_out)
     schema = MadeWith.read(checkpoint).schema_for(schema, config, checkpoint)
+    check_splits(config.data.path, schema, splits[split])
     model, plan = plan_model(schema, config, ranks)
     dmp = shard_model(model, plan, config, ranks)
     load_checkpoint(checkpoint, dmp, None, ranks)

@@ -13,7 +13,7 @@ from dist_rec.data.schema import load_schema
 from dist_rec.train.checkpoint import load_position
 from dist_rec.train.loop import RunResult, train
 from dist_rec.train.made_with import MadeWith
-from dist_rec.train.page import against_baselines, config_yaml, write_page
+from dist_rec.train.page import against_baselines, baselines, config_yaml, write_page
 from dist_rec.train.ranks import Ranks
 from dist_rec.train.report import RunLog, finite, named
 
@@ -54,6 +54,7 @@ def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> Path:
             f"--resume {resume}: a checkpoint belongs to one run, but data.folds and run.seeds ask for {len(members(config))}; "
             "resume with that run's own recipe.yaml"
         )
+    baselines(config)  # asked for at the end, where it would be too late to hear that they cannot be read
     if resume is not None:  # before a folder is made for a run that cannot be
         MadeWith.read(resume).schema_for(load_schema(config.data.path, config.data.leave_out), config, resume, resumed=True)
         load_position(resume, ranks, config.data.workers)

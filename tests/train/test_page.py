@@ -10,8 +10,9 @@ import yaml
 from matplotlib import image
 
 from dist_rec.config import Config
+from dist_rec.data.errors import DataError
 from dist_rec.train.metrics import TaskMetrics
-from dist_rec.train.page import against_baselines, config_yaml, draw_curve, metrics_table, write_page
+from dist_rec.train.page import against_baselines, baselines, config_yaml, draw_curve, metrics_table, write_page
 from tests.train.runs import make_config
 
 TEST = TaskMetrics(0.75, 0.7, 0.5, 0.9, 1.1, candidates=48, label_rate=0.25, best_auc=0.8)
@@ -102,3 +103,18 @@ def test_a_table_row_per_task() -> None:
     table = metrics_table({"click": TEST, "buy": TEST})
     assert [line.split(" | ")[0] for line in table[2:]] == ["| click", "| buy"]
     assert len({line.count("|") for line in table}) == 1
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"test": []}', '{"test": {}}', '{"train": 1}'])
+def test_statistics_of_other_things_are_passed_over(tmp_path: Path, text: str) -> None:
+    config = _recipe(tmp_path, None)
+    (tmp_path / "data" / "stats.json").write_text(text)
+    assert "popularity_auc" not in baselines(config)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"{", b"[" * 100_000])
+def test_statistics_that_cannot_be_read_are_said(tmp_path: Path, content: bytes) -> None:
+    config = _recipe(tmp_path, None)
+    (tmp_path / "data" / "stats.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"stats.json: expected JSON, got"):
+        baselines(config)

@@ -89,7 +89,9 @@ def test_an_entry_that_is_no_tensor_is_not_unpickled(copied: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "value", [Payload(Path("never")), eval, torch.nn.Linear(1, 1), Metadata, {"a": os.path}, getattr], ids=str
+    "value",
+    [Payload(Path("never")), eval, torch.nn.Linear(1, 1), Metadata, {"a": os.path}, getattr],
+    ids=["payload", "eval", "module", "class", "no pickle", "getattr"],
 )
 def test_only_the_classes_of_an_index_are_made(value: Any, copied: Path) -> None:
     try:
