@@ -80,6 +80,7 @@ def test_under_torchs_schedulers_every_bit_is_that_of_torchrecs(name: str) -> No
 @pytest.mark.parametrize("at", [0, 2, 5])
 def test_late_updates_resume_through_them_and_dcp(name: str, at: int, tmp_path: Path) -> None:
     """With two synchronous steps; what is around the optimizer keeps its own state or none, as with TorchRec's."""
+
     def late(net: nn.Module) -> HybridOptimizer:
         return HybridOptimizer(net, DENSE["adamw"], warmup_sync_steps=2)
 

@@ -15,11 +15,11 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from benchmarks.public_jobs import JOBS, Job
 from dist_rec.data.dedup_loader import DedupLoader
 from dist_rec.optim import HybridOptimizer
 from tests.helpers.ranks import run_ranks
 from tests.integration.jobs import CPU, shard, wrapped
-from tests.integration.public_jobs import JOBS, Job
 
 STEPS = 4
 
@@ -41,7 +41,7 @@ class _Run:
             self.optimizer = CombinedOptimizer([self.dmp.fused_optimizer, dense])
 
     def train(self, first: int = 0, steps: int = STEPS) -> list[float]:
-        data = [self.job.model.batch(seed) for seed in range(first, first + steps)]
+        data = [self.job.batch(seed) for seed in range(first, first + steps)]
         batches, losses = iter(DedupLoader(data) if self.dedup == "host" else data), []
         if self.job.pipelined:
             more = {"pipeline_postproc": True} if self.dedup == "device" else {}
@@ -136,7 +136,7 @@ def _position() -> tuple[list[int], int]:
     warnings.simplefilter("ignore")
 
     def loader() -> DedupLoader:
-        return DedupLoader(StatefulDataLoader([JOBS["two-tower"].model.batch(seed) for seed in range(8)], batch_size=None))  # pyright: ignore[reportArgumentType]
+        return DedupLoader(StatefulDataLoader([JOBS["two-tower"].batch(seed) for seed in range(8)], batch_size=None))  # pyright: ignore[reportArgumentType]
 
     run, batches = _Run(JOBS["two-tower"], "host", False), loader()
     pipeline, source = TrainPipelineSparseDist(run.dmp, run.optimizer, CPU), iter(batches)
@@ -147,7 +147,7 @@ def _position() -> tuple[list[int], int]:
     again = loader()
     again.load_state_dict(state)
     rest = [float(batch.label.sum()) for batch in again]
-    expected = [float(JOBS["two-tower"].model.batch(seed).label.sum()) for seed in range(3, 8)]
+    expected = [float(JOBS["two-tower"].batch(seed).label.sum()) for seed in range(3, 8)]
     return [int(rest == expected)], held
 
 
