@@ -1,6 +1,6 @@
 """What our parts cost, or save, in whole jobs on a CPU: processor time per training step against the stock job.
 
-    [torchrun --nproc-per-node 2 -m | python -m] benchmarks.adoption_jobs [--steps 15] [--out benchmarks/results/FILE.md]
+    [torchrun --nproc-per-node 2 -m | python -m] benchmarks.adoption_jobs [--steps 15] [--toy] [--out FILE.md]
 
 The three jobs of public_jobs.py at larger sizes, tables table-wise, row-wise Adagrad for rows and Adam for the rest. The ways
 of a job take their steps in turns in one process; batches are deduplicated beforehand, in a job the work of another thread.
@@ -88,9 +88,9 @@ def _step(job: Job, batches: list[Any], dedup: bool, update: Any) -> Callable[[]
     return step
 
 
-def measure(name: str, steps: int) -> str:
+def measure(name: str, sizes: Sizes, steps: int) -> str:
     """A row of the table, on rank 0's processor time."""
-    job, loader = Job(JOBS[name].kind, False, SIZES[name]), DedupLoader([])
+    job, loader = Job(JOBS[name].kind, False, sizes), DedupLoader([])
     plain = [job.batch(seed) for seed in range(5)]
     unique = [loader.deduplicate(batch) for batch in plain]
     ways = {way: _step(job, unique if dedup else plain, dedup, update) for way, (dedup, update) in WAYS.items()}
@@ -113,6 +113,7 @@ def measure(name: str, steps: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=15, help="of every way")
+    parser.add_argument("--toy", action="store_true", help="sizes at which nothing is measured")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     logging.disable()
@@ -124,13 +125,13 @@ def main() -> None:
             where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", **where)
     dist.init_process_group("gloo")
-    rows = [measure(name, options.steps) for name in JOBS]
+    rows = [measure(name, Sizes() if options.toy else SIZES[name], options.steps) for name in JOBS]
     if dist.get_rank() == 0:
         lines = [
             *(f"# Parts of dist_rec in whole TorchRec jobs on a CPU, {dist.get_world_size()} rank(s)", "", *provenance(), ""),
             f"`benchmarks.adoption_jobs --steps {options.steps}`. Processor time of a whole training step on rank 0, one",
-            f"thread, median of {options.steps} steps in turns; ids per rank. Stock: DDP and TorchRec's optimizers. `sync` and late:",
-            "`HybridOptimizer`, in step and delayed, without DDP.",
+            f"thread, median of {options.steps} steps in turns; ids per rank. Stock: DDP and TorchRec's optimizers. `sync` and",
+            "late: `HybridOptimizer`, in step and delayed, without DDP.",
             "",
             f"| job | ids per batch | distinct | stock, ms | {' | '.join(list(WAYS)[1:])} |",
             f"| --- | --- | --- | --- |{' --- |' * (len(WAYS) - 1)}",

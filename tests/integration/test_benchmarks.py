@@ -56,6 +56,12 @@ def test_attention(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.md")) and list(tmp_path.glob("*.png"))
 
 
+def test_parts_in_whole_jobs(tmp_path: Path) -> None:
+    said = _run("benchmarks.adoption_jobs", "--toy", "--steps", "1", "--out", str(tmp_path / "page.md"))
+    assert said.strip() == (tmp_path / "page.md").read_text().strip()
+    assert all(f"| {job} |" in said for job in ("DLRM", "BERT4Rec", "two-tower"))
+
+
 def test_the_page_about_late_updates_names_what_is_missing(tmp_path: Path) -> None:
     table = tmp_path / "runs.csv"
     values: dict[str, Any] = {"data": "quickstart", "rate": 1.0, "batch": 1, "logloss": 0.5, "steps": 10}
