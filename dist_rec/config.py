@@ -61,6 +61,8 @@ class DataConfig(Strict):
     def _check(self) -> "DataConfig":
         if self.folds and len(self.folds) < 3:
             raise ValueError(f"folds needs at least 3 names (test, validation, training), got {self.folds}")
+        if not self.folds and not self.train:
+            raise ValueError("train needs at least one sub-folder, got none")
         splits = {"folds": self.folds} if self.folds else {"train": self.train, "valid": self.valid, "test": self.test}
         for name, folders in splits.items():
             check_distinct(name, [os.path.normpath(folder) for folder in folders], "its rows would be read twice")

@@ -15,8 +15,8 @@ from torch.distributed.run import parse_args, run
 
 def main(arguments: list[str]) -> int:
     """The exit code of the first rank that failed, 128 + the signal's number if one ended it; 0 if all went well."""
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    logging.getLogger("torch.distributed.run").setLevel(logging.CRITICAL)
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # each has a level of its own
     try:
         run(parse_args(arguments))
     except ChildFailedError as error:

@@ -79,6 +79,7 @@ def test_a_wrong_override_says_which(tmp_path: Path, override: str, message: str
         ({"model": {"longer": {"queries": "oldest"}}}, "model.longer.queries: .*'recent'.*, got 'oldest'"),
         ({"optim": {"lr": "fast"}}, "optim.lr: .*valid number.*, got 'fast'"),
         ({"data": {}}, "data.path: Field required$"),
+        ({"data": {"path": "x", "train": []}}, "data: train needs at least one sub-folder, got none"),
         ({"data": {"path": "x", "folds": ["a", "b"]}}, r"data: folds needs at least 3 names .*, got \['a', 'b'\]"),
         ({"model": {"longer": {"heads": 5}}}, r"model: longer.heads=5 must divide the merged width .* = 128"),
         ({"model": {"tokens": {"width": 6}, "longer": {"merge": 1, "heads": 2, "rotary": True}}}, "even head size, got 6 / 2"),

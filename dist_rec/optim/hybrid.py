@@ -200,6 +200,12 @@ class HybridOptimizer(Resumable):
     def init_state(self, sparse_grad_parameter_names: set[str] | None = None) -> None:
         """Nothing: the state dict has the same keys at any time. TorchRec's own would make a step."""
 
+    def add_param_group(self, param_group: Any) -> None:
+        """Torch's way, which has no names: raises NotImplementedError."""
+        raise NotImplementedError(
+            "HybridOptimizer keeps everything by parameter name; expected add_parameters({name: parameter}, **options)"
+        )
+
     def add_parameters(self, parameters: Mapping[str, nn.Parameter], *, optimizer: int = 0, **options: Any) -> None:
         """Parameters that joined the model later, by name, as a new group with `options` of the dense optimizer (of several,
         `optimizer` says which). Between steps, on all ranks alike; under DDP, which does not know them, only with `delayed`."""

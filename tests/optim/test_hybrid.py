@@ -84,6 +84,12 @@ def test_parameters_may_join_later() -> None:
     assert optimizer.param_groups[1]["lr"] == pytest.approx(0.5 * lr_factor(1)) and "new" in optimizer.params
 
 
+def test_torchs_way_of_adding_says_the_right_one() -> None:
+    _, optimizer = start(Run("sgd"))
+    with pytest.raises(NotImplementedError, match="expected add_parameters"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+
+
 def test_half_way_through_an_accumulation_nothing_is_saved_or_switched() -> None:
     net, optimizer = start(Run("sgd", accumulation=3))
     net(0, 0).backward()
