@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakMethod
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -39,7 +40,9 @@ class Arriving(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        # Python's uses have been answered above; what comes here is autograd, which adds another gradient.
+        # Most uses have been answered above. Inside a backward it is autograd that comes here, to add another gradient.
+        if torch._C._current_graph_task_id() == -1:
+            return func(*tree_map_only(Arriving, _arrived, args), **tree_map_only(Arriving, _arrived, kwargs or {}))
         name = next(value._name for value in args if isinstance(value, Arriving))
         raise RuntimeError(f"{name} {SECOND_GRADIENT}")
 

@@ -83,6 +83,8 @@ class DelayedAllReduce:
         self._errors: dict[int, Tensor] = {}  # by bucket: what compression has withheld so far
         self._idle: set[str] = set()  # without a gradient on any rank, when last heard
         self._flight: Flight | None = None
+        self._dropped: list[Flight] = []  # on their way, and nobody waits for them
+        self.held = False  # the means stand in `p.grad`, for the job to look at until the step
         self._side: torch.cuda.Stream | None = None  # follows the collectives
         weakref.finalize(self, _remove, self._hooks)
         self.active = True  # False: the next backward is not the last of its step
@@ -141,9 +143,13 @@ class DelayedAllReduce:
         """The backward has this parameter's gradient."""
         if parameter.grad is not None and parameter.grad.layout != torch.strided:
             raise ValueError(f"{name}: its gradient is sparse, expected dense; build the embedding with sparse=False")
+        if self.held or (self._flight is not None and self.active and name in self._flight.complete):
+            # Unless the job has cleared all others in its own way, as `zero_grad` of a module does.
+            if any(p.grad is not None for other, p in self.parameters.items() if other != name):
+                raise RuntimeError(f"{name} {SECOND_GRADIENT}")
+            self.held = False
+            self.abandon(keep=name)
         flight = self._open()
-        if self.active and name in flight.complete:
-            raise RuntimeError(f"{name} {SECOND_GRADIENT}")
         flight.fired.add(name)
         if not self.active:
             return
@@ -185,18 +191,14 @@ class DelayedAllReduce:
         return set() if self._flight is None else self._flight.stood_in
 
     def replaced(self) -> dict[str, Tensor | None]:
-        """What somebody has put into `p.grad` in the place of a stand-in, without a look at it. All of them gone, as
-        `zero_grad` leaves it, counts for nothing."""
-        found = {
-            name: self.parameters[name].grad
-            for name in self.standing_in
-            if self.parameters[name].grad is not self._stand_ins[name]
-        }
-        return found if found.keys() != self.standing_in or any(g is not None for g in found.values()) else {}
+        """What somebody has put into `p.grad` in the place of a stand-in, without a look at it."""
+        grads = {name: self.parameters[name].grad for name in self.standing_in}
+        return {name: grad for name, grad in grads.items() if grad is not self._stand_ins[name]}
 
     def _refuse(self, name: str) -> Tensor:
         raise RuntimeError(f"{name}: its gradient is on its way; expected its use after start() and wait()")
 
+    @torch.no_grad()
     def _send(self, flight: "Flight", index: int) -> None:
         """A bucket leaves, with zeros where this rank has no gradient."""
         bucket = flight.buckets[index]
@@ -227,22 +229,44 @@ class DelayedAllReduce:
         flight.taken.clear()
         for parameter in self.parameters.values():
             parameter.grad = None
-        flight.leave(self.parameters, self._side, self._host_group if self._world_size > 1 else None)
+        self._leave(flight)
         return flight
 
     def land(self, flight: "Flight") -> dict[str, Tensor]:
         """`flight.wait()`, and hears which parameters are idle; every rank lands the same flights between the same steps."""
+        for dropped in self._dropped:
+            dropped.wait()
+            dropped.release()
+        self._dropped = []
         means = flight.wait()
         self._idle = flight.names.keys() - means.keys()
         return means
 
-    def abandon(self) -> None:
-        """Forgets gradients of a backward that will have no step, where no other rank can be waiting for them."""
-        if self._world_size == 1 and self._flight is not None:
-            for name in self._flight.stood_in:
-                self.parameters[name].grad = None
-            self._flight.release()
-            self._flight = None
+    def abandon(self, keep: str = "") -> None:
+        """Forgets gradients of a backward that will have no step, but for one that has just come (`keep`). On every rank alike:
+        what has left is waited for elsewhere, so the rest follows, marked as dropped."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return
+        for name in flight.stood_in - {keep}:
+            self.parameters[name].grad = None
+        if self._world_size == 1:
+            flight.release()
+            return
+        flight.dropped = True
+        flight.taken.clear()
+        fresh = self.parameters[keep].grad if keep else None
+        if keep:
+            self.parameters[keep].grad = None
+        while flight.left:
+            self._send(flight, flight.left.pop(0))
+        if keep:
+            self.parameters[keep].grad = fresh
+        self._leave(flight)
+        self._dropped.append(flight)
+
+    def _leave(self, flight: "Flight") -> None:
+        flight.leave(self.parameters, self._side, self._host_group if self._world_size > 1 else None)
 
     def withheld(self) -> dict[str, Tensor]:
         """What compression withholds, added up over the ranks, by parameter (zeros where it never rounded). From now
@@ -281,6 +305,7 @@ class Flight:
         self.complete: set[str] = set()
         self.taken: dict[str, Tensor] = {}  # gradients of buckets that wait for others
         self.stood_in: set[str] = set()
+        self.dropped = False
         self.backwards: list[int] = []  # autograd's numbers of this step's backwards, an inner one after the one around it
         self.names: dict[str, None] = {}  # in the order of the parameters
         self._landed: torch.Event | None = None
@@ -290,7 +315,8 @@ class Flight:
     def leave(self, names: Iterable[str], side: "torch.cuda.Stream | None", host_group: dist.ProcessGroup | None) -> None:
         """All buckets are on their way: sends the flags after them and, on a GPU, queues what has to follow the collectives."""
         self.names = dict.fromkeys(name for name in names if name in self.present)
-        self._flags = torch.tensor([self.present[name] for name in self.names], dtype=torch.int32)
+        here = [self.present[name] and not self.dropped for name in self.names]
+        self._flags = torch.tensor([*here, self.dropped, not self.dropped], dtype=torch.int32)
         self._flag_work = _all_reduce(self._flags, host_group) if host_group is not None else None
         if side is None:
             return
@@ -321,7 +347,13 @@ class Flight:
                 self._means = self._views()
             if self._flag_work is not None:
                 self._flag_work.wait()
-        return {name: self._means[name] for name, flag in zip(self.names, self._flags.tolist(), strict=True) if flag > 0}
+        *flags, dropped, kept = self._flags.tolist()
+        if dropped and kept:
+            raise RuntimeError(
+                f"zero_grad() between backward() and step() on {dropped} of {dropped + kept} ranks: a gradient is dropped by "
+                "all ranks or by none; expected all of them to call it"
+            )
+        return {name: self._means[name] for name, flag in zip(self.names, flags, strict=True) if flag > 0}
 
     def norm(self) -> Tensor:
         """Norm of all mean gradients, after `wait`."""
@@ -356,7 +388,8 @@ class Pending:
     scale: float
     computed_at: dict[str, Tensor] = field(default_factory=dict)
     landed: dict[str, Tensor] | None = None
-    shown: Shown | None = None  # unscaled, in `p.grad`, where the job may have changed them
+    shown: Shown | None = None  # in `p.grad`, where the job may have changed them
+    unscaled: bool = False
 
     def norm(self, names: Iterable[str]) -> Tensor:
         """Of a gradient that has landed, all parameters together."""

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from torch.profiler import record_function
 from torchrec.optim.keyed import KeyedOptimizer
@@ -46,7 +47,8 @@ class HybridOptimizer(Resumable):
     `delayed` that of the step before (zeros in the first late step). It may be read, clipped and changed there as ever, on all
     ranks alike; whoever looks waits for it. What `flush()` applies has had no such moment: `show_in_flight()` gives it one. A
     tool that reads `p.grad` of a parameter that has a gradient on other ranks only is told so by an error, and so is a hook
-    that reads it inside the backward.
+    that reads it inside the backward. With `sync` under DDP, `p.grad` is DDP's: the sum of accumulated batches, and scaled
+    where the loss is; `clip_norm` clips the mean there, too.
 
     Args:
         dmp: the sharded model, or any module.
@@ -117,6 +119,7 @@ class HybridOptimizer(Resumable):
                 "follow the scale; expected bf16 without a scaler, or tables without fused optimizers"
             )
         own = dict(in_backward_optimizer_filter(dmp.named_parameters()))
+        _check_modules(dmp)
         _check_whole(own)
         self._frozen = {name: p for name, p in own.items() if not p.requires_grad}
         self._dense = DenseOptimizers({name: p for name, p in own.items() if p.requires_grad}, dense, param_groups)
@@ -141,6 +144,7 @@ class HybridOptimizer(Resumable):
         self._beside = Beside()
         self._in_flight: Pending | None = None
         self._changed_by_job = False  # somebody changes `p.grad` before step()
+        self._fillers: dict[str, Tensor] = {}  # zeros in `p.grad` for the job to look at
         self._looked_at: Pending | None = None  # this step's gradient, on its way early because the job looked at `p.grad`
         self.steps = self.applied = self.skipped = 0
         self.grad_norm: Tensor | None = None
@@ -212,6 +216,7 @@ class HybridOptimizer(Resumable):
         self._check_between_steps("add_parameters")
         if self._reduce is None:
             raise ValueError("add_parameters: DDP reduces the gradients and does not know new parameters; expected delayed")
+        _check_whole(parameters)
         self._reduce.check_free(parameters)
         at = self._dense.add(parameters, options, optimizer)  # which also makes them `self._parameters`
         self._reduce.add(parameters)
@@ -225,6 +230,7 @@ class HybridOptimizer(Resumable):
         if self._micro:
             return  # gradients are being added up
         if self._reduce is not None:
+            self._forget_look()
             self._reduce.abandon()
         for parameter in self._parameters.values():
             keep = not set_to_none and parameter.grad is not None and not isinstance(parameter.grad, Arriving)
@@ -256,68 +262,91 @@ class HybridOptimizer(Resumable):
                 gradient /= self._accumulation
             self._apply(Pending(None, self._loss_scale.scale, landed=found), late=False)
             return
+        self._loss_scale.check_left_alone(self)
         if replaced := self._reduce.replaced():
             self._look(self.steps)
             for name, gradient in replaced.items():
                 self._parameters[name].grad = gradient
+        if not self._reduce.held:
+            self._forget_look()
         started = self._looked_at or Pending(self._reduce.start(), self._loss_scale.scale)
-        self._looked_at = None
+        self._looked_at, self._reduce.held = None, False
         if self._in_time(self.steps):
             self._flush()
             self._apply(started, late=False)
-            return
-        if self._correction.needs_weights:
-            started.computed_at = {name: p.detach().clone() for name, p in self._parameters.items()}
-        self._flush()
-        self._in_flight = started
+        else:
+            if self._correction.needs_weights:
+                started.computed_at = {name: p.detach().clone() for name, p in self._parameters.items()}
+            self._flush()
+            self._in_flight = started
+        for name in self._fillers:
+            self._parameters[name].grad = None
+        self._fillers = {}
 
     def _in_time(self, step: int) -> bool:
         return self._dense_update == "sync" or step <= self._warmup
 
     def _bring(self, name: str) -> Tensor:
-        """What is meant by `p.grad` of a parameter now that somebody uses it; zeros where `step()` will apply nothing."""
+        """What is meant by `p.grad` of a parameter now that somebody uses it."""
         if torch._C._current_graph_task_id() != -1:
             raise RuntimeError(
                 f"{name}: its p.grad was read inside the backward, where its gradient is on its way already; expected it to be "
                 "read after the backward, or by a hook that was registered before this optimizer was made"
             )
         self._look(self.steps + 1)
-        parameter = self._parameters[name]
-        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        gradient = self._parameters[name].grad
+        # None: somebody has cleared it since, and still holds the stand-in.
+        return torch.zeros_like(self._parameters[name]) if gradient is None else gradient
 
     def _look(self, step: int) -> None:
         """Sends this step's gradient and puts into `p.grad` what the step will apply."""
-        if self._looked_at is not None:
-            return
         assert self._reduce is not None, "stand-ins are its"
+        if self._looked_at is not None and self._reduce.held:
+            return
+        self._forget_look()
         here = self._reduce.standing_in
         self._looked_at = started = Pending(self._reduce.start(), self._loss_scale.scale)
         if self._in_time(step):
             self._flush()
         self._show(started if self._in_time(step) else self._in_flight, here)
 
+    def _forget_look(self) -> None:
+        """What was sent early for a step that did not come; a gradient in flight stays in flight."""
+        if self._looked_at is not None and self._looked_at.flight is not None and self._reduce is not None:
+            self._land(self._looked_at)
+            self._looked_at.flight.release()
+        if self._in_flight is not None:
+            self._in_flight.shown = None
+        self._looked_at, self._fillers = None, {}
+        if self._reduce is not None:
+            self._reduce.held = False
+
     def show_in_flight(self) -> None:
         """Puts the gradient in flight, if there is one, into `p.grad`, to be clipped or changed before `flush()` applies it."""
         self._check_between_steps("show_in_flight")
-        self._show(self._in_flight, set(self._parameters))
+        if self._in_flight is not None:
+            self._show(self._in_flight, self._land(self._in_flight))
 
     def _show(self, applied: Pending | None, here: Collection[str]) -> None:
-        """Into `p.grad`; an error if there is more than the job can know of, which has looked for gradients of `here`."""
-        if applied is None or applied.shown is not None:
-            return
-        gradients = self._land(applied)
+        """Into `p.grad`; zeros where the job, which has gradients of `here`, would look for one and nothing will be applied.
+        An error if there is more than it can know of."""
+        assert self._reduce is not None, "without it everything is in `p.grad` as it is"
+        gradients = {} if applied is None else self._land(applied)
         if elsewhere := gradients.keys() - set(here):
             raise RuntimeError(
                 f"{min(elsewhere)} has a gradient of other ranks or of the step before, and none of this rank's backward, so "
                 "that a tool that reads p.grad cannot see it; expected clip_norm in the place of the job's own clipping, or a "
                 "gradient of every parameter on every rank"
             )
-        if applied.scale != 1.0:
+        if applied is not None and applied.scale != 1.0 and not applied.unscaled:
             for gradient in gradients.values():
                 gradient *= 1.0 / applied.scale
-        for name, gradient in gradients.items():
+        self._fillers = {name: torch.zeros_like(self._parameters[name]) for name in here if name not in gradients}
+        for name, gradient in {**gradients, **self._fillers}.items():
             self._parameters[name].grad = gradient
-        applied.shown = Shown.of(gradients)
+        self._reduce.held = True
+        if applied is not None:
+            applied.shown, applied.unscaled = Shown.of(gradients), True
 
     def _check_frozen(self) -> None:
         if thawed := [name for name, p in self._frozen.items() if p.requires_grad]:
@@ -342,6 +371,8 @@ class HybridOptimizer(Resumable):
         if self._in_flight is None:
             return
         in_flight, self._in_flight = self._in_flight, None
+        if self._reduce is not None and in_flight.shown is not None and self._looked_at is None:
+            self._reduce.held = False  # shown for this
         # Of a step or an accumulation that goes on; what is in `p.grad` to be looked at is applied now.
         unfinished = {name: p.grad for name, p in self._parameters.items()} if in_flight.shown is None else {}
         self._apply(in_flight, late=True)
@@ -350,23 +381,23 @@ class HybridOptimizer(Resumable):
 
     def _apply(self, arrived: Pending, *, late: bool) -> None:
         """One dense update; none without a gradient, so that schedules count updates and not steps."""
-        gradients, changed = self._land(arrived), False
+        gradients = self._land(arrived)
         if arrived.shown is not None:
-            gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
-            changed = arrived.shown.changed(gradients)
-            self._changed_by_job |= changed
+            fillers = self._fillers
+            gradients = {n: p.grad for n, p in self._parameters.items() if p.grad is not None and p.grad is not fillers.get(n)}
+            self._changed_by_job |= arrived.shown.changed(gradients)
         with record_function("dense update: apply"):
             norm, finite = None, True
             if gradients and (self._clip_norm is not None or self._skip_nonfinite):
-                if changed:
+                if arrived.shown is not None:  # anew, since not every change can be seen
                     norm = total_norm(self._parameters, gradients)
                     finite = not self._skip_nonfinite or bool(norm.isfinite())
                 else:
                     scaled = arrived.norm(self._parameters)
                     finite = not self._skip_nonfinite or arrived.is_finite(scaled)
-                    norm = scaled / arrived.scale
+                    norm = scaled / (1.0 if arrived.unscaled else arrived.scale)
             if gradients and finite:
-                scale = arrived.scale if arrived.shown is None else 1.0
+                scale = 1.0 if arrived.unscaled else arrived.scale
                 self._update(gradients, norm, arrived.computed_at, scale, late)
             else:
                 self._correction.forget()
@@ -422,6 +453,16 @@ def _check_whole(parameters: Mapping[str, Tensor]) -> None:
             raise ValueError(
                 f"{name} is a DTensor, spread over ranks by fully_shard (FSDP) or tensor parallelism, which reduce its "
                 "gradient themselves; expected dense parameters that every rank holds whole, as plain or DDP modules have them"
+            )
+
+
+def _check_modules(model: nn.Module) -> None:
+    """Raises ValueError for parts whose gradients somebody else reduces, in a way that is not seen at the parameters."""
+    for name, module in model.named_modules():
+        if isinstance(module, FullyShardedDataParallel):
+            raise ValueError(
+                f"{name or 'the model'} is a FullyShardedDataParallel (FSDP), which spreads parameters over ranks and reduces "
+                "their gradients itself; expected dense parameters that every rank holds whole, as plain or DDP modules have"
             )
 
 

@@ -1,5 +1,6 @@
 """Dynamic loss scaling for gradients that are looked at one step after the loss was scaled."""
 
+import torch
 from torch.amp import GradScaler
 
 
@@ -27,6 +28,15 @@ class LossScale:
         elif self.good == self._scaler.get_growth_interval():
             self._set(self.scale * self._scaler.get_growth_factor())
             self.good = 0
+
+    def check_left_alone(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raises RuntimeError if the job has unscaled what is unscaled already."""
+        states = getattr(self._scaler, "_per_optimizer_states", {})
+        if id(optimizer) in states and states[id(optimizer)]["stage"].name == "UNSCALED":
+            raise RuntimeError(
+                "scaler.unscale_(optimizer) was called, and HybridOptimizer, which has the scaler, shows gradients unscaled in "
+                "p.grad; expected neither unscale_ nor scaler.step and scaler.update"
+            )
 
     @property
     def is_enabled(self) -> bool:

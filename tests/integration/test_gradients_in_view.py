@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 import warnings
 import weakref
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def trajectory(run: Run, tool: Tool | None, *, wrapped: bool = False, **options:
             tool(net)
         around.step()
         weights += [flat(net)] * last
-    if tool is not None:
+    if tool is not None and run.update == "delayed":
         optimizer.show_in_flight()
         tool(net)
     optimizer.flush()
@@ -114,6 +115,118 @@ def test_what_is_put_there_without_a_look_is_applied(update: Any) -> None:
         if batch == 1:
             torch.testing.assert_close(flat(net), flat(before) - 0.1)
     assert torch.equal(net.mlp[0].weight, before.mlp[0].weight) and not torch.equal(net.mlp[2].weight, before.mlp[2].weight)
+
+
+TOOLS: dict[str, Tool] = {
+    "norm": lambda net: [p.grad.norm() for p in net.parameters()],
+    "in place": lambda net: [p.grad.mul_(1.0) for p in net.parameters()],
+    "data": lambda net: [p.grad.data.abs().max() for p in net.parameters()],
+    "indexing": lambda net: [p.grad.flatten()[0].item() for p in net.parameters()],
+    "vector": lambda net: nn.utils.parameters_to_vector([p.grad for p in net.parameters()]),
+    "foreach": lambda net: torch._foreach_norm([p.grad for p in net.parameters()]),
+    "value": lambda net: nn.utils.clip_grad_value_(net.parameters(), 1e9),
+    "aten": lambda net: [torch.ops.aten.sum(p.grad) for p in net.parameters()],
+    "numpy": lambda net: [p.grad.numpy().sum() for p in net.parameters()],
+    "no step for it": lambda net: [torch.func.vmap(torch.sum)(p.grad) for p in net.parameters() if p.ndim == 2],
+}
+
+
+@pytest.mark.parametrize(
+    "run", [Run("adamw", clip=None), Run("adamw", "delayed", 2, clip=None), Run("adamw", "sync", clip=None)]
+)
+@pytest.mark.parametrize("tool", TOOLS)
+def test_every_tool_may_look_in_every_step(tool: str, run: Run) -> None:
+    looked, plain = trajectory(run, TOOLS[tool]), trajectory(run, None)
+    assert all(torch.equal(a, b) for a, b in zip(looked, plain, strict=True))
+
+
+def _without_bad_steps(update: Any, warmup: int, drop: str) -> tuple[Tensor, Tensor]:
+    """Ten batches of which every third is bad: looked at and left out in some way; and the same without them."""
+    weights = []
+    for left_out in (True, False):
+        net, optimizer = start(Run("adamw", update, warmup, clip=None, wrap="none"), seed=0)
+        for batch in range(10):
+            bad = batch % 3 == 1
+            if bad and not left_out:
+                continue
+            optimizer.zero_grad()
+            net(batch, this_rank()).backward()
+            if bad:
+                if "look" in drop:
+                    clip(net)
+                if "zero_grad" in drop:
+                    optimizer.zero_grad()
+                if "module" in drop:
+                    net.zero_grad()
+                if "again" in drop:
+                    net(batch + 1, this_rank()).backward()
+                    optimizer.zero_grad()
+                continue
+            optimizer.step()
+        optimizer.flush()
+        optimizer.close()
+        weights.append(flat(net))
+    return weights[0], weights[1]
+
+
+DROPS = ["", "look", "zero_grad", "look, zero_grad", "module", "look, module", "zero_grad, again", "look, module, again"]
+
+
+def _dropped() -> list[str]:
+    found = []
+    for (update, warmup), drop in itertools.product((("sync", 0), ("delayed", 0), ("delayed", 4)), DROPS):
+        mine, expected = _without_bad_steps(update, warmup, drop)
+        if not torch.allclose(mine, expected, rtol=0, atol=1e-15 if "look" not in drop or update == "sync" else 1.0):
+            found.append(f"{update}, {warmup}, {drop!r}: {float((mine - expected).abs().max())}")
+    return found
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_backward_without_a_step_leaves_no_trace(world_size: int) -> None:
+    """A late gradient that was clipped when it was looked at stays clipped; everything else is as if the batch had not been."""
+    for wrong in run_ranks(_dropped, world_size):
+        assert not wrong, "\n".join(wrong)
+
+
+def _one_rank_drops() -> str:
+    net, optimizer = start(Run("sgd", "sync", clip=None))
+    net(0, this_rank()).backward()
+    if dist.get_rank() == 1:
+        optimizer.zero_grad()
+    try:
+        optimizer.step()
+        optimizer.zero_grad()
+        net(1, this_rank()).backward()
+        optimizer.step()
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+def test_one_rank_alone_cannot_drop_a_gradient() -> None:
+    assert all("on 1 of 2 ranks" in said for said in run_ranks(_one_rank_drops, 2))
+
+
+def test_a_module_cleared_before_the_step_applies_nothing() -> None:
+    for clear in (lambda net: net.zero_grad(), lambda net: [setattr(p, "grad", None) for p in net.parameters()]):
+        net, optimizer = start(Run("sgd", "sync", clip=None))
+        before = flat(net)
+        net(0, 0).backward()
+        clear(net)
+        optimizer.step()
+        assert torch.equal(flat(net), before) and optimizer.applied == 0
+
+
+def test_gradients_of_gradients_and_a_scaler_that_unscales_twice() -> None:
+    net, optimizer = start(Run("sgd", "sync", clip=None))
+    net(0, 0).backward(create_graph=True)
+    optimizer.step()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    net, optimizer = start(Run("sgd", "sync", clip=None), grad_scaler=scaler)
+    scaler.scale(net(0, 0)).backward()
+    scaler.unscale_(optimizer)
+    with pytest.raises(RuntimeError, match=r"shows gradients unscaled.*expected neither unscale_"):
+        optimizer.step()
 
 
 def test_a_flush_that_no_tool_has_seen_is_told() -> None:
