@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 Tree = dict[str, Any]
 ALWAYS = ("dense", "fused", "in_flight", "counters", "scales", "rates")
@@ -144,7 +145,7 @@ def rates_of_groups(groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str
 
 
 def is_stock(state: Mapping[str, Any]) -> bool:
-    """Whether it is the state of TorchRec's `KeyedOptimizer`s."""
+    """Whether it is the state of TorchRec's `KeyedOptimizer`s, or of a torch optimizer."""
     return "state" in state and "dense" not in state
 
 
@@ -153,17 +154,30 @@ def to_stock(tree: Tree) -> dict[str, Any]:
 
 
 def from_stock(state: Mapping[str, Any], own: Tree) -> Tree:
-    """A tree of the states of TorchRec's optimizers: nothing in flight, counters at zero. Raises ValueError for missing ones.
+    """A tree of the states of TorchRec's optimizers: nothing in flight, counters at zero.
+
+    Raises ValueError for names that are missing or unknown.
 
     `own`: the tree of the optimizer that is to go on.
     """
-    saved = state["state"]
-    if missing := [name for name in own["fused"].get("state", {}) if name not in saved]:
+    saved, fused, dense = state["state"], own["fused"].get("state", {}), own["dense"]["state"]
+    if not isinstance(saved, Mapping) or not all(isinstance(name, str) for name in saved):
+        raise ValueError(
+            "expected a state by parameter name, as TorchRec's KeyedOptimizer has it, got that of a torch optimizer, by "
+            "number; wrap that optimizer in KeyedOptimizerWrapper before it is saved"
+        )
+    if missing := [name for name in fused if name not in saved]:
         raise ValueError(f"the state has nothing of the fused optimizer of {', '.join(missing[:3])}; it has {_some(saved)}")
-    exists = {name: {"exists": torch.tensor(bool(saved.get(name)))} for name in own["dense"]["state"]}
+    if unknown := [name for name in saved if name not in {**fused, **dense, **own.get("beside", {})}]:
+        raise ValueError(f"the state is of other parameters: {', '.join(unknown[:3])} unknown here; here are {_some(dense)}")
+    if dense and not fused and not any(saved.get(name) for name in dense):
+        raise ValueError("the state has nothing of any parameter; expected one that was saved after a step")
     return {
-        "dense": {"state": {n: saved.get(n) or like for n, like in own["dense"]["state"].items()}, "exists": exists},
-        "fused": {"state": {name: saved[name] for name in own["fused"].get("state", {})}} if own["fused"] else {},
+        "dense": {
+            "state": {name: saved.get(name) or like for name, like in dense.items()},
+            "exists": {name: {"exists": torch.tensor(bool(saved.get(name)))} for name in dense},
+        },
+        "fused": {"state": {name: saved[name] for name in fused}} if own["fused"] else {},
         "in_flight": {
             name: {"value": torch.zeros_like(gap["value"]), "there": torch.tensor(False)}
             for name, gap in own["in_flight"].items()
@@ -172,46 +186,56 @@ def from_stock(state: Mapping[str, Any], own: Tree) -> Tree:
         "beside": {name: saved.get(name) or like for name, like in own.get("beside", {}).items()},
         "counters": torch.zeros_like(own["counters"]),
         "scales": own["scales"],
-    } | {part: {} for part in BY_NAME if part in own and part not in ALWAYS}
+    } | {part: own[part] for part in ("last", "computed_at") if part in own}
 
 
 def check_tree(tree: Mapping[str, Any], own: Tree) -> None:
-    """Raises ValueError unless `tree` fits an optimizer whose own tree is `own`: parts, names, states and shapes."""
+    """Raises ValueError unless `tree` fits an optimizer whose own tree is `own`: parts, names, states, types and shapes."""
     if missing := [part for part in ALWAYS if part not in tree]:
         raise ValueError(
             f"expected the state_dict of a HybridOptimizer, or of TorchRec's KeyedOptimizer, got {_some(tree)}; there is no "
             f"{', '.join(missing)}"
         )
-    if differing := tree["in_flight"].keys() ^ own["in_flight"].keys():
-        raise ValueError(f"the state is of other parameters: {', '.join(sorted(differing)[:3])} in one of the two only")
-    for name, gap in own["in_flight"].items():
-        _check_shape(name, tree["in_flight"][name]["value"], gap["value"])
+    _check_like("of other parameters", "in_flight", tree["in_flight"], own["in_flight"])
+    for part in ("counters", "scales", "rates"):
+        _check_like("damaged", part, tree[part], own[part])
+    for part in ("last", "computed_at"):
+        if part in own and part not in tree:
+            raise ValueError(f"the state is of another staleness: it has no {part!r}, which this optimizer's correction needs")
+        if part in own:
+            _check_like("damaged", part, tree[part], own[part])
+    if tree.get("withheld"):
+        _check_like("damaged", "withheld", tree["withheld"], {name: gap["value"] for name, gap in own["in_flight"].items()})
+    _check_like("damaged", "dense.exists", tree["dense"]["exists"], own["dense"]["exists"])
     for name, mine in own["dense"]["state"].items():
-        if not tree["dense"]["exists"][name]["exists"]:
-            continue
-        theirs = tree["dense"]["state"][name]
-        if differing := theirs.keys() ^ mine.keys():
-            raise ValueError(
-                f"the state is of another dense optimizer: for {name} it keeps {_some(theirs)}, this one {_some(mine)}; "
-                f"differing: {', '.join(sorted(differing))}"
-            )
-        for key, value in mine.items():
-            _check_shape(f"{key} of {name}", theirs[key], value)
-    if differing := tree.get("beside", {}).keys() ^ own.get("beside", {}).keys():
-        raise ValueError(f"the state is of another optimizer around this one: {', '.join(differing)} in one of the two only")
-    fused, mine = tree["fused"].get("state", {}), own["fused"].get("state", {})
-    if differing := fused.keys() ^ mine.keys():
-        raise ValueError(f"the state is of other tables: {', '.join(sorted(differing)[:3])} in one of the two only")
-    for name, kept in mine.items():
-        if differing := fused[name].keys() ^ kept.keys():
-            raise ValueError(
-                f"the state is of another fused optimizer: of {name}, {', '.join(sorted(differing))} in one of the two only"
-            )
+        if tree["dense"]["exists"][name]["exists"]:
+            _check_like("of another dense optimizer", name, tree["dense"]["state"].get(name), mine)
+    _check_like("of another optimizer around this one", "beside", tree.get("beside", {}), own.get("beside", {}))
+    _check_like("of other tables", "fused", tree["fused"].get("state", {}), own["fused"].get("state", {}))
 
 
-def _check_shape(what: str, found: Tensor, expected: Tensor) -> None:
-    if found.shape != expected.shape:
-        raise ValueError(f"the state has {what} of shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
+def _check_like(kind: str, what: str, found: Any, expected: Any) -> None:
+    """Raises ValueError unless `found` has the keys, types and shapes of `expected`, at every depth."""
+    if isinstance(expected, Mapping):
+        if not isinstance(found, Mapping):
+            raise ValueError(f"the state is {kind}: expected {what} by name, got {type(found).__name__}")
+        if differing := found.keys() ^ expected.keys():
+            raise ValueError(
+                f"the state is {kind}: {', '.join(sorted(map(str, differing))[:3])} of {what} in one of the two only; saved "
+                f"were {_some(found)}, here are {_some(expected)}"
+            )
+        for key, value in expected.items():
+            _check_like(kind, f"{what}.{key}", found[key], value)
+    elif isinstance(expected, Tensor):
+        if type(found) is not type(expected) and not (isinstance(found, Tensor) and isinstance(expected, Tensor)):
+            raise ValueError(f"the state is {kind}: expected a {type(expected).__name__} as {what}, got {type(found).__name__}")
+        if _size(found) != _size(expected):
+            raise ValueError(f"the state is {kind}: {what} has the shape {_size(found)}, expected {_size(expected)}")
+
+
+def _size(tensor: Tensor) -> tuple[int, ...]:
+    # Asked for its size, a ShardedTensor warns about itself.
+    return tuple(tensor.metadata().size if isinstance(tensor, ShardedTensor) else tensor.shape)
 
 
 def _some(names: Mapping[str, Any]) -> str:

@@ -167,7 +167,7 @@ def test_a_late_gradient_of_a_checkpoint_is_applied_before_the_first_synchronous
 def test_a_state_of_other_parameters_is_refused() -> None:
     _, optimizer = start(Run("sgd"))
     _, other = start(Run("sgd", extra=True))
-    with pytest.raises(ValueError, match="the state is of other parameters: extra in one of the two only"):
+    with pytest.raises(ValueError, match="the state is of other parameters: extra of in_flight in one of the two only"):
         optimizer.load_state_dict(other.state_dict())
 
 

@@ -124,11 +124,20 @@ def _other_tables(tree: dict[str, Any]) -> None:
     [
         (_without("in_flight"), r"expected the state_dict of a HybridOptimizer.*there is no in_flight"),
         (_without("counters"), r"there is no counters"),
-        (lambda tree: tree["in_flight"].pop("mlp.0.bias"), r"of other parameters: mlp.0.bias in one of the two only"),
-        (_other_shape, r"the state has mlp.0.bias of shape \(3,\), expected \(10,\)"),
-        (_other_state_shape, r"the state has exp_avg of mlp.0.bias of shape \(3,\), expected \(10,\)"),
-        (_other_optimizer, r"of another dense optimizer: for mlp.0.bias it keeps momentum_buffer, this one step, exp_avg"),
-        (_other_tables, r"of other tables: table in one of the two only"),
+        (
+            lambda tree: tree["in_flight"].pop("mlp.0.bias"),
+            r"of other parameters: mlp.0.bias of in_flight in one of the two only",
+        ),
+        (_other_shape, r"in_flight.mlp.0.bias.value has the shape \(3,\), expected \(10,\)"),
+        (_other_state_shape, r"mlp.0.bias.exp_avg has the shape \(3,\), expected \(10,\)"),
+        (_other_optimizer, r"of another dense optimizer.*saved were momentum_buffer, here are step, exp_avg"),
+        (_other_tables, r"of other tables: table of fused in one of the two only"),
+        (lambda tree: tree.update(counters=torch.zeros(2)), r"damaged: counters has the shape \(2,\)"),
+        (lambda tree: tree.update(scales=1.0), "damaged: expected a Tensor as scales, got float"),
+        (lambda tree: tree["rates"].pop("mlp.0.bias"), "damaged: mlp.0.bias of rates in one of the two only"),
+        (lambda tree: tree["in_flight"]["mlp.0.bias"].pop("there"), "there of in_flight.mlp.0.bias in one of the two only"),
+        (lambda tree: tree["dense"]["exists"].pop("mlp.0.bias"), "damaged: mlp.0.bias of dense.exists"),
+        (lambda tree: tree["dense"]["state"].pop("mlp.0.bias"), "of another dense optimizer: expected mlp.0.bias by name"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(spoil: Callable[..., Any], message: str) -> None:
@@ -155,3 +164,40 @@ def test_a_state_of_other_groups_loads_by_name() -> None:
     resumed.param_groups[0]["lr"] = 0.1
     with pytest.raises(ValueError, match="the state is of other parameter groups"):
         optimizer.load_state_dict(resumed.state_dict())
+
+
+@pytest.mark.parametrize("kept", ["none", "compensate"])
+@pytest.mark.parametrize("needed", ["extrapolate", "error_feedback", "compensate"])
+def test_a_correction_needs_its_history(kept: Any, needed: Any) -> None:
+    net, optimizer = start(Run("adamw", staleness=kept))
+    for step in (1, 2):
+        run_step(net, optimizer, step)
+    _, other = start(Run("adamw", staleness=needed))
+    if kept == needed:
+        other.load_state_dict(optimizer.state_dict())
+        return
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(ValueError, match="the state is of another staleness: it has no"):
+        other.load_state_dict(optimizer.state_dict())
+    assert _same(other.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda state: torch.optim.Adam([nn.Parameter(torch.zeros(2))]).state_dict() | {"state": {0: {}}}, "by number"),
+        (lambda state: {"state": {}}, "nothing of any parameter"),
+        (
+            lambda state: {"state": {f"module.{name}": of for name, of in state["state"].items()}},
+            "of other parameters: module.mlp",
+        ),
+        (lambda state: {"state": {**state["state"], "other": {}}}, "of other parameters: other unknown here"),
+    ],
+)
+def test_a_stock_state_of_something_else_is_refused(spoil: Callable[..., Any], message: str) -> None:
+    net, optimizer = start(Run("adamw", "sync"))
+    run_step(net, optimizer, 1)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(spoil(optimizer.stock_state_dict()))
+    assert _same(optimizer.state_dict(), before)
