@@ -2,19 +2,22 @@
 
 A **lane** is one (rank, slot); a rank with W workers has W slots. Every epoch, row groups in seeded order go one by one to the
 lane with the fewest rows. A slot has as many batches as the longest of its lanes on any rank. Steps take one batch of every
-slot in turn, as long as the slot has any: no step is without rows on all ranks. All ranks compute this from the Parquet
-footers alone, so they agree without communication.
+slot in turn, as long as the slot has any, so that some rank has rows. All ranks compute this from the Parquet footers alone,
+so they agree without communication.
 
 A DataLoader takes batches from its workers in turn, so step t of the run is made by worker t mod W, whatever its slot. As long
 as all slots have batches, a worker stays with one slot; when some have run out, or there are fewer row groups than lanes, the
 workers read the same row groups and take turns with their batches. Epochs have equally many steps: one that needs fewer than
-another cuts some of its batches in two.
+another cuts some of its batches in two. Only where no batch has two rows to cut, as with a batch size of 1, does a step stay
+without rows on all ranks.
+
+The order of the row groups repeats after `ORDERS` epochs (that of the rows does not), so a start takes no longer for more.
 """
 
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +25,8 @@ from numpy.typing import NDArray
 from dist_rec.data.files import RowGroup
 
 Ints = NDArray[np.int64]
+
+ORDERS = 1000  # epochs until the row groups come in the same order again
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,13 @@ class Plan:
     ) -> None:
         self.groups, self.world_size, self.workers = groups, world_size, workers
         self.batch_size, self.epochs, self.seed = batch_size, epochs, seed
-        self.epoch = lru_cache(maxsize=1)(self._epoch)
+        self._latest: tuple[int, Epoch] | None = None
 
     def assign(self, epoch: int) -> list[list[RowGroup]]:
         """Row groups of every lane in reading order. Lanes of slot 0 come first: they get rows first."""
         order = range(len(self.groups))
         if self.seed is not None:
-            order = generator(self.seed, epoch).permutation(len(self.groups)).tolist()
+            order = generator(self.seed, epoch % ORDERS).permutation(len(self.groups)).tolist()
         lanes: list[list[RowGroup]] = [[] for _ in range(self.world_size * self.workers)]
         heap = [(0, lane) for lane in range(len(lanes))]
         for index in order:
@@ -60,7 +65,8 @@ class Plan:
     @cached_property
     def steps(self) -> int:
         """Steps of every epoch: the most that any needs, so that schedules and resuming can count on one number."""
-        epochs = self.epochs if self.seed is not None else 1
+        alike = self.seed is None or len({group.rows for group in self.groups}) == 1
+        epochs = 1 if alike else min(self.epochs, ORDERS)
         return max(int(self._batches(self.assign(epoch)).max(axis=1).sum()) for epoch in range(epochs))
 
     @property
@@ -68,6 +74,12 @@ class Plan:
         """Which part of the ranks' batches in the first epoch has no rows."""
         batches = self._batches(self.assign(0))
         return 1 - float(batches.sum() / (self.world_size * batches.max(axis=1).sum()))
+
+    def epoch(self, epoch: int) -> Epoch:
+        """What the steps of an epoch read; the last one asked for is kept."""
+        if self._latest is None or self._latest[0] != epoch:
+            self._latest = (epoch, self._epoch(epoch))
+        return self._latest[1]
 
     def _epoch(self, epoch: int) -> Epoch:
         lanes = self.assign(epoch)

@@ -59,6 +59,7 @@ class RequestReader(IterableDataset):
                 "history would leave its early candidates without events"
             )
         self.row_groups = [group for folder in self.folders for group in row_groups(Path(folder), self.schema)]
+        self._plans: dict[int, Plan] = {}  # by workers; a process of a worker gets them with the reader
         self._emitted = 0
         self._resume_at = 0
         self._refused: ConfigError | None = None
@@ -74,14 +75,17 @@ class RequestReader(IterableDataset):
 
     def plan(self, workers: int) -> Plan:
         """What every step of the run reads with this many DataLoader workers (0 counts as 1)."""
-        return Plan(
-            self.row_groups,
-            world_size=self.world_size,
-            workers=max(1, workers),
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            seed=self.seed if self.shuffle_window else None,
-        )
+        workers = max(1, workers)
+        if workers not in self._plans:
+            self._plans[workers] = Plan(
+                self.row_groups,
+                world_size=self.world_size,
+                workers=workers,
+                batch_size=self.batch_size,
+                epochs=self.epochs,
+                seed=self.seed if self.shuffle_window else None,
+            )
+        return self._plans[workers]
 
     def __iter__(self) -> Iterator[Any]:
         """`PackedBatch`es; in a worker process a `Failure` at the end if they end by an error of the user's."""

@@ -1,12 +1,14 @@
-"""Which step reads what: every row once an epoch, no step without rows on all ranks."""
+"""Which step reads what: every row once an epoch, and rows on some rank in every step that can have any."""
 
+import pickle
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from dist_rec.data.files import RowGroup
-from dist_rec.data.plan import Plan
+from dist_rec.data.plan import ORDERS, Plan
 
 SIZES = {
     "one": [128],
@@ -88,3 +90,27 @@ def test_the_order_depends_on_the_seed_and_the_epoch() -> None:
 
     assert order(None, 0) == order(None, 1) == [*range(30)]
     assert order(1, 0) == order(1, 0) and len({tuple(order(*of)) for of in ((1, 0), (1, 1), (2, 0))}) == 3
+
+
+@pytest.mark.parametrize("sizes", [[8] * 24, [8] * 23 + [3]], ids=["equal", "uneven"])
+def test_a_start_takes_no_longer_for_many_epochs(sizes: list[int]) -> None:
+    begun = time.perf_counter()
+    plan = _plan(sizes, world_size=2, workers=3, epochs=10**9)
+    assert plan.steps == _plan(sizes, world_size=2, workers=3, epochs=ORDERS).steps
+    assert len(plan.epoch(10**9 - 1).count) == plan.steps
+    assert time.perf_counter() - begun < 5
+
+
+def test_row_groups_come_in_the_same_order_after_many_epochs() -> None:
+    plan = _plan(SIZES["uneven"], world_size=2, workers=1, epochs=3 * ORDERS)
+    assert plan.assign(7) == plan.assign(ORDERS + 7) != plan.assign(ORDERS + 8)
+
+
+def test_a_plan_travels_to_another_process_with_what_it_has_found() -> None:
+    plan = _plan(SIZES["uneven"], world_size=2, workers=2)
+    assert plan.steps and plan.epoch(2)
+    came = pickle.loads(pickle.dumps(plan))
+    assert "steps" in vars(came) and came.steps == plan.steps
+    for epoch in (2, 1):
+        assert came.epoch(epoch).lanes == plan.epoch(epoch).lanes
+        assert came.epoch(epoch).count.tolist() == plan.epoch(epoch).count.tolist()

@@ -223,3 +223,8 @@ def test_resumes_where_workers_share_row_groups(tmp_path: Path, workers: int) ->
         resumed = loader()
         resumed.load_state_dict(states[done - 1])
         assert all(_same(one, other) for one, other in zip(resumed, batches[done:], strict=True))
+
+
+def test_a_plan_is_made_once(dataset: Path) -> None:
+    reader = _reader(dataset)
+    assert reader.plan(0) is reader.plan(1) is not reader.plan(2)
