@@ -7,12 +7,21 @@ One class per part. Every field has a default to start from and a description th
 import codecs
 import difflib
 import os.path
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Precision = Literal["auto", "fp32", "bf16"]
 Global = Literal["candidate", "user", "cls"]
@@ -24,18 +33,56 @@ QueryInput = Literal["non_sequential", "candidate", "pools"]
 T = TypeVar("T", bound="Strict")
 
 
+def folder_name(path: str) -> str:
+    """The path with ~ as the home folder. Raises ValueError if no folder can have this name."""
+    if "\0" in path:
+        raise ValueError(f"expected a path without zero bytes, got {path!r}")
+    return os.path.expanduser(path)
+
+
+def _one_name(name: str) -> str:
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise ValueError(f"expected the name of one folder, without '/', got {name!r}")
+    return name
+
+
+Size = Annotated[int, Field(le=2**31 - 1)]
+Width = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Folder = Annotated[str, AfterValidator(folder_name)]
+
+
 class ConfigError(ValueError):
     """A recipe, an override or a schema is wrong; the message says which key, where, what was expected and what came."""
 
 
 class Strict(BaseModel):
-    """Base of every declared structure: unknown keys are errors, values do not change after creation."""
+    """Base of every declared structure: unknown keys are errors, numbers are finite, values do not change after creation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """What YAML reads as true or false would pass as 1 or 0."""
+        entries = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        kinds = set(_leaves(cls.model_fields[info.field_name or ""].annotation))
+        if kinds & {int, float} and bool not in kinds and (wrong := [entry for entry in entries if isinstance(entry, bool)]):
+            raise ValueError(f"expected a number, got {wrong[0]} (what yes, no, on and off are in YAML, too)")
+        return value
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The types that a field's annotation is made of."""
+    inner = get_args(annotation)
+    if not inner:
+        yield annotation
+    for part in inner:
+        yield from _leaves(part)
 
 
 class DataConfig(Strict):
-    path: str = Field(description="Folder with schema.yaml and one sub-folder of Parquet files per split.")
+    path: Folder = Field(description="Folder with schema.yaml and one sub-folder of Parquet files per split.")
     train: list[str] = Field(default=["train"], description="Sub-folders, with all below them, that form the training split.")
     valid: list[str] = Field(default=["valid"], description="Sub-folders that form the validation split; may be empty.")
     test: list[str] = Field(default=["test"], description="Sub-folders that form the test split; may be empty.")
@@ -44,11 +91,11 @@ class DataConfig(Strict):
         description="Cross-validation: fold i is the test split, fold i+1 (cyclic) the validation split, the rest train. "
         "Replaces train, valid and test.",
     )
-    batch_size: int = Field(default=64, ge=1, description="Requests per rank and step.")
-    eval_batch_size: int = Field(default=128, ge=1, description="Requests per rank and evaluation step.")
-    shuffle_window: int = Field(default=8192, ge=1, description="Requests that are shuffled among each other.")
-    workers: int = Field(default=1, ge=0, description="Reader processes per rank; 0 reads in the training process.")
-    max_length: int | None = Field(default=None, ge=1, description="Keep only the newest this many events of each sequence.")
+    batch_size: Size = Field(default=64, ge=1, description="Requests per rank and step.")
+    eval_batch_size: Size = Field(default=128, ge=1, description="Requests per rank and evaluation step.")
+    shuffle_window: Size = Field(default=8192, ge=1, description="Requests that are shuffled among each other.")
+    workers: Size = Field(default=1, ge=0, description="Reader processes per rank; 0 reads in the training process.")
+    max_length: Size | None = Field(default=None, ge=1, description="Keep only the newest this many events of each sequence.")
     dedup: bool = Field(
         default=True,
         description="Make tokens unique on the host, so that repeated ones are moved and looked up once; false to compare.",
@@ -79,27 +126,27 @@ class DataConfig(Strict):
 class TokenConfig(Strict):
     """Event tokens: `x_t = MLP([(e_t + p_t) ; tau(dt_t) ; dynamic fields])` (LONGER, section 3.4)."""
 
-    width: int = Field(default=32, ge=4, description="d: width of an event token before merging.")
-    hidden: int = Field(default=64, ge=4, description="Hidden width of the token MLP.")
+    width: Size = Field(default=32, ge=4, description="d: width of an event token before merging.")
+    hidden: Size = Field(default=64, ge=4, description="Hidden width of the token MLP.")
     position: Literal["recency", "absolute", "none"] = Field(
         default="recency",
         description="Learned position counted from the newest event (recency), from the oldest (absolute), or none.",
     )
-    max_positions: int = Field(
+    max_positions: Size = Field(
         default=2048, ge=1, description="Positions with their own embedding; farther events share the last one."
     )
-    time_buckets: int = Field(default=64, ge=2, description="Buckets of the time difference, two per doubling.")
-    time_dim: int = Field(default=8, ge=1, description="Width of the time-difference embedding tau.")
-    dynamic_dim: int = Field(default=8, ge=1, description="Width of the embedding of each dynamic field.")
+    time_buckets: Size = Field(default=64, ge=2, description="Buckets of the time difference, two per doubling.")
+    time_dim: Size = Field(default=8, ge=1, description="Width of the time-difference embedding tau.")
+    dynamic_dim: Size = Field(default=8, ge=1, description="Width of the embedding of each dynamic field.")
 
 
 class LongerConfig(Strict):
     """LONGER (arXiv 2505.04421). Defaults follow its published main model, scaled to a small machine where it is silent."""
 
-    merge: int = Field(default=4, ge=1, description="K: adjacent events merged into one token; merged width is K * d.")
+    merge: Size = Field(default=4, ge=1, description="K: adjacent events merged into one token; merged width is K * d.")
     inner_trans: bool = Field(default=True, description="A transformer block inside each merged group (InnerTrans).")
-    inner_heads: int = Field(default=2, ge=1, description="Heads of InnerTrans at width d.")
-    k: int = Field(default=32, ge=0, description="Query rows from the sequence, in merged tokens; 0 takes all of them.")
+    inner_heads: Size = Field(default=2, ge=1, description="Heads of InnerTrans at width d.")
+    k: Size = Field(default=32, ge=0, description="Query rows from the sequence, in merged tokens; 0 takes all of them.")
     queries: Literal["recent", "uniform", "learnable", "mixed"] = Field(
         default="recent",
         description="Which rows query: the newest k, k evenly spaced, k learned, or half newest and half evenly spaced.",
@@ -109,9 +156,9 @@ class LongerConfig(Strict):
         min_length=1,
         description="Global tokens of a candidate, in order; a later one sees the earlier ones.",
     )
-    self_layers: int = Field(default=1, ge=0, description="N: self-causal layers after the cross-causal one.")
-    heads: int = Field(default=4, ge=1, description="Attention heads at the merged width.")
-    ffn_expansion: int = Field(default=4, ge=1, description="Width of the feed-forward layer over the merged width.")
+    self_layers: Size = Field(default=1, ge=0, description="N: self-causal layers after the cross-causal one.")
+    heads: Size = Field(default=4, ge=1, description="Attention heads at the merged width.")
+    ffn_expansion: Size = Field(default=4, ge=1, description="Width of the feed-forward layer over the merged width.")
     rotary: bool = Field(
         default=False, description="Rotate queries and keys by their position (relative positions); not in the paper."
     )
@@ -123,7 +170,7 @@ class LongerConfig(Strict):
 class DinConfig(Strict):
     """DIN-style target attention: an activation unit weighs every event against the candidate, weights are not normalised."""
 
-    hidden: int = Field(default=32, ge=1, description="Hidden width of the activation unit.")
+    hidden: Size = Field(default=32, ge=1, description="Hidden width of the activation unit.")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings.")
 
 
@@ -136,7 +183,7 @@ class PoolConfig(Strict):
 class NonSequentialConfig(Strict):
     """Context and candidate features as M tokens, for HyFormer and RankMixer."""
 
-    split: int | None = Field(
+    split: Size | None = Field(
         default=None,
         ge=1,
         description="Cut the concatenated features into this many equal slices, one token each; by default every group of "
@@ -147,9 +194,9 @@ class NonSequentialConfig(Strict):
 class RankMixerConfig(Strict):
     """RankMixer (arXiv 2507.15551) over the non-sequential tokens and one token per sequence summary."""
 
-    width: int = Field(default=64, ge=4, description="D: width of a token; a multiple of the number of tokens T.")
-    layers: int = Field(default=2, ge=1, description="Blocks of token mixing and per-token feed-forward layer.")
-    expansion: int = Field(default=4, ge=1, description="k: width of the per-token feed-forward layer over D.")
+    width: Size = Field(default=64, ge=4, description="D: width of a token; a multiple of the number of tokens T.")
+    layers: Size = Field(default=2, ge=1, description="Blocks of token mixing and per-token feed-forward layer.")
+    expansion: Size = Field(default=4, ge=1, description="k: width of the per-token feed-forward layer over D.")
     per_token: bool = Field(default=True, description="Own feed-forward weights for every token position; false shares them.")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout on the feed-forward branch.")
 
@@ -162,11 +209,11 @@ class HyFormerSequence(Strict):
         description="full: a transformer layer over all events. longer: in the first layer the newest events look at all, "
         "later layers stay with them; with fewer events than `recent` the same as full. swiglu: no attention.",
     )
-    recent: int = Field(default=128, ge=1, description="L_H: newest events that ask, of encoder: longer.")
+    recent: Size = Field(default=128, ge=1, description="L_H: newest events that ask, of encoder: longer.")
     causal: bool = Field(
         default=False, description="Events of full and longer see only older ones; needed with candidates' own `seen`."
     )
-    queries: int = Field(default=1, ge=1, description="N_s: query tokens of this sequence.")
+    queries: Size = Field(default=1, ge=1, description="N_s: query tokens of this sequence.")
 
 
 class HyFormerConfig(Strict):
@@ -175,11 +222,11 @@ class HyFormerConfig(Strict):
     Where the paper is silent or says two things, the default is our reading and the field the other one.
     """
 
-    layers: int = Field(default=2, ge=1, description="Layers of encoding, query decoding and query boosting.")
-    heads: int = Field(default=4, ge=1, description="Attention heads of encoders and decoders.")
-    ffn_expansion: int = Field(default=4, ge=1, description="Feed-forward (and SwiGLU) width of the encoders over D.")
-    mixer_expansion: int = Field(default=4, ge=1, description="k: width of the per-token feed-forward layer over D.")
-    query_expansion: int = Field(default=4, ge=1, description="Hidden width of each query's feed-forward layer over D.")
+    layers: Size = Field(default=2, ge=1, description="Layers of encoding, query decoding and query boosting.")
+    heads: Size = Field(default=4, ge=1, description="Attention heads of encoders and decoders.")
+    ffn_expansion: Size = Field(default=4, ge=1, description="Feed-forward (and SwiGLU) width of the encoders over D.")
+    mixer_expansion: Size = Field(default=4, ge=1, description="k: width of the per-token feed-forward layer over D.")
+    query_expansion: Size = Field(default=4, ge=1, description="Hidden width of each query's feed-forward layer over D.")
     sequences: dict[str, HyFormerSequence] = Field(default={}, description="By sequence name; defaults for those not named.")
     query_inputs: list[QueryInput] = Field(
         default=["non_sequential", "pools"],
@@ -211,7 +258,7 @@ class HyFormerConfig(Strict):
 
 
 class HeadConfig(Strict):
-    hidden: list[int] = Field(
+    hidden: list[Width] = Field(
         default=[256, 128], description="Widths of each task's MLP over the concatenated inputs; one output follows."
     )
     inputs: list[HeadInput] | None = Field(
@@ -222,7 +269,7 @@ class HeadConfig(Strict):
         "(mixed, the default), query tokens only (mixed_queries) or the mean token (mixed_mean); context, candidate.",
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout after each hidden layer.")
-    task_weights: dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]] = Field(
+    task_weights: dict[str, Annotated[float, Field(ge=0.0)]] = Field(
         default={}, description="Weight of each task's loss, 1 where not named."
     )
 
@@ -336,7 +383,7 @@ class ModelConfig(Strict):
 class TableConfig(Strict):
     """What one embedding table may override."""
 
-    dim: int | None = Field(default=None, ge=4, multiple_of=4, description="Width of a row.")
+    dim: Size | None = Field(default=None, ge=4, multiple_of=4, description="Width of a row.")
     sharding: list[Literal["data_parallel", "table_wise", "column_wise", "row_wise"]] | None = Field(
         default=None, description="Sharding types the planner may choose from; data_parallel stands alone."
     )
@@ -364,7 +411,7 @@ class TableConfig(Strict):
 
 
 class EmbeddingConfig(Strict):
-    dim: int = Field(default=16, ge=4, multiple_of=4, description="Width of a row, for tables that say nothing else.")
+    dim: Size = Field(default=16, ge=4, multiple_of=4, description="Width of a row, for tables that say nothing else.")
     optimizer: Literal["rowwise_adagrad", "adam", "sgd"] = Field(
         default="rowwise_adagrad", description="Applied inside the backward."
     )
@@ -382,7 +429,7 @@ class OptimConfig(Strict):
         default="delayed",
         description="sync: DDP, W_k = W_{k-1} + g_k. delayed: the all-reduce of g_k is waited for one step later.",
     )
-    warmup_sync_steps: int = Field(
+    warmup_sync_steps: Size = Field(
         default=1000, ge=0, description="With delayed: this many first steps apply their own gradient at once."
     )
     staleness: Literal["none", "extrapolate", "compensate", "error_feedback"] = Field(
@@ -394,7 +441,7 @@ class OptimConfig(Strict):
         default="none", description="bf16: fp32 gradients travel in bf16; what rounding takes is added to the next one."
     )
     bucket_cap_mb: float = Field(default=25.0, gt=0.0, description="Largest bucket of the dense all-reduce, in MB.")
-    accumulation_steps: int = Field(
+    accumulation_steps: Size = Field(
         default=1, ge=1, description="Batches per dense update; sparse rows are updated by every batch."
     )
     skip_nonfinite: bool = Field(
@@ -412,7 +459,7 @@ class OptimConfig(Strict):
         default=0.01, ge=0.0, description="Decoupled in AdamW and Muon, added to the gradient elsewhere."
     )
     clip_norm: float | None = Field(default=1.0, gt=0.0, description="Largest norm of the reduced dense gradient.")
-    warmup_steps: int = Field(default=0, ge=0, description="Linear warm-up of the dense learning rate, in applied updates.")
+    warmup_steps: Size = Field(default=0, ge=0, description="Linear warm-up of the dense learning rate, in applied updates.")
     decay: Literal["none", "linear", "cosine"] = Field(default="cosine", description="Of the learning rate after its warm-up.")
     final_lr_fraction: float = Field(
         default=0.05, ge=0.0, le=1.0, description="Learning rate at the last step, relative to lr."
@@ -421,35 +468,37 @@ class OptimConfig(Strict):
 
 class ParallelConfig(Strict):
     backend: Literal["auto", "gloo", "nccl"] = Field(default="auto", description="auto: NCCL with GPUs, gloo without.")
-    threads: int = Field(default=1, ge=1, description="CPU threads per rank for torch operators.")
-    join_timeout_s: int = Field(default=60, ge=1, description="Seconds to wait at the start until all ranks are there.")
+    threads: Size = Field(default=1, ge=1, description="CPU threads per rank for torch operators.")
+    join_timeout_s: Size = Field(default=60, ge=1, description="Seconds to wait at the start until all ranks are there.")
 
 
 class CheckpointConfig(Strict):
-    every_steps: int = Field(default=0, ge=0, description="Save every n steps; 0 saves only at the end.")
+    every_steps: Size = Field(default=0, ge=0, description="Save every n steps; 0 saves only at the end.")
     at_end: bool = Field(default=True, description="Save the weights at the end; to resume, every_steps is needed.")
 
 
 class RunConfig(Strict):
-    out: str = Field(default="runs", description="A new sub-folder is made in here for each run.")
-    name: str = Field(default="run", description="Name of the run's sub-folder; a number is added if it exists.")
-    seed: int = Field(default=0, ge=0, description="Of initial weights, order of the data and dropout.")
-    seeds: list[int] = Field(default=[], description="Repeat the run for each seed and report mean and spread; replaces seed.")
-    epochs: int = Field(default=1, ge=1, description="Times through the training split.")
-    max_steps: int | None = Field(default=None, ge=1, description="Stop after this many steps even if epochs are left.")
-    eval_every: int = Field(
+    out: Folder = Field(default="runs", description="A new sub-folder is made in here for each run.")
+    name: Annotated[str, AfterValidator(_one_name)] = Field(
+        default="run", description="Name of the run's sub-folder; a number is added if it exists."
+    )
+    seed: Seed = Field(default=0, description="Of initial weights, order of the data and dropout.")
+    seeds: list[Seed] = Field(default=[], description="Repeat the run for each seed and report mean and spread; replaces seed.")
+    epochs: Size = Field(default=1, ge=1, description="Times through the training split.")
+    max_steps: Size | None = Field(default=None, ge=1, description="Stop after this many steps even if epochs are left.")
+    eval_every: Size = Field(
         default=0, ge=0, description="Evaluate on the validation split every n steps; 0 only after each epoch."
     )
     select_best: Literal["none", "auc", "logloss"] = Field(
         default="none",
         description="Test the weights that were best on the validation split instead of the last ones, by the first task.",
     )
-    patience: int = Field(
+    patience: Size = Field(
         default=0, ge=0, description="Stop after this many evaluations without a better first task; 0 never. Needs select_best."
     )
-    log_every: int = Field(default=20, ge=1, description="Steps between two log lines.")
+    log_every: Size = Field(default=20, ge=1, description="Steps between two log lines.")
     deterministic: bool = Field(default=False, description="Refuse operators without a deterministic form.")
-    trace_steps: int = Field(
+    trace_steps: Size = Field(
         default=0, ge=0, description="Record this many steps with torch's profiler, after the pipeline has filled; 0 none."
     )
 
@@ -577,6 +626,9 @@ def _explain(kind: type[Strict], problem: Any) -> str:
         near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
         hint = f"; did you mean '{near[0]}'?" if near else f"; known here: {', '.join(known)}"
         return f"{'.'.join(place)}: unknown key{hint}"
+    if problem["type"] in ("model_type", "dict_type"):
+        came = "nothing; remove the line, or add keys" if problem["input"] is None else repr(problem["input"])
+        return f"{'.'.join(place)}: expected a group of keys, got {came}"
     message = problem["msg"].removeprefix("Value error, ")
     came = "" if problem["type"] in ("missing", "value_error") else f", got {problem['input']!r}"
     return f"{'.'.join(place) or 'top level'}: {message}{came}"

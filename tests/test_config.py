@@ -131,6 +131,74 @@ def test_a_wrong_value_says_where_what_and_what_came(tmp_path: Path, tree: dict[
     assert str(tmp_path / "recipe.yaml") in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "came"),
+    [
+        ("data.batch_size", "yes", "True"),
+        ("run.epochs", "true", "True"),
+        ("data.workers", "off", "False"),
+        ("data.max_length", "no", "False"),
+        ("optim.lr", "on", "True"),
+        ("optim.clip_norm", "no", "False"),
+        ("optim.betas", "[yes, 0.9]", "True"),
+        ("run.seeds", "[1, true]", "True"),
+        ("model.head.hidden", "[on]", "True"),
+        ("model.head.task_weights.buy", "on", "True"),
+        ("embedding.tables.item.dim", "on", "True"),
+    ],
+)
+def test_what_yaml_reads_as_true_or_false_is_no_number(tmp_path: Path, key: str, value: str, came: str) -> None:
+    place = key.removesuffix(".buy")
+    with pytest.raises(
+        ConfigError, match=rf"\n  {place}: expected a number, got {came} \(what yes, no, on and off are in YAML"
+    ):
+        load_config(_recipe(tmp_path), [f"{key}={value}"])
+
+
+def test_switches_still_read_yes_and_no(tmp_path: Path) -> None:
+    config = load_config(_recipe(tmp_path), ["data.dedup=no", "run.deterministic=yes", "optim.clip_norm=null"])
+    assert not config.data.dedup and config.run.deterministic and config.optim.clip_norm is None
+
+
+@pytest.mark.parametrize("text", ["optim:", "model: {longer: }", "embedding: {tables: }", "embedding: {tables: {item: }}"])
+def test_a_group_whose_keys_are_all_commented_out(tmp_path: Path, text: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(f"data: {{path: x}}\n{text}\n")
+    with pytest.raises(ConfigError, match=r": expected a group of keys, got nothing; remove the line, or add keys$"):
+        load_config(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (f"data.batch_size={10**23}", "data.batch_size: Input should be less than or equal to 2147483647, got 1000"),
+        (f"run.seed={10**23}", "run.seed: Input should be less than or equal to 9223372036854775807, got 1000"),
+        (f"run.seeds=[1, {10**23}]", "run.seeds.1: Input should be less than or equal to"),
+        (f"data.max_length={2**31}", "data.max_length: Input should be less than or equal to"),
+        (f"model.head.hidden=[{2**31}]", "model.head.hidden.0: Input should be less than or equal to"),
+        ("model.head.hidden=[0]", "model.head.hidden.0: Input should be greater than or equal to 1, got 0"),
+        ("optim.lr=.inf", "optim.lr: Input should be a finite number, got inf"),
+        ("optim.clip_norm=.nan", "optim.clip_norm: Input should be a finite number, got nan"),
+        ("optim.betas=[0.9, .inf]", "optim.betas.1: Input should be a finite number, got inf"),
+        ("model.head.task_weights.buy=.inf", "model.head.task_weights.buy: Input should be a finite number, got inf"),
+        *(
+            (f"run.name={name}", "run.name: expected the name of one folder")
+            for name in ("''", ".", "..", "a/b", "/", '"a\\0"')
+        ),
+        ('data.path="a\\0"', "data.path: expected a path without zero bytes"),
+        ("optim=3", "optim: expected a group of keys, got 3"),
+    ],
+)
+def test_what_no_run_can_have(tmp_path: Path, setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(_recipe(tmp_path), [setting])
+
+
+def test_the_home_folder_in_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = load_config(_recipe(tmp_path), ["data.path=~/data", "run.out=~/runs"])
+    assert (config.data.path, config.run.out) == ("/home/someone/data", "/home/someone/runs")
+
+
 def test_every_problem_is_a_line() -> None:
     with pytest.raises(ConfigError) as caught:
         check(Config, {"data": {"path": "x", "batch_size": 0}, "modle": {}}, "recipe.yaml")
