@@ -1,8 +1,8 @@
 """What this project made, so that it replaces that and nothing else.
 
 A folder that the project makes and may later replace holds a hidden file `.dist_rec.json`: the kind of thing it is, and the
-size and time of change of every file in it. A folder without one, or with files that were added or changed since, is the
-user's.
+size and time of change of every file in it. A folder without one, or with files (or empty folders) that were added or changed
+since, is the user's.
 """
 
 import json
@@ -10,7 +10,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from stat import S_ISDIR
 
 MARKER = ".dist_rec.json"
 
@@ -60,13 +61,16 @@ def check_replaceable(folder: Path, kind: str, *, force: bool = False) -> None:
         return
     if not place.is_dir():
         raise NotOurs(f"{wanted} a file; name another place")
-    for known, name in ((Path.home(), "the home folder"), (Path.cwd(), "the working directory")):
+    for known, name in ((Path(os.path.expanduser("~")), "the home folder"), (Path.cwd(), "the working directory")):
         if place == real(known) or place in real(known).parents:
-            raise NotOurs(f"{wanted} {name}{'' if place == real(known) else ' inside'}; name a folder of its own")
+            got = name if place == real(known) else f"a folder that contains {name}"
+            raise NotOurs(f"{wanted} {got}; name a folder of its own")
     if place.is_mount():
         raise NotOurs(f"{wanted} a mount point, which cannot be replaced; name a folder inside it")
     if not force and (strange := _strange(place, kind)):
-        raise NotOurs(f"{wanted} {strange}; name another folder, or say --force to delete all that is there")
+        raise NotOurs(
+            f"{wanted} {strange}; name another folder, or say --force (in Python force=True) to delete all that is there"
+        )
 
 
 def replace(folder: Path, by: Path, kind: str, *, force: bool = False) -> None:
@@ -109,8 +113,11 @@ def _strange(folder: Path, kind: str) -> str:
         return f"one that dist_rec did not make, with {(first or folder / MARKER).relative_to(folder)}"
     if found != kind:
         return f"a {found}"
+    holding = {parent.as_posix() for name in known for parent in PurePosixPath(name).parents}
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()
+        if name in holding and path.is_dir():
+            continue  # of a folder of ours, whose files are gone
         if name not in known:
             return f"one to which {name} was added"
         if known[name] != _record(path):
@@ -119,7 +126,7 @@ def _strange(folder: Path, kind: str) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Everything below but folders and the folder's own marker, in order; links are not followed."""
+    """Files, links and empty folders below, but for the folder's own marker, in order; links are not followed."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -127,6 +134,8 @@ def _files(folder: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder, onerror=fail):
         folders.sort()
         linked = [name for name in folders if Path(place, name).is_symlink()]
+        if not folders and not files and Path(place) != folder:
+            yield Path(place)
         for name in sorted([*files, *linked]):
             if (path := Path(place, name)) != folder / MARKER or path.is_symlink():
                 yield path
@@ -134,6 +143,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _record(path: Path) -> Record:
     stat = path.lstat()
+    if S_ISDIR(stat.st_mode):
+        return 0, 0  # an empty folder; that it is there is all there is to note
     return stat.st_size, stat.st_mtime_ns
 
 

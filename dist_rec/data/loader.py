@@ -49,8 +49,8 @@ class ReaderLoader(StatefulDataLoader):
         except OSError as error:
             advice = f"expected room in {SHARED_MEMORY}" if error.errno == errno.ENOSPC else "expected more of what it lacks"
             raise DataError(
-                f"data.workers={self.num_workers}: the system cannot start reader processes: {error.strerror or error}; "
-                f"{advice}, or set data.workers=0"
+                f"the system cannot start reader processes, {self.num_workers} for each rank: {error.strerror or error}; "
+                f"{advice}, or lower data.workers, which sets how many there are (0: none)"
             ) from error
         except RuntimeError as error:
             if _is_death(error):
@@ -69,7 +69,7 @@ class ReaderLoader(StatefulDataLoader):
                 if isinstance(batches, _Workers) and _is_death(error):
                     raise _death(batches.how_one_died() or "without a word") from error
                 if "Too many open files" in str(error):
-                    advice = f"raise the limit (ulimit -n), or set data.workers below {self.num_workers}"
+                    advice = "raise the limit (ulimit -n), or lower data.workers, which sets how many there are"
                     raise DataError(
                         f"the batches of reader processes need more open files than the system allows; {advice}"
                     ) from error

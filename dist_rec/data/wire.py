@@ -121,6 +121,8 @@ def _has_room(size: int) -> bool:
         memory = os.statvfs(SHARED_MEMORY)
     except OSError:
         return False
+    if memory.f_blocks == 0:
+        return True  # its size has no limit
     return memory.f_bavail * memory.f_frsize - size >= KEPT_FREE * memory.f_blocks * memory.f_frsize
 
 

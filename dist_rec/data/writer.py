@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from dist_rec.common.made import NotOurs, check_replaceable, is_unchanged, mark, real, replace
+from dist_rec.common.made import NotOurs, check_replaceable, is_unchanged, kind_of, mark, real, replace
 from dist_rec.data.columns import arrow_schema
 from dist_rec.data.errors import DataError, writing
 from dist_rec.data.schema import SCHEMA_FILE, Schema
@@ -31,11 +31,14 @@ def staged(folder: Path, kind: str = DATASET, *, force: bool = False) -> Iterato
     """A temporary folder that becomes `folder` when the block ends well, and is removed when it does not.
 
     What was there is replaced if the project made it, as a `kind`, and nobody has changed it since, or with `force`. Raises
-    DataError otherwise, before the block, and if something cannot be written, in the block too.
+    DataError otherwise, or for a dataset inside of another one, before the block, and if something cannot be written, in the
+    block too.
     """
     place = real(folder)
     try:
         with writing(folder):
+            if kind == DATASET and not force:
+                _check_outside(folder)
             check_replaceable(folder, kind, force=force)
             place.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
@@ -52,6 +55,16 @@ def staged(folder: Path, kind: str = DATASET, *, force: bool = False) -> Iterato
         raise DataError(str(error)) from error
 
 
+def _check_outside(folder: Path) -> None:
+    """Raises NotOurs if a dataset would lie inside another one, or inside a split: its rows would be read with those around."""
+    for parent in real(folder).parents:
+        if (made := kind_of(parent)) in (DATASET, SPLIT):
+            raise NotOurs(
+                f"{folder}: expected a place outside of other datasets, got one inside the {made} {parent}; name another folder, "
+                "or say --force (in Python force=True)"
+            )
+
+
 def write_schema(folder: Path, schema: Schema, *, force: bool = False) -> None:
     """Writes `schema.yaml` into a dataset folder.
 
@@ -66,7 +79,7 @@ def write_schema(folder: Path, schema: Schema, *, force: bool = False) -> None:
                 return
             raise DataError(
                 f"{path}: expected none, or one that dist_rec made and nobody changed since, got another one; name another "
-                "folder, or use force=True to overwrite it"
+                "folder, or say --force (in Python force=True) to overwrite it"
             )
         with staged_file(path) as temporary:
             temporary.write_text(text)

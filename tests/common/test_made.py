@@ -36,6 +36,8 @@ def _damage(folder: Path, text: str) -> None:
     [
         (lambda f: (f / "mine.csv").touch(), "mine.csv was added"),
         (lambda f: (f / "deep" / ".hidden").touch(), "deep/.hidden was added"),
+        (lambda f: (f / "mine").mkdir(), "mine was added"),
+        (lambda f: (f / "deep" / "mine" / "more").mkdir(parents=True), "deep/mine/more was added"),
         (lambda f: (f / "linked").symlink_to(f.parent), "linked was added"),
         (_edit, "notes was changed"),
         (lambda f: (f / "deep" / "rows").write_text("longer"), "deep/rows was changed"),
@@ -53,14 +55,15 @@ def test_what_a_user_made_or_changed_is_kept(tmp_path: Path, change: Callable[[P
     change(folder)
     before = _tree(folder)
     for attempt in (lambda: check_replaceable(folder, "dataset"), lambda: replace(folder, by, "dataset")):
-        with pytest.raises(NotOurs, match=f"out: expected a new or empty folder, .* got .*{message}.*--force"):
+        wanted = rf"out: expected a new or empty folder, .* got .*{message}.* say --force \(in Python force=True\) to delete"
+        with pytest.raises(NotOurs, match=wanted):
             attempt()
     assert _tree(folder) == before
     replace(folder, by, "dataset", force=True)
     assert _tree(folder) == {"notes": "new", "deep/rows": "new"}
 
 
-@pytest.mark.parametrize("there", ["nothing", "empty", "ours", "part of ours"])
+@pytest.mark.parametrize("there", ["nothing", "empty", "ours", "part of ours", "an empty folder of ours"])
 def test_what_may_be_replaced(tmp_path: Path, there: str) -> None:
     folder, by = tmp_path / "out", _make(tmp_path / "by", "new")
     if there == "empty":
@@ -69,6 +72,10 @@ def test_what_may_be_replaced(tmp_path: Path, there: str) -> None:
         _make(folder)
     if there == "part of ours":
         (folder / "notes").unlink()
+        (folder / "deep" / "rows").unlink()
+    if there == "an empty folder of ours":
+        (folder / "none").mkdir()
+        mark(folder, "dataset")
     replace(folder, by, "dataset")
     assert _tree(folder) == {"notes": "new", "deep/rows": "new"} and kind_of(folder) == "dataset"
     assert os.listdir(tmp_path) == ["out"]
@@ -98,16 +105,27 @@ def test_places_that_are_never_replaced(tmp_path: Path, monkeypatch: pytest.Monk
     for place, message in [
         (tmp_path / "file", "a file"),
         (home, "the home folder"),
-        (home.parent, "the home folder inside"),
+        (home.parent, "a folder that contains the home folder"),
         (tmp_path / "link", "the home folder"),
         (work, "the working directory"),
         (Path(), "the working directory"),
-        (Path(".."), "the working directory inside"),
-        (Path("/"), "the home folder inside"),
+        (Path(".."), "a folder that contains the working directory"),
+        (Path("/"), "a folder that contains the home folder"),
         (Path("/proc"), "a mount point"),
     ]:
         with pytest.raises(NotOurs, match=message):
             check_replaceable(place, "dataset", force=force)
+
+
+def test_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where HOME is not set and the user has no entry
+    check_replaceable(_make(tmp_path / "out"), "dataset")
+
+
+def test_an_empty_folder_in_one_without_a_marker_is_the_user_s(tmp_path: Path) -> None:
+    (tmp_path / "out" / "mine").mkdir(parents=True)
+    with pytest.raises(NotOurs, match="one that dist_rec did not make, with mine"):
+        check_replaceable(tmp_path / "out", "dataset")
 
 
 def test_the_old_is_back_when_the_new_cannot_come(tmp_path: Path) -> None:

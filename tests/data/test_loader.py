@@ -124,8 +124,9 @@ def test_a_system_that_starts_no_processes(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr("multiprocessing.queues.Queue.__init__", refuse)
-    with pytest.raises(DataError, match=f"^data.workers=1: the system cannot start reader processes: {advice}.*data.workers=0"):
-        iter(make_loader(_reader(tmp_path), 1))
+    said = rf"^the system cannot start reader processes, 2 for each rank: {advice}.* lower data\.workers, .* \(0: none\)$"
+    with pytest.raises(DataError, match=said):
+        iter(make_loader(_reader(tmp_path), 2))
     assert "Traceback" not in capfd.readouterr().err
 
 

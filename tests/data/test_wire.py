@@ -76,10 +76,10 @@ def test_any_ids_come_back(ids: list[int]) -> None:
 class _Memory:
     """What os.statvfs says of shared memory."""
 
-    f_frsize, f_blocks = 4096, 16  # 64 kB
+    f_frsize = 4096
 
-    def __init__(self, free: int) -> None:
-        self.f_bavail = free // 4096
+    def __init__(self, free: int, size: int = 2**16) -> None:
+        self.f_bavail, self.f_blocks = free // 4096, size // 4096
 
 
 def _send(packet: Packet) -> Packet:
@@ -106,6 +106,11 @@ def test_a_packet_needs_room_in_shared_memory(
     assert len(caplog.records) == (not shared)
     if not shared:
         assert all(word in caplog.text for word in ("/dev/shm", "--shm-size", "data.workers=0"))
+
+
+def test_shared_memory_without_a_limit_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: _Memory(0, size=0))
+    assert _send(_packet()).buffer.is_shared()
 
 
 @pytest.mark.parametrize("error", [OSError("no such file system"), None])

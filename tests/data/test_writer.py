@@ -129,6 +129,21 @@ def test_what_the_user_made_is_kept_unless_forced(tmp_path: Path, fill: Callable
     assert _sizes(folder) == {"part-00000.parquet": [3]} and folder.is_symlink() is linked
 
 
+def test_no_dataset_comes_into_another_one_unless_forced(tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    write_schema(shop, make_schema())
+    write_split(shop / "train", make_table(make_rows(3)), make_schema())
+    write_split(shop / "days" / "1", make_table(make_rows(3)), make_schema())
+    for place, around in [("train/sub", "split {}/train"), ("train/a/b", "split {}/train"), ("other", "dataset {}")]:
+        message = f"^{shop / place}: expected a place outside of other datasets, got one inside the {around.format(shop)};"
+        with pytest.raises(DataError, match=message), staged(shop / place):
+            raise AssertionError
+        assert not (shop / place).exists()
+    with staged(shop / "train" / "sub", force=True):
+        pass
+    assert (shop / "train" / "sub").is_dir()
+
+
 def test_a_file_that_comes_while_it_is_written_is_kept(tmp_path: Path) -> None:
     write_split(tmp_path / "train", make_table(make_rows(3)), make_schema())
     with pytest.raises(DataError, match="mine was added"), staged(tmp_path / "train", "split") as temporary:
