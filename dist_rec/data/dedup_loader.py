@@ -20,9 +20,10 @@ class DedupLoader:
 
     A batch may be a `KeyedJaggedTensor` itself, or hold some at any depth: in tuples, lists, dicts, dataclasses, pydantic
     models or objects of your own (`replace_inside` says what is looked into). Whatever holds one is copied, never changed.
-    Features with weights or a stride per key cannot be deduplicated: beside others they stay as they are, which is logged
-    once. The work is done by a thread of its own, which keeps `prefetch` batches ready; hashing runs without Python's
-    lock, so the training thread is not held up. The order of the batches is that of `loader`.
+    Features with weights, a stride per key or a key more than once cannot be deduplicated: beside others they stay as they
+    are, which is logged once. The work is done by a thread of its own, which keeps `prefetch` batches ready; hashing runs
+    without Python's lock, so the training thread is not held up. The order of the batches is that of `loader`. Whoever
+    leaves early waits for the thread to end, up to 5 s where `loader` is slow to give its next batch.
 
     A loader with `state_dict` and `load_state_dict`, such as torchdata's `StatefulDataLoader`, keeps them here, for the
     batches that were handed out and not for those that were read ahead: it is asked for its state behind every batch. What

@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import copyreg
 import functools
 import logging
 import threading
@@ -25,6 +26,8 @@ _WHOLE = (
     *(types.GeneratorType, threading.Thread, logging.Logger),
 )
 _IN_PLACE = (dict, list, collections.deque)  # copied first and filled then, so that they may contain themselves
+_COPY_HOOKS = ("__copy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
+_WRITTEN_IN_PYTHON = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 
 
 def replace_inside(value: Any, kinds: tuple[type, ...], change: Callable[[Any], Any]) -> Any:
@@ -33,10 +36,11 @@ def replace_inside(value: Any, kinds: tuple[type, ...], change: Callable[[Any], 
     Looked into: dicts, lists, tuples (named ones, too), deques and sets, whatever their subclass, and the attributes of all
     other objects, in `__dict__` or `__slots__`: dataclasses, attrs, pydantic models, objects of one's own, frozen or not.
     Not looked into: tensors, modules, optimizers, data sets and loaders, types, functions. What holds no x stays the same
-    object; what holds one is copied, with its type, by `copy.copy`. Something met twice is changed once, and cycles are kept.
+    object; what holds one is copied, with its type, by what its class says about copies, or field by field where it says
+    nothing. Something met twice is changed once, and cycles are kept.
 
     Raises:
-        TypeError: an object that would have to be copied, but gives itself as its copy.
+        TypeError: an object that would have to be copied, but cannot be, or gives itself as its copy.
     """
     twins: dict[int, Any] = {}  # by the id of what they replace
     holders: dict[int, list[Any]] = {}
@@ -81,13 +85,21 @@ def _elements(value: Any) -> list[Any]:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    found = dict(getattr(value, "__dict__", {}))
+    found = dict(_dict_of(value))
     for name, slot in _slots(type(value)).items():
         try:
             found[name] = slot.__get__(value)
         except AttributeError:
             continue  # never set
     return found
+
+
+def _dict_of(value: Any) -> dict[str, Any]:
+    """Its own `__dict__`, not what a `__getattr__` that passes questions on finds; empty if it has none."""
+    try:
+        return object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return {}
 
 
 def _slots(kind: type) -> dict[str, Any]:
@@ -107,7 +119,7 @@ def _rebuilt(value: Any, touched: set[int], twins: dict[int, Any]) -> Any:
             return twins[id(value)]
         twins[id(value)] = twin
     else:
-        twin = copy.copy(value)
+        twin = _copied(value)
         if twin is value:
             raise TypeError(
                 f"expected to copy a {type(value).__name__}, which holds features to be replaced, but its copy is itself; "
@@ -127,7 +139,42 @@ def _rebuilt(value: Any, touched: set[int], twins: dict[int, Any]) -> Any:
         if name in slots:
             slots[name].__set__(twin, new)
         else:
-            vars(twin)[name] = new
+            _dict_of(twin)[name] = new
+    return twin
+
+
+def _copied(value: Any) -> Any:
+    kind = type(value)
+    try:
+        return _copied_by_field(value) if _says_nothing_about_copies(kind) else copy.copy(value)
+    except Exception as error:
+        raise TypeError(
+            f"expected to copy a {kind.__name__}, which holds features to be replaced, but that raised "
+            f"{type(error).__name__}: {error}; give the class a __copy__"
+        ) from error
+
+
+def _says_nothing_about_copies(kind: type) -> bool:
+    classes = [of for of in kind.__mro__ if of not in (object, dict, list)]
+    return kind not in copyreg.dispatch_table and all(
+        of.__flags__ & _WRITTEN_IN_PYTHON and not any(hook in vars(of) for hook in _COPY_HOOKS) for of in classes
+    )
+
+
+def _copied_by_field(value: Any) -> Any:
+    """`copy.copy` asks the empty twin how it is filled, which one that passes questions on cannot answer yet."""
+    twin = type(value).__new__(type(value))
+    if isinstance(value, dict):
+        for key, part in dict.items(value):
+            dict.__setitem__(twin, key, part)
+    elif isinstance(value, list):
+        list.extend(twin, list.__iter__(value))
+    slots = _slots(type(value))
+    for name, part in _attributes(value).items():
+        if name in slots:
+            slots[name].__set__(twin, part)
+        else:
+            _dict_of(twin)[name] = part
     return twin
 
 
@@ -138,6 +185,6 @@ def _built_at_once(value: Any, touched: set[int], twins: dict[int, Any]) -> Any:
     if not isinstance(value, tuple):
         return type(value)(parts)
     twin = tuple.__new__(type(value), parts)  # a named one takes its fields one by one, others check them
-    if hasattr(value, "__dict__"):
-        vars(twin).update(vars(value))
+    if own := _dict_of(value):
+        _dict_of(twin).update(own)
     return twin

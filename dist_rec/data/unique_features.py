@@ -8,6 +8,7 @@ and are deduplicated together, so that they share an inverse index.
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -78,8 +79,8 @@ class UniqueFeatures(Pipelineable):
                 of the batch does.
 
         Raises:
-            ValueError: weights, strides that differ between keys, values that are not ids or not in host memory, a key that
-                is not there or stands in two sets, lengths that differ within a set.
+            ValueError: weights, strides that differ between keys, repeated keys, values that are not ids or not in host
+                memory, a key that is not there or stands in two sets, lengths that differ within a set.
         """
         check_supported(features)
         if features.device().type != "cpu":
@@ -117,7 +118,8 @@ class UniqueFeatures(Pipelineable):
     @classmethod
     def on_device(cls, features: KeyedJaggedTensor) -> "UniqueFeatures":
         """Deduplicates every key on the device where the features are, by sorting. The host waits once, for the numbers of
-        distinct ids. Raises ValueError for weights, strides that differ between keys and values that are not ids."""
+        distinct ids. Raises ValueError for weights, strides that differ between keys, repeated keys and values that are not
+        ids."""
         check_supported(features)
         by_key = _by_key(features)
         bounded = {key: unique_ids_bounded(jagged.values()) for key, jagged in by_key.items()}
@@ -291,16 +293,18 @@ def why_not(features: KeyedJaggedTensor) -> str:
         return "features have weights, which belong to single values and cannot be deduplicated with them"
     if features.variable_stride_per_key() or features.inverse_indices_or_none() is not None:
         return f"features have a stride per key ({features.stride_per_key()}): whole samples are deduplicated already"
+    if repeated := [key for key, times in Counter(features.keys()).items() if times > 1]:
+        return f"features have a key more than once ({', '.join(repeated)}), of which one would stay"
     return ""
 
 
 def check_supported(features: KeyedJaggedTensor) -> None:
-    """Raises ValueError for what deduplication would lose (weights, strides that differ between keys) and for values that
-    are not ids."""
+    """Raises ValueError for what deduplication would lose (weights, strides that differ between keys, repeated keys) and for
+    values that are not ids."""
     if reason := why_not(features):
         raise ValueError(
-            f"{reason}; expected one stride for all keys, no weights and no inverse_indices, or leave these features as they "
-            "are, for a collection that is not wrapped"
+            f"{reason}; expected every key once, one stride for all, no weights and no inverse_indices, or leave these "
+            "features as they are, for a collection that is not wrapped"
         )
     if features.values().dtype not in (torch.int32, torch.int64):
         raise ValueError(f"expected ids as values, int32 or int64, got {features.values().dtype}")

@@ -68,7 +68,10 @@ def _way_out(features: Any) -> str:
         return (
             f": these {reason}. DedupLoader leaves such features as they are; look them up in a collection that is not wrapped"
         )
-    return "; wrap the loader in DedupLoader, or deduplicate on the device with dedup='device'"
+    return (
+        "; wrap the loader in DedupLoader and give it the features as they came in the batch, not what split, permute or "
+        "concat made of them, or deduplicate on the device with dedup='device'"
+    )
 
 
 def _article(name: str) -> str:

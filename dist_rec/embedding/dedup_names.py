@@ -35,8 +35,10 @@ class Renamed(nn.Module, FusedOptimizerModule):
         super().__init__()
         self._tables, self._homes = tables, homes
         self._order = {name: place for place, name in enumerate(homes)}
+        self._loading: tuple[str, list[str]] | None = None  # what post hooks are not told: the prefix, and errors up to here
         self.register_state_dict_post_hook(_rename_saved)
         self.register_load_state_dict_pre_hook(_rename_loaded)
+        self.register_load_state_dict_post_hook(_rename_complaints)
 
     def holders(self) -> list[str]:
         """Paths of the collections here."""
@@ -100,6 +102,9 @@ class Renamed(nn.Module, FusedOptimizerModule):
                 for listing in ("named_parameters", "named_buffers"):
                     renamed = functools.partial(_named, collection, listing, f"{path}.", self._tables)
                     object.__setattr__(collection, listing, renamed)
+                collection.register_load_state_dict_pre_hook(functools.partial(_keep_missing, f"{path}.", self._tables))
+                hooks = collection._load_state_dict_pre_hooks
+                hooks.move_to_end(next(reversed(hooks)), last=False)  # before TorchRec's, which expects every table
 
 
 def _named(
@@ -141,8 +146,43 @@ def _rename_saved(module: nn.Module, state: dict[str, Any], prefix: str, _: Any)
         state[prefix + name] = state.pop(key)
 
 
-def _rename_loaded(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _rename_loaded(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
     assert isinstance(module, Renamed)
+    module._name_sharded()
+    module._loading = (prefix, others[-1])
     for key in [key for key in state if key.startswith(prefix)]:
         if (name := module.inner(key[len(prefix) :])) != key[len(prefix) :]:
             state[prefix + name] = state.pop(key)
+
+
+def _rename_complaints(module: nn.Module, complaints: Any) -> None:
+    assert isinstance(module, Renamed)
+    if module._loading is None:
+        return
+    (prefix, errors), module._loading = module._loading, None
+    for names in (complaints.missing_keys, complaints.unexpected_keys):
+        names[:] = [prefix + module.outer(name[len(prefix) :]) if name.startswith(prefix) else name for name in names]
+    for place, error in enumerate(errors):
+        if error.startswith(start := f"size mismatch for {prefix}"):
+            name, colon, rest = error[len(start) :].partition(":")
+            errors[place] = start + module.outer(name) + colon + rest
+
+
+def _keep_missing(
+    path: str,
+    tables: str,
+    collection: nn.Module,
+    state: dict[str, Any],
+    prefix: str,
+    _: Any,
+    __: bool,
+    missing: list[str],
+    *___: Any,
+) -> None:
+    """Tables of a sharded collection (at `path` in its wrapper) that are not in the state: reported under the names outside,
+    and loaded as they are."""
+    outside = prefix.removesuffix(path) if prefix.endswith(path) else prefix
+    for name, table in collection.state_dict().items():
+        if name.endswith(".weight") and prefix + name not in state:
+            missing.append(f"{outside}{tables}{name.removeprefix(INNER)}")
+            state[prefix + name] = table

@@ -192,12 +192,14 @@ def _varying(*keys: str) -> KeyedJaggedTensor:
 
 def test_what_cannot_be_deduplicated_stays_beside_the_rest(caplog: pytest.LogCaptureFixture) -> None:
     empty = KeyedJaggedTensor([], torch.zeros(0, dtype=torch.int64), lengths=torch.zeros(0, dtype=torch.int64))
-    batch = {"f": FEATURES, "w": _weighted("w"), "v": _varying("x", "y"), "none": empty}
+    twice = KeyedJaggedTensor(["t", "t"], torch.tensor([1, 2]), lengths=torch.tensor([1, 1]))
+    batch = {"f": FEATURES, "w": _weighted("w"), "v": _varying("x", "y"), "t": twice, "none": empty}
     for found in DedupLoader([batch, batch]):
-        assert isinstance(found["f"], UniqueFeatures) and all(found[name] is batch[name] for name in ("w", "v", "none"))
+        assert isinstance(found["f"], UniqueFeatures) and all(found[name] is batch[name] for name in ("w", "v", "t", "none"))
     texts = [record.getMessage() for record in caplog.records]
-    assert len(texts) == 2, "each kind once, not once per batch"
+    assert len(texts) == 3, "each kind once, not once per batch"
     assert any(text.startswith("w: left as they are") and "weights" in text for text in texts)
+    assert any(text.startswith("t, t: left as they are") and "a key more than once (t)" in text for text in texts)
     assert any(text.startswith("x, y: left as they are") and "a stride per key ([2, 1])" in text for text in texts)
 
 
@@ -206,6 +208,11 @@ def test_what_cannot_be_deduplicated_stays_beside_the_rest(caplog: pytest.LogCap
     [
         (_weighted("w"), {}, "got KeyedJaggedTensor; w: features have weights"),
         ([_varying("x", "y")], {}, r"got list; x, y: features have a stride per key \(\[2, 1\]\)"),
+        (
+            KeyedJaggedTensor(["t", "t"], torch.ones(2).long(), lengths=torch.tensor([1, 1])),
+            {},
+            "t, t: features have a key more than once",
+        ),
         ([FEATURES, _weighted("w")], {"token_sets": [["item", "w"]]}, "no key 'w' in the features"),
         ([FEATURES, _weighted("w")], {"num_embeddings": {"w": 5}}, "no key 'w' in the batch.*; 'w' stays as it is: .*weights"),
         ([UniqueFeatures.of(FEATURES), 3], {}, "got UniqueFeatures: the batch is deduplicated already; wrap the loader once"),

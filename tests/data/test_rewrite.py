@@ -114,6 +114,37 @@ class MyList(list):
     pass
 
 
+class Delegates:
+    """Passes on what it does not have, and does not care whether it has `_inner` yet."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = Plain(inner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class DelegatesBySlot:
+    __slots__ = ("_inner", "more")
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = Plain(inner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class ByAttribute(dict):
+    """A dict with attributes, of which it has some of its own."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(parts)
+        object.__setattr__(self, "note", "kept")
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
 def _attribute(found: Any) -> Any:
     return found.part
 
@@ -144,6 +175,10 @@ HOLDERS = {
     "slots and a dict": (SlotsBelow, lambda new: new.more),
     "read-only": (ReadOnly, _attribute),
     "property": (Guarded, _attribute),
+    "delegates": (Delegates, _attribute),
+    "delegates, slots": (DelegatesBySlot, _attribute),
+    "delegates, deep": (lambda old: Delegates(Delegates(old)), lambda new: new._inner.part.part),
+    "dict by attribute": (lambda old: ByAttribute(part=old), _attribute),
     "pydantic": (lambda old: Model(part=old), _attribute),
     "pydantic extra": (lambda old: Model(part=Old(), extra=old), lambda new: new.extra),
     "deep": (lambda old: {"a": [Plain(Slots((1, Frozen([old]))))]}, lambda new: new["a"][0].part.part[1].part[0]),
@@ -243,3 +278,18 @@ def test_an_object_that_cannot_be_copied() -> None:
     ):
         replaced(value)
     assert value.part is OLD
+
+
+def test_a_copy_that_fails_names_the_class() -> None:
+    class NeedsArguments(Plain):
+        def __new__(cls, part: Any) -> "NeedsArguments":
+            return super().__new__(cls)
+
+    class Broken(Plain):
+        def __copy__(self) -> "Broken":
+            raise RuntimeError("not now")
+
+    with pytest.raises(TypeError, match=r"expected to copy a NeedsArguments, .*TypeError: .*part.*; give the class a __copy__"):
+        replaced(NeedsArguments(OLD))
+    with pytest.raises(TypeError, match=r"expected to copy a Broken, .*RuntimeError: not now"):
+        replaced({"x": Broken(OLD)})

@@ -267,6 +267,13 @@ def test_refuses_weights_and_strides_per_key(make: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [UniqueFeatures.of, UniqueFeatures.on_device])
+def test_refuses_a_key_that_is_there_twice(make: Any) -> None:
+    twice = KeyedJaggedTensor(["a", "b", "a"], torch.tensor([1, 2, 3]), lengths=torch.tensor([1, 1, 1]))
+    with pytest.raises(ValueError, match=r"features have a key more than once \(a\), .*; expected every key once"):
+        make(twice)
+
+
+@pytest.mark.parametrize("make", [UniqueFeatures.of, UniqueFeatures.on_device])
 def test_refuses_values_that_are_no_ids(make: Any) -> None:
     with pytest.raises(ValueError, match=r"expected ids as values, int32 or int64, got torch.float32"):
         make(KeyedJaggedTensor(["a"], torch.ones(1), lengths=torch.tensor([1])))

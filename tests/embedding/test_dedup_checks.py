@@ -157,7 +157,8 @@ WRAPPERS = [lambda where: DedupEmbeddingCollection(rows(), where), lambda where:
 @pytest.mark.parametrize(
     ("dedup", "given", "kind", "message"),
     [
-        ("host", PLAIN, TypeError, "expected UniqueFeatures, got a KeyedJaggedTensor; wrap the loader in DedupLoader, or"),
+        ("host", PLAIN, TypeError, "expected UniqueFeatures, got a KeyedJaggedTensor; wrap the loader in DedupLoader and"),
+        ("host", UniqueFeatures.of(PLAIN).permute([1, 0]), TypeError, "not what split, permute or concat made of them, or ded"),
         (
             "host",
             WEIGHTED,

@@ -101,3 +101,28 @@ def test_nothing_sharded_has_an_empty_fused_optimizer() -> None:
     optimizer: Any = wrapped(bags(), "host").fused_optimizer
     assert not optimizer.params and optimizer.state_dict() == {"state": {}}
     optimizer.step()
+
+
+def _complaints(collection: nn.Module) -> list[Any]:
+    """Of loading states that do not fit, before sharding: keys, and the text of errors."""
+    around = nn.ModuleDict({"ec": collection})
+    lacking = around.state_dict()
+    (first, _, last) = lacking
+    moved = lacking.pop(last)
+    lacking[last.replace("t2", "new")] = moved
+    loaded = around.load_state_dict(lacking, strict=False)
+    wrong = around.state_dict() | {first: torch.ones(1, 1)}
+    found: list[Any] = [set(loaded.missing_keys), set(loaded.unexpected_keys)]
+    for state in (lacking, wrong):
+        with pytest.raises(RuntimeError) as error:
+            around.load_state_dict(state)
+        found.append(set(str(error.value).split("\n\t")[1:]))
+    return found
+
+
+@pytest.mark.parametrize("dedup", ["host", "device"])
+@pytest.mark.parametrize("kind", MADE)
+def test_what_does_not_fit_is_named_as_by_the_wrapped_collection(kind: str, dedup: str) -> None:
+    found = _complaints(wrapped(MADE[kind](), dedup))
+    assert found == _complaints(MADE[kind]())
+    assert all(found) and "size mismatch" in str(found[3])

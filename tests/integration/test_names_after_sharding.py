@@ -148,3 +148,43 @@ def _through_a_checkpoint(giver: DistributedModelParallel, taker: DistributedMod
 def test_checkpoints_with_their_optimizer_states_go_both_ways(world_size: int) -> None:
     for complaints in run_ranks(_exchanged, world_size):
         assert not complaints, "\n".join(complaints)
+
+
+def _without_a_table() -> list[str]:
+    """What stock bags do after sharding with a state that lacks a table; stock sequences end in a KeyError."""
+    logging.disable()
+    found = []
+    for way in ("table_wise", "row_wise", "column_wise"):
+        for pooled, kind in ((False, "embeddings"), (True, "embedding_bags")):
+            told = {}
+            for dedup in ("none", "host") if pooled else ("host",):
+                dmp = shard(model(pooled, dedup), way)
+                name = f"{kind}.t0.weight"
+                before = _pieces(dmp.state_dict())
+                state = {key: value for key, value in dmp.state_dict().items() if not key.endswith(name)}
+                told[dedup] = list(dmp.load_state_dict(dict(state), strict=False).missing_keys)
+                after = _pieces(dmp.state_dict())
+                if not all(torch.equal(a, b) for key in before for a, b in zip(before[key], after[key], strict=True)):
+                    found.append(f"{way}, {kind}, {dedup}: weights have changed")
+                for whole in (dmp, dmp._dmp_wrapped_module):
+                    try:
+                        whole.load_state_dict(dict(state))
+                        found.append(f"{way}, {kind}, {dedup}: strict, and no error")
+                    except RuntimeError as error:
+                        if "Missing key" not in str(error) or name not in str(error):
+                            found.append(f"{way}, {kind}, {dedup}: {error}")
+                inside: Any = dmp.module  # loaded as any module
+                names = inside.load_state_dict(inside.state_dict() | {}, strict=False).missing_keys
+                lacking = {key: value for key, value in inside.state_dict().items() if not key.endswith(name)}
+                names += inside.load_state_dict(lacking, strict=False).missing_keys
+                if names != [f"ec.{name}"]:
+                    found.append(f"{way}, {kind}, {dedup}: of the module: {names}")
+            if told["host"] != told.get("none", [f"{kind}.t0.weight"]):
+                found.append(f"{way}, {kind}: {told}")
+    return found
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_state_without_a_table(world_size: int) -> None:
+    for complaints in run_ranks(_without_a_table, world_size):
+        assert not complaints, "\n".join(complaints)
