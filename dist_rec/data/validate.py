@@ -1,5 +1,6 @@
 """Checks of data files. Every problem is a `DataError` naming file, row group, row, field, what was expected and what came."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from dist_rec.data.times import EXPECTED, Span, mixed_units, other_unit, outlier
 from dist_rec.data.types import fits, has_zone, plain, wanted
 
 PARQUET_MAGIC = b"PAR1"
+LIST_OF_NONE = re.compile(r"Expected all lists to be of size=\d+ but index (\d+) had size=0")
 
 
 def open_parquet(path: Path, schema: Schema) -> pq.ParquetFile:
@@ -69,8 +71,23 @@ def read_row_group(file: pq.ParquetFile, schema: Schema, *, path: Path, row_grou
         # Threads of pyarrow would fight the other workers for the cores, and do not survive a fork.
         table = file.read_row_group(row_group, columns=names, use_threads=False).select(names)
     except READ_ERRORS as error:
-        raise DataError(f"{path}, row group {row_group}: expected readable column data, got: {one_line(error)}") from error
+        place = _Place(f"{path}, row group {row_group}")
+        for name in names:
+            if (row := _null_of_one_length(file, name, row_group)) is not None:
+                raise place.error(row, name, "a list", "null") from error
+        raise DataError(f"{place.where}: expected readable column data, got: {one_line(error)}") from error
     return validate(table, schema, file=path, row_group=row_group)
+
+
+def _null_of_one_length(file: pq.ParquetFile, name: str, row_group: int) -> int | None:
+    """The first row with a null in a column of lists of one length, which Arrow writes, but does not read."""
+    if pa.types.is_fixed_size_list(file.schema_arrow.field(name).type):
+        try:
+            file.read_row_group(row_group, columns=[name], use_threads=False)
+        except READ_ERRORS as error:
+            found = LIST_OF_NONE.search(str(error))
+            return int(found[1]) - 1 if found else None  # Arrow counts from 1 here
+    return None
 
 
 def check_columns(found: pa.Schema, schema: Schema, *, file: str | Path) -> None:

@@ -60,8 +60,8 @@ def _check_outside(folder: Path) -> None:
     for parent in real(folder).parents:
         if (made := kind_of(parent)) in (DATASET, SPLIT):
             raise NotOurs(
-                f"{folder}: expected a place outside of other datasets, got one inside the {made} {parent}; name another folder, "
-                "or say --force (in Python force=True)"
+                f"{folder}: expected a place outside of other datasets, got one inside the {made} {parent}; name another "
+                "folder, or say --force (in Python force=True)"
             )
 
 

@@ -60,6 +60,22 @@ def test_lists_of_one_length_and_lists_with_a_dictionary(tmp_path: Path) -> None
     assert _read(_with(table, "history.item", coded), tmp_path / "b").equals(table)
 
 
+@pytest.mark.parametrize("row", [0, 1, 4])
+@pytest.mark.parametrize("row_group", [0, 1])
+def test_a_null_among_lists_of_one_length_is_named(tmp_path: Path, row: int, row_group: int) -> None:
+    table = make_table([row | {"searches.query": [3, 8]} for row in make_rows(10)])
+    lists: list[list[int] | None] = [[3, 8]] * 10
+    lists[5 * row_group + row] = lists[9] = None
+    table = _with(table, "searches.query", pa.array(lists, pa.list_(pa.int16(), 2)))
+    (tmp_path / "train").mkdir()
+    pq.write_table(table, tmp_path / "train" / "a.parquet", row_group_size=5)
+    message = f"row group {row_group}, row {row}, field searches.query: expected a list, got null$"
+    with pytest.raises(DataError, match=f"a.parquet, {message}"):
+        list(RequestReader(folders=[tmp_path / "train"], schema=make_schema(), batch_size=99))
+    with pytest.raises(DataError, match=f"^f, {message}"):
+        validate(table.slice(5 * row_group, 5), make_schema(), file="f", row_group=row_group)
+
+
 def test_a_list_column_without_any_entry_has_no_type_of_its_own(tmp_path: Path) -> None:
     table = make_table([row | {"searches.query": []} for row in make_rows(3)])
     untyped = pa.array([[], [], []])
