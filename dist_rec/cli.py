@@ -16,12 +16,20 @@ import_app = typer.Typer(no_args_is_help=True, help="Turn a public data set into
 app.add_typer(data_app, name="data")
 data_app.add_typer(import_app, name="import")
 
+
+def _home(path: Path | None) -> Path | None:
+    """~ as the home folder, where the shell did not do it."""
+    return path and Path(os.path.expanduser(path))
+
+
 Recipe = Annotated[Path, typer.Argument(help="YAML recipe, such as launch/recipes/quickstart.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe, such as model.longer.k=32.")]
-Source = Annotated[Path, typer.Argument(help="Folder with the data set's own files, plain or .xz.")]
-Out = Annotated[Path, typer.Argument(help="Dataset folder to write; one that dist-rec made is replaced.")]
+Source = Annotated[Path, typer.Argument(help="Folder with the data set's own files, plain or .xz.", callback=_home)]
+Out = Annotated[Path, typer.Argument(help="Dataset folder to write; one that dist-rec made is replaced.", callback=_home)]
 Force = Annotated[bool, typer.Option("--force", help="Replace whatever folder is there, with all that is in it.")]
-ImportOut = Annotated[Path | None, typer.Argument(help="Dataset folder to write, data/<name of the set> by default.")]
+ImportOut = Annotated[
+    Path | None, typer.Argument(help="Dataset folder to write, data/<name of the set> by default.", callback=_home)
+]
 
 
 @app.command()
@@ -155,7 +163,7 @@ def assist(source: Source, out: ImportOut = None, force: Force = False) -> None:
 
 
 @data_app.command()
-def inspect(path: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> None:
+def inspect(path: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)]) -> None:
     """Rows, length percentiles, duplicates, label rates, cardinalities, and bytes with and without dedup."""
     from rich.console import Console
 

@@ -109,6 +109,28 @@ def test_synth_keeps_what_it_did_not_make(tmp_path: Path, dist_rec: DistRec) -> 
     assert said.code == 2 and said.err.count("\n") == 1 and "stats.json" in said.err
 
 
+def test_the_home_folder_in_paths_of_data(
+    tmp_path: Path, dist_rec: DistRec, monkeypatch: pytest.MonkeyPatch, recipe: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert dist_rec("data", "synth", "~/data", "--requests", "100", "--max-length", "30").code == 0
+    assert (tmp_path / "home" / "data" / "schema.yaml").is_file() and not Path("~").exists()
+    assert dist_rec("data", "inspect", "~/data").code == 0
+    assert dist_rec("train", recipe, "--set", "data.path=~/data", "--check-only").code == 0
+    for path in ("~/nothing", "~/data"):
+        said = dist_rec("data", "import", "movielens", path, "~/out")
+        assert said.code == 2 and str(tmp_path / "home") in said.err
+
+
+def test_synth_keeps_out_of_other_datasets(data: Path, tmp_path: Path, dist_rec: DistRec) -> None:
+    (tmp_path / "link").symlink_to(data)
+    for place in (data / "train" / "sub", tmp_path / "link" / "sub"):
+        said = dist_rec("data", "synth", place, "--requests", "100")
+        assert said.code == 2 and "expected a place outside of other datasets, got one inside the" in said.err
+        assert not place.exists()
+
+
 def test_inspect_says_nothing_beside_its_tables(data: Path) -> None:
     """In a process of its own, with what libraries warn of."""
     done = _process("data", "inspect", str(data))
