@@ -8,6 +8,7 @@ exists is complete. Nothing in one is ever run (safe_load.py).
 
 import errno
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -18,12 +19,14 @@ from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from pydantic import BaseModel, ValidationError, field_validator
 from torch import nn
 
 from dist_rec.common.made import mark, replace
 from dist_rec.config import ConfigError
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.train.made_with import MadeWith
+from dist_rec.train.metrics import TaskMetrics
 from dist_rec.train.ranks import Ranks
 from dist_rec.train.safe_load import SafeReader, TensorsOnly, read_index
 
@@ -31,11 +34,36 @@ KIND = "checkpoint"
 BEST = "best"
 
 
+class RunState(BaseModel):
+    """Validations so far: the best score, evaluations since, and the metrics of the best weights by task."""
+
+    best: float
+    since_best: int
+    valid: dict[str, TaskMetrics]
+
+
+class Position(BaseModel):
+    """Where one rank is: in the data (its loader's state), with how many reader `workers`, in random numbers and in the run."""
+
+    data: dict[str, Any]
+    workers: int
+    random: dict[str, list[int]]
+    run: RunState
+
+    @field_validator("data")
+    @classmethod
+    def _says_where(cls, data: dict[str, Any]) -> dict[str, Any]:
+        # A loader takes a state that says nothing, and begins again.
+        if not _mentions(data, "emitted"):
+            raise ValueError("it does not say how many batches were read")
+        return data
+
+
 def save_checkpoint(
     folder: Path,
     model: nn.Module,
     optimizer: HybridOptimizer | None,
-    position: dict[str, Any] | None,
+    position: Position | None,
     ranks: Ranks,
     *,
     made: MadeWith | None = None,
@@ -56,7 +84,7 @@ def save_checkpoint(
             state["optimizer"] = optimizer.state_dict()
         dcp.save(state, checkpoint_id=temporary, process_group=ranks.host_group)
         if position is not None:
-            _position_file(temporary, ranks).write_text(json.dumps(position))
+            _position_file(temporary, ranks).write_text(json.dumps(position.model_dump()))
         if ranks.is_main and made is not None:
             made.write(temporary)
         if ranks.is_main and best is not None:
@@ -142,9 +170,9 @@ def first_failure(error: BaseException) -> BaseException:
     return cause if isinstance(cause, Exception) else error
 
 
-def load_position(folder: Path, ranks: Ranks, workers: int) -> dict[str, Any]:
-    """This rank's position in the data. Raises ConfigError if the checkpoint has none for this rank, or it is one of another
-    number of reader workers."""
+def load_position(folder: Path, ranks: Ranks, workers: int) -> Position:
+    """This rank's position. Raises ConfigError if the checkpoint has none for this rank, it is damaged or of another number of
+    reader workers, or the best weights that it speaks of are not there whole."""
     path = _position_file(folder, ranks)
     if not path.is_file():
         raise ConfigError(
@@ -152,16 +180,23 @@ def load_position(folder: Path, ranks: Ranks, workers: int) -> dict[str, Any]:
             f"({ranks.world_size} now)"
         )
     try:
-        position = json.loads(path.read_bytes())
-        was = int(position["workers"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: damaged or incomplete: expected a position in the data as JSON, got: {error}") from None
-    if was != workers:
+        position = Position.model_validate(json.loads(path.read_bytes()))
+    except (ValueError, TypeError, RecursionError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        told = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else f"{error}"
+        raise ConfigError(f"{path}: damaged or incomplete: expected a position in the data as JSON, got: {told}") from None
+    if position.workers != workers:
         raise ConfigError(
-            f"{folder}: cannot resume the data stream: it was saved with data.workers={was}, now it is {workers}; the order of "
-            f"the data depends on it, so expected --set data.workers={was}"
+            f"{folder}: cannot resume the data stream: it was saved with data.workers={position.workers}, now it is {workers}; "
+            f"the order of the data depends on it, so expected --set data.workers={position.workers}"
         )
+    if math.isfinite(position.run.best):
+        read_index(folder / BEST)
     return position
+
+
+def _mentions(tree: Any, name: str) -> bool:
+    return isinstance(tree, dict) and (name in tree or any(_mentions(below, name) for below in tree.values()))
 
 
 def _explained(folder: Path, cause: BaseException) -> ConfigError:

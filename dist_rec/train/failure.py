@@ -40,7 +40,7 @@ def one_voice() -> Iterator[None]:
             if not is_gone(error):
                 raise
             said = "lost the connection to another rank, which has ended without a word (killed by the system?)"
-            if _first() is not True:
+            if _first() is False:
                 raise SystemExit(EXIT) from None
         elif _first() is False:
             raise SystemExit(EXIT) from None

@@ -15,10 +15,9 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +31,15 @@ from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.schema import Schema, load_schema
 from dist_rec.embedding.cache import CacheMeter
 from dist_rec.optim.hybrid import HybridOptimizer
-from dist_rec.train.checkpoint import BEST, copy_checkpoint, load_checkpoint, load_position, save_checkpoint
+from dist_rec.train.checkpoint import (
+    BEST,
+    Position,
+    RunState,
+    copy_checkpoint,
+    load_checkpoint,
+    load_position,
+    save_checkpoint,
+)
 from dist_rec.train.evaluate import evaluate
 from dist_rec.train.made_with import MadeWith
 from dist_rec.train.metrics import TaskMetrics
@@ -72,9 +79,14 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
         # The position first: a checkpoint without one also lacks the optimizer, and this says so.
         position = load_position(resume, ranks, config.data.workers)
         load_checkpoint(resume, dmp, optimizer, ranks)
-        loader.load_state_dict(position["data"])
-        restore_random_state(position["random"])
-        run.go_on(position["run"], resume)
+        try:
+            loader.load_state_dict(position.data)
+            restore_random_state(position.random)
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever a loader makes of a state that was changed
+            raise ConfigError(f"{resume}: the position in the data is damaged: {type(error).__name__}: {error}") from error
+        run.go_on(position.run, resume)
         if optimizer.steps * per_update >= total_steps:
             raise ConfigError(
                 f"{resume}: saved after step {optimizer.steps * per_update} of {total_steps}; there is nothing left to train"
@@ -107,8 +119,7 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
             enough = run.validate(step)
         # After the flush: a run that goes on from here must find what this one goes on with.
         if _due(step, config.checkpoint.every_steps):
-            position = {"data": loader.state_dict(), "workers": config.data.workers}
-            position |= {"random": random_state(), "run": run.state_dict()}
+            position = Position(data=loader.state_dict(), workers=config.data.workers, random=random_state(), run=run.state())
             run.save(log.checkpoints / f"step-{step}", step, optimizer, position)
         window.restart()
     optimizer.flush()
@@ -176,15 +187,13 @@ class _Run:
         self.valid: dict[str, TaskMetrics] = {}
         self.started = time.perf_counter()
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a run that goes on must know of the validations so far, for JSON."""
-        valid = {task: asdict(metrics) for task, metrics in self.valid.items()}
-        return {"best": self.best, "since_best": self.since_best, "valid": valid}
+    def state(self) -> RunState:
+        """What a run that goes on must know of the validations so far."""
+        return RunState(best=self.best, since_best=self.since_best, valid=self.valid)
 
-    def go_on(self, state: dict[str, Any], resume: Path) -> None:
+    def go_on(self, state: RunState, resume: Path) -> None:
         """As the run that saved `state` in the checkpoint `resume`, with its best weights."""
-        self.best, self.since_best = state["best"], state["since_best"]
-        self.valid = {task: TaskMetrics(**metrics) for task, metrics in state["valid"].items()}
+        self.best, self.since_best, self.valid = state.best, state.since_best, dict(state.valid)
         if self.ranks.is_main and (resume / BEST).is_dir():
             copy_checkpoint(resume / BEST, self.best_folder)
         self.ranks.barrier()
@@ -194,7 +203,7 @@ class _Run:
         folder: Path,
         step: int,
         optimizer: HybridOptimizer | None = None,
-        position: dict[str, Any] | None = None,
+        position: Position | None = None,
     ) -> None:
         """Without `optimizer` and `position` weights alone."""
         made = MadeWith.now(self.schema, self.config, self.ranks.world_size, step)
@@ -240,6 +249,8 @@ class _Run:
         if self.config.run.select_best != "none":
             load_checkpoint(self.best_folder, self.model, None, self.ranks)
         test = self._evaluate("test", self.config.data.test, step) if self.config.data.test else {}
+        if lost := [task for task, of in test.items() if of.diverged]:
+            self.log.say(f"the weights have diverged: scores of {', '.join(lost)} on the test split are not finite (NaN)")
         return RunResult(test, self.valid, step, time.perf_counter() - self.started)
 
     def _evaluate(self, split: str, folders: list[str], step: int) -> dict[str, TaskMetrics]:

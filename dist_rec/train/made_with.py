@@ -88,6 +88,8 @@ class MadeWith(BaseModel):
             found[f"embedding.tables.{table} is data_parallel"] = is_replicated(recipe.embedding, table)
         if resumed:
             found |= {f"optim.{name}": getattr(recipe.optim, name) for name in RESUMED}
+            found |= {f"data.{name}": getattr(recipe.data, name) for name in ("train", "valid")}
+            found["run.select_best"] = recipe.run.select_best
             found["embedding.optimizer"] = recipe.embedding.optimizer
         return found
 

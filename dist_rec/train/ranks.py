@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from dist_rec.common.errors import RunError
 from dist_rec.config import ConfigError, ParallelConfig
 
+LAST_WORD_S = 1.0
 TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -69,10 +71,16 @@ def start_ranks(config: ParallelConfig) -> Iterator[Ranks]:
             _join(backend, config.join_timeout_s)
         else:
             dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
+        store, failed = dist.distributed_c10d._get_default_store(), True
+        parts = dist.get_world_size() > 1 and dist.get_rank() == 0
         try:
             yield Ranks(dist.get_rank(), dist.get_world_size(), device, _group_of_all("gloo"), _group_of_all(backend))
+            failed = False
         finally:
             dist.destroy_process_group()
+            if failed and parts:  # the others hear of it now, and may ask the store who has spoken
+                time.sleep(LAST_WORD_S)
+            del store
 
 
 def _check_environment() -> None:

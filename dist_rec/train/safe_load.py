@@ -7,6 +7,8 @@ consists can be made, and its entries can only be tensors, which torch reads wit
 import importlib
 import io
 import pickle
+from enum import Enum
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -68,25 +70,40 @@ def read_index(folder: Path) -> Metadata:
         )
     try:
         found = _IndexUnpickler(io.BytesIO(path.read_bytes())).load()
+        if not isinstance(found, Metadata):
+            raise _NotAllowed(f"{type(found).__name__}")
+        if found.storage_meta is None:
+            found.storage_meta = StorageMeta()
+        _check_entries(path, found)
+        _check_files(folder, found)
+    except ConfigError:
+        raise
     except _NotAllowed as error:
         raise ConfigError(f"{path}: expected the index of a DCP checkpoint, got {error}; nothing of it was run") from None
-    except Exception as error:  # a damaged pickle may raise anything
+    except Exception as error:  # a damaged pickle may raise anything, and so may what it is made of
+        told = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
-            f"{path}: expected the index of a DCP checkpoint, got one that is damaged or incomplete: {error or type(error)}"
+            f"{path}: expected the index of a DCP checkpoint, got one that is damaged or incomplete: {told}"
         ) from None
-    if not isinstance(found, Metadata) or not isinstance(found.state_dict_metadata, dict):
-        raise ConfigError(f"{path}: expected the index of a DCP checkpoint, got {type(found).__name__}")
-    if found.storage_meta is None:
-        found.storage_meta = StorageMeta()
-    _check_entries(path, found)
-    _check_files(folder, found)
     return found
 
 
 def _check_entries(path: Path, index: Metadata) -> None:
+    """Raises ConfigError unless every entry is a tensor all of whose parts are stored."""
+    stored = {(key.fqn, tuple(key.offset or ())) for key in index.storage_data or {}}
     for name, entry in index.state_dict_metadata.items():
-        if not isinstance(entry, TensorStorageMetadata):
+        if not isinstance(name, str) or not isinstance(entry, TensorStorageMetadata):
             raise ConfigError(f"{path}: expected tensors only, got {name}, which is {type(entry).__name__}")
+        size, parts = tuple(entry.size), [(tuple(part.offsets), tuple(part.sizes)) for part in entry.chunks]
+        inside = all(o >= 0 and n >= 0 and o + n <= whole for at, of in parts for o, n, whole in zip(at, of, size, strict=True))
+        covered = sum(prod(of) for _, of in parts) == prod(size) and len({at for at, of in parts if prod(of)}) == sum(
+            prod(of) > 0 for _, of in parts
+        )
+        if not inside or not covered or any((name, at) not in stored for at, of in parts if prod(of)):
+            raise ConfigError(
+                f"{path}: expected the index of a DCP checkpoint, got one that is damaged or incomplete: {name} of shape "
+                f"{size} is not stored whole"
+            )
 
 
 def _check_files(folder: Path, index: Metadata) -> None:
@@ -112,7 +129,14 @@ class _NotAllowed(Exception):
     pass
 
 
-class _IndexUnpickler(pickle.Unpickler):
+_InPython: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue] - the one whose steps can be looked at
+
+
+class _IndexUnpickler(_InPython):
+    """Makes what ALLOWED names. A pickle may also set attributes of what it was given: of objects it made, never of classes."""
+
+    dispatch = dict(_InPython.dispatch)
+
     def find_class(self, module_name: str, global_name: str) -> Any:
         if (module_name, global_name) in ALLOWED:
             return getattr(importlib.import_module(module_name), global_name)
@@ -122,3 +146,11 @@ class _IndexUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         raise _NotAllowed("a pickle with references to outside of it")
+
+    def load_build(self) -> None:
+        target = self.stack[-2]
+        if (type(target).__module__, type(target).__name__) not in ALLOWED or isinstance(target, Enum):
+            raise _NotAllowed(f"a pickle that changes {target!r}")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build

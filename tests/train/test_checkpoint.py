@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.distributed.checkpoint import FileSystemWriter
 
 from dist_rec.common.made import NotOurs
 from dist_rec.config import Config, ConfigError
-from dist_rec.train.checkpoint import load_checkpoint, load_position, save_checkpoint
+from dist_rec.train.checkpoint import Position, RunState, load_checkpoint, load_position, save_checkpoint
 from dist_rec.train.metrics import TaskMetrics
 from dist_rec.train.ranks import Ranks
 from tests.helpers.ranks import run_ranks
@@ -33,6 +34,10 @@ def _config(data: Path, out: Path) -> Config:
         # One table for each way of being split.
         embedding={"tables": {"item": {"sharding": ["row_wise"]}, "kind": {"sharding": ["data_parallel"]}}},
     )
+
+
+def _position(at: int) -> Position:
+    return Position(data={"emitted": at}, workers=1, random={"cpu": [1]}, run=RunState(best=-math.inf, since_best=0, valid={}))
 
 
 def _two_ranks(data: Path, one: Path, out: Path) -> Metrics:
@@ -86,7 +91,7 @@ def test_a_save_that_fails_leaves_the_good_one(
 ) -> None:
     config = make_config(data, tmp_path)
     model, optimizer = fresh(config, alone)
-    save_checkpoint(tmp_path / "good", model, optimizer, {"workers": 1, "at": 1}, alone)
+    save_checkpoint(tmp_path / "good", model, optimizer, _position(1), alone)
     before = saved_state(tmp_path / "good")
     save = dcp.save
 
@@ -96,13 +101,13 @@ def test_a_save_that_fails_leaves_the_good_one(
 
     monkeypatch.setattr(dcp, "save", broken)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(tmp_path / "good", model, optimizer, {"workers": 1, "at": 2}, alone)
-    assert load_position(tmp_path / "good", alone, 1)["at"] == 1
+        save_checkpoint(tmp_path / "good", model, optimizer, _position(2), alone)
+    assert load_position(tmp_path / "good", alone, 1).data["emitted"] == 1
     _assert_same_state(saved_state(tmp_path / "good"), before)
 
     monkeypatch.setattr(dcp, "save", save)
-    save_checkpoint(tmp_path / "good", model, optimizer, {"workers": 1, "at": 3}, alone)
-    assert load_position(tmp_path / "good", alone, 1)["at"] == 3
+    save_checkpoint(tmp_path / "good", model, optimizer, _position(3), alone)
+    assert load_position(tmp_path / "good", alone, 1).data["emitted"] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["good"]
 
 

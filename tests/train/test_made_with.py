@@ -162,3 +162,15 @@ def test_a_field_that_was_left_out_stays_out(own_data: Path, tmp_path: Path, alo
     shutil.rmtree(last)
     with pytest.raises(ConfigError, match="not a checkpoint"):
         evaluate_checkpoint(config, last, "test", alone)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"run": {"select_best": "auc"}}, {"data": {"valid": ["test"]}}, {"data": {"train": ["test"]}}]
+)
+def test_a_run_that_goes_on_chooses_by_the_same(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    schema = load_schema(data)
+    made = MadeWith.now(schema, make_config(data, tmp_path), 1, 2)
+    other = make_config(data, tmp_path, **changes)
+    assert made.schema_for(schema, other, Path("here")) == schema
+    with pytest.raises(ConfigError, match=r"select_best|data\.valid|data\.train"):
+        made.schema_for(schema, other, Path("here"), resumed=True)

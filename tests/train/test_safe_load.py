@@ -1,5 +1,6 @@
 """Checkpoints from anywhere: nothing in any of their files is run, and whatever is not whole is said."""
 
+import json
 import os
 import pickle
 import shutil
@@ -162,3 +163,60 @@ def test_the_reader_gives_what_dcps_own_gives(copied: Path) -> None:
     mine, theirs = SafeReader(copied).read_metadata(), dcp.FileSystemReader(copied).read_metadata()
     assert mine.state_dict_metadata == theirs.state_dict_metadata and mine.storage_data == theirs.storage_data
     assert not any(isinstance(entry, BytesStorageMetadata) for entry in mine.state_dict_metadata.values())
+
+
+def _no_chunks(index: Metadata) -> None:
+    for entry in index.state_dict_metadata.values():
+        entry.chunks = []  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _one_chunk_less(index: Metadata) -> None:
+    name = next(name for name in index.state_dict_metadata if name.endswith("item.weight"))
+    entry: Any = index.state_dict_metadata[name]
+    entry.chunks[0].sizes = torch.Size([entry.size[0] - 1, entry.size[1]])
+
+
+def _nowhere(index: Metadata) -> None:
+    index.storage_data = {}
+
+
+def _texts(index: Metadata) -> None:
+    index.storage_data = dict.fromkeys(index.storage_data, "a")
+
+
+def _numbers(index: Metadata) -> None:
+    index.state_dict_metadata = dict(enumerate(index.state_dict_metadata.values()))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("change", [_no_chunks, _one_chunk_less, _nowhere, _texts, _numbers])
+def test_an_index_that_does_not_store_everything_is_refused(copied: Path, change: Callable[[Metadata], None]) -> None:
+    index = read_index(copied)
+    change(index)
+    (copied / INDEX).write_bytes(pickle.dumps(index))
+    with pytest.raises(ConfigError, match=r"expected (the index of a DCP checkpoint|tensors only)"):
+        read_index(copied)
+
+
+def test_a_pickle_changes_no_class(copied: Path) -> None:
+    """BUILD may set attributes of whatever stands on the stack; on a class that would change it for the whole process."""
+    before = Path.is_file
+    (copied / INDEX).write_bytes(b"\x80\x02cpathlib\nPosixPath\nN}X\x07\x00\x00\x00is_fileK\x01s\x86b.")
+    with pytest.raises(ConfigError, match="a pickle that changes"):
+        read_index(copied)
+    assert Path.is_file is before and "is_file" not in vars(type(Path()))
+
+
+@pytest.mark.parametrize(
+    "change", [{"data": {}}, {"data": []}, {"run": {}}, {"random": {}}, {"data": {"a": 1}}, {"workers": None}]
+)
+def test_a_position_that_was_changed_is_said(made: tuple[Config, Path], copied: Path, alone: Ranks, change: Any) -> None:
+    path = copied / "position-0-of-1.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ConfigError, match="damaged|nothing left to train"):
+        run(made[0], alone, f"changed-{abs(hash(str(change)))}", resume=copied)
+
+
+def test_best_weights_that_are_gone_are_said_before_training(made: tuple[Config, Path], copied: Path, alone: Ranks) -> None:
+    (copied / "best" / INDEX).unlink()
+    with pytest.raises(ConfigError, match="best: not a checkpoint"):
+        load_position(copied, alone, made[0].data.workers)
