@@ -163,13 +163,14 @@ def _says_nothing_about_copies(kind: type) -> bool:
 
 def _copied_by_field(value: Any) -> Any:
     """`copy.copy` asks the empty twin how it is filled, which one that passes questions on cannot answer yet."""
-    twin = type(value).__new__(type(value))
+    kind: Any = type(value)
+    twin = kind.__new__(kind)
     if isinstance(value, dict):
         for key, part in dict.items(value):
             dict.__setitem__(twin, key, part)
     elif isinstance(value, list):
         list.extend(twin, list.__iter__(value))
-    slots = _slots(type(value))
+    slots = _slots(kind)
     for name, part in _attributes(value).items():
         if name in slots:
             slots[name].__set__(twin, part)

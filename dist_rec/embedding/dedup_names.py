@@ -12,7 +12,7 @@ The collections inside keep their true paths, by which plans name them and pipel
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
@@ -103,7 +103,8 @@ class Renamed(nn.Module, FusedOptimizerModule):
                     renamed = functools.partial(_named, collection, listing, f"{path}.", self._tables)
                     object.__setattr__(collection, listing, renamed)
                 collection.register_load_state_dict_pre_hook(functools.partial(_keep_missing, f"{path}.", self._tables))
-                hooks = collection._load_state_dict_pre_hooks
+                collection.register_load_state_dict_post_hook(_rename_complaints_of_sharded)
+                hooks: Any = collection._load_state_dict_pre_hooks
                 hooks.move_to_end(next(reversed(hooks)), last=False)  # before TorchRec's, which expects every table
 
 
@@ -150,22 +151,22 @@ def _rename_loaded(module: nn.Module, state: dict[str, Any], prefix: str, *other
     assert isinstance(module, Renamed)
     module._name_sharded()
     module._loading = (prefix, others[-1])
+    first, collection = next(zip(module.holders(), module.held(), strict=True))
     for key in [key for key in state if key.startswith(prefix)]:
-        if (name := module.inner(key[len(prefix) :])) != key[len(prefix) :]:
-            state[prefix + name] = state.pop(key)
+        name = key[len(prefix) :]
+        inner = module.inner(name)
+        if inner == name and name.startswith(f"{module._tables}.") and isinstance(collection, ShardedModule):
+            # No table of that name: a sharded collection raises what is unexpected, its surroundings do not.
+            inner = f"{first}.{INNER}{name[len(module._tables) :]}"
+        if inner != name:
+            state[prefix + inner] = state.pop(key)
 
 
 def _rename_complaints(module: nn.Module, complaints: Any) -> None:
     assert isinstance(module, Renamed)
-    if module._loading is None:
-        return
-    (prefix, errors), module._loading = module._loading, None
-    for names in (complaints.missing_keys, complaints.unexpected_keys):
-        names[:] = [prefix + module.outer(name[len(prefix) :]) if name.startswith(prefix) else name for name in names]
-    for place, error in enumerate(errors):
-        if error.startswith(start := f"size mismatch for {prefix}"):
-            name, colon, rest = error[len(start) :].partition(":")
-            errors[place] = start + module.outer(name) + colon + rest
+    if module._loading is not None:
+        (prefix, errors), module._loading = module._loading, None
+        _rename_all(complaints, errors, prefix, lambda name: prefix + module.outer(name))
 
 
 def _keep_missing(
@@ -177,12 +178,31 @@ def _keep_missing(
     _: Any,
     __: bool,
     missing: list[str],
-    *___: Any,
+    ___: list[str],
+    errors: list[str],
 ) -> None:
-    """Tables of a sharded collection (at `path` in its wrapper) that are not in the state: reported under the names outside,
-    and loaded as they are."""
-    outside = prefix.removesuffix(path) if prefix.endswith(path) else prefix
+    """Tables of a sharded collection (at `path` in its wrapper) that are not in the state: reported, and loaded as they are."""
+    outside = (prefix.removesuffix(path) if prefix.endswith(path) else prefix) + tables
+    vars(collection)["_loading_here"] = (f"{prefix}{INNER}.", outside, errors)
     for name, table in collection.state_dict().items():
         if name.endswith(".weight") and prefix + name not in state:
-            missing.append(f"{outside}{tables}{name.removeprefix(INNER)}")
+            missing.append(prefix + name)
             state[prefix + name] = table
+
+
+def _rename_complaints_of_sharded(collection: nn.Module, complaints: Any) -> None:
+    here = vars(collection).pop("_loading_here", None)
+    if here is not None:
+        inside, outside, errors = here
+        _rename_all(complaints, errors, inside, lambda name: f"{outside}.{name}")
+
+
+def _rename_all(complaints: Any, errors: list[str], start: str, rename: Callable[[str], str]) -> None:
+    """Renames in place what comes after `start` in keys and in errors."""
+    for names in (complaints.missing_keys, complaints.unexpected_keys):
+        names[:] = [rename(name[len(start) :]) if name.startswith(start) else name for name in names]
+    for place, error in enumerate(errors):
+        told = "size mismatch for "
+        if error.startswith(told + start):
+            name, colon, rest = error[len(told + start) :].partition(":")
+            errors[place] = told + rename(name) + colon + rest

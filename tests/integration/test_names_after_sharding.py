@@ -1,6 +1,7 @@
 """Under a stock `DistributedModelParallel`, a wrapped collection has the names and the states that the plain one has."""
 
 import copy
+import itertools
 import logging
 import tempfile
 from typing import Any
@@ -188,3 +189,31 @@ def _without_a_table() -> list[str]:
 def test_a_state_without_a_table(world_size: int) -> None:
     for complaints in run_ranks(_without_a_table, world_size):
         assert not complaints, "\n".join(complaints)
+
+
+def _with_more() -> list[str]:
+    """A table that is not in the model, and one of another shape: what stock collections say."""
+    logging.disable()
+    found = []
+    for pooled in (False, True):
+        told: dict[str, list[str]] = {}
+        for dedup in ("none", "host"):
+            dmp = shard(model(pooled, dedup))
+            state: Any = dict(dmp.state_dict())
+            name = next(key for key in state if ".t0." in key)
+            more, other = state | {name.replace("t0", "new"): state[name]}, state | {name: torch.ones(2, 2)}
+            told[dedup] = list(dmp.load_state_dict(dict(more), strict=False).unexpected_keys)
+            for whole, wrong in itertools.product((dmp, dmp.module), (more, other)):
+                try:
+                    whole.load_state_dict(dict(wrong))  # DMP changes the dict it is given
+                    found.append(f"{pooled}, {dedup}: no error")
+                except RuntimeError as error:
+                    told[dedup] += str(error).split("\n\t")[1:]
+        if told["none"] != told["host"] or len(told["host"]) != 5:
+            found.append(f"pooled {pooled}: {told}")
+    return found
+
+
+def test_a_state_with_more_than_the_tables() -> None:
+    (complaints,) = run_ranks(_with_more, 1)
+    assert not complaints, "\n".join(complaints)
