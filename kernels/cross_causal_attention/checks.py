@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from dist_rec.kernels.common.offsets import check_offsets
+from dist_rec.kernels.common.offsets import check_offsets, readable
 
 LARGEST_HEAD = 256
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -33,6 +33,9 @@ def check_inputs(
         raise ValueError(f"the key-value heads must divide the query heads, {shapes}")
     if not (q.dtype == k.dtype == v.dtype and q.is_floating_point()):
         raise ValueError(f"q, k and v must share one floating dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
+    if not (isinstance(q_offsets, Tensor) and isinstance(kv_offsets, Tensor)):
+        kinds = f"{type(q_offsets).__name__}, {type(kv_offsets).__name__}"
+        raise ValueError(f"q_offsets and kv_offsets must be tensors (B + 1,), got {kinds}")
     if q_offsets.dim() != 1 or q_offsets.shape != kv_offsets.shape or q_offsets.shape[0] < 1:
         raise ValueError(
             f"q_offsets and kv_offsets must both be (B + 1,), got {tuple(q_offsets.shape)}, {tuple(kv_offsets.shape)}"
@@ -62,6 +65,7 @@ def check_inputs(
         raise ValueError(f"scale must be positive, got {scale}")
 
 
+@torch.compiler.disable
 def check_values(
     sum_q: int,
     sum_kv: int,
@@ -71,7 +75,10 @@ def check_values(
     group_size: int,
     seen: Tensor | None,
 ) -> None:
-    """Of tensors in host memory. Raises ValueError for offsets that are none and for more candidates than there are rows."""
+    """Of tensors in host memory; of others nothing is asked. Also where the rest is compiled: backends of the CPU read offsets
+    anyway. Raises ValueError for offsets that are none and for more candidates than there are rows."""
+    if not readable(q_offsets, kv_offsets, num_candidates, seen):
+        return
     check_offsets("q_offsets", q_offsets, sum_q, padded=True)
     check_offsets("kv_offsets", kv_offsets, sum_kv, padded=True)
     if num_candidates is None:

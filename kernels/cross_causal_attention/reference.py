@@ -37,7 +37,8 @@ def reference_attention(
         k_seen, v_seen = k[keys].masked_fill(unseen, 0.0), v[keys].masked_fill(unseen, 0.0)
         out.append(_attend(q[rows], k_seen, v_seen, visible.to(q.device), scale))
         first_candidate += count
-    return torch.cat(out) if out else q + k.sum() + v.sum()  # no request: nothing, but part of the graph
+    nothing = q[:0] + k[:0].sum() + v[:0].sum()  # without a request still part of the graph
+    return torch.cat([nothing, *out, torch.zeros_like(q[int(q_offsets[-1]) :])])
 
 
 def visible_keys(positions: Tensor, kv_len: int, num_events: int, group_size: int, seen: Tensor | None) -> Tensor:

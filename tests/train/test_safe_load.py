@@ -212,7 +212,7 @@ def test_a_pickle_changes_no_class(copied: Path) -> None:
 def test_a_position_that_was_changed_is_said(made: tuple[Config, Path], copied: Path, alone: Ranks, change: Any) -> None:
     path = copied / "position-0-of-1.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(ConfigError, match="damaged|nothing left to train"):
+    with pytest.raises(ConfigError, match=r"damaged|nothing left to train"):
         run(made[0], alone, f"changed-{abs(hash(str(change)))}", resume=copied)
 
 

@@ -155,3 +155,27 @@ def test_auto_takes_the_batched_form_and_says_so_once(caplog: pytest.LogCaptureF
     assert torch.equal(_call(**inputs), _call(**inputs, backend="bucketed"))
     _call(**inputs)
     assert [record.getMessage() for record in caplog.records] == ["cross_causal_attention: bucketed (inputs on cpu)"]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"q_offsets": torch.tensor([3, 1, 1])}, r"q_offsets must begin at 0.*are these lengths\?"),
+        ({"q_offsets": torch.nn.Parameter(torch.tensor([3, 1, 1]), requires_grad=False)}, r"are these lengths\?"),
+        ({"kv_offsets": torch.tensor([0, 7, 5])}, r"kv_offsets must begin at 0 and never fall"),
+        ({"kv_offsets": torch.tensor([0, 5, 8])}, r"up to at most 7"),
+        ({"num_candidates": torch.tensor([6, 0])}, r"request 0 has 6 candidates of 1 rows, but only 5 key rows"),
+        ({"num_candidates": torch.tensor([1, -1])}, r"request 1 has -1 candidates"),
+        ({"num_candidates": torch.tensor([2, 1]), "seen": torch.tensor([1, 1])}, r"seen must be .* = \(3,\), got \(2,\)"),
+    ],
+)
+def test_values_in_host_memory_are_checked(changes: dict[str, Any], message: str, compiled: bool) -> None:
+    call = torch.compile(_call, backend="eager") if compiled else _call
+    with pytest.raises(ValueError, match=message):
+        call(**changes)
+
+
+def test_offsets_that_are_no_tensors_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be tensors \(B \+ 1,\), got list, Tensor"):
+        _call(q_offsets=[0, 3, 4])

@@ -107,3 +107,15 @@ def test_grouped_heads_equal_repeated_ones(heads: tuple[int, int]) -> None:
     summed = (out, dq, *(x.unflatten(1, (-1, group)).sum(2) for x in (dk, dv)))
     for got, expected in zip(case.run_with_gradients("reference"), summed):
         torch.testing.assert_close(got, expected, rtol=0.0, atol=1e-12)
+
+
+def test_rows_of_no_request_are_zeros() -> None:
+    """Padding behind the last offset, of some requests or of none."""
+    q, k, v = (torch.randn(n, 2, 8, requires_grad=True) for n in (7, 12, 12))
+    for q_offsets, kv_offsets in (([0, 2, 5], [0, 4, 9]), ([0], [0])):
+        found = [
+            cross_causal_attention(q, k, v, torch.tensor(q_offsets), torch.tensor(kv_offsets), backend=backend)
+            for backend in ("reference", "bucketed")
+        ]
+        assert all(out.shape == q.shape and out.requires_grad and not out[q_offsets[-1] :].any() for out in found)
+        torch.testing.assert_close(*found)
