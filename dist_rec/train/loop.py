@@ -73,7 +73,7 @@ def train(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None)
     dmp = shard_model(model, plan, config, ranks)
     per_update = config.optim.accumulation_steps
     optimizer = make_optimizer(dmp, config.optim, total_steps // per_update, ranks, max(config.run.log_every // per_update, 1))
-    torch.manual_seed(config.run.seed * ranks.world_size + ranks.rank)  # dropout differs between ranks
+    torch.manual_seed((config.run.seed * ranks.world_size + ranks.rank) % 2**63)  # dropout differs between ranks
     run = _Run(config, schema, ranks, log, dmp)
     if resume is not None:
         # The position first: a checkpoint without one also lacks the optimizer, and this says so.
