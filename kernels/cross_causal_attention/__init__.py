@@ -85,8 +85,6 @@ def cross_causal_attention(
     if torch.amp.is_autocast_available(q.device.type) and torch.is_autocast_enabled(q.device.type):
         q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
     check_inputs(q, k, v, q_offsets, kv_offsets, causal, num_candidates, group_size, seen, q_positions, key_valid, scale)
-    if q_offsets.device.type == "cpu":
-        check_values(len(q), len(k), q_offsets, kv_offsets, num_candidates, group_size, seen)  # pyright: ignore[reportCallIssue] - disable is not typed
     factor: float = q.shape[-1] ** -0.5 if scale is None else scale
     if backend == "auto":
         reason = why_not_triton(q)
@@ -99,6 +97,7 @@ def cross_causal_attention(
         return attend(q, k, v, q_offsets, kv_offsets, *options)[0]
     if backend not in ("bucketed", "reference"):
         raise ValueError(f"backend must be one of auto, triton, bucketed, reference, got {backend!r}")
+    check_values(len(q), len(k), q_offsets, kv_offsets, num_candidates, group_size, seen)  # pyright: ignore[reportCallIssue] - disable is not typed
     if max_q_len is not None and len(q_offsets) > 1 and (longest := int(q_offsets.diff().max())) > max_q_len:
         raise ValueError(f"max_q_len={max_q_len} was promised, but a request has {longest} query rows")
     if k.shape[1] < q.shape[1]:
