@@ -4,8 +4,7 @@ Tools look there: clipping, logging, noise. The first use of any stand-in brings
 applies and puts them into `p.grad`; whatever is done to them then is what `step()` applies. Who does not look pays nothing.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakMethod
 
@@ -45,23 +44,6 @@ class Arriving(Tensor):
             return func(*tree_map_only(Arriving, _arrived, args), **tree_map_only(Arriving, _arrived, kwargs or {}))
         name = next(value._name for value in args if isinstance(value, Arriving))
         raise RuntimeError(f"{name} {SECOND_GRADIENT}")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Gradients as they were put into `p.grad`, by name, each with its version: in-place changes count it up."""
-
-    gradients: Mapping[str, tuple[Tensor, int]]
-
-    @classmethod
-    def of(cls, gradients: Mapping[str, Tensor]) -> "Shown":
-        return cls({name: (gradient, gradient._version) for name, gradient in gradients.items()})
-
-    def changed(self, found: Mapping[str, Tensor]) -> bool:
-        """Whether somebody has changed or replaced one since."""
-        if found.keys() != self.gradients.keys():
-            return True
-        return any(found[name] is not was or was._version != version for name, (was, version) in self.gradients.items())
 
 
 def _arrived(stand_in: Arriving) -> Tensor:

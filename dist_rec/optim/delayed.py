@@ -17,7 +17,7 @@ from torch.profiler import record_function
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dist_rec.optim.arriving import SECOND_GRADIENT, Arriving, Bring, Shown
+from dist_rec.optim.arriving import SECOND_GRADIENT, Arriving, Bring
 from dist_rec.optim.buckets import Bucket, lay_out
 from dist_rec.optim.groups import host_group_of, own_group
 
@@ -85,6 +85,7 @@ class DelayedAllReduce:
         self._flight: Flight | None = None
         self._dropped: list[Flight] = []  # on their way, and nobody waits for them
         self.held = False  # the means stand in `p.grad`, for the job to look at until the step
+        self.changed = False  # the job has changed the last ones there, which every rank has to do alike
         self._side: torch.cuda.Stream | None = None  # follows the collectives
         weakref.finalize(self, _remove, self._hooks)
         self.active = True  # False: the next backward is not the last of its step
@@ -266,6 +267,7 @@ class DelayedAllReduce:
         self._dropped.append(flight)
 
     def _leave(self, flight: "Flight") -> None:
+        flight.changed, self.changed = self.changed, False
         flight.leave(self.parameters, self._side, self._host_group if self._world_size > 1 else None)
 
     def withheld(self) -> dict[str, Tensor]:
@@ -305,7 +307,7 @@ class Flight:
         self.complete: set[str] = set()
         self.taken: dict[str, Tensor] = {}  # gradients of buckets that wait for others
         self.stood_in: set[str] = set()
-        self.dropped = False
+        self.dropped = self.changed = False
         self.backwards: list[int] = []  # autograd's numbers of this step's backwards, an inner one after the one around it
         self.names: dict[str, None] = {}  # in the order of the parameters
         self._landed: torch.Event | None = None
@@ -316,7 +318,7 @@ class Flight:
         """All buckets are on their way: sends the flags after them and, on a GPU, queues what has to follow the collectives."""
         self.names = dict.fromkeys(name for name in names if name in self.present)
         here = [self.present[name] and not self.dropped for name in self.names]
-        self._flags = torch.tensor([*here, self.dropped, not self.dropped], dtype=torch.int32)
+        self._flags = torch.tensor([*here, self.dropped, self.changed, True], dtype=torch.int32)
         self._flag_work = _all_reduce(self._flags, host_group) if host_group is not None else None
         if side is None:
             return
@@ -347,11 +349,16 @@ class Flight:
                 self._means = self._views()
             if self._flag_work is not None:
                 self._flag_work.wait()
-        *flags, dropped, kept = self._flags.tolist()
-        if dropped and kept:
+        *flags, dropped, changed, ranks = self._flags.tolist()
+        if dropped not in (0, ranks):
             raise RuntimeError(
-                f"zero_grad() between backward() and step() on {dropped} of {dropped + kept} ranks: a gradient is dropped by "
-                "all ranks or by none; expected all of them to call it"
+                f"zero_grad() between backward() and step() on {dropped} of {ranks} ranks: a gradient is dropped by all ranks "
+                "or by none; expected all of them to call it"
+            )
+        if changed not in (0, ranks):
+            raise RuntimeError(
+                f"p.grad was changed (clipped, for example) between backward() and step() on {changed} of {ranks} ranks, so "
+                "that they have other weights now; a rank without data finds nothing there. Expected clip_norm in its place"
             )
         return {name: self._means[name] for name, flag in zip(self.names, flags, strict=True) if flag > 0}
 
@@ -388,8 +395,6 @@ class Pending:
     scale: float
     computed_at: dict[str, Tensor] = field(default_factory=dict)
     landed: dict[str, Tensor] | None = None
-    shown: Shown | None = None  # in `p.grad`, where the job may have changed them
-    unscaled: bool = False
 
     def norm(self, names: Iterable[str]) -> Tensor:
         """Of a gradient that has landed, all parameters together."""

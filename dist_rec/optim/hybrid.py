@@ -22,7 +22,7 @@ from torch.profiler import record_function
 from torchrec.optim.keyed import KeyedOptimizer
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from dist_rec.optim.arriving import Arriving, Shown
+from dist_rec.optim.arriving import Arriving
 from dist_rec.optim.ddp import outermost_ddps, plain_buffers, silence, slices
 from dist_rec.optim.delayed import Compress, DelayedAllReduce, Pending, total_norm
 from dist_rec.optim.dense import DenseFactory, DenseOptimizers, ParamGroups
@@ -32,6 +32,7 @@ from dist_rec.optim.loss_scale import LossScale
 from dist_rec.optim.resumable import Resumable
 from dist_rec.optim.saved import Beside
 from dist_rec.optim.staleness import Correction, Staleness
+from dist_rec.optim.view import View
 
 DenseUpdate = Literal["sync", "delayed"]
 
@@ -144,8 +145,7 @@ class HybridOptimizer(Resumable):
         self._beside = Beside()
         self._in_flight: Pending | None = None
         self._changed_by_job = False  # somebody changes `p.grad` before step()
-        self._fillers: dict[str, Tensor] = {}  # zeros in `p.grad` for the job to look at
-        self._looked_at: Pending | None = None  # this step's gradient, on its way early because the job looked at `p.grad`
+        self._view: View | None = None
         self.steps = self.applied = self.skipped = 0
         self.grad_norm: Tensor | None = None
         theirs = {p for ddp in self._ddps for p in ddp.parameters()}
@@ -230,11 +230,14 @@ class HybridOptimizer(Resumable):
         if self._micro:
             return  # gradients are being added up
         if self._reduce is not None:
-            self._forget_look()
+            self._forget_view()
             self._reduce.abandon()
         for parameter in self._parameters.values():
-            keep = not set_to_none and parameter.grad is not None and not isinstance(parameter.grad, Arriving)
-            parameter.grad = parameter.grad.zero_() if keep and parameter.grad is not None else None
+            own = parameter.grad is not None and not isinstance(parameter.grad, Arriving)
+            if own and not set_to_none and parameter.grad is not None:
+                parameter.grad.zero_()
+            else:
+                parameter.grad = None
 
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Call after the backward of each step, on every rank, also on one that had no data."""
@@ -263,14 +266,16 @@ class HybridOptimizer(Resumable):
             self._apply(Pending(None, self._loss_scale.scale, landed=found), late=False)
             return
         self._loss_scale.check_left_alone(self)
+        if self._view is not None and self._view.sent is None:
+            self._flush()  # shown for a flush that did not come
         if replaced := self._reduce.replaced():
             self._look(self.steps)
             for name, gradient in replaced.items():
                 self._parameters[name].grad = gradient
         if not self._reduce.held:
-            self._forget_look()
-        started = self._looked_at or Pending(self._reduce.start(), self._loss_scale.scale)
-        self._looked_at, self._reduce.held = None, False
+            self._forget_view()  # cleared by the job, and another backward has come since
+        sent = None if self._view is None else self._view.sent
+        started = sent or Pending(self._reduce.start(), self._loss_scale.scale)
         if self._in_time(self.steps):
             self._flush()
             self._apply(started, late=False)
@@ -279,9 +284,7 @@ class HybridOptimizer(Resumable):
                 started.computed_at = {name: p.detach().clone() for name, p in self._parameters.items()}
             self._flush()
             self._in_flight = started
-        for name in self._fillers:
-            self._parameters[name].grad = None
-        self._fillers = {}
+        self._close_view()
 
     def _in_time(self, step: int) -> bool:
         return self._dense_update == "sync" or step <= self._warmup
@@ -301,35 +304,23 @@ class HybridOptimizer(Resumable):
     def _look(self, step: int) -> None:
         """Sends this step's gradient and puts into `p.grad` what the step will apply."""
         assert self._reduce is not None, "stand-ins are its"
-        if self._looked_at is not None and self._reduce.held:
+        if self._view is not None and self._reduce.held:
             return
-        self._forget_look()
+        self._forget_view()
         here = self._reduce.standing_in
-        self._looked_at = started = Pending(self._reduce.start(), self._loss_scale.scale)
+        sent = Pending(self._reduce.start(), self._loss_scale.scale)
         if self._in_time(step):
             self._flush()
-        self._show(started if self._in_time(step) else self._in_flight, here)
-
-    def _forget_look(self) -> None:
-        """What was sent early for a step that did not come; a gradient in flight stays in flight."""
-        if self._looked_at is not None and self._looked_at.flight is not None and self._reduce is not None:
-            self._land(self._looked_at)
-            self._looked_at.flight.release()
-        if self._in_flight is not None:
-            self._in_flight.shown = None
-        self._looked_at, self._fillers = None, {}
-        if self._reduce is not None:
-            self._reduce.held = False
+        self._open_view(sent, sent if self._in_time(step) else self._in_flight, here)
 
     def show_in_flight(self) -> None:
         """Puts the gradient in flight, if there is one, into `p.grad`, to be clipped or changed before `flush()` applies it."""
         self._check_between_steps("show_in_flight")
-        if self._in_flight is not None:
-            self._show(self._in_flight, self._land(self._in_flight))
+        if self._in_flight is not None and self._view is None:
+            self._open_view(None, self._in_flight, self._land(self._in_flight))
 
-    def _show(self, applied: Pending | None, here: Collection[str]) -> None:
-        """Into `p.grad`; zeros where the job, which has gradients of `here`, would look for one and nothing will be applied.
-        An error if there is more than it can know of."""
+    def _open_view(self, sent: Pending | None, applied: Pending | None, here: Collection[str]) -> None:
+        """An error if there is more to apply than the job can know of, which looks for gradients of `here`."""
         assert self._reduce is not None, "without it everything is in `p.grad` as it is"
         gradients = {} if applied is None else self._land(applied)
         if elsewhere := gradients.keys() - set(here):
@@ -338,15 +329,24 @@ class HybridOptimizer(Resumable):
                 "that a tool that reads p.grad cannot see it; expected clip_norm in the place of the job's own clipping, or a "
                 "gradient of every parameter on every rank"
             )
-        if applied is not None and applied.scale != 1.0 and not applied.unscaled:
-            for gradient in gradients.values():
-                gradient *= 1.0 / applied.scale
-        self._fillers = {name: torch.zeros_like(self._parameters[name]) for name in here if name not in gradients}
-        for name, gradient in {**gradients, **self._fillers}.items():
-            self._parameters[name].grad = gradient
-        self._reduce.held = True
-        if applied is not None:
-            applied.shown, applied.unscaled = Shown.of(gradients), True
+        self._view, self._reduce.held = View(self._parameters, sent, applied, gradients, here), True
+
+    def _close_view(self) -> None:
+        if self._view is not None and self._reduce is not None:
+            self._view.close()
+            self._view, self._reduce.held = None, False
+
+    def _forget_view(self) -> None:
+        """For a step that did not come: what was sent for it is dropped, a gradient in flight stays in flight."""
+        view, self._view = self._view, None
+        if view is None or self._reduce is None:
+            return
+        self._reduce.held = False
+        if view.sent is not None and view.sent.flight is not None:
+            self._land(view.sent)
+            view.sent.flight.release()
+        if view.applied is not view.sent:
+            view.take_back()
 
     def _check_frozen(self) -> None:
         if thawed := [name for name, p in self._frozen.items() if p.requires_grad]:
@@ -358,7 +358,7 @@ class HybridOptimizer(Resumable):
 
     def flush(self) -> None:
         """Applies the gradient in flight, if there is one: before evaluation, export and after the last step."""
-        if self._changed_by_job and self._in_flight is not None and self._in_flight.shown is None:
+        if self._changed_by_job and self._in_flight is not None and self._view is None:
             warnings.warn(
                 "flush() applies a gradient that the job has had no chance to change (clip) in p.grad, as it has changed those "
                 "before: expected clip_norm in the place of its own clipping, or show_in_flight(), the same change, and then "
@@ -371,33 +371,29 @@ class HybridOptimizer(Resumable):
         if self._in_flight is None:
             return
         in_flight, self._in_flight = self._in_flight, None
-        if self._reduce is not None and in_flight.shown is not None and self._looked_at is None:
-            self._reduce.held = False  # shown for this
-        # Of a step or an accumulation that goes on; what is in `p.grad` to be looked at is applied now.
-        unfinished = {name: p.grad for name, p in self._parameters.items()} if in_flight.shown is None else {}
+        # Of a step or an accumulation that goes on; what stands in `p.grad` to be looked at is applied now.
+        viewed = self._view is not None and self._view.applied is in_flight
+        unfinished = {} if viewed else {name: p.grad for name, p in self._parameters.items()}
         self._apply(in_flight, late=True)
         for name, parameter in self._parameters.items():
             parameter.grad = unfinished.get(name)
 
     def _apply(self, arrived: Pending, *, late: bool) -> None:
         """One dense update; none without a gradient, so that schedules count updates and not steps."""
-        gradients = self._land(arrived)
-        if arrived.shown is not None:
-            fillers = self._fillers
-            gradients = {n: p.grad for n, p in self._parameters.items() if p.grad is not None and p.grad is not fillers.get(n)}
-            self._changed_by_job |= arrived.shown.changed(gradients)
+        view = self._view if self._view is not None and self._view.applied is arrived else None
+        gradients = self._land(arrived) if view is None else view.found()
+        if view is not None and self._reduce is not None:
+            self._reduce.changed = view.is_changed()
+            self._changed_by_job |= self._reduce.changed
+        scale = arrived.scale if view is None else 1.0
         with record_function("dense update: apply"):
             norm, finite = None, True
             if gradients and (self._clip_norm is not None or self._skip_nonfinite):
-                if arrived.shown is not None:  # anew, since not every change can be seen
-                    norm = total_norm(self._parameters, gradients)
-                    finite = not self._skip_nonfinite or bool(norm.isfinite())
-                else:
-                    scaled = arrived.norm(self._parameters)
-                    finite = not self._skip_nonfinite or arrived.is_finite(scaled)
-                    norm = scaled / (1.0 if arrived.unscaled else arrived.scale)
+                # Of what was shown anew, since not every change of it can be seen.
+                norm = arrived.norm(self._parameters) if view is None else total_norm(self._parameters, gradients)
+                finite = not self._skip_nonfinite or (arrived.is_finite(norm) if view is None else bool(norm.isfinite()))
+                norm = norm / scale
             if gradients and finite:
-                scale = 1.0 if arrived.unscaled else arrived.scale
                 self._update(gradients, norm, arrived.computed_at, scale, late)
             else:
                 self._correction.forget()
@@ -406,9 +402,8 @@ class HybridOptimizer(Resumable):
             self._loss_scale.update(finite, arrived.scale)
         if arrived.flight is not None:
             arrived.flight.release()
-        if arrived.shown is not None:
-            for parameter in self._parameters.values():
-                parameter.grad = None
+        if view is not None:
+            self._close_view()
 
     def _update(
         self, gradients: dict[str, Tensor], norm: Tensor | None, computed_at: dict[str, Tensor], scale: float, late: bool

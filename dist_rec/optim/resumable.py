@@ -27,6 +27,7 @@ from dist_rec.optim.saved import (
     to_stock,
 )
 from dist_rec.optim.staleness import Correction
+from dist_rec.optim.view import View
 
 
 class Resumable(KeyedOptimizer):
@@ -39,6 +40,7 @@ class Resumable(KeyedOptimizer):
     _correction: Correction
     _reduce: DelayedAllReduce | None
     _in_flight: Pending | None
+    _view: View | None
     _lr_factor: Callable[[int], float] | None
     _accumulation: int
     _micro: int
@@ -78,7 +80,7 @@ class Resumable(KeyedOptimizer):
         scaled = self._loss_scale.is_enabled
         state: dict[str, Any] = {
             "dense": self._dense.state_dict(),
-            "in_flight": filled(self._land(waiting) if waiting is not None else {}, self._parameters),
+            "in_flight": filled(self._waiting(), self._parameters),
             "counters": torch.tensor(
                 [self.steps, self.applied, self.skipped, waiting is not None, scaled, self._loss_scale.good]
             ),
@@ -160,6 +162,13 @@ class Resumable(KeyedOptimizer):
         slots = spread(self._dense_tree())
         self._offered = WeakValueDictionary(slots)
         return slots
+
+    def _waiting(self) -> dict[str, Tensor]:
+        """The gradient in flight, scaled as it came."""
+        if self._in_flight is None:
+            return {}
+        viewed = self._view is not None and self._view.applied is self._in_flight
+        return self._view.as_it_came() if viewed and self._view is not None else self._land(self._in_flight)
 
     def _land(self, in_flight: Pending) -> dict[str, Tensor]:
         if in_flight.landed is None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_rec.optim.arriving import Arriving, Shown
+from dist_rec.optim.arriving import Arriving
 
 
 class _Owner:
@@ -67,12 +67,3 @@ def test_it_does_not_keep_its_optimizer_alive() -> None:
     del owner
     with pytest.raises(RuntimeError, match="weight: the optimizer that took this gradient is gone"):
         assert parameter.grad is not None and parameter.grad.norm()
-
-
-def test_shown_gradients_tell_whether_they_were_changed() -> None:
-    gradients = {"a": torch.ones(2), "b": torch.ones(2)}
-    shown = Shown.of(gradients)
-    assert not shown.changed(gradients)
-    assert shown.changed(gradients | {"a": torch.ones(2)}) and shown.changed({"a": gradients["a"]})
-    gradients["b"].mul_(1.0)
-    assert shown.changed(gradients)
