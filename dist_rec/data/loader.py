@@ -36,10 +36,20 @@ def failures_as_values(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 class ReaderLoader(StatefulDataLoader):
-    """Raises ConfigError and DataError as the reader raised them, and DataError if reader processes cannot start or die."""
+    """Raises ConfigError and DataError as the reader raised them, and DataError if reader processes cannot start or die.
+
+    ConfigError too where the state it was given is not whole.
+    """
 
     def __iter__(self) -> Any:
-        return self._opened(super().__iter__())
+        resumed = self.next_iter_state is not None
+        try:
+            batches = super().__iter__()
+        except (AssertionError, KeyError, TypeError) as error:  # what torchdata makes of a state with parts missing
+            if not resumed:
+                raise
+            raise ConfigError(f"cannot resume the data stream: its saved position is damaged: {error}") from error
+        return self._opened(batches)
 
     def _get_iterator(self) -> Any:
         if self.num_workers == 0:
