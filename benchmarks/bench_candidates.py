@@ -22,15 +22,15 @@ from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema import Schema, load_schema
-from dist_rec.data.synthetic import SynthConfig, synthesize
+from dist_rec.data.synthetic.history import SynthConfig, synthesize
 from dist_rec.data.validate import open_parquet
 from dist_rec.data.writer import write_schema, write_split
 from dist_rec.embedding.tables import table_dims
-from dist_rec.models.heads import binary_loss
+from dist_rec.models.layers.heads import binary_loss
 from dist_rec.models.ranker import Ranker
-from dist_rec.train.loop import train
-from dist_rec.train.ranks import start_ranks
-from dist_rec.train.report import RunLog
+from dist_rec.training.loop import train
+from dist_rec.training.ranks import start_ranks
+from dist_rec.training.run_log import RunLog
 
 REQUESTS = 64
 RECIPE = Path(__file__).resolve().parents[1] / "launch/recipes/quickstart.yaml"

@@ -21,7 +21,7 @@ from dist_rec.config import load_config
 from dist_rec.data.collate import collate
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema import load_schema
-from dist_rec.data.synthetic import SynthConfig, synthesize
+from dist_rec.data.synthetic.history import SynthConfig, synthesize
 from dist_rec.data.validate import open_parquet
 from dist_rec.embedding.tables import table_dims
 from dist_rec.models import attention_block

@@ -26,10 +26,10 @@ from dist_rec.data.collate import collate
 from dist_rec.data.columns import list_column
 from dist_rec.data.schema import Schema, load_schema
 from dist_rec.data.validate import open_parquet
-from dist_rec.train.checkpoint import load_checkpoint
-from dist_rec.train.metrics import auc
-from dist_rec.train.pipeline import plan_model, shard_model
-from dist_rec.train.ranks import Ranks, start_ranks
+from dist_rec.training.checkpoint import load_checkpoint
+from dist_rec.training.metrics import auc
+from dist_rec.training.pipeline import plan_model, shard_model
+from dist_rec.training.ranks import Ranks, start_ranks
 
 
 def read(config: Config, folders: list[str], schema: Schema) -> pa.Table:

@@ -1,1 +1,25 @@
-"""dist_rec: training long-sequence recommenders on TorchRec. Importing the package does nothing."""
+"""Long-sequence recommenders on TorchRec. Importing this package imports nothing else; the names below come when asked for."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dist_rec.api import train as train
+    from dist_rec.config import Config as Config
+    from dist_rec.config import load_config as load_config
+    from dist_rec.registry import part as part
+
+_HOMES = {
+    "train": "dist_rec.api",
+    "Config": "dist_rec.config",
+    "load_config": "dist_rec.config",
+    "part": "dist_rec.registry",
+}
+__all__ = ["Config", "load_config", "part", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dist_rec' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

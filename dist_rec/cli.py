@@ -1,9 +1,10 @@
 """The command line: parses, calls, prints. `dist-rec --help`."""
 
 import os
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,9 +13,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True, help="Make, import and look at datasets.")
-import_app = typer.Typer(no_args_is_help=True, help="Turn a public data set into a dataset folder.")
 app.add_typer(data_app, name="data")
-data_app.add_typer(import_app, name="import")
 
 
 def _home(path: Path | None) -> Path | None:
@@ -24,12 +23,8 @@ def _home(path: Path | None) -> Path | None:
 
 Recipe = Annotated[Path, typer.Argument(help="YAML recipe, such as launch/recipes/quickstart.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe, such as model.longer.k=32.")]
-Source = Annotated[Path, typer.Argument(help="Folder with the data set's own files, plain or .xz.", callback=_home)]
 Out = Annotated[Path, typer.Argument(help="Dataset folder to write; one that dist-rec made is replaced.", callback=_home)]
 Force = Annotated[bool, typer.Option("--force", help="Replace whatever folder is there, with all that is in it.")]
-ImportOut = Annotated[
-    Path | None, typer.Argument(help="Dataset folder to write, data/<name of the set> by default.", callback=_home)
-]
 
 
 @app.command()
@@ -38,25 +33,27 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option(help="Checkpoint folder to go on from.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, plan and costs; train nothing.")] = False,
-    check_only: Annotated[bool, typer.Option("--check-only", help="Check recipe and schema, start nothing.")] = False,
+    check_only: Annotated[bool, typer.Option("--check-only", help="Check recipe, data and checkpoint; start nothing.")] = False,
     trace: Annotated[
         bool, typer.Option("--trace", help="Profile 4 steps; --set run.trace_steps=n for another number.")
     ] = False,
 ) -> None:
     """Train by a recipe, on every rank that torchrun started (or on one)."""
     from dist_rec.config import load_config
-    from dist_rec.data.schema import load_schema
 
     config = load_config(recipe, [*(["run.trace_steps=4"] if trace else []), *(overrides or [])])
-    load_schema(config.data.path, config.data.leave_out)
+
+    from dist_rec.door import check_run
+
+    check_run(config, resume)
     if check_only:
         return
 
     from dist_rec.common.log import setup_logging
-    from dist_rec.train.failure import one_voice
-    from dist_rec.train.preview import preview
-    from dist_rec.train.ranks import start_ranks
-    from dist_rec.train.study import run_study
+    from dist_rec.training.failure import one_voice
+    from dist_rec.training.preview import preview
+    from dist_rec.training.ranks import start_ranks
+    from dist_rec.training.study import run_study
 
     with start_ranks(config.parallel) as ranks, one_voice():
         setup_logging(ranks.rank)
@@ -76,9 +73,9 @@ def evaluate(
     """Evaluate a checkpoint on a split, with any number of ranks."""
     from dist_rec.common.log import setup_logging
     from dist_rec.config import load_config
-    from dist_rec.train.failure import one_voice
-    from dist_rec.train.ranks import start_ranks
-    from dist_rec.train.restore import evaluate_checkpoint
+    from dist_rec.training.evaluate import evaluate_checkpoint
+    from dist_rec.training.failure import one_voice
+    from dist_rec.training.ranks import start_ranks
 
     config = load_config(recipe, overrides)
     with start_ranks(config.parallel) as ranks, one_voice():
@@ -108,58 +105,75 @@ def synth(
     max_length: Annotated[
         int | None, typer.Option(help="Longest history, in events: 1,000 by default, of the kind three 300 clicks.")
     ] = None,
-    categories: Annotated[int | None, typer.Option(help="Categories of items, 16 by default; kind history only.")] = None,
-    topics: Annotated[int | None, typer.Option(help="Topics of clicks, 24 by default; kind three only.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value: categories (history), topics (three), and all others.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Make data with a planted truth, whose best reachable AUC is known."""
     from dist_rec.common.log import setup_logging
-    from dist_rec.config import check
-    from dist_rec.data.synthetic import SynthConfig, synthesize
-    from dist_rec.data.synthetic_three import ThreeConfig, synthesize_three
+    from dist_rec.common.strict import check
+    from dist_rec.common.yaml_file import apply_override
+    from dist_rec.data.synthetic.history import SynthConfig, synthesize
+    from dist_rec.data.synthetic.three import ThreeConfig, synthesize_three
 
     setup_logging(0)
     # Only what was said, so that each kind has defaults of its own and refuses what it does not know.
     said = {"requests": requests, "candidates": candidates, "max_length": max_length, "seed": seed}
-    said |= {"categories": categories, "topics": topics}
     options = {name: value for name, value in said.items() if value is not None}
+    for setting in settings or []:
+        apply_override(options, setting)
     where = f"dist-rec data synth --kind {kind}"
     if kind == "three":
         stats = synthesize_three(out, check(ThreeConfig, options, where), force=force)
     else:
         stats = synthesize(out, check(SynthConfig, options, where), force=force)
+    for line in _about(out, kind, stats):
+        typer.echo(line)
+
+
+def _about(out: Path, kind: str, stats: dict[str, Any]) -> list[str]:
+    """What `synth` has made, for its user."""
     test = stats["test"]
-    rows = ", ".join(f"{name} {split['rows']} requests" for name, split in stats.items())
-    typer.echo(f"{out}: {rows}")
+    lines = [f"{out}: " + ", ".join(f"{name} {split['rows']} requests" for name, split in stats.items())]
     if kind == "history":
-        typer.echo(f"duplicate tokens in a batch of 64 requests: {test['duplicate_share']:.0%}")
-        typer.echo(f"test AUC: best reachable {test['best_auc']:.4f}, popularity {test['popularity_auc']:.4f}")
-        return
+        lines.append(f"duplicate tokens in a batch of 64 requests: {test['duplicate_share']:.0%}")
+        return [*lines, f"test AUC: best reachable {test['best_auc']:.4f}, popularity {test['popularity_auc']:.4f}"]
     for task, best in test["best_auc"].items():
         crossing = test["no_interaction_auc"].get(task)
         without = "" if crossing is None else f", without crossing sequences {crossing:.4f}"
-        typer.echo(f"test AUC of {task}: best reachable {best:.4f}, popularity {test['popularity_auc'][task]:.4f}{without}")
+        popularity = test["popularity_auc"][task]
+        lines.append(f"test AUC of {task}: best reachable {best:.4f}, popularity {popularity:.4f}{without}")
+    return lines
 
 
-@import_app.command()
-def movielens(source: Source, out: ImportOut = None, force: Force = False) -> None:
-    """MovieLens 100k or 1M, recognised by its files: rating of 4 or more, one request per rating."""
+@data_app.command("import")
+def import_data(
+    importer: Annotated[str, typer.Argument(help="movielens, assist, or package.module:Name for one of your own.")],
+    source: Annotated[Path, typer.Argument(help="Folder with the data set's own files, plain or .xz.", callback=_home)],
+    out: Annotated[Path | None, typer.Argument(help="Dataset folder to write; the importer names one.", callback=_home)] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, an option of the importer.")] = None,
+    force: Force = False,
+) -> None:
+    """Turn a data set into a dataset folder.
+
+    movielens: MovieLens 100k or 1M, recognised by its files: rating of 4 or more, one request per rating. assist: ASSISTments
+    2009 or Statics 2011: every answer from the earlier ones, five folds.
+    """
     from dist_rec.common.log import setup_logging
-    from dist_rec.data.importers import import_movielens
+    from dist_rec.common.yaml_file import apply_override
+    from dist_rec.registry import IMPORTERS, Part
 
     setup_logging(0)
-    _say_import(import_movielens(source, out, force=force))
-
-
-@import_app.command()
-def assist(source: Source, out: ImportOut = None, force: Force = False) -> None:
-    """ASSISTments 2009 or Statics 2011, recognised by their files: every answer from the earlier ones, five folds."""
-    from dist_rec.common.log import setup_logging
-    from dist_rec.data.importers import import_assist
-
-    setup_logging(0)
-    _say_import(import_assist(source, out, force=force))
+    options: dict[str, object] = {}
+    for setting in settings or []:
+        apply_override(options, setting)
+    summary: ImportSummary = IMPORTERS.make(Part(name=importer, options=options))(source, out, force=force)
+    for split, rows in summary.rows.items():
+        typer.echo(f"{summary.out / split}: {rows} requests, {summary.candidates[split]} labelled candidates")
+    for reason, count in summary.dropped.items():
+        typer.echo(f"dropped {count}: {reason}")
 
 
 @data_app.command()
@@ -176,20 +190,14 @@ def inspect(path: Annotated[Path, typer.Argument(help="Dataset folder.", callbac
     Console().print(render(inspect_dataset(path)))
 
 
-def _say_import(summary: "ImportSummary") -> None:
-    for split, rows in summary.rows.items():
-        typer.echo(f"{summary.out / split}: {rows} requests, {summary.candidates[split]} labelled candidates")
-    for reason, count in summary.dropped.items():
-        typer.echo(f"dropped {count}: {reason}")
-
-
 def main() -> None:
     """Entry point: what a user got wrong, or their machine, becomes one message and exit code 2."""
     from dist_rec.common.errors import RunError
     from dist_rec.common.made import NotOurs
-    from dist_rec.config import ConfigError
+    from dist_rec.common.strict import ConfigError
     from dist_rec.data.validate import DataError
 
+    sys.path.insert(0, os.getcwd())  # parts of one's own: also where the console script is called, which leaves it out
     try:
         app()
     except (ConfigError, DataError, NotOurs, RunError, OSError) as error:

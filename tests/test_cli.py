@@ -232,7 +232,7 @@ def test_our_own_mistakes_keep_their_traceback(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("dist_rec.train.study.run_study", broken)
+    monkeypatch.setattr("dist_rec.training.study.run_study", broken)
     monkeypatch.setattr(sys, "argv", ["dist-rec", "train", str(recipe)])
     with pytest.raises(ZeroDivisionError):
         cli.main()

@@ -6,7 +6,10 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from dist_rec.config import Config, ConfigError, ModelConfig, apply_override, check, load_config, read_yaml
+from dist_rec.common.strict import ConfigError, check
+from dist_rec.common.yaml_file import apply_override, read_yaml
+from dist_rec.config import Config, load_config
+from dist_rec.models.config import ModelConfig
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "launch" / "recipes").glob("*.yaml"))
 

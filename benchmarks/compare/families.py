@@ -12,9 +12,11 @@ from itertools import product
 import torch
 
 from benchmarks.compare.sets import Budget, DataSet, Tree
-from dist_rec.config import ConfigError, EmbeddingConfig, ModelConfig
+from dist_rec.common.strict import ConfigError
+from dist_rec.config import EmbeddingConfig
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.tables import table_dims
+from dist_rec.models.config import ModelConfig
 from dist_rec.models.cost import request_flops
 from dist_rec.models.ranker import Ranker
 

@@ -11,11 +11,12 @@ from benchmarks.compare.families import families
 from benchmarks.compare.sets import DATA
 from benchmarks.compare.study import ROOT, load, size
 from benchmarks.harness import measure_side_by_side
-from dist_rec.config import EmbeddingConfig, ModelConfig
+from dist_rec.config import EmbeddingConfig
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.reader import RequestReader
 from dist_rec.embedding.tables import table_dims
-from dist_rec.models.heads import binary_loss
+from dist_rec.models.config import ModelConfig
+from dist_rec.models.layers.heads import binary_loss
 from dist_rec.models.ranker import Ranker
 
 FIELDS: tuple[str, ...] = ("data", "model", "budget", "task", "seed", "samples_per_s", "p20_ms", "p50_ms", "p80_ms")

@@ -22,9 +22,9 @@ from benchmarks.compare.families import Sized, families, matched, measured
 from benchmarks.compare.sets import DATA, Budget, Tree
 from dist_rec.config import Config
 from dist_rec.data.schema import Schema, load_schema
-from dist_rec.train.loop import train
-from dist_rec.train.ranks import Ranks, start_ranks
-from dist_rec.train.report import RunLog
+from dist_rec.training.loop import train
+from dist_rec.training.ranks import Ranks, start_ranks
+from dist_rec.training.run_log import RunLog
 
 ROOT = Path(os.environ.get("DIST_REC_DATA", "data"))
 SETTINGS: dict[str, Tree] = {

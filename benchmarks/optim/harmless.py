@@ -16,9 +16,9 @@ from typing import Any
 from rich.console import Console
 
 from dist_rec.config import Config, load_config
-from dist_rec.train.loop import train
-from dist_rec.train.ranks import Ranks, start_ranks
-from dist_rec.train.report import RunLog
+from dist_rec.training.loop import train
+from dist_rec.training.ranks import Ranks, start_ranks
+from dist_rec.training.run_log import RunLog
 
 SEEDS = (1, 2, 3, 4, 5)
 WINDOW = 10  # steps over which the training loss is averaged to find when it has come down

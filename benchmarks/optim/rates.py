@@ -8,9 +8,9 @@ from rich.console import Console
 
 from benchmarks.optim.harmless import DATA
 from dist_rec.config import load_config
-from dist_rec.train.loop import train
-from dist_rec.train.ranks import Ranks, start_ranks
-from dist_rec.train.report import RunLog
+from dist_rec.training.loop import train
+from dist_rec.training.ranks import Ranks, start_ranks
+from dist_rec.training.run_log import RunLog
 
 STEPS, LAST = 240, 80
 RATES = {

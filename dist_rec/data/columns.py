@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dist_rec.config import ConfigError
+from dist_rec.common.strict import ConfigError
 from dist_rec.data.schema import Schema
 
 Kind = Literal["id", "time", "label", "truth", "seen", "group"]

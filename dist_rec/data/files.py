@@ -9,7 +9,7 @@ over, whatever their columns are. Values of partition folders (`date=2024-01-02`
 import functools
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,6 @@ class RowGroup:
     path: Path
     index: int
     rows: int
-
-
-def check_splits(path: str | Path, schema: Schema, folders: Iterable[str]) -> None:
-    """Opens every file of these folders of a dataset, so that what their footers tell is known before a run starts.
-
-    Reads footers only: files, columns and types, rows, and times that are not in seconds where the files have statistics.
-    Folders may be named several times. Raises DataError; ConfigError if two fields of the schema share a column.
-    """
-    for folder in dict.fromkeys(folders):
-        row_groups(Path(path) / folder, schema)
 
 
 def row_groups(folder: Path, schema: Schema) -> list[RowGroup]:

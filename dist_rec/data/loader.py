@@ -13,7 +13,7 @@ from weakref import WeakSet
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.stateful_dataloader import _StatefulMultiProcessingDataLoaderIter
 
-from dist_rec.config import ConfigError
+from dist_rec.common.strict import ConfigError
 from dist_rec.data.errors import DataError
 
 DEATH_S = 0.2  # that a process whose connection broke may take to be gone

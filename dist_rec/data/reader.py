@@ -4,7 +4,6 @@ Which rows come in which step: plan.py. A lane reads its row groups a **window**
 batches are cut from the permuted rows. A lane whose rows are used up makes empty batches.
 """
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,15 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from dist_rec.config import ConfigError
+from dist_rec.common.strict import ConfigError
 from dist_rec.data.collate import collate
 from dist_rec.data.columns import arrow_schema
-from dist_rec.data.files import RowGroup, row_groups, warn_once
+from dist_rec.data.files import RowGroup, warn_once
 from dist_rec.data.loader import ReaderLoader, failures_as_values
 from dist_rec.data.packed_batch import PackedBatch
 from dist_rec.data.plan import Plan, generator
+from dist_rec.data.row_reader import PARQUET, RowReader
 from dist_rec.data.schema import Schema
-from dist_rec.data.validate import open_parquet, read_row_group
 
 MUCH_EMPTY = 0.25  # share of empty batches that is worth a warning
 
@@ -34,6 +33,7 @@ class RequestReader(IterableDataset):
     """Batches of the requests in some folders, for one rank; `epochs` epochs in a row.
 
     - `batch_size` requests per rank and step; the last batches of an epoch may hold fewer, or none
+    - `rows` lists and reads the row groups of the folders
     - `shuffle_window` 0 keeps the order of the files; n permutes at least n consecutive rows of a lane (fewer if the lane
       has fewer), which is also what is held in memory
     - the order depends on `seed`, the epoch, `world_size` and the number of workers, and on nothing else
@@ -51,14 +51,11 @@ class RequestReader(IterableDataset):
     seed: int = 0
     max_length: int | None = None
     dedup: bool = True
+    rows: RowReader = PARQUET
 
     def __post_init__(self) -> None:
-        if self.max_length is not None and self.schema.candidate.seen:
-            raise ConfigError(
-                f"data.max_length={self.max_length}: expected none for this dataset (candidate.seen is true), since cutting a "
-                "history would leave its early candidates without events"
-            )
-        self.row_groups = [group for folder in self.folders for group in row_groups(Path(folder), self.schema)]
+        check_max_length(self.schema, self.max_length)
+        self.row_groups = [group for folder in self.folders for group in self.rows.row_groups(Path(folder), self.schema)]
         self._plans: dict[int, Plan] = {}  # by workers; a process of a worker gets them with the reader
         self._emitted = 0
         self._resume_at = 0
@@ -137,6 +134,15 @@ class RequestReader(IterableDataset):
         return {name: getattr(self, name) for name in names}
 
 
+def check_max_length(schema: Schema, max_length: int | None) -> None:
+    """Raises ConfigError if histories may not be cut."""
+    if max_length is not None and schema.candidate.seen:
+        raise ConfigError(
+            f"data.max_length={max_length}: expected none for this dataset (candidate.seen is true), since cutting a history "
+            "would leave its early candidates without events"
+        )
+
+
 def make_loader(reader: RequestReader, workers: int) -> StatefulDataLoader:
     """Reads in `workers` processes (0: in this one), pins memory if there is a GPU, and can be saved after every batch.
 
@@ -199,7 +205,8 @@ class _Lane:
     def _load(self, window: int) -> tuple[pa.Table, np.ndarray]:
         if self._loaded is None or self._loaded[0] != window:
             self._loaded = None  # frees the old window before the new one is read
-            table = _read_window(self.windows[window], self.reader.schema)
+            # One chunk per column: taking rows from many chunks would join them anew for every batch.
+            table = self.reader.rows.read(self.windows[window], self.reader.schema).combine_chunks()
             order = np.arange(table.num_rows)
             if self.reader.shuffle_window:
                 order = generator(self.reader.seed, self.epoch, window).permutation(table.num_rows)
@@ -218,12 +225,3 @@ def _windows(groups: list[RowGroup], rows: int) -> list[list[RowGroup]]:
         windows[-1].append(group)
         held += group.rows
     return windows
-
-
-def _read_window(groups: list[RowGroup], schema: Schema) -> pa.Table:
-    tables: list[pa.Table] = []
-    for path, members in itertools.groupby(groups, key=lambda group: group.path):
-        with open_parquet(path, schema) as file:
-            tables += [read_row_group(file, schema, path=path, row_group=group.index) for group in members]
-    # One chunk per column: taking rows from many chunks would join them anew for every batch.
-    return pa.concat_tables(tables).combine_chunks()

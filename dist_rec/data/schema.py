@@ -24,7 +24,8 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from dist_rec.config import ConfigError, Strict, check, check_distinct, read_yaml
+from dist_rec.common.strict import ConfigError, Strict, check, check_distinct
+from dist_rec.common.yaml_file import read_yaml
 
 SCHEMA_FILE = "schema.yaml"
 TAKEN_NAMES = frozenset(dir(nn.ModuleDict()))  # modules are kept by sequence, table and dynamic field, in ours and in TorchRec

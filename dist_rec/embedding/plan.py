@@ -13,16 +13,11 @@ from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
-from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from dist_rec.config import ConfigError, EmbeddingConfig, TableConfig
+from dist_rec.common.strict import ConfigError
+from dist_rec.config import EmbeddingConfig, TableConfig
 from dist_rec.embedding.cache import cache_params, caches, kernels_here
-
-_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "rowwise_adagrad": RowWiseAdagrad,
-    "adam": torch.optim.Adam,
-    "sgd": torch.optim.SGD,
-}
+from dist_rec.embedding.optimizers import fused_optimizer
 
 
 def fuse_optimizer(tables: nn.Module, config: EmbeddingConfig, device: torch.device) -> None:
@@ -30,14 +25,8 @@ def fuse_optimizer(tables: nn.Module, config: EmbeddingConfig, device: torch.dev
 
     Raises ConfigError for an optimizer that FBGEMM cannot fuse on this device.
     """
-    if config.optimizer == "adam" and device.type == "cpu":
-        raise ConfigError("embedding.optimizer=adam: FBGEMM has no fused Adam on CPU; expected rowwise_adagrad or sgd there")
-    if config.weight_decay and config.optimizer != "rowwise_adagrad":
-        raise ConfigError(f"embedding.weight_decay: FBGEMM decays rows with rowwise_adagrad only, got {config.optimizer}")
-    options: dict[str, float] = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if config.optimizer != "sgd":
-        options["eps"] = config.eps
-    apply_optimizer_in_backward(_OPTIMIZERS[config.optimizer], tables.parameters(), options)
+    optimizer = fused_optimizer(config, device.type)
+    apply_optimizer_in_backward(optimizer.kind(), tables.parameters(), optimizer.settings(config))
 
 
 def make_plan(

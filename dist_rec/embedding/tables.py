@@ -5,30 +5,29 @@ from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingConfig as TorchrecConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 
-from dist_rec.config import ConfigError, EmbeddingConfig
+from dist_rec.common.strict import ConfigError
+from dist_rec.config import EmbeddingConfig
 from dist_rec.data.schema import Schema
-
-
-def table_dim(config: EmbeddingConfig, table: str) -> int:
-    """Width of a table's rows."""
-    override = config.tables.get(table)
-    return config.dim if override is None or override.dim is None else override.dim
 
 
 def table_dims(schema: Schema, config: EmbeddingConfig) -> dict[str, int]:
     """Width of the rows of every table of the schema."""
-    return {table: table_dim(config, table) for table in schema.tables}
-
-
-def is_replicated(config: EmbeddingConfig, table: str) -> bool:
-    """Whether a table is held whole by every rank."""
-    override = config.tables.get(table)
-    return override is not None and override.sharding == ["data_parallel"]
+    return {table: config.dim_of(table) for table in schema.tables}
 
 
 def collection_name(config: EmbeddingConfig, table: str) -> str:
     """Name of the collection that holds a sharded table: tables of one width stand together."""
-    return f"dim_{table_dim(config, table)}"
+    return f"dim_{config.dim_of(table)}"
+
+
+def check_tables(schema: Schema, config: EmbeddingConfig) -> None:
+    """Raises ConfigError for an override of a table that no field uses, or if every table is data-parallel."""
+    features = _features_by_table(schema)
+    for name in config.tables:
+        if name not in features:
+            raise ConfigError(f"embedding.tables.{name}: no field uses this table; used: {', '.join(features)}")
+    if all(config.is_replicated(name) for name in features):
+        raise ConfigError("embedding.tables: every table is data_parallel; at least one must be sharded")
 
 
 def build_collections(schema: Schema, config: EmbeddingConfig) -> nn.ModuleDict:
@@ -37,25 +36,21 @@ def build_collections(schema: Schema, config: EmbeddingConfig) -> nn.ModuleDict:
     There is one table per name that a field uses; features are named "<token set>.<field>".
     Raises ConfigError for an override of a table that no field uses, or if every table is data-parallel.
     """
+    check_tables(schema, config)
     features = _features_by_table(schema)
-    for name in config.tables:
-        if name not in features:
-            raise ConfigError(f"embedding.tables.{name}: no field uses this table; used: {', '.join(features)}")
     by_collection: dict[str, list[TorchrecConfig]] = {}
     for name, keys in features.items():
-        if is_replicated(config, name):
+        if config.is_replicated(name):
             continue
         table = TorchrecConfig(
             name=name,
             num_embeddings=schema.tables[name],
-            embedding_dim=table_dim(config, name),
+            embedding_dim=config.dim_of(name),
             feature_names=keys,
             weight_init_min=-config.init_scale,
             weight_init_max=config.init_scale,
         )
         by_collection.setdefault(collection_name(config, name), []).append(table)
-    if not by_collection:
-        raise ConfigError("embedding.tables: every table is data_parallel; at least one must be sharded")
     meta = torch.device("meta")
     return nn.ModuleDict({name: EmbeddingCollection(tables=tables, device=meta) for name, tables in by_collection.items()})
 
@@ -68,8 +63,8 @@ def build_replicated(schema: Schema, config: EmbeddingConfig, device: torch.devi
     """
     tables = nn.ModuleDict()
     for name in _features_by_table(schema):
-        if is_replicated(config, name):
-            table = nn.Embedding(schema.tables[name], table_dim(config, name), device=device)
+        if config.is_replicated(name):
+            table = nn.Embedding(schema.tables[name], config.dim_of(name), device=device)
             nn.init.uniform_(table.weight, -config.init_scale, config.init_scale)
             tables[name] = table
     return tables

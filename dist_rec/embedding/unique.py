@@ -6,7 +6,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dist_rec.config import EmbeddingConfig
 from dist_rec.data.schema import Schema
-from dist_rec.embedding.tables import build_collections, build_replicated, collection_name, is_replicated
+from dist_rec.embedding.tables import build_collections, build_replicated, collection_name
 
 
 class TokenEmbedding(nn.Module):
@@ -43,4 +43,4 @@ class TokenEmbedding(nn.Module):
 
 def _source(config: EmbeddingConfig, table: str) -> str | None:
     """The collection that holds a table, or None for a data-parallel one."""
-    return None if is_replicated(config, table) else collection_name(config, table)
+    return None if config.is_replicated(table) else collection_name(config, table)

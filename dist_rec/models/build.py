@@ -3,13 +3,15 @@
 import torch
 from torch import Tensor, nn
 
-from dist_rec.config import Config, ConfigError
+from dist_rec.config import Config
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.tables import table_dims
 from dist_rec.embedding.unique import TokenEmbedding
-from dist_rec.models.heads import binary_loss
+from dist_rec.models.check import check_model
+from dist_rec.models.layers.loss import Loss, total_loss
 from dist_rec.models.ranker import Ranker
+from dist_rec.registry import LOSSES
 
 
 class RankingModel(nn.Module):
@@ -22,15 +24,15 @@ class RankingModel(nn.Module):
 
     task_weights: Tensor
 
-    def __init__(self, embedding: TokenEmbedding, ranker: Ranker, task_weights: Tensor) -> None:
+    def __init__(self, embedding: TokenEmbedding, ranker: Ranker, loss: Loss, task_weights: Tensor) -> None:
         super().__init__()
-        self.embedding, self.ranker = embedding, ranker
+        self.embedding, self.ranker, self.loss = embedding, ranker, loss
         self.register_buffer("task_weights", task_weights, persistent=False)
 
     def forward(self, batch: SequenceBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         rows = self.embedding(batch.unique)
         logits = self.ranker(rows, batch)
-        loss = binary_loss(logits, batch.labels, batch.share, self.task_weights)
+        loss = total_loss(self.loss, logits, batch.labels, batch.share, self.task_weights)
         return loss, (loss.detach(), logits.detach().float())
 
 
@@ -39,14 +41,9 @@ def build_model(schema: Schema, config: Config, device: torch.device) -> Ranking
 
     Raises ConfigError if the model cannot work on this schema.
     """
-    ranker = Ranker(schema, config.model, table_dims(schema, config.embedding)).to(device)
-    weights = torch.tensor(_task_weights(schema, config), dtype=torch.float32, device=device)
-    return RankingModel(TokenEmbedding(schema, config.embedding, device), ranker, weights)
-
-
-def _task_weights(schema: Schema, config: Config) -> list[float]:
-    """The weight of each task's loss, in the order of the labels."""
-    named, labels = config.model.head.task_weights, schema.candidate.labels
-    if unknown := [task for task in named if task not in labels]:
-        raise ConfigError(f"model.head.task_weights.{unknown[0]}: no such task; the schema's are: {', '.join(labels)}")
-    return [named.get(task, 1.0) for task in labels]
+    dims = table_dims(schema, config.embedding)
+    check_model(schema, config.model, dims)
+    ranker = Ranker(schema, config.model, dims).to(device)
+    named = config.model.head.task_weights
+    weights = torch.tensor([named.get(task, 1.0) for task in schema.candidate.labels], dtype=torch.float32, device=device)
+    return RankingModel(TokenEmbedding(schema, config.embedding, device), ranker, LOSSES.make(config.model.head.loss), weights)

@@ -1,49 +1,51 @@
-"""Models that summarise every sequence for itself: LONGER, DIN and pooling, and how their summaries meet."""
+"""Models that summarise every sequence for itself, and how their summaries meet."""
 
 from torch import Tensor, nn
 
-from dist_rec.config import ModelConfig
-from dist_rec.models.din import Din
-from dist_rec.models.jagged import CandidateView, SequenceInputs
-from dist_rec.models.longer import Longer
-from dist_rec.models.mixing import picked, picked_width
-from dist_rec.models.non_sequential import GroupedTokens, SlicedTokens
-from dist_rec.models.pooling import SumPooling
-from dist_rec.models.rank_mixer import RankMixer
+from dist_rec.models.layers.jagged import CandidateView, SequenceInputs
+from dist_rec.models.layers.mixing import mixed_outputs, mixed_width
+from dist_rec.models.layers.non_sequential import make_non_sequential
+from dist_rec.models.options import ModelOptions
+from dist_rec.models.protocol import ModelInputs, SequenceModel, SequenceSummary
+from dist_rec.models.rank_mixer.model import RankMixer
 
 
-class LateFusion(nn.Module):
-    """Packed event tokens (N_s, d) of every sequence -> parts (C, width) for the head: the summaries side by side, or with
-    `interaction: rankmixer` what RankMixer makes of them and of the non-sequential `tokens`."""
+class LateFusion(SequenceModel):
+    """Event tokens (N_s, d) of every sequence -> parts (C, width) for the head: the summaries side by side, or with
+    `interaction: rankmixer` what RankMixer makes of them and of the non-sequential tokens."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        sequences: list[str],
-        candidate_dim: int,
-        context_dim: int,
-        tokens: GroupedTokens | SlicedTokens | None,
-    ) -> None:
+    def __init__(self, summary: type[SequenceSummary], options: ModelOptions, inputs: ModelInputs) -> None:
         super().__init__()
-        encoders = {name: _encoder(config, candidate_dim, context_dim) for name in sequences}
-        self.encoders = nn.ModuleDict(encoders)
-        self.head_inputs = config.head_inputs
-        self.widths = [encoder.width for encoder in encoders.values()]
-        self.mixer = None if tokens is None else RankMixer(config.rankmixer, self.widths, tokens, "mixer" in config.recompute)
+        config = inputs.config
+        mixes = config.interaction == "rankmixer"
+        tokens = make_non_sequential(config, inputs.columns, config.section("rankmixer").width) if mixes else None
+        self.encoders = nn.ModuleDict({name: summary(options, inputs) for name in inputs.sequences})
+        self.head_inputs = options.head_inputs(config)
+        self.widths = [encoder.width for encoder in self.summaries.values()]
+        recompute = "mixer" in config.recompute
+        self.mixer = None if tokens is None else RankMixer(config.section("rankmixer"), self.widths, tokens, recompute)
         self.width = sum(self.widths)
         if self.mixer is not None:
-            self.width = picked_width(self.mixer.num_tokens, self.mixer.width, self.head_inputs, 0)
+            self.width = mixed_width(self.mixer.num_tokens, self.mixer.width, self.head_inputs, 0)
+
+    @property
+    def summaries(self) -> dict[str, SequenceSummary]:
+        return {name: encoder for name, encoder in self.encoders.items() if isinstance(encoder, SequenceSummary)}
 
     def forward(self, sequences: SequenceInputs, view: CandidateView) -> list[Tensor]:
         summaries = [encoder(sequences.tokens[name], sequences.lengths[name], view) for name, encoder in self.encoders.items()]
-        return summaries if self.mixer is None else picked(self.mixer(summaries, view), self.head_inputs, 0)
+        return summaries if self.mixer is None else mixed_outputs(self.mixer(summaries, view), self.head_inputs, 0)
 
+    def flops(self, lengths: dict[str, int], candidates: int) -> dict[str, int]:
+        total: dict[str, int] = {}
+        for name, encoder in self.summaries.items():
+            for part, flops in encoder.flops(lengths[name], candidates).items():
+                total[part] = total.get(part, 0) + flops
+        return total if self.mixer is None else total | self.mixer.flops(candidates)
 
-def _encoder(config: ModelConfig, candidate_dim: int, context_dim: int) -> Longer | Din | SumPooling:
-    if config.name == "longer":
-        inputs = config.head_inputs
-        mixes = config.mixes  # RankMixer is given all there is
-        return Longer(config, candidate_dim, context_dim, mixes or "sequence_mean" in inputs, mixes or "globals" in inputs)
-    if config.name == "din":
-        return Din(config.tokens.width, candidate_dim, config.din.hidden)
-    return SumPooling(config.tokens.width)
+    def part_of(self, parameter: str) -> str:
+        first, _, rest = parameter.partition(".")
+        if first == "mixer" and self.mixer is not None:
+            return self.mixer.part_of(rest)
+        name, _, rest = rest.partition(".")
+        return self.summaries[name].part_of(rest)

@@ -31,20 +31,20 @@ from dist_rec.common.cost import (
     per_token_params,
     table_bytes,
 )
-from dist_rec.config import ModelConfig
 from dist_rec.data.batch import JaggedEvents
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention
-from dist_rec.models.attention_block import CrossCausalBlock
-from dist_rec.models.hyformer import HyFormer
-from dist_rec.models.inner_trans import InnerTrans
-from dist_rec.models.jagged import CandidateView
-from dist_rec.models.longer import Longer
-from dist_rec.models.mixing import Boost, RankMixerBlock
-from dist_rec.models.non_sequential import GroupedTokens
-from dist_rec.models.per_token import PerTokenFfn
-from dist_rec.models.query_decoder import QueryDecoder
-from dist_rec.models.sequence_encoder import Encoded
-from dist_rec.models.tokens import EventTokens
+from dist_rec.models.config import ModelConfig
+from dist_rec.models.hyformer.model import HyFormer
+from dist_rec.models.hyformer.query_decoder import QueryDecoder
+from dist_rec.models.hyformer.sequence_encoder import Encoded
+from dist_rec.models.layers.attention_block import CrossCausalBlock
+from dist_rec.models.layers.jagged import CandidateView
+from dist_rec.models.layers.mixing import Boost, RankMixerBlock
+from dist_rec.models.layers.non_sequential import GroupedTokens
+from dist_rec.models.layers.per_token import PerTokenFfn
+from dist_rec.models.layers.tokens import EventTokens
+from dist_rec.models.longer.inner_trans import InnerTrans
+from dist_rec.models.longer.model import Longer
 from tests.models.batches import make_view, model_config
 
 
@@ -178,7 +178,7 @@ def test_torch_counts_the_same_in_a_real_forward(case: _Case, monkeypatch: pytes
     tokens and of learned positions stand outside the formula.
     """
     reference = partial(cross_causal_attention, backend="reference")
-    monkeypatch.setattr("dist_rec.models.attention_block.cross_causal_attention", reference)
+    monkeypatch.setattr("dist_rec.models.layers.attention_block.cross_causal_attention", reference)
     found, shape = _counted(case)
     assert found == longer_flops(shape)
 
@@ -265,7 +265,7 @@ def test_decoding_is_keys_once_and_queries_for_every_candidate(length: int, widt
 
 def test_torch_counts_the_same_in_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     reference = partial(cross_causal_attention, backend="reference")
-    monkeypatch.setattr("dist_rec.models.query_decoder.cross_causal_attention", reference)
+    monkeypatch.setattr("dist_rec.models.hyformer.query_decoder.cross_causal_attention", reference)
     events = Encoded.of(torch.randn(9, 8), torch.tensor([9], dtype=torch.int32))
     view = make_view([3], dtype=torch.float32)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

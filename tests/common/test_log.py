@@ -22,14 +22,14 @@ def _restore() -> Iterator[None]:
 @pytest.mark.parametrize(("rank", "said"), [(0, ["info", "warning"]), (3, ["warning"])])
 def test_rank_0_speaks_and_the_others_warn(rank: int, said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     setup_logging(rank)
-    log = logging.getLogger("dist_rec.train.loop")
+    log = logging.getLogger("dist_rec.training.loop")
     log.debug("debug")
     log.info("info")
     log.warning("warning")
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert not captured.out and [line.split(" ", 1)[1] for line in lines] == [
-        f"[{rank}] dist_rec.train.loop: {text}" for text in said
+        f"[{rank}] dist_rec.training.loop: {text}" for text in said
     ]
 
 
@@ -51,6 +51,10 @@ def test_libraries_advice_is_silenced_and_their_errors_are_not() -> None:
     planner = logging.getLogger("torchrec.distributed.planner")
     assert not planner.isEnabledFor(logging.WARNING) and planner.isEnabledFor(logging.ERROR)
     with warnings.catch_warnings(record=True) as caught:
-        for module in ("torchrec.distributed.embedding", "torch.distributed.checkpoint.planner_helpers", "dist_rec.train.loop"):
+        for module in (
+            "torchrec.distributed.embedding",
+            "torch.distributed.checkpoint.planner_helpers",
+            "dist_rec.training.loop",
+        ):
             warnings.warn_explicit("advice", FutureWarning, f"{module}.py", 1, module=module, registry={})
-    assert [warning.filename for warning in caught] == ["dist_rec.train.loop.py"]
+    assert [warning.filename for warning in caught] == ["dist_rec.training.loop.py"]

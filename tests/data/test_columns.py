@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dist_rec.config import ConfigError
+from dist_rec.common.strict import ConfigError
 from dist_rec.data.columns import arrow_schema, columns_of, expand_ranges, list_column, one_array, ragged_values, scalar_values
 from tests.data.requests import make_schema, seen_schema
 

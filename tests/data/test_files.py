@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dist_rec.config import ConfigError
+from dist_rec.common.strict import ConfigError
 from dist_rec.data import files
 from dist_rec.data.errors import DataError
 from dist_rec.data.files import check_splits, data_files, row_groups

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dist_rec.config import ConfigError
+from dist_rec.common.strict import ConfigError
 from dist_rec.data.inspect import inspect_dataset, render
 from dist_rec.data.validate import DataError
 from dist_rec.data.writer import staged, write_schema, write_split

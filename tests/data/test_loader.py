@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from dist_rec.config import ConfigError
+from dist_rec.common.strict import ConfigError
 from dist_rec.data.errors import DataError
 from dist_rec.data.loader import Failure, ReaderLoader, failures_as_values
 from dist_rec.data.reader import RequestReader, make_loader

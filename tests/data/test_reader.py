@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dist_rec.config import ConfigError
+from dist_rec.common.strict import ConfigError
 from dist_rec.data import reader as reader_module
 from dist_rec.data.packed_batch import PackedBatch
 from dist_rec.data.reader import RequestReader, make_loader

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_rec.config import ConfigError
+from dist_rec.common.strict import ConfigError
 from dist_rec.data.schema import StaticField, load_schema
 from dist_rec.data.writer import write_schema
 from tests.data.requests import make_schema, seen_schema

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_rec.config import Config, ConfigError
+from dist_rec.common.strict import ConfigError
+from dist_rec.config import Config
 from dist_rec.embedding.plan import fuse_optimizer, make_plan
 from dist_rec.models.build import build_model
 from tests.data.requests import make_rows, make_schema

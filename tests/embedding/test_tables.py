@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingConfig as TorchrecConfig
 
-from dist_rec.config import ConfigError, EmbeddingConfig
+from dist_rec.common.strict import ConfigError
+from dist_rec.config import EmbeddingConfig
 from dist_rec.embedding.tables import build_collections, build_replicated, is_replicated, table_dim, table_dims
 from tests.data.requests import make_schema
 

@@ -77,12 +77,12 @@ RULES = {
     "dist_rec.embedding": _embedding,
     "dist_rec.models": _models,
     "dist_rec.optim": _optim,
-    "dist_rec.train": _train,
+    "dist_rec.training": _train,
     "dist_rec.serve": Rule(project=("dist_rec.models", "dist_rec.embedding", "dist_rec.kernels"), others=("torch",)),
     "dist_rec.doctor": Rule(project=("dist_rec.data._host",), others=("rich", "torch", "torchrec", "fbgemm_gpu", "triton")),
     "dist_rec.cli": Rule(
         project=(
-            "dist_rec.train",
+            "dist_rec.training",
             "dist_rec.serve",
             "dist_rec.data",
             "dist_rec.doctor",

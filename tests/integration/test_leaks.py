@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from dist_rec.config import Config, ParallelConfig
 from dist_rec.data.writer import write_schema, write_split
-from dist_rec.models.longer import Longer
-from dist_rec.train.checkpoint import load_checkpoint
-from dist_rec.train.loop import RunResult
-from dist_rec.train.ranks import Ranks, start_ranks
+from dist_rec.models.longer.model import Longer
+from dist_rec.training.checkpoint import load_checkpoint
+from dist_rec.training.loop import RunResult
+from dist_rec.training.ranks import Ranks, start_ranks
 from tests.data.requests import make_table, seen_schema
 from tests.models.batches import Row, make_batch
-from tests.train.runs import fresh, run
+from tests.training.runs import fresh, run
 
 ITEMS = 50
 LEARNERS = {"train": 160, "valid": 10, "test": 60}

@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 from dist_rec.config import ParallelConfig
 from dist_rec.data.writer import write_schema, write_split
-from dist_rec.train.ranks import start_ranks
+from dist_rec.training.ranks import start_ranks
 from tests.data.requests import make_schema, make_table
-from tests.train.runs import losses, make_config, run
+from tests.training.runs import losses, make_config, run
 
 EVENTS, MERGE, K = 10_000, 4, 32
 WIDTH, HEADS, EXPANSION, GROUP = 8, 2, 4, 2

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dist_rec.config import LongerConfig, ModelConfig
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
 from dist_rec.data.schema import Schema
-from dist_rec.models.jagged import CandidateView, owner
+from dist_rec.models.config import ModelConfig
+from dist_rec.models.layers.jagged import CandidateView, owner
+from dist_rec.models.longer.config import LongerConfig
 from dist_rec.models.ranker import Ranker
 from tests.data.requests import make_schema, make_table
 

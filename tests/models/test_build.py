@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dist_rec.config import Config, ConfigError
+from dist_rec.common.strict import ConfigError
+from dist_rec.config import Config
 from dist_rec.models.build import build_model
-from dist_rec.models.heads import binary_loss
+from dist_rec.models.layers.heads import binary_loss
 from tests.data.requests import make_rows, make_schema
 from tests.models.batches import make_batch, model_config
 

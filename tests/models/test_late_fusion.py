@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dist_rec.models.late_fusion import LateFusion
-from dist_rec.models.longer import Longer
+from dist_rec.models.longer.model import Longer
 from tests.data.requests import make_row
 from tests.models.batches import Model, make_batch, make_model, saved_bytes
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_rec.config import ConfigError
+from dist_rec.common.strict import ConfigError
 from dist_rec.data.collate import empty_batch
 from tests.data.requests import make_row, make_rows, make_schema, seen_schema
 from tests.models.batches import MODELS, Model, Row, cut, make_batch, make_model, one_candidate_each, saved_bytes, seen_row

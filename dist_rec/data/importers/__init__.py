@@ -1,7 +1,7 @@
 """Importers of public datasets. They read the original files, plain or packed with xz, and download nothing."""
 
-from dist_rec.data.importers.assist import import_assist
-from dist_rec.data.importers.movielens import import_movielens
-from dist_rec.data.importers.source import ImportSummary
+from dist_rec.data.importers.assist import Assist
+from dist_rec.data.importers.movielens import MovieLens
+from dist_rec.data.importers.source import Importer, ImportSummary
 
-__all__ = ["ImportSummary", "import_assist", "import_movielens"]
+__all__ = ["Assist", "ImportSummary", "Importer", "MovieLens"]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dist_rec.data.columns import list_column
 from dist_rec.data.errors import DataError
-from dist_rec.data.importers.source import ImportSummary, check_apart, is_there, line_error, read_text, to_integers
+from dist_rec.data.importers.source import Importer, ImportSummary, check_apart, is_there, line_error, read_text, to_integers
 from dist_rec.data.schema import CandidateSchema, RequestSchema, Schema, SequenceSchema, StaticField
 from dist_rec.data.writer import staged, write_schema, write_split
 
@@ -47,32 +47,32 @@ class _User:
     correct: NDArray[np.int64]  # (L,)
 
 
-def import_assist(src: Path, out: Path | None = None, *, force: bool = False) -> ImportSummary:
-    """Writes a dataset folder from a folder with the five files of assist2009 or statics2011, whichever is there.
+class Assist(Importer):
+    """assist2009 or statics2011, whichever has its five files in the folder. `out` is data/<name of the set> by default."""
 
-    `out` is data/<name of the set> by default.
-
-    Raises DataError for missing files and malformed lines, and if the folder cannot be written, or replaced (see `staged`);
-    nothing is written then.
-    """
-    found = [kind for kind in (ASSIST2009, STATICS2011) if is_there(src, kind.file.format(1))]
-    if not found:
-        expected = " or ".join(kind.file.format(1) for kind in (ASSIST2009, STATICS2011))
-        raise DataError(f"{src}: expected {expected} (plain or .xz), got neither")
-    kind = found[0]
-    folds: dict[str, list[_User]] = {}
-    for fold in FOLDS:
-        folds[f"fold{fold}"] = _read_fold(src, kind, fold, first_group=sum(map(len, folds.values())))
-    events = sum(len(user.correct) for users in folds.values() for user in users)
-    if kind.collapse:
-        folds = {name: [_first_of_runs(user) for user in users] for name, users in folds.items()}
-    rows = {name: len(users) for name, users in folds.items()}
-    candidates = {name: sum(len(user.correct) for user in users) for name, users in folds.items()}
-    out = out or Path("data") / kind.name
-    check_apart(src, out)
-    _write(out, kind, folds, force=force)
-    dropped = {"events that repeat the problem of the event before": events - sum(candidates.values())} if kind.collapse else {}
-    return ImportSummary(kind.name, out, rows, candidates, dropped)
+    def __call__(self, source: Path, out: Path | None = None, *, force: bool = False) -> ImportSummary:
+        """Raises DataError for missing files and malformed lines, and if the folder cannot be written, or replaced (see
+        `staged`); nothing is written then."""
+        found = [kind for kind in (ASSIST2009, STATICS2011) if is_there(source, kind.file.format(1))]
+        if not found:
+            expected = " or ".join(kind.file.format(1) for kind in (ASSIST2009, STATICS2011))
+            raise DataError(f"{source}: expected {expected} (plain or .xz), got neither")
+        kind = found[0]
+        folds: dict[str, list[_User]] = {}
+        for fold in FOLDS:
+            folds[f"fold{fold}"] = _read_fold(source, kind, fold, first_group=sum(map(len, folds.values())))
+        events = sum(len(user.correct) for users in folds.values() for user in users)
+        if kind.collapse:
+            folds = {name: [_first_of_runs(user) for user in users] for name, users in folds.items()}
+        rows = {name: len(users) for name, users in folds.items()}
+        candidates = {name: sum(len(user.correct) for user in users) for name, users in folds.items()}
+        out = out or Path("data") / kind.name
+        check_apart(source, out)
+        _write(out, kind, folds, force=force)
+        dropped = (
+            {"events that repeat the problem of the event before": events - sum(candidates.values())} if kind.collapse else {}
+        )
+        return ImportSummary(kind.name, out, rows, candidates, dropped)
 
 
 def _read_fold(src: Path, kind: _Format, fold: int, first_group: int) -> list[_User]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dist_rec.data.columns import expand_ranges, list_column
 from dist_rec.data.errors import DataError
-from dist_rec.data.importers.source import ImportSummary, Lines, check_apart, dense_ids, is_there, read_fields
+from dist_rec.data.importers.source import Importer, ImportSummary, Lines, check_apart, dense_ids, is_there, read_fields
 from dist_rec.data.schema import CandidateSchema, RequestSchema, Schema, SequenceSchema, StaticField
 from dist_rec.data.writer import staged, write_schema, write_split
 
@@ -48,28 +48,26 @@ class _Log:
         return np.searchsorted(self.user, np.arange(len(self.profile["age"])))
 
 
-def import_movielens(src: Path, out: Path | None = None, *, force: bool = False) -> ImportSummary:
-    """Writes a dataset folder from a folder with the files of ml-100k or ml-1m, whichever is there.
+class MovieLens(Importer):
+    """ml-100k or ml-1m, whichever has its files in the folder. `out` is data/<name of the set> by default."""
 
-    `out` is data/<name of the set> by default.
-
-    Raises DataError for missing files and malformed lines, and if the folder cannot be written, or replaced (see `staged`);
-    nothing is written then.
-    """
-    if is_there(src, "ml-100k.inter"):
-        log = _read_100k(src)
-        requests = _split_by_user(log)
-    elif is_there(src, "ratings_sample_100k.dat"):
-        log = _read_1m(src)
-        requests = _split_by_time(log)
-    else:
-        raise DataError(f"{src}: expected ml-100k.inter or ratings_sample_100k.dat (plain or .xz), got neither")
-    schema, out = _schema(log), out or Path("data") / log.name
-    check_apart(src, out)
-    with staged(out, force=force) as folder:
-        write_schema(folder, schema)
-        rows = {name: write_split(folder / name, _tables(log, events), schema) for name, events in requests.items()}
-    return ImportSummary(log.name, out, rows=rows, candidates=rows, dropped={})
+    def __call__(self, source: Path, out: Path | None = None, *, force: bool = False) -> ImportSummary:
+        """Raises DataError for missing files and malformed lines, and if the folder cannot be written, or replaced (see
+        `staged`); nothing is written then."""
+        if is_there(source, "ml-100k.inter"):
+            log = _read_100k(source)
+            requests = _split_by_user(log)
+        elif is_there(source, "ratings_sample_100k.dat"):
+            log = _read_1m(source)
+            requests = _split_by_time(log)
+        else:
+            raise DataError(f"{source}: expected ml-100k.inter or ratings_sample_100k.dat (plain or .xz), got neither")
+        schema, out = _schema(log), out or Path("data") / log.name
+        check_apart(source, out)
+        with staged(out, force=force) as folder:
+            write_schema(folder, schema)
+            rows = {name: write_split(folder / name, _tables(log, events), schema) for name, events in requests.items()}
+        return ImportSummary(log.name, out, rows=rows, candidates=rows, dropped={})
 
 
 def _read_100k(src: Path) -> _Log:

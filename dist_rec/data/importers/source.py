@@ -4,11 +4,13 @@ import lzma
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dist_rec.common.made import real
+from dist_rec.common.strict import Strict
 from dist_rec.data.errors import DataError, reading
 
 
@@ -21,6 +23,22 @@ class ImportSummary:
     rows: dict[str, int]
     candidates: dict[str, int]
     dropped: dict[str, int]
+
+
+class Importer:
+    """Base of all importers, made by `Name(options)`."""
+
+    Config: ClassVar[type[Strict]] = Strict
+
+    def __init__(self, options: Strict) -> None:
+        self.options = options
+
+    def __call__(self, source: Path, out: Path | None, *, force: bool = False) -> ImportSummary:
+        """Writes a dataset folder (`staged`, `write_schema`, `write_split` of dist_rec.data.writer) from the data set's files.
+
+        Without `out` the importer names the folder. With `force` any folder that is there is replaced. Raises DataError.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

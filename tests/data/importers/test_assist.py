@@ -4,7 +4,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from dist_rec.data.importers import import_assist
+from dist_rec.common.strict import Strict
+from dist_rec.data.importers import Assist
 from dist_rec.data.inspect import inspect_dataset
 from dist_rec.data.schema import load_schema
 from dist_rec.data.validate import DataError
@@ -30,7 +31,7 @@ def _assist(folder: Path, first: str = ASSIST_USER) -> Path:
 
 
 def test_statics(tmp_path: Path) -> None:
-    summary = import_assist(_statics(tmp_path / "src", fold2=STATICS_USER * 2), tmp_path / "out")
+    summary = Assist(Strict())(_statics(tmp_path / "src", fold2=STATICS_USER * 2), tmp_path / "out")
     assert summary.name == "statics2011" and summary.dropped == {}
     assert summary.rows == {"fold1": 1, "fold2": 2, "fold3": 1, "fold4": 1, "fold5": 1}
     assert summary.candidates["fold2"] == 6
@@ -48,7 +49,7 @@ def test_statics(tmp_path: Path) -> None:
 
 
 def test_assist_is_collapsed(tmp_path: Path) -> None:
-    summary = import_assist(_assist(tmp_path / "src"), tmp_path / "out")
+    summary = Assist(Strict())(_assist(tmp_path / "src"), tmp_path / "out")
     assert summary.name == "assist2009"
     assert summary.dropped == {"events that repeat the problem of the event before": 1}
     row = pq.read_table(tmp_path / "out" / "fold1").to_pylist()[0]
@@ -61,7 +62,7 @@ def test_assist_is_collapsed(tmp_path: Path) -> None:
 
 
 def test_result_is_valid_and_in_small_row_groups(tmp_path: Path) -> None:
-    import_assist(_statics(tmp_path / "src", fold1=STATICS_USER * 40), tmp_path / "out")
+    Assist(Strict())(_statics(tmp_path / "src", fold1=STATICS_USER * 40), tmp_path / "out")
     assert [split.rows for split in inspect_dataset(tmp_path / "out").splits] == [40, 1, 1, 1, 1]
     assert pq.ParquetFile(tmp_path / "out" / "fold1" / "part-00000.parquet").num_row_groups == 3
 
@@ -77,16 +78,16 @@ def test_result_is_valid_and_in_small_row_groups(tmp_path: Path) -> None:
 )
 def test_bad_lines(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=rf"statics_test3\.csv\.xz, {message}"):
-        import_assist(_statics(tmp_path / "src", fold3=text), tmp_path / "out")
+        Assist(Strict())(_statics(tmp_path / "src", fold3=text), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected assist2009_pid_test1\.csv or statics_test1\.csv"):
-        import_assist(tmp_path, tmp_path / "out")
+        Assist(Strict())(tmp_path, tmp_path / "out")
     (_statics(tmp_path / "src") / "statics_test4.csv.xz").unlink()
     with pytest.raises(DataError, match=r"expected a file statics_test4\.csv or statics_test4\.csv\.xz"):
-        import_assist(tmp_path / "src", tmp_path / "out")
+        Assist(Strict())(tmp_path / "src", tmp_path / "out")
 
 
 def test_other_folders_are_kept_unless_forced(tmp_path: Path) -> None:
@@ -94,11 +95,11 @@ def test_other_folders_are_kept_unless_forced(tmp_path: Path) -> None:
     out.mkdir()
     (out / "mine").touch()
     with pytest.raises(DataError, match=r"did not make, with mine.*--force"):
-        import_assist(src, out)
+        Assist(Strict())(src, out)
     assert (out / "mine").exists()
-    import_assist(src, out, force=True)
+    Assist(Strict())(src, out, force=True)
     assert not (out / "mine").exists()
-    import_assist(src, out)  # its own
+    Assist(Strict())(src, out)  # its own
 
 
 def test_the_source_is_never_replaced(tmp_path: Path) -> None:
@@ -107,4 +108,4 @@ def test_the_source_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(src)
     for out in (src, src.parent, tmp_path / "link"):
         with pytest.raises(DataError, match="another place than that of the source"):
-            import_assist(src, out, force=True)
+            Assist(Strict())(src, out, force=True)

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dist_rec.data.importers import import_movielens
+from dist_rec.common.strict import Strict
+from dist_rec.data.importers import MovieLens
 from dist_rec.data.inspect import inspect_dataset
 from dist_rec.data.schema import load_schema
 from dist_rec.data.validate import DataError
@@ -48,7 +49,7 @@ def _ml_100k(folder: Path, ratings: list[str] | None = None) -> Path:
 
 
 def test_100k(tmp_path: Path) -> None:
-    summary = import_movielens(_ml_100k(tmp_path / "src"), tmp_path / "out")
+    summary = MovieLens(Strict())(_ml_100k(tmp_path / "src"), tmp_path / "out")
     assert summary.name == "ml-100k"
     assert summary.rows == {"train": 9, "valid": 1, "test": 1}  # 8 + 1 + 1 of user 7, and the only one of user 3
     rows = {(row["user"], row["time"], row["candidate.item"][0]): row for row in _rows(tmp_path / "out")}
@@ -63,7 +64,7 @@ def test_100k(tmp_path: Path) -> None:
 
 
 def test_100k_rating_of_the_same_second_is_not_known(tmp_path: Path) -> None:
-    import_movielens(_ml_100k(tmp_path / "src"), tmp_path / "out")
+    MovieLens(Strict())(_ml_100k(tmp_path / "src"), tmp_path / "out")
     (row,) = [row for row in _rows(tmp_path / "out") if row["candidate.item"] == [2]]
     assert row["history.time"] == [100, 110] and row["history.rating"] == [1, 0]
 
@@ -85,7 +86,7 @@ def _ml_1m(folder: Path, **changes: list[str]) -> Path:
 
 
 def test_1m(tmp_path: Path) -> None:
-    summary = import_movielens(_ml_1m(tmp_path / "src"), tmp_path / "out")
+    summary = MovieLens(Strict())(_ml_1m(tmp_path / "src"), tmp_path / "out")
     assert summary.name == "ml-1m" and summary.rows == {"train": 8, "valid": 1, "test": 1}
     rows = _rows(tmp_path / "out")
     assert [row["time"] for row in rows] == [100, 120, 120, 200, *range(900, 906)]
@@ -102,7 +103,7 @@ def test_1m(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [_ml_100k, _ml_1m])
 def test_result_is_valid(tmp_path: Path, make) -> None:
-    summary = import_movielens(make(tmp_path / "src"), tmp_path / "out")
+    summary = MovieLens(Strict())(make(tmp_path / "src"), tmp_path / "out")
     assert {split.name: split.rows for split in inspect_dataset(tmp_path / "out").splits} == summary.rows
 
 
@@ -117,19 +118,19 @@ def test_result_is_valid(tmp_path: Path, make) -> None:
 )
 def test_bad_lines_100k(tmp_path: Path, rating: str, message: str) -> None:
     with pytest.raises(DataError, match=rf"ml-100k\.inter\.xz, {message}"):
-        import_movielens(_ml_100k(tmp_path / "src", [rating]), tmp_path / "out")
+        MovieLens(Strict())(_ml_100k(tmp_path / "src", [rating]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_rating_without_interaction_1m(tmp_path: Path) -> None:
     src = _ml_1m(tmp_path / "src", **{"ratings_sample_100k.dat": ["4::30::2::900"]})
     with pytest.raises(DataError, match=r"dat, line 1: expected a user and movie that stand in interactions_\*, got 4::30"):
-        import_movielens(src, tmp_path / "out")
+        MovieLens(Strict())(src, tmp_path / "out")
 
 
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected ml-100k\.inter or ratings_sample_100k\.dat"):
-        import_movielens(tmp_path, tmp_path / "out")
+        MovieLens(Strict())(tmp_path, tmp_path / "out")
 
 
 def test_other_folders_are_kept_unless_forced(tmp_path: Path) -> None:
@@ -137,11 +138,11 @@ def test_other_folders_are_kept_unless_forced(tmp_path: Path) -> None:
     out.mkdir()
     (out / "mine").touch()
     with pytest.raises(DataError, match=r"did not make, with mine.*--force"):
-        import_movielens(src, out)
+        MovieLens(Strict())(src, out)
     assert (out / "mine").exists()
-    import_movielens(src, out, force=True)
+    MovieLens(Strict())(src, out, force=True)
     assert not (out / "mine").exists()
-    import_movielens(src, out)  # its own
+    MovieLens(Strict())(src, out)  # its own
 
 
 def test_the_source_is_never_replaced(tmp_path: Path) -> None:
@@ -150,4 +151,4 @@ def test_the_source_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(src)
     for out in (src, src.parent, tmp_path / "link"):
         with pytest.raises(DataError, match="another place than that of the source"):
-            import_movielens(src, out, force=True)
+            MovieLens(Strict())(src, out, force=True)

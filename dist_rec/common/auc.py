@@ -1,0 +1,34 @@
+"""AUC, exact: by ranks in float64. (torchmetrics squashes logits, which ties large ones, and divides in float32.)"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def auc(scores: NDArray, labels: NDArray) -> float:
+    """Area under the ROC curve, ties counted half. scores and labels (N,). NaN unless both classes are present and all scores
+    are numbers."""
+    return grouped_auc(scores, labels, np.zeros(len(labels)))
+
+
+def grouped_auc(scores: NDArray, labels: NDArray, groups: NDArray) -> float:
+    """AUC within each group, averaged with the group's number of candidates as weight; groups of one class are left out. NaN if
+    a score is: a NaN has no place among the others, and sorting would give it one."""
+    if np.isnan(scores).any():
+        return float("nan")
+    order = np.lexsort((scores, groups))
+    scores, labels, groups = scores[order], labels[order].astype(np.float64), groups[order]
+    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]]) if len(groups) else np.zeros(0, np.int64)
+    sizes = np.diff(np.r_[starts, len(groups)])
+    rank = np.arange(len(scores)) - np.repeat(starts, sizes) + 1.0
+    # Ties share the mean of their ranks.
+    tied = np.r_[True, (scores[1:] != scores[:-1]) | (groups[1:] != groups[:-1])] if len(scores) else np.zeros(0, bool)
+    run = np.cumsum(tied) - 1
+    rank = (np.bincount(run, rank) / np.bincount(run))[run] if len(scores) else rank
+    positives = np.add.reduceat(labels, starts) if len(starts) else np.zeros(0)
+    rank_sum = np.add.reduceat(rank * labels, starts) if len(starts) else np.zeros(0)
+    negatives = sizes - positives
+    both = (positives > 0) & (negatives > 0)
+    if not both.any():
+        return float("nan")
+    areas = (rank_sum - positives * (positives + 1) / 2)[both] / (positives * negatives)[both]
+    return float(np.average(areas, weights=sizes[both]))

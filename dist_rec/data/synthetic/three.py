@@ -1,0 +1,394 @@
+"""A dataset with a planted truth that no behaviour sequence tells alone: clicks, searches and a feed have to be crossed.
+
+Every user clicks items of a few topics of interest, and each topic satisfies that user or does not: clicks of a topic that
+satisfies end in carts and buys, others in views. A request has a **scene**, and with it an **intent**, the topic that most of
+the newest searches are about (scene 0), or most of the liked ones among the newest events of the feed (scene 1). A candidate
+is clicked with a probability that rises with how far the user's clicks *of the intent's topic* went, and a little with the
+share of its brand among the clicks, with the quality of the item and with the taste of the user's segment. A clicked
+candidate converts with a probability that rises with its brand's share among all carts and buys, and with the quality.
+
+So the long sequence has to be read at a place that only a short one tells, and the context says which one. A model that sums
+up every sequence for itself has to carry what happened in every topic to where the intent is known; what it gets for nothing
+is the mean over all topics. What is crossed says nothing about one candidate against another of the same request: it moves AUC
+over all, and grouped AUC only as far as a group holds several requests. Clicks grow with the user from request to request;
+searches and feed are drawn for each request.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from dist_rec.common.strict import Strict
+from dist_rec.data.columns import expand_ranges, list_column
+from dist_rec.data.schema import CandidateSchema, RequestSchema, Schema, SequenceSchema, StaticField
+from dist_rec.data.synthetic.parts import (
+    ACTION_WEIGHT,
+    ACTIONS,
+    DAY_SECONDS,
+    SPLIT_ENDS,
+    auc_or_half,
+    draw_requests,
+    event_times,
+    popularity_auc,
+    saturated,
+    sigmoid,
+    timeline_lengths,
+    zipf_cdf,
+)
+from dist_rec.data.writer import staged, write_schema, write_split
+
+INTERESTS = 6  # topics of a user
+CLICK_SESSION = 6  # clicks in a row that are about one interest, in the mean
+STRAY_CLICK_P = 0.05  # about any topic
+PREFERRED_P = 0.8  # a click shows the preferred brand of its topic
+SATISFIED_P = 0.5  # of a topic and a user
+SATISFIED_ACTION_P = np.array([0.05, 0.15, 0.30, 0.50])
+OTHER_ACTION_P = np.array([0.85, 0.10, 0.03, 0.02])
+ITEM_ZIPF = 0.8
+EMPTY_P = 0.08  # of searches, and of feeds
+FEED_SCENE_P = 0.25
+ABOUT_P = 0.95  # a search, or a liked event of the feed, is about the topic of its session; others are about any
+FAMILIAR_P = 0.6  # a candidate's brand is preferred in one of the interests; else any
+REQUESTS_PER_CHUNK = 10_000
+
+# The probabilities: sigmoid(bias + sum of weight * term).
+CLICK_BIAS, SATISFIED_WEIGHT, BRAND_WEIGHT, QUALITY_WEIGHT, SEGMENT_WEIGHT = -5.0, 10.0, 0.5, 0.1, 0.1
+CONVERSION_BIAS, LOYALTY_WEIGHT, CONVERSION_QUALITY_WEIGHT = -1.8, 3.0, 0.6
+
+
+@dataclass(frozen=True)
+class _Short:
+    """A short sequence: its longest and mean length, how many events in a row are about one topic (the newest of these tell the
+    intent), how often its flag is set, and whether events without it say nothing."""
+
+    longest: int
+    mean: int
+    session: int
+    flag_p: float
+    flagged_only: bool
+
+
+SEARCH = _Short(longest=20, mean=8, session=8, flag_p=0.4, flagged_only=False)  # clicked
+FEED = _Short(longest=30, mean=14, session=12, flag_p=0.5, flagged_only=True)  # like
+
+
+class ThreeConfig(Strict):
+    """What `dist-rec data synth --kind three` makes. 80 / 10 / 10 % of the requests, in order of time, are the splits."""
+
+    requests: int = Field(default=120_000, ge=10, description="Requests over all splits.")
+    candidates: int = Field(2, ge=1, description="Candidates per request.")
+    max_length: int = Field(300, ge=10, description="Longest sequence of clicks.")
+    mean_length: int | None = Field(None, ge=5, description="Mean number of clicks; 24, or a fifth of max_length if less.")
+    users: int | None = Field(None, ge=1, description="Users; one per 5 requests by default.")
+    items: int = Field(500, ge=1)
+    topics: int = Field(12, ge=INTERESTS)
+    brands: int = Field(16, ge=2)
+    queries: int = Field(24, ge=1)
+    channels: int = Field(24, ge=1)
+    segments: int = Field(8, ge=1, description="Values of the users' context field `segment`.")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ThreeConfig":
+        for name, per in (("items", "brands"), ("queries", "topics"), ("channels", "topics")):
+            if (have := getattr(self, name)) < (need := getattr(self, per)):
+                raise ValueError(f"{name}={have}: expected at least one per {per.rstrip('s')}, {per}={need}")
+        if self.mean_length is not None and self.mean_length >= self.max_length:
+            raise ValueError(f"mean_length={self.mean_length}: expected less than max_length={self.max_length}")
+        return self
+
+    @property
+    def num_users(self) -> int:
+        return self.users or max(1, self.requests // 5)
+
+
+def synthesize_three(out: Path, config: ThreeConfig, *, force: bool = False) -> dict[str, Any]:
+    """Writes a dataset folder (schema.yaml, stats.json, train, valid, test) and returns the content of stats.json.
+
+    Raises DataError if the folder cannot be written, or replaced (see `staged`).
+
+    Stats per split: rows, candidates, label_rate per task (where defined), mean_length and max_length per sequence. For test
+    also, per task, best_auc (of the true probability), popularity_auc and popularity_score; and for the click
+    no_interaction_auc: of its score with how far clicks went in the mean of all topics in place of the intent's. That needs
+    no crossing; it is a mark to compare with, not a bound for models that do not cross.
+    """
+    with staged(out, force=force) as folder:
+        rng = np.random.default_rng(config.seed)
+        world = _World(config, rng)
+        clicks = _clicks(config, world, rng)
+        requests = draw_requests(clicks.offsets, clicks.time, config.requests, rng)
+        truth = _Truth(config, world, clicks)
+        schema = _schema(config)
+        ends = {name: round(share * config.requests) for name, share in SPLIT_ENDS.items()}
+        tallies = {name: _Tally(config.items) for name in ends}
+        write_schema(folder, schema)
+        start = 0
+        for name, end in ends.items():
+            write_split(folder / name, map(tallies[name].add, truth.tables(requests[start:end], rng)), schema)
+            start = end
+        stats = {name: tally.summary() for name, tally in tallies.items()}
+        stats["test"] |= tallies["test"].quality(tallies["train"])
+        (folder / "stats.json").write_text(json.dumps(stats, indent=2) + "\n")
+    return stats
+
+
+class _World:
+    """What is the same for all requests: users with their interests and brands, and what items, queries and channels are."""
+
+    def __init__(self, config: ThreeConfig, rng: np.random.Generator) -> None:
+        users, topics = config.num_users, config.topics
+        self.brands = config.brands
+        self.segment = rng.integers(0, config.segments, users)
+        self.interests = np.argsort(rng.random((users, topics)), axis=1)[:, :INTERESTS]  # (users, 6) topics that differ
+        self.satisfied = rng.random((users, topics)) < SATISFIED_P
+        self.preferred = rng.integers(0, config.brands, (users, topics))
+        self.taste = rng.standard_normal((config.segments, config.brands))
+        self.quality = rng.standard_normal(config.items)
+        sizes = {"query": config.queries, "channel": config.channels}
+        self.topics_of = {name: rng.permutation(size) % topics for name, size in sizes.items()}
+        # Item ids are `brand + brands * rank` before a permutation, so that ids tell nothing; rank 0 is the most visited.
+        self._ids = rng.permutation(config.items)
+        self._rank_cdf = zipf_cdf(config.items // config.brands, ITEM_ZIPF)
+
+    def draw_items(self, brand: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        rank = np.searchsorted(self._rank_cdf, rng.random(brand.shape), side="right")
+        return self._ids[brand + self.brands * rank]
+
+    def draw_of_topic(self, name: str, topic: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """A query or channel of each topic, all alike."""
+        order = np.argsort(self.topics_of[name], kind="stable")
+        count = np.bincount(self.topics_of[name])
+        first = np.cumsum(count) - count
+        return order[first[topic] + (rng.random(len(topic)) * count[topic]).astype(np.int64)]
+
+
+@dataclass(frozen=True)
+class _Clicks:
+    """Clicks of all users, packed user after user, oldest first."""
+
+    offsets: NDArray[np.int64]  # (users + 1,)
+    item: NDArray[np.int64]
+    topic: NDArray[np.int64]
+    brand: NDArray[np.int64]
+    action: NDArray[np.int64]
+    time: NDArray[np.int64]
+
+
+def _clicks(config: ThreeConfig, world: _World, rng: np.random.Generator) -> _Clicks:
+    mean = config.mean_length or max(5, min(24, config.max_length // 5))
+    lengths = timeline_lengths(mean, config.max_length, config.num_users, rng)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    user, index = np.repeat(np.arange(len(lengths)), lengths), np.arange(offsets[-1])
+    new_session = (rng.random(len(index)) < 1 / CLICK_SESSION) | (index == offsets[user])
+    slot = rng.integers(0, INTERESTS, len(index))[np.maximum.accumulate(np.where(new_session, index, 0))]
+    stray = rng.random(len(index)) < STRAY_CLICK_P
+    topic = np.where(stray, rng.integers(0, config.topics, len(index)), world.interests[user, slot])
+    preferred = rng.random(len(index)) < PREFERRED_P
+    brand = np.where(preferred, world.preferred[user, topic], rng.integers(0, config.brands, len(index)))
+    draw = rng.random(len(index))
+    action = [np.searchsorted(np.cumsum(p)[:-1], draw, side="right") for p in (SATISFIED_ACTION_P, OTHER_ACTION_P)]
+    return _Clicks(
+        offsets=offsets,
+        item=world.draw_items(brand, rng),
+        topic=topic,
+        brand=brand,
+        action=np.where(world.satisfied[user, topic], *action),
+        time=event_times(offsets, new_session, CLICK_SESSION, rng),
+    )
+
+
+@dataclass(frozen=True)
+class _Session:
+    """A short sequence of B requests, oldest first."""
+
+    lengths: NDArray[np.int64]  # (B,)
+    topic: NDArray[np.int64]  # (N,)
+    flag: NDArray[np.bool_]  # (N,) clicked, liked
+    time: NDArray[np.int64]  # (N,)
+    intent: NDArray[np.int64]  # (B,) the topic that most of the newest events that count are about, -1 if there are none
+
+
+class _Truth:
+    """Draws the short sequences, candidates and labels, and packs requests into tables."""
+
+    def __init__(self, config: ThreeConfig, world: _World, clicks: _Clicks) -> None:
+        self.config, self.world, self.clicks = config, world, clicks
+
+    def tables(self, requests: NDArray[np.int64], rng: np.random.Generator) -> Iterator[pa.Table]:
+        for start in range(0, len(requests), REQUESTS_PER_CHUNK):
+            yield self._table(requests[start : start + REQUESTS_PER_CHUNK], rng)
+
+    def _table(self, requests: NDArray[np.int64], rng: np.random.Generator) -> pa.Table:
+        """One table; beside the columns of the schema, the score of a click without the intent, which is not written."""
+        user, history, time = requests.T
+        world, clicks = self.world, self.clicks
+        row, events = expand_ranges(clicks.offsets[user], history)
+        slots = np.argsort(rng.random((len(user), INTERESTS)), axis=1)[:, :2]  # searches and feed differ
+        about = np.take_along_axis(world.interests[user], slots, axis=1)
+        searches = self._session(SEARCH, about[:, 0], requests, rng)
+        feed = self._session(FEED, about[:, 1], requests, rng)
+        scene = (rng.random(len(user)) < FEED_SCENE_P).astype(np.int64)
+        brand = self._draw_candidate_brands(user, rng)
+        item = world.draw_items(brand, rng)
+
+        action, everywhere = clicks.action[events], np.ones(len(row), dtype=bool)
+        about_intent = clicks.topic[events] == np.where(scene == 0, searches.intent, feed.intent)[row]
+        rest = CLICK_BIAS + QUALITY_WEIGHT * world.quality[item]
+        rest += SEGMENT_WEIGHT * world.taste[world.segment[user][:, None], brand]
+        rest += BRAND_WEIGHT * saturated(_share(row, events, clicks.brand, ACTION_WEIGHT[action], brand))
+        crossed, mean = (rest + SATISFIED_WEIGHT * _how_far(row, action, of, len(user)) for of in (about_intent, everywhere))
+        bought = clicks.action[events] >= ACTIONS.index("cart")
+        loyalty = saturated(_share(row, events, clicks.brand, bought.astype(np.float64), brand))
+        converts = CONVERSION_BIAS + LOYALTY_WEIGHT * loyalty + CONVERSION_QUALITY_WEIGHT * world.quality[item]
+        truth = {"click": sigmoid(crossed), "conversion": sigmoid(converts)}
+        label = {task: rng.random(item.shape) < p.astype(np.float32) for task, p in truth.items()}
+        label["conversion"] &= label["click"]
+
+        columns = {"user": user, "segment": world.segment[user], "scene": scene, "time": time}
+        for name in ("item", "topic", "brand", "action", "time"):
+            columns[f"clicks.{name}"] = list_column(history, getattr(clicks, name)[events])
+        for owner, session, field, flag in (("search", searches, "query", "clicked"), ("feed", feed, "channel", "like")):
+            ids = world.draw_of_topic(field, session.topic, rng)
+            columns[f"{owner}.{field}"] = list_column(session.lengths, ids)
+            columns[f"{owner}.topic"] = list_column(session.lengths, session.topic)
+            columns[f"{owner}.{flag}"] = list_column(session.lengths, session.flag.astype(np.int8))
+            columns[f"{owner}.time"] = list_column(session.lengths, session.time)
+        values = {"item": item, "brand": brand, "click.mean": mean}
+        values |= {task: of.astype(np.int8) for task, of in label.items()}
+        values |= {f"{task}.truth": of.astype(np.float32) for task, of in truth.items()}
+        per_request = np.full(len(user), self.config.candidates)
+        return pa.table(columns | {f"candidate.{name}": list_column(per_request, of.ravel()) for name, of in values.items()})
+
+    def _session(
+        self, kind: _Short, focus: NDArray[np.int64], requests: NDArray[np.int64], rng: np.random.Generator
+    ) -> _Session:
+        """The newest `kind.session` events are about `focus` (B,), earlier ones about another interest for each session."""
+        user, _, time = requests.T
+        lengths = np.minimum(1 + rng.poisson(kind.mean, len(user)), kind.longest)
+        lengths[rng.random(len(user)) < EMPTY_P] = 0
+        row, place = expand_ranges(np.zeros_like(lengths), lengths)
+        back = lengths[row] - 1 - place  # 0 is the newest
+        number = back // kind.session
+        slots = rng.integers(0, INTERESTS, (len(user), kind.longest // kind.session + 1))
+        topic = np.where(number == 0, focus[row], self.world.interests[user[row], slots[row, number]])
+        flag = rng.random(len(row)) < kind.flag_p
+        stray = (rng.random(len(row)) >= ABOUT_P) | (~flag & kind.flagged_only)
+        topic = np.where(stray, rng.integers(0, self.config.topics, len(row)), topic)
+        counts = (number == 0) & (flag | (not kind.flagged_only))
+        # Minutes within a session, days between sessions, never after the request.
+        ago = (60 * (back + 1) + DAY_SECONDS * number + rng.integers(0, 60, len(row))).astype(np.int64)
+        return _Session(lengths, topic, flag, time[row] - ago, _most(row, topic, counts, back, (len(user), self.config.topics)))
+
+    def _draw_candidate_brands(self, user: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """(B, candidates): the brand preferred in one of the user's interests, or any."""
+        shape = (len(user), self.config.candidates)
+        topic = np.take_along_axis(self.world.interests[user], rng.integers(0, INTERESTS, shape), axis=1)
+        familiar = rng.random(shape) < FAMILIAR_P
+        return np.where(familiar, self.world.preferred[user[:, None], topic], rng.integers(0, self.config.brands, shape))
+
+
+def _how_far(row: NDArray[np.int64], action: NDArray[np.int64], of: NDArray[np.bool_], requests: int) -> NDArray[np.float64]:
+    """(B, 1) mean action, from 0 (views) to 1 (buys), of the clicks marked in `of` (N,) and one click of 1/3 more."""
+    count, total = np.bincount(row, of, requests), np.bincount(row, of * action, requests)
+    return ((total + 1) / (count + 1) / (len(ACTIONS) - 1))[:, None]
+
+
+def _share(
+    row: NDArray[np.int64], events: NDArray[np.int64], kind: NDArray[np.int64], weight: NDArray, wanted: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """(B, candidates) share of each candidate's kind, wanted (B, candidates), in the weight (N,) of the request's events."""
+    total = np.maximum(np.bincount(row, weight, len(wanted)), 1.0)
+    same = (np.bincount(row, weight * (kind[events] == column[row]), len(wanted)) for column in wanted.T)
+    return np.stack([of / total for of in same], axis=1)
+
+
+def _most(
+    row: NDArray[np.int64], topic: NDArray[np.int64], counts: NDArray[np.bool_], back: NDArray[np.int64], shape: tuple[int, int]
+) -> NDArray[np.int64]:
+    """(B,) topic, by `shape` (B, topics), of most of the events that count, the newest of equals; -1 without such events."""
+    # Newer events weigh a little more, all together less than half an event.
+    weight = counts * (1.0 + 2.0 ** -(back + 3.0))
+    votes = np.bincount(np.ravel_multi_index((row, topic), shape), weight, shape[0] * shape[1]).reshape(shape)
+    return np.where(votes.any(1), votes.argmax(1), -1)
+
+
+class _Tally:
+    """What stats.json says about a split, gathered while it is written."""
+
+    def __init__(self, items: int) -> None:
+        self.items = items
+        self.parts: list[dict[str, NDArray]] = []
+        self.lengths: dict[str, list[NDArray[np.int64]]] = {"clicks": [], "search": [], "feed": []}
+
+    def add(self, table: pa.Table) -> pa.Table:
+        """Counts a table and hands it on."""
+        names = [name for name in table.column_names if name.startswith("candidate.")]
+        self.parts.append({name: table.column(name).combine_chunks().flatten().to_numpy() for name in names})
+        for owner, lengths in self.lengths.items():
+            lengths.append(np.diff(table.column(f"{owner}.time").combine_chunks().offsets.to_numpy()))
+        return table
+
+    def summary(self) -> dict[str, Any]:
+        lengths = {owner: np.concatenate(parts) for owner, parts in self.lengths.items()}
+        click, conversion = self._column("click"), self._column("conversion", "click")
+        return {
+            "rows": len(lengths["clicks"]),
+            "candidates": len(click),
+            "label_rate": {"click": float(click.mean()), "conversion": float(conversion.mean()) if len(conversion) else 0.0},
+            "mean_length": {owner: float(of.mean()) for owner, of in lengths.items()},
+            "max_length": {owner: int(of.max()) for owner, of in lengths.items()},
+        }
+
+    def quality(self, train: "_Tally") -> dict[str, Any]:
+        """AUC per task of the truth, of popularity, and of the click without its intent."""
+        best, popularity, score = {}, {}, {}
+        for task, given in (("click", None), ("conversion", "click")):
+            item, label = self._column("item", given), self._column(task, given)
+            best[task] = auc_or_half(self._column(f"{task}.truth", given), label)
+            shown, ones = train._column("item", given), train._column(task, given)
+            popularity[task], score[task] = popularity_auc(shown, ones, item, label, self.items)
+        return {
+            "best_auc": best,
+            "popularity_auc": popularity,
+            "popularity_score": score,
+            "no_interaction_auc": {"click": auc_or_half(self._column("click.mean"), self._column("click"))},
+        }
+
+    def _column(self, name: str, given: str | None = None) -> NDArray:
+        """A candidates' column, of those only whose label `given` is 1."""
+        values = np.concatenate([part[f"candidate.{name}"] for part in self.parts])
+        return values if given is None else values[self._column(given) == 1]
+
+
+def _schema(config: ThreeConfig) -> Schema:
+    def fields(*names: str) -> list[StaticField]:
+        return [StaticField(name=name, table=name) for name in names]
+
+    return Schema(
+        name="synthetic-three",
+        tables={name: getattr(config, f"{name}s") for name in ("item", "topic", "brand", "channel", "segment")}
+        | {"query": config.queries, "user": config.num_users, "scene": 2},
+        request=RequestSchema(group="user", time="time"),
+        context=fields("user", "segment", "scene"),
+        sequences=[
+            SequenceSchema(name="clicks", static=fields("item", "topic", "brand"), dynamic={"action": len(ACTIONS)}, time=True),
+            SequenceSchema(name="search", static=fields("query", "topic"), dynamic={"clicked": 2}, time=True),
+            SequenceSchema(name="feed", static=fields("channel", "topic"), dynamic={"like": 2}, time=True),
+        ],
+        candidate=CandidateSchema(
+            static=fields("item", "brand"), labels=["click", "conversion"], given={"conversion": "click"}, truth=True
+        ),
+        groups={
+            "user": ["context.user", "context.segment"],
+            "scene": ["context.scene"],
+            "item": ["candidate.item"],
+            "brand": ["candidate.brand"],
+        },
+    )

@@ -1,0 +1,94 @@
+"""The door: everything that can be known to be wrong with a run before its ranks start, told in one list."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from dist_rec.common.strict import ConfigError
+from dist_rec.config import Config
+from dist_rec.data.errors import DataError
+from dist_rec.data.reader import RequestReader, check_max_length
+from dist_rec.data.row_reader import check_splits
+from dist_rec.data.schema import Schema, load_schema
+from dist_rec.embedding.optimizers import fused_optimizer
+from dist_rec.embedding.tables import check_tables, table_dims
+from dist_rec.models.check import check_model
+from dist_rec.registry import LOSSES, METRICS, READERS
+from dist_rec.training.checkpoint import check_resumable
+from dist_rec.training.made_with import MadeWith
+from dist_rec.training.optimizers import dense_factory
+from dist_rec.training.ranks import device_type
+from dist_rec.training.report import baselines
+from dist_rec.training.selection import check_selection
+from dist_rec.training.splits import training_steps
+from dist_rec.training.study import check_study, members
+
+
+def check_run(config: Config, resume: Path | None = None) -> None:
+    """Raises ConfigError with everything that is wrong with a recipe, its data and the checkpoint to go on from; DataError if
+    a single file of the data is all that is wrong. Starts nothing and writes nothing."""
+    problems = list(_problems(config, resume))
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ConfigError(f"{len(problems)} problems:\n" + "\n".join(f"- {problem}" for problem in problems))
+
+
+def _problems(config: Config, resume: Path | None) -> Iterator[ConfigError | DataError]:
+    yield from _found(lambda: device_type(config.parallel))
+    yield from _found(lambda: LOSSES.make(config.model.head.loss))
+    yield from _found(lambda: dense_factory(config.optim))
+    for metric in config.run.metrics:
+        yield from _found(lambda metric=metric: METRICS.make(metric))
+    yield from _found(lambda: fused_optimizer(config.embedding, device_type(config.parallel)))
+    yield from _found(lambda: check_study(config, resume))
+    yield from _found(lambda: check_selection(members(config)[0].config))
+    if resume is not None:
+        yield from _found(lambda: check_resumable(resume))
+    try:
+        schema = load_schema(config.data.path, config.data.leave_out)
+    except (ConfigError, DataError) as error:
+        yield error
+        yield from _found(config.model.resolved_options)  # of a model of one's own
+        return
+    yield from _problems_with_schema(config, schema, resume)
+
+
+def _problems_with_schema(config: Config, schema: Schema, resume: Path | None) -> Iterator[ConfigError | DataError]:
+    yield from _found(lambda: check_tables(schema, config.embedding))
+    yield from _found(lambda: check_model(schema, config.model, table_dims(schema, config.embedding)))
+    yield from _found(lambda: check_max_length(schema, config.data.max_length))
+    yield from _found(lambda: baselines(config))
+    if resume is not None:
+        yield from _found(lambda: MadeWith.read(resume).schema_for(schema, config, resume, resumed=True))
+    data_is_wrong = list(_found(lambda: _check_data(config, schema)))
+    yield from data_is_wrong
+    if not data_is_wrong:
+        yield from _found(lambda: _check_steps(config, schema))
+
+
+def _check_data(config: Config, schema: Schema) -> None:
+    data = members(config)[0].config.data
+    check_splits(config.data.path, schema, [*data.train, *data.valid, *data.test], READERS.make(config.data.reader))
+
+
+def _check_steps(config: Config, schema: Schema) -> None:
+    """On one rank, which has the most batches; more ranks may still have too few."""
+    member = members(config)[0].config
+    reader = RequestReader(
+        folders=[Path(member.data.path) / folder for folder in member.data.train],
+        schema=schema,
+        batch_size=member.data.batch_size,
+        epochs=member.run.epochs,
+        shuffle_window=member.data.shuffle_window,
+        seed=member.run.seed,
+        rows=READERS.make(member.data.reader),
+    )
+    training_steps(member, reader)
+
+
+def _found(check: Callable[[], object]) -> Iterator[ConfigError | DataError]:
+    """What a check raises."""
+    try:
+        check()
+    except (ConfigError, DataError) as error:
+        yield error

@@ -1,0 +1,40 @@
+"""Whether a model can work on a schema: everything that can be known without building it. No torch."""
+
+from dist_rec.common.strict import ConfigError
+from dist_rec.data.schema import Schema
+from dist_rec.models.config import ModelConfig
+from dist_rec.models.features import FeatureColumns
+from dist_rec.models.options import check_divides, num_non_sequential
+
+
+def check_model(schema: Schema, model: ModelConfig, table_dims: dict[str, int]) -> None:
+    """Raises ConfigError if the model cannot work on this schema; `table_dims` gives the width of the rows of each table."""
+    options = model.resolved_options()
+    try:
+        options.check_model(model)
+    except ValueError as error:  # of a model of one's own; those of built-in ones were told with the recipe
+        raise ConfigError(f"model: {error}") from None
+    options.check_schema(model, schema)
+    if schema.candidate.seen and model.tokens.position == "recency":
+        raise ConfigError(
+            "model.tokens.position: candidates with their own `seen` have no common newest event; expected absolute or none"
+        )
+    if model.interaction == "rankmixer":
+        counts = {"sequences": len(schema.sequences), "non-sequential": num_non_sequential(model, schema)}
+        check_divides(model.section("rankmixer").width, counts, "model.rankmixer.width")
+    _check_split(model, FeatureColumns(schema, table_dims, model.tokens.dynamic_dim).total)
+    labels = schema.candidate.labels
+    if unknown := [task for task in model.head.task_weights if task not in labels]:
+        raise ConfigError(f"model.head.task_weights.{unknown[0]}: no such task; the schema's are: {', '.join(labels)}")
+
+
+def _check_split(model: ModelConfig, columns: int) -> None:
+    count = model.non_sequential.split
+    if count is None:
+        return
+    width = -(-columns // count)
+    if (full := -(-columns // width)) < count:
+        raise ConfigError(
+            f"model.non_sequential.split={count}: there are only {columns} columns of features to cut, and slices of "
+            f"{width} use them up in {full} tokens; expected for example {full}"
+        )

@@ -1,0 +1,30 @@
+"""Where the fields of context and candidate are among the features of a candidate. Free of torch."""
+
+from itertools import accumulate
+
+from dist_rec.data.schema import Schema
+
+
+class FeatureColumns:
+    """Columns of `[context ; candidate]` features by group of the schema.
+
+    - `total`: their number
+    - `groups`: group -> one slice per field
+    - `candidate_groups`: indices of the groups that have a field of the candidate
+    """
+
+    def __init__(self, schema: Schema, table_dims: dict[str, int], dynamic_dim: int) -> None:
+        widths = {f"context.{field.name}": table_dims[field.table] for field in schema.context}
+        widths |= {f"candidate.{field.name}": table_dims[field.table] for field in schema.candidate.static}
+        widths |= {f"candidate.{name}": dynamic_dim for name in schema.candidate.dynamic}
+        ends = dict(zip(widths, accumulate(widths.values()), strict=True))
+        self.total = sum(widths.values())
+        self.groups = {
+            group: [slice(ends[field] - widths[field], ends[field]) for field in fields]
+            for group, fields in schema.feature_groups.items()
+        }
+        self.candidate_groups = [
+            index
+            for index, fields in enumerate(schema.feature_groups.values())
+            if any(field.startswith("candidate.") for field in fields)
+        ]

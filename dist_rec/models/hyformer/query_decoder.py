@@ -1,0 +1,49 @@
+"""HyFormer's query decoding (arXiv 2601.12681, section 3.5): queries of every candidate look at one encoded sequence.
+
+Legend: C candidates, n queries of one sequence, D width.
+"""
+
+from torch import Tensor, nn
+
+from dist_rec.kernels.cross_causal_attention import cross_causal_attention
+from dist_rec.models.hyformer.sequence_encoder import Encoded
+from dist_rec.models.layers.attention_block import rotate
+from dist_rec.models.layers.jagged import CandidateView, offsets_of
+
+
+class QueryDecoder(nn.Module):
+    """`Q + MHA(LN(Q), K, V)` with `K = LN(H) W_K`, `V = LN(H) W_V`: (C, n, D) -> (C, n, D).
+
+    The queries of all candidates of a request stand one after the other over one history. The output projection has no
+    bias: before an empty sequence attention gives zero, and the queries go on exactly as they came.
+    """
+
+    def __init__(self, width: int, heads: int, rotary: bool, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.rotary = heads, rotary
+        self.norm_query, self.norm_events = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.project = nn.Linear(width, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, events: Encoded, view: CandidateView) -> Tensor:
+        n = queries.shape[1]
+        normed = self.norm_events(events.rows)
+        q = self.query(self.norm_query(queries).flatten(0, 1)).unflatten(-1, (self.heads, -1))
+        k, v = (layer(normed).unflatten(-1, (self.heads, -1)) for layer in (self.key, self.value))
+        # Where a candidate sees only its own oldest events, its queries stand at the last of them.
+        last = None if view.seen is None else (view.seen - 1).repeat_interleave(n)
+        if self.rotary:
+            end = events.end[view.request] if view.seen is None else view.seen
+            q, k = rotate(q, end.repeat_interleave(n)), rotate(k, events.position)
+        attended = cross_causal_attention(
+            q,
+            k,
+            v,
+            offsets_of(view.counts * n),
+            offsets_of(events.lengths),
+            causal=last is not None,
+            q_positions=last,
+            max_q_len=n * view.max_count,
+        )
+        return queries + self.dropout(self.project(attended.flatten(1))).view_as(queries)

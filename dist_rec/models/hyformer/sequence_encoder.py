@@ -1,0 +1,87 @@
+"""HyFormer's encoders of one sequence (arXiv 2601.12681, section 3.4): full transformer, LONGER style, SwiGLU.
+
+Legend: B requests, N events of one sequence, L_H newest events, D width. States of a sequence know no candidate, so one
+encoding serves all candidates of a request.
+"""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from dist_rec.models.hyformer.config import HyFormerConfig, HyFormerSequence
+from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlock
+from dist_rec.models.layers.jagged import newest, offsets_of, position_in_request
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Packed rows (N, D) of one sequence, `lengths` (B,) int32, and `position` (N,) int64 of each row in its sequence.
+
+    `end` (B,) int32 is how long the whole sequence is: where the queries stand. `recent`: only so many newest rows are left
+    of it, or None while all are there.
+    """
+
+    rows: Tensor
+    lengths: Tensor
+    position: Tensor
+    end: Tensor
+    recent: int | None = None
+
+    @classmethod
+    def of(cls, tokens: Tensor, lengths: Tensor) -> "Encoded":
+        return cls(tokens, lengths, position_in_request(lengths, len(tokens)), lengths)
+
+
+class AttentionEncoder(nn.Module):
+    """A transformer layer. `full`: every event asks. `longer`: the newest `recent` events ask and are what remains,
+    `CrossAttn(S_short, S, S)`, which on a sequence that short already is the full layer."""
+
+    def __init__(self, config: HyFormerConfig, sequence: HyFormerSequence, width: int) -> None:
+        super().__init__()
+        self.recent = sequence.recent if sequence.encoder == "longer" else None
+        self.causal = sequence.causal
+        self.block = CrossCausalBlock(width, config.heads, config.ffn_expansion, config.rotary, config.dropout)
+
+    def forward(self, events: Encoded) -> Encoded:
+        asking = events if self.recent in (None, events.recent) else _newest(events, self.recent)
+        rows = AttentionRows(
+            q_offsets=offsets_of(asking.lengths),
+            kv_offsets=offsets_of(events.lengths),
+            num_candidates=None,
+            group_size=1,
+            seen=None,
+            q_positions=None,
+            max_q_len=self.recent,
+            q_rotary=asking.position.float(),
+            kv_rotary=events.position.float(),
+            causal=self.causal,
+        )
+        return replace(asking, rows=self.block(asking.rows, events.rows, rows))
+
+
+class SwigluEncoder(nn.Module):
+    """`H = S + W_3 (silu(W_1 LN(S)) * W_2 LN(S))`: every event for itself, no attention. Parameters `3 k D^2 + (2 k + 3) D`."""
+
+    def __init__(self, width: int, expansion: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.gate, self.up = nn.Linear(width, expansion * width), nn.Linear(width, expansion * width)
+        self.down = nn.Linear(expansion * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, events: Encoded) -> Encoded:
+        x = self.norm(events.rows)
+        hidden = self.down(silu(self.gate(x)) * self.up(x))
+        return replace(events, rows=events.rows + self.dropout(hidden))
+
+
+def make_encoder(config: HyFormerConfig, sequence: HyFormerSequence, width: int) -> AttentionEncoder | SwigluEncoder:
+    if sequence.encoder == "swiglu":
+        return SwigluEncoder(width, config.ffn_expansion, config.dropout)
+    return AttentionEncoder(config, sequence, width)
+
+
+def _newest(events: Encoded, count: int) -> Encoded:
+    index, kept = newest(events.lengths, count)
+    return Encoded(events.rows[index], kept, events.position[index], events.end, count)

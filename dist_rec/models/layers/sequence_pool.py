@@ -1,0 +1,30 @@
+"""The mean of a sequence, as HyFormer's queries see it (arXiv 2601.12681, section 3.3), straight from unique rows."""
+
+import torch
+from torch import Tensor, nn
+
+from dist_rec.data.batch import JaggedEvents
+from dist_rec.kernels.gather_pool import expand, pool
+from dist_rec.models.layers.jagged import CandidateView, offsets_of, visible_mean
+from dist_rec.models.layers.tokens import EventTokens
+
+
+class SequencePool(nn.Module):
+    """Unique rows (U, De) and the events of one sequence -> (C, D): projected mean of `[e_t ; tau(dt_t) ; dynamic fields]`.
+
+    Embeddings of times and dynamic fields are those of the sequence's tokens. Without a bias: no events, no pool.
+    """
+
+    def __init__(self, row_dim: int, tokens: EventTokens, width: int) -> None:
+        super().__init__()
+        terms = [*([] if tokens.time is None else [tokens.time]), *tokens.dynamic.values()]
+        self.project = nn.Linear(row_dim + sum(term.weight.in_features for term in terms), width, bias=False)
+
+    def forward(self, rows: Tensor, events: JaggedEvents, tokens: EventTokens, view: CandidateView) -> Tensor:
+        parts = [(rows, events.inverse), *((term.embedding.weight, index) for term, index in tokens.buckets(events))]
+        if view.seen is None:
+            offsets = offsets_of(events.lengths)
+            means = torch.cat([pool(table, index, offsets, mode="mean") for table, index in parts], dim=1)
+            return self.project(means.to(torch.promote_types(means.dtype, torch.float32)))[view.request]
+        values = torch.cat([expand(table, index) for table, index in parts], dim=1)
+        return self.project(visible_mean(values, events.lengths, view))

@@ -1,0 +1,131 @@
+"""LONGER (arXiv 2505.04421): token merge, global tokens, one cross-causal layer, N self-causal layers.
+
+Legend: B requests, N events, K merge factor, M merged tokens, d token width, D = K * d merged width, k query rows,
+m rows of one candidate's group, C candidates. Rows stand oldest first with the candidates' groups after the events; the
+paper writes newest first with the globals in front, which is the same thing reversed.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlock
+from dist_rec.models.layers.cost import linear_flops
+from dist_rec.models.layers.jagged import CandidateView, GroupLayout, owner, position_in_request, visible_mean
+from dist_rec.models.layers.recompute import run
+from dist_rec.models.longer.config import LongerConfig
+from dist_rec.models.longer.cost import LongerShape, longer_flops
+from dist_rec.models.longer.global_tokens import GlobalTokens
+from dist_rec.models.longer.inner_trans import InnerTrans
+from dist_rec.models.longer.query_rows import select_queries
+from dist_rec.models.protocol import ModelInputs, SequenceSummary
+
+
+class Longer(SequenceSummary):
+    """Event tokens (N, d) and candidates -> (C, `width`): the outputs of each candidate's global tokens, and the mean of the
+    sequence outputs that it sees; each only where the head asks for it, both for RankMixer."""
+
+    Config = LongerConfig
+
+    def __init__(self, longer: LongerConfig, inputs: ModelInputs) -> None:
+        super().__init__()
+        config, asked = inputs.config, longer.head_inputs(inputs.config)
+        self.config, self.recompute = longer, frozenset(config.recompute)
+        self.sequence_mean = longer.mixes(config) or "sequence_mean" in asked
+        self.with_globals = longer.mixes(config) or "globals" in asked
+        d, width = config.tokens.width, config.tokens.width * longer.merge
+        self.inner = InnerTrans(d, longer.inner_heads, longer.ffn_expansion, longer.dropout) if longer.inner_trans else None
+        self.globals = GlobalTokens(longer.globals, inputs.candidate_dim, inputs.context_dim, width)
+        self.learned = nn.Parameter(0.02 * torch.randn(longer.k, width)) if longer.queries == "learnable" else None
+        block = (width, longer.heads, longer.ffn_expansion, longer.rotary, longer.dropout)
+        self.cross = CrossCausalBlock(*block)
+        self.layers = nn.ModuleList(CrossCausalBlock(*block) for _ in range(longer.self_layers))
+        self.norm = nn.LayerNorm(width)
+        self.width = width * (len(longer.globals) * self.with_globals + self.sequence_mean)
+        self.token_width = d
+
+    def forward(self, tokens: Tensor, lengths: Tensor, view: CandidateView) -> Tensor:
+        """tokens (N, d); lengths (B,) int32, events per request."""
+        sequence, groups, q_lengths = self.states(tokens, lengths, view)
+        per_candidate = (len(view.request), len(self.config.globals))
+        parts = [self.norm(groups).unflatten(0, per_candidate).flatten(1)] if self.with_globals else []
+        if self.sequence_mean:
+            parts.append(visible_mean(self.norm(sequence), q_lengths, view))
+        return torch.cat(parts, dim=1)
+
+    def states(self, tokens: Tensor, lengths: Tensor, view: CandidateView) -> tuple[Tensor, Tensor, Tensor]:
+        """Last layer's sequence rows (sum_q, D), group rows (C * m, D) and query rows per request (B,)."""
+        merged, merged_lengths = self.merge(tokens, lengths)
+        groups = self.globals(view)
+        m, num_candidates = len(self.config.globals), len(view.request)
+        selected, q_lengths = select_queries(self.config, merged_lengths, len(merged))
+        sequence = merged[selected.index] if self.learned is None else self.learned.repeat(len(lengths), 1)
+
+        keys = GroupLayout.of(merged_lengths, len(merged), view.counts, num_candidates, m)
+        rows = GroupLayout.of(q_lengths, len(sequence), view.counts, num_candidates, m)
+        key_rotary = self._rotary(keys, position_in_request(merged_lengths, len(merged)), merged_lengths, view)
+        row_rotary = self._rotary(rows, selected.position, merged_lengths, view)
+        group_position = keys.group_place - keys.offsets[:-1].long()[view.request].repeat_interleave(m)
+        q_positions = rows.join(selected.position[:, None], group_position[:, None])[:, 0]
+
+        # One candidate per request that sees everything is the plain causal mask, which needs no look at groups.
+        counts = None if view.max_count <= 1 and view.seen is None else view.counts
+        # All events ask with k = 0; their number is known on the device only.
+        max_q_len = self.config.k + m * view.max_count if self.config.k else None
+
+        def attention_rows(layout: GroupLayout, rotary: Tensor, positions: Tensor | None) -> AttentionRows:
+            return AttentionRows(rows.offsets, layout.offsets, counts, m, view.seen, positions, max_q_len, row_rotary, rotary)
+
+        state = rows.join(sequence, groups)
+        everything = keys.join(merged, groups)
+        recent = self.config.queries == "recent"
+        state = self._run(
+            "cross", self.cross, state, everything, attention_rows(keys, key_rotary, None if recent else q_positions)
+        )
+        for layer in self.layers:
+            state = self._run("self", layer, state, state, attention_rows(rows, row_rotary, None))
+        return state[rows.event_place], state[rows.group_place], q_lengths
+
+    def merge(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, d) -> (sum M, K * d) and (B,) merged lengths ceil(L / K). An incomplete group is padded at its oldest end,
+        so that the newest events always form full groups; padding stays zero."""
+        K = self.config.merge
+        merged_lengths = (lengths + K - 1).div(K, rounding_mode="floor")
+        num_merged = len(tokens) if K == 1 else int(merged_lengths.sum())
+        # Everything before and in a request's own padding shifts its events to the right.
+        shift = (merged_lengths * K - lengths).cumsum(0)
+        place = torch.arange(len(tokens), device=tokens.device) + shift[owner(lengths, len(tokens))]
+        grouped = tokens.new_zeros(num_merged * K, tokens.shape[1]).index_copy(0, place, tokens).unflatten(0, (num_merged, K))
+        if self.inner is not None:
+            real = torch.zeros(num_merged * K, dtype=torch.bool, device=tokens.device).index_fill(0, place, True)
+            grouped = self._run("inner", self.inner, grouped, real.view(num_merged, K))
+        return grouped.flatten(1), merged_lengths
+
+    def _rotary(self, layout: GroupLayout, position: Tensor, merged_lengths: Tensor, view: CandidateView) -> Tensor:
+        """Positions for rotary embeddings: an event's own, and for a group the first position its candidate does not see."""
+        end = merged_lengths[view.request] if view.seen is None else view.seen
+        groups = end.repeat_interleave(len(self.config.globals))
+        return layout.join(position.float()[:, None], groups.float()[:, None])[:, 0]
+
+    def _run(self, part: str, module: nn.Module, *inputs: Tensor | AttentionRows) -> Tensor:
+        return run(module, *inputs, again=part in self.recompute)
+
+    def flops(self, length: int, candidates: int) -> dict[str, int]:
+        counts = {"candidate": candidates, "user": 1, "cls": 0}
+        projections = zip(self.config.globals, self.globals.project, strict=True)
+        shape = LongerShape(
+            length=length,
+            candidates=candidates,
+            token_width=self.token_width,
+            merge=self.config.merge,
+            inner_trans=self.config.inner_trans,
+            k=self.config.k,
+            group_size=len(self.config.globals),
+            self_layers=self.config.self_layers,
+            expansion=self.config.ffn_expansion,
+            learnable=self.learned is not None,
+        )
+        return {"globals": sum(counts[kind] * linear_flops(project) for kind, project in projections), **longer_flops(shape)}
+
+    def part_of(self, parameter: str) -> str:
+        first = super().part_of(parameter)
+        return {"layers": "self", "norm": "self", "learned": "queries"}.get(first, first)

@@ -1,0 +1,81 @@
+"""Evaluation of a sharded model on one split: the model of a run, or one brought back from its checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from dist_rec.common.seed import seed_everything
+from dist_rec.common.strict import ConfigError
+from dist_rec.config import Config
+from dist_rec.data.row_reader import check_splits
+from dist_rec.data.schema import Schema, load_schema
+from dist_rec.registry import METRICS, READERS
+from dist_rec.training.checkpoint import load_checkpoint
+from dist_rec.training.made_with import MadeWith
+from dist_rec.training.metrics import Metric, TaskMetrics, gather_rows, task_metrics
+from dist_rec.training.pipeline import plan_model, shard_model
+from dist_rec.training.ranks import Ranks
+from dist_rec.training.report import against_baselines, metrics_table
+from dist_rec.training.splits import evaluation_loader
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, loader: StatefulDataLoader, labels: list[str], ranks: Ranks, metrics: Sequence[Metric] = ()
+) -> dict[str, TaskMetrics]:
+    """Metrics per task over the candidates of all ranks, the same on every rank. Leaves the model in training mode.
+
+    Ranks without data take part with empty batches, which the reader makes. Comm: the model's all-to-alls, then one
+    gather of every candidate's logits, labels and group.
+    """
+    model.eval()
+    rows, groups, has_truth = [], [], False
+    for batch in loader:
+        batch = batch.to(ranks.device, non_blocking=True)
+        _, (_, logits) = model(batch)
+        truth = batch.truth if batch.truth is not None else batch.labels
+        rows.append(torch.cat([logits, batch.labels, truth], dim=1).cpu())
+        groups.append(batch.group.repeat_interleave(batch.candidates.lengths).cpu())
+        has_truth = batch.truth is not None
+    model.train()
+    every = gather_rows(torch.cat(rows), ranks.host_group)
+    group = gather_rows(torch.cat(groups), ranks.host_group)
+    logits, observed, truth = every.chunk(3, dim=1)
+    return {
+        name: task_metrics(logits[:, task], observed[:, task], group, truth[:, task] if has_truth else None, metrics)
+        for task, name in enumerate(labels)
+    }
+
+
+def evaluate_split(
+    model: nn.Module, config: Config, schema: Schema, folders: list[str], ranks: Ranks
+) -> dict[str, TaskMetrics]:
+    """`evaluate` on some folders of the recipe's dataset, with the metrics of the recipe."""
+    metrics = [METRICS.make(part) for part in config.run.metrics]
+    loader = evaluation_loader(config, schema, ranks, folders)
+    return evaluate(model, loader, schema.candidate.labels, ranks, metrics)
+
+
+def evaluate_checkpoint(config: Config, checkpoint: Path, split: str, ranks: Ranks) -> list[str]:
+    """Lines of a report on one split; every rank calls it. The number of ranks may differ from training.
+
+    Raises ConfigError for an unknown or empty split and for a checkpoint that does not fit the recipe.
+    """
+    splits = {"train": config.data.train, "valid": config.data.valid, "test": config.data.test}
+    if config.data.folds:
+        raise ConfigError("data.folds: name the splits of one fold, for example --set data.folds=[] --set data.test=[fold1]")
+    if not splits.get(split):
+        raise ConfigError(f"--split {split}: expected one of {', '.join(name for name, folders in splits.items() if folders)}")
+    seed_everything(config.run.seed, deterministic=config.run.deterministic)
+    schema = load_schema(config.data.path, config.data.leave_out)
+    schema = MadeWith.read(checkpoint).schema_for(schema, config, checkpoint)
+    check_splits(config.data.path, schema, splits[split], READERS.make(config.data.reader))
+    model, plan = plan_model(schema, config, ranks)
+    dmp = shard_model(model, plan, config, ranks)
+    load_checkpoint(checkpoint, dmp, None, ranks)
+    metrics = evaluate_split(dmp, config, schema, splits[split], ranks)
+    lines = [f"{split} of {config.data.path}, {checkpoint}", *metrics_table(metrics)]
+    return lines + (against_baselines(config, metrics) if split == "test" else [])  # the baselines are those of the test split

@@ -1,0 +1,80 @@
+"""How a run ends that cannot go on: one sentence, said once, on whatever ranks it happened."""
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+from dist_rec.common.errors import RunError
+from dist_rec.common.made import NotOurs
+from dist_rec.common.strict import ConfigError
+from dist_rec.data.validate import DataError
+
+EXIT = 2  # of a run that a user's mistake or their machine has ended
+# What a rank hears when another one is gone (gloo, NCCL, the store).
+GONE = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Socket closed",
+    "remote process exited",
+    "Connection refused",
+    "failed to recv, got 0 bytes",
+    "NCCL communicator was aborted",
+)
+FAILED = "dist_rec/failed"  # how many ranks have said what ended the run
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Around the work of a rank: an error that a user can do something about becomes one sentence, from the rank that met it
+    first, and exit code 2 on all of them. A bug keeps its traceback. Comm: only when it ends badly, over the job's store."""
+    try:
+        yield
+    except Exception as error:
+        said = sentence(error)
+        if said is None:
+            if not is_gone(error):
+                raise
+            said = "lost the connection to another rank, which has ended without a word (killed by the system?)"
+            if _first() is False:
+                raise SystemExit(EXIT) from None
+        elif _first() is False:
+            raise SystemExit(EXIT) from None
+        print(f"error: {said}", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT) from None
+
+
+def sentence(error: BaseException) -> str | None:
+    """What to tell the user; None for a bug and for the end of another rank."""
+    if isinstance(error, ConfigError | DataError | NotOurs | RunError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{str(error).splitlines()[0]} Expected a smaller data.batch_size, model.recompute, or more GPUs"
+    if isinstance(error, MemoryError):
+        return "out of memory on the host; expected a smaller data.batch_size, data.shuffle_window or data.workers"
+    if isinstance(error, OSError) and not is_gone(error):
+        place = f"{error.filename}: " if error.filename else ""
+        full = "; expected free space there, or another run.out" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return f"{place}{error.strerror or error}{full}"
+    return None
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether it tells of another rank's end."""
+    several = dist.is_initialized() and dist.get_world_size() > 1
+    return several and any(sign in str(error) for sign in GONE)
+
+
+def _first() -> bool | None:
+    """Whether no other rank has spoken yet; None if that cannot be known, since the rank that keeps the count is gone."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return True
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        return store.add(FAILED, 1) == 1
+    except Exception:  # whatever a lost connection raises
+        return None

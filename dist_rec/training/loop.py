@@ -1,0 +1,135 @@
+"""The training loop: the page to read first. One step, as the data sees it:
+
+1. A reader worker turns rows of Parquet into a `SequenceBatch`,  data/reader.py, data/collate.py
+2. makes its tokens unique and packs it into one buffer.          data/dedup.py, data/packed_batch.py
+3. The buffer is copied to the device and opened there.           data/wire.py
+4. Unique ids go to the owners of their rows, rows come back.     embedding/unique.py, TorchRec
+5. Events are rebuilt from unique rows                            models/tokens.py
+6. and the model scores the candidates: logits, then the loss.    models/longer/model.py, models/layers/loss.py
+7. In the backward, sparse gradients are applied at once.         FBGEMM, inside the backward
+8. The dense all-reduce starts; the last step's is applied.       optim/hybrid.py
+9. Metrics, log, checkpoint.                                      below
+
+`TrainPipelineSparseDist` runs 3 to 8 with three batches in flight.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from dist_rec.common.errors import RunError
+from dist_rec.config import Config
+from dist_rec.embedding.cache import CacheMeter
+from dist_rec.training.checkpoint import load_checkpoint
+from dist_rec.training.metrics import TaskMetrics
+from dist_rec.training.pipeline import CountedBatches, make_pipeline, run_through
+from dist_rec.training.ranks import Ranks
+from dist_rec.training.run_log import RunLog
+from dist_rec.training.setup import Run, open_run
+from dist_rec.training.throughput import Throughput
+from dist_rec.training.trace import StepTrace
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: metrics per task on the test split (empty without one), steps done, wall time in seconds."""
+
+    test: dict[str, TaskMetrics]
+    valid: dict[str, TaskMetrics]
+    steps: int
+    seconds: float
+
+
+def train_one(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None) -> RunResult:
+    """Trains by the recipe on all ranks and tests at the end. Every rank calls it and gets the same result."""
+    started = time.perf_counter()
+    run = open_run(config, ranks, log, resume)
+    step = _train(run)
+    run.optimizer.flush()
+    if config.checkpoint.at_end:
+        run.save_weights(log.checkpoints / "last", step)
+    test = _test_chosen(run, step)
+    return RunResult(test, run.selection.state.valid, step, time.perf_counter() - started)
+
+
+def _train(run: Run) -> int:
+    """All steps, with validations and checkpoints between them; the number of the last step."""
+    config, optimizer, total_steps = run.config, run.optimizer, run.total_steps
+    batches = CountedBatches(run.loader, run.ranks)
+    pipeline = make_pipeline(run.model, optimizer, config.embedding, run.ranks.device)
+    cache, throughput = CacheMeter(run.model), Throughput(run.ranks)
+    step, enough = run.steps_done, False
+    trace = StepTrace(run.log.folder, config.run.trace_steps, run.ranks, skipped=_synchronous_steps(config, step))
+    while step < total_steps and not enough:
+        # Between two stops the pipeline is full; at a stop it is empty, so that evaluating and saving see whole steps.
+        stop = int(min(_next(step, run.eval_every), _next(step, config.checkpoint.every_steps), total_steps))
+        for loss, _ in run_through(pipeline, islice(batches, stop - step)):
+            step += 1
+            throughput.add(loss, batches.trained())
+            trace.step()
+            if step % config.run.log_every == 0 or step == total_steps:
+                run.log.training(step, total_steps, throughput.close(), optimizer=optimizer, cache=cache.since_last())
+        pipeline.detach()
+        if _due(step, run.eval_every) or step == total_steps:
+            optimizer.flush()
+            enough = _validate(run, step)
+        # After the flush, so that resuming sees the same state as continuing.
+        if _due(step, config.checkpoint.every_steps):
+            run.save_all(step)
+        throughput.restart()
+    for line in trace.close():
+        run.log.say(line)
+    return step
+
+
+def _validate(run: Run, step: int) -> bool:
+    """Evaluates on the validation split and keeps the best weights; True if the run should end.
+
+    Raises RunError if the weights diverged before there were any better ones to test.
+    """
+    if not run.config.data.valid:
+        return False
+    metrics = run.evaluate("valid", run.config.data.valid, step)
+    if lost := [task for task, of in metrics.items() if of.diverged]:
+        return _give_up(run, lost[0], step)
+    if run.selection.is_better(metrics):
+        run.save_weights(run.best_folder, step)
+    return run.selection.is_exhausted
+
+
+def _give_up(run: Run, task: str, step: int) -> bool:
+    said = (
+        f"the weights have diverged: after step {step} scores of {task} on the validation split are not finite (NaN); "
+        f"expected smaller learning rates than embedding.lr={run.config.embedding.lr:g} and "
+        f"optim.lr={run.config.optim.lr:g}, or a smaller optim.clip_norm"
+    )
+    if not run.selection.has_best:
+        raise RunError(said)
+    run.log.say(f"{said}. Training stops; the best weights before are tested.")
+    return True
+
+
+def _test_chosen(run: Run, step: int) -> dict[str, TaskMetrics]:
+    """Metrics of the chosen weights on the test split, empty without one."""
+    if run.selection.keeps_best:
+        load_checkpoint(run.best_folder, run.model, None, run.ranks)
+    test = run.evaluate("test", run.config.data.test, step) if run.config.data.test else {}
+    if lost := [task for task, of in test.items() if of.diverged]:
+        run.log.say(f"the weights have diverged: scores of {', '.join(lost)} on the test split are not finite (NaN)")
+    return test
+
+
+def _synchronous_steps(config: Config, step: int) -> int:
+    """Steps of the synchronous start that are still to come."""
+    delayed = config.optim.dense_update == "delayed"
+    return max(config.optim.warmup_sync_steps * config.optim.accumulation_steps - step, 0) if delayed else 0
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _next(step: int, every: int) -> float:
+    return (step // every + 1) * every if every else math.inf

@@ -1,0 +1,137 @@
+"""What a checkpoint was made with: `made_with.json` beside its tensors, compared by name before anything is loaded.
+
+Weights belong to names of fields, tables and tasks, but a tensor only knows places: swap two labels in a schema, and every
+shape still fits. So the names are kept with the weights. Where only their order differs, the model is built in the order of
+the checkpoint; any other difference is an error that says what it is.
+"""
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dist_rec.common.strict import ConfigError
+from dist_rec.config import Config
+from dist_rec.data.schema import Schema
+from dist_rec.embedding.tables import table_dims
+
+FILE = "made_with.json"
+PACKAGES = ("dist_rec", "torch", "torchrec", "fbgemm_gpu", "fbgemm_gpu_cpu", "triton")
+# Settings of a model that mean nothing to its weights.
+FREE = ("recompute", "dropout", "task_weights")
+# Settings that a run which goes on must share, beside those of the model.
+RESUMED = ("optimizer", "staleness", "compress", "accumulation_steps")
+
+
+class MadeWith(BaseModel):
+    """- `schema_` as the run used it, without fields that it left out; `recipe` resolved
+    - `versions` of packages, `ranks` and `step` of the run when it was saved
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_: Schema
+    recipe: Config
+    versions: dict[str, str]
+    ranks: int
+    step: int
+
+    @classmethod
+    def now(cls, schema: Schema, recipe: Config, ranks: int, step: int) -> "MadeWith":
+        return cls(schema_=schema, recipe=recipe, versions=versions(), ranks=ranks, step=step)
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "MadeWith":
+        """Raises ConfigError if the folder is no checkpoint or does not say what it was made with."""
+        path = checkpoint / FILE
+        if not path.is_file():
+            raise ConfigError(
+                f"{checkpoint}: not a checkpoint, or an incomplete one: it has no {FILE}; expected a folder made by a run, "
+                "such as runs/quickstart/checkpoints/last"
+            )
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise ConfigError(
+                f"{path}: damaged, or of another version of dist_rec: {place}: {first['msg']} ({error.error_count()} problems)"
+            ) from None
+
+    def write(self, checkpoint: Path) -> None:
+        (checkpoint / FILE).write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
+
+    def schema_for(self, schema: Schema, recipe: Config, checkpoint: Path, *, resumed: bool = False) -> Schema:
+        """The schema to build the model with, so that the checkpoint's weights get to the names that they belong to: fields,
+        tables and tasks in the checkpoint's order, columns as they are now.
+
+        Raises ConfigError with every difference in names, sizes and meanings, of the recipe too; with `resumed` also of what
+        a run that goes on must share.
+        """
+        differing = _differences(_facts(self.schema_), _facts(schema))
+        differing += _differences(self._settings(self.recipe, resumed), self._settings(recipe, resumed))
+        if differing:
+            raise ConfigError(
+                f"{checkpoint}: does not fit this schema and recipe; was it made by another recipe?\n  "
+                + "\n  ".join(differing)
+            )
+        candidate = self.schema_.candidate.model_copy(update={"truth": schema.candidate.truth})
+        return self.schema_.model_copy(update={"name": schema.name, "request": schema.request, "candidate": candidate})
+
+    def _settings(self, recipe: Config, resumed: bool) -> dict[str, Any]:
+        found = _flat("model", recipe.model.model_dump(mode="json"))
+        found = {key: value for key, value in found.items() if not set(key.split(".")) & set(FREE)}
+        for table, dim in table_dims(self.schema_, recipe.embedding).items():
+            found[f"embedding.tables.{table}.dim"] = dim
+            found[f"embedding.tables.{table} is data_parallel"] = recipe.embedding.is_replicated(table)
+        if resumed:
+            found |= {f"optim.{name}": getattr(recipe.optim, name) for name in RESUMED}
+            found |= {f"data.{name}": getattr(recipe.data, name) for name in ("train", "valid")}
+            found["run.select_best"] = recipe.run.select_best
+            found["embedding.optimizer"] = recipe.embedding.optimizer
+        return found
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _facts(schema: Schema) -> dict[str, Any]:
+    """What weights depend on, by name, in no order."""
+    facts: dict[str, Any] = {f"tables.{name}": f"{size} ids" for name, size in schema.tables.items()}
+    owners = {"context": schema.context, "candidate": schema.candidate.static}
+    owners |= {f"sequence {sequence.name}": sequence.static for sequence in schema.sequences}
+    facts |= {f"{owner}, field {f.name}": f"of table {f.table}" for owner, fields in owners.items() for f in fields}
+    dynamic = {"candidate": schema.candidate.dynamic} | {f"sequence {s.name}": s.dynamic for s in schema.sequences}
+    facts |= {f"{owner}, field {name}": f"{size} values" for owner, of in dynamic.items() for name, size in of.items()}
+    facts |= {f"sequence {s.name}, times": s.time for s in schema.sequences}
+    given = schema.candidate.given
+    facts |= {f"label {name}": f"given {given[name]}" if name in given else "defined" for name in schema.candidate.labels}
+    facts["candidate.seen"] = schema.candidate.seen
+    facts |= {f"group {name}": sorted(fields) for name, fields in schema.groups.items()}
+    return facts
+
+
+def _differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    nothing = "nothing of that name"
+    return [
+        f"{name}: {saved.get(name, nothing)} when it was saved, {now.get(name, nothing)} now"
+        for name in dict.fromkeys([*saved, *now])
+        if saved.get(name, nothing) != now.get(name, nothing)
+    ]
+
+
+def _flat(above: str, tree: Any) -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {above: tree}
+    return {key: value for name, below in tree.items() for key, value in _flat(f"{above}.{name}", below).items()}

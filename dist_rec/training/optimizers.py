@@ -1,0 +1,72 @@
+"""Optimizers of the dense parameters, as a recipe names them."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from dist_rec.common.strict import ConfigError, Strict
+from dist_rec.config import OptimConfig
+from dist_rec.optim.dense import DenseFactory
+from dist_rec.registry import OPTIMIZERS
+
+Parameters = list[nn.Parameter]
+
+
+class DenseOptimizer:
+    """Base of all optimizers of dense parameters, made by `Name(options)`."""
+
+    Config: ClassVar[type[Strict]] = Strict
+
+    def __init__(self, options: Strict) -> None:
+        self.options = options
+
+    def check(self) -> None:
+        """Raises ConfigError if it cannot be used here."""
+
+    def __call__(self, parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer | Sequence[torch.optim.Optimizer]:
+        """A torch optimizer, or several that share the parameters. `config` has the settings that all recipes have: `lr`,
+        `weight_decay`, `betas`, `momentum`; the learning rate is the highest one, the schedule scales it."""
+        raise NotImplementedError
+
+
+class AdamW(DenseOptimizer):
+    def __call__(self, parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+
+class Adam(DenseOptimizer):
+    def __call__(self, parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+
+class Adagrad(DenseOptimizer):
+    def __call__(self, parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+        return torch.optim.Adagrad(parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+
+class Sgd(DenseOptimizer):
+    def __call__(self, parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+class Muon(DenseOptimizer):
+    """Muon orthogonalises matrices; its updates are scaled to the size of AdamW's, so that one learning rate fits both.
+    AdamW takes everything that is no matrix."""
+
+    def check(self) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise ConfigError(f"optim.optimizer=muon needs torch 2.9 or later, got {torch.__version__}")
+
+    def __call__(self, parameters: Parameters, config: OptimConfig) -> list[torch.optim.Optimizer]:
+        matrices, others = [p for p in parameters if p.ndim == 2], [p for p in parameters if p.ndim != 2]
+        muon = torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+        return [muon, torch.optim.AdamW(others, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)]
+
+
+def dense_factory(config: OptimConfig) -> DenseFactory:
+    """What makes the optimizer of a recipe. Raises ConfigError if it cannot be used here."""
+    made: DenseOptimizer = OPTIMIZERS.make(config.optimizer)
+    made.check()
+    return lambda parameters: made(parameters, config)

@@ -1,0 +1,126 @@
+"""Sharding a model and feeding TorchRec's pipeline.
+
+`TrainPipelineSparseDist` keeps three batches in flight:
+
+    stage           batch k            batch k + 1               batch k + 2
+    stream          default            data dist                 memcpy
+    work            forward,           all-to-all of             host -> device
+                    backward, step     unique ids                copy
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torchdata.stateful_dataloader import StatefulDataLoader
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import PrefetchTrainPipelineSparseDist, TrainPipelineSparseDist
+from torchrec.distributed.types import ShardingPlan
+
+from dist_rec.config import Config, EmbeddingConfig, OptimConfig
+from dist_rec.data.packed_batch import PackedBatch
+from dist_rec.data.schema import Schema
+from dist_rec.embedding.cache import caches
+from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
+from dist_rec.models.build import RankingModel, build_model
+from dist_rec.optim.hybrid import HybridOptimizer
+from dist_rec.optim.schedule import lr_factor
+from dist_rec.training.optimizers import dense_factory
+from dist_rec.training.ranks import Ranks
+
+
+def plan_model(schema: Schema, config: Config, ranks: Ranks) -> tuple[RankingModel, ShardingPlan]:
+    """The unsharded model and where each of its tables goes."""
+    model = build_model(schema, config, ranks.device)
+    fuse_optimizer(model.embedding.collections, config.embedding, ranks.device)
+    return model, make_plan(model, config.embedding, ranks.device, ranks.world_size, config.data.batch_size)
+
+
+def shard_model(model: RankingModel, plan: ShardingPlan, config: Config, ranks: Ranks) -> DistributedModelParallel:
+    """Tables sharded by the plan; the dense part under DDP only where updates are synchronous."""
+    return DistributedModelParallel(
+        model,
+        device=ranks.device,
+        plan=plan,
+        sharders=default_sharders(config.embedding, ranks.device),
+        init_data_parallel=config.optim.dense_update == "sync",
+    )
+
+
+def make_optimizer(
+    dmp: nn.Module, config: OptimConfig, total_updates: int, ranks: Ranks, health_every: int = 0
+) -> HybridOptimizer:
+    """The hybrid optimizer a recipe asks for."""
+    return HybridOptimizer(
+        dmp,
+        dense_factory(config),
+        dense_update=config.dense_update,
+        warmup_sync_steps=config.warmup_sync_steps,
+        accumulation_steps=config.accumulation_steps,
+        skip_nonfinite=config.skip_nonfinite,
+        staleness=config.staleness,
+        compensation=config.compensation,
+        delayed_lr_factor=config.delayed_lr_factor,
+        health_every=health_every,
+        bucket_cap_mb=config.bucket_cap_mb,
+        compress=config.compress,
+        clip_norm=config.clip_norm,
+        lr_factor=lr_factor(config, total_updates),
+        group=ranks.dense_group,
+    )
+
+
+def make_pipeline(
+    dmp: nn.Module, optimizer: HybridOptimizer, config: EmbeddingConfig, device: torch.device
+) -> TrainPipelineSparseDist[Any, Any]:
+    """TorchRec's pipeline; with tables in host memory, the one that also fetches the next batch's rows ahead."""
+    kind = PrefetchTrainPipelineSparseDist if caches(config, device) else TrainPipelineSparseDist
+    return kind(dmp, optimizer, device)
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """What one rank's batch held and what crossed to the device, in bytes, with and without dedup."""
+
+    requests: int
+    candidates: int
+    events: int
+    nbytes: int
+    plain_bytes: int
+
+
+class CountedBatches(Iterator[PackedBatch]):
+    """A loader's batches with their `share` filled in: candidates of the step over all ranks / world size.
+
+    The pipeline fetches batches before it trains on them; `trained()` gives the size of the one that was trained on.
+
+    Comm: one host all-reduce of one number per batch.
+    """
+
+    def __init__(self, loader: StatefulDataLoader, ranks: Ranks) -> None:
+        self._batches, self._ranks = iter(loader), ranks
+        self._ahead: deque[BatchSize] = deque()
+
+    def __next__(self) -> PackedBatch:
+        batch = next(self._batches)
+        self._ahead.append(
+            BatchSize(batch.num_requests, batch.num_candidates, batch.num_events, batch.nbytes, batch.plain_bytes)
+        )
+        (candidates,) = self._ranks.total(batch.num_candidates)
+        batch.set_share(candidates / self._ranks.world_size)
+        return batch
+
+    def trained(self) -> BatchSize:
+        return self._ahead.popleft()
+
+
+def run_through(pipeline: TrainPipelineSparseDist[Any, Any], batches: Iterator[PackedBatch]) -> Iterator[Any]:
+    """Outputs of every step until `batches` ends; then nothing is in flight, so that the model may be evaluated or saved."""
+    while True:
+        try:
+            yield pipeline.progress(batches)
+        except StopIteration:
+            return

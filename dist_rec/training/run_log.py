@@ -1,0 +1,152 @@
+"""What a run tells while it goes: a progress bar on a terminal, plain lines elsewhere, TensorBoard, `metrics.jsonl`."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from dist_rec.embedding.cache import CacheUse
+from dist_rec.optim.hybrid import HybridOptimizer
+from dist_rec.training.metrics import TaskMetrics
+from dist_rec.training.throughput import ThroughputStats
+
+
+class RunLog:
+    """Writes one run's folder. Only rank 0 writes; on other ranks every method does nothing.
+
+    Use as a context manager; files are closed at its end, whatever ends it.
+    """
+
+    def __init__(self, folder: Path, *, is_main: bool, console: Console | None = None) -> None:
+        self.folder, self.checkpoints = folder, folder / "checkpoints"
+        self._is_main = is_main
+        self._console = console or Console()
+        self._file: IO[str] | None = None
+        self._board: SummaryWriter | None = None
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> "RunLog":
+        if self._is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = (self.folder / "metrics.jsonl").open("a")
+            self._board = SummaryWriter(str(self.folder / "tensorboard"))
+            if self._console.is_terminal:
+                columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+                self._progress = Progress(*columns, TextColumn("{task.fields[status]}"), console=self._console)
+                self._progress.start()
+                self._progress.add_task("train", total=None, status="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for closing in (self._file, self._board):
+            if closing is not None:
+                closing.close()
+        if self._progress is not None:
+            self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """One line for the reader at the console."""
+        if self._is_main:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def training(
+        self,
+        step: int,
+        total_steps: int,
+        window: ThroughputStats,
+        *,
+        optimizer: HybridOptimizer,
+        cache: CacheUse | None = None,
+    ) -> None:
+        """A window of training steps, with the optimizer's state after it; `cache` is what this rank's caches of tables in
+        host memory did in it."""
+        if not self._is_main:
+            return
+        row = {"event": "train", "step": step, **_optimizer_row(optimizer), **asdict(window)}
+        if cache is not None:
+            fetched = cache.fetched_bytes / window.steps
+            row |= {"cache_hit_rate": cache.hit_rate, "cache_fetched_bytes_per_step": fetched}
+        self._record(row)
+        saved = 1 - window.bytes_per_step / max(window.plain_bytes_per_step, 1)
+        status = (
+            f"loss {window.loss:.4f}  {_count(window.candidates_per_s)} samples/s  {_count(window.events_per_s)} tokens/s  "
+            f"{_count(window.bytes_per_step)}B/step to the device ({saved:.0%} less than as plain int64)"
+        )
+        if cache is not None:
+            status += f"  cache hits {cache.hit_rate:.1%}, {_count(cache.fetched_bytes / window.steps)}B/step fetched"
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=step, total=total_steps, status=status)
+        else:
+            self.say(f"step {step}/{total_steps}  {status}")
+
+    def evaluation(self, split: str, step: int, metrics: dict[str, TaskMetrics]) -> None:
+        """Metrics of a split, per task."""
+        if not self._is_main:
+            return
+        for task, values in metrics.items():
+            row = asdict(values)
+            own = row.pop("own")
+            self._record({"event": split, "step": step, "task": task, **row, **own})
+            self.say(
+                f"{split} after step {step}, {task}: AUC {values.auc:.4f}  grouped AUC {values.grouped_auc:.4f}  "
+                f"logloss {values.logloss:.4f}  NE {values.ne:.4f}  calibration {values.calibration:.3f}"
+                + "".join(f"  {name} {value:.4f}" for name, value in own.items())
+            )
+
+    def _record(self, row: dict[str, Any]) -> None:
+        assert self._file is not None and self._board is not None, "RunLog is used inside `with`"
+        row = finite(row)
+        with named(self.folder / "metrics.jsonl"):
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
+        prefix = "/".join([row["event"], *([row["task"]] if "task" in row else [])])
+        for name, value in row.items():
+            if isinstance(value, int | float) and name != "step":
+                self._board.add_scalar(f"{prefix}/{name}", value, row["step"])
+
+
+def _optimizer_row(optimizer: HybridOptimizer) -> dict[str, Any]:
+    """Learning rate, gradients and, where measured, whether a step of delay is harmless; reading them waits for the device."""
+    norm, health = optimizer.grad_norm, optimizer.health
+    row: dict[str, Any] = {"lr": optimizer.param_groups[0]["lr"], "grad_norm": None if norm is None else float(norm)}
+    row["skipped_updates"] = optimizer.skipped
+    if optimizer.all_reduce is not None:
+        row["gradient_buffer_bytes"] = optimizer.all_reduce.nbytes
+    if health is not None:
+        row["gradient_cosine"] = float(health.gradient_cosine)
+        row["relative_update"] = float(health.update_norm / health.weight_norm)
+    return row
+
+
+def finite(tree: Any) -> Any:
+    """For JSON, which has no NaN, such as the AUC of one class: None in its place."""
+    if isinstance(tree, dict):
+        return {name: finite(value) for name, value in tree.items()}
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Gives an error of the file system the path, which writing to an open file does not know."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _count(value: float) -> str:
+    """1234567 -> '1.2M'."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.1f}{letter}"
+    return f"{value:.0f}"

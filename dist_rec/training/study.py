@@ -1,0 +1,135 @@
+"""A recipe as a study: one run for each fold and seed it asks for, and a summary with mean and spread."""
+
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+from rich.console import Console
+
+from dist_rec.common.strict import ConfigError
+from dist_rec.config import Config
+from dist_rec.training.checkpoint import load_position
+from dist_rec.training.loop import RunResult, train_one
+from dist_rec.training.ranks import Ranks
+from dist_rec.training.report import against_baselines, config_yaml, write_page
+from dist_rec.training.run_log import RunLog, finite, named
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a study: its resolved recipe and where it writes, relative to the study's folder."""
+
+    config: Config
+    folder: str
+
+
+def members(config: Config) -> list[Member]:
+    """The runs that `data.folds` and `run.seeds` ask for; a single one, in the study's own folder, without them."""
+    found = []
+    for seed in config.run.seeds or [config.run.seed]:
+        for fold in range(max(len(config.data.folds), 1)):
+            data = config.data
+            names = [f"seed-{seed}"] if config.run.seeds else []
+            if data.folds:
+                # The source's own rule: test on fold k, validate on the next, train on the others.
+                test, valid = data.folds[fold], data.folds[(fold + 1) % len(data.folds)]
+                rest = [name for name in data.folds if name not in (test, valid)]
+                data = data.model_copy(update={"train": rest, "valid": [valid], "test": [test], "folds": []})
+                names.append(test)
+            run = config.run.model_copy(update={"seed": seed, "seeds": []})
+            found.append(Member(config.model_copy(update={"data": data, "run": run}), "/".join(names)))
+    return found
+
+
+def check_study(config: Config, resume: Path | None) -> None:
+    """Raises ConfigError if one checkpoint is to be resumed by several runs."""
+    if resume is not None and len(members(config)) > 1:
+        raise ConfigError(
+            f"--resume {resume}: a checkpoint belongs to one run, but data.folds and run.seeds ask for {len(members(config))}; "
+            "resume with that run's own recipe.yaml"
+        )
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """The folder that rank 0 wrote into, and how each run ended, by its folder in there ("" for a single run)."""
+
+    folder: Path
+    runs: dict[str, RunResult]
+
+
+def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> StudyResult:
+    """Runs every member one after the other on all ranks.
+
+    Raises ConfigError if one checkpoint is to be resumed by several runs.
+    """
+    check_study(config, resume)
+    if resume is not None:  # before a folder is made for a run that cannot be
+        load_position(resume, ranks, config.data.workers)
+    folder = new_folder(config, ranks)
+    console = Console()
+    results: dict[str, RunResult] = {}
+    todo = members(config)
+    for number, member in enumerate(todo, 1):
+        place = folder / member.folder
+        with named(place), RunLog(place, is_main=ranks.is_main, console=console) as log:
+            log.say(f"run {number}/{len(todo)}: {place}")
+            if ranks.is_main:
+                (log.folder / "recipe.yaml").write_text(config_yaml(member.config) + "\n")
+            results[member.folder] = result = train_one(member.config, ranks, log, resume)
+            if ranks.is_main:
+                facts = {"ranks": ranks.world_size, "steps": result.steps, "seconds": f"{result.seconds:.1f}"}
+                write_page(log.folder, member.config, result.test, facts)
+            for line in against_baselines(member.config, result.test):
+                log.say(line)
+            log.say(f"report: {log.folder / 'report.md'}")
+    if ranks.is_main and len(results) > 1:
+        console.print("\n".join(summarize(folder, config, results)), highlight=False, markup=False, soft_wrap=True)
+    return StudyResult(folder, results)
+
+
+def new_folder(config: Config, ranks: Ranks) -> Path:
+    """A folder that did not exist, chosen by rank 0. Comm: one broadcast."""
+    chosen: list[str] = [""]
+    if ranks.is_main:
+        base, number = Path(config.run.out) / config.run.name, 1
+        path = base
+        while not _made(path):
+            number += 1
+            path = base.with_name(f"{base.name}-{number}")
+        chosen = [str(path)]
+    dist.broadcast_object_list(chosen, src=0, group=ranks.host_group)
+    return Path(chosen[0])
+
+
+def _made(path: Path) -> bool:
+    """Makes a folder; False if something is there, perhaps since a moment ago."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def summarize(folder: Path, config: Config, results: dict[str, RunResult]) -> list[str]:
+    """Writes `summary.json`; returns lines with each task's mean, spread over runs and spread of the seeds' means."""
+    lines, tasks = [], {}
+    for task in next(iter(results.values())).test:
+        by_seed: dict[str, list[float]] = {}
+        for name, result in results.items():
+            by_seed.setdefault(name.split("/")[0] if config.run.seeds else "", []).append(result.test[task].auc)
+        every = [auc for aucs in by_seed.values() for auc in aucs]
+        means = {seed: statistics.mean(aucs) for seed, aucs in by_seed.items()}
+        tasks[task] = {"mean_auc": statistics.mean(every), "stdev_auc": statistics.stdev(every), "mean_auc_by_seed": means}
+        line = f"{task}: mean test AUC {statistics.mean(every):.4f} over {len(every)} runs"
+        line += f", standard deviation {statistics.stdev(every):.4f}"
+        if len(means) > 1:
+            spread = tasks[task]["stdev_of_seed_means"] = statistics.stdev(means.values())
+            line += f"; per seed {', '.join(f'{mean:.4f}' for mean in means.values())}, standard deviation {spread:.4f}"
+        lines.append(line)
+    summary = {"tasks": tasks, "runs": {name: asdict(result) for name, result in results.items()}}
+    (folder / "summary.json").write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
+    lines.append(f"{sum(result.seconds for result in results.values()):.0f} s in all; {folder / 'summary.json'}")
+    return lines

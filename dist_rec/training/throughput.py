@@ -1,0 +1,63 @@
+"""Throughput and loss over the steps between two log lines."""
+
+import time
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dist_rec.training.pipeline import BatchSize
+from dist_rec.training.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class ThroughputStats:
+    """Means over a window, all ranks together. Bytes are per step and rank; seconds are wall time of this rank."""
+
+    loss: float
+    steps: int
+    seconds: float
+    candidates_per_s: float
+    requests_per_s: float
+    events_per_s: float
+    bytes_per_step: float
+    plain_bytes_per_step: float
+
+
+class Throughput:
+    """Adds up steps without touching the device until it is closed. Comm: one host all-reduce per `close`."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets what was added; also the time that went by, such as an evaluation's."""
+        self._losses: list[Tensor] = []
+        self._sizes: list[BatchSize] = []
+        self._started = time.perf_counter()
+
+    def add(self, loss: Tensor, size: BatchSize) -> None:
+        self._losses.append(loss)
+        self._sizes.append(size)
+
+    def close(self) -> ThroughputStats:
+        """Statistics of the steps since the last call. Reading the losses waits for the device."""
+        steps = len(self._losses)
+        mine = [
+            sum(float(loss) for loss in self._losses),
+            *(sum(getattr(size, name) for size in self._sizes) for name in BatchSize.__dataclass_fields__),
+        ]
+        seconds = time.perf_counter() - self._started
+        loss, requests, candidates, events, nbytes, plain_bytes = self._ranks.total(*mine)
+        rank_steps = steps * self._ranks.world_size
+        self.restart()
+        return ThroughputStats(
+            loss=loss / rank_steps,
+            steps=steps,
+            seconds=seconds,
+            candidates_per_s=candidates / seconds,
+            requests_per_s=requests / seconds,
+            events_per_s=events / seconds,
+            bytes_per_step=nbytes / rank_steps,
+            plain_bytes_per_step=plain_bytes / rank_steps,
+        )

@@ -1,0 +1,51 @@
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu
+
+from dist_rec.models.baselines.din import Din
+from dist_rec.models.layers.jagged import CandidateView
+from tests.models.batches import make_view
+
+WIDTH = 8
+
+
+def _din() -> Din:
+    torch.manual_seed(0)
+    return Din(WIDTH, candidate_dim=6, hidden=5).double()
+
+
+def _loop(din: Din, tokens: Tensor, lengths: list[int], view: CandidateView) -> Tensor:
+    """`sum_i a(x_i, v) x_i`, one event at a time, the unit over [x ; v ; x * v] as one matrix."""
+    first = torch.cat([din.event_part.weight, din.candidate_part.weight, din.product_part.weight], dim=1)
+    out = []
+    for c, b in enumerate(view.request.tolist()):
+        v = din.candidate(view.features[c])
+        total = torch.zeros(WIDTH, dtype=tokens.dtype)
+        for i in range(lengths[b] if view.seen is None else int(view.seen[c])):
+            x = tokens[sum(lengths[:b]) + i]
+            total = total + din.weigh[1](gelu(first @ torch.cat([x, v, x * v]) + din.candidate_part.bias)) * x
+        out.append(total)
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("seen", [None, [0, 4, 2, 0, 3]])
+def test_equals_a_loop(seen: list[int] | None) -> None:
+    din, lengths = _din(), [4, 0, 3]
+    tokens = torch.randn(7, WIDTH, dtype=torch.float64, requires_grad=True)
+    view = make_view([3, 1, 1], seen)
+    got = din(tokens, torch.tensor(lengths, dtype=torch.int32), view)
+    expected = _loop(din, tokens, lengths, view)
+    torch.testing.assert_close(got, expected, rtol=0.0, atol=1e-13)
+    inputs = [tokens, *din.parameters()]
+    for mine, theirs in zip(*(torch.autograd.grad(out.square().sum(), inputs) for out in (got, expected))):
+        torch.testing.assert_close(mine, theirs, rtol=0.0, atol=1e-12)
+
+
+def test_without_events_or_candidates() -> None:
+    din = _din()
+    nothing = torch.zeros(0, WIDTH, dtype=torch.float64)
+    assert not din(nothing, torch.zeros(2, dtype=torch.int32), make_view([1, 2])).any()
+    out = din(nothing, torch.zeros(0, dtype=torch.int32), make_view([]))
+    gradients = torch.autograd.grad(out.sum(), list(din.parameters()))
+    assert out.shape == (0, WIDTH) and not any(gradient.any() for gradient in gradients)

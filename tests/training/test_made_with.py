@@ -1,0 +1,176 @@
+"""A checkpoint's names: another order of everything gives the same metrics, any other difference is said."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dist_rec.common.strict import ConfigError
+from dist_rec.data.schema import load_schema
+from dist_rec.training.made_with import FILE, MadeWith
+from dist_rec.training.ranks import Ranks
+from dist_rec.training.evaluate import evaluate_checkpoint
+from tests.training.runs import losses, make_config, run, write_dataset
+
+
+@pytest.fixture
+def own_data(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "own")
+
+
+def _change(data: Path, **changes: Any) -> None:
+    tree = yaml.safe_load((data / "schema.yaml").read_text())
+    for path, value in changes.items():
+        *above, last = path.split("__")
+        place = tree
+        for step in above:
+            place = place[int(step) if step.isdigit() else step]
+        place[last] = value
+    (data / "schema.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
+def _reversed(data: Path) -> None:
+    """Every list and mapping whose order means nothing, the other way round."""
+    tree = yaml.safe_load((data / "schema.yaml").read_text())
+    tree["tables"] = dict(reversed(tree["tables"].items()))
+    tree["context"].reverse()
+    tree["sequences"].reverse()
+    tree["candidate"]["labels"].reverse()
+    for owner in (*tree["sequences"], tree["candidate"]):
+        owner["static"].reverse()
+        owner["dynamic"] = dict(reversed(owner.get("dynamic", {}).items()))
+    (data / "schema.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {},
+        {"interaction": "rankmixer", "rankmixer": {"width": 10}, "head": {"inputs": ["mixed"], "hidden": [8]}},
+        {"head": {"inputs": ["globals", "sequence_mean", "context", "candidate"], "hidden": [8]}},
+    ],
+    ids=["longer", "rankmixer", "all inputs"],
+)
+def test_another_order_is_the_same_model(own_data: Path, tmp_path: Path, alone: Ranks, model: dict[str, Any]) -> None:
+    config = make_config(own_data, tmp_path, model=model, run={"max_steps": 4}, checkpoint={"every_steps": 2})
+    run(config, alone)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    before = evaluate_checkpoint(config, checkpoints / "last", "test", alone)
+    _reversed(own_data)
+    assert load_schema(own_data).candidate.labels == ["buy", "click"]
+    assert sorted(evaluate_checkpoint(config, checkpoints / "last", "test", alone)) == sorted(before)
+    run(config, alone, "resumed", resume=checkpoints / "step-2")
+    assert losses(config, "resumed") == losses(config, "run")[2:]
+
+
+@pytest.mark.parametrize(
+    ("schema", "recipe", "message"),
+    [
+        ({"tables__item": 60}, {}, "tables.item: 50 ids when it was saved, 60 ids now"),
+        (
+            {"candidate__labels": ["click", "purchase"]},
+            {},
+            "label purchase: nothing of that name when it was saved, defined now",
+        ),
+        ({"candidate__given": {"buy": "click"}}, {}, "label buy: defined when it was saved, given click now"),
+        ({"sequences__0__dynamic__action": 5}, {}, "sequence history, field action: 4 values when it was saved, 5 values now"),
+        ({"sequences__0__time": False}, {}, "sequence history, times: True when it was saved, False now"),
+        ({"context": []}, {}, "context, field user: of table user when it was saved, nothing of that name now"),
+        ({"groups": {"all": ["context.user", "candidate.item", "candidate.kind"]}}, {}, "group all: nothing of that name"),
+        ({}, {"model": {"longer": {"k": 4}}}, "model.longer.k: 3 when it was saved, 4 now"),
+        ({}, {"model": {"tokens": {"position": "absolute"}}}, "model.tokens.position: recency when it was saved"),
+        ({}, {"embedding": {"tables": {"item": {"dim": 4}}}}, "embedding.tables.item.dim: 8 when it was saved, 4 now"),
+        (
+            {},
+            {"embedding": {"tables": {"item": {"sharding": ["data_parallel"]}}}},
+            "embedding.tables.item is data_parallel: False when it was saved, True now",
+        ),
+    ],
+)
+def test_every_difference_is_said(
+    own_data: Path, tmp_path: Path, alone: Ranks, schema: dict[str, Any], recipe: dict[str, Any], message: str
+) -> None:
+    made = MadeWith.now(load_schema(own_data), make_config(own_data, tmp_path), 1, 2)
+    _change(own_data, **schema)
+    with pytest.raises(ConfigError, match=r"here: does not fit this schema and recipe") as caught:
+        made.schema_for(load_schema(own_data), make_config(own_data, tmp_path, **recipe), Path("here"))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "recipe"),
+    [
+        ({"name": "renamed"}, {}),
+        ({"candidate__truth": False}, {}),
+        ({}, {"optim": {"lr": 0.5}, "run": {"seed": 3}, "data": {"eval_batch_size": 7}}),
+        ({}, {"model": {"recompute": ["cross"], "longer": {"dropout": 0.5}, "head": {"task_weights": {"click": 2.0}}}}),
+        ({}, {"optim": {"optimizer": "sgd"}}),
+    ],
+)
+def test_what_means_nothing_to_weights_may_differ(
+    own_data: Path, tmp_path: Path, schema: dict[str, Any], recipe: dict[str, Any]
+) -> None:
+    made = MadeWith.now(load_schema(own_data), make_config(own_data, tmp_path), 1, 2)
+    _change(own_data, **schema)
+    now = load_schema(own_data)
+    assert made.schema_for(now, make_config(own_data, tmp_path, **recipe), Path("here")) == now
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim": {"optimizer": "sgd"}}, "optim.optimizer: adamw when it was saved, sgd now"),
+        ({"optim": {"accumulation_steps": 2}}, "optim.accumulation_steps: 1 when it was saved, 2 now"),
+        ({"optim": {"staleness": "extrapolate"}}, "optim.staleness: none when it was saved, extrapolate now"),
+        ({"embedding": {"optimizer": "sgd"}}, "embedding.optimizer: rowwise_adagrad when it was saved, sgd now"),
+        ({"data": {"workers": 1}}, "saved with data.workers=0, now it is 1"),
+    ],
+)
+def test_a_run_that_goes_on_must_share_more(
+    data: Path, tmp_path: Path, alone: Ranks, changes: dict[str, Any], message: str
+) -> None:
+    run(make_config(data, tmp_path, run={"max_steps": 4}, checkpoint={"every_steps": 2}), alone)
+    step = tmp_path / "run" / "checkpoints" / "step-2"
+    with pytest.raises(ConfigError, match=message):
+        run(make_config(data, tmp_path, **changes, run={"max_steps": 4}), alone, "resumed", resume=step)
+
+
+def test_it_is_written_and_read(own_data: Path, tmp_path: Path) -> None:
+    made = MadeWith.now(load_schema(own_data), make_config(own_data, tmp_path), 2, 7)
+    made.write(tmp_path)
+    assert MadeWith.read(tmp_path) == made
+    told = json.loads((tmp_path / FILE).read_text())
+    assert told["step"] == 7 and told["ranks"] == 2 and {"python", "torch", "torchrec"} <= set(told["versions"])
+
+
+def test_a_field_that_was_left_out_stays_out(own_data: Path, tmp_path: Path, alone: Ranks) -> None:
+    config = make_config(own_data, tmp_path, data={"leave_out": ["user"]}, run={"max_steps": 1})
+    config = config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"longer": config.model.longer.model_copy(update={"globals": ["cls"]})})
+        }
+    )
+    run(config, alone)
+    last = tmp_path / "run" / "checkpoints" / "last"
+    assert evaluate_checkpoint(config, last, "test", alone)
+    whole = config.model_copy(update={"data": config.data.model_copy(update={"leave_out": []})})
+    with pytest.raises(ConfigError, match="context, field user: nothing of that name when it was saved"):
+        evaluate_checkpoint(whole, last, "test", alone)
+    shutil.rmtree(last)
+    with pytest.raises(ConfigError, match="not a checkpoint"):
+        evaluate_checkpoint(config, last, "test", alone)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"run": {"select_best": "auc"}}, {"data": {"valid": ["test"]}}, {"data": {"train": ["test"]}}]
+)
+def test_a_run_that_goes_on_chooses_by_the_same(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    schema = load_schema(data)
+    made = MadeWith.now(schema, make_config(data, tmp_path), 1, 2)
+    other = make_config(data, tmp_path, **changes)
+    assert made.schema_for(schema, other, Path("here")) == schema
+    with pytest.raises(ConfigError, match=r"select_best|data\.valid|data\.train"):
+        made.schema_for(schema, other, Path("here"), resumed=True)

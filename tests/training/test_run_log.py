@@ -1,0 +1,139 @@
+"""What a run writes and says: rows of JSON, lines, TensorBoard; and silence on the other ranks."""
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dist_rec.embedding.cache import CacheUse
+from dist_rec.optim.health import Health
+from dist_rec.training.metrics import TaskMetrics
+from dist_rec.training.run_log import RunLog
+from dist_rec.training.throughput import WindowStats
+
+WINDOW = WindowStats(
+    loss=0.625,
+    steps=20,
+    seconds=2.0,
+    candidates_per_s=12_345.0,
+    requests_per_s=999.0,
+    events_per_s=2_500_000.0,
+    bytes_per_step=4_000.0,
+    plain_bytes_per_step=16_000.0,
+)
+HEALTH = Health(7, gradient_cosine=torch.tensor(-0.5), update_norm=torch.tensor(1.0), weight_norm=torch.tensor(4.0))
+METRICS = {
+    "click": TaskMetrics(auc=0.75, grouped_auc=0.7, logloss=0.5, ne=0.9, calibration=1.1, candidates=8, label_rate=0.25),
+    "buy": TaskMetrics(float("nan"), float("nan"), 0.1, float("nan"), float("nan"), candidates=8, label_rate=0.0),
+}
+
+
+def _optimizer(lr: float, grad_norm: torch.Tensor | None = None, health: Health | None = None) -> Any:
+    """What a log line reads of one."""
+    return SimpleNamespace(
+        param_groups=[{"lr": lr}], grad_norm=grad_norm, health=health, skipped=3, all_reduce=SimpleNamespace(nbytes=80)
+    )
+
+
+def _say_everything(folder: Path, console: Console, *, is_main: bool) -> None:
+    with RunLog(folder, is_main=is_main, console=console) as log:
+        log.say("runs/[x]/y")
+        log.training(20, 60, WINDOW, optimizer=_optimizer(0.5))
+        log.training(40, 60, WINDOW, optimizer=_optimizer(0.25, torch.tensor(2.0), HEALTH))
+        log.evaluation("valid", 40, METRICS)
+
+
+def _strict_json(text: str) -> Any:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_what_caches_did_is_recorded_and_said(tmp_path: Path) -> None:
+    said = io.StringIO()
+    with RunLog(tmp_path, is_main=True, console=Console(file=said, width=400)) as log:
+        log.training(20, 60, WINDOW, optimizer=_optimizer(0.5), cache=CacheUse(rows=1000, missed=25, fetched_bytes=64_000))
+    row = _strict_json((tmp_path / "metrics.jsonl").read_text())
+    assert (row["cache_hit_rate"], row["cache_fetched_bytes_per_step"]) == (0.975, 3200)
+    assert "cache hits 97.5%, 3.2kB/step fetched" in said.getvalue()
+
+
+def test_every_row_is_json_and_holds_what_was_measured(tmp_path: Path) -> None:
+    _say_everything(tmp_path, Console(file=io.StringIO()), is_main=True)
+    first, second, click, buy = map(_strict_json, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    expected = {"event": "train", "step": 20, "lr": 0.5, "grad_norm": None, "loss": 0.625, "steps": 20, "bytes_per_step": 4000}
+    assert expected.items() <= first.items()
+    assert (second["step"], second["grad_norm"]) == (40, 2.0)
+    assert "gradient_cosine" not in first and (second["gradient_cosine"], second["relative_update"]) == (-0.5, 0.25)
+    assert (second["skipped_updates"], second["gradient_buffer_bytes"]) == (3, 80)
+    assert {
+        "event": "valid",
+        "step": 40,
+        "task": "click",
+        "auc": 0.75,
+        "candidates": 8,
+        "best_auc": None,
+    }.items() <= click.items()
+    assert (buy["task"], buy["auc"], buy["logloss"]) == ("buy", None, 0.1)
+
+
+def test_says_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
+    output = io.StringIO()
+    _say_everything(tmp_path, Console(file=output, width=40), is_main=True)
+    assert output.getvalue().splitlines() == [
+        "runs/[x]/y",
+        *(
+            f"step {step}/60  loss 0.6250  12.3k samples/s  2.5M tokens/s  "
+            "4.0kB/step to the device (75% less than as plain int64)"
+            for step in (20, 40)
+        ),
+        "valid after step 40, click: AUC 0.7500  grouped AUC 0.7000  logloss 0.5000  NE 0.9000  calibration 1.100",
+        "valid after step 40, buy: AUC nan  grouped AUC nan  logloss 0.1000  NE nan  calibration nan",
+    ]
+
+
+def test_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    output = io.StringIO()
+    _say_everything(tmp_path, Console(file=output, force_terminal=True, width=200), is_main=True)
+    assert "40/60" in output.getvalue()
+    assert "2.5M tokens/s" in output.getvalue()
+    assert "step 40/60" not in output.getvalue(), "no lines beside the bar"
+
+
+def test_other_ranks_say_and_write_nothing(tmp_path: Path) -> None:
+    output = io.StringIO()
+    _say_everything(tmp_path / "run", Console(file=output), is_main=False)
+    assert output.getvalue() == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
+    _say_everything(tmp_path, Console(file=io.StringIO()), is_main=True)
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in board.Scalars("train/loss")] == [(20, 0.625), (40, 0.625)]
+    assert [(e.step, e.value) for e in board.Scalars("valid/click/auc")] == [(40, 0.75)]
+    assert "valid/buy/auc" not in board.Tags()["scalars"]
+
+
+def test_rows_are_added_to_those_of_before(tmp_path: Path) -> None:
+    for _ in range(2):
+        _say_everything(tmp_path, Console(file=io.StringIO()), is_main=True)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 8
+
+
+def test_rows_are_there_when_a_run_fails(tmp_path: Path) -> None:
+    def fail() -> None:
+        with RunLog(tmp_path, is_main=True, console=Console(file=io.StringIO())) as log:
+            log.training(20, 60, WINDOW, optimizer=_optimizer(0.5))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 20

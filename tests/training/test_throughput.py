@@ -1,0 +1,55 @@
+"""Sums over ranks and time, by hand."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dist_rec.training import window as window_module
+from dist_rec.training.pipeline import BatchSize
+from dist_rec.training.throughput import Window
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(window_module.time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def _two_alike() -> Any:
+    """Two ranks with the same numbers."""
+    return SimpleNamespace(world_size=2, total=lambda *values: [2 * value for value in values])
+
+
+def test_means_over_steps_and_ranks(clock: SimpleNamespace) -> None:
+    window = Window(_two_alike())
+    window.add(torch.tensor(0.5), BatchSize(requests=4, candidates=8, events=100, nbytes=1000, plain_bytes=4000))
+    window.add(torch.tensor(0.25), BatchSize(requests=2, candidates=6, events=50, nbytes=600, plain_bytes=2000))
+    clock.now += 2.0
+    stats = window.close()
+    assert (stats.loss, stats.steps, stats.seconds) == (0.375, 2, 2.0)
+    assert (stats.requests_per_s, stats.candidates_per_s, stats.events_per_s) == (6.0, 14.0, 150.0)
+    assert (stats.bytes_per_step, stats.plain_bytes_per_step) == (800.0, 3000.0)
+
+
+def test_a_closed_window_starts_anew(clock: SimpleNamespace) -> None:
+    window = Window(_two_alike())
+    size = BatchSize(requests=1, candidates=1, events=1, nbytes=1, plain_bytes=1)
+    window.add(torch.tensor(9.0), size)
+    clock.now += 1.0
+    window.close()
+    window.add(torch.tensor(1.0), size)
+    clock.now += 4.0
+    assert (stats := window.close()).loss == 1.0
+    assert (stats.steps, stats.seconds) == (1, 4.0)
+
+
+def test_a_restart_forgets_the_time_of_an_evaluation(clock: SimpleNamespace) -> None:
+    window = Window(_two_alike())
+    clock.now += 60.0
+    window.restart()
+    window.add(torch.tensor(1.0), BatchSize(requests=3, candidates=1, events=1, nbytes=1, plain_bytes=1))
+    clock.now += 1.0
+    assert window.close().requests_per_s == 6.0
