@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.harness import measure_side_by_side, provenance
+from dist_rec.common.strict import Strict
 from dist_rec.config import CheckpointConfig, load_config
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
@@ -26,9 +27,9 @@ from dist_rec.data.synthetic.history import SynthConfig, synthesize
 from dist_rec.data.validate import open_parquet
 from dist_rec.data.writer import write_schema, write_split
 from dist_rec.embedding.tables import table_dims
-from dist_rec.models.layers.heads import binary_loss
+from dist_rec.models.layers.loss import BinaryCrossEntropy, total_loss
 from dist_rec.models.ranker import Ranker
-from dist_rec.training.loop import train
+from dist_rec.training.loop import train_one
 from dist_rec.training.ranks import start_ranks
 from dist_rec.training.run_log import RunLog
 
@@ -51,7 +52,7 @@ def split_candidates(table: pa.Table, candidates: int) -> pa.Table:
 def step(ranker: Ranker, rows: dict[str, torch.Tensor], batch: SequenceBatch) -> torch.Tensor:
     for parameter in ranker.parameters():
         parameter.grad = None
-    loss = binary_loss(ranker(rows, batch), batch.labels, batch.share)
+    loss = total_loss(BinaryCrossEntropy(Strict()), ranker(rows, batch), batch.labels, batch.share)
     loss.backward()
     return loss.detach()
 
@@ -111,7 +112,7 @@ def train_both_ways(candidates: int, steps: int) -> list[str]:
             config = config.model_copy(update={"run": run, "checkpoint": CheckpointConfig(at_end=False)})
             log_folder = Path(folder) / f"log-{path.name}"
             with start_ranks(config.parallel) as ranks, RunLog(log_folder, is_main=True, console=Console(quiet=True)) as log:
-                train(config, ranks, log)
+                train_one(config, ranks, log)
             rows = [json.loads(line) for line in (log_folder / "metrics.jsonl").read_text().splitlines()]
             rate = statistics.median(row["candidates_per_s"] for row in rows[1:])
             lines.append(f"| {path.name} | {batch_size} | {rate:,.0f} |")

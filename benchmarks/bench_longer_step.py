@@ -24,7 +24,7 @@ from dist_rec.data.schema import load_schema
 from dist_rec.data.synthetic.history import SynthConfig, synthesize
 from dist_rec.data.validate import open_parquet
 from dist_rec.embedding.tables import table_dims
-from dist_rec.models import attention_block
+from dist_rec.models.layers import attention_block
 from dist_rec.models.ranker import Ranker
 
 

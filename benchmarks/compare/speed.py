@@ -11,12 +11,13 @@ from benchmarks.compare.families import families
 from benchmarks.compare.sets import DATA
 from benchmarks.compare.study import ROOT, load, size
 from benchmarks.harness import measure_side_by_side
+from dist_rec.common.strict import Strict
 from dist_rec.config import EmbeddingConfig
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.reader import RequestReader
 from dist_rec.embedding.tables import table_dims
 from dist_rec.models.config import ModelConfig
-from dist_rec.models.layers.heads import binary_loss
+from dist_rec.models.layers.loss import BinaryCrossEntropy, total_loss
 from dist_rec.models.ranker import Ranker
 
 FIELDS: tuple[str, ...] = ("data", "model", "budget", "task", "seed", "samples_per_s", "p20_ms", "p50_ms", "p80_ms")
@@ -72,6 +73,6 @@ def _step(data: str, model: str, budget: str, batch: SequenceBatch) -> Callable[
 
     def step() -> None:
         ranker.zero_grad()
-        binary_loss(ranker(rows, batch), batch.labels, batch.share).backward()
+        total_loss(BinaryCrossEntropy(Strict()), ranker(rows, batch), batch.labels, batch.share).backward()
 
     return step

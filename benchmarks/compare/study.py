@@ -22,7 +22,7 @@ from benchmarks.compare.families import Sized, families, matched, measured
 from benchmarks.compare.sets import DATA, Budget, Tree
 from dist_rec.config import Config
 from dist_rec.data.schema import Schema, load_schema
-from dist_rec.training.loop import train
+from dist_rec.training.loop import train_one
 from dist_rec.training.ranks import Ranks, start_ranks
 from dist_rec.training.run_log import RunLog
 
@@ -167,7 +167,7 @@ def size(data: str, family: str, budget: Budget) -> Sized:
 
 def _train(run: Run, ranks: Ranks, folder: Path) -> list[dict[str, Any]]:
     with RunLog(folder, is_main=True, console=Console(quiet=True)) as log:
-        result = train(config_of(run, str(folder)), ranks, log)
+        result = train_one(config_of(run, str(folder)), ranks, log)
     common = dict(zip(("data", "model", "budget", "setting", "seed"), run.key, strict=True))
     common |= {"parameters": str(run.sized.parameters), "flops": str(run.sized.flops)}
     rows = []

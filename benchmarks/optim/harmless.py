@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from dist_rec.config import Config, load_config
-from dist_rec.training.loop import train
+from dist_rec.training.loop import train_one
 from dist_rec.training.ranks import Ranks, start_ranks
 from dist_rec.training.run_log import RunLog
 
@@ -128,7 +128,7 @@ def read(table: Path) -> list[dict[str, str]]:
 def _train(cell: Cell, ranks: Ranks, folder: Path) -> dict[str, Any]:
     config = cell.config(str(folder))
     with RunLog(folder, is_main=True, console=Console(quiet=True)) as log:
-        result = train(config, ranks, log)
+        result = train_one(config, ranks, log)
     metrics = next(iter(result.test.values()))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["event"] == "train"]

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from benchmarks.optim.harmless import DATA
 from dist_rec.config import load_config
-from dist_rec.training.loop import train
+from dist_rec.training.loop import train_one
 from dist_rec.training.ranks import Ranks, start_ranks
 from dist_rec.training.run_log import RunLog
 
@@ -53,7 +53,7 @@ def _loss(optimizer: str, rate: float, changes: list[str], ranks: Ranks, folder:
     ]
     config = load_config(Path(data.recipe), [*fixed, f"optim.optimizer={optimizer}", f"optim.lr={rate}", *changes])
     with RunLog(folder, is_main=True, console=Console(quiet=True)) as log:
-        train(config, ranks, log)
+        train_one(config, ranks, log)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in rows if row["event"] == "train" and row["step"] > STEPS - LAST]
     return float("inf") if any(loss is None for loss in losses) else sum(losses) / len(losses)

@@ -14,6 +14,7 @@ def check_model(schema: Schema, model: ModelConfig, table_dims: dict[str, int]) 
         options.check_model(model)
     except ValueError as error:  # of a model of one's own; those of built-in ones were told with the recipe
         raise ConfigError(f"model: {error}") from None
+    check_split(model.non_sequential.split, FeatureColumns.of(schema, table_dims, model.tokens.dynamic_dim).total)
     options.check_schema(model, schema)
     if schema.candidate.seen and model.tokens.position == "recency":
         raise ConfigError(
@@ -22,14 +23,13 @@ def check_model(schema: Schema, model: ModelConfig, table_dims: dict[str, int]) 
     if model.interaction == "rankmixer":
         counts = {"sequences": len(schema.sequences), "non-sequential": num_non_sequential(model, schema)}
         check_divides(model.section("rankmixer").width, counts, "model.rankmixer.width")
-    _check_split(model, FeatureColumns(schema, table_dims, model.tokens.dynamic_dim).total)
     labels = schema.candidate.labels
     if unknown := [task for task in model.head.task_weights if task not in labels]:
         raise ConfigError(f"model.head.task_weights.{unknown[0]}: no such task; the schema's are: {', '.join(labels)}")
 
 
-def _check_split(model: ModelConfig, columns: int) -> None:
-    count = model.non_sequential.split
+def check_split(count: int | None, columns: int) -> None:
+    """Raises ConfigError if slices of ceil(columns / count) columns use up all columns before the last slice."""
     if count is None:
         return
     width = -(-columns // count)

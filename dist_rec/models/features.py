@@ -1,10 +1,12 @@
 """Where the fields of context and candidate are among the features of a candidate. Free of torch."""
 
+from dataclasses import dataclass
 from itertools import accumulate
 
 from dist_rec.data.schema import Schema
 
 
+@dataclass(frozen=True)
 class FeatureColumns:
     """Columns of `[context ; candidate]` features by group of the schema.
 
@@ -13,18 +15,25 @@ class FeatureColumns:
     - `candidate_groups`: indices of the groups that have a field of the candidate
     """
 
-    def __init__(self, schema: Schema, table_dims: dict[str, int], dynamic_dim: int) -> None:
+    total: int
+    groups: dict[str, list[slice]]
+    candidate_groups: list[int]
+
+    @classmethod
+    def of(cls, schema: Schema, table_dims: dict[str, int], dynamic_dim: int) -> "FeatureColumns":
         widths = {f"context.{field.name}": table_dims[field.table] for field in schema.context}
         widths |= {f"candidate.{field.name}": table_dims[field.table] for field in schema.candidate.static}
         widths |= {f"candidate.{name}": dynamic_dim for name in schema.candidate.dynamic}
         ends = dict(zip(widths, accumulate(widths.values()), strict=True))
-        self.total = sum(widths.values())
-        self.groups = {
-            group: [slice(ends[field] - widths[field], ends[field]) for field in fields]
-            for group, fields in schema.feature_groups.items()
-        }
-        self.candidate_groups = [
-            index
-            for index, fields in enumerate(schema.feature_groups.values())
-            if any(field.startswith("candidate.") for field in fields)
-        ]
+        return cls(
+            total=sum(widths.values()),
+            groups={
+                group: [slice(ends[field] - widths[field], ends[field]) for field in fields]
+                for group, fields in schema.feature_groups.items()
+            },
+            candidate_groups=[
+                index
+                for index, fields in enumerate(schema.feature_groups.values())
+                if any(field.startswith("candidate.") for field in fields)
+            ],
+        )

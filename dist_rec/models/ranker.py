@@ -35,7 +35,7 @@ class Ranker(nn.Module):
             {name: nn.Embedding(size, config.tokens.dynamic_dim) for name, size in schema.candidate.dynamic.items()}
         )
         row_dims = {name: sum(table_dims[f.table] for f in tokens.fields) for name, tokens in schema.token_sets.items()}
-        columns = FeatureColumns(schema, table_dims, config.tokens.dynamic_dim)
+        columns = FeatureColumns.of(schema, table_dims, config.tokens.dynamic_dim)
         context_dim = row_dims.get("context", 0)
         inputs = ModelInputs(config, tuple(self.sequence_sets), columns, columns.total - context_dim, context_dim)
         tokens = {

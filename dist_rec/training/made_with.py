@@ -88,10 +88,11 @@ class MadeWith(BaseModel):
             found[f"embedding.tables.{table}.dim"] = dim
             found[f"embedding.tables.{table} is data_parallel"] = recipe.embedding.is_replicated(table)
         if resumed:
-            found |= {f"optim.{name}": getattr(recipe.optim, name) for name in RESUMED}
+            optim = recipe.optim.model_dump(mode="json")
+            found |= {f"optim.{name}": optim[name] for name in RESUMED}
             found |= {f"data.{name}": getattr(recipe.data, name) for name in ("train", "valid")}
             found["run.select_best"] = recipe.run.select_best
-            found["embedding.optimizer"] = recipe.embedding.optimizer
+            found["embedding.optimizer"] = recipe.embedding.model_dump(mode="json")["optimizer"]
         return found
 
 

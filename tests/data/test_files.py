@@ -13,8 +13,9 @@ import pytest
 from dist_rec.common.strict import ConfigError
 from dist_rec.data import files
 from dist_rec.data.errors import DataError
-from dist_rec.data.files import check_splits, data_files, row_groups
+from dist_rec.data.files import data_files, row_groups
 from dist_rec.data.reader import RequestReader
+from dist_rec.data.row_reader import check_splits
 from tests.data.requests import make_rows, make_schema, make_table
 
 MADE_BY_SPARK = "part-00001-9c0e-c000.snappy.parquet"

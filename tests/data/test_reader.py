@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dist_rec.common.strict import ConfigError
-from dist_rec.data import reader as reader_module
+from dist_rec.data import row_reader
 from dist_rec.data.packed_batch import PackedBatch
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.validate import DataError
@@ -112,8 +112,8 @@ def test_resuming_reads_only_what_is_left(dataset: Path, monkeypatch: pytest.Mon
     reader = _reader(dataset, shuffle_window=0)
     reader.load_state_dict(reader.state_dict() | {"emitted": 16})
     read: list[int] = []
-    plain = reader_module.read_row_group
-    monkeypatch.setattr(reader_module, "read_row_group", lambda *a, **k: read.append(k["row_group"]) or plain(*a, **k))
+    plain = row_reader.read_row_group
+    monkeypatch.setattr(row_reader, "read_row_group", lambda *a, **k: read.append(k["row_group"]) or plain(*a, **k))
     assert _flat(list(reader)) == [*range(64, ROWS)]
     assert read == [3, 4]
 
@@ -126,8 +126,8 @@ def test_does_not_resume_under_other_settings(dataset: Path) -> None:
 
 def test_holds_one_window_at_a_time(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    plain = reader_module._read_window
-    monkeypatch.setattr(reader_module, "_read_window", lambda *a: sizes.append((t := plain(*a)).num_rows) or t)
+    plain = ParquetReader.read
+    monkeypatch.setattr(ParquetReader, "read", lambda *a: sizes.append((t := plain(*a)).num_rows) or t)
     assert sorted(_flat(list(_reader(dataset, shuffle_window=10)))) == [*range(ROWS)]
     assert sum(sizes) == ROWS and max(sizes) < 10 + 8
 

@@ -5,7 +5,7 @@ from torchrec.modules.embedding_configs import EmbeddingConfig as TorchrecConfig
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import EmbeddingConfig
-from dist_rec.embedding.tables import build_collections, build_replicated, is_replicated, table_dim, table_dims
+from dist_rec.embedding.tables import build_collections, build_replicated, table_dims
 from tests.data.requests import make_schema
 
 CPU = torch.device("cpu")
@@ -43,14 +43,14 @@ def test_fields_may_share_a_table() -> None:
 
 def test_row_widths() -> None:
     config = _config(kind={"dim": 4})
-    assert table_dim(config, "kind") == 4 and table_dim(config, "item") == 8
+    assert config.dim_of("kind") == 4 and config.dim_of("item") == 8
     schema = make_schema()
     assert table_dims(schema, config) == {table: 4 if table == "kind" else 8 for table in schema.tables}
 
 
 def test_replicated_tables_are_plain_embeddings() -> None:
     config = _config(kind={"sharding": ["data_parallel"], "dim": 4}, user={"sharding": ["row_wise"]})
-    assert is_replicated(config, "kind") and not is_replicated(config, "user") and not is_replicated(config, "item")
+    assert config.is_replicated("kind") and not config.is_replicated("user") and not config.is_replicated("item")
     replicated = build_replicated(make_schema(), config, CPU)
     (kind,) = replicated.parameters()
     assert list(replicated) == ["kind"] and kind.shape == (5, 4) and 0.1 < kind.abs().max() <= 0.3

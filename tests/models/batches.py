@@ -1,6 +1,6 @@
 """Batches, embedding rows and candidates for the tests of the models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
 from dist_rec.data.schema import Schema
+from dist_rec.models.check import check_model
 from dist_rec.models.config import ModelConfig
+from dist_rec.models.features import FeatureColumns
 from dist_rec.models.layers.jagged import CandidateView, owner
 from dist_rec.models.longer.config import LongerConfig
+from dist_rec.models.protocol import ModelInputs
 from dist_rec.models.ranker import Ranker
 from tests.data.requests import make_schema, make_table
 
@@ -45,7 +48,18 @@ def model_config(**changes: Any) -> ModelConfig:
 
 
 def longer_config(**changes: Any) -> LongerConfig:
-    return model_config(longer=changes).longer
+    return model_config(longer=changes).section("longer")
+
+
+def make_inputs(
+    config: ModelConfig,
+    sequences: Sequence[str] = ("history",),
+    groups: dict[str, list[slice]] | None = None,
+    candidate_groups: Sequence[int] = (),
+) -> ModelInputs:
+    """What a model is built from: candidates with features of width 6, context of width 5 (see `make_view`)."""
+    columns = FeatureColumns(11, groups or {}, list(candidate_groups))
+    return ModelInputs(config, tuple(sequences), columns, candidate_dim=6, context_dim=5)
 
 
 def make_batch(rows: list[Row], schema: Schema | None = None) -> SequenceBatch:
@@ -75,7 +89,9 @@ class Model(nn.Module):
     def __init__(self, schema: Schema, config: ModelConfig) -> None:
         super().__init__()
         self.tables = Tables(schema)
-        self.ranker = Ranker(schema, config, dict.fromkeys(schema.tables, DIM))
+        dims = dict.fromkeys(schema.tables, DIM)
+        check_model(schema, config, dims)
+        self.ranker = Ranker(schema, config, dims)
 
     def forward(self, batch: SequenceBatch) -> Tensor:
         return self.ranker(self.tables(batch), batch)

@@ -6,7 +6,7 @@ import torch
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.models.build import build_model
-from dist_rec.models.layers.heads import binary_loss
+from dist_rec.models.layers.loss import total_loss
 from tests.data.requests import make_rows, make_schema
 from tests.models.batches import make_batch, model_config
 
@@ -34,7 +34,7 @@ def test_forward_gives_the_loss_and_detached_outputs() -> None:
     loss, (reported, logits) = model(batch)
     assert loss.requires_grad and not reported.requires_grad and not logits.requires_grad
     assert logits.shape == batch.labels.shape and logits.dtype == torch.float32
-    assert torch.equal(reported, loss) and torch.equal(loss, binary_loss(logits, batch.labels, batch.share))
+    assert torch.equal(reported, loss) and torch.equal(loss, total_loss(model.loss, logits, batch.labels, batch.share))
     halved = model(replace(batch, share=2 * batch.share))[0]
     torch.testing.assert_close(2 * halved, loss)
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_rec.common.strict import ConfigError
 from dist_rec.data.collate import empty_batch
 from tests.data.requests import make_row, make_rows, make_schema, seen_schema
 from tests.models.batches import MODELS, Model, Row, cut, make_batch, make_model, one_candidate_each, saved_bytes, seen_row
@@ -195,59 +194,6 @@ def test_candidates_may_have_dynamic_fields() -> None:
     assert not torch.isclose(model(make_batch(rows, schema)), model(make_batch(other, schema))).any()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"tokens": {"position": "recency"}}, "model.tokens.position: .* expected absolute or none"),
-        ({"longer": {"merge": 2}}, "expected merge: 1, k: 0, queries: recent, got merge: 2, k: 0, queries: recent"),
-        ({"longer": {"k": 4}}, "got merge: 1, k: 4"),
-        ({"longer": {"k": 4, "queries": "learnable"}}, "queries: learnable"),
-        ({"longer": {"globals": ["candidate", "user"]}}, "model.longer.globals: .*'user' needs context fields"),
-    ],
-)
-def test_refuses_what_cannot_work_with_seen(changes: dict[str, Any], message: str) -> None:
-    config = {part: {**SEEN[part], **changes.get(part, {})} for part in SEEN}
-    with pytest.raises(ConfigError, match=message):
-        make_model(seen_schema(), **config)
-
-
-def test_longer_needs_an_input_of_the_head() -> None:
-    with pytest.raises(ConfigError, match=r"model.head.inputs: longer gives globals and sequence_mean"):
-        make_model(head={"inputs": ["candidate"]})
-
-
-SPLIT = {**MODELS["hyformer"], "tokens": {"width": 24}, "non_sequential": {"split": 4}}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"hyformer": {"heads": 2, "sequences": {"historie": {}}}},
-            "no sequence historie in the schema; known: history",
-        ),
-        (
-            {"hyformer": {"merge_sequences": True, "sequences": {"history": {"recent": 3}, "searches": {"recent": 3}}}},
-            "merge_sequences joins all into one with the settings of the first, history; expected nothing for searches",
-        ),
-        ({"tokens": {"width": 24}}, r"model.tokens.width=24: .* T = 2 queries \+ 3 non-sequential = 5; .* 20 or 25"),
-        ({"non_sequential": {"split": 4}}, r"T = 2 queries \+ 4 non-sequential = 6"),
-        ({**SPLIT, "hyformer": {"heads": 2, "query_inputs": ["candidate"]}}, "candidate needs groups of fields"),
-        ({"non_sequential": {"split": 33}}, r"split=33: there are only 24 columns"),
-    ],
-)
-def test_refuses_what_hyformer_cannot_do_on_this_schema(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        make_model(**{**MODELS["hyformer"], **changes})
-
-
-@pytest.mark.parametrize("encoder", [{"encoder": "longer"}, {"encoder": "full"}])
-def test_hyformer_with_seen_needs_states_that_know_no_later_event(encoder: dict[str, Any]) -> None:
-    settings = {**_seen("hyformer", "none"), "hyformer": {"heads": 2, "sequences": {"history": encoder}}}
-    with pytest.raises(ConfigError, match=r"hyformer.sequences.history: .* expected encoder: full with causal: true"):
-        make_model(seen_schema(), **settings)
-
-
 def test_swiglu_works_with_seen() -> None:
     rng = np.random.default_rng(0)
     rows = [seen_row(rng, 9, [0, 4, 9, 1]), seen_row(rng, 3, [])]
@@ -264,6 +210,9 @@ def test_swiglu_works_with_seen() -> None:
 def test_the_head_of_hyformer(inputs: list[str], width: int) -> None:
     model = make_model(**MODELS["hyformer"], head={"inputs": inputs})
     assert _head_width(model) == width and model(make_batch(_rows([2, 1]))).shape == (3, 2)
+
+
+SPLIT = {**MODELS["hyformer"], "tokens": {"width": 24}, "non_sequential": {"split": 4}}
 
 
 def test_slices_instead_of_groups() -> None:

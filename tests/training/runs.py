@@ -15,13 +15,13 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from dist_rec.config import Config
 from dist_rec.data.columns import arrow_schema
-from dist_rec.data.reader import make_loader
 from dist_rec.data.schema import load_schema
 from dist_rec.data.writer import write_schema
+from dist_rec.door import check_run
 from dist_rec.optim.hybrid import HybridOptimizer
+from dist_rec.training import evaluate
 from dist_rec.training.checkpoint import load_checkpoint
-from dist_rec.training.evaluate import evaluate
-from dist_rec.training.loop import RunResult, make_reader, train
+from dist_rec.training.loop import RunResult, train_one
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model
 from dist_rec.training.ranks import Ranks
@@ -79,9 +79,10 @@ def quiet_console() -> Console:
 
 
 def run(config: Config, ranks: Ranks, folder: str = "run", resume: Path | None = None) -> RunResult:
-    """Trains into a folder below `config.run.out`."""
+    """Trains into a folder below `config.run.out`, after the door has looked at it, as a command does."""
+    check_run(config, resume)
     with RunLog(Path(config.run.out) / folder, is_main=ranks.is_main, console=quiet_console()) as log:
-        return train(config, ranks, log, resume)
+        return train_one(config, ranks, log, resume)
 
 
 def load(config: Config, ranks: Ranks, checkpoint: Path) -> tuple[nn.Module, HybridOptimizer]:
@@ -99,9 +100,7 @@ def fresh(config: Config, ranks: Ranks) -> tuple[nn.Module, HybridOptimizer]:
 
 
 def evaluate_split(config: Config, model: nn.Module, ranks: Ranks, split: str = "test") -> dict[str, TaskMetrics]:
-    schema = load_schema(config.data.path)
-    reader = make_reader(config, schema, ranks, [split], train=False)
-    return evaluate(model, make_loader(reader, 0), schema.candidate.labels, ranks)
+    return evaluate.evaluate_split(model, config, load_schema(config.data.path), [split], ranks)
 
 
 def rows(config: Config, folder: str = "run", event: str = "train") -> list[dict[str, Any]]:

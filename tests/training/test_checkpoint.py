@@ -14,9 +14,10 @@ from torch.distributed.checkpoint import FileSystemWriter
 from dist_rec.common.made import NotOurs
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
-from dist_rec.training.checkpoint import Position, RunState, load_checkpoint, load_position, save_checkpoint
+from dist_rec.training.checkpoint import Position, load_checkpoint, load_position, save_checkpoint
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.ranks import Ranks
+from dist_rec.training.selection import SelectionState
 from tests.helpers.ranks import run_ranks
 from tests.training.runs import assert_same_weights, evaluate_split, fresh, load, make_config, run, saved_state, these_ranks
 
@@ -38,7 +39,9 @@ def _config(data: Path, out: Path) -> Config:
 
 
 def _position(at: int) -> Position:
-    return Position(data={"emitted": at}, workers=1, random={"cpu": [1]}, run=RunState(best=-math.inf, since_best=0, valid={}))
+    return Position(
+        data={"emitted": at}, workers=1, random={"cpu": [1]}, run=SelectionState(best=-math.inf, since_best=0, valid={})
+    )
 
 
 def _two_ranks(data: Path, one: Path, out: Path) -> Metrics:

@@ -13,9 +13,10 @@ from dist_rec.common.errors import RunError
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.writer import write_schema, write_split
-from dist_rec.training.loop import _Run
-from dist_rec.training.ranks import Ranks
+from dist_rec.training import loop
 from dist_rec.training.evaluate import evaluate_checkpoint
+from dist_rec.training.ranks import Ranks
+from dist_rec.training.setup import Run
 from tests.data.requests import make_rows, make_schema, make_table
 from tests.helpers.ranks import run_ranks
 from tests.training.runs import (
@@ -250,16 +251,16 @@ def test_weights_that_diverge_late_leave_the_best(
     data: Path, tmp_path: Path, alone: Ranks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(data, tmp_path, run={"select_best": "logloss", "eval_every": 2})
-    validate = _Run.validate
+    validate = loop._validate
 
-    def ruined(self: _Run, step: int) -> bool:
+    def ruined(run: Run, step: int) -> bool:
         if step == 4:
             with torch.no_grad():
-                for parameter in self.model.parameters():
+                for parameter in run.model.parameters():
                     parameter.fill_(math.nan)
-        return validate(self, step)
+        return validate(run, step)
 
-    monkeypatch.setattr(_Run, "validate", ruined)
+    monkeypatch.setattr(loop, "_validate", ruined)
     result = run(config, alone)
     assert result.steps == 4 and math.isfinite(result.test["click"].logloss)
 

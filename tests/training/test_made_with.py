@@ -10,9 +10,9 @@ import yaml
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.schema import load_schema
+from dist_rec.training.evaluate import evaluate_checkpoint
 from dist_rec.training.made_with import FILE, MadeWith
 from dist_rec.training.ranks import Ranks
-from dist_rec.training.evaluate import evaluate_checkpoint
 from tests.training.runs import losses, make_config, run, write_dataset
 
 
@@ -147,11 +147,8 @@ def test_it_is_written_and_read(own_data: Path, tmp_path: Path) -> None:
 
 
 def test_a_field_that_was_left_out_stays_out(own_data: Path, tmp_path: Path, alone: Ranks) -> None:
-    config = make_config(own_data, tmp_path, data={"leave_out": ["user"]}, run={"max_steps": 1})
-    config = config.model_copy(
-        update={
-            "model": config.model.model_copy(update={"longer": config.model.longer.model_copy(update={"globals": ["cls"]})})
-        }
+    config = make_config(
+        own_data, tmp_path, data={"leave_out": ["user"]}, run={"max_steps": 1}, model={"longer": {"globals": ["cls"]}}
     )
     run(config, alone)
     last = tmp_path / "run" / "checkpoints" / "last"

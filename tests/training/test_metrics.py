@@ -10,10 +10,10 @@ import torch.distributed as dist
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import log_loss
 from torch import Tensor
 
-from dist_rec.training.metrics import auc, gather_rows, grouped_auc, task_metrics
+from dist_rec.training.metrics import Metric, gather_rows, task_metrics
 from tests.helpers.ranks import run_ranks
 
 # Few distinct scores make ties; wide ones would all be 1.0 behind a sigmoid.
@@ -29,45 +29,6 @@ def _columns(candidates: list[tuple[float, int, int]]) -> tuple[NDArray, NDArray
 
 def _both_classes(labels: NDArray) -> bool:
     return 0 < labels.sum() < len(labels)
-
-
-@settings(deadline=None, max_examples=200)
-@given(CANDIDATES)
-def test_auc_is_that_of_scikit_learn(candidates: list[tuple[float, int, int]]) -> None:
-    scores, labels, _ = _columns(candidates)
-    got = auc(torch.from_numpy(scores), torch.from_numpy(labels))
-    if not _both_classes(labels):
-        assert math.isnan(got)
-    else:
-        assert got == pytest.approx(roc_auc_score(labels, scores), abs=EXACT)
-
-
-def test_auc_tells_large_logits_apart() -> None:
-    """All of these are 1.0 behind a float64 sigmoid."""
-    scores, labels = torch.tensor([40.0, 50.0, 60.0, 70.0]), torch.tensor([0.0, 0.0, 1.0, 1.0])
-    assert auc(scores, labels) == 1.0
-
-
-def test_auc_does_not_round_to_float32() -> None:
-    scores, labels = np.arange(1001.0), np.arange(1001) % 7 == 0
-    assert auc(torch.from_numpy(scores), torch.from_numpy(labels)) == pytest.approx(roc_auc_score(labels, scores), abs=EXACT)
-
-
-@settings(deadline=None, max_examples=200)
-@given(CANDIDATES)
-def test_grouped_auc_is_the_weighted_mean_over_groups_with_both_classes(candidates: list[tuple[float, int, int]]) -> None:
-    scores, labels, groups = _columns(candidates)
-    areas, weights = [], []
-    for group in set(groups.tolist()):
-        mine = groups == group
-        if _both_classes(labels[mine]):
-            areas.append(roc_auc_score(labels[mine], scores[mine]))
-            weights.append(mine.sum())
-    got = grouped_auc(scores, labels, groups)
-    if not areas:
-        assert math.isnan(got)
-    else:
-        assert got == pytest.approx(np.average(areas, weights=weights), abs=EXACT)
 
 
 @settings(deadline=None, max_examples=100)
@@ -102,7 +63,7 @@ def test_one_class_has_a_logloss_but_no_auc(label: float) -> None:
 
 def test_no_candidate_at_all() -> None:
     got = asdict(task_metrics(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.int64), truth=torch.zeros(0)))
-    assert got.pop("candidates") == 0
+    assert got.pop("candidates") == 0 and got.pop("own") == {}
     assert all(math.isnan(value) for value in got.values())
 
 
@@ -119,6 +80,18 @@ def test_candidates_without_a_label_play_no_part() -> None:
 def test_best_auc_is_that_of_the_truth() -> None:
     labels, truth = torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([0.1, 0.9, 0.8, 0.7])
     assert task_metrics(torch.randn(4), labels, torch.zeros(4), truth).best_auc == 0.75
+
+
+class Accuracy(Metric):
+    def __call__(self, logits: NDArray[np.float64], labels: NDArray[np.float64], groups: NDArray[np.int64]) -> float:
+        return float(((logits > 0) == labels).mean()) + len(set(groups.tolist()))
+
+
+def test_metrics_of_ones_own_see_what_is_defined() -> None:
+    labels = torch.tensor([1.0, 0.0, torch.nan, 0.0])
+    logits, groups = torch.tensor([2.0, 1.0, 5.0, -1.0]), torch.tensor([7, 7, 8, 9])
+    got = task_metrics(logits, labels, groups, None, [Accuracy(Accuracy.Config())])
+    assert got.own == {"Accuracy": pytest.approx(2 / 3 + 2)}
 
 
 def _rows_of(rank: int, sizes: list[int]) -> Tensor:

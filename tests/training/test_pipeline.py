@@ -13,9 +13,9 @@ from dist_rec.config import EmbeddingConfig, TableConfig
 from dist_rec.data.packed_batch import PackedBatch
 from dist_rec.data.reader import make_loader
 from dist_rec.data.schema import load_schema
-from dist_rec.training.loop import make_reader
 from dist_rec.training.pipeline import CountedBatches, make_pipeline, run_through
 from dist_rec.training.ranks import Ranks
+from dist_rec.training.splits import open_split
 from tests.data.requests import make_rows, make_schema
 from tests.helpers.ranks import run_ranks
 from tests.models.batches import make_batch
@@ -45,7 +45,7 @@ def test_the_share_is_that_of_an_average_rank() -> None:
 
 def _counted(data: Path, out: Path, ranks: Ranks) -> CountedBatches:
     config = make_config(data, out)
-    reader = make_reader(config, load_schema(data), ranks, config.data.train, train=True)
+    reader = open_split(config, load_schema(data), ranks, config.data.train, train=True)
     return CountedBatches(make_loader(reader, 0), ranks)
 
 

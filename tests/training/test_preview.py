@@ -9,6 +9,7 @@ import yaml
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.validate import DataError
+from dist_rec.door import check_run
 from dist_rec.training.preview import preview
 from dist_rec.training.ranks import Ranks
 from tests.training.runs import fresh, make_config
@@ -50,6 +51,12 @@ def test_folds_and_seeds_are_counted(
     assert "6 run(s) of " in _shown(config, alone, monkeypatch, capsys)
 
 
+def _preview(config: Config, ranks: Ranks) -> None:
+    """As the command does."""
+    check_run(config)
+    preview(config, ranks)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -63,9 +70,9 @@ def test_what_would_stop_the_run_stops_the_preview(
     data: Path, tmp_path: Path, alone: Ranks, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        preview(make_config(data, tmp_path, **changes), alone)
+        _preview(make_config(data, tmp_path, **changes), alone)
 
 
 def test_a_missing_training_split_stops_the_preview(data: Path, tmp_path: Path, alone: Ranks) -> None:
     with pytest.raises(DataError, match="/trian: expected a folder of Parquet files"):
-        preview(make_config(data, tmp_path, data={"train": ["trian"]}), alone)
+        _preview(make_config(data, tmp_path, data={"train": ["trian"]}), alone)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dist_rec.common.strict import ConfigError
-from dist_rec.training.ranks import Ranks
 from dist_rec.training.evaluate import evaluate_checkpoint
+from dist_rec.training.ranks import Ranks
 from tests.training.runs import make_config, run
 
 

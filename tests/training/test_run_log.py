@@ -15,9 +15,9 @@ from dist_rec.embedding.cache import CacheUse
 from dist_rec.optim.health import Health
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.run_log import RunLog
-from dist_rec.training.throughput import WindowStats
+from dist_rec.training.throughput import ThroughputStats
 
-WINDOW = WindowStats(
+WINDOW = ThroughputStats(
     loss=0.625,
     steps=20,
     seconds=2.0,

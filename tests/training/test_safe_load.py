@@ -16,9 +16,9 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.training.checkpoint import load_checkpoint, load_position
+from dist_rec.training.evaluate import evaluate_checkpoint
 from dist_rec.training.made_with import MadeWith
 from dist_rec.training.ranks import Ranks
-from dist_rec.training.evaluate import evaluate_checkpoint
 from dist_rec.training.safe_load import INDEX, SafeReader, TensorsOnly, read_index
 from tests.training.runs import fresh, make_config, run
 

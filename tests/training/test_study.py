@@ -78,7 +78,7 @@ def test_the_summary_has_mean_and_spread(tmp_path: Path) -> None:
 
 def test_a_study_of_two_seeds(data: Path, tmp_path: Path, alone: Ranks, capsys: pytest.CaptureFixture[str]) -> None:
     config = make_config(data, tmp_path, run={"seeds": [1, 2], "max_steps": 2})
-    folder = run_study(config, alone)
+    folder = run_study(config, alone).folder
     assert folder == tmp_path / "tiny"
     for seed in (1, 2):
         place = folder / f"seed-{seed}"
@@ -94,7 +94,7 @@ def test_a_study_of_two_seeds(data: Path, tmp_path: Path, alone: Ranks, capsys: 
 
 
 def test_a_single_run_needs_no_summary(data: Path, tmp_path: Path, alone: Ranks, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = run_study(make_config(data, tmp_path, run={"max_steps": 1}), alone)
+    folder = run_study(make_config(data, tmp_path, run={"max_steps": 1}), alone).folder
     assert (folder / "report.md").is_file()
     assert not (folder / "summary.json").exists()
     assert "mean test AUC" not in capsys.readouterr().out

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from dist_rec.training import window as window_module
+from dist_rec.training import throughput as throughput_module
 from dist_rec.training.pipeline import BatchSize
-from dist_rec.training.throughput import Window
+from dist_rec.training.throughput import Throughput
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(window_module.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(throughput_module.time, "perf_counter", lambda: clock.now)
     return clock
 
 
@@ -24,7 +24,7 @@ def _two_alike() -> Any:
 
 
 def test_means_over_steps_and_ranks(clock: SimpleNamespace) -> None:
-    window = Window(_two_alike())
+    window = Throughput(_two_alike())
     window.add(torch.tensor(0.5), BatchSize(requests=4, candidates=8, events=100, nbytes=1000, plain_bytes=4000))
     window.add(torch.tensor(0.25), BatchSize(requests=2, candidates=6, events=50, nbytes=600, plain_bytes=2000))
     clock.now += 2.0
@@ -35,7 +35,7 @@ def test_means_over_steps_and_ranks(clock: SimpleNamespace) -> None:
 
 
 def test_a_closed_window_starts_anew(clock: SimpleNamespace) -> None:
-    window = Window(_two_alike())
+    window = Throughput(_two_alike())
     size = BatchSize(requests=1, candidates=1, events=1, nbytes=1, plain_bytes=1)
     window.add(torch.tensor(9.0), size)
     clock.now += 1.0
@@ -47,7 +47,7 @@ def test_a_closed_window_starts_anew(clock: SimpleNamespace) -> None:
 
 
 def test_a_restart_forgets_the_time_of_an_evaluation(clock: SimpleNamespace) -> None:
-    window = Window(_two_alike())
+    window = Throughput(_two_alike())
     clock.now += 60.0
     window.restart()
     window.add(torch.tensor(1.0), BatchSize(requests=3, candidates=1, events=1, nbytes=1, plain_bytes=1))

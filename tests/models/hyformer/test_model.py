@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_rec.common.strict import ConfigError
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention
-from dist_rec.models import attention_block, query_decoder
 from dist_rec.models.config import ModelConfig
+from dist_rec.models.hyformer import query_decoder
 from dist_rec.models.hyformer.model import HyFormer
 from dist_rec.models.hyformer.sequence_encoder import AttentionEncoder, Encoded
+from dist_rec.models.layers import attention_block
 from dist_rec.models.layers.jagged import CandidateView, SequenceInputs, owner
-from dist_rec.models.layers.non_sequential import GroupedTokens
-from tests.models.batches import make_view, saved_bytes
+from tests.models.batches import make_inputs, make_view, saved_bytes
 from tests.models.hyformer.dense import Padded, dense_hyformer
 
 WIDTH = 24
@@ -53,8 +52,8 @@ def _model(recompute: tuple[str, ...] = (), **changes: Any) -> HyFormer:
         "item": [slice(7, 11)],
     }
     groups |= {f"more {i}": [slice(i, i + 2)] for i in range(count - 3)}
-    tokens = GroupedTokens(groups, WIDTH)
-    return HyFormer(_config(recompute, **changes), list(LENGTHS), tokens, candidate_tokens=[1, 2]).double()
+    config = _config(recompute, **changes)
+    return HyFormer(config.section("hyformer"), make_inputs(config, list(LENGTHS), groups, [1, 2])).double()
 
 
 def _inputs(lengths: dict[str, list[int]] = LENGTHS, seed: int = 0) -> SequenceInputs:
@@ -211,7 +210,9 @@ def test_merged_sequences_are_one_sequence() -> None:
     total = torch.tensor([sum(LENGTHS[name][b] for name in LENGTHS) for b in range(len(COUNTS))], dtype=torch.int32)
     parts = [inputs.pools[name] * inputs.lengths[name][view.request][:, None] for name in LENGTHS]
     mean = torch.stack(parts).sum(0) / total[view.request][:, None].clamp(min=1)
-    one = HyFormer(_config(sequences={"merged": {"queries": 3}}), ["merged"], model.non_sequential, [1, 2]).double()
+    groups = {str(index): slices for index, slices in enumerate(model.non_sequential.groups)}
+    config = _config(sequences={"merged": {"queries": 3}})
+    one = HyFormer(config.section("hyformer"), make_inputs(config, ["merged"], groups, [1, 2])).double()
     one.load_state_dict(model.state_dict())
     alone = SequenceInputs({"merged": joined}, {"merged": total}, {"merged": mean})
     torch.testing.assert_close(model.mixed(inputs, view), one.mixed(alone, view), rtol=0.0, atol=1e-12)
@@ -226,17 +227,6 @@ def test_recompute_saves_memory_and_changes_nothing(part: str) -> None:
     assert torch.equal(first, second)
     for mine, theirs in zip(_gradients(plain, first, inputs), _gradients(again, second, inputs), strict=True):
         assert torch.equal(mine, theirs)
-
-
-def test_width_must_be_a_multiple_of_the_tokens() -> None:
-    expected = r"model.tokens.width=24: .* T = 4 queries \+ 3 non-sequential = 7; expected for example 21 or 28"
-    with pytest.raises(ConfigError, match=expected):
-        HyFormer(
-            _config(sequences={"clicks": {"queries": 2}}),
-            list(LENGTHS),
-            GroupedTokens({str(i): [slice(i, i + 1)] for i in range(3)}, WIDTH),
-            [0],
-        )
 
 
 def test_no_candidates_at_all() -> None:

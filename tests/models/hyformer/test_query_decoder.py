@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention
-from dist_rec.models import query_decoder
+from dist_rec.models.hyformer import query_decoder
 from dist_rec.models.hyformer.query_decoder import QueryDecoder
 from dist_rec.models.hyformer.sequence_encoder import Encoded
 from dist_rec.models.layers.jagged import CandidateView, owner

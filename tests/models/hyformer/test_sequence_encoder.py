@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
-from dist_rec.models import attention_block
 from dist_rec.models.hyformer.config import HyFormerConfig, HyFormerSequence
 from dist_rec.models.hyformer.sequence_encoder import AttentionEncoder, Encoded, SwigluEncoder, make_encoder
+from dist_rec.models.layers import attention_block
 
 WIDTH, LENGTHS = 8, [6, 0, 1, 4]
 FULL: dict[str, Any] = {"encoder": "full"}

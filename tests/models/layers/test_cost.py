@@ -1,158 +1,67 @@
-"""FLOPs by formula against torch's own count of a whole forward, for every model; parameters against the built ones."""
+"""FLOPs of single layers against LONGER's published figures (arXiv 2505.04421, section 3.4) and torch's own count."""
 
-from functools import partial
-from typing import Any
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dist_rec.common.cost import hyformer_params
-from dist_rec.data.schema import Schema
-from dist_rec.kernels.cross_causal_attention import cross_causal_attention
-from dist_rec.models.hyformer.model import HyFormer
-from dist_rec.models.layers.cost import hyformer_shape, linear_flops, model_params, request_flops
-from tests.data.requests import make_schema
-from tests.models.batches import MODELS, Model, Row, make_batch, make_model
+from dist_rec.models.layers.cost import (
+    cross_layer_flops,
+    layer_flops,
+    linear_flops,
+    mixer_flops,
+    mlp_flops,
+    non_sequential_flops,
+)
+from dist_rec.models.layers.mixing import Boost, RankMixerBlock
+from dist_rec.models.layers.non_sequential import GroupedTokens, SlicedTokens
+from tests.models.batches import make_view
 
-LENGTHS = {"history": 11, "searches": 6}
-SHORT = {"history": 3, "searches": 0}
-
-
-def _hyformer(sequences: dict[str, Any] | None = None, width: int = 20, **changes: Any) -> dict[str, Any]:
-    settings = {"heads": 2, "mixer_expansion": 2, "layers": 3, "sequences": sequences or {}, **changes}
-    return {"name": "hyformer", "tokens": {"width": width}, "hyformer": settings}
+SIZES = st.integers(1, 4096)
 
 
-def _every(**settings: Any) -> dict[str, Any]:
-    return dict.fromkeys(LENGTHS, settings)
+def test_the_published_flops_of_a_layer() -> None:
+    """Of 2,048 events, as they are and merged by four."""
+    assert f"{layer_flops(2048, 32) / 1e6:.1f}" == "587.2"
+    assert f"{layer_flops(2048 // 4, 4 * 32) / 1e6:.1f}" == "335.5"
 
 
-HYFORMERS = {
-    "full": _hyformer(_every(encoder="full", causal=True), ffn_expansion=2),
-    "swiglu": _hyformer(_every(encoder="swiglu"), ffn_expansion=3),
-    "longer": _hyformer(_every(encoder="longer", recent=4)),
-    "mixed": _hyformer({"history": {"encoder": "full"}, "searches": {"encoder": "swiglu"}}, query_expansion=3),
-    "from input": _hyformer(_every(encoder="longer", recent=4), encode_from="input"),
-    "merged": _hyformer({"history": {"recent": 5, "queries": 2}}, merge_sequences=True),
-    "many queries": _hyformer({"history": {"queries": 3}, "searches": {"queries": 4}}, rotary=True),
-    "own pools": _hyformer(pools="own"),
-    "from candidates": _hyformer(query_inputs=["candidate"]),
-    "from pools": _hyformer(query_inputs=["pools"], evolve_non_sequential=False),
-    "shared": _hyformer(per_token=False),
-    "rankmixer block": _hyformer(rankmixer_block=True),
-    "slices": {**_hyformer(width=28), "non_sequential": {"split": 5}},
-}
-RANKMIXER: dict[str, Any] = {"interaction": "rankmixer", "rankmixer": {"width": 20, "expansion": 3, "layers": 3}}
-CASES: dict[str, dict[str, Any]] = {
-    **MODELS,
-    **{f"hyformer {name}": changes for name, changes in HYFORMERS.items()},
-    "longer without inner": {
-        "longer": {"merge": 1, "inner_trans": False, "k": 0, "self_layers": 2, "globals": ["user", "cls"]}
-    },
-    "longer learnable": {"longer": {"queries": "learnable", "k": 3}},
-    "longer, mean only": {"head": {"inputs": ["sequence_mean", "candidate"], "hidden": [7, 5]}},
-    "longer_rankmixer, slices": {**RANKMIXER, "rankmixer": {"width": 24}, "non_sequential": {"split": 4}},
-    "pooling_rankmixer": {"name": "sum_pooling", **RANKMIXER},
-    "din_rankmixer": {"name": "din", **RANKMIXER},
-}
+def test_the_flops_of_a_layer_over_2000_events() -> None:
+    flops = [f"{layer_flops(2000 // merge, merge * 32) / 1e6:.1f}" for merge in (1, 4, 8)]
+    assert flops == ["561.2", "324.6", "457.2"]
 
 
-def _schema(**changes: Any) -> Schema:
-    """No times and no dynamic fields: their terms of the tokens are learned tables, which the formula leaves out."""
-    sequences = [{"name": "history", "static": ["item", "kind"]}, {"name": "searches", "static": ["query"]}]
-    return make_schema(sequences=sequences, **changes)
+@given(rows=SIZES, width=SIZES)
+def test_a_layer_whose_rows_all_ask_is_an_ordinary_one(rows: int, width: int) -> None:
+    assert cross_layer_flops(rows, rows, width) == layer_flops(rows, width)
 
 
-def _request(lengths: dict[str, int], candidates: int) -> Row:
-    """Every event is another token, and candidates are tokens of the history, so that the first layer's rows are the events."""
-    assert candidates <= lengths["history"]
-    row = {"user": 7, "time": 1_000, "searches.query": list(range(lengths["searches"]))}
-    for place, count in (("history", lengths["history"]), ("candidate", candidates)):
-        row |= {f"{place}.item": list(range(count)), f"{place}.kind": [0] * count}
-    row |= {f"candidate.{label}": [0] * candidates for label in ("click", "buy")}
-    return row | {f"candidate.{label}.truth": [0.5] * candidates for label in ("click", "buy")}
+@pytest.mark.parametrize(("tokens", "width", "expansion"), [(1, 4, 1), (5, 20, 4), (7, 14, 2)])
+def test_the_cost_of_mixing_is_that_of_its_feed_forward_layers(tokens: int, width: int, expansion: int) -> None:
+    """`4 k T D^2` FLOPs per candidate, in either block; shared weights cost as much."""
+    assert mixer_flops(1, tokens, width, expansion) == 4 * expansion * tokens * width**2
+    for kind in (Boost, RankMixerBlock):
+        for shared in (False, True):
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                kind(tokens, width, expansion, 0.0, shared)(torch.randn(3, tokens, width))
+            assert counter.get_total_flops() == mixer_flops(3, tokens, width, expansion)
 
 
-def _model(changes: dict[str, Any], schema: Schema) -> Model:
-    return make_model(schema, **{**changes, "tokens": {**changes.get("tokens", {}), "position": "none"}})
+@pytest.mark.parametrize("tokens", [GroupedTokens({"a": [slice(0, 4)], "b": [slice(5, 11)]}, 8), SlicedTokens(11, 3, 8)])
+def test_non_sequential_tokens(tokens: GroupedTokens | SlicedTokens) -> None:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        tokens(make_view([1], dtype=torch.float32))
+    assert counter.get_total_flops() == non_sequential_flops(tokens)
 
 
-def _counted(model: Model, row: Row, monkeypatch: pytest.MonkeyPatch) -> int:
-    """What torch counts in the ranker's forward. Attention is the reference, which multiplies every query row with every key
-    row of its request and masks then, and for InnerTrans torch's plain one; the formula means the same."""
-    for module in ("attention_block", "query_decoder"):
-        reference = partial(cross_causal_attention, backend="reference")
-        monkeypatch.setattr(f"dist_rec.models.{module}.cross_causal_attention", reference)
-    batch = make_batch([row], model.tables.schema)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        looked_up = model.tables(batch)
-        with FlopCounterMode(display=False) as counter:
-            model.ranker(looked_up, batch)
-    return counter.get_total_flops()
-
-
-def _elementwise(model: Model, lengths: dict[str, int], candidates: int) -> int:
-    """DIN weighs every event it sees by a number: `2 d` per pair in the formula, no matrix product for torch."""
-    config = model.ranker.config
-    return 2 * config.tokens.width * candidates * sum(lengths.values()) if config.name == "din" else 0
-
-
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize(("lengths", "candidates"), [(LENGTHS, 1), (LENGTHS, 4), (SHORT, 3)], ids=["one", "several", "short"])
-def test_torch_counts_the_same(name: str, lengths: dict[str, int], candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = _model(CASES[name], _schema())
-    formula = request_flops(model.ranker, lengths, candidates)
-    counted = _counted(model, _request(lengths, candidates), monkeypatch)
-    assert sum(formula.values()) == counted + _elementwise(model, lengths, candidates), formula
-
-
-def test_with_seen_every_candidate_has_a_pool_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    sequences = [{"name": "history", "static": ["item", "kind"]}]
-    candidate = {"static": ["item", "kind"], "labels": ["click"], "seen": True}
-    model = _model(
-        _hyformer({"history": {"encoder": "full", "causal": True}}), make_schema(sequences=sequences, candidate=candidate)
-    )
-    row = {"user": 7, "time": 1_000, "candidate.seen": [2, 0, 5], "candidate.click": [0] * 3}
-    row |= {f"{place}.{field}": list(range(n)) for place, n in (("history", 5), ("candidate", 3)) for field in ("item", "kind")}
-    formula = request_flops(model.ranker, {"history": 5}, 3)
-    assert sum(formula.values()) == _counted(model, row, monkeypatch)
-    assert formula["pools"] == 3 * 2 * 16 * 20
-
-
-def test_repeated_events_cost_less_than_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tokens' first layer runs over unique rows: four of the eleven events here, and one row of the searches' six."""
-    model = _model(MODELS["sum_pooling"], _schema())
-    row = _request(LENGTHS, 1) | {"history.item": [0, 1, 2, 3] * 2 + [0] * 3, "searches.query": [5] * 6}
-    saved = (11 - 4) * 2 * 16 * 12 + (6 - 1) * 2 * 8 * 12
-    assert sum(request_flops(model.ranker, LENGTHS, 1).values()) == _counted(model, row, monkeypatch) + saved
-
-
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("position", ["recency", "none"])
-def test_all_parameters_are_those_of_the_built_model(name: str, position: str) -> None:
-    """On a schema with times and dynamic fields, in a model of several tasks."""
-    changes = CASES[name]
-    ranker = make_model(**{**changes, "tokens": {**changes.get("tokens", {}), "position": position}}).ranker
-    assert sum(model_params(ranker).values()) == sum(p.numel() for p in ranker.parameters()), model_params(ranker)
-
-
-@pytest.mark.parametrize("name", HYFORMERS)
-def test_hyformers_parameters_are_those_of_the_built_model(name: str) -> None:
-    body = _model(HYFORMERS[name], _schema()).ranker.body
-    assert isinstance(body, HyFormer)
-
-    def count(*modules: Any) -> int:
-        return sum(p.numel() for module in modules for p in module.parameters())
-
-    assert hyformer_params(hyformer_shape(body, LENGTHS)) == {
-        "queries": count(body.queries),
-        "encoders": count(*(layer.encoders for layer in body.layers)),
-        "decoders": count(*(layer.decoders for layer in body.layers)),
-        "mixer": count(*(layer.mixer for layer in body.layers), body.norm),
-    }
+@given(widths=st.lists(st.integers(1, 50), min_size=1, max_size=4))
+def test_mlp_flops_are_two_per_weight(widths: list[int]) -> None:
+    weights = sum(nn.Linear(a, b, bias=False).weight.numel() for a, b in pairwise(widths))
+    assert mlp_flops(widths) == 2 * weights
 
 
 def test_linear_flops_are_two_per_weight_and_none_per_bias() -> None:

@@ -1,10 +1,8 @@
-import pytest
 import torch
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from dist_rec.models.config import HeadConfig
-from dist_rec.models.layers.heads import Head, binary_loss
+from dist_rec.models.layers.heads import Head
 
 
 def test_layers_follow_the_configuration() -> None:
@@ -24,67 +22,3 @@ def test_tasks_share_nothing_but_their_input() -> None:
     head(features)[:, 0].sum().backward()
     assert all(p.grad is None or not p.grad.any() for p in head.mlps[1].parameters())
     assert all(p.grad is not None and p.grad.any() for p in head.mlps[0].parameters())
-
-
-def test_loss_of_one_rank_is_the_mean() -> None:
-    logits, labels = torch.randn(6, 2), torch.randint(0, 2, (6, 2)).float()
-    expected = binary_cross_entropy_with_logits(logits, labels)
-    torch.testing.assert_close(binary_loss(logits, labels, torch.tensor(6.0)), expected)
-
-
-@pytest.mark.parametrize("sizes", [(6, 2), (8, 0), (1, 7)])
-def test_mean_over_ranks_is_the_mean_over_candidates(sizes: tuple[int, ...]) -> None:
-    """However unevenly the candidates are spread: `share` is what an average rank has."""
-    logits, labels = torch.randn(8, 3), torch.randint(0, 2, (8, 3)).float()
-    share = torch.tensor(8 / len(sizes))
-    parts = zip(logits.split(sizes), labels.split(sizes))
-    mean = torch.stack([binary_loss(part, truth, share) for part, truth in parts]).mean()
-    torch.testing.assert_close(mean, binary_cross_entropy_with_logits(logits, labels))
-
-
-def test_a_step_without_candidates_is_zero() -> None:
-    logits = torch.zeros(0, 2, requires_grad=True)
-    loss = binary_loss(logits, torch.zeros(0, 2), torch.tensor(0.0))
-    loss.backward()
-    assert loss == 0.0 and logits.grad is not None
-
-
-def test_low_precision_logits_are_widened() -> None:
-    logits, labels = torch.randn(50, 1).bfloat16(), torch.ones(50, 1)
-    loss = binary_loss(logits, labels, torch.tensor(50.0))
-    assert loss.dtype == torch.float32 and torch.equal(loss, binary_loss(logits.float(), labels, torch.tensor(50.0)))
-
-
-@pytest.mark.parametrize("logit", [1.5, float("inf"), float("nan")])
-def test_a_label_that_is_not_defined_has_no_part(logit: float) -> None:
-    labels = torch.tensor([[1.0, 0.0], [0.0, torch.nan], [1.0, 1.0]])
-    logits = torch.tensor([[0.3, -0.2], [0.1, logit], [2.0, 0.7]], requires_grad=True)
-    loss = binary_loss(logits, labels, torch.tensor(3.0))
-    loss.backward()
-    defined = ~labels.isnan()
-    expected = binary_cross_entropy_with_logits(logits.detach()[defined], labels[defined], reduction="sum") / (2 * 3)
-    torch.testing.assert_close(loss.detach(), expected)
-    assert logits.grad is not None and logits.grad.isfinite().all()
-    assert torch.equal(logits.grad != 0, defined)
-
-
-def test_no_label_defined_at_all() -> None:
-    logits = torch.randn(3, 1, requires_grad=True)
-    loss = binary_loss(logits, torch.full((3, 1), torch.nan), torch.tensor(3.0))
-    loss.backward()
-    assert loss == 0.0 and logits.grad is not None and not logits.grad.any()
-
-
-def test_tasks_have_weights() -> None:
-    logits, labels, share = torch.randn(9, 3), torch.randint(0, 2, (9, 3)).float(), torch.tensor(9.0)
-    labels[2:5, 1] = torch.nan
-    each = [binary_loss(logits[:, t : t + 1], labels[:, t : t + 1], share) for t in range(3)]
-    got = binary_loss(logits, labels, share, torch.tensor([1.0, 3.0, 0.0]))
-    torch.testing.assert_close(got, (each[0] + 3 * each[1]) / 3)
-    assert torch.equal(binary_loss(logits, labels, share, torch.ones(3)), binary_loss(logits, labels, share))
-
-
-def test_nothing_undefined_is_the_plain_loss_bit_for_bit() -> None:
-    logits, labels, share = torch.randn(999, 2), torch.randint(0, 2, (999, 2)).float(), torch.tensor(7.0)
-    plain = binary_cross_entropy_with_logits(logits, labels, reduction="sum") / (2 * share)
-    assert torch.equal(binary_loss(logits, labels, share, torch.ones(2)), plain)

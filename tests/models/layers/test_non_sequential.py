@@ -4,10 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from dist_rec.common.strict import ConfigError
 from dist_rec.models.layers.jagged import CandidateView
 from dist_rec.models.layers.non_sequential import GroupedTokens, SlicedTokens, side_by_side
 from tests.models.batches import make_view
@@ -72,21 +69,3 @@ def test_features_without_context_are_the_candidates_alone() -> None:
     grouped, sliced = GroupedTokens({"item": [slice(0, 2)], "rest": [slice(2, 6)]}, WIDTH), SlicedTokens(6, 2, WIDTH)
     for tokens in (grouped.double(), sliced.double()):
         assert tokens(view).shape == (3, 2, WIDTH)
-
-
-@given(total=st.integers(1, 60), count=st.integers(1, 70))
-@settings(max_examples=100, deadline=None)
-def test_a_slice_without_a_column_is_refused(total: int, count: int) -> None:
-    """Slices of ceil(total / count) columns may use up all columns before the last slice."""
-    size = -(-total // count)
-    if (count - 1) * size < total:
-        assert SlicedTokens(total, count, 4).slice == size
-        return
-    with pytest.raises(ConfigError, match=rf"model.non_sequential.split={count}: there are only {total} columns"):
-        SlicedTokens(total, count, 4)
-
-
-def test_a_refused_split_names_one_that_works() -> None:
-    with pytest.raises(ConfigError, match=r"split=5: .* 11 columns .* slices of 3 .* 4 tokens"):
-        SlicedTokens(11, 5, WIDTH)
-    assert SlicedTokens(11, 4, WIDTH).slice == 3

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_rec.models import recompute
 from dist_rec.models.hyformer.sequence_encoder import Encoded
+from dist_rec.models.layers import recompute
 from dist_rec.models.layers.recompute import run
 from tests.models.batches import saved_bytes
 

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from dist_rec.models.layers.attention_block import CrossCausalBlock
 from dist_rec.models.longer.inner_trans import InnerTrans
-from dist_rec.models.longer.model import Longer, select_queries
+from dist_rec.models.longer.model import Longer
+from dist_rec.models.longer.query_rows import select_queries
 
 
 def dense_longer(model: Longer, tokens: Tensor, features: Tensor, context: Tensor) -> Tensor:

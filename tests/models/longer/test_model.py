@@ -6,14 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
-from dist_rec.common.strict import ConfigError
 from dist_rec.models.layers.jagged import CandidateView
-from dist_rec.models.longer.model import GlobalTokens, Longer, select_queries
-from tests.models.batches import longer_config, make_view, model_config, saved_bytes
+from dist_rec.models.longer.model import Longer
+from tests.models.batches import make_inputs, make_view, model_config, saved_bytes
 from tests.models.longer.dense import dense_longer, merged_newest_first
 
 WIDTH = 8
@@ -23,7 +20,7 @@ STRATEGIES = ("recent", "uniform", "mixed", "learnable")
 def _longer(recompute: tuple[str, ...] = (), **changes: Any) -> Longer:
     torch.manual_seed(0)
     config = model_config(longer=changes, recompute=list(recompute))
-    return Longer(config, candidate_dim=6, context_dim=5, sequence_mean=True, with_globals=True).double()
+    return Longer(config.section("longer"), make_inputs(config)).double()
 
 
 def _tokens(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -86,34 +83,6 @@ def test_merge_pads_the_oldest_group(merge: int) -> None:
     oldest = merged[0].unflatten(0, (merge, WIDTH))
     padding = -(merge + 1) % merge
     assert not oldest[:padding].any() and torch.equal(oldest[padding], tokens[0])
-
-
-@given(lengths=st.lists(st.integers(0, 20), max_size=5), k=st.integers(1, 12), strategy=st.sampled_from(STRATEGIES[:3]))
-@settings(max_examples=150, deadline=None)
-def test_query_rows(lengths: list[int], k: int, strategy: str) -> None:
-    config = longer_config(k=k, queries=strategy)
-    picked, q_lengths = select_queries(config, torch.tensor(lengths, dtype=torch.int32), sum(lengths))
-    assert q_lengths.dtype == torch.int32 and q_lengths.tolist() == [min(k, M) for M in lengths]
-    starts = [sum(lengths[:b]) for b in range(len(lengths))]
-    for start, M, position, index in zip(
-        starts, lengths, picked.position.split(q_lengths.tolist()), picked.index.split(q_lengths.tolist())
-    ):
-        assert (index - position).tolist() == [start] * min(k, M)
-        chosen = position.tolist()
-        if k >= M:
-            assert chosen == list(range(M))
-            continue
-        newest = {"recent": k, "uniform": 1, "mixed": k - k // 2}[strategy]
-        assert chosen[-newest:] == list(range(M - newest, M))
-        spread = chosen if strategy == "uniform" else chosen[:-newest]
-        gaps = [after - before for before, after in zip([-1, *spread], spread)]
-        assert not gaps or (max(gaps) - min(gaps) <= 1 and min(gaps) >= 1)
-        assert strategy != "mixed" or not spread or spread[-1] == M - newest - 1
-
-
-def test_learnable_rows_see_every_event() -> None:
-    picked, q_lengths = select_queries(longer_config(k=2, queries="learnable"), torch.tensor([5, 0], dtype=torch.int32), 5)
-    assert q_lengths.tolist() == [2, 2] and picked.position.tolist() == [4, 4, -1, -1]
 
 
 @pytest.mark.parametrize("queries", STRATEGIES)
@@ -196,13 +165,11 @@ def test_recomputing_keeps_fewer_activations() -> None:
     assert kept[1] < kept[0] / 2
 
 
-@pytest.mark.parametrize(("sequence_mean", "with_globals", "width"), [(True, True, 48), (True, False, 16), (False, True, 32)])
-def test_outputs_that_the_head_asks_for(sequence_mean: bool, with_globals: bool, width: int) -> None:
-    model = Longer(model_config(), 6, 5, sequence_mean, with_globals).double()
+@pytest.mark.parametrize(
+    ("inputs", "width"), [(["globals", "sequence_mean"], 48), (["sequence_mean", "candidate"], 16), (["globals"], 32)]
+)
+def test_outputs_that_the_head_asks_for(inputs: list[str], width: int) -> None:
+    config = model_config(head={"inputs": inputs})
+    model = Longer(config.section("longer"), make_inputs(config)).double()
     tokens, lengths = _tokens([7, 2])
     assert model.width == width and model(tokens, lengths, make_view([1, 2])).shape == (3, width)
-
-
-def test_user_global_needs_context() -> None:
-    with pytest.raises(ConfigError, match="global token 'user' needs context fields"):
-        GlobalTokens(["candidate", "user"], 6, 0, 16)

@@ -1,10 +1,8 @@
 """RankMixer over summaries and features: its tokens, and its blocks one by one."""
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_rec.common.strict import ConfigError
 from dist_rec.models.layers.mixing import RankMixerBlock
 from dist_rec.models.layers.non_sequential import GroupedTokens
 from dist_rec.models.layers.per_token import PerTokenLinear
@@ -85,11 +83,6 @@ def test_recompute_saves_memory_and_changes_nothing() -> None:
         for mixer, out in zip((plain, again), outs)
     )
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(first, second))
-
-
-def test_width_must_be_a_multiple_of_the_tokens() -> None:
-    with pytest.raises(ConfigError, match=r"model.rankmixer.width=22: .* T = 2 sequences \+ 3 non-sequential = 5; .* 20 or 25"):
-        _mixer(width=22)
 
 
 def test_no_candidates_leave_zero_gradients() -> None:

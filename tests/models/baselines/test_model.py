@@ -3,16 +3,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from dist_rec.models.baselines.din import Din
+from dist_rec.models.baselines.config import DinConfig, SumPoolingConfig
+from dist_rec.models.baselines.model import Din, SumPooling
 from dist_rec.models.layers.jagged import CandidateView
-from tests.models.batches import make_view
+from tests.models.batches import make_inputs, make_view, model_config
 
 WIDTH = 8
 
 
 def _din() -> Din:
     torch.manual_seed(0)
-    return Din(WIDTH, candidate_dim=6, hidden=5).double()
+    return Din(DinConfig(hidden=5), make_inputs(model_config())).double()
 
 
 def _loop(din: Din, tokens: Tensor, lengths: list[int], view: CandidateView) -> Tensor:
@@ -49,3 +50,13 @@ def test_without_events_or_candidates() -> None:
     out = din(nothing, torch.zeros(0, dtype=torch.int32), make_view([]))
     gradients = torch.autograd.grad(out.sum(), list(din.parameters()))
     assert out.shape == (0, WIDTH) and not any(gradient.any() for gradient in gradients)
+
+
+def test_pooling_averages_and_ignores_order() -> None:
+    tokens, lengths = torch.randn(5, 4, dtype=torch.float64), torch.tensor([3, 2], dtype=torch.int32)
+    pool = SumPooling(SumPoolingConfig(), make_inputs(model_config(tokens={"width": 4})))
+    view = make_view([1, 2])
+    out = pool(tokens, lengths, view)
+    assert pool.width == 4 and out.shape == (3, 4)
+    torch.testing.assert_close(out[0], tokens[:3].mean(0), rtol=0.0, atol=1e-15)
+    torch.testing.assert_close(pool(tokens[[2, 0, 1, 4, 3]], lengths, view), out, rtol=0.0, atol=1e-15)
