@@ -70,7 +70,7 @@ def _dense(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def simulate(world_size: int) -> Tensor:
-    """Sparse rows at once, dense parameters a step late, with one copy of everything: the dense weights at the end."""
+    """Embedding rows immediately, dense parameters one step delayed, on one copy of everything: the final dense weights."""
     model = Model("cpu")
     with torch.no_grad():
         model.table.embeddings["t"].weight.copy_(_start_table())
