@@ -1,4 +1,4 @@
-"""At which learning rate does the delayed update diverge, and the synchronous one not? Quickstart, constant rate, no clipping."""
+"""At which learning rate does only the delayed update diverge? Quickstart, constant rate, no clipping."""
 
 import json
 from pathlib import Path
