@@ -25,8 +25,8 @@ class Bucket:
         self.numel = sum(p.numel() for p in self.parameters.values())
         self.allocated = 0
         self._free: list[Tensor] = []
-        ends = list(accumulate(p.numel() for p in self.parameters.values()))
-        self._places = {name: (end - p.numel(), p.shape) for (name, p), end in zip(self.parameters.items(), ends, strict=True)}
+        starts = accumulate((p.numel() for p in self.parameters.values()), initial=0)
+        self._places = {name: (start, p.shape) for (name, p), start in zip(self.parameters.items(), starts)}
 
     def take(self) -> Tensor:
         """A (numel,) buffer of `reduce_dtype` with undefined values."""

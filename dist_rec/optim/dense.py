@@ -45,7 +45,7 @@ class DenseOptimizers:
             some = ", ".join(missing[:3])
             raise ValueError(f"dense: no optimizer has {some} ({len(missing)} parameters); expected each in one")
         if len({id(p) for p in owned}) < len(owned) or len(owned) > len(self.parameters):
-            raise ValueError("dense: a parameter is in two optimizers, or in one that was not given it; expected each in one")
+            raise ValueError("dense: a parameter is in two optimizers, or in one that was not given it; expected one each")
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -155,7 +155,7 @@ def _grouped(parameters: Mapping[str, nn.Parameter], param_groups: ParamGroups) 
         fitting = {name: p for name, p in left.items() if re.search(pattern, name)}
         if not fitting:
             raise ValueError(
-                f"param_groups: {pattern!r} fits none of the {len(left)} parameters left, such as {next(iter(left), None)}"
+                f"param_groups: {pattern!r} fits none of the {len(left)} parameters left, e.g. {next(iter(left), None)}"
             )
         groups.append({"params": list(fitting.values()), **options})
         left = {name: p for name, p in left.items() if name not in fitting}

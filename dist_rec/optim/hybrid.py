@@ -8,7 +8,7 @@ weights and advance bias correction.
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from weakref import WeakMethod, WeakValueDictionary
 
@@ -311,14 +311,14 @@ class HybridOptimizer(Resumable):
         """Puts the gradient in flight, if any, into `p.grad`, to be clipped or changed before `flush()` applies it."""
         self._check_between_steps("show_in_flight")
         if self._in_flight is not None and self._view is None:
-            self._open_view(None, self._in_flight, self._gradients_of(self._in_flight))
+            self._open_view(None, self._in_flight, set(self._gradients_of(self._in_flight)))
 
-    def _open_view(self, started: DelayedGradient | None, applied: DelayedGradient | None, here: Collection[str]) -> None:
+    def _open_view(self, started: DelayedGradient | None, applied: DelayedGradient | None, here: set[str]) -> None:
         """Raises RuntimeError if the gradient has parameters that are not in `here`, where the job expects
         gradients."""
         assert self._reduce is not None, "otherwise p.grad is DDP's"
         gradients = {} if applied is None else self._gradients_of(applied)
-        if elsewhere := gradients.keys() - set(here):
+        if elsewhere := gradients.keys() - here:
             raise RuntimeError(
                 f"{min(elsewhere)} has a gradient of other ranks or of the step before, but none of this rank's "
                 "backward, so that a tool that reads p.grad cannot see it; expected clip_norm in the place of the "

@@ -36,19 +36,19 @@ class PendingReduce:
         self._means: dict[str, Tensor] = {}
         self._norm: Tensor | None = None
 
-    def launch(self, names: Iterable[str], side: torch.cuda.Stream | None, host_group: dist.ProcessGroup | None) -> None:
+    def launch(self, names: Iterable[str], side: torch.cuda.Stream | None, hosts: dist.ProcessGroup | None) -> None:
         """Starts the all-reduce of the flags, after all buckets. On a GPU, queues the norm on `side` behind the
         collectives.
 
         Args:
             names: all parameters, in the same order on every rank.
             side: stream that waits for the collectives; None on a CPU.
-            host_group: reduces the flags; None with one rank.
+            hosts: group that reduces the flags; None with one rank.
         """
         self.names = dict.fromkeys(name for name in names if name in self.present)
         here = [self.present[name] and not self.dropped for name in self.names]
         self._flags = torch.tensor([*here, self.dropped, self.changed, True], dtype=torch.int32)
-        self._flag_work = start_all_reduce(self._flags, host_group) if host_group is not None else None
+        self._flag_work = start_all_reduce(self._flags, hosts) if hosts is not None else None
         if side is None:
             return
         # With the norm copied on a side stream, the host can check it without waiting for the kernels it queues

@@ -132,7 +132,8 @@ class ByParameter(MutableMapping[Any, Any]):
 
 def rates_by_name(groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str]) -> dict[str, Tensor]:
     """The learning rate of every parameter, by name, () float64."""
-    return {names[p]: torch.tensor(float(group["lr"]), dtype=torch.float64) for group in groups for p in group["params"]}
+    rates = {names[p]: float(group["lr"]) for group in groups for p in group["params"]}
+    return {name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()}
 
 
 def rates_of_groups(groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str], saved: Mapping[str, Tensor]) -> list[float]:
@@ -142,7 +143,7 @@ def rates_of_groups(groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str
         found = {float(saved[names[p]]): names[p] for p in group["params"]}
         if len(found) > 1:
             told = ", ".join(f"{name} {rate}" for rate, name in found.items())
-            raise ValueError(f"the state is of other parameter groups: parameters of one group had different rates: {told}")
+            raise ValueError(f"the state is of other parameter groups: rates of one group were different: {told}")
         rates += found
     return rates
 
@@ -233,7 +234,7 @@ def _check_like(kind: str, what: str, found: Any, expected: Any) -> None:
             _check_like(kind, f"{what}.{key}", found[key], value)
     elif isinstance(expected, Tensor):
         if type(found) is not type(expected) and not (isinstance(found, Tensor) and isinstance(expected, Tensor)):
-            raise ValueError(f"the state is {kind}: expected a {type(expected).__name__} as {what}, got {type(found).__name__}")
+            raise ValueError(f"the state is {kind}: expected {type(expected).__name__} as {what}, got {type(found).__name__}")
         if _size(found) != _size(expected):
             raise ValueError(f"the state is {kind}: {what} has the shape {_size(found)}, expected {_size(expected)}")
 

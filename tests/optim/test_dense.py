@@ -30,7 +30,7 @@ def test_groups_by_name_the_first_fitting_pattern_wins() -> None:
 
 
 def test_a_pattern_that_fits_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"param_groups: 'norm' fits none of the 6 parameters left, such as 0.weight"):
+    with pytest.raises(ValueError, match=r"param_groups: 'norm' fits none of the 6 parameters left, e.g. 0.weight"):
         DenseOptimizers(_net(), _adamw, [("norm", {})])
 
 

@@ -1,4 +1,4 @@
-"""The hybrid optimizer in one process; trajectories on several ranks are in tests/integration/test_delayed_trajectories.py."""
+"""The hybrid optimizer in one process; several ranks are in tests/integration/test_delayed_trajectories.py."""
 
 import copy
 from typing import Any

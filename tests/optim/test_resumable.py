@@ -140,7 +140,7 @@ def _earlier(tree: dict[str, Any]) -> None:
         (_other_optimizer, r"of another dense optimizer.*saved were momentum_buffer, here are step, exp_avg"),
         (_other_tables, r"of other tables: table of fused in one of the two only"),
         (lambda tree: tree.update(counters=torch.zeros(2)), r"damaged: counters has the shape \(2,\)"),
-        (lambda tree: tree.update(counters=1.0), "damaged: expected a Tensor as counters, got float"),
+        (lambda tree: tree.update(counters=1.0), "damaged: expected Tensor as counters, got float"),
         (lambda tree: tree.update(scales=torch.ones(2)), r"saved by an earlier version, which also kept scales; expected"),
         (_earlier, r"saved by an earlier version, which also kept scales and withheld and computed_at"),
         (lambda tree: tree["rates"].pop("mlp.0.bias"), "damaged: mlp.0.bias of rates in one of the two only"),
