@@ -47,7 +47,7 @@ class CheckedEditable(editable_wheel):
 setup(
     name="dist-rec",
     version="0.1.0",
-    description="Train long-sequence recommenders on TorchRec: unique ids, LONGER, packed attention, late dense updates.",
+    description="Train long-sequence recommenders on TorchRec: unique ids, LONGER, packed attention, delayed dense updates.",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").is_file() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -42,8 +42,8 @@ WAYS = {
     "stock": (False, None),
     "dedup": (True, None),
     "`sync`": (False, "sync"),
-    "late": (False, "delayed"),
-    "dedup, late": (True, "delayed"),
+    "delayed": (False, "delayed"),
+    "dedup, delayed": (True, "delayed"),
 }
 
 
@@ -131,7 +131,7 @@ def main() -> None:
             *(f"# Parts of dist_rec in whole TorchRec jobs on a CPU, {dist.get_world_size()} rank(s)", "", *provenance(), ""),
             f"`benchmarks.adoption_jobs --steps {options.steps}`. Processor time of a whole training step on rank 0, one",
             f"thread, median of {options.steps} steps in turns; ids per rank. Stock: DDP and TorchRec's optimizers. `sync` and",
-            "late: `HybridOptimizer`, in step and delayed, without DDP.",
+            "delayed: `HybridOptimizer`, synchronous and delayed, without DDP.",
             "",
             f"| job | ids per batch | distinct | stock, ms | {' | '.join(list(WAYS)[1:])} |",
             f"| --- | --- | --- | --- |{' --- |' * (len(WAYS) - 1)}",

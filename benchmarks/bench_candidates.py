@@ -3,7 +3,7 @@
     python -m benchmarks.bench_candidates [--out benchmarks/results/FILE.md]
 
 One rank, the quickstart's model. First the ranker alone, forward and backward on a batch of synthetic requests; then whole
-training runs (reader, dedup, lookup, late update) on a dataset with 8 candidates per request and on the same one taken apart.
+training runs (reader, dedup, lookup, delayed update) on a dataset with 8 candidates per request and on the same one apart.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The late dense update: what it hides, what it may harm, where it becomes unstable.
+"""The delayed dense update: what it hides, what it may harm, where it becomes unstable.
 
 python -m benchmarks.bench_optim harmless --data quickstart --table FILE.csv [--part 0/2]
 python -m benchmarks.bench_optim report --table FILE.csv --out benchmarks/results/FILE.md

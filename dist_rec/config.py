@@ -130,11 +130,10 @@ class OptimConfig(Strict):
     warmup_sync_steps: Size = Field(
         default=1000, ge=0, description="With delayed: this many first steps apply their own gradient at once."
     )
-    staleness: Literal["none", "extrapolate", "compensate", "error_feedback"] = Field(
-        default="none", description="Correction of late gradients, see dist_rec/optim/staleness.py."
+    correction: Literal["none", "extrapolate", "error_feedback"] = Field(
+        default="none", description="Correction of delayed gradients, see dist_rec/optim/correction.py."
     )
-    compensation: float = Field(default=0.04, ge=0.0, description="Factor of staleness: compensate.")
-    delayed_lr_factor: float = Field(default=1.0, gt=0.0, le=1.0, description="Factor of the learning rate of late updates.")
+    delayed_lr_factor: float = Field(default=1.0, gt=0.0, le=1.0, description="Factor of the learning rate of delayed updates.")
     compress: Literal["none", "bf16"] = Field(
         default="none", description="bf16: fp32 gradients travel in bf16; what rounding takes is added to the next one."
     )

@@ -135,7 +135,7 @@ def test_a_tree_in_good_order_has_no_complaints(house: Path) -> None:
             "may not import torchrec.EmbeddingCollection",
         ),
         ("dist_rec/embedding/unique.py", "from dist_rec.data import reader", "may not import dist_rec.data.reader"),
-        ("dist_rec/optim/late.py", "import dist_rec.models.longer.model", "may not import dist_rec.models.longer.model"),
+        ("dist_rec/optim/delayed.py", "import dist_rec.models.longer", "may not import dist_rec.models.longer"),
         ("dist_rec/training/loop.py", "from dist_rec.cli import main", "may not import dist_rec.cli.main"),
         ("dist_rec/data/reader.py", "import benchmarks.harness", "may not import benchmarks.harness"),
         ("dist_rec/__init__.py", "from dist_rec import config", "may not import dist_rec.config"),

@@ -50,20 +50,19 @@ DATA = {
 }
 
 # Every way to update, as changes of the recipe; `{warmup}` is the data set's.
-LATE = ("optim.dense_update=delayed", "optim.warmup_sync_steps={warmup}")
+DELAYED = ("optim.dense_update=delayed", "optim.warmup_sync_steps={warmup}")
 MODES: dict[str, tuple[str, ...]] = {
     "sync": ("optim.dense_update=sync",),
-    "delayed": LATE,
-    "delayed, late from the start": ("optim.dense_update=delayed", "optim.warmup_sync_steps=0"),
-    "delayed, half the rate": (*LATE, "optim.delayed_lr_factor=0.5"),
-    "delayed, extrapolated": (*LATE, "optim.staleness=extrapolate"),
-    "delayed, compensated": (*LATE, "optim.staleness=compensate"),
-    "delayed, error feedback": (*LATE, "optim.staleness=error_feedback"),
+    "delayed": DELAYED,
+    "delayed from the start": ("optim.dense_update=delayed", "optim.warmup_sync_steps=0"),
+    "delayed, half the rate": (*DELAYED, "optim.delayed_lr_factor=0.5"),
+    "delayed, extrapolated": (*DELAYED, "optim.correction=extrapolate"),
+    "delayed, error feedback": (*DELAYED, "optim.correction=error_feedback"),
     "sync, Muon": ("optim.dense_update=sync", "optim.optimizer=muon"),
-    "delayed, Muon": (*LATE, "optim.optimizer=muon"),
+    "delayed, Muon": (*DELAYED, "optim.optimizer=muon"),
     "delayed from the start, Muon": ("optim.dense_update=delayed", "optim.warmup_sync_steps=0", "optim.optimizer=muon"),
 }
-CORRECTIONS = ("delayed, half the rate", "delayed, extrapolated", "delayed, compensated", "delayed, error feedback")
+CORRECTIONS = ("delayed, half the rate", "delayed, extrapolated", "delayed, error feedback")
 FIELDS = ("data", "mode", "rate", "batch", "seed", "auc", "ne", "logloss", "steps", "steps_to_target", "cosine")
 
 
@@ -95,7 +94,7 @@ class Cell:
 
 
 def cells(data: str) -> list[Cell]:
-    """sync, delayed and every correction over all rates and batches; Muon and lateness from the start at the recipe's."""
+    """sync, delayed and every correction over all rates and batches; Muon and delay from the start at the recipe's."""
     plan = [(mode, rate, batch) for batch in (1, 4) for rate in (1.0, 0.5, 2.0) for mode in ("sync", "delayed", *CORRECTIONS)]
     plan += [(mode, 1.0, 1) for mode in MODES if mode not in ("sync", "delayed", *CORRECTIONS)]
     return [Cell(data, mode, rate, batch, seed) for (mode, rate, batch), seed in product(plan, SEEDS)]

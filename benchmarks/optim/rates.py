@@ -1,4 +1,4 @@
-"""At which learning rate does the late update diverge, and the synchronous one not? Quickstart, constant rate, no clipping."""
+"""At which learning rate does only the delayed update diverge? Quickstart, constant rate, no clipping."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ RATES = {
 WAYS = {
     "sync": ["optim.dense_update=sync"],
     "delayed": ["optim.dense_update=delayed"],
-    "delayed, extrapolated": ["optim.dense_update=delayed", "optim.staleness=extrapolate"],
+    "delayed, extrapolated": ["optim.dense_update=delayed", "optim.correction=extrapolate"],
 }
 
 

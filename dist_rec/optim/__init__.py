@@ -1,4 +1,5 @@
-"""Sparse rows now, dense parameters one step late. For TorchRec jobs of one's own: `HybridOptimizer`."""
+"""Sparse rows updated immediately, dense parameters one step later. For TorchRec jobs of one's own:
+`HybridOptimizer`."""
 
 from dist_rec.optim.delayed import DelayedAllReduce
 from dist_rec.optim.hybrid import HybridOptimizer

@@ -1,5 +1,5 @@
-"""Two numbers that tell whether one step of delay is harmless: do gradients still point the same way a step later, and
-how far do the weights move in a step."""
+"""Two measurements that show whether one step of delay is harmless: the cosine of consecutive gradients, and the size
+of the updates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Health:
-    """At one dense update. Tensors on the parameters' device, so that nobody waits until they are read.
+    """Measured at one dense update. The scalar tensors are on the parameters' device, so that the host waits only if
+    they are read.
 
-    gradient_cosine: of this update's mean gradient and that of the update before, all parameters as one vector. Near one,
-        delay costs nothing; near zero, noise outweighs it; below zero, the steps overshoot: delay will hurt first there.
-    update_norm: length of the change of the weights. weight_norm: length of the weights before it.
+    applied: index of the update.
+    gradient_cosine: cosine of this update's mean gradient and the previous one, all parameters as one vector. Near one,
+        delay costs nothing; near zero, the noise is larger than the effect of delay; below zero, the steps overshoot
+        and delay hurts first.
+    update_norm: norm of the change of the weights. weight_norm: norm of the weights before the change.
     """
 
     applied: int
@@ -24,8 +27,8 @@ class Health:
 
 
 class HealthMeter:
-    """Measures every `every`-th update (0: none). Memory: between the update before and the measured one a copy of the
-    gradients, and during the measured one a copy of the weights."""
+    """Measures every `every`-th update; 0 measures none. Memory: a copy of the gradients from the previous update to
+    the measured one, and a copy of the weights during the measured one."""
 
     def __init__(self, every: int, parameters: Mapping[str, nn.Parameter]) -> None:
         self._every, self._parameters = every, parameters
@@ -36,13 +39,13 @@ class HealthMeter:
 
     @torch.no_grad()
     def before(self, applied: int, gradients: Mapping[str, Tensor]) -> None:
-        """With the mean gradients as they came back, before they are clipped or corrected."""
+        """Call before update `applied` with the mean gradients, before they are clipped or corrected."""
         self._weights, self._cosine = {}, None
         if self._every and applied % self._every == 0 and self._last:
             shared = self._last.keys() & gradients.keys()
             pairs = [(gradients[name].flatten().float(), self._last[name].flatten().float()) for name in sorted(shared)]
             if pairs:
-                # Lengths first: the squares of small gradients are beyond fp32.
+                # Divide by the norms first: the squares of small gradients underflow in fp32.
                 length, last = (nn.utils.get_total_norm(list(side)) for side in zip(*pairs, strict=True))
                 self._cosine = torch.stack([(a / length).dot(b / last) for a, b in pairs]).sum()
                 self._weights = {name: p.detach().clone() for name, p in self._parameters.items()}
@@ -51,6 +54,7 @@ class HealthMeter:
 
     @torch.no_grad()
     def after(self, applied: int) -> None:
+        """Call after update `applied`."""
         if self._cosine is None:
             return
         moved = nn.utils.get_total_norm([p.detach() - self._weights[name] for name, p in self._parameters.items()])

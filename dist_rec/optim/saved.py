@@ -1,8 +1,9 @@
-"""The state of a `HybridOptimizer` in three forms: its own tree; by parameter, as TorchRec's optimizers collect and load state;
-and that of TorchRec's own optimizers, to go on with another kind.
+"""The state of a `HybridOptimizer` in three forms: its own tree; by parameter, as TorchRec's optimizers collect and
+load state; and the form of TorchRec's own optimizers, to go on with another optimizer.
 
-The tree: `dense` (see `DenseOptimizers`), `fused` (TorchRec's), by parameter name `in_flight`, `rates` and, where kept, `last`,
-`computed_at` and `withheld`; `counters` and `scales` of the whole; where there is any, `beside`, see `Beside`.
+The tree: `dense` (see `DenseOptimizers`); `fused` (TorchRec's form); by parameter name `in_flight`, `rates` and, if
+kept, `last` and `residual`; `counters`, int64: steps, applied, skipped, and whether a gradient is in flight; `beside`,
+if not empty, see `Beside`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -14,24 +15,24 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 Tree = dict[str, Any]
-ALWAYS = ("dense", "fused", "in_flight", "counters", "scales", "rates")
-BY_NAME = ("in_flight", "rates", "last", "computed_at", "withheld")
-OURS = "hybrid"  # beside the tensors that the parameter's own optimizer keeps
+ALWAYS = ("dense", "fused", "in_flight", "counters", "rates")
+BY_NAME = ("in_flight", "rates", "last", "residual")
+EARLIER = ("scales", "withheld", "computed_at")  # parts that only earlier versions saved
+OURS = "hybrid"  # key of what a parameter's slot holds besides the tensors of its optimizer
 
 
 class Slot(dict[str, Any]):
-    """One parameter's part of the state; a class of its own, since a plain dict takes no weak references."""
+    """One parameter's part of the state; a class, because plain dicts cannot be weakly referenced."""
 
 
 def spread(tree: Tree) -> dict[str, Slot]:
-    """The tree without `fused` and `beside`, by parameter; what belongs to the whole stands with every parameter."""
-    whole = {"counters": tree["counters"], "scales": tree["scales"]}
+    """The tree by parameter name, without `fused` and `beside`. Every slot has its own reference to `counters`."""
     return {
         name: Slot(
             {
                 **tree["dense"]["state"][name],
                 OURS: {
-                    **whole,
+                    "counters": tree["counters"],
                     "exists": tree["dense"]["exists"][name]["exists"],
                     **{part: tree[part][name] for part in BY_NAME if name in tree.get(part, {})},
                 },
@@ -42,13 +43,13 @@ def spread(tree: Tree) -> dict[str, Slot]:
 
 
 def gathered(slots: Mapping[str, Mapping[str, Any]]) -> Tree:
-    """The tree that `spread` made the slots of."""
+    """The inverse of `spread`."""
     tree: Tree = {"dense": {"state": {}, "exists": {}}, "fused": {}}
     for name, slot in slots.items():
         ours = slot[OURS]
         tree["dense"]["state"][name] = {key: value for key, value in slot.items() if key != OURS}
         tree["dense"]["exists"][name] = {"exists": ours["exists"]}
-        tree |= {"counters": ours["counters"], "scales": ours["scales"]}
+        tree["counters"] = ours["counters"]
         for part in BY_NAME:
             if part in ours:
                 tree.setdefault(part, {})[name] = ours[part]
@@ -57,8 +58,9 @@ def gathered(slots: Mapping[str, Mapping[str, Any]]) -> Tree:
 
 @dataclass
 class Beside:
-    """What an optimizer around this one keeps in it: TorchRec's `WarmupOptimizer` has a parameter without elements, for its
-    place in the warm-up. `state` exists from the beginning, so that state dicts have the same keys at any time."""
+    """State that an optimizer around this one stores in it: TorchRec's `WarmupOptimizer` adds an empty parameter, whose
+    state is its position in the warm-up. The state exists from the beginning, so that state dicts have the same keys at
+    any time."""
 
     params: dict[str, Tensor] = field(default_factory=dict)
     state: dict[Tensor, dict[str, Tensor]] = field(default_factory=dict)
@@ -76,7 +78,7 @@ class Beside:
 
 
 class Params(dict[str, Any]):
-    """`optimizer.params`; what is put into it is kept in the optimizer."""
+    """`optimizer.params`, by name; a parameter that is assigned to it is stored in `beside`."""
 
     def __init__(self, params: Mapping[str, Any], beside: Beside) -> None:
         super().__init__({**params, **beside.params})
@@ -88,7 +90,8 @@ class Params(dict[str, Any]):
 
 
 class ByParameter(MutableMapping[Any, Any]):
-    """`optimizer.state`: parameter -> what is kept for it. `fused` as it is; the rest is put together when it is asked for."""
+    """`optimizer.state`: parameter -> state, read-only except for `beside`. The slots of dense parameters are made when
+    the first one is read."""
 
     def __init__(
         self,
@@ -114,7 +117,7 @@ class ByParameter(MutableMapping[Any, Any]):
         self._beside[parameter] = state
 
     def __delitem__(self, parameter: Any) -> None:
-        raise TypeError("the state of a HybridOptimizer cannot be taken away")
+        raise TypeError("the state of a HybridOptimizer cannot be deleted")
 
     def __contains__(self, parameter: object) -> bool:
         return any(parameter in part for part in (self._dense, self._beside, self._fused))
@@ -128,48 +131,48 @@ class ByParameter(MutableMapping[Any, Any]):
 
 
 def rates_by_name(groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str]) -> dict[str, Tensor]:
-    """The learning rate of every parameter, float64."""
-    return {names[p]: torch.tensor(float(group["lr"]), dtype=torch.float64) for group in groups for p in group["params"]}
+    """The learning rate of every parameter, by name, () float64."""
+    rates = {names[p]: float(group["lr"]) for group in groups for p in group["params"]}
+    return {name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()}
 
 
 def rates_of_groups(groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str], saved: Mapping[str, Tensor]) -> list[float]:
-    """The learning rate of every group. Raises ValueError where parameters of one group had different ones."""
+    """The learning rate of every group, from `saved` rates by name. Raises ValueError if they differ within a group."""
     rates = []
     for group in groups:
         found = {float(saved[names[p]]): names[p] for p in group["params"]}
         if len(found) > 1:
             told = ", ".join(f"{name} {rate}" for rate, name in found.items())
-            raise ValueError(f"the state is of other parameter groups: parameters of one group had different rates: {told}")
+            raise ValueError(f"the state is of other parameter groups: rates of one group were different: {told}")
         rates += found
     return rates
 
 
 def is_stock(state: Mapping[str, Any]) -> bool:
-    """Whether it is the state of TorchRec's `KeyedOptimizer`s, or of a torch optimizer."""
+    """Whether the state comes from TorchRec's `KeyedOptimizer`s or from a torch optimizer."""
     return "state" in state and "dense" not in state
 
 
 def to_stock(tree: Tree) -> dict[str, Any]:
+    """The form of TorchRec's optimizers. Loses counters, rates and histories."""
     return {"state": {**tree["fused"].get("state", {}), **tree["dense"]["state"], **tree.get("beside", {})}}
 
 
 def from_stock(state: Mapping[str, Any], own: Tree) -> Tree:
-    """A tree of the states of TorchRec's optimizers: nothing in flight, counters at zero.
-
-    Raises ValueError for names that are missing or unknown.
-
-    `own`: the tree of the optimizer that is to go on.
-    """
+    """A tree from the form of TorchRec's optimizers, with no gradient in flight and counters of zero, for the optimizer
+    whose tree is `own`. Raises ValueError for missing or unknown names, or a state by parameter number."""
     saved, fused, dense = state["state"], own["fused"].get("state", {}), own["dense"]["state"]
     if not isinstance(saved, Mapping) or not all(isinstance(name, str) for name in saved):
         raise ValueError(
-            "expected a state by parameter name, as TorchRec's KeyedOptimizer has it, got that of a torch optimizer, by "
-            "number; wrap that optimizer in KeyedOptimizerWrapper before it is saved"
+            "expected a state by parameter name, as TorchRec's KeyedOptimizer has it, got that of a torch optimizer, "
+            "by number; wrap that optimizer in KeyedOptimizerWrapper before it is saved"
         )
     if missing := [name for name in fused if name not in saved]:
-        raise ValueError(f"the state has nothing of the fused optimizer of {', '.join(missing[:3])}; it has {_some(saved)}")
+        some = ", ".join(missing[:3])
+        raise ValueError(f"the state has nothing of the fused optimizer of {some}; it has {_some(saved)}")
     if unknown := [name for name in saved if name not in {**fused, **dense, **own.get("beside", {})}]:
-        raise ValueError(f"the state is of other parameters: {', '.join(unknown[:3])} unknown here; here are {_some(dense)}")
+        some = ", ".join(unknown[:3])
+        raise ValueError(f"the state is of other parameters: {some} unknown here; here are {_some(dense)}")
     if dense and not fused and not any(saved.get(name) for name in dense):
         raise ValueError("the state has nothing of any parameter; expected one that was saved after a step")
     return {
@@ -179,33 +182,36 @@ def from_stock(state: Mapping[str, Any], own: Tree) -> Tree:
         },
         "fused": {"state": {name: saved[name] for name in fused}} if own["fused"] else {},
         "in_flight": {
-            name: {"value": torch.zeros_like(gap["value"]), "there": torch.tensor(False)}
-            for name, gap in own["in_flight"].items()
+            name: {"value": torch.zeros_like(entry["value"]), "there": torch.tensor(False)}
+            for name, entry in own["in_flight"].items()
         },
         "rates": own["rates"],
         "beside": {name: saved.get(name) or like for name, like in own.get("beside", {}).items()},
         "counters": torch.zeros_like(own["counters"]),
-        "scales": own["scales"],
-    } | {part: own[part] for part in ("last", "computed_at") if part in own}
+    } | ({"last": own["last"]} if "last" in own else {})
 
 
 def check_tree(tree: Mapping[str, Any], own: Tree) -> None:
-    """Raises ValueError unless `tree` fits an optimizer whose own tree is `own`: parts, names, states, types and shapes."""
+    """Raises ValueError unless `tree` has the parts, names, states, types and shapes of an optimizer's `own` tree."""
+    if earlier := [part for part in EARLIER if part in tree]:
+        raise ValueError(
+            f"the state was saved by an earlier version, which also kept {' and '.join(earlier)}; expected a "
+            "state_dict of this version, which cannot use them"
+        )
     if missing := [part for part in ALWAYS if part not in tree]:
         raise ValueError(
-            f"expected the state_dict of a HybridOptimizer, or of TorchRec's KeyedOptimizer, got {_some(tree)}; there is no "
-            f"{', '.join(missing)}"
+            f"expected the state_dict of a HybridOptimizer, or of TorchRec's KeyedOptimizer, got {_some(tree)}; there "
+            f"is no {', '.join(missing)}"
         )
     _check_like("of other parameters", "in_flight", tree["in_flight"], own["in_flight"])
-    for part in ("counters", "scales", "rates"):
+    for part in ("counters", "rates"):
         _check_like("damaged", part, tree[part], own[part])
-    for part in ("last", "computed_at"):
-        if part in own and part not in tree:
-            raise ValueError(f"the state is of another staleness: it has no {part!r}, which this optimizer's correction needs")
-        if part in own:
-            _check_like("damaged", part, tree[part], own[part])
-    if tree.get("withheld"):
-        _check_like("damaged", "withheld", tree["withheld"], {name: gap["value"] for name, gap in own["in_flight"].items()})
+    if "last" in own:
+        if "last" not in tree:
+            raise ValueError("the state is of another correction: it has no 'last', which this optimizer needs")
+        _check_like("damaged", "last", tree["last"], own["last"])
+    if tree.get("residual"):
+        _check_like("damaged", "residual", tree["residual"], {name: g["value"] for name, g in own["in_flight"].items()})
     _check_like("damaged", "dense.exists", tree["dense"]["exists"], own["dense"]["exists"])
     for name, mine in own["dense"]["state"].items():
         if tree["dense"]["exists"][name]["exists"]:
@@ -221,20 +227,20 @@ def _check_like(kind: str, what: str, found: Any, expected: Any) -> None:
             raise ValueError(f"the state is {kind}: expected {what} by name, got {type(found).__name__}")
         if differing := found.keys() ^ expected.keys():
             raise ValueError(
-                f"the state is {kind}: {', '.join(sorted(map(str, differing))[:3])} of {what} in one of the two only; saved "
-                f"were {_some(found)}, here are {_some(expected)}"
+                f"the state is {kind}: {', '.join(sorted(map(str, differing))[:3])} of {what} in one of the two only; "
+                f"saved were {_some(found)}, here are {_some(expected)}"
             )
         for key, value in expected.items():
             _check_like(kind, f"{what}.{key}", found[key], value)
     elif isinstance(expected, Tensor):
         if type(found) is not type(expected) and not (isinstance(found, Tensor) and isinstance(expected, Tensor)):
-            raise ValueError(f"the state is {kind}: expected a {type(expected).__name__} as {what}, got {type(found).__name__}")
+            raise ValueError(f"the state is {kind}: expected {type(expected).__name__} as {what}, got {type(found).__name__}")
         if _size(found) != _size(expected):
             raise ValueError(f"the state is {kind}: {what} has the shape {_size(found)}, expected {_size(expected)}")
 
 
 def _size(tensor: Tensor) -> tuple[int, ...]:
-    # Asked for its size, a ShardedTensor warns about itself.
+    # `ShardedTensor.shape` would print a warning.
     return tuple(tensor.metadata().size if isinstance(tensor, ShardedTensor) else tensor.shape)
 
 

@@ -1,49 +1,48 @@
-"""Gradients in `p.grad` for a job to look at and to change, from its first look until the step that applies them."""
+"""Mean gradients in `p.grad` for the job to read and change, from its first use of a placeholder until they are
+applied."""
 
 from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from dist_rec.optim.delayed import Pending
+from dist_rec.optim.pending_reduce import DelayedGradient
 
 
 class View:
-    """Opened by the first use of a stand-in; closed by the step, or by a job that leaves the step out.
-
-    `sent`: this step's gradient, which left early for the look; None where only the one in flight is shown, before a flush.
-    `applied`: the one that stands in `p.grad`, unscaled; None where the step will apply nothing.
+    """Opened by the first use of a placeholder or by `show_in_flight()`; closed by the update, or when the job skips
+    the step.
 
     Args:
-        gradients: those of `applied`, by name.
-        here: names for which the job finds a gradient; zeros stand where nothing will be applied.
+        parameters: name -> parameter; their `p.grad` is set.
+        started: this step's gradient, whose remaining buckets were started for the view; None for `show_in_flight()`.
+        applied: the gradient in `p.grad`; None if the step applies nothing.
+        gradients: the tensors of `applied` by name, each in the shape and dtype of its parameter.
+        here: parameters for which the job expects a gradient; `p.grad` is zeros for those that are not in `gradients`.
     """
 
     def __init__(
         self,
         parameters: Mapping[str, nn.Parameter],
-        sent: Pending | None,
-        applied: Pending | None,
+        started: DelayedGradient | None,
+        applied: DelayedGradient | None,
         gradients: Mapping[str, Tensor],
         here: Collection[str],
     ) -> None:
-        self.sent, self.applied, self._parameters = sent, applied, parameters
-        self._scale = 1.0 if applied is None else applied.scale
-        for gradient in gradients.values() if self._scale != 1.0 else ():
-            gradient *= 1.0 / self._scale
+        self.started, self.applied, self._parameters = started, applied, parameters
         self._zeros = {name: torch.zeros_like(parameters[name]) for name in here if name not in gradients}
         for name, gradient in {**gradients, **self._zeros}.items():
             parameters[name].grad = gradient
-        # In-place changes count a tensor's version up.
+        # Every change in place increments a tensor's version.
         self._shown = {name: (gradient, gradient._version) for name, gradient in gradients.items()}
 
     def found(self) -> dict[str, Tensor]:
-        """What stands there now and is to be applied."""
+        """The present gradients to apply, by name; the zeros are left out."""
         grads = {name: p.grad for name, p in self._parameters.items()}
         return {name: g for name, g in grads.items() if g is not None and g is not self._zeros.get(name)}
 
     def is_changed(self) -> bool:
-        """Whether the job has changed or replaced a gradient."""
+        """Whether the job changed, replaced or removed a gradient."""
         found = self.found()
         if found.keys() != self._shown.keys():
             return True
@@ -52,12 +51,3 @@ class View:
     def close(self) -> None:
         for parameter in self._parameters.values():
             parameter.grad = None
-
-    def as_it_came(self) -> dict[str, Tensor]:
-        """Copies of what is shown, scaled as before, with what the job has changed."""
-        return {name: gradient * self._scale for name, (gradient, _) in self._shown.items()}
-
-    def take_back(self) -> None:
-        """Scales what was shown as it came: it is applied another time."""
-        for gradient, _ in self._shown.values() if self._scale != 1.0 else ():
-            gradient *= self._scale

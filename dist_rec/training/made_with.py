@@ -23,7 +23,7 @@ PACKAGES = ("dist_rec", "torch", "torchrec", "fbgemm_gpu", "fbgemm_gpu_cpu", "tr
 # Settings of a model that mean nothing to its weights.
 FREE = ("recompute", "dropout", "task_weights")
 # Settings that a run which goes on must share, beside those of the model.
-RESUMED = ("optimizer", "staleness", "compress", "accumulation_steps")
+RESUMED = ("optimizer", "correction", "compress", "accumulation_steps")
 
 
 class MadeWith(BaseModel):

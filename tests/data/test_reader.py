@@ -9,6 +9,7 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.data import row_reader
 from dist_rec.data.packed_batch import PackedBatch
 from dist_rec.data.reader import RequestReader, make_loader
+from dist_rec.data.row_reader import ParquetReader
 from dist_rec.data.validate import DataError
 from tests.data.requests import make_dataset, make_rows, make_schema, make_table, seen_schema
 

@@ -77,8 +77,8 @@ def initial_table(name: str, config: Config) -> Tensor:
 def train(config: Config, steps: list[list[list[Row]]], update: Update, dense: str = "sgd") -> Trained:
     """One optimizer step per entry of `steps`, which holds the rows of every rank."""
     dmp = shard(config, ddp=update == "ddp")
-    late: DenseUpdate = "delayed" if update == "delayed" else "sync"
-    hybrid = HybridOptimizer(dmp, DENSE[dense], dense_update=late, warmup_sync_steps=0, clip_norm=1.0, group=dist.group.WORLD)
+    kind: DenseUpdate = "delayed" if update == "delayed" else "sync"
+    hybrid = HybridOptimizer(dmp, DENSE[dense], dense_update=kind, warmup_sync_steps=0, clip_norm=1.0, group=dist.group.WORLD)
     losses = []
     for rows in steps:
         hybrid.zero_grad()

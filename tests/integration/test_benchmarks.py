@@ -62,7 +62,7 @@ def test_parts_in_whole_jobs(tmp_path: Path) -> None:
     assert all(f"| {job} |" in said for job in ("DLRM", "BERT4Rec", "two-tower"))
 
 
-def test_the_page_about_late_updates_names_what_is_missing(tmp_path: Path) -> None:
+def test_the_page_about_delayed_updates_names_what_is_missing(tmp_path: Path) -> None:
     table = tmp_path / "runs.csv"
     values: dict[str, Any] = {"data": "quickstart", "rate": 1.0, "batch": 1, "logloss": 0.5, "steps": 10}
     with table.open("w") as file:
@@ -70,8 +70,8 @@ def test_the_page_about_late_updates_names_what_is_missing(tmp_path: Path) -> No
         writer.writeheader()
         for seed in harmless.SEEDS:
             writer.writerow(values | {"mode": "sync", "seed": seed, "auc": 0.8, "ne": 0.7, "steps_to_target": 5, "cosine": 0.5})
-        late = {"mode": "delayed", "seed": 2, "auc": 0.79, "ne": 0.72, "steps_to_target": "", "cosine": ""}
-        writer.writerow(values | late)
+        delayed = {"mode": "delayed", "seed": 2, "auc": 0.79, "ne": 0.72, "steps_to_target": "", "cosine": ""}
+        writer.writerow(values | delayed)
     text = "\n".join(page([table]))
     assert "| sync | 0.8000 ± 0.0000 | - | 0.7000 ± 0.0000 | 5 | 0.50 | 5 |" in text
     assert "| delayed | 0.7900 | -0.0100 | 0.7200 | never | nan | 1 of 5 |" in text

@@ -78,10 +78,10 @@ def test_under_torchs_schedulers_every_bit_is_that_of_torchrecs(name: str) -> No
 # A WarmupOptimizer around a CombinedOptimizer saves no place, whatever is inside.
 @pytest.mark.parametrize("name", [name for name in AROUND if name != "all of them"])
 @pytest.mark.parametrize("at", [0, 2, 5])
-def test_late_updates_resume_through_them_and_dcp(name: str, at: int, tmp_path: Path) -> None:
+def test_delayed_updates_resume_through_them_and_dcp(name: str, at: int, tmp_path: Path) -> None:
     """With two synchronous steps; what is around the optimizer keeps its own state or none, as with TorchRec's."""
 
-    def late(net: nn.Module) -> HybridOptimizer:
+    def delayed(net: nn.Module) -> HybridOptimizer:
         return HybridOptimizer(net, DENSE["adamw"], warmup_sync_steps=2)
 
     def go(net: nn.Module, optimizer: Any, steps: range) -> Tensor:
@@ -93,12 +93,12 @@ def test_late_updates_resume_through_them_and_dcp(name: str, at: int, tmp_path: 
 
     torch.manual_seed(0)
     net = Net(False)
-    optimizer = AROUND[name](late(net))
+    optimizer = AROUND[name](delayed(net))
     go(net, optimizer, range(at))
     dcp.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, checkpoint_id=tmp_path, no_dist=True)
     straight = go(net, optimizer, range(at, 8))
     other = Net(False)
-    resumed = AROUND[name](late(other))
+    resumed = AROUND[name](delayed(other))
     state = {"net": other.state_dict(), "optimizer": copy.deepcopy(resumed.state_dict())}
     dcp.load(state, checkpoint_id=tmp_path, no_dist=True)
     other.load_state_dict(state["net"])

@@ -70,7 +70,7 @@ def _dense(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def simulate(world_size: int) -> Tensor:
-    """Sparse rows at once, dense parameters a step late, with one copy of everything: the dense weights at the end."""
+    """Embedding rows immediately, dense parameters one step delayed, on one copy of everything: the final dense weights."""
     model = Model("cpu")
     with torch.no_grad():
         model.table.embeddings["t"].weight.copy_(_start_table())
@@ -141,7 +141,7 @@ def _both() -> dict[bool, Tensor]:
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_equals_one_process_with_a_late_dense_update(world_size: int) -> None:
+def test_equals_one_process_with_a_delayed_dense_update(world_size: int) -> None:
     truth = simulate(world_size)
     for rank in run_ranks(_both, world_size):
         for ddp, weights in rank.items():
@@ -161,11 +161,11 @@ def _replicated_tables() -> tuple[str, int]:
     )
     plan = planner.collective_plan(model, sharders, dist.group.WORLD)  # pyright: ignore[reportArgumentType]
     dmp = DistributedModelParallel(model, device=torch.device("cpu"), plan=plan, sharders=sharders)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="TorchRec reduces data_parallel tables in a DDP of their own") as caught:
+    with pytest.raises(ValueError, match="TorchRec reduces data_parallel tables in a separate DDP") as caught:
         HybridOptimizer(dmp, _dense)
     return str(caught.value), len(HybridOptimizer(dmp, _dense, dense_update="sync").param_groups[0]["params"])
 
 
-def test_replicated_tables_of_torchrec_are_refused_when_late() -> None:
-    for refusal, trained_in_time in run_ranks(_replicated_tables, 2):
-        assert "expected dense_update='sync'" in refusal and trained_in_time == 3
+def test_replicated_tables_of_torchrec_are_refused_when_delayed() -> None:
+    for refusal, trained_synchronously in run_ranks(_replicated_tables, 2):
+        assert "expected dense_update='sync'" in refusal and trained_synchronously == 3

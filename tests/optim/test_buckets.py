@@ -44,7 +44,7 @@ def test_buffers_are_reused_and_counted() -> None:
     assert bucket.take() is first and bucket.nbytes == 2 * 8 * 2 and second is not first
 
 
-def test_only_fp32_travels_in_another_dtype() -> None:
+def test_only_fp32_is_reduced_in_another_dtype() -> None:
     parameters = _parameters([4, 4], [torch.float32, torch.float64])
-    wires = {bucket.dtype: bucket.wire_dtype for bucket in lay_out(parameters, 100, torch.bfloat16)}
-    assert wires == {torch.float32: torch.bfloat16, torch.float64: torch.float64}
+    dtypes = {bucket.dtype: bucket.reduce_dtype for bucket in lay_out(parameters, 100, torch.bfloat16)}
+    assert dtypes == {torch.float32: torch.bfloat16, torch.float64: torch.float64}

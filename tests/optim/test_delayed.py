@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dist_rec.optim.delayed import DelayedAllReduce, total_norm
+from dist_rec.optim.delayed import DelayedAllReduce
 from tests.helpers.ranks import run_ranks
 
 SHAPES = {"both": (2, 3), "first": (4,), "none": (3,), "wide": (2,), "scalar": ()}
@@ -50,7 +50,7 @@ def _mean_over_ranks() -> dict[str, Any]:
         "first": {name: g.clone() for name, g in first.wait().items()},
         "second": {name: g.clone() for name, g in second.wait().items()},
         "cleared": all(p.grad is None for p in parameters.values()),
-        "buckets": reducer.num_buckets,
+        "buckets": len(reducer._buckets),
     }
 
 
@@ -79,19 +79,19 @@ def test_a_rank_without_data_takes_part() -> None:
         assert mean.tolist() == [[0.5, 1.0, 1.5], [2.0, 2.5, 3.0]]
 
 
-def test_a_bucket_leaves_inside_the_backward_and_in_order() -> None:
-    parameters = {name: nn.Parameter(torch.ones(4)) for name in ("early", "late")}
+def test_a_bucket_starts_inside_the_backward_and_in_order() -> None:
+    parameters = {name: nn.Parameter(torch.ones(4)) for name in ("first", "last")}
     reducer = _reducer(parameters, bucket_cap_mb=1e-6)
     seen: list[list[int]] = []
 
     def look(_: Tensor) -> None:
-        flight = reducer._flight
-        seen.append([len(flight.buffers) if flight is not None else 0])
+        pending = reducer._pending
+        seen.append([len(pending.buffers) if pending is not None else 0])
 
-    parameters["early"].register_hook(look)  # runs when the gradient of `early` is about to be added: `late` is done by then
-    hidden = parameters["early"] * 2.0
-    (hidden * parameters["late"]).sum().backward()
-    assert seen == [[1]], "`late`, the last parameter, left before `early` had its gradient"
+    parameters["first"].register_hook(look)  # runs when the gradient of `first` is about to be added; that of `last` is there
+    hidden = parameters["first"] * 2.0
+    (hidden * parameters["last"]).sum().backward()
+    assert seen == [[1]], "the bucket of `last` started before `first` had its gradient"
     assert len(reducer.start().buffers) == 2
 
 
@@ -99,10 +99,10 @@ def test_one_process_without_a_group() -> None:
     parameters = _parameters()
     reducer = _reducer(parameters)
     _backward(parameters, ["both"], 1.0)
-    flight = reducer.start()
-    means = flight.wait()
+    pending = reducer.start()
+    means = pending.wait()
     assert list(means) == ["both"] and means["both"].tolist() == [[1, 2, 3], [4, 5, 6]]
-    assert flight.norm() == pytest.approx(91.0**0.5) and flight.is_finite(flight.norm())
+    assert pending.norm() == pytest.approx(91.0**0.5) and pending.is_finite(pending.norm())
     assert _reducer({}).start().wait() == {}
 
 
@@ -137,26 +137,26 @@ def test_sparse_gradients_are_refused() -> None:
 def test_buffers_are_two_gradients_whatever_the_number_of_steps() -> None:
     parameters = {name: nn.Parameter(torch.ones(100)) for name in "ab"}
     reducer = _reducer(parameters, bucket_cap_mb=4e-4)
-    flight = None
+    pending = None
     for step in range(6):
         _backward(parameters, ["a", "b"], step)
         started = reducer.start()
-        if flight is not None:
-            flight.wait()
-            flight.release()
-        flight = started
+        if pending is not None:
+            pending.wait()
+            pending.release()
+        pending = started
     assert reducer.nbytes == 2 * 2 * 100 * 4
 
 
-def test_parameters_may_join_while_gradients_are_on_their_way() -> None:
+def test_parameters_may_join_while_gradients_are_being_reduced() -> None:
     parameters = _parameters()
     reducer = _reducer(parameters)
     _backward(parameters, ["both"], 1.0)
-    flight = reducer.start()
+    pending = reducer.start()
     new = {"new": nn.Parameter(torch.ones(3))}
     reducer.add(new)
     _backward(parameters | new, ["both", "new"], 5.0)
-    assert list(flight.wait()) == ["both"]
+    assert list(pending.wait()) == ["both"]
     assert list(reducer.start().wait()) == ["both", "new"]
     with pytest.raises(ValueError, match="new is reduced already"):
         reducer.add(new)
@@ -173,91 +173,91 @@ def test_tied_and_recomputed_parameters_have_one_gradient() -> None:
 
 
 def _compressed(steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of what came back, of the exact means, and what is still withheld."""
+    """Sums of the reduced means and of the exact means, and the residual."""
     parameters = {"a": nn.Parameter(torch.zeros(50)), "wide": nn.Parameter(torch.zeros(2, dtype=torch.float64))}
     reducer = _reducer(parameters, compress="bf16")
     got, exact = torch.zeros(50, dtype=torch.float64), torch.zeros(50, dtype=torch.float64)
     for step in range(steps):
         shift = 0.123 + step + 0.01 * dist.get_rank()
         _backward(parameters, ["a", "wide"], shift)
-        flight = reducer.start()
-        means = flight.wait()
+        pending = reducer.start()
+        means = pending.wait()
         got += means["a"].double()
         exact += torch.arange(50) + 0.123 + step + 0.005
         assert means["wide"].dtype == torch.float64
         assert (means["wide"] - torch.arange(2) - 0.123 - step - 0.005).abs().max() < 1e-12, "only fp32 is compressed"
-        flight.release()
-    return got, exact, reducer.withheld()["a"].double()
+        pending.release()
+    return got, exact, reducer.residual()["a"].double()
 
 
-def test_compression_gives_back_what_rounding_took() -> None:
-    """What came back and what is withheld add up, but for the rounding of bf16 sums over the ranks."""
-    for got, exact, withheld in run_ranks(_compressed, 2, 40):
+def test_compression_adds_the_rounding_error_to_the_next_gradient() -> None:
+    """The means and the residual add up to the exact sum, except for the rounding of bf16 sums over the ranks."""
+    for got, exact, residual in run_ranks(_compressed, 2, 40):
         last_roundings = 40 * 50 * 2**-8  # of the sum of two bf16 numbers, which no rank sees
-        assert (got + withheld - exact).abs().max() < last_roundings
-        assert withheld.abs().max() > 0
+        assert (got + residual - exact).abs().max() < last_roundings
+        assert residual.abs().max() > 0
         plain = exact.abs().max() * 2**-8
         assert (got - exact).abs().max() < plain, "without the feedback the error grows with every step"
 
 
-def test_an_error_that_is_not_finite_is_forgotten() -> None:
+def test_a_residual_that_is_not_finite_is_dropped() -> None:
     parameters = {"a": nn.Parameter(torch.zeros(3))}
     reducer = _reducer(parameters, compress="bf16")
     for shift in (float("inf"), float("nan"), 1.0):
         _backward(parameters, ["a"], shift)
-        flight = reducer.start()
-        means = flight.wait()
-        assert flight.is_finite(flight.norm()) == (shift == 1.0)
+        pending = reducer.start()
+        means = pending.wait()
+        assert pending.is_finite(pending.norm()) == (shift == 1.0)
     assert means["a"].tolist() == [1.0, 2.0, 3.0]
 
 
-def _order_of_leaving() -> list[list[int]]:
-    """What has left by the end of the backward, in four steps; one parameter in the middle has a gradient in the last only."""
+def _order_of_buckets() -> list[list[int]]:
+    """The buckets started by the end of the backward, in four steps; `idle` has a gradient in the last step only."""
     parameters = {name: nn.Parameter(torch.ones(4)) for name in ("a", "idle", "b")}
-    reducer, left = _reducer(parameters, bucket_cap_mb=1e-6), []
+    reducer, started = _reducer(parameters, bucket_cap_mb=1e-6), []
     for step in range(4):
         names = ["a", "b"] if step < 3 or dist.get_rank() else ["a", "idle", "b"]
         _backward(parameters, names, 1.0)
-        assert reducer._flight is not None
-        left.append(list(reducer._flight.buffers))
-        flight = reducer.start()
-        assert list(reducer.land(flight)) == (["a", "b"] if step < 3 else ["a", "idle", "b"])
-        flight.release()
-    return left
+        assert reducer._pending is not None
+        started.append(list(reducer._pending.buffers))
+        pending = reducer.start()
+        assert list(reducer.wait(pending)) == (["a", "b"] if step < 3 else ["a", "idle", "b"])
+        pending.release()
+    return started
 
 
-def test_a_parameter_that_had_no_gradient_does_not_hold_up_the_others() -> None:
-    first, second = run_ranks(_order_of_leaving, 2)
+def test_a_parameter_that_had_no_gradient_does_not_delay_the_others() -> None:
+    first, second = run_ranks(_order_of_buckets, 2)
     assert second == [[0], [0, 2], [0, 2], [0, 2]], "bucket 1 is the idle one's"
     assert first == [[0], [0, 2], [0, 2], [0, 2, 1]]
 
 
-def test_compression_keeps_what_it_owes_to_a_parameter_without_a_gradient() -> None:
+def test_compression_keeps_the_residual_of_a_parameter_without_a_gradient() -> None:
     parameters = {name: nn.Parameter(torch.zeros(3)) for name in "ab"}
     reducer = _reducer(parameters, compress="bf16")
     _backward(parameters, ["a", "b"], 0.123)
     reducer.start().wait()
-    owed = reducer.withheld()["b"]
-    assert owed.any()
+    residual = reducer.residual()["b"]
+    assert residual.any()
     _backward(parameters, ["a"], 0.123)
-    assert list(reducer.start().wait()) == ["a"] and torch.equal(reducer.withheld()["b"], owed)
+    assert list(reducer.start().wait()) == ["a"] and torch.equal(reducer.residual()["b"], residual)
 
 
-def _shared_out() -> tuple[Tensor, Tensor, Tensor]:
+def _shared_residual() -> tuple[Tensor, Tensor, Tensor]:
     parameters = {"a": nn.Parameter(torch.zeros(50))}
     reducer = _reducer(parameters, compress="bf16")
     _backward(parameters, ["a"], 0.123 + dist.get_rank())
     reducer.start().wait()
-    mine = next(iter(reducer._errors.values())).clone()
-    total = reducer.withheld()["a"]
+    mine = next(iter(reducer._residuals.values())).clone()
+    total = reducer.residual()["a"]
     other = DelayedAllReduce({"a": nn.Parameter(torch.zeros(50))}, compress="bf16")
-    other.withhold({"a": total})
-    assert torch.equal(other._errors[0], reducer._errors[0]), "those that go on and those that begin hold the same"
-    return mine, total, reducer._errors[0]
+    other.load_residual({"a": total})
+    assert torch.equal(other._residuals[0], reducer._residuals[0]), "a rank that saves keeps the share of one that loads"
+    return mine, total, reducer._residuals[0]
 
 
-def test_what_is_withheld_is_shared_out_equally() -> None:
-    (first, total, share), (second, *_) = run_ranks(_shared_out, 2)
+def test_the_residual_is_shared_equally() -> None:
+    (first, total, share), (second, *_) = run_ranks(_shared_residual, 2)
     assert torch.equal(first + second, total) and torch.equal(share, total / 2)
 
 
@@ -294,8 +294,3 @@ def test_a_backward_without_a_step_can_be_forgotten() -> None:
     _backward(parameters, ["both"], 5.0)
     assert reducer.start().wait()["both"].flatten().tolist() == [5, 6, 7, 8, 9, 10]
     assert reducer.nbytes == sum(p.nbytes for p in parameters.values())
-
-
-def test_total_norm_counts_what_is_missing_as_zero() -> None:
-    gradients = {"b": torch.tensor([3.0]), "a": torch.tensor([4.0])}
-    assert total_norm(["a", "missing", "b"], gradients) == 5.0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dist_rec.optim.dense import DenseOptimizers
+from dist_rec.optim.dense import DenseOptimizers, filled, present
 
 
 def _net() -> dict[str, nn.Parameter]:
@@ -30,7 +30,7 @@ def test_groups_by_name_the_first_fitting_pattern_wins() -> None:
 
 
 def test_a_pattern_that_fits_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"param_groups: 'norm' fits none of the 6 parameters left, such as 0.weight"):
+    with pytest.raises(ValueError, match=r"param_groups: 'norm' fits none of the 6 parameters left, e.g. 0.weight"):
         DenseOptimizers(_net(), _adamw, [("norm", {})])
 
 
@@ -101,3 +101,16 @@ def test_parameters_join_the_first_optimizer() -> None:
     assert dense.add({"new": new}, {"lr": 0.3}) == 2
     assert dense.groups[2]["params"] == [new] and dense.groups[2]["lr"] == 0.3
     assert set(dense.state_dict()["state"]["new"]) == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_filled_has_all_keys_and_present_returns_what_existed() -> None:
+    like = {"a": nn.Parameter(torch.ones(2)), "b": nn.Parameter(torch.ones(3, dtype=torch.float64))}
+    values = {"a": torch.tensor([3.0, 4.0])}
+    saved = filled(values, like)
+    values["a"].zero_()
+    assert saved.keys() == like.keys() and filled({}, like).keys() == like.keys()
+    assert saved["b"]["value"].tolist() == [0, 0, 0] and saved["b"]["value"].dtype == torch.float64
+    back = present(saved)
+    assert list(back) == ["a"] and back["a"].tolist() == [3.0, 4.0], "a copy of what it was when saved"
+    back["a"].zero_()
+    assert saved["a"]["value"].tolist() == [3.0, 4.0]

@@ -1,13 +1,12 @@
-"""The hybrid optimizer in one process; trajectories on several ranks are in tests/integration/test_late_trajectories.py."""
+"""The hybrid optimizer in one process; several ranks are in tests/integration/test_delayed_trajectories.py."""
 
 import copy
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
-from torchrec.optim.keyed import KeyedOptimizer
 
 from dist_rec.optim.hybrid import HybridOptimizer
 from tests.optim.trajectories import (
@@ -24,37 +23,6 @@ from tests.optim.trajectories import (
     start,
     trajectory,
 )
-
-
-def _scaled(scaler: torch.amp.GradScaler | None) -> tuple[list[Tensor], HybridOptimizer]:
-    """Seven steps; the loss of the third overflows when scaled."""
-    net, optimizer = start(Run("adamw"), grad_scaler=scaler)
-    weights = []
-    for step in range(1, 8):
-        optimizer.zero_grad()
-        loss = net(step - 1, 0)
-        loss = loss if scaler is None else scaler.scale(loss)
-        (loss * float("inf") if step == 3 else loss).backward()
-        optimizer.step()
-        weights.append(flat(net))
-    return weights, optimizer
-
-
-def test_a_scaled_loss_changes_nothing_and_the_scale_follows_what_was_applied() -> None:
-    """A scale is a power of two, so the bits are the same; the bad gradient of step 3 is looked at in step 4."""
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
-    plain, _ = _scaled(None)
-    scaled, optimizer = _scaled(scaler)
-    assert all(torch.equal(mine, theirs) for mine, theirs in zip(scaled, plain, strict=True))
-    assert optimizer.skipped == 1 and scaler.get_scale() == 2.0**10, "halved after step 3's, doubled after three good ones"
-    assert float(optimizer.state_dict()["scales"][1]) == 2.0**9, "the gradient in flight keeps its own"
-
-
-def test_scaled_losses_and_fused_tables_do_not_go_together() -> None:
-    net = Net(False)
-    net.fused_optimizer = KeyedOptimizer({"table": torch.ones(1)}, {}, [])  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="fused sparse optimizers apply their gradients inside the backward, still scaled"):
-        make_optimizer(net, Run("sgd"), grad_scaler=torch.amp.GradScaler("cpu"))
 
 
 def test_recomputed_activations_and_a_compiled_model_change_nothing() -> None:
@@ -80,7 +48,7 @@ def test_parameters_may_join_later() -> None:
         optimizer.zero_grad()
         (net(1, 0) + new.sum()).backward()
         optimizer.step()
-    assert new.tolist() == pytest.approx([-0.5 * lr_factor(1)] * 3), "late as the others, at its own rate"
+    assert new.tolist() == pytest.approx([-0.5 * lr_factor(1)] * 3), "delayed as the others, at its own rate"
     assert optimizer.param_groups[1]["lr"] == pytest.approx(0.5 * lr_factor(1)) and "new" in optimizer.params
 
 
@@ -107,15 +75,15 @@ def test_the_start_is_synchronous_unless_told_otherwise() -> None:
     assert optimizer.applied == 1 and optimizer.dense_update == "delayed"
 
 
-def test_late_updates_may_have_their_own_rate() -> None:
+def test_delayed_updates_may_have_their_own_rate() -> None:
     run = Run("plain_sgd", warmup=2, clip=None)
     net, optimizer = start(run, delayed_lr_factor=0.25)
     seen = []
     for step in range(1, 6):
         run_step(net, optimizer, step)
         seen.append(optimizer.param_groups[0]["lr"] / 0.1)
-    late = [0.25 * lr_factor(n) for n in (2, 3)]
-    assert seen == pytest.approx([lr_factor(0), lr_factor(1), lr_factor(1), *late]), "step 3 applies nothing"
+    delayed = [0.25 * lr_factor(n) for n in (2, 3)]
+    assert seen == pytest.approx([lr_factor(0), lr_factor(1), lr_factor(1), *delayed]), "step 3 applies nothing"
 
 
 def test_a_schedulers_rate_is_kept_and_comes_back() -> None:
@@ -153,7 +121,7 @@ def test_flushing_half_way_through_an_accumulation_keeps_what_is_added_up() -> N
 
 
 @pytest.mark.parametrize("options", [{"dense_update": "sync"}, {"warmup_sync_steps": 1000}])
-def test_a_late_gradient_of_a_checkpoint_is_applied_before_the_first_synchronous_one(options: dict[str, Any]) -> None:
+def test_a_delayed_gradient_of_a_checkpoint_is_applied_before_the_first_synchronous_one(options: dict[str, Any]) -> None:
     net, optimizer = start(Run("sgd"))
     run_step(net, optimizer, 1)
     saved = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
@@ -198,8 +166,8 @@ def test_health_is_measured_when_asked_for() -> None:
 
 
 def test_an_unknown_update_is_refused() -> None:
-    with pytest.raises(ValueError, match="dense_update must be sync or delayed, got 'late'"):
-        HybridOptimizer(Net(False), DENSE["sgd"], dense_update="late")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="dense_update must be sync or delayed, got 'async'"):
+        HybridOptimizer(Net(False), DENSE["sgd"], dense_update="async")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("dense", DENSE)
@@ -269,7 +237,7 @@ def test_parameters_that_others_update_are_left_alone() -> None:
     assert set(optimizer.state_dict()["dense"]["state"]) == {"2.weight", "2.bias"}
 
 
-def test_what_thaws_later_is_told_until_it_is_added() -> None:
+def test_parameters_that_thaw_later_are_an_error_until_they_are_added() -> None:
     net, optimizer = start(Run("plain_sgd", clip=None), seed=3)
     optimizer.close()
     net.mlp[0].requires_grad_(False)
@@ -284,19 +252,6 @@ def test_what_thaws_later_is_told_until_it_is_added() -> None:
     for step in (3, 4):
         run_step(net, optimizer, step)
     assert not torch.equal(net.mlp[0].weight, before)
-
-
-def test_parameters_that_are_spread_over_ranks_are_refused() -> None:
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        net = nn.Linear(4, 2)
-        torch.distributed.fsdp.fully_shard(net)
-        for update in ("sync", "delayed"):
-            with pytest.raises(ValueError, match=r"weight is a DTensor, spread over ranks by fully_shard \(FSDP\)"):
-                HybridOptimizer(net, DENSE["sgd"], dense_update=update)
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def test_zero_grad_clears_or_zeroes() -> None:

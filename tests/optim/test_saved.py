@@ -9,8 +9,8 @@ from dist_rec.optim.saved import Beside, ByParameter, Params, Slot, gathered, ra
 from tests.optim.trajectories import Run, run_step, start
 
 
-def _tree(staleness: Any = "none") -> dict[str, Any]:
-    net, optimizer = start(Run("adamw", staleness=staleness))
+def _tree(correction: Any = "none") -> dict[str, Any]:
+    net, optimizer = start(Run("adamw", correction=correction))
     for step in (1, 2):
         run_step(net, optimizer, step)
     return optimizer.state_dict()
@@ -22,9 +22,9 @@ def _same(a: Any, b: Any) -> bool:
     return torch.equal(a, b)
 
 
-@pytest.mark.parametrize("staleness", ["none", "extrapolate", "compensate"])
-def test_by_parameter_and_back(staleness: str) -> None:
-    tree = _tree(staleness)
+@pytest.mark.parametrize("correction", ["none", "extrapolate", "error_feedback"])
+def test_by_parameter_and_back(correction: str) -> None:
+    tree = _tree(correction)
     assert _same(gathered(spread(tree)), tree)
 
 

@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dist_rec.optim.correction import CorrectionKind
 from dist_rec.optim.dense import DenseFactory
 from dist_rec.optim.hybrid import DenseUpdate, HybridOptimizer
-from dist_rec.optim.staleness import Staleness
 
 STEPS = 20
 TOLERANCE = 1e-12  # of float64 weights of about one
@@ -40,7 +40,7 @@ class Run:
     clip: float | None = 0.5
     accumulation: int = 1
     extra: bool = False
-    staleness: Staleness = "none"
+    correction: CorrectionKind = "none"
     wrap: Literal["none", "ddp", "ddp_unused"] = "none"
     switch: bool = False
 
@@ -52,11 +52,7 @@ RUNS = [
             ("sgd", "adagrad", "adamw"), (("sync", 0), ("delayed", 0), ("delayed", 3)), (None, 0.5), (1, 3), (False, True)
         )
     ),
-    *(
-        Run(dense, staleness=kind, warmup=3)
-        for dense in ("sgd", "adamw")
-        for kind in ("extrapolate", "compensate", "error_feedback")
-    ),
+    *(Run(dense, correction=kind, warmup=3) for dense in ("sgd", "adamw") for kind in ("extrapolate", "error_feedback")),
     Run("two", extra=True),
     *(Run(dense, "delayed", 3, accumulation=n, wrap="ddp") for dense in ("sgd", "adagrad", "adamw") for n in (1, 3)),
     *(Run(dense, "sync", accumulation=n, wrap="ddp") for dense in ("sgd", "adagrad", "adamw") for n in (1, 3)),
@@ -110,13 +106,11 @@ def simulate(run: Run, world_size: int) -> list[Tensor]:
     base = [[g["lr"] for g in o.param_groups] for o in optimizers]
     waiting, last, last_move, applied, weights = None, None, None, 0, []
 
-    def apply(gradients: list[Any], at: list[Tensor], late: bool) -> None:
+    def apply(gradients: list[Any], delayed: bool) -> None:
         nonlocal applied, last, last_move
         used, before = gradients, [p.detach().clone() for p in parameters]
-        if late and run.staleness == "extrapolate":
+        if delayed and run.correction == "extrapolate":
             used = [2 * g - old for g, old in zip(gradients, last)]
-        if late and run.staleness == "compensate":
-            used = [g + 0.04 * g * g * (p.detach() - w) for g, p, w in zip(gradients, parameters, at)]
         norm = torch.stack([g.square().sum() for g in used if g is not None]).sum().sqrt()
         shrink = 1.0 if run.clip is None else min(1.0, run.clip / (float(norm) + 1e-6))
         for p, g in zip(parameters, used):
@@ -126,25 +120,24 @@ def simulate(run: Run, world_size: int) -> list[Tensor]:
                 group["lr"] = rate * lr_factor(applied)
             optimizer.step()
         move = [p.detach() - b for p, b in zip(parameters, before)]
-        if late and run.staleness == "error_feedback":
+        if delayed and run.correction == "error_feedback":
             for p, now, old in zip(parameters, move, last_move):
                 p.data += now - old
         last, last_move, applied = gradients, move, applied + 1
 
     for step in range(1, STEPS + 1):
         if waiting is not None and update_of(run, step) == "sync":
-            apply(*waiting, late=True)
+            apply(waiting, delayed=True)
             waiting = None
         batches = range((step - 1) * run.accumulation, step * run.accumulation)
         losses = [net(batch, rank) for batch in batches for rank in range(world_size)]
         gradients = list(torch.autograd.grad(sum(losses) / len(losses), parameters, allow_unused=True))
-        at = [p.detach().clone() for p in parameters]
         if update_of(run, step) == "sync" or step <= run.warmup:
-            apply(gradients, at, late=False)
+            apply(gradients, delayed=False)
         else:
             if waiting is not None:
-                apply(*waiting, late=True)
-            waiting = gradients, at
+                apply(waiting, delayed=True)
+            waiting = gradients
         weights.append(flat(net))
     return weights
 
@@ -169,7 +162,7 @@ def make_optimizer(net: nn.Module, run: Run, **options: Any) -> HybridOptimizer:
         "clip_norm": run.clip,
         "lr_factor": lr_factor,
         "bucket_cap_mb": BUCKET_MB,
-        "staleness": run.staleness,
+        "correction": run.correction,
     }
     usual |= {"dense_update": run.update, "warmup_sync_steps": run.warmup, "accumulation_steps": run.accumulation}
     return HybridOptimizer(net, DENSE[run.dense], **usual | options)
@@ -197,7 +190,7 @@ def trajectory(run: Run) -> list[Tensor]:
         run_step(net, optimizer, step, run.accumulation)
         weights.append(flat(net))
     reduce = optimizer.all_reduce
-    assert reduce is None or reduce.num_buckets >= 5
+    assert reduce is None or len(reduce._buckets) >= 5
     return weights
 
 
@@ -225,6 +218,6 @@ RESUMED = [
     Run("adamw", "sync"),
     Run("adamw", warmup=5),
     Run("sgd", accumulation=3),
-    *(Run("adamw", staleness=kind) for kind in ("extrapolate", "compensate", "error_feedback")),
+    *(Run("adamw", correction=kind) for kind in ("extrapolate", "error_feedback")),
 ]
 RESUMED_AT = (1, 3, 7)  # after 3 steps `extra` has had no gradient yet

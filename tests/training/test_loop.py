@@ -96,7 +96,7 @@ def test_one_seed_makes_two_runs_bit_identical(two_ranks: TwoRanks, update: str)
     assert_same_weights(saved_weights(config, first), saved_weights(config, second))
 
 
-def test_a_late_update_is_another_trajectory(two_ranks: TwoRanks) -> None:
+def test_a_delayed_update_is_another_trajectory(two_ranks: TwoRanks) -> None:
     """The first step of `delayed` applies nothing dense, so from the second loss on the two must differ."""
     sync, delayed = (losses(two_ranks[0], f"{update}-0") for update in ("sync", "delayed"))
     assert sync[0] == pytest.approx(delayed[0], rel=1e-6)

@@ -1,4 +1,4 @@
-"""Process groups of the dense all-reduce, and equal values to begin with."""
+"""Process groups of the dense all-reduce, and the collectives over them."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,8 @@ from torch import Tensor
 
 
 def own_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
-    """`group`, or a new one of all ranks with the default backend; None without ranks."""
+    """`group` if given, else a new group of all ranks with the default backend; None if torch.distributed is not in
+    use."""
     if group is not None or not dist.is_initialized():
         return group
     made = dist.new_group(backend=dist.get_backend())
@@ -16,7 +17,7 @@ def own_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
 
 
 def host_group_of(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
-    """A gloo group with the ranks of `group`, for flags between the hosts. Made by all ranks of it together."""
+    """A new gloo group with the ranks of `group`, for flags in host memory. Every rank of `group` must call this."""
     if group is None:
         return None
     made = dist.new_group(dist.get_process_group_ranks(group), backend="gloo", use_local_synchronization=True)
@@ -24,8 +25,15 @@ def host_group_of(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
     return made
 
 
+def start_all_reduce(tensor: Tensor, group: dist.ProcessGroup | None) -> dist.Work:
+    """Starts to sum `tensor` in place over the ranks of `group`; the returned work is waited for by the caller."""
+    work = dist.all_reduce(tensor, group=group, async_op=True)
+    assert work is not None, "this rank belongs to the group"
+    return work
+
+
 def broadcast(tensors: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:
-    """Makes all ranks start from rank 0's values, as DDP does. Comm: one broadcast per tensor."""
+    """Copies rank 0's values to all ranks, as DDP does. Comm: one broadcast per tensor."""
     if dist.is_initialized() and dist.get_world_size(group) > 1:
         for tensor in tensors.values():
             dist.broadcast(tensor.data, group=group, group_src=0)

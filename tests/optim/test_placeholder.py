@@ -1,4 +1,4 @@
-"""What stands in `p.grad` while gradients are on their way: the ways that tools use it, and what autograd may not do."""
+"""Placeholders in `p.grad`: tools can use them like gradients, and autograd cannot add to them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_rec.optim.arriving import Arriving
+from dist_rec.optim.placeholder import Placeholder
 
 
 class _Owner:
     def __init__(self) -> None:
-        self.gradient, self.asked = torch.tensor([3.0, 4.0]), []
+        self.gradient, self.resolved = torch.tensor([3.0, 4.0]), []
 
-    def bring(self, name: str) -> Tensor:
-        self.asked.append(name)
+    def resolve(self, name: str) -> Tensor:
+        self.resolved.append(name)
         return self.gradient
 
 
 def _waiting() -> tuple[nn.Parameter, _Owner]:
     owner, parameter = _Owner(), nn.Parameter(torch.zeros(2))
-    parameter.grad = Arriving.of("weight", parameter, WeakMethod(owner.bring))
+    parameter.grad = Placeholder.of("weight", parameter, WeakMethod(owner.resolve))
     return parameter, owner
 
 
@@ -45,7 +45,7 @@ def _waiting() -> tuple[nn.Parameter, _Owner]:
 def test_every_use_is_that_of_the_gradient(use: Callable[[nn.Parameter], Any], expected: Any) -> None:
     parameter, owner = _waiting()
     assert use(parameter) == expected
-    assert set(owner.asked) == {"weight"}
+    assert set(owner.resolved) == {"weight"}
 
 
 def test_changes_in_place_are_changes_of_the_gradient() -> None:

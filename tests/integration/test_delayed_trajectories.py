@@ -58,15 +58,15 @@ class KeyedByBucket:
 
     def hook(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
         buffer = bucket.buffer() / dist.get_world_size()
-        late = torch.zeros_like(buffer)
+        delayed = torch.zeros_like(buffer)
         self.now[bucket.index()] = (dist.all_reduce(buffer, async_op=True), buffer)
         if bucket.index() in self.last:
             work, old = self.last[bucket.index()]
             work.wait()
-            size = min(len(old), len(late))
-            late[:size] = old[:size]
+            size = min(len(old), len(delayed))
+            delayed[:size] = old[:size]
         future: torch.futures.Future[Tensor] = torch.futures.Future()
-        future.set_result(late)
+        future.set_result(delayed)
         return future
 
 
