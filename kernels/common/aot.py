@@ -1,4 +1,4 @@
-"""Compiles Triton kernels for a GPU that is not there and reads what the machine code uses.
+"""Compiles Triton kernels without a GPU and reads what the machine code uses.
 
 Needs no device: the compiler, ptxas and cuobjdump are in Triton's wheel. Must run in a process without TRITON_INTERPRET.
 """
@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-# Bytes of shared memory per block. 80 stands for 8.x and 12.x, whose smaller members have 99 KiB.
+# Bytes of shared memory per block. 80 means 8.x and 12.x, whose smaller GPUs have 99 KiB.
 SHARED_LIMIT = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 

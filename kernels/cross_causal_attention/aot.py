@@ -20,7 +20,7 @@ from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_k
 from dist_rec.kernels.cross_causal_attention.forward import combine, forward
 from dist_rec.kernels.cross_causal_attention.op import COMBINED_ROWS
 from dist_rec.kernels.cross_causal_attention.row_statistics import row_statistics
-from dist_rec.kernels.cross_causal_attention.table import TABLE, Tile
+from dist_rec.kernels.cross_causal_attention.tile_table import TABLE, Tile
 
 KERNELS = {
     "forward": forward,
@@ -32,9 +32,9 @@ KERNELS = {
     "keys": backward_keys,
 }
 MATMULS = ("forward", "statistics", "one_pass", "queries", "keys")
-MASK_OPTIONS = ("NUM_CANDIDATES", "FIRST_CANDIDATE", "SEEN", "Q_POSITIONS", "KEY_VALID")
+MASK_OPTIONS = ("NUM_CANDIDATES", "FIRST_CANDIDATE", "PREFIX_LEN", "Q_POSITIONS", "KEY_VALID")
 _INT32 = (
-    *("Q_OFFSETS", "KV_OFFSETS", "REQUEST", "TILE", "COUNT", "FIRST", "NUM_CANDIDATES", "SEEN", "Q_POSITIONS"),
+    *("Q_OFFSETS", "KV_OFFSETS", "REQUEST", "TILE", "COUNT", "FIRST", "NUM_CANDIDATES", "PREFIX_LEN", "Q_POSITIONS"),
     "FIRST_CANDIDATE",
 )
 _FLOAT = ("PEAK", "TOTAL", "DELTA", "DQ_PARTS", "PIECE_OUT", "PIECE_PEAK", "PIECE_TOTAL")

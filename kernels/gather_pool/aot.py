@@ -18,17 +18,16 @@ from dist_rec.kernels.gather_pool.tiles import PIECE, combine_tile, gather_tile,
 
 WIDTHS = (16, 64, 100, 128, 256)
 _TERMS = tuple(f"{name}_{t}" for name in ("TABLE", "INDEX") for t in range(4))
-_SOURCES = ("ORDER", "WORDS", "OWNER", "BAG_OFFSETS", "WINNER")
-# What the launches ask for: the kernel, the pointers that it may do without, which of them are given, whether the largest is
-# wanted.
+_SOURCES = ("ORDER", "WORDS", "BAG_IDS", "BAG_OFFSETS", "WINNER")
+# Of each launch: the kernel, its optional pointers, which of them are given, and whether it takes the largest.
 USES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...], bool]] = {
     "expand": (gather, _TERMS, (), False),
     "expand_add, 4 terms": (gather, _TERMS, _TERMS, False),
     "backward of expand": (reduce_pieces, _SOURCES, ("ORDER",), False),
     "mean": (reduce_pieces, _SOURCES, ("WORDS",), False),
     "max": (reduce_pieces, _SOURCES, ("WORDS",), True),
-    "backward of mean": (reduce_pieces, _SOURCES, ("ORDER", "OWNER", "BAG_OFFSETS"), False),
-    "backward of max": (reduce_pieces, _SOURCES, ("ORDER", "OWNER", "WINNER"), False),
+    "backward of mean": (reduce_pieces, _SOURCES, ("ORDER", "BAG_IDS", "BAG_OFFSETS"), False),
+    "backward of max": (reduce_pieces, _SOURCES, ("ORDER", "BAG_IDS", "WINNER"), False),
     "parts of a sum": (combine_parts, (), (), False),
     "parts of a max": (combine_parts, (), (), True),
 }

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from dist_rec.kernels.common.aot import SHARED_LIMIT, compile_for
-from dist_rec.kernels.unique_ids.bits import unpack_kernel
+from dist_rec.kernels.unique_ids.bit_packed_kernels import unpack_kernel
 from dist_rec.kernels.unique_ids.op import BLOCK
 
 

@@ -8,7 +8,7 @@ _SCRIPT = """
 from dist_rec.doctor.triton_add import _add
 from dist_rec.kernels.common.aot import compile_for
 from dist_rec.kernels.cross_causal_attention.aot import Build
-from dist_rec.kernels.cross_causal_attention.table import Tile
+from dist_rec.kernels.cross_causal_attention.tile_table import Tile
 
 types = {"x": "*fp32", "y": "*fp32", "out": "*fp32", "n": "i32"}
 for capability in (80, 90, 100):

@@ -14,11 +14,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dist_rec.kernels.cross_causal_attention import Backend, cross_causal_attention, op, tuning
+from dist_rec.kernels.cross_causal_attention import Backend, Mask, cross_causal_attention, op, tuning
 from tests.helpers.closeness import assert_close_to_truth
 
-Mode = Literal["plain", "groups", "seen", "full"]
-MODES: tuple[Mode, ...] = ("plain", "groups", "seen", "full")
+Mode = Literal["plain", "groups", "prefix", "full"]
+MODES: tuple[Mode, ...] = ("plain", "groups", "prefix", "full")
 BLOCK = 64  # keys that the kernels take at a time in fp16; in fp32 a divisor of it
 # Where "triton" runs; without a GPU that is Triton's interpreter.
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -74,16 +74,16 @@ class Case:
         parts = {"q_positions": rows, "key_valid": keys, "num_candidates": slice(b, b + 1)}
         if "num_candidates" in self.options:
             end = int(self.options["num_candidates"][: b + 1].sum())
-            parts["seen"] = slice(end - int(self.options["num_candidates"][b]), end)
+            parts["prefix_len"] = slice(end - int(self.options["num_candidates"][b]), end)
         options = {name: x[parts[name]] if name in parts else x for name, x in self.options.items()}
         offsets = (_ints([0, end_q - first_q]), _ints([0, end_key - first_key]))
         return Case(self.q[rows], self.k[keys], self.v[keys], *offsets, options)
 
     def operands(self, max_q_len: int | None = None) -> tuple[Any, ...]:
         """The arguments of the custom op `attend`, in its order."""
-        optional = (self.options.get(name) for name in ("num_candidates", "seen", "q_positions", "key_valid"))
-        plain = (self.options["causal"], self.options.get("group_size", 1), self.scale, max_q_len)
-        return *self.inputs, self.q_offsets, self.kv_offsets, *optional, *plain
+        mask = Mask(**{name: value for name, value in self.options.items() if name != "scale"})
+        layout = [self.q_offsets, self.kv_offsets, *mask.tensors]
+        return *self.inputs, layout, mask.causal, mask.group_size, self.scale, max_q_len
 
     def run(self, backend: Backend, **options: Any) -> Tensor:
         case = self.on(DEVICE) if backend == "triton" else self
@@ -119,15 +119,15 @@ def make_case(
     """float64 problem; `hide` is the share of keys that `key_valid` hides, with `positions` the rows ask from anywhere,
     two numbers of heads are those of queries and of keys and values."""
     generator = torch.Generator().manual_seed(seed)
-    grouped = mode in ("groups", "seen")
+    grouped = mode in ("groups", "prefix")
     keys = [r.events + grouped * r.candidates * group_size for r in requests]
     queries = [r.queries for r in requests]
     options: dict[str, Any] = {"causal": mode != "full"}
     if grouped:
         options |= {"num_candidates": _ints([r.candidates for r in requests]), "group_size": group_size}
-    if mode == "seen":
+    if mode == "prefix":
         limits = [int(torch.randint(0, r.events + 1, (), generator=generator)) for r in requests for _ in range(r.candidates)]
-        options["seen"] = _ints(limits)
+        options["prefix_len"] = _ints(limits)
     if positions and mode != "full":
         ends = [n for n, r in zip(keys, requests) for _ in range(r.queries)]
         options["q_positions"] = _ints([int(torch.randint(-1, n, (), generator=generator)) for n in ends])
@@ -342,7 +342,7 @@ def poisoned_memory(value: float = float("nan")) -> Iterator[None]:
 
 
 def visible_keys_of(case: Case, b: int, row: int) -> list[int]:
-    """Key positions within request b that a packed query row sees."""
+    """Key positions within request b that a query row sees."""
     options = case.options
     first_key, end_key = case.kv_offsets[b : b + 2].tolist()
     num_keys = end_key - first_key
@@ -362,6 +362,6 @@ def visible_keys_of(case: Case, b: int, row: int) -> list[int]:
     if p < events:
         return [j for j in valid if j <= p]
     candidate = (p - events) // m
-    limit = events if options.get("seen") is None else int(options["seen"][sum(counts[:b]) + candidate])
+    limit = events if options.get("prefix_len") is None else int(options["prefix_len"][sum(counts[:b]) + candidate])
     own_group = range(events + candidate * m, p + 1)
     return [j for j in valid if j < limit or j in own_group]

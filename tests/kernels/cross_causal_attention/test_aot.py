@@ -8,7 +8,7 @@ import pytest
 
 from dist_rec.kernels.common.aot import Used
 from dist_rec.kernels.cross_causal_attention.aot import Build, builds
-from dist_rec.kernels.cross_causal_attention.table import TABLE, Tile
+from dist_rec.kernels.cross_causal_attention.tile_table import TABLE, Tile
 
 _CLEAN = {"HGMMA": 8, "HMMA": 0, "UTCHMMA": 0, "LDL": 0, "STL": 0, "LDGSTS": 4}
 

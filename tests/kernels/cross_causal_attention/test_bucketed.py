@@ -16,7 +16,7 @@ from dist_rec.kernels.cross_causal_attention import bucketed, cross_causal_atten
 from tests.helpers.closeness import assert_close_to_truth
 from tests.kernels.cross_causal_attention.cases import Case, Mode, Request, cases, make_case, output_weights
 
-MODES: tuple[Mode, ...] = ("plain", "groups", "seen", "full")
+MODES: tuple[Mode, ...] = ("plain", "groups", "prefix", "full")
 
 
 def _assert_same(got: Case, expected: Case) -> None:
@@ -26,9 +26,9 @@ def _assert_same(got: Case, expected: Case) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(case=cases(), cost=st.sampled_from((0, 40, 10**6)), per_block=st.sampled_from((1, 2, 64)))
-@example(case=make_case([Request(0, 0, 0)], "seen"), cost=0, per_block=64)
+@example(case=make_case([Request(0, 0, 0)], "prefix"), cost=0, per_block=64)
 @example(case=make_case([Request(0, 0, 2)], "plain"), cost=0, per_block=64)
-@example(case=make_case([Request(3, 3, 17), Request(2, 5, 13)], "seen", positions=True), cost=40, per_block=2)
+@example(case=make_case([Request(3, 3, 17), Request(2, 5, 13)], "prefix", positions=True), cost=40, per_block=2)
 @example(case=make_case([Request(3, 3, 17), Request(2, 5, 13)], "groups", positions=True), cost=10**6, per_block=64)
 @example(case=make_case([Request(3, 3, 9), Request(2, 0, 2)], "groups", hide=0.5), cost=10**6, per_block=64)
 @example(case=make_case([Request(3, 0, 0), Request(0, 2, 0)], "groups"), cost=0, per_block=64)
@@ -39,7 +39,7 @@ def test_equals_the_reference(case: Case, cost: int, per_block: int) -> None:
         _assert_same(case, case)
 
 
-@pytest.mark.parametrize(("mode", "cost", "calls"), [("groups", 10**6, 1), ("groups", 0, 4), ("seen", 10**6, 2)])
+@pytest.mark.parametrize(("mode", "cost", "calls"), [("groups", 10**6, 1), ("groups", 0, 4), ("prefix", 10**6, 2)])
 def test_event_rows_and_groups_meet_in_one_call_where_that_costs_less(mode: Mode, cost: int, calls: int) -> None:
     case = make_case([Request(30, 16, 40), Request(12, 2, 10)], mode, group_size=2)
     attention = mock.Mock(wraps=bucketed.scaled_dot_product_attention)
@@ -84,7 +84,7 @@ def test_no_query_at_all_leaves_zero_gradients() -> None:
 
 
 def test_two_runs_agree_bitwise() -> None:
-    case = make_case([Request(200, 3, 40), Request(90, 2, 10)], "seen", group_size=2).to(torch.float32)
+    case = make_case([Request(200, 3, 40), Request(90, 2, 10)], "prefix", group_size=2).to(torch.float32)
     for first, second in zip(case.run_with_gradients("bucketed"), case.run_with_gradients("bucketed")):
         assert torch.equal(first, second)
 
@@ -189,12 +189,12 @@ def test_what_stands_behind_changes_no_bit_in_deterministic_mode(events: int) ->
     """A history of which every event is a row and has a candidate, and its first part alone."""
     heads, size = 2, 16
     q, k, v = (torch.randn(2 * events, heads, size) for _ in range(3))
-    seen = torch.arange(events)
+    prefix_len = torch.arange(events)
 
     def first(kept: int) -> torch.Tensor:
         rows = torch.cat([torch.arange(kept), events + torch.arange(kept)])
         offsets, counts = torch.tensor([0, len(rows)]), torch.tensor([kept])
-        options = {"num_candidates": counts, "seen": seen[:kept]}
+        options = {"num_candidates": counts, "prefix_len": prefix_len[:kept]}
         return cross_causal_attention(q[rows], k[rows], v[rows], offsets, offsets, backend="bucketed", **options)
 
     whole = first(events)

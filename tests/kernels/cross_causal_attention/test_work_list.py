@@ -90,7 +90,7 @@ def test_every_slot_can_be_needed() -> None:
     assert int(work.count) == 6 and work.slots == 8
 
 
-def test_a_packed_tensor_may_be_longer_than_its_offsets_say() -> None:
+def test_a_tensor_may_be_longer_than_its_offsets_say() -> None:
     lengths = [3, 40]
     work = make_work_list(_offsets(lengths), 1000, _offsets(lengths), 16)
     _assert_is(work, _wanted(lengths, lengths, 16, 1, False))

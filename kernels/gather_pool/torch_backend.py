@@ -1,5 +1,5 @@
-"""What runs without a GPU. Nearly everything is an embedding bag: torch's is threaded and vectorised, sums in fp32, and
-writes no (N, D) buffer. Its own backward is not used: a bag over sorted positions is several times faster (README.md).
+"""The backend `torch`, for a CPU. Nearly everything is an embedding bag: torch's is threaded and vectorised, sums in fp32,
+and writes no (N, D) buffer. Its own backward is not used: a bag over sorted positions is several times faster (README.md).
 
 Legend: U unique rows, N positions, B bags, D width, T tables.
 """
@@ -70,7 +70,7 @@ class _Pool(torch.autograd.Function):
         if ctx.mode == "max":
             wide = wide.masked_fill(lengths.eq(0)[:, None], 0.0)
             total = wide.new_zeros(ctx.num_rows, grad.shape[1])
-            if len(index):  # else there is no row that an empty bag could name
+            if len(index):  # else an empty bag has no row to scatter to
                 total.scatter_add_(0, largest.long().clamp(min=0), wide)
             return total.to(ctx.dtype), *(None,) * 5
         if ctx.mode == "mean":
@@ -78,9 +78,9 @@ class _Pool(torch.autograd.Function):
         if order is None:
             segments = sorted_segments(index, ctx.num_rows)
             order, offsets = segments.order, segments.offsets
-        owner = torch.arange(len(lengths), dtype=torch.int32, device=bags.device)
-        owner = owner.repeat_interleave(lengths, output_size=len(index))
-        total = _sums(grad, owner.index_select(0, order), offsets)
+        segment_ids = torch.arange(len(lengths), dtype=torch.int32, device=bags.device)
+        segment_ids = segment_ids.repeat_interleave(lengths, output_size=len(index))
+        total = _sums(grad, segment_ids.index_select(0, order), offsets)
         return total.to(ctx.dtype), *(None,) * 5
 
 
@@ -93,7 +93,7 @@ class _Last(torch.autograd.Function):
             ctx.save_for_backward(None)
             return rows.new_zeros(len(empty), rows.shape[1])
         last = inverse.index_select(0, (bags[1:] - 1).clamp(min=0))
-        # Row U belongs to nobody: its gradient is cut off.
+        # Row U belongs to no bag: its gradient is cut off.
         ctx.save_for_backward(last.masked_fill(empty, len(rows)))
         return rows.index_select(0, last).masked_fill_(empty[:, None], 0.0)
 
@@ -107,7 +107,7 @@ class _Last(torch.autograd.Function):
 
 
 class _ExpandAdd(torch.autograd.Function):
-    """Rows and tables stand in one table, and every position is a bag of 1 + T of its rows: one pass, rounded once."""
+    """Rows and tables are joined to one table, and every position is a bag of 1 + T of its rows: one pass, rounded once."""
 
     @staticmethod
     def forward(
@@ -135,7 +135,7 @@ class _ExpandAdd(torch.autograd.Function):
         found: list[Tensor | None] = []
         for wanted, (size, dtype), index in zip(needed, ctx.shapes, (inverse, *indices)):
             known = (order, offsets) if index is inverse else (None, None)
-            # A gradient of more bits than the output's is summed up in them.
+            # The gradient of a wider table is summed in the dtype of the table.
             found.append(_rows_gradient(grad.to(dtype), size, index, *known) if wanted else None)
         return found[0], None, None, None, *found[1:], *(None for _ in indices)
 
@@ -153,7 +153,7 @@ def _sums(source: Tensor, positions: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _check_range(index: Tensor, size: int) -> None:
-    """In one table with others an index too large would find the row of a neighbour."""
+    """In the joined table an index too large would read a row of the next table."""
     if index.device.type == "cpu" and len(index) and not torch.compiler.is_compiling():
         low, high = (int(x) for x in torch.aminmax(index))
         if low < 0 or high >= size:

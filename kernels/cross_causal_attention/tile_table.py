@@ -20,7 +20,7 @@ class Tile:
 @dataclass(frozen=True)
 class Entry:
     """Tiles for one head size. `forward` and `one_pass` by their rows; a number of rows that one program cannot hold is missing
-    from `one_pass`."""
+    in `one_pass`."""
 
     forward: dict[int, Tile]
     one_pass: dict[int, Tile]
@@ -229,7 +229,7 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
 }
 
 # The statistics of rows (in 32 bits) take the rows and keys of the backward that follows, so that both form the same products,
-# and its warps and blocks in flight too, unless these spill: here is who takes others. Architecture -> head size -> tiles
+# and its warps and blocks in flight too, unless these spill. Here are the tiles that differ. Architecture -> head size -> tiles
 STATISTICS: dict[int, dict[int, tuple[Tile, ...]]] = {
     80: {256: (Tile(16, 16, 8, 1),)},
     90: {16: (Tile(32, 32, 8, 1),), 128: (Tile(32, 16, 8, 1),)},
