@@ -1,6 +1,7 @@
 """Compiles Triton kernels without a GPU and reads what the machine code uses.
 
-Needs no device: the compiler, ptxas and cuobjdump are in Triton's wheel. Must run in a process without TRITON_INTERPRET.
+Needs no device: the compiler, ptxas and cuobjdump are in Triton's wheel. Not for a process with
+TRITON_INTERPRET.
 """
 
 import re
@@ -20,7 +21,7 @@ SHARED_LIMIT = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 @dataclass(frozen=True)
 class Used:
-    """What one compiled kernel uses: registers and local bytes per thread, shared bytes per block, instructions by name."""
+    """What a compiled kernel uses: registers and local bytes per thread, shared bytes per block, and instructions."""
 
     registers: int
     stack: int
@@ -31,12 +32,19 @@ class Used:
     def spills(self) -> bool:
         return self.stack > 0 or self.instructions["LDL"] > 0 or self.instructions["STL"] > 0
 
+    def complaints(self, architecture: int) -> list[str]:
+        """Spilled registers, and more shared memory than the architecture has."""
+        found = [f"spills: {self.stack} bytes of stack, {self.instructions['LDL']} local loads"] if self.spills else []
+        if self.shared > SHARED_LIMIT[architecture]:
+            found.append(f"needs {self.shared} bytes of shared memory of {SHARED_LIMIT[architecture]}")
+        return found
+
 
 def compile_for(kernel: Any, types: dict[str, str], constants: dict[str, Any], capability: int, *, warps: int) -> Used:
     """Compiles `kernel` for sm_`capability`.
 
     Args:
-        types: of run-time arguments, such as `*bf16`, `i32`, `fp32`; pointers and strides are taken to be divisible by 16.
+        types: of run-time arguments, such as `*bf16`, `i32`, `fp32`; pointers and strides are divisible by 16.
         constants: every other argument.
     """
     names = kernel.arg_names

@@ -35,7 +35,7 @@ def choose(operator: str, backend: str, device: torch.device, obstacle: str = ""
         fallback: the operator's backend in plain PyTorch.
 
     Raises:
-        RuntimeError: `triton` is wanted, but Triton is not installed, or there is neither CUDA nor Triton's interpreter.
+        RuntimeError: `triton` is wanted, without Triton, or without both CUDA and Triton's interpreter.
         ValueError: `triton` is wanted for inputs that it cannot take, or the backend is unknown.
     """
     if backend == "auto":

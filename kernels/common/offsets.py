@@ -14,7 +14,7 @@ def readable(*tensors: Tensor | None) -> bool:
 
 
 def check_offsets(name: str, offsets: Tensor, total: int, *, padded: bool = False) -> None:
-    """Raises ValueError unless `offsets` (B + 1,) in host memory rise from 0 to `total`, or with `padded` to at most that.
+    """Raises ValueError unless `offsets` (B + 1,) in host memory rise from 0 to `total`, with `padded` to at most that.
 
     Lengths in the place of offsets are the usual cause: they do not begin at 0, or they fall.
     """

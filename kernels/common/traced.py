@@ -13,8 +13,8 @@ R = TypeVar("R")
 def traceable(operator: Callable[P, R]) -> Callable[P, R]:
     """The operator with the override protocol of torch's own functions (`__torch_function__`).
 
-    A class that overrides functions, such as the proxies of torch.fx, handles a call with its objects among the arguments.
-    torch.fx makes one node of the call, which calls the operator; proxies may also be fields of a dataclass beside them.
+    A class that overrides functions, such as the proxies of torch.fx, handles a call with its objects as arguments. For
+    torch.fx the call is one node; beside a proxy there may be dataclasses with proxies as fields.
     """
 
     @functools.wraps(operator)

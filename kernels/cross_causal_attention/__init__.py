@@ -47,27 +47,27 @@ def cross_causal_attention(
     """`softmax(scale * q k^T + mask) v` for every request of a jagged batch.
 
     The keys of a request are `[events oldest..newest, group 1, ..., group c]`; a group is the m global rows of one
-    candidate. The queries of a request are the last q_len of those rows, unless `q_positions` gives other positions. A row
-    at key position p attends to
+    candidate. The queries of a request are the last q_len of those rows, unless `q_positions` gives other positions. A
+    row at key position p attends to
 
     - without `num_candidates`: the keys at positions <= p (bottom-right causal, as in flash attention's varlen call);
     - with `num_candidates`, if p is an event: the events at positions <= p, and never a global row;
-    - with `num_candidates`, if p belongs to a group: the oldest `prefix_len` events (by default all events), and the rows
-      of its own group up to p.
+    - with `num_candidates`, if p belongs to a group: the oldest `prefix_len` events (by default all events), and the
+      rows of its own group up to p.
 
     This is LONGER's `j >= i` over `[globals; newest..oldest]` (arXiv 2505.04421, section 3.5.2), reversed. With
-    `causal=False` every row attends to every key of its request. A row without a visible key gives zeros and zero gradients.
+    `causal=False` a row attends to all keys of its request. A row without a visible key gives zeros and no gradient.
 
-    With fewer key-value than query heads, query head h uses key-value head h // (H / H_kv). Under autocast the inputs are
-    cast to its dtype. No backend but `reference` and `bucketed` reads a value on the host. All backends are deterministic,
-    and a request's result does not depend on the other requests of its batch (README.md has the exceptions).
+    With fewer key-value than query heads, query head h uses key-value head h // (H / H_kv). Under autocast the inputs
+    are cast to its dtype. No backend but `reference` and `bucketed` reads a value on the host. All are deterministic,
+    and a request's result does not depend on the others of its batch (README.md has the exceptions).
 
     Args:
         q: (sum_q, H, D), float.
         k, v: (sum_kv, H_kv, D), same dtype and device as q; H_kv divides H.
-        q_offsets, kv_offsets: (B + 1,) int32 or int64 prefix sums of the lengths, from 0 on. Rows behind the last offset are
-            padding, and their output is zeros. Anything else, such as lengths, is a ValueError on a CPU; on CUDA, where the
-            host does not wait for the values, it gives NaN everywhere.
+        q_offsets, kv_offsets: (B + 1,) int32 or int64 prefix sums of the lengths, from 0 on. Rows behind the last
+            offset are padding, and their output is zeros. Anything else, such as lengths, is a ValueError on a CPU; on
+            CUDA, where the host does not wait for the values, it gives NaN everywhere.
         num_candidates: (B,) int32 or int64, candidates c of each request.
         group_size: m.
         prefix_len: (sum of num_candidates,) int32 or int64, how many of the oldest events each candidate attends to, in
@@ -76,8 +76,8 @@ def cross_causal_attention(
         key_valid: (sum_kv,) bool, False hides a key from every row.
         mask: the six options above in one value, instead of them.
         scale: positive; defaults to 1 / sqrt(D).
-        max_q_len: a promise that no request has more query rows. Up to 128 rows it lets the backward hold them all and read
-            K and V once. If a request breaks the promise, its rows are NaN (the CPU's backends raise ValueError).
+        max_q_len: a promise that no request has more query rows. Up to 128 rows it lets the backward hold them all and
+            read K and V once. If a request breaks the promise, its rows are NaN (the CPU's backends raise ValueError).
         backend: `triton` is the fused kernel (fp32, fp16, bf16; D <= 256); `bucketed` pads requests of similar length
             together; `reference` loops over requests, in float64 too; `auto` takes `triton` on CUDA where it can, else
             `bucketed`, and logs its choice once.

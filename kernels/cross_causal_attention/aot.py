@@ -2,8 +2,8 @@
 
     python -m dist_rec.kernels.cross_causal_attention.aot [--arch 80 90 100] [--bits 16 32] [--hardest]
 
-Exits with 1 if an entry spills registers, needs more shared memory than its architecture has, or, on sm_90 with 64 rows or more
-in 16 bits, does without the tensor core instruction for whole warp groups (wgmma).
+Exits with 1 if an entry spills registers, needs more shared memory than its architecture has, or, on sm_90 with 64 rows
+or more in 16 bits, does without the tensor core instruction for whole warp groups (wgmma).
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dist_rec.kernels.common.aot import SHARED_LIMIT, Used, compile_for
+from dist_rec.kernels.common.aot import Used, compile_for
 from dist_rec.kernels.cross_causal_attention import tuning
 from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_one_pass, sum_parts
 from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
@@ -46,8 +46,8 @@ _SCALARS = (
 
 @dataclass(frozen=True)
 class Build:
-    """One kernel with one tile; `masked`: with every option of the mask, pieces of keys, two query heads per key-value head and
-    a head size that has to be padded, otherwise with none of these."""
+    """One kernel with one tile; `masked`: with every option of the mask, pieces of keys, two query heads per key-value
+    head and a head size that has to be padded, otherwise with none of these."""
 
     architecture: int
     bits: int
@@ -76,11 +76,7 @@ class Build:
         return compile_for(kernel, types, constants, self.architecture, warps=self.tile.warps)
 
     def complaints(self, used: Used) -> list[str]:
-        found = []
-        if used.spills:
-            found.append(f"spills: {used.stack} bytes of stack, {used.instructions['LDL']} local loads")
-        if used.shared > SHARED_LIMIT[self.architecture]:
-            found.append(f"needs {used.shared} bytes of shared memory of {SHARED_LIMIT[self.architecture]}")
+        found = used.complaints(self.architecture)
         wide = self.kernel in MATMULS and self.bits == 16 and self.tile.rows >= 64
         if self.architecture == 90 and wide and not used.instructions["HGMMA"]:
             found.append("no wgmma")

@@ -1,8 +1,8 @@
 """Triton backward for few query rows: K and V are read once, dK and dV written once, in five matmuls without atomics.
 
-One program holds **all** query rows of one request and key-value head: q, dO and the dQ accumulator stay on the chip, and
-the keys are read block by block. A request's keys are one piece, or, with few requests on a large GPU, pieces of fixed
-length; then each piece writes an fp32 part of dQ, and `sum_parts` adds the parts in order.
+One program holds **all** query rows of one request and key-value head: q, dO and the dQ accumulator stay on the chip,
+and the keys are read block by block. A request's keys are one piece, or, with few requests on a large GPU, pieces of
+fixed length; then each piece writes an fp32 part of dQ, and `sum_parts` adds the parts in order.
 
 Legend: BM tile rows (at least all rows of a request), BN keys of a block, HEAD head size, D the same padded.
 """
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from dist_rec.kernels.cross_causal_attention.row_statistics import weights
-from dist_rec.kernels.cross_causal_attention.tile_masks import block_ranges, inverse, row_bounds, tile_ranges
+from dist_rec.kernels.cross_causal_attention.tile_masks import block_ranges, hide, inverse, row_bounds, tile_ranges
 
 
 @triton.jit(do_not_specialize=["group_size"])
@@ -63,7 +63,7 @@ def backward_one_pass(
 ) -> None:
     """Writes DK, DV (sum_kv, H_kv, HEAD) and DQ (sum_q, H, HEAD); OUT, DO, DQ, DK, DV are contiguous.
 
-    ANEW: PEAK, TOTAL and DELTA are those of `row_statistics`; otherwise PEAK and TOTAL are the forward's, delta comes from OUT.
+    ANEW: PEAK, TOTAL and DELTA are those of `row_statistics`; otherwise PEAK and TOTAL of the forward, delta from OUT.
 
     A slot of the work list is a whole request, or with PIECE > 0 a piece of PIECE of its keys; then requests of several
     pieces write DQ_PARTS (slots, H_kv, BM, HEAD) fp32 instead of DQ.
@@ -139,10 +139,7 @@ def backward_one_pass(
         load = there[:, None] & keys_in_head
         k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=load, other=0.0)
         v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=load, other=0.0)
-        visible = j[None, :] < limit[:, None]
-        if NUM_CANDIDATES is not None:
-            visible = visible | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
-        s = tl.where(visible & there[None, :], tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
+        s = hide(tl.dot(q, tl.trans(k), input_precision=PRECISION), j, there, limit, start, stop, NUM_CANDIDATES)
         p = weights(s, peak, scale2, ANEW) * norm[:, None]
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
         dq = _emit(p, ds, q, do, k, dq, DK, DV, n, on, d, kv_heads, stored, scale, HEAD, PRECISION)
@@ -162,24 +159,7 @@ def backward_one_pass(
 
 
 @triton.jit
-def _emit(
-    p,
-    ds,
-    q,
-    do,
-    k,
-    dq,
-    DK,
-    DV,
-    n,
-    on,
-    d,
-    kv_heads,
-    stored,
-    scale,
-    HEAD: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+def _emit(p, ds, q, do, k, dq, DK, DV, n, on, d, kv_heads, stored, scale, HEAD: tl.constexpr, PRECISION: tl.constexpr):
     """Stores dK and dV of one block of keys, (BN, D) each, and adds to dQ (BM, D) before its scale."""
     at = on[:, None] * (kv_heads * HEAD) + d[None, :]
     skipped = n * (kv_heads * HEAD)

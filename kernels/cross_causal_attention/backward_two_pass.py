@@ -1,8 +1,8 @@
 """Triton backward for any number of query rows, deterministic: dQ by tiles of rows, then dK and dV by blocks of keys.
 
-Seven matmuls and two readings of K and V, against five and one of `backward_one_pass`; but no program has to hold all rows.
+Seven matmuls and two readings of K and V, against five and one of `backward_one_pass`; no program holds all rows.
 
-Legend: BM tile rows, BN keys of a block, HEAD head size, D the same padded to a power of two, G query heads per key-value head.
+Legend: BM tile rows, BN keys of a block, HEAD head size, D the same padded, G query heads per key-value head.
 """
 
 # Triton reads annotations as code and turns numbers into constants by itself, hence for kernels:
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from dist_rec.kernels.cross_causal_attention.row_statistics import weights
-from dist_rec.kernels.cross_causal_attention.tile_masks import block_ranges, inverse, row_bounds, tile_ranges
+from dist_rec.kernels.cross_causal_attention.tile_masks import block_ranges, hide, inverse, row_bounds, tile_ranges
 
 
 @triton.jit(do_not_specialize=["group_size"])
@@ -127,10 +127,7 @@ def backward_queries(
         load = there[:, None] & in_head[None, :]
         k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=load, other=0.0)
         v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=load, other=0.0)
-        visible = j[None, :] < limit[:, None]
-        if NUM_CANDIDATES is not None:
-            visible = visible | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
-        s = tl.where(visible & there[None, :], tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
+        s = hide(tl.dot(q, tl.trans(k), input_precision=PRECISION), j, there, limit, start, stop, NUM_CANDIDATES)
         p = weights(s, peak, scale2, ANEW) * norm[:, None]
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
@@ -177,7 +174,7 @@ def backward_keys(
     BN: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """A slot is a block of keys: writes its DK and DV (sum_kv, H_kv, HEAD), the sums over all rows that attend to it."""
+    """A slot is a block of keys: writes its DK and DV (sum_kv, H_kv, HEAD), sums over the rows that attend to it."""
     program = tl.program_id(0)
     h = program % kv_heads
     slot = program // kv_heads
@@ -249,11 +246,7 @@ def backward_keys(
         do = tl.load(DO + place[:, None] * HEAD + d[None, :], mask=rows_in_head, other=0.0)
         peak, total = tl.load(PEAK + place, mask=is_row, other=0.0), tl.load(TOTAL + place, mask=is_row, other=0.0)
         delta = tl.load(DELTA + place, mask=is_row, other=0.0)
-        visible = j[None, :] < limit[:, None]
-        if NUM_CANDIDATES is not None:
-            visible = visible | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
-        s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-        s = tl.where(visible & there[None, :], s, float("-inf"))
+        s = hide(tl.dot(q, tl.trans(k), input_precision=PRECISION), j, there, limit, start, stop, NUM_CANDIDATES)
         dk, dv = _gather_rows(s, q, do, v, peak, total, delta, dk, dv, scale2, ANEW, PRECISION)
     for tile in tl.range(full_tile, end_tile, num_stages=STAGES):
         row = tile * BM + tl.arange(0, BM)
@@ -278,20 +271,7 @@ def backward_keys(
 
 
 @triton.jit
-def _gather_rows(
-    s,
-    q,
-    do,
-    v,
-    peak,
-    total,
-    delta,
-    dk,
-    dv,
-    scale2,
-    ANEW: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+def _gather_rows(s, q, do, v, peak, total, delta, dk, dv, scale2, ANEW: tl.constexpr, PRECISION: tl.constexpr):
     """Adds one tile of rows to dK (before its scale) and dV of the block."""
     p = weights(s, peak, scale2, ANEW) * inverse(total)[:, None]
     dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision=PRECISION)

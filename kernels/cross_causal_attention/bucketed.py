@@ -1,16 +1,16 @@
-"""Cross-causal attention by padding requests of similar length together and calling torch's fused attention on each bucket.
+"""Cross-causal attention with torch's fused attention on buckets of requests of similar length, padded together.
 
 The quick form without a GPU: a few large calls instead of one small call per request. Requests are sorted by key length
 and cut into buckets; a bucket takes in the next request until its padding costs as much as another call.
 
 With candidates, little work is spent on hidden keys: event rows meet the event keys only, and groups go
-`CANDIDATES_PER_BLOCK` at a time, meeting the event keys and the keys of their own block. So the cost grows with the number
-of candidates, not with its square. With few event rows and groups, both meet all keys of their request instead, which then
-have to be laid out once and not twice.
+`CANDIDATES_PER_BLOCK` at a time, meeting the event keys and the keys of their own block. So the cost grows with the
+number of candidates, not with its square. With few event rows and groups, both meet all keys of their request instead,
+which then have to be laid out once and not twice.
 
 Torch's fused attention walks keys in blocks, and the end of the last block decides how its sums round. With
-`torch.use_deterministic_algorithms`, keys are padded to whole blocks, so that a row's result does not depend on the number
-of keys behind its visible ones. (A linear layer needs MKL_CBWR=AVX2,STRICT in the environment for the same.)
+`torch.use_deterministic_algorithms`, keys are padded to whole blocks, so that a row's result does not depend on the
+number of keys behind its visible ones. (A linear layer needs MKL_CBWR=AVX2,STRICT in the environment for the same.)
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from dist_rec.kernels.cross_causal_attention.mask import Mask
 
-# Costs of forward and backward in units of one row meeting one key, rounded to powers of two; README.md has the measurement.
+# Costs of forward and backward, in units of one row meeting one key, as powers of two; measured in README.md.
 BUCKET_COST = 8192  # another call
 PIECE_COST = 512  # another member of a call
 KEY_COST = 4  # another key, to be gathered
@@ -51,7 +51,7 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Groups:
-    """The candidates of every request: `counts`, `num_events`, `starts` (B,) int64 (its first key), and `prefix_len`."""
+    """Candidates of every request: `counts`, `num_events`, `starts` (its first key) (B,) int64, and `prefix_len`."""
 
     counts: Tensor
     num_events: Tensor
@@ -96,15 +96,15 @@ def _pieces_of_groups(row: Tensor, request: Tensor, position: Tensor, kv_lengths
     """Event rows apart from the groups' rows, or all rows of a request over all its keys, whichever costs less."""
     in_group = position >= groups.num_events[request]
     event_rows = torch.zeros_like(kv_lengths).index_add(0, request, (~in_group).long())
-    # Together, event rows meet the groups' keys for nothing, and if every event is a row, the causal mask has to be written
-    # out; apart, the events are laid out twice, in calls of their own.
+    # Together, event rows meet the groups' keys for nothing, and if every event is a row, the causal mask has to be
+    # written out; apart, the events are laid out twice, in calls of their own.
     wasted = event_rows * groups.counts * groups.size
     if torch.equal(event_rows, groups.num_events):
         wasted = wasted + event_rows.square() // 2
     saved = KEY_COST * groups.num_events + PIECE_COST * (event_rows > 0)
     few = len(kv_lengths) and bool((groups.counts.max() <= CANDIDATES_PER_BLOCK) & ((wasted - saved).sum() <= BUCKET_COST))
-    # Apart, an event's bits do not depend on later keys, which matters in deterministic mode and for candidates in the middle
-    # of a history.
+    # Apart, an event's bits do not depend on later keys, which matters in deterministic mode and for candidates in the
+    # middle of a history.
     if few and groups.prefix_len is None and not torch.are_deterministic_algorithms_enabled():
         return [_whole_pieces(row, request, position, in_group, kv_lengths, groups)]
     return [
@@ -186,7 +186,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, key_valid: Tensor | None, scale: fl
 class Layout:
     """Padded slots of all buckets, one after the other.
 
-    - `row_at`, `key_at` (slots,) int64: the element of `rows` or `keys` in each slot; padding repeats the piece's last one
+    - `row_at`, `key_at` (slots,) int64: the element of `rows` or `keys` in each slot; padding repeats the piece's last
+      one
     - `place` (R,) int64: the slot of each row, anywhere for a piece without keys
     - `shapes`: members, rows and keys of each bucket
     """
@@ -272,7 +273,7 @@ def _padded_runs(starts: Tensor, lengths: Tensor, widths: Tensor) -> Tensor:
 
 
 def buckets(key_counts: list[int], row_counts: list[int]) -> list[list[int]]:
-    """Pieces that have rows and keys, grouped so that padding a group costs no more than another call. Longest first."""
+    """Pieces with rows and keys, grouped so that padding a group costs no more than another call. Longest first."""
     found: list[list[int]] = []
     useful = longest = most_rows = 0
     wanted = (b for b in range(len(key_counts)) if row_counts[b] and key_counts[b])

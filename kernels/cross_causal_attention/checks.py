@@ -58,8 +58,8 @@ def check_inputs(
 
 @torch.compiler.disable
 def check_values(sum_q: int, sum_kv: int, q_offsets: Tensor, kv_offsets: Tensor, mask: Mask) -> None:
-    """Checks values in host memory; values on other devices are not read. Raises ValueError for offsets that are no prefix
-    sums and for more candidates than rows. Also runs where the rest is compiled: the CPU's backends read offsets anyway."""
+    """Checks values in host memory only. Raises ValueError for offsets that are no prefix sums and for more candidates
+    than rows. Also runs where the rest is compiled: the CPU's backends read offsets anyway."""
     counts, prefix_len = mask.num_candidates, mask.prefix_len
     if not readable(q_offsets, kv_offsets, counts, prefix_len):
         return

@@ -1,10 +1,10 @@
 """Triton forward: one program holds a tile of query rows of one request and one key-value head and reads the keys once.
 
-Rows of a tile: with G query heads per key-value head, tile row r is query row r // G and head r % G of the group, so that
-K and V are read once for all G heads. Softmax runs online in base 2 (`exp2`), in fp32.
+Rows of a tile: with G query heads per key-value head, tile row r is query row r // G and head r % G of the group, so
+that K and V are read once for all G heads. Softmax runs online in base 2 (`exp2`), in fp32.
 
-With few tiles on a large GPU the keys are split into pieces of fixed length; `combine` joins the pieces. The length is fixed,
-not the number of pieces, so that a request's result does not depend on the lengths of the others.
+With few tiles on a large GPU the keys are split into pieces of fixed length; `combine` joins the pieces. The length is
+fixed, not the number of pieces, so that a request's result does not depend on the lengths of the others.
 
 Legend: BM tile rows, BN keys of a block, HEAD head size, D head size padded to a power of two.
 """
@@ -15,7 +15,7 @@ Legend: BM tile rows, BN keys of a block, HEAD head size, D head size padded to 
 import triton
 import triton.language as tl
 
-from dist_rec.kernels.cross_causal_attention.tile_masks import block_ranges, inverse, row_bounds, tile_ranges
+from dist_rec.kernels.cross_causal_attention.tile_masks import block_ranges, hide, inverse, row_bounds, tile_ranges
 
 # Finite, so that a row before its first visible key subtracts equals and gets exp2(0) * 0, not NaN.
 NO_SCORE = tl.constexpr(-1.0e30)
@@ -60,10 +60,10 @@ def forward(
     BN: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """Writes OUT (sum_q, H, HEAD) and per row the largest score, PEAK (base 2), and the sum of weights relative to it, TOTAL,
-    both (sum_q, H) fp32. With SPLIT > 0 they are pieces (slots, row_tiles * BM, H_kv[, HEAD]), OUT not yet divided by TOTAL.
+    """Writes OUT (sum_q, H, HEAD) and (sum_q, H) fp32 PEAK, the largest score (base 2), and TOTAL, the sum of weights
+    relative to it. With SPLIT > 0 they are pieces (slots, row_tiles * BM, H_kv[, HEAD]), OUT not divided by TOTAL.
 
-    A slot of the work list is a tile of rows, or with SPLIT a piece of SPLIT keys, for each of `row_tiles` tiles of rows.
+    A slot of the work list is a tile of rows, or with SPLIT a piece of SPLIT keys, once per tile of rows (`row_tiles`).
     """
     program = tl.program_id(0)
     h = program % kv_heads
@@ -131,11 +131,7 @@ def forward(
         load = there[:, None] & in_head[None, :]
         k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=load, other=0.0)
         v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=load, other=0.0)
-        s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-        visible = j[None, :] < limit[:, None]
-        if NUM_CANDIDATES is not None:
-            visible = visible | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
-        s = tl.where(visible & there[None, :], s, float("-inf"))
+        s = hide(tl.dot(q, tl.trans(k), input_precision=PRECISION), j, there, limit, start, stop, NUM_CANDIDATES)
         acc, total, peak = _absorb(s, v, acc, total, peak, scale2, PRECISION)
 
     out = acc

@@ -41,8 +41,8 @@ def attend(
     scale: float,
     max_q_len: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output (sum_q, H, D) like q; of every row and head the largest score times log2(e) and the sum of 2^(score - largest),
-    both (sum_q, H) fp32. Their log-sum-exp is `peak + log2(total)`, -inf for a row without a visible key (total 0).
+    """Output (sum_q, H, D) like q; per row and head, (sum_q, H) fp32, the largest score times log2(e) and the sum of
+    2^(score - largest). The log-sum-exp is `peak + log2(total)`, -inf for a row without a visible key (total 0).
 
     Args:
         layout: `q_offsets`, `kv_offsets` and `Mask.tensors`.
@@ -218,8 +218,8 @@ def _run_forward(call: _Call, results: dict[str, Tensor]) -> None:
 
 
 def _before_backward(call: _Call, tile: tuning.Tile, results: dict[str, Tensor]) -> dict[str, Any]:
-    """What a backward starts from: in 16 bits the results of the forward, in fp32 new statistics of each row, with tiles
-    of the backward's shape, so that both form the same products."""
+    """What a backward starts from: in 16 bits the results of the forward, in fp32 new statistics of each row, with
+    tiles of the backward's shape, so that both form the same products."""
     if results["DO"].dtype != torch.float32:
         return results | {"DELTA": None, "ANEW": False}
     anew = {name: torch.empty_like(results["PEAK"]) for name in ("PEAK", "TOTAL", "DELTA")}

@@ -1,4 +1,4 @@
-"""The definition of cross-causal attention: one request at a time, the mask written out, any float dtype up to float64."""
+"""The definition of cross-causal attention: one request at a time, the mask written out, any dtype up to float64."""
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def reference_attention(
 
 
 def visible_keys(positions: Tensor, kv_len: int, num_events: int, group_size: int, prefix_len: Tensor | None) -> Tensor:
-    """(q_len, kv_len) bool: the keys of one request that each row attends to; keys are `num_events` events, then groups."""
+    """(q_len, kv_len) bool: the keys that each row of a request attends to: `num_events` events, then groups."""
     visible = torch.zeros(len(positions), kv_len, dtype=torch.bool)
     for row, p in enumerate(positions.tolist()):
         if p < num_events:
@@ -48,7 +48,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> T
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     scores = torch.einsum("qhd,khd->hqk", q.to(wide), k.to(wide)) * scale
     hidden = ~visible
-    # Rows without a visible key: a finite score keeps softmax (and its gradient) free of NaN, then the weights become zero.
+    # Rows without a visible key: finite scores keep softmax and its gradient free of NaN, then the weights become 0.
     scores = scores.masked_fill(hidden & visible.any(1, keepdim=True), float("-inf"))
     weights = scores.softmax(-1).masked_fill(hidden, 0.0)
     return torch.einsum("hqk,khd->qhd", weights, v.to(wide)).to(q.dtype)

@@ -1,9 +1,9 @@
-"""Triton prologue of the backward in fp32: what softmax's derivative needs of every query row, from the keys themselves.
+"""Triton prologue of the backward in fp32: the numbers of every query row that softmax's derivative needs.
 
-The gradient of a score is `p * (dO v - delta)`. With delta = rowsum(O * dO), or with a largest score that another order of
-summation left, a row with one visible key keeps the rounding of both where softmax's derivative is exactly zero. Here one
-walk over the keys gives delta = sum_j e_j (dO v_j) / sum_j e_j, from the same products as in the backward: one visible key
-has e = 1 and delta = dO v to the bit.
+The gradient of a score is `p * (dO v - delta)`. With delta = rowsum(O * dO), or with a largest score that another order
+of summation left, a row with one visible key keeps the rounding of both where softmax's derivative is exactly zero.
+Here one walk over the keys gives delta = sum_j e_j (dO v_j) / sum_j e_j, from the same products as in the backward: one
+visible key has e = 1 and delta = dO v to the bit.
 
 In 16 bits rounding weights and scores outweighs this, and the backward takes delta from O.
 
@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from dist_rec.kernels.cross_causal_attention.forward import NO_SCORE
-from dist_rec.kernels.cross_causal_attention.tile_masks import block_ranges, inverse, row_bounds, tile_ranges
+from dist_rec.kernels.cross_causal_attention.tile_masks import block_ranges, hide, inverse, row_bounds, tile_ranges
 
 
 @triton.jit(do_not_specialize=["group_size", "max_q_len"])
@@ -58,8 +58,8 @@ def row_statistics(
     BN: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """A slot is a tile of rows: writes their PEAK, the largest product q k (not scaled: the forward's is, and base 2), TOTAL,
-    the sum of weights relative to it, and DELTA, all (sum_q, H) fp32; zero TOTAL and DELTA for a row without a visible key."""
+    """A slot is a tile of rows: writes their PEAK, the largest product q k (not scaled: the forward's is, and base 2),
+    TOTAL, the sum of weights relative to it, and DELTA, all (sum_q, H) fp32; 0 and 0 for a row without a key."""
     program = tl.program_id(0)
     h = program % kv_heads
     slot = program // kv_heads
@@ -118,10 +118,7 @@ def row_statistics(
         load = there[:, None] & in_head[None, :]
         k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=load, other=0.0)
         v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=load, other=0.0)
-        visible = j[None, :] < limit[:, None]
-        if NUM_CANDIDATES is not None:
-            visible = visible | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
-        s = tl.where(visible & there[None, :], tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
+        s = hide(tl.dot(q, tl.trans(k), input_precision=PRECISION), j, there, limit, start, stop, NUM_CANDIDATES)
         dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
         peak, total, center, spread = _absorb(s, dp, peak, total, center, spread, scale2)
 
@@ -136,8 +133,8 @@ def row_statistics(
 @triton.jit
 def _absorb(s, dp, peak, total, center, spread, scale2):
     """One block of the online softmax. `center` is dO v of the key with the largest score, `spread` the sum of
-    e (dO v - center): where one key outweighs the others, `dO v - delta` cancels, and only the rounding of a sum that contains
-    dO v itself would remain."""
+    e (dO v - center): where one key outweighs the others, `dO v - delta` cancels, and only the rounding of a sum that
+    contains dO v itself would remain."""
     highest = tl.max(s, 1)
     new = tl.maximum(peak, highest)
     there = tl.max(tl.where(s == new[:, None], dp, float("-inf")), 1)
@@ -150,7 +147,7 @@ def _absorb(s, dp, peak, total, center, spread, scale2):
 
 @triton.jit
 def weights(s, peak, scale2, ANEW: tl.constexpr):
-    """exp(scale * s) relative to the row's largest; ANEW: `peak` is that of `row_statistics`, otherwise the forward's."""
+    """exp(scale * s) relative to the row's largest; ANEW: `peak` of `row_statistics`, otherwise of the forward."""
     if ANEW:
         # Subtracted first: the largest gets 2^0 = 1, also where the compiler fuses a product with a difference.
         e = tl.exp2((s - peak[:, None]) * scale2)

@@ -1,7 +1,7 @@
 """The mask (`mask.py`) inside the Triton kernels, for tiles of query rows and blocks of keys.
 
-A row attends to key positions j < `limit`, and `start` <= j <= `stop` of its own group. A tile of rows turns the bounds of
-its rows into ranges of key blocks: blocks that are visible to all of its rows, and blocks that need a mask.
+A row attends to key positions j < `limit`, and `start` <= j <= `stop` of its own group. A tile of rows turns the bounds
+of its rows into ranges of key blocks: blocks that are visible to all of its rows, and blocks that need a mask.
 """
 
 # Triton reads annotations as code and turns numbers into constants by itself, hence for kernels:
@@ -53,8 +53,8 @@ def row_bounds(
 def tile_ranges(limit, start, stop, is_row, kv_len):
     """Of a tile of rows: keys below the limits of all rows, of any row, and the range of the rows' own groups.
 
-    Returns `lowest`, `highest`, `own_first`, `own_end`: j < lowest is below every limit, j >= highest below none, and own
-    keys are in [own_first, own_end).
+    Returns `lowest`, `highest`, `own_first`, `own_end`: j < lowest is below every limit, j >= highest below none, and
+    own keys are in [own_first, own_end).
     """
     lowest = tl.min(tl.where(is_row, limit, kv_len))
     highest = tl.max(limit)
@@ -81,6 +81,16 @@ def block_ranges(lowest, highest, own_first, own_end, first_key, end_key, BN: tl
     own_block = tl.minimum(tl.maximum(own_first // BN, prefix_end), end)
     own_block_end = tl.minimum(tl.maximum(tl.cdiv(own_end, BN), own_block), end)
     return first, full, prefix_end, own_block, own_block_end
+
+
+@triton.jit
+def hide(s, j, there, limit, start, stop, NUM_CANDIDATES):
+    """Scores s (BM, BN) of a tile of rows and the keys j, -inf where a row's bounds hide the key or it is not
+    `there`."""
+    visible = j[None, :] < limit[:, None]
+    if NUM_CANDIDATES is not None:
+        visible = visible | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
+    return tl.where(visible & there[None, :], s, float("-inf"))
 
 
 @triton.jit

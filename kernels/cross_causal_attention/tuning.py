@@ -1,7 +1,7 @@
 """The tiles of a call, by architecture, element size, head size and the promised number of query rows.
 
-Nothing is tried at run time and no length of the batch is part of the key, so every rank and every batch takes the same tiles,
-and a request's result does not depend on the other requests of its batch. `tile_table.py` has the tiles.
+Nothing is tried at run time and no length of the batch is part of the key, so every rank and every batch takes the same
+tiles, and a request's result does not depend on the other requests of its batch. `tile_table.py` has the tiles.
 """
 
 import functools
@@ -32,7 +32,7 @@ def tiles_for(device: torch.device, dtype: torch.dtype, head: int, max_rows: int
 
 
 def tiles_of(entry: Entry, max_rows: int | None) -> Tiles:
-    """The smallest tile that holds all rows, or the largest there is: a request may have several tiles in the forward."""
+    """The smallest tile for all rows, else the largest: in the forward a request may have several tiles."""
     rows = max_rows or ROW_BUCKETS[-1]
     bucket = next((b for b in ROW_BUCKETS if rows <= b), ROW_BUCKETS[-1])
     forward = entry.forward[max(b for b in entry.forward if b <= bucket)]
@@ -63,5 +63,5 @@ def architecture(device: torch.device) -> int:
 
 
 def piece_keys(rows: int) -> int:
-    """Keys of a piece in the one-pass backward: its fp32 part of dQ is then at most a tenth of the piece's K and V in bf16."""
+    """Keys of a piece in the one-pass backward: its fp32 part of dQ is at most a tenth of its K and V in bf16."""
     return max(512, 12 * rows)

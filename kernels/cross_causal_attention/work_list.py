@@ -44,7 +44,7 @@ class WorkList:
 def make_work_list(
     offsets: Tensor, total: int, weight_offsets: Tensor, tile: int, *, factor: int = 1, at_least_one: bool = False
 ) -> WorkList:
-    """Tiles of `tile` elements of every request; requests in order of falling weight, equal weights in the order of the batch.
+    """Tiles of `tile` elements of every request; requests by falling weight, equal weights in the order of the batch.
 
     Args:
         offsets: (B + 1,) int, prefix sums; a request of n elements has ceil(n * factor / tile) tiles.
@@ -66,20 +66,10 @@ def make_work_list(
 
 @triton.jit(do_not_specialize=["batch"])
 def _list_tiles(
-    OFFSETS,
-    WEIGHT_OFFSETS,
-    REQUEST,
-    TILE,
-    COUNT,
-    FIRST,
-    batch,
-    tile,
-    factor,
-    LEAST: tl.constexpr,
-    BLOCK: tl.constexpr,
+    OFFSETS, WEIGHT_OFFSETS, REQUEST, TILE, COUNT, FIRST, batch, tile, factor, LEAST: tl.constexpr, BLOCK: tl.constexpr
 ) -> None:
-    """Each program places BLOCK requests: the first tile of a request follows the tiles of all requests before it, counted
-    by comparing it with every other request. Quadratic in B, but without a sort and in one launch."""
+    """Each program places BLOCK requests: the first tile of a request follows the tiles of all requests before it,
+    counted by comparing it with every other request. Quadratic in B, but without a sort and in one launch."""
     mine = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     my_tiles = _tiles(OFFSETS, mine, batch, tile, factor, LEAST)
     my_weight = _length(WEIGHT_OFFSETS, mine, batch)
@@ -116,7 +106,7 @@ def _tiles(OFFSETS, b, batch, tile, factor, LEAST: tl.constexpr):
 
 @dataclass(frozen=True)
 class Offsets:
-    """Offsets of both sides for the kernels, (B + 1,) int32; `broken` (1,) int32, not zero if the given were no prefix sums."""
+    """Offsets for the kernels, (B + 1,) int32; `broken` (1,) int32, not zero if the given ones were no prefix sums."""
 
     q: Tensor
     kv: Tensor
@@ -125,7 +115,7 @@ class Offsets:
 
 def sound_offsets(q_offsets: Tensor, sum_q: int, kv_offsets: Tensor, sum_kv: int) -> Offsets:
     """Copies of offsets that begin at 0, never fall and end within the rows. All zeros otherwise: with lengths in
-    the place of offsets, kernels would read and write outside of their tensors. Decided on the device, in one launch."""
+    the place of offsets, kernels would read and write outside of their tensors. One launch."""
     q, kv = torch.empty(2, len(q_offsets), dtype=torch.int32, device=q_offsets.device)
     broken = torch.empty(1, dtype=torch.int32, device=q_offsets.device)
     _sound[(1,)](q_offsets, kv_offsets, q, kv, broken, len(q_offsets), sum_q, sum_kv, BLOCK=1024)
@@ -156,8 +146,8 @@ def _wrong_steps(OFFSETS, size, BLOCK: tl.constexpr):
 
 
 def clear_tails(offsets: Tensor, broken: Tensor, *tensors: Tensor) -> None:
-    """Writes zeros behind the last offset: rows of a padded buffer that belong to no request, and that no tile writes. Writes
-    NaN everywhere if the given offsets are no prefix sums: anything else would look like a result.
+    """Writes zeros behind the last offset: rows of a padded buffer that belong to no request, and that no tile writes.
+    Writes NaN everywhere if the given offsets are no prefix sums: anything else would look like a result.
 
     Args:
         offsets, broken: see `Offsets`.

@@ -28,12 +28,12 @@ def expand(rows: Tensor, inverse: Index, *, segments: Segments | None = None, ba
 
     Args:
         rows: (U, D) float.
-        inverse: (N,) int32, int64 or bit-packed, values in [0, U). A value outside raises on a CPU; the kernels, which do
-            not wait for the device, read no row and give zeros.
+        inverse: (N,) int32, int64 or bit-packed, values in [0, U). A value outside raises on a CPU; the kernels, which
+            do not wait for the device, read no row and give zeros.
         segments: of `inverse`, if they are known: the backward then need not sort.
-        backend: `triton` is one kernel, which reads a bit-packed inverse directly (fp32, fp16, bf16); `torch` is quick on
-            a CPU, in float64 too; `reference` is plain indexing; `auto` takes `triton` on CUDA where it can, else `torch`,
-            and logs its choice once.
+        backend: `triton` is one kernel, which reads a bit-packed inverse directly (fp32, fp16, bf16); `torch` is quick
+            on a CPU, in float64 too; `reference` is plain indexing; `auto` takes `triton` on CUDA where it can, else
+            `torch`, and logs its choice once.
 
     Returns:
         (N, D) in the dtype of rows. Bytes moved: U D + N D elements and the index, backward the same.
@@ -63,8 +63,8 @@ def pool(
 ) -> Tensor:
     """One row per bag of `rows[inverse]`, which is never materialized, neither forward nor backward.
 
-    `sum` and `mean` add in fp32; `max` takes the largest of each column, of equals the first, and only that position's row
-    gets the gradient; `last` is the row of the bag's last position. An empty bag gives zeros and no gradient.
+    `sum` and `mean` add in fp32; `max` takes the largest of each column, of equals the first, and only that position's
+    row gets the gradient; `last` is the row of the bag's last position. An empty bag gives zeros and no gradient.
 
     Args:
         rows, inverse, segments, backend: as in `expand`.
@@ -72,8 +72,7 @@ def pool(
             positions of no bag.
 
     Returns:
-        (B, D) in the dtype of rows. Bytes moved: the index, and N D elements at most, mostly from the cache
-        where rows repeat.
+        (B, D) in the dtype of rows. Bytes moved: the index and at most N D elements, repeated ones from the cache.
 
     Raises:
         ValueError, RuntimeError: as in `expand`.
@@ -101,8 +100,8 @@ def expand_add(
 ) -> Tensor:
     """`rows[inverse] + sum_t table_t[index_t]` in one pass, added in fp32 and rounded once.
 
-    This is a linear layer over `[(item + position) ; time]`, multiplied before the rows are repeated: U rows, K positions and
-    K buckets go through the matmul instead of N events.
+    This is a linear layer over `[(item + position) ; time]`, multiplied before the rows are repeated: U rows, K
+    positions and K buckets go through the matmul instead of N events.
 
     Args:
         rows, inverse, segments, backend: as in `expand`.

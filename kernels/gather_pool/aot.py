@@ -56,14 +56,6 @@ class Build:
         types |= {"PARTS": "*fp32"} if "PARTS" in types else {}
         return compile_for(kernel, types, constants, self.architecture, warps=tile["num_warps"])
 
-    def complaints(self, used: Used) -> list[str]:
-        found = []
-        if used.spills:
-            found.append(f"spills: {used.stack} bytes of stack, {used.instructions['LDL']} local loads")
-        if used.shared > SHARED_LIMIT[self.architecture]:
-            found.append(f"needs {used.shared} bytes of shared memory of {SHARED_LIMIT[self.architecture]}")
-        return found
-
 
 def builds(architecture: int, bits: int, widths: Iterable[int] = WIDTHS) -> Iterator[Build]:
     """Everything that a call can launch, each with the pointers that make it largest."""
@@ -79,7 +71,7 @@ def main() -> None:
     failed = False
     for build in (build for arch in options.arch for bits in options.bits for build in builds(arch, bits, options.width)):
         used = build.compile()
-        complaints = build.complaints(used)
+        complaints = used.complaints(build.architecture)
         failed |= bool(complaints)
         print(
             f"sm_{build.architecture} {build.bits} bits, width {build.width}: {build.use}: {used.registers} registers, "

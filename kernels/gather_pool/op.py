@@ -1,8 +1,8 @@
 """The kernels in PyTorch: custom ops with fake forms and autograd formulas, and the launches behind them.
 
 Legend: U unique rows, N positions, B bags, D width, K rows of a table, T tables, S segments.
-An index is `words, bits, length`: a bit-packed one, or a plain int32 one with 32 bits. `order` (N,) and `begins` (U + 1,)
-int32 are its segments.
+An index is `words, bits, length`: a bit-packed one, or a plain int32 one with 32 bits. `order` (N,) and `begins` (U +
+1,) int32 are its segments.
 """
 
 # Triton turns numbers into constants by itself, hence for launches:
@@ -101,7 +101,7 @@ def pool_rows(
     order: Tensor | None,
     begins: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """(B, D) like rows: sum, mean or max of each bag; and for max the winning position, int32 of the same shape, else (0,)."""
+    """(B, D) like rows: sum, mean or max of each bag; for max the winning positions, int32 (B, D), else (0,)."""
     # Pieces of one length: a bag's result does not depend on the lengths of others.
     options = {"WORDS": words, "bits": bits, "MEAN": mode == "mean", "PIECE": PIECE}
     return _reduce(rows, offsets, length, rows.dtype, options, mode == "max")
@@ -220,7 +220,7 @@ def _reduce(
     if out.numel() == 0:
         return out, out_at
     source, starts = _with_adjacent_columns(source), search_starts(begins, length, options["PIECE"])
-    # At most two parts for each slot: of the segment that begins before the slot's place, and of one that begins behind it.
+    # At most two parts for each slot: of a segment that begins before the slot's place, and of one that begins later.
     parts = torch.empty(2 * len(starts), width, dtype=torch.float32, device=source.device)
     parts_at = torch.empty(parts.shape if largest else (0,), dtype=torch.int32, device=source.device)
     shared = {"OFFSETS": begins, "STARTS": starts, "OUT": out, "OUT_AT": out_at, "PARTS": parts, "PARTS_AT": parts_at}

@@ -1,5 +1,5 @@
-"""The backend `torch`, for a CPU. Nearly everything is an embedding bag: torch's is threaded and vectorised, sums in fp32,
-and writes no (N, D) buffer. Its own backward is not used: a bag over sorted positions is several times faster (README.md).
+"""The backend `torch`, for a CPU. Nearly everything is an embedding bag: torch's is threaded and vectorised, sums in
+fp32, and writes no (N, D) buffer. Its own backward is not used: a bag over sorted positions is faster (README.md).
 
 Legend: U unique rows, N positions, B bags, D width, T tables.
 """
@@ -107,7 +107,7 @@ class _Last(torch.autograd.Function):
 
 
 class _ExpandAdd(torch.autograd.Function):
-    """Rows and tables are joined to one table, and every position is a bag of 1 + T of its rows: one pass, rounded once."""
+    """Rows and tables are joined to one table; a position is a bag of 1 + T of its rows: one pass, rounded once."""
 
     @staticmethod
     def forward(

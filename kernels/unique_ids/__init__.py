@@ -44,8 +44,8 @@ def unpack_index(packed: BitPackedIndex, *, backend: Backend = "auto") -> Tensor
 
     Args:
         packed: N elements.
-        backend: `triton` is one kernel; `torch` strided shifts; `reference` reads two words per element, in int64; `auto`
-            takes `triton` on CUDA where it can, else `torch`, and logs its choice once.
+        backend: `triton` is one kernel; `torch` strided shifts; `reference` reads two words per element, in int64;
+            `auto` takes `triton` on CUDA where it can, else `torch`, and logs its choice once.
 
     Raises:
         RuntimeError: `backend="triton"` where there is neither a CUDA device nor Triton's interpreter.
@@ -59,11 +59,10 @@ def unpack_index(packed: BitPackedIndex, *, backend: Backend = "auto") -> Tensor
 
 @traceable
 def segments_of(index: Tensor | BitPackedIndex, num_values: int) -> Segments:
-    """Where each value of an index occurs: one stable sort of keys as narrow as `num_values` allows, without a host sync.
+    """Where each value of an index occurs: one stable sort of keys as narrow as `num_values` allows. No host sync.
 
     Args:
-        index: (N,) int32 or int64, or bit-packed; values in [0, num_values). Not checked: a value outside belongs to no
-            segment.
+        index: (N,) int32 or int64, or bit-packed; values in [0, num_values). A value outside belongs to no segment.
         num_values: U.
 
     Returns:

@@ -1,4 +1,4 @@
-"""An index in as few bits as its largest value needs, so that an inverse index crosses PCIe with 17 bits instead of 32 or 64.
+"""An index in as few bits as its largest value needs: an inverse index crosses PCIe with 17 bits, not 32 or 64.
 
 Legend: N elements, W words, b bits of an element. 32 elements fill exactly b words, whatever b is.
 """

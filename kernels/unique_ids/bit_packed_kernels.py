@@ -11,7 +11,7 @@ import triton.language as tl
 def read_index(WORDS, position, there, bits):
     """Elements at `position` (int64, any shape) of a bit-packed index, as int32; 0 where not `there`.
 
-    The second word is read for an element in two words. A plain int32 index is one of 32 bits, each element in one word.
+    The second word is read for an element in two words. A plain int32 index has 32 bits, an element per word.
     """
     bit = position.to(tl.int64) * bits
     word = bit >> 5

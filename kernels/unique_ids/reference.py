@@ -1,4 +1,4 @@
-"""The definitions, in the plainest terms: what an element of a bit-packed index is, and what the segments of an index are."""
+"""The definitions in plain terms: an element of a bit-packed index, and the segments of an index."""
 
 import torch
 from torch import Tensor

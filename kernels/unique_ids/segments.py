@@ -29,7 +29,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class UniqueIds:
-    """`values` (U,) ascending, in the dtype of the ids; `inverse` (N,) int32 with `values[inverse] == ids`; its `segments`."""
+    """`values` (U,) ascending, like the ids; `inverse` (N,) int32 with `values[inverse] == ids`; its `segments`."""
 
     values: Tensor
     inverse: Tensor
@@ -50,7 +50,7 @@ class BoundedUniqueIds:
 
 
 def sorted_segments(index: Tensor, num_values: int) -> Segments:
-    """See `segments_of`. A value outside of [0, num_values) belongs to no segment; its position comes before or behind all."""
+    """See `segments_of`. A value outside of [0, num_values) belongs to no segment; its position comes first or last."""
     narrow = next((dtype for limit, dtype in _KEYS if num_values <= limit), torch.int32)
     # Otherwise a value outside could become one inside when it is narrowed.
     keys = index.clamp(-1, min(num_values, _LARGEST)).to(narrow)
@@ -84,7 +84,7 @@ def unique_ids_bounded(ids: Tensor) -> BoundedUniqueIds:
 
 
 def unique_ids(ids: Tensor) -> UniqueIds:
-    """As `unique_ids_bounded`, but with tensors of the right length: waits for the device once, for the number of values."""
+    """As `unique_ids_bounded`, but with tensors of U values: waits for the device once, for U."""
     found = unique_ids_bounded(ids)
     count = int(found.count)  # host sync: the size of the output
     # Copies, or the short tensors would keep the memory of N values alive.

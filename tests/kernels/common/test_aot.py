@@ -4,6 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from dist_rec.kernels.common.aot import Used
+
 _SCRIPT = """
 from dist_rec.doctor.triton_add import _add
 from dist_rec.kernels.common.aot import compile_for
@@ -31,3 +35,20 @@ def test_compiles_and_reads_what_is_used() -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == [*["False True"] * 3, "_add: no type or value for BLOCK", "True 255"]
+
+
+_CLEAN = {"LDL": 0, "STL": 0}
+
+
+@pytest.mark.parametrize(
+    ("used", "architecture", "complaint"),
+    [
+        (Used(255, 40, 1024, _CLEAN), 90, "spills: 40 bytes of stack"),
+        (Used(255, 0, 1024, _CLEAN | {"LDL": 3}), 90, "3 local loads"),
+        (Used(100, 0, 300 * 1024, _CLEAN), 90, "shared memory"),
+        (Used(100, 0, 100 * 1024, _CLEAN), 80, "needs 102400 bytes of shared memory of 101376"),
+    ],
+)
+def test_says_what_is_wrong_with_a_kernel(used: Used, architecture: int, complaint: str) -> None:
+    assert not Used(100, 0, 100 * 1024, _CLEAN).complaints(90)
+    assert [complaint in line for line in used.complaints(architecture)] == [True]

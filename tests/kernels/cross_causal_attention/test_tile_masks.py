@@ -79,7 +79,7 @@ def _invert(TOTAL, OUT, N: tl.constexpr):
 class Tile:
     """What the kernels know of one tile of rows of request b, meeting the keys [first_key, end_key), and what is true."""
 
-    seen: list[set[int]]  # by every row of the tile that asks
+    visible: list[set[int]]  # to every row of the tile
     bounds: list[list[int]]  # limit, start, stop
     ranges: list[int]
     blocks: list[int]
@@ -120,9 +120,9 @@ def _tiles(case: Case, *, piece: int, all_masked: bool = False) -> list[Tile]:
         first_q, end_q = case.q_offsets[b : b + 2].tolist()
         num_keys = int(case.kv_offsets[b + 1] - case.kv_offsets[b])
         rows = range(first_q + tile * ROWS, min(end_q, first_q + (tile + 1) * ROWS))
-        seen_by = [set(visible_keys_of(case, b, row)) for row in rows]
+        visible_to = [set(visible_keys_of(case, b, row)) for row in rows]
         places = (number * piece, min(num_keys, (number + 1) * piece))
-        found.append(Tile(seen_by, bounds[program].tolist(), ranges[program].tolist(), blocks[program].tolist(), *places))
+        found.append(Tile(visible_to, bounds[program].tolist(), ranges[program].tolist(), blocks[program].tolist(), *places))
     return found
 
 
@@ -140,35 +140,35 @@ def test_tiles_see_what_their_rows_see(case: Case, piece: int) -> None:
         _assert_bounds_are_the_mask_of_a_row(tile)
         _assert_ranges_hold_what_any_row_sees(tile)
         _assert_blocks_cover_every_visible_key_once(tile)
-        _assert_blocks_without_a_mask_are_seen_whole_by_every_row(tile)
+        _assert_blocks_without_a_mask_are_visible_to_every_row(tile)
 
 
 def _assert_bounds_are_the_mask_of_a_row(tile: Tile) -> None:
     bounds = list(zip(*tile.bounds))
-    for (limit, start, stop), seen in zip(bounds, tile.seen):
-        assert {*range(limit), *range(start, stop + 1)} == seen
-    for limit, start, stop in bounds[len(tile.seen) :]:
-        assert limit == 0 and stop < start, "a row that does not ask sees nothing"
+    for (limit, start, stop), visible in zip(bounds, tile.visible):
+        assert {*range(limit), *range(start, stop + 1)} == visible
+    for limit, start, stop in bounds[len(tile.visible) :]:
+        assert limit == 0 and stop < start, "nothing is visible behind the last row"
 
 
 def _assert_ranges_hold_what_any_row_sees(tile: Tile) -> None:
     lowest, highest, own_first, own_end = tile.ranges
-    assert all(seen >= set(range(lowest)) for seen in tile.seen)
-    assert set().union(*tile.seen) <= {*range(highest), *range(own_first, own_end)}
+    assert all(visible >= set(range(lowest)) for visible in tile.visible)
+    assert set().union(*tile.visible) <= {*range(highest), *range(own_first, own_end)}
 
 
 def _assert_blocks_cover_every_visible_key_once(tile: Tile) -> None:
     keys, visited = range(tile.first_key, tile.end_key), tile.visited()
     assert len(visited) == len(set(visited))
     assert all(KEYS * block in keys for block in visited), "blocks lie within the piece"
-    assert {key // KEYS for key in set().union(*tile.seen) if key in keys} <= set(visited)
+    assert {key // KEYS for key in set().union(*tile.visible) if key in keys} <= set(visited)
 
 
-def _assert_blocks_without_a_mask_are_seen_whole_by_every_row(tile: Tile) -> None:
+def _assert_blocks_without_a_mask_are_visible_to_every_row(tile: Tile) -> None:
     first, full = tile.blocks[:2]
     whole = set(range(first * KEYS, full * KEYS))
-    assert all(seen >= whole for seen in tile.seen)
-    assert not tile.seen or not whole or max(whole) < tile.end_key
+    assert all(visible >= whole for visible in tile.visible)
+    assert not tile.visible or not whole or max(whole) < tile.end_key
 
 
 def test_most_blocks_of_a_long_history_need_no_mask() -> None:

@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_rec.kernels.common.aot import Used
-from dist_rec.kernels.gather_pool.aot import USES, WIDTHS, Build
-
-_CLEAN = {"HGMMA": 0, "HMMA": 0, "UTCHMMA": 0, "LDL": 0, "STL": 0, "LDGSTS": 0}
+from dist_rec.kernels.gather_pool.aot import USES, WIDTHS
 
 
 @pytest.mark.parametrize("architecture", [80, 90])
@@ -37,17 +34,3 @@ def _assert_64_bits(cache: Path) -> None:
     for path in cache.glob("*/*.ttir"):
         products = re.findall(r"arith\.muli .* : (?:tensor<[\dx]*x)?(i\d+)", path.read_text())
         assert products.count("i32") <= 1 < products.count("i64"), f"{path.stem}: products of {products}"
-
-
-@pytest.mark.parametrize(
-    ("used", "complaint"),
-    [
-        (Used(255, 40, 1024, _CLEAN), "spills: 40 bytes of stack"),
-        (Used(255, 0, 1024, _CLEAN | {"LDL": 3}), "3 local loads"),
-        (Used(100, 0, 300 * 1024, _CLEAN), "shared memory"),
-    ],
-)
-def test_says_what_is_wrong_with_a_build(used: Used, complaint: str) -> None:
-    build = Build(90, 16, 64, "expand")
-    assert not build.complaints(Used(100, 0, 1024, _CLEAN))
-    assert [complaint in line for line in build.complaints(used)] == [True]
