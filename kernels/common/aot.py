@@ -6,10 +6,12 @@ TRITON_INTERPRET.
 
 import re
 import subprocess
+import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -58,6 +60,27 @@ def compile_for(kernel: Any, types: dict[str, str], constants: dict[str, Any], c
     source = ASTSource(kernel, signature, {name: constants[name] for name in names if name in constants}, divisible)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
     return _inspect(compiled)
+
+
+class Build(Protocol):
+    """A kernel with its constants; its text says which."""
+
+    def compile(self) -> Used: ...
+
+    def complaints(self, used: Used) -> list[str]: ...
+
+
+def report(builds: Iterable[Build]) -> None:
+    """Compiles every build and prints what it uses, a line each; exits with 1 after a complaint."""
+    failed = False
+    for build in builds:
+        used = build.compile()
+        complaints = build.complaints(used)
+        failed |= bool(complaints)
+        instructions = "".join(f", {count} {name}" for name, count in used.instructions.items() if count)
+        judged = f" <- {'; '.join(complaints)}" if complaints else ""
+        print(f"{build}: {used.registers} registers, {used.shared} bytes shared{instructions}{judged}", flush=True)
+    sys.exit(failed)
 
 
 def _inspect(compiled: Any) -> Used:

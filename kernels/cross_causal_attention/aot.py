@@ -7,13 +7,11 @@ or more in 16 bits, does without the tensor core instruction for whole warp grou
 """
 
 import argparse
-import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dist_rec.kernels.common.aot import Used, compile_for
+from dist_rec.kernels.common.aot import Used, compile_for, report
 from dist_rec.kernels.cross_causal_attention import tuning
 from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_one_pass, sum_parts
 from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
@@ -55,6 +53,11 @@ class Build:
     kernel: str
     tile: Tile
     masked: bool
+
+    def __str__(self) -> str:
+        tile, options = self.tile, ", all mask options" if self.masked else ""
+        shape = f"{tile.rows} x {tile.keys}, {tile.warps} warps, {tile.stages} stages{options}"
+        return f"sm_{self.architecture} {self.bits} bits, head {self.head}: {self.kernel} {shape}"
 
     def compile(self) -> Used:
         kernel = KERNELS[self.kernel]
@@ -107,22 +110,8 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="+", default=[16, 32], choices=[16, 32])
     parser.add_argument("--hardest", action="store_true", help="Only builds with all mask options and padded heads.")
     options = parser.parse_args()
-    failed = False
     wanted = (build for arch in options.arch for bits in options.bits for build in builds(arch, bits))
-    for build in (build for build in wanted if build.masked or not options.hardest):
-        used = build.compile()
-        complaints = build.complaints(used)
-        failed |= bool(complaints)
-        tile = build.tile
-        print(
-            f"sm_{build.architecture} {build.bits} bits, head {build.head}: {build.kernel} {tile.rows} x {tile.keys}, "
-            f"{tile.warps} warps, {tile.stages} stages{', all mask options' if build.masked else ''}: "
-            f"{used.registers} registers, {used.shared / 1024:.0f} KiB shared, "
-            f"{json.dumps({name: count for name, count in used.instructions.items() if count})}"
-            f"{' <- ' + '; '.join(complaints) if complaints else ''}",
-            flush=True,
-        )
-    sys.exit(failed)
+    report(build for build in wanted if build.masked or not options.hardest)
 
 
 if __name__ == "__main__":

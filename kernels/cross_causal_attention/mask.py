@@ -10,24 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Mask:
-    """The options of the mask. `cross_causal_attention` has the rules; `checks.check_inputs` checks a mask.
-
-    Args:
-        causal: False lets every row attend to every key of its request.
-        num_candidates: (B,) int32 or int64, candidates of each request; None: all keys are events.
-        group_size: m.
-        prefix_len: (sum of num_candidates,) int32 or int64, how many of the oldest events each candidate attends to;
-            None: all of them.
-        q_positions: (sum_q,) int32 or int64, key position of each query row; None: the last rows of the request.
-        key_valid: (sum_kv,) bool, False hides a key from every row; None: no key is hidden.
-    """
+    """The options of the mask, with the meaning they have as keywords of `cross_causal_attention`, which checks them."""
 
     causal: bool = True
-    num_candidates: Tensor | None = None
-    group_size: int = 1
-    prefix_len: Tensor | None = None
-    q_positions: Tensor | None = None
-    key_valid: Tensor | None = None
+    num_candidates: Tensor | None = None  # (B,) int32 or int64
+    group_size: int = 1  # m
+    prefix_len: Tensor | None = None  # (sum of num_candidates,) int32 or int64
+    q_positions: Tensor | None = None  # (sum_q,) int32 or int64
+    key_valid: Tensor | None = None  # (sum_kv,) bool
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:

@@ -85,8 +85,7 @@ def block_ranges(lowest, highest, own_first, own_end, first_key, end_key, BN: tl
 
 @triton.jit
 def hide(s, j, there, limit, start, stop, NUM_CANDIDATES):
-    """Scores s (BM, BN) of a tile of rows and the keys j, -inf where a row's bounds hide the key or it is not
-    `there`."""
+    """Scores s (BM, BN) of a tile of rows and keys j, -inf where a row's bounds hide the key or it is not `there`."""
     visible = j[None, :] < limit[:, None]
     if NUM_CANDIDATES is not None:
         visible = visible | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))

@@ -6,12 +6,11 @@ Exits with 1 if one spills registers or needs more shared memory than its archit
 """
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dist_rec.kernels.common.aot import SHARED_LIMIT, Used, compile_for
+from dist_rec.kernels.common.aot import SHARED_LIMIT, Used, compile_for, report
 from dist_rec.kernels.gather_pool.gather import gather
 from dist_rec.kernels.gather_pool.reduce import combine_parts, reduce_pieces
 from dist_rec.kernels.gather_pool.tiles import PIECE, combine_tile, gather_tile, reduce_tile
@@ -43,6 +42,12 @@ class Build:
     width: int
     use: str
 
+    def __str__(self) -> str:
+        return f"sm_{self.architecture} {self.bits} bits, width {self.width}: {self.use}"
+
+    def complaints(self, used: Used) -> list[str]:
+        return used.complaints(self.architecture)
+
     def compile(self) -> Used:
         kernel, optional, given, largest = USES[self.use]
         reducing = reduce_tile(self.width, self.bits // 8)
@@ -68,17 +73,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="+", default=[16, 32], choices=[16, 32])
     parser.add_argument("--width", type=int, nargs="+", default=WIDTHS)
     options = parser.parse_args()
-    failed = False
-    for build in (build for arch in options.arch for bits in options.bits for build in builds(arch, bits, options.width)):
-        used = build.compile()
-        complaints = used.complaints(build.architecture)
-        failed |= bool(complaints)
-        print(
-            f"sm_{build.architecture} {build.bits} bits, width {build.width}: {build.use}: {used.registers} registers, "
-            f"{used.shared} bytes shared{' <- ' + '; '.join(complaints) if complaints else ''}",
-            flush=True,
-        )
-    sys.exit(failed)
+    report(build for arch in options.arch for bits in options.bits for build in builds(arch, bits, options.width))
 
 
 if __name__ == "__main__":

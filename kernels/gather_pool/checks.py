@@ -62,6 +62,11 @@ def why_not_triton(*tables: Tensor) -> str:
     return f"the kernels take fp32, fp16 and bf16, got {missing[0]}" if missing else ""
 
 
+def known(segments: Segments | None) -> tuple[Tensor | None, Tensor | None]:
+    """`order` and `offsets`, if the segments are known."""
+    return (None, None) if segments is None else (segments.order, segments.offsets)
+
+
 def _check_integers(name: str, x: Tensor) -> None:
     if x.dim() != 1 or x.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"{name} must be one-dimensional, int32 or int64, got {tuple(x.shape)} {x.dtype}")

@@ -16,7 +16,7 @@ import triton
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
-from dist_rec.kernels.gather_pool.checks import MOST_TERMS, Index, Term
+from dist_rec.kernels.gather_pool.checks import MOST_TERMS, Index, Term, known
 from dist_rec.kernels.gather_pool.gather import gather
 from dist_rec.kernels.gather_pool.reduce import combine_parts, reduce_pieces
 from dist_rec.kernels.gather_pool.tiles import CHECKED_SLOTS, PIECE, combine_tile, gather_tile, piece_for, reduce_tile
@@ -29,13 +29,13 @@ from dist_rec.kernels.unique_ids.segments import sorted_segments
 
 def triton_expand_add(rows: Tensor, inverse: Index, terms: Sequence[Term], segments: Segments | None) -> Tensor:
     tables, indices = [table for table, _ in terms], [index.int().contiguous() for _, index in terms]
-    return gather_rows(rows, *_flat(inverse), *_parts(segments), tables, indices)
+    return gather_rows(rows, *_flat(inverse), *known(segments), tables, indices)
 
 
 def triton_pool(rows: Tensor, inverse: Index, offsets: Tensor, mode: str, segments: Segments | None) -> Tensor:
     offsets = offsets.int().contiguous()
     if mode != "last":
-        return pool_rows(rows, *_flat(inverse), offsets, mode, *_parts(segments))[0]
+        return pool_rows(rows, *_flat(inverse), offsets, mode, *known(segments))[0]
     # An index outside of the rows gives zeros, and no gradient.
     last_row = torch.full_like(offsets[1:], len(rows))
     if len(inverse):
@@ -50,10 +50,6 @@ def _flat(inverse: Index) -> tuple[Tensor, int, int]:
     if isinstance(inverse, BitPackedIndex):
         return inverse.words, inverse.bits, inverse.length
     return inverse.int().contiguous(), WORD_BITS, len(inverse)
-
-
-def _parts(segments: Segments | None) -> tuple[Tensor | None, Tensor | None]:
-    return (None, None) if segments is None else (segments.order, segments.offsets)
 
 
 @torch.library.custom_op("dist_rec::gather_rows", mutates_args=())
@@ -169,8 +165,8 @@ def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     words, order, begins, *indices = ctx.saved_tensors
     found: list[Tensor | None] = []
     indexed = [(words, ctx.bits, order, begins), *((index, WORD_BITS, None, None) for index in indices)]
-    for (size, dtype, wanted), (index, bits, *known) in zip(ctx.shapes, indexed):
-        found.append(sum_segments(grad, *_segments(index, bits, ctx.length, size, *known), dtype) if wanted else None)
+    for (size, dtype, wanted), (index, bits, *segments) in zip(ctx.shapes, indexed):
+        found.append(sum_segments(grad, *_segments(index, bits, ctx.length, size, *segments), dtype) if wanted else None)
     return found[0], None, None, None, None, None, found[1:], [None] * len(indices)
 
 

@@ -15,25 +15,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
+from dist_rec.kernels.gather_pool.checks import known
 from dist_rec.kernels.unique_ids import Segments
 from dist_rec.kernels.unique_ids.segments import sorted_segments
 
 
 def torch_expand(rows: Tensor, inverse: Tensor, segments: Segments | None) -> Tensor:
-    return _Expand.apply(rows, inverse, *_parts(segments))
+    return _Expand.apply(rows, inverse, *known(segments))
 
 
 def torch_pool(rows: Tensor, inverse: Tensor, offsets: Tensor, mode: str, segments: Segments | None) -> Tensor:
     if mode == "last":
         return _Last.apply(rows, inverse, offsets)
-    return _Pool.apply(rows, inverse, offsets, mode, *_parts(segments))
+    return _Pool.apply(rows, inverse, offsets, mode, *known(segments))
 
 
 def torch_expand_add(
     rows: Tensor, inverse: Tensor, terms: Sequence[tuple[Tensor, Tensor]], segments: Segments | None
 ) -> Tensor:
     tables, indices = [table for table, _ in terms], [index for _, index in terms]
-    return _ExpandAdd.apply(rows, inverse, *_parts(segments), *tables, *indices)
+    return _ExpandAdd.apply(rows, inverse, *known(segments), *tables, *indices)
 
 
 class _Expand(torch.autograd.Function):
@@ -134,9 +135,9 @@ class _ExpandAdd(torch.autograd.Function):
         needed = [ctx.needs_input_grad[0], *ctx.needs_input_grad[4 : 4 + len(indices)]]
         found: list[Tensor | None] = []
         for wanted, (size, dtype), index in zip(needed, ctx.shapes, (inverse, *indices)):
-            known = (order, offsets) if index is inverse else (None, None)
+            segments = (order, offsets) if index is inverse else (None, None)
             # The gradient of a wider table is summed in the dtype of the table.
-            found.append(_rows_gradient(grad.to(dtype), size, index, *known) if wanted else None)
+            found.append(_rows_gradient(grad.to(dtype), size, index, *segments) if wanted else None)
         return found[0], None, None, None, *found[1:], *(None for _ in indices)
 
 
@@ -158,7 +159,3 @@ def _check_range(index: Tensor, size: int) -> None:
         low, high = (int(x) for x in torch.aminmax(index))
         if low < 0 or high >= size:
             raise IndexError(f"index must be in [0, {size}), got {low} to {high}")
-
-
-def _parts(segments: Segments | None) -> tuple[Tensor | None, Tensor | None]:
-    return (None, None) if segments is None else (segments.order, segments.offsets)

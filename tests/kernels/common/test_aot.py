@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 
-from dist_rec.kernels.common.aot import Used
+from dist_rec.kernels.common.aot import Used, report
 
 _SCRIPT = """
 from dist_rec.doctor.triton_add import _add
@@ -52,3 +53,26 @@ _CLEAN = {"LDL": 0, "STL": 0}
 def test_says_what_is_wrong_with_a_kernel(used: Used, architecture: int, complaint: str) -> None:
     assert not Used(100, 0, 100 * 1024, _CLEAN).complaints(90)
     assert [complaint in line for line in used.complaints(architecture)] == [True]
+
+
+@dataclass(frozen=True)
+class _Build:
+    wrong: list[str]
+
+    def __str__(self) -> str:
+        return "a kernel"
+
+    def compile(self) -> Used:
+        return Used(100, 0, 1024, _CLEAN | {"HMMA": 8})
+
+    def complaints(self, used: Used) -> list[str]:
+        return self.wrong
+
+
+@pytest.mark.parametrize("wrong", [[], ["spills", "no wgmma"]])
+def test_reports_every_build_and_fails_with_a_complaint(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        report([_Build(wrong), _Build([])])
+    used = "a kernel: 100 registers, 1024 bytes shared, 8 HMMA"
+    assert stopped.value.code == bool(wrong)
+    assert capsys.readouterr().out.splitlines() == [used + (" <- spills; no wgmma" if wrong else ""), used]
