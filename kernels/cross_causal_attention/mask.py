@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Mask:
-    """The options of the mask, with the meaning they have as keywords of `cross_causal_attention`, which checks them."""
+    """The options of the mask, with the meaning of the keywords of `cross_causal_attention`, which checks them."""
 
     causal: bool = True
     num_candidates: Tensor | None = None  # (B,) int32 or int64

@@ -1,4 +1,5 @@
-"""Random jagged attention problems, what each row sees, written down a second time, and plain maths in the same precision.
+"""Random jagged attention problems, what each row sees, written down a second time, and plain maths in the same
+precision.
 
 Legend: B requests, H heads, D head size, m rows of one candidate's group, c candidates of one request.
 """
@@ -202,8 +203,9 @@ def plain_attention(case: Case) -> Tensor:
 
 @dataclass(frozen=True)
 class Plain:
-    """What `plain_autograd` computes: `out` and gradients in the dtype of the case; of every row and head in fp32, or float64
-    for a float64 case, `peak`, the largest score (base 2), `total`, the sum of weights relative to it, their mean of dO v."""
+    """What `plain_autograd` computes: `out` and gradients in the dtype of the case; of every row and head in fp32, or
+    float64 for a float64 case, `peak`, the largest score (base 2), `total`, the sum of weights relative to it, their
+    mean of dO v."""
 
     out: Tensor
     dq: Tensor
@@ -224,10 +226,11 @@ class Plain:
 
 
 def plain_autograd(case: Case, shuffle: torch.Generator | None = None) -> Plain:
-    """Softmax attention by PyTorch's autograd in the dtype of the case, whole matrices at a time: plain maths to compare with.
+    """Softmax attention by PyTorch's autograd in the dtype of the case, whole matrices at a time: plain maths to
+    compare with.
 
-    The reference is not that in 16 bits: it computes in fp32 and rounds once at the end. `shuffle` draws the orders in which
-    the elements of a head, the keys and the rows of a request are added up, which changes nothing but rounding.
+    The reference is not that in 16 bits: it computes in fp32 and rounds once at the end. `shuffle` draws the orders in
+    which the elements of a head, the keys and the rows of a request are added up, which changes nothing but rounding.
     """
     order = _order(case.q.shape[2], shuffle)
     leaves = tuple(x.detach().requires_grad_() for x in case.inputs)
@@ -252,8 +255,8 @@ def assert_true(case: Case, got: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
 
 
 def plain_in_orders(case: Case) -> list[Plain]:
-    """Plain maths in a few orders of summation, for `farthest` to choose from: where few rows see few keys, the error of
-    a single one is zero by luck now and then."""
+    """Plain maths in a few orders of summation, for `farthest` to choose from: where few rows see few keys, the error
+    of a single one is zero by luck now and then."""
     shuffle = torch.Generator().manual_seed(2)
     return [plain_autograd(case, shuffle) for _ in range(8)]
 
@@ -303,7 +306,8 @@ def truth_of(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @contextmanager
 def keys_in_pieces(length: int = BLOCK) -> Iterator[None]:
-    """As on a GPU that is larger than the batch: it has many processors, and the keys are cut into pieces of this length."""
+    """As on a GPU that is larger than the batch: it has many processors, and the keys are cut into pieces of this
+    length."""
     sizes = mock.patch.multiple(tuning, SPLIT_KEYS=length, piece_keys=lambda _: length)
     with mock.patch.object(op, "_processors", lambda _: 1000), sizes:
         yield

@@ -33,8 +33,8 @@ def _assert_same(got: Case, expected: Case) -> None:
 @example(case=make_case([Request(3, 3, 9), Request(2, 0, 2)], "groups", hide=0.5), cost=10**6, per_block=64)
 @example(case=make_case([Request(3, 0, 0), Request(0, 2, 0)], "groups"), cost=0, per_block=64)
 def test_equals_the_reference(case: Case, cost: int, per_block: int) -> None:
-    """Where calls cost nothing every length gets a bucket and event rows stand apart from groups; where they are dear all
-    meet in one call."""
+    """Where calls cost nothing every length gets a bucket and event rows stand apart from groups; where they are dear
+    all meet in one call."""
     with mock.patch.multiple(bucketed, BUCKET_COST=cost, PIECE_COST=cost, KEY_COST=1, CANDIDATES_PER_BLOCK=per_block):
         _assert_same(case, case)
 
@@ -62,7 +62,8 @@ def test_is_as_exact_as_plain_maths_in_fp32(mode: Mode) -> None:
     case = make_case(requests, mode, group_size=2, hide=0.1, heads=4, head_size=16)
     truths = case.run_with_gradients("reference")
     plain = case.to(torch.float32).run_with_gradients("reference")
-    # Torch's fused CPU backward rebuilds the weights from a rounded log-sum-exp: up to 4 times (dk), seen over 30 seeds.
+    # Torch's fused CPU backward rebuilds the weights from a rounded log-sum-exp: up to 4 times (dk), seen over 30
+    # seeds.
     factors = (2.0, 4.5, 4.5, 2.0)
     for got, truth, rough, factor in zip(case.to(torch.float32).run_with_gradients("bucketed"), truths, plain, factors):
         assert_close_to_truth(got, truth, rough, factor)
@@ -159,7 +160,8 @@ def test_a_long_history_needs_no_square_matrix() -> None:
 
 @pytest.mark.parametrize("heads", [(4, 2), (6, 2), (3, 1)])
 def test_grouped_heads_equal_repeated_ones(heads: tuple[int, int]) -> None:
-    """Query head h uses key-value head h // (H / H_kv); the gradient of a shared head is the sum over its query heads."""
+    """Query head h uses key-value head h // (H / H_kv); the gradient of a shared head is the sum over its query
+    heads."""
     case = make_case([Request(9, 2, 6), Request(4, 1, 3)], "groups", group_size=2, heads=heads)
     group = heads[0] // heads[1]
     repeated = replace(case, k=case.k.repeat_interleave(group, dim=1), v=case.v.repeat_interleave(group, dim=1))

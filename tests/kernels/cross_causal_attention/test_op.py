@@ -1,4 +1,5 @@
-"""The fused operator as PyTorch meets it: its registration, compilation, checkpoints, autocast, strides, and no host reads."""
+"""The fused operator as PyTorch meets it: its registration, compilation, checkpoints, autocast, strides, and no host
+reads."""
 
 import os
 import subprocess
@@ -283,7 +284,8 @@ def test_rows_of_no_request_are_zeros() -> None:
 
 @pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has no fp32_precision here")
 def test_tf32_follows_torchs_newer_flag() -> None:
-    """Once it is set, asking by the older name raises, whatever the dtype. In a process of its own: it cannot be unset."""
+    """Once it is set, asking by the older name raises, whatever the dtype. In a process of its own: it cannot be
+    unset."""
     script = """
 import torch
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention, op

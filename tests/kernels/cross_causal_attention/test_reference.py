@@ -99,7 +99,8 @@ def test_offsets_of_either_width(backend: Backend) -> None:
 
 @pytest.mark.parametrize("heads", [(4, 2), (6, 2), (3, 1)])
 def test_grouped_heads_equal_repeated_ones(heads: tuple[int, int]) -> None:
-    """Query head h uses key-value head h // (H / H_kv); the gradient of a shared head is the sum over its query heads."""
+    """Query head h uses key-value head h // (H / H_kv); the gradient of a shared head is the sum over its query
+    heads."""
     case = make_case([Request(9, 2, 6), Request(4, 1, 3)], "groups", group_size=2, heads=heads)
     group = heads[0] // heads[1]
     repeated = replace(case, k=case.k.repeat_interleave(group, dim=1), v=case.v.repeat_interleave(group, dim=1))

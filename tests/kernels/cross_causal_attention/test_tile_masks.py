@@ -77,7 +77,8 @@ def _invert(TOTAL, OUT, N: tl.constexpr):
 
 @dataclass(frozen=True)
 class Tile:
-    """What the kernels know of one tile of rows of request b, meeting the keys [first_key, end_key), and what is true."""
+    """What the kernels know of one tile of rows of request b, meeting the keys [first_key, end_key), and what is
+    true."""
 
     visible: list[set[int]]  # to every row of the tile
     bounds: list[list[int]]  # limit, start, stop

@@ -1,4 +1,5 @@
-"""Every kernel becomes machine code that keeps its numbers in registers and counts elements in 64 bits, without a GPU."""
+"""Every kernel becomes machine code that keeps its numbers in registers and counts elements in 64 bits, without a
+GPU."""
 
 import os
 import re
@@ -14,8 +15,8 @@ from dist_rec.kernels.gather_pool.aot import USES, WIDTHS
 @pytest.mark.parametrize("architecture", [80, 90])
 @pytest.mark.parametrize("bits", [16, 32])
 def test_kernels_compile_without_spills(architecture: int, bits: int, tmp_path: Path) -> None:
-    """In a process of its own: kernels that were imported for the interpreter cannot be compiled. Prints registers of every
-    build (pytest -s)."""
+    """In a process of its own: kernels that were imported for the interpreter cannot be compiled. Prints registers of
+    every build (pytest -s)."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
     command = [sys.executable, "-W", "ignore", "-m", "dist_rec.kernels.gather_pool.aot", "--arch", str(architecture)]
@@ -28,8 +29,8 @@ def test_kernels_compile_without_spills(architecture: int, bits: int, tmp_path: 
 
 
 def _assert_64_bits(cache: Path) -> None:
-    """What is multiplied is a place: a position by a width, a row by a stride, an element by its bits. The only product of
-    32 bits is the first column of a program."""
+    """What is multiplied is a place: a position by a width, a row by a stride, an element by its bits. The only product
+    of 32 bits is the first column of a program."""
     assert {path.stem for path in cache.glob("*/*.ttir")} == {"gather", "reduce_pieces", "combine_parts"}
     for path in cache.glob("*/*.ttir"):
         products = re.findall(r"arith\.muli .* : (?:tensor<[\dx]*x)?(i\d+)", path.read_text())

@@ -1,4 +1,5 @@
-"""The operators as PyTorch meets them: registration, compilation, autocast, strides, every form of an index, no host reads."""
+"""The operators as PyTorch meets them: registration, compilation, autocast, strides, every form of an index, no host
+reads."""
 
 import subprocess
 import sys

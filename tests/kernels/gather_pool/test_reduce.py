@@ -1,4 +1,5 @@
-"""The kernels that reduce segments: pieces, parts, and what they must not touch. In the interpreter where there is no GPU."""
+"""The kernels that reduce segments: pieces, parts, and what they must not touch. In the interpreter where there is no
+GPU."""
 
 from dataclasses import replace
 from pathlib import Path
