@@ -30,7 +30,7 @@ from dist_rec.models.ranker import Ranker
 
 def padded_attention(q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, kv_offsets: Tensor, **options: Any) -> Tensor:
     """The same attention of a whole batch padded to its longest request, with the mask of the candidates' groups."""
-    assert options["q_positions"] is None and options["seen"] is None
+    assert options["q_positions"] is None and options["prefix_len"] is None
     q_lengths, kv_lengths = q_offsets.diff(), kv_offsets.diff()
     is_row, is_key = (torch.arange(int(lengths.max())) < lengths[:, None] for lengths in (q_lengths, kv_lengths))
     position = torch.arange(is_row.shape[1]) + (kv_lengths - q_lengths)[:, None]

@@ -22,7 +22,7 @@ from benchmarks.attention.cases import SHAPES, TOY, Problem, make_problem
 from benchmarks.attention.peers import ours
 from benchmarks.harness import Timing, measure_on_gpu, measure_side_by_side
 from dist_rec.kernels.cross_causal_attention import tuning
-from dist_rec.kernels.cross_causal_attention.table import Tile
+from dist_rec.kernels.cross_causal_attention.tile_table import Tile
 from dist_rec.kernels.cross_causal_attention.tuning import Tiles
 
 KERNELS = ("forward", "one_pass", "queries", "keys")

@@ -27,16 +27,9 @@ _OPERATOR = (
 # Breaches of a hard budget that are wanted: "path" or "path::function" -> the reason. An entry that is not needed fails too.
 EXCEPTIONS = {
     "kernels/cross_causal_attention/__init__.py::cross_causal_attention": _OPERATOR,
-    "kernels/cross_causal_attention/checks.py::check_inputs": _OPERATOR,
-    "kernels/cross_causal_attention/op.py::attend": _OPERATOR,
-    "kernels/cross_causal_attention/op.py::attend_backward": _OPERATOR,
-    "kernels/cross_causal_attention/op.py::_Call.__init__": _OPERATOR,
-    "kernels/cross_causal_attention/bucketed.py::bucketed_attention": _OPERATOR,
-    "kernels/cross_causal_attention/reference.py::reference_attention": _OPERATOR,
     "dist_rec/optim/hybrid.py::HybridOptimizer.__init__": "options of an optimizer, by keyword as torch's own have them",
     "dist_rec/cli.py::synth": "options of a command, each by its name",
     "dist_rec/embedding/dedup_names.py::_keep_missing": "a hook of torch gets its arguments one by one",
-    "kernels/gather_pool/op.py::pool_backward": "a custom op takes tensors and numbers one by one",
 }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
-from dist_rec.kernels.unique_ids import PackedIndex
+from dist_rec.kernels.unique_ids import BitPackedIndex
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class JaggedEvents:
     """
 
     lengths: Tensor
-    inverse: Tensor | PackedIndex
+    inverse: Tensor | BitPackedIndex
     dynamic: dict[str, Tensor]
     age: Tensor | None = None
 
@@ -54,7 +54,7 @@ class SequenceBatch(Pipelineable):
     """
 
     unique: KeyedJaggedTensor
-    context: Tensor | PackedIndex | None
+    context: Tensor | BitPackedIndex | None
     sequences: dict[str, JaggedEvents]
     candidates: JaggedEvents
     labels: Tensor
@@ -88,8 +88,8 @@ class SequenceBatch(Pipelineable):
 
 
 def _map(value: Any, apply: Any) -> Any:
-    """A copy of nested dataclasses and dicts with `apply` done to every tensor, KeyedJaggedTensor and PackedIndex."""
-    if isinstance(value, Tensor | KeyedJaggedTensor | PackedIndex):
+    """A copy of nested dataclasses and dicts with `apply` done to every tensor, KeyedJaggedTensor and BitPackedIndex."""
+    if isinstance(value, Tensor | KeyedJaggedTensor | BitPackedIndex):
         return apply(value)
     if isinstance(value, dict):
         return {key: _map(item, apply) for key, item in value.items()}

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dist_rec.kernels.unique_ids import PackedIndex, index_bits, pack_index, unpack_index
-from dist_rec.kernels.unique_ids.packed import num_words
+from dist_rec.kernels.unique_ids import BitPackedIndex, index_bits, pack_index, unpack_index
+from dist_rec.kernels.unique_ids.bit_packed import num_words
 
 MAX_TOKENS = 2**31 - 1
 
@@ -63,7 +63,7 @@ def every_token(columns: list[NDArray[np.int64]]) -> UniqueTokens:
     return UniqueTokens(columns, np.arange(len(columns[0]), dtype=np.int32))
 
 
-def pack_inverse(inverse: Tensor, num_tokens: int) -> PackedIndex:
+def pack_inverse(inverse: Tensor, num_tokens: int) -> BitPackedIndex:
     """An inverse index (N,) int32 in host memory, in ceil(log2 U) bits per event. Values must be in [0, num_tokens)."""
     host = native()
     if host is None:
@@ -71,10 +71,10 @@ def pack_inverse(inverse: Tensor, num_tokens: int) -> PackedIndex:
     count, bits = len(inverse), index_bits(num_tokens)
     words = torch.empty(num_words(count, bits), dtype=torch.int32)
     host.pack_bits(inverse.contiguous().numpy(), count, words.numpy(), len(words), bits)
-    return PackedIndex(words, bits, count)
+    return BitPackedIndex(words, bits, count)
 
 
-def unpack_inverse(packed: PackedIndex) -> Tensor:
+def unpack_inverse(packed: BitPackedIndex) -> Tensor:
     """(N,) int32 of a packed index in host memory."""
     host = native()
     if host is None:

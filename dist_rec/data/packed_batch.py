@@ -16,7 +16,7 @@ from dist_rec.data.columns import CANDIDATE, CONTEXT
 from dist_rec.data.dedup import pack_inverse, unpack_inverse
 from dist_rec.data.schema import Schema
 from dist_rec.data.wire import Packet, narrow, widen
-from dist_rec.kernels.unique_ids import PackedIndex
+from dist_rec.kernels.unique_ids import BitPackedIndex
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,6 @@ class PackedBatch(Pipelineable):
             age=packet.get(f"age.{owner}"),
         )
 
-    def _inverse(self, packet: Packet, owner: str) -> Tensor | PackedIndex:
-        packed = PackedIndex(packet[f"inverse.{owner}"], self.bits[owner], self.counts[owner])
+    def _inverse(self, packet: Packet, owner: str) -> Tensor | BitPackedIndex:
+        packed = BitPackedIndex(packet[f"inverse.{owner}"], self.bits[owner], self.counts[owner])
         return unpack_inverse(packed) if packet.buffer.device.type == "cpu" else packed

@@ -21,7 +21,7 @@ from torchrec.streamable import Pipelineable
 
 from dist_rec.data.dedup import pack_inverse, unique_tokens, unpack_inverse
 from dist_rec.data.wire import Packet, narrow, widen
-from dist_rec.kernels.unique_ids import PackedIndex, Segments, unique_ids_bounded, unpack_index
+from dist_rec.kernels.unique_ids import BitPackedIndex, Segments, unique_ids_bounded, unpack_index
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class UniqueFeatures(Pipelineable):
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # not what can be made again
 
-    def inverse_of(self, key: str) -> Tensor | PackedIndex:
+    def inverse_of(self, key: str) -> Tensor | BitPackedIndex:
         """(N,) the place of each value among the distinct ones of its key; packed on a GPU if it came there packed."""
         return self._inverses[self._set_of[key]]
 
@@ -270,10 +270,10 @@ class UniqueFeatures(Pipelineable):
         return replace(self, tensors={name: move(tensor) for name, tensor in self.tensors.items()}, segments=None)
 
     @cached_property
-    def _inverses(self) -> list[Tensor | PackedIndex]:
+    def _inverses(self) -> list[Tensor | BitPackedIndex]:
         if isinstance(self.tensors, dict):
             return [self.tensors[f"inverse.{number}"] for number in range(len(self.sets))]
-        packed = [PackedIndex(self.tensors[f"inverse.{i}"], of.bits, of.count) for i, of in enumerate(self.sets)]
+        packed = [BitPackedIndex(self.tensors[f"inverse.{i}"], of.bits, of.count) for i, of in enumerate(self.sets)]
         return [unpack_inverse(index) if index.device.type == "cpu" else index for index in packed]
 
     @cached_property

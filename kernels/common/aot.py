@@ -1,26 +1,29 @@
-"""Compiles Triton kernels for a GPU that is not there and reads what the machine code uses.
+"""Compiles Triton kernels without a GPU and reads what the machine code uses.
 
-Needs no device: the compiler, ptxas and cuobjdump are in Triton's wheel. Must run in a process without TRITON_INTERPRET.
+Needs no device: the compiler, ptxas and cuobjdump are in Triton's wheel. Not for a process with
+TRITON_INTERPRET.
 """
 
 import re
 import subprocess
+import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-# Bytes of shared memory per block. 80 stands for 8.x and 12.x, whose smaller members have 99 KiB.
+# Bytes of shared memory per block. 80 means 8.x and 12.x, whose smaller GPUs have 99 KiB.
 SHARED_LIMIT = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 
 @dataclass(frozen=True)
 class Used:
-    """What one compiled kernel uses: registers and local bytes per thread, shared bytes per block, instructions by name."""
+    """What a compiled kernel uses: registers and local bytes per thread, shared bytes per block, and instructions."""
 
     registers: int
     stack: int
@@ -31,12 +34,19 @@ class Used:
     def spills(self) -> bool:
         return self.stack > 0 or self.instructions["LDL"] > 0 or self.instructions["STL"] > 0
 
+    def complaints(self, architecture: int) -> list[str]:
+        """Spilled registers, and more shared memory than the architecture has."""
+        found = [f"spills: {self.stack} bytes of stack, {self.instructions['LDL']} local loads"] if self.spills else []
+        if self.shared > SHARED_LIMIT[architecture]:
+            found.append(f"needs {self.shared} bytes of shared memory of {SHARED_LIMIT[architecture]}")
+        return found
+
 
 def compile_for(kernel: Any, types: dict[str, str], constants: dict[str, Any], capability: int, *, warps: int) -> Used:
     """Compiles `kernel` for sm_`capability`.
 
     Args:
-        types: of run-time arguments, such as `*bf16`, `i32`, `fp32`; pointers and strides are taken to be divisible by 16.
+        types: of run-time arguments, such as `*bf16`, `i32`, `fp32`; pointers and strides are divisible by 16.
         constants: every other argument.
     """
     names = kernel.arg_names
@@ -50,6 +60,27 @@ def compile_for(kernel: Any, types: dict[str, str], constants: dict[str, Any], c
     source = ASTSource(kernel, signature, {name: constants[name] for name in names if name in constants}, divisible)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
     return _inspect(compiled)
+
+
+class Build(Protocol):
+    """A kernel with its constants; its text says which."""
+
+    def compile(self) -> Used: ...
+
+    def complaints(self, used: Used) -> list[str]: ...
+
+
+def report(builds: Iterable[Build]) -> None:
+    """Compiles every build and prints what it uses, a line each; exits with 1 after a complaint."""
+    failed = False
+    for build in builds:
+        used = build.compile()
+        complaints = build.complaints(used)
+        failed |= bool(complaints)
+        instructions = "".join(f", {count} {name}" for name, count in used.instructions.items() if count)
+        judged = f" <- {'; '.join(complaints)}" if complaints else ""
+        print(f"{build}: {used.registers} registers, {used.shared} bytes shared{instructions}{judged}", flush=True)
+    sys.exit(failed)
 
 
 def _inspect(compiled: Any) -> Used:

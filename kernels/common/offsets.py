@@ -1,22 +1,22 @@
-"""Offsets that are none: lengths in their place, above all."""
+"""Checks that offsets are prefix sums; the usual mistake is lengths in their place."""
 
 import torch
 from torch import Tensor, nn
 
 
 def readable(*tensors: Tensor | None) -> bool:
-    """Whether looking at the values costs nothing: in host memory, and neither compiled nor traced with fake tensors."""
+    """Whether reading the values costs nothing: in host memory, and neither compiled nor traced with fake tensors."""
     if torch.compiler.is_compiling():
         return False
     given = [x for x in tensors if x is not None]
-    # Of tensors that are more than their values, such as fake ones, nothing is asked.
+    # Tensors of other classes, such as fake ones, may have no values.
     return all(type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" for x in given)
 
 
 def check_offsets(name: str, offsets: Tensor, total: int, *, padded: bool = False) -> None:
-    """Raises ValueError unless `offsets` (B + 1,) in host memory rise from 0 to `total`, or with `padded` to at most that.
+    """Raises ValueError unless `offsets` (B + 1,) in host memory rise from 0 to `total`, with `padded` to at most that.
 
-    Lengths where offsets belong are the usual cause; they do not begin at 0, or they fall.
+    Lengths in the place of offsets are the usual cause: they do not begin at 0, or they fall.
     """
     first, last = int(offsets[0]), int(offsets[-1])
     whole = last <= total if padded else last == total

@@ -1,4 +1,4 @@
-"""Lets an operator be called where torch.fx traces: in a model of somebody else, under a TorchRec pipeline, in an export."""
+"""Lets torch.fx trace a call of an operator: in a larger model, under a TorchRec pipeline, in an export."""
 
 import functools
 from collections.abc import Callable
@@ -11,8 +11,11 @@ R = TypeVar("R")
 
 
 def traceable(operator: Callable[P, R]) -> Callable[P, R]:
-    """The operator as torch's own functions are: a call with proxies, or with tensors of a class that overrides functions, is
-    theirs to handle. For torch.fx it is one node, which calls the operator."""
+    """The operator with the override protocol of torch's own functions (`__torch_function__`).
+
+    A class that overrides functions, such as the proxies of torch.fx, handles a call with its objects as arguments. For
+    torch.fx the call is one node; beside a proxy there may be dataclasses with proxies as fields.
+    """
 
     @functools.wraps(operator)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -2,25 +2,23 @@
 
     python -m dist_rec.kernels.cross_causal_attention.aot [--arch 80 90 100] [--bits 16 32] [--hardest]
 
-Exits with 1 if an entry spills registers, needs more shared memory than its architecture has, or, on sm_90 with 64 rows or more
-in 16 bits, does without the tensor core instruction for whole warp groups (wgmma).
+Exits with 1 if an entry spills registers, needs more shared memory than its architecture has, or, on sm_90 with 64 rows
+or more in 16 bits, does without the tensor core instruction for whole warp groups (wgmma).
 """
 
 import argparse
-import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dist_rec.kernels.common.aot import SHARED_LIMIT, Used, compile_for
+from dist_rec.kernels.common.aot import Used, compile_for, report
 from dist_rec.kernels.cross_causal_attention import tuning
 from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_one_pass, sum_parts
 from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
 from dist_rec.kernels.cross_causal_attention.forward import combine, forward
 from dist_rec.kernels.cross_causal_attention.op import COMBINED_ROWS
 from dist_rec.kernels.cross_causal_attention.row_statistics import row_statistics
-from dist_rec.kernels.cross_causal_attention.table import TABLE, Tile
+from dist_rec.kernels.cross_causal_attention.tile_table import TABLE, Tile
 
 KERNELS = {
     "forward": forward,
@@ -32,9 +30,9 @@ KERNELS = {
     "keys": backward_keys,
 }
 MATMULS = ("forward", "statistics", "one_pass", "queries", "keys")
-MASK_OPTIONS = ("NUM_CANDIDATES", "FIRST_CANDIDATE", "SEEN", "Q_POSITIONS", "KEY_VALID")
+MASK_OPTIONS = ("NUM_CANDIDATES", "FIRST_CANDIDATE", "PREFIX_LEN", "Q_POSITIONS", "KEY_VALID")
 _INT32 = (
-    *("Q_OFFSETS", "KV_OFFSETS", "REQUEST", "TILE", "COUNT", "FIRST", "NUM_CANDIDATES", "SEEN", "Q_POSITIONS"),
+    *("Q_OFFSETS", "KV_OFFSETS", "REQUEST", "TILE", "COUNT", "FIRST", "NUM_CANDIDATES", "PREFIX_LEN", "Q_POSITIONS"),
     "FIRST_CANDIDATE",
 )
 _FLOAT = ("PEAK", "TOTAL", "DELTA", "DQ_PARTS", "PIECE_OUT", "PIECE_PEAK", "PIECE_TOTAL")
@@ -46,8 +44,8 @@ _SCALARS = (
 
 @dataclass(frozen=True)
 class Build:
-    """One kernel with one tile; `masked`: with every option of the mask, pieces of keys, two query heads per key-value head and
-    a head size that has to be padded, otherwise with none of these."""
+    """One kernel with one tile; `masked`: with every option of the mask, pieces of keys, two query heads per key-value
+    head and a head size that has to be padded, otherwise with none of these."""
 
     architecture: int
     bits: int
@@ -55,6 +53,11 @@ class Build:
     kernel: str
     tile: Tile
     masked: bool
+
+    def __str__(self) -> str:
+        tile, options = self.tile, ", all mask options" if self.masked else ""
+        shape = f"{tile.rows} x {tile.keys}, {tile.warps} warps, {tile.stages} stages{options}"
+        return f"sm_{self.architecture} {self.bits} bits, head {self.head}: {self.kernel} {shape}"
 
     def compile(self) -> Used:
         kernel = KERNELS[self.kernel]
@@ -76,11 +79,7 @@ class Build:
         return compile_for(kernel, types, constants, self.architecture, warps=self.tile.warps)
 
     def complaints(self, used: Used) -> list[str]:
-        found = []
-        if used.spills:
-            found.append(f"spills: {used.stack} bytes of stack, {used.instructions['LDL']} local loads")
-        if used.shared > SHARED_LIMIT[self.architecture]:
-            found.append(f"needs {used.shared} bytes of shared memory of {SHARED_LIMIT[self.architecture]}")
+        found = used.complaints(self.architecture)
         wide = self.kernel in MATMULS and self.bits == 16 and self.tile.rows >= 64
         if self.architecture == 90 and wide and not used.instructions["HGMMA"]:
             found.append("no wgmma")
@@ -111,22 +110,8 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="+", default=[16, 32], choices=[16, 32])
     parser.add_argument("--hardest", action="store_true", help="Only builds with all mask options and padded heads.")
     options = parser.parse_args()
-    failed = False
     wanted = (build for arch in options.arch for bits in options.bits for build in builds(arch, bits))
-    for build in (build for build in wanted if build.masked or not options.hardest):
-        used = build.compile()
-        complaints = build.complaints(used)
-        failed |= bool(complaints)
-        tile = build.tile
-        print(
-            f"sm_{build.architecture} {build.bits} bits, head {build.head}: {build.kernel} {tile.rows} x {tile.keys}, "
-            f"{tile.warps} warps, {tile.stages} stages{', all mask options' if build.masked else ''}: "
-            f"{used.registers} registers, {used.shared / 1024:.0f} KiB shared, "
-            f"{json.dumps({name: count for name, count in used.instructions.items() if count})}"
-            f"{' <- ' + '; '.join(complaints) if complaints else ''}",
-            flush=True,
-        )
-    sys.exit(failed)
+    report(build for build in wanted if build.masked or not options.hardest)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Triton backward for few query rows: K and V are read once, dK and dV written once, in five matmuls without atomics.
 
-One program holds **all** query rows of one request and key-value head: q, dO and the dQ accumulator stay on the chip while
-the keys pass by. A request's keys are one piece, or, with few requests on a large GPU, pieces of fixed length; then dQ leaves
-as one fp32 part per piece and `sum_parts` adds them in order.
+One program holds **all** query rows of one request and key-value head: q, dO and the dQ accumulator stay on the chip,
+and the keys are read block by block. A request's keys are one piece, or, with few requests on a large GPU, pieces of
+fixed length; then each piece writes an fp32 part of dQ, and `sum_parts` adds the parts in order.
 
 Legend: BM tile rows (at least all rows of a request), BN keys of a block, HEAD head size, D the same padded.
 """
@@ -13,8 +13,8 @@ Legend: BM tile rows (at least all rows of a request), BN keys of a block, HEAD 
 import triton
 import triton.language as tl
 
-from dist_rec.kernels.cross_causal_attention.masks import block_ranges, inverse, row_bounds, tile_ranges
 from dist_rec.kernels.cross_causal_attention.row_statistics import weights
+from dist_rec.kernels.cross_causal_attention.tile_masks import block_ranges, hide, inverse, row_bounds, tile_ranges
 
 
 @triton.jit(do_not_specialize=["group_size"])
@@ -38,7 +38,7 @@ def backward_one_pass(
     COUNT,
     NUM_CANDIDATES,
     FIRST_CANDIDATE,
-    SEEN,
+    PREFIX_LEN,
     Q_POSITIONS,
     KEY_VALID,
     q_stride,
@@ -63,10 +63,10 @@ def backward_one_pass(
 ) -> None:
     """Writes DK, DV (sum_kv, H_kv, HEAD) and DQ (sum_q, H, HEAD); OUT, DO, DQ, DK, DV are contiguous.
 
-    ANEW: PEAK, TOTAL and DELTA are those of `row_statistics`; otherwise PEAK and TOTAL are the forward's, delta comes from OUT.
+    ANEW: PEAK, TOTAL and DELTA are those of `row_statistics`; otherwise PEAK and TOTAL of the forward, delta from OUT.
 
-    A slot of the work list is a whole request, or with PIECE > 0 a piece of PIECE keys of one; then requests of several
-    pieces leave DQ_PARTS (slots, H_kv, BM, HEAD) fp32 instead of DQ.
+    A slot of the work list is a whole request, or with PIECE > 0 a piece of PIECE of its keys; then requests of several
+    pieces write DQ_PARTS (slots, H_kv, BM, HEAD) fp32 instead of DQ.
     """
     program = tl.program_id(0)
     h = program % kv_heads
@@ -84,10 +84,10 @@ def backward_one_pass(
 
     row = tl.arange(0, BM)
     i, head = row // GROUP, h * GROUP + row % GROUP
-    ask = i < q_len
+    is_row = i < q_len
     d = tl.arange(0, D)
-    rows_in_head = ask[:, None] & (d < HEAD)[None, :]
-    # Where a request starts may lie beyond 2^31 and goes into the pointer; places within a request fit 32 bits.
+    rows_in_head = is_row[:, None] & (d < HEAD)[None, :]
+    # The start of a request may be beyond 2^31 and goes into the pointer; places within a request fit 32 bits.
     Q += q_start * q_stride + (h * GROUP).to(tl.int64) * q_head_stride
     rows_before = q_start * (kv_heads * GROUP)
     DO += rows_before * HEAD
@@ -99,17 +99,17 @@ def backward_one_pass(
     q = tl.load(Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
     do = tl.load(DO + at, mask=rows_in_head, other=0.0)
     if ANEW:
-        delta = tl.load(DELTA + rows_before + place, mask=ask, other=0.0)
+        delta = tl.load(DELTA + rows_before + place, mask=is_row, other=0.0)
     else:
         OUT += rows_before * HEAD
         out = tl.load(OUT + at, mask=rows_in_head, other=0.0)
         delta = tl.sum(do.to(tl.float32) * out.to(tl.float32), 1)
-    peak, total = tl.load(PEAK + place, mask=ask, other=0.0), tl.load(TOTAL + place, mask=ask, other=0.0)
+    peak, total = tl.load(PEAK + place, mask=is_row, other=0.0), tl.load(TOTAL + place, mask=is_row, other=0.0)
     norm = inverse(total)
     limit, start, stop = row_bounds(
-        i, ask, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, SEEN, Q_POSITIONS, group_size, CAUSAL
+        i, is_row, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, PREFIX_LEN, Q_POSITIONS, group_size, CAUSAL
     )
-    lowest, highest, own_first, own_end = tile_ranges(limit, start, stop, ask, kv_len)
+    lowest, highest, own_first, own_end = tile_ranges(limit, start, stop, is_row, kv_len)
     first, full, _, _, _ = block_ranges(lowest, highest, own_first, own_end, first_key, end_key, BN, KEY_VALID is not None)
     K += kv_start * k_stride + h.to(tl.int64) * k_head_stride
     V += kv_start * v_stride + h.to(tl.int64) * v_head_stride
@@ -119,7 +119,7 @@ def backward_one_pass(
 
     dq = tl.zeros([BM, D], tl.float32)
     on = tl.arange(0, BN)
-    step = tl.full((), BN, tl.int64)  # keys passed so far may lie beyond 32 bits once multiplied by a stride
+    step = tl.full((), BN, tl.int64)  # a number of keys times a stride may not fit 32 bits
     keys_in_head = (on >= 0)[:, None] & (d < HEAD)[None, :]
     for block in tl.range(first, full, num_stages=STAGES):
         n = block * step
@@ -128,7 +128,7 @@ def backward_one_pass(
         p = weights(tl.dot(q, tl.trans(k), input_precision=PRECISION), peak, scale2, ANEW) * norm[:, None]
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
         dq = _emit(p, ds, q, do, k, dq, DK, DV, n, on, d, kv_heads, keys_in_head, scale, HEAD, PRECISION)
-    # Every other key too, seen or not: its gradient has to be written.
+    # Every other key too, visible or hidden: its gradient has to be written.
     for block in tl.range(full, tl.cdiv(end_key, BN), num_stages=STAGES):
         n = block * step
         j = block * BN + on
@@ -139,10 +139,7 @@ def backward_one_pass(
         load = there[:, None] & keys_in_head
         k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=load, other=0.0)
         v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=load, other=0.0)
-        sees = j[None, :] < limit[:, None]
-        if NUM_CANDIDATES is not None:
-            sees = sees | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
-        s = tl.where(sees & there[None, :], tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
+        s = hide(tl.dot(q, tl.trans(k), input_precision=PRECISION), j, there, limit, start, stop, NUM_CANDIDATES)
         p = weights(s, peak, scale2, ANEW) * norm[:, None]
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
         dq = _emit(p, ds, q, do, k, dq, DK, DV, n, on, d, kv_heads, stored, scale, HEAD, PRECISION)
@@ -162,24 +159,7 @@ def backward_one_pass(
 
 
 @triton.jit
-def _emit(
-    p,
-    ds,
-    q,
-    do,
-    k,
-    dq,
-    DK,
-    DV,
-    n,
-    on,
-    d,
-    kv_heads,
-    stored,
-    scale,
-    HEAD: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+def _emit(p, ds, q, do, k, dq, DK, DV, n, on, d, kv_heads, stored, scale, HEAD: tl.constexpr, PRECISION: tl.constexpr):
     """Stores dK and dV of one block of keys, (BN, D) each, and adds to dQ (BM, D) before its scale."""
     at = on[:, None] * (kv_heads * HEAD) + d[None, :]
     skipped = n * (kv_heads * HEAD)

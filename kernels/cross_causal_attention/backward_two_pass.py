@@ -1,8 +1,8 @@
 """Triton backward for any number of query rows, deterministic: dQ by tiles of rows, then dK and dV by blocks of keys.
 
-Seven matmuls and two readings of K and V, where `backward_one_pass` has five and one; but no program has to hold all rows.
+Seven matmuls and two readings of K and V, against five and one of `backward_one_pass`; no program holds all rows.
 
-Legend: BM tile rows, BN keys of a block, HEAD head size, D the same padded to a power of two, G query heads per key-value head.
+Legend: BM tile rows, BN keys of a block, HEAD head size, D the same padded, G query heads per key-value head.
 """
 
 # Triton reads annotations as code and turns numbers into constants by itself, hence for kernels:
@@ -11,8 +11,8 @@ Legend: BM tile rows, BN keys of a block, HEAD head size, D the same padded to a
 import triton
 import triton.language as tl
 
-from dist_rec.kernels.cross_causal_attention.masks import block_ranges, inverse, row_bounds, tile_ranges
 from dist_rec.kernels.cross_causal_attention.row_statistics import weights
+from dist_rec.kernels.cross_causal_attention.tile_masks import block_ranges, hide, inverse, row_bounds, tile_ranges
 
 
 @triton.jit(do_not_specialize=["group_size"])
@@ -33,7 +33,7 @@ def backward_queries(
     COUNT,
     NUM_CANDIDATES,
     FIRST_CANDIDATE,
-    SEEN,
+    PREFIX_LEN,
     Q_POSITIONS,
     KEY_VALID,
     q_stride,
@@ -70,11 +70,11 @@ def backward_queries(
     kv_len = (tl.load(KV_OFFSETS + b + 1) - kv_start).to(tl.int32)
     row = tl.load(TILE + slot) * BM + tl.arange(0, BM)
     i, head = row // GROUP, h * GROUP + row % GROUP
-    ask = i < q_len
+    is_row = i < q_len
     d = tl.arange(0, D)
     in_head = d < HEAD
-    rows_in_head = ask[:, None] & in_head[None, :]
-    # Where a request starts may lie beyond 2^31 and goes into the pointer; places within a request fit 32 bits.
+    rows_in_head = is_row[:, None] & in_head[None, :]
+    # The start of a request may be beyond 2^31 and goes into the pointer; places within a request fit 32 bits.
     Q += q_start * q_stride + (h * GROUP).to(tl.int64) * q_head_stride
     rows_before = q_start * (kv_heads * GROUP)
     DO += rows_before * HEAD
@@ -87,19 +87,19 @@ def backward_queries(
     q = tl.load(Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
     do = tl.load(DO + at, mask=rows_in_head, other=0.0)
     if ANEW:
-        delta = tl.load(DELTA + place, mask=ask, other=0.0)
+        delta = tl.load(DELTA + place, mask=is_row, other=0.0)
     else:
         OUT += rows_before * HEAD
         out = tl.load(OUT + at, mask=rows_in_head, other=0.0)
         delta = tl.sum(do.to(tl.float32) * out.to(tl.float32), 1)
-        tl.store(DELTA + place, delta, mask=ask)
-    peak, total = tl.load(PEAK + place, mask=ask, other=0.0), tl.load(TOTAL + place, mask=ask, other=0.0)
+        tl.store(DELTA + place, delta, mask=is_row)
+    peak, total = tl.load(PEAK + place, mask=is_row, other=0.0), tl.load(TOTAL + place, mask=is_row, other=0.0)
     norm = inverse(total)
     limit, start, stop = row_bounds(
-        i, ask, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, SEEN, Q_POSITIONS, group_size, CAUSAL
+        i, is_row, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, PREFIX_LEN, Q_POSITIONS, group_size, CAUSAL
     )
-    lowest, highest, own_first, own_end = tile_ranges(limit, start, stop, ask, kv_len)
-    first, full, seen_end, own_block, own_block_end = block_ranges(
+    lowest, highest, own_first, own_end = tile_ranges(limit, start, stop, is_row, kv_len)
+    first, full, prefix_end, own_block, own_block_end = block_ranges(
         lowest, highest, own_first, own_end, 0, kv_len, BN, KEY_VALID is not None
     )
     K += kv_start * k_stride + h.to(tl.int64) * k_head_stride
@@ -108,7 +108,7 @@ def backward_queries(
 
     dq = tl.zeros([BM, D], tl.float32)
     on = tl.arange(0, BN)
-    step = tl.full((), BN, tl.int64)  # keys passed so far may lie beyond 32 bits once multiplied by a stride
+    step = tl.full((), BN, tl.int64)  # a number of keys times a stride may not fit 32 bits
     for block in tl.range(first, full, num_stages=STAGES):
         n = block * step
         k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=in_head[None, :], other=0.0)
@@ -117,8 +117,8 @@ def backward_queries(
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
     own_blocks = own_block_end - own_block
-    for index in tl.range(0, seen_end - full + own_blocks, num_stages=STAGES):
-        block = tl.where(full + index < seen_end, full + index, own_block + index - (seen_end - full))
+    for index in tl.range(0, prefix_end - full + own_blocks, num_stages=STAGES):
+        block = tl.where(full + index < prefix_end, full + index, own_block + index - (prefix_end - full))
         n = block * step
         j = block * BN + on
         there = ((j < highest) | ((j >= own_first) & (j < own_end))) & (j < kv_len)
@@ -127,10 +127,7 @@ def backward_queries(
         load = there[:, None] & in_head[None, :]
         k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=load, other=0.0)
         v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=load, other=0.0)
-        sees = j[None, :] < limit[:, None]
-        if NUM_CANDIDATES is not None:
-            sees = sees | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
-        s = tl.where(sees & there[None, :], tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
+        s = hide(tl.dot(q, tl.trans(k), input_precision=PRECISION), j, there, limit, start, stop, NUM_CANDIDATES)
         p = weights(s, peak, scale2, ANEW) * norm[:, None]
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
@@ -155,7 +152,7 @@ def backward_keys(
     COUNT,
     NUM_CANDIDATES,
     FIRST_CANDIDATE,
-    SEEN,
+    PREFIX_LEN,
     Q_POSITIONS,
     KEY_VALID,
     q_stride,
@@ -177,7 +174,7 @@ def backward_keys(
     BN: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """A slot is a block of keys: writes its DK and DV (sum_kv, H_kv, HEAD), the sums over all rows that see it."""
+    """A slot is a block of keys: writes its DK and DV (sum_kv, H_kv, HEAD), sums over the rows that attend to it."""
     program = tl.program_id(0)
     h = program % kv_heads
     slot = program // kv_heads
@@ -202,26 +199,28 @@ def backward_keys(
     k = tl.load(K + skipped * k_stride + on[:, None] * k_stride + d[None, :], mask=load, other=0.0)
     v = tl.load(V + skipped * v_stride + on[:, None] * v_stride + d[None, :], mask=load, other=0.0)
 
-    # Query rows [begin, all_see) may see a part of the block, rows [all_see, end) see it whole.
-    begin, all_see, end = 0, q_len, q_len
+    # Query rows [begin, first_whole) may attend to a part of the block, rows [first_whole, end) attend to all of it.
+    begin, first_whole, end = 0, q_len, q_len
     if not CAUSAL:
         if KEY_VALID is None:
-            all_see = 0
+            first_whole = 0
     elif Q_POSITIONS is None:
         begin = tl.minimum(tl.maximum(first_key - (kv_len - q_len), 0), q_len)  # the row at the block's oldest key
         num_events = kv_len
         if NUM_CANDIDATES is not None:
             num_events -= tl.load(NUM_CANDIDATES + b).to(tl.int32) * group_size
-            if first_key >= num_events:  # keys of groups: nobody behind the last of these groups sees them
+            if first_key >= num_events:  # keys of groups: hidden from all rows behind the last of these groups
                 last_group = (end_key - 1 - num_events) // group_size
                 end = tl.minimum(q_len, num_events + (last_group + 1) * group_size - (kv_len - q_len))
                 end = tl.maximum(end, begin)
-                all_see = end
-        if SEEN is None and KEY_VALID is None:
-            all_see = tl.where(end_key <= num_events, tl.minimum(tl.maximum(end_key - 1 - (kv_len - q_len), 0), q_len), all_see)
+                first_whole = end
+        if PREFIX_LEN is None and KEY_VALID is None:
+            first_whole = tl.where(
+                end_key <= num_events, tl.minimum(tl.maximum(end_key - 1 - (kv_len - q_len), 0), q_len), first_whole
+            )
     first_tile = begin * GROUP // BM
     end_tile = tl.cdiv(end * GROUP, BM)
-    full_tile = tl.maximum(tl.minimum(tl.cdiv(all_see * GROUP, BM), end_tile), first_tile)
+    full_tile = tl.maximum(tl.minimum(tl.cdiv(first_whole * GROUP, BM), end_tile), first_tile)
     scale2 = scale * 1.4426950408889634  # log2(e)
 
     dk = tl.zeros([BN, D], tl.float32)
@@ -235,36 +234,32 @@ def backward_keys(
     for tile in tl.range(first_tile, full_tile, num_stages=STAGES):
         row = tile * BM + tl.arange(0, BM)
         i, head = row // GROUP, h * GROUP + row % GROUP
-        ask = i < q_len
+        is_row = i < q_len
         limit, start, stop = row_bounds(
-            i, ask, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, SEEN, Q_POSITIONS, group_size, CAUSAL
+            i, is_row, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, PREFIX_LEN, Q_POSITIONS, group_size, CAUSAL
         )
-        rows_in_head = ask[:, None] & in_head[None, :]
+        rows_in_head = is_row[:, None] & in_head[None, :]
         place = i * (kv_heads * GROUP) + head
         q = tl.load(
             Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0
         )
         do = tl.load(DO + place[:, None] * HEAD + d[None, :], mask=rows_in_head, other=0.0)
-        peak, total = tl.load(PEAK + place, mask=ask, other=0.0), tl.load(TOTAL + place, mask=ask, other=0.0)
-        delta = tl.load(DELTA + place, mask=ask, other=0.0)
-        sees = j[None, :] < limit[:, None]
-        if NUM_CANDIDATES is not None:
-            sees = sees | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
-        s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-        s = tl.where(sees & there[None, :], s, float("-inf"))
+        peak, total = tl.load(PEAK + place, mask=is_row, other=0.0), tl.load(TOTAL + place, mask=is_row, other=0.0)
+        delta = tl.load(DELTA + place, mask=is_row, other=0.0)
+        s = hide(tl.dot(q, tl.trans(k), input_precision=PRECISION), j, there, limit, start, stop, NUM_CANDIDATES)
         dk, dv = _gather_rows(s, q, do, v, peak, total, delta, dk, dv, scale2, ANEW, PRECISION)
     for tile in tl.range(full_tile, end_tile, num_stages=STAGES):
         row = tile * BM + tl.arange(0, BM)
         i, head = row // GROUP, h * GROUP + row % GROUP
-        ask = i < q_len
-        rows_in_head = ask[:, None] & in_head[None, :]
+        is_row = i < q_len
+        rows_in_head = is_row[:, None] & in_head[None, :]
         place = i * (kv_heads * GROUP) + head
         q = tl.load(
             Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0
         )
         do = tl.load(DO + place[:, None] * HEAD + d[None, :], mask=rows_in_head, other=0.0)
-        peak, total = tl.load(PEAK + place, mask=ask, other=0.0), tl.load(TOTAL + place, mask=ask, other=0.0)
-        delta = tl.load(DELTA + place, mask=ask, other=0.0)
+        peak, total = tl.load(PEAK + place, mask=is_row, other=0.0), tl.load(TOTAL + place, mask=is_row, other=0.0)
+        delta = tl.load(DELTA + place, mask=is_row, other=0.0)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         dk, dv = _gather_rows(s, q, do, v, peak, total, delta, dk, dv, scale2, ANEW, PRECISION)
     at = on[:, None] * (kv_heads * HEAD) + d[None, :]
@@ -276,20 +271,7 @@ def backward_keys(
 
 
 @triton.jit
-def _gather_rows(
-    s,
-    q,
-    do,
-    v,
-    peak,
-    total,
-    delta,
-    dk,
-    dv,
-    scale2,
-    ANEW: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+def _gather_rows(s, q, do, v, peak, total, delta, dk, dv, scale2, ANEW: tl.constexpr, PRECISION: tl.constexpr):
     """Adds one tile of rows to dK (before its scale) and dV of the block."""
     p = weights(s, peak, scale2, ANEW) * inverse(total)[:, None]
     dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision=PRECISION)

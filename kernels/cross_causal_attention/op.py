@@ -1,23 +1,33 @@
-"""The fused operator as PyTorch sees it: a custom op with a fake form and an autograd formula, and the launches behind it.
+"""The fused operator in PyTorch: a custom op with a fake form and an autograd formula, and the launches behind it.
 
 Legend: H query heads, H_kv key-value heads, G = H / H_kv.
 """
 
 import functools
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dist_rec.kernels.common.backend import on
 from dist_rec.kernels.cross_causal_attention import tuning
 from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_one_pass, sum_parts
 from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
 from dist_rec.kernels.cross_causal_attention.forward import combine, forward
+from dist_rec.kernels.cross_causal_attention.mask import Mask
 from dist_rec.kernels.cross_causal_attention.row_statistics import row_statistics
 from dist_rec.kernels.cross_causal_attention.work_list import WorkList, clear_tails, make_work_list, sound_offsets
 
 COMBINED_ROWS = 16  # rows that one program of `combine` joins
+
+
+def fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, kv_offsets: Tensor, mask: Mask, scale: float, max_q_len: int | None
+) -> Tensor:
+    """See `cross_causal_attention`."""
+    layout = [q_offsets, kv_offsets, *mask.tensors]
+    return attend(q, k, v, layout, mask.causal, mask.group_size, scale, max_q_len)[0]
 
 
 @torch.library.custom_op("dist_rec::cross_causal_attention", mutates_args=())
@@ -25,24 +35,22 @@ def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    q_offsets: Tensor,
-    kv_offsets: Tensor,
-    num_candidates: Tensor | None,
-    seen: Tensor | None,
-    q_positions: Tensor | None,
-    key_valid: Tensor | None,
+    layout: Sequence[Tensor | None],
     causal: bool,
     group_size: int,
     scale: float,
     max_q_len: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output (sum_q, H, D) like q; of every row and head the largest score times log2(e) and the sum of 2^(score - largest),
-    both (sum_q, H) fp32. Their log-sum-exp is `peak + log2(total)`, -inf for a row that sees nothing (total 0)."""
-    options = (num_candidates, seen, q_positions, key_valid, causal, group_size, scale, max_q_len)
-    call = _Call(q, k, v, q_offsets, kv_offsets, *options)
+    """Output (sum_q, H, D) like q; per row and head, (sum_q, H) fp32, the largest score times log2(e) and the sum of
+    2^(score - largest). The log-sum-exp is `peak + log2(total)`, -inf for a row without a visible key (total 0).
+
+    Args:
+        layout: `q_offsets`, `kv_offsets` and `Mask.tensors`.
+    """
+    call = _Call(q, k, v, layout, causal, group_size, scale, max_q_len)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     peak, total = (torch.empty(q.shape[:2], dtype=torch.float32, device=q.device) for _ in range(2))
-    with _on(q.device):
+    with on(q.device):
         if len(q) and call.batch:
             _run_forward(call, {"OUT": out, "PEAK": peak, "TOTAL": total})
         clear_tails(call.q_offsets, call.broken, out)
@@ -58,61 +66,49 @@ def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tens
 @torch.library.custom_op("dist_rec::cross_causal_attention_backward", mutates_args=())
 def attend_backward(
     grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    peak: Tensor,
-    total: Tensor,
-    q_offsets: Tensor,
-    kv_offsets: Tensor,
-    num_candidates: Tensor | None,
-    seen: Tensor | None,
-    q_positions: Tensor | None,
-    key_valid: Tensor | None,
+    inputs: Sequence[Tensor],
+    results: Sequence[Tensor],
+    layout: Sequence[Tensor | None],
     causal: bool,
     group_size: int,
     scale: float,
     max_q_len: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `attend` for q, k and v, contiguous."""
-    options = (num_candidates, seen, q_positions, key_valid, causal, group_size, scale, max_q_len)
-    call = _Call(q, k, v, q_offsets, kv_offsets, *options)
-    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    """Gradients of `attend` for its inputs q, k and v, contiguous. `results` are what it returned."""
+    q, k, v = inputs
+    call = _Call(q, k, v, layout, causal, group_size, scale, max_q_len)
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs)
     if len(q) == 0 or call.batch == 0:
         return dq.zero_(), dk.zero_(), dv.zero_()
     run = _run_two_pass if call.tiles.one_pass is None else _run_one_pass
-    results = {"OUT": out, "PEAK": peak, "TOTAL": total, "DO": grad.contiguous(), "DQ": dq, "DK": dk, "DV": dv}
-    with _on(q.device):
-        run(call, results)
+    known = dict(zip(("OUT", "PEAK", "TOTAL"), results))
+    with on(q.device):
+        run(call, known | {"DO": grad.contiguous(), "DQ": dq, "DK": dk, "DV": dv})
         clear_tails(call.q_offsets, call.broken, dq)
         clear_tails(call.kv_offsets, call.broken, dk, dv)
     return dq, dk, dv
 
 
 @attend_backward.register_fake
-def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+def _(grad: Tensor, inputs: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape) for x in inputs)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    tensors, ctx.options = inputs[:9], inputs[9:]
+    q, k, v, layout, *ctx.options = inputs
     ctx.set_materialize_grads(False)  # peak and total never get a gradient
-    ctx.save_for_backward(*tensors[:3], *output, *tensors[3:])
+    ctx.save_for_backward(q, k, v, *output, *layout)
 
 
-def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * 13
-    return *attend_backward(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 10
+def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    saved = ctx.saved_tensors
+    gradients = (None,) * 3 if grad is None else attend_backward(grad, saved[:3], saved[3:6], saved[6:], *ctx.options)
+    # Torch takes a list of tensors apart, but a list with a None as a whole.
+    no_layout = [None] * len(saved[6:]) if isinstance(ctx.needs_input_grad[3], list) else None
+    return *gradients, no_layout, None, None, None, None
 
 
 attend.register_autograd(_backward, setup_context=_keep)
-
-
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, which need not be that of the inputs."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class _Call:
@@ -123,31 +119,27 @@ class _Call:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        q_offsets: Tensor,
-        kv_offsets: Tensor,
-        num_candidates: Tensor | None,
-        seen: Tensor | None,
-        q_positions: Tensor | None,
-        key_valid: Tensor | None,
+        layout: Sequence[Tensor | None],
         causal: bool,
         group_size: int,
         scale: float,
         max_q_len: int | None,
     ) -> None:
+        # Kernels read the integers of the mask and the offsets one by one.
+        q_offsets, kv_offsets, num_candidates, prefix_len, q_positions, key_valid = (
+            None if x is None else x.contiguous() for x in layout
+        )
+        assert q_offsets is not None and kv_offsets is not None
         self.batch, self.kv_heads = len(q_offsets) - 1, k.shape[1]
         self.group = q.shape[1] // k.shape[1]
         self.sum_q, self.sum_kv = len(q), len(k)
         self.max_rows = None if max_q_len is None else max_q_len * self.group
         self.tiles = tuning.tiles_for(q.device, q.dtype, q.shape[2], self.max_rows)
         self.processors = _processors(q.device)
-        # Kernels walk the integers of the mask and the offsets one by one.
-        with _on(q.device):
-            offsets = sound_offsets(q_offsets.contiguous(), len(q), kv_offsets.contiguous(), len(k))
-        num_candidates, seen, q_positions, key_valid = (
-            None if x is None else x.contiguous() for x in (num_candidates, seen, q_positions, key_valid)
-        )
+        with on(q.device):
+            offsets = sound_offsets(q_offsets, len(q), kv_offsets, len(k))
         first = None
-        if seen is not None and num_candidates is not None:
+        if prefix_len is not None and num_candidates is not None:
             first = num_candidates.cumsum(0, dtype=torch.int32) - num_candidates.int()
         self.q_offsets, self.kv_offsets, self.broken = offsets.q, offsets.kv, offsets.broken
         self.arguments = _strided(q, k, v) | {
@@ -155,7 +147,7 @@ class _Call:
             "KV_OFFSETS": offsets.kv,
             "NUM_CANDIDATES": num_candidates,
             "FIRST_CANDIDATE": first,
-            "SEEN": seen,
+            "PREFIX_LEN": prefix_len,
             "Q_POSITIONS": q_positions,
             "KEY_VALID": None if key_valid is None else key_valid.view(torch.uint8),
             "kv_heads": self.kv_heads,
@@ -176,26 +168,26 @@ class _Call:
         return make_work_list(self.kv_offsets, self.sum_kv, self.kv_offsets, tile, at_least_one=at_least_one)
 
     def launch(self, kernel: Any, programs: int, tile: tuning.Tile, arguments: dict[str, Any]) -> None:
-        """Runs `programs` programs for every key-value head with those arguments that the kernel takes."""
+        """Runs `programs` programs for every key-value head, with the arguments that the kernel takes."""
         known = self.arguments | {"BM": tile.rows, "BN": tile.keys, "STAGES": tile.stages} | arguments
         taken = {name: known[name] for name in kernel.arg_names}
         kernel[(programs * self.kv_heads,)](**taken, num_warps=tile.warps)
 
 
 def _tf32_allowed() -> bool:
-    """Torch's own flag, in its newer form where there is one: the older may not be asked once the newer was set."""
+    """Torch's own flag, in its newer form where there is one: reading the older raises once the newer was set."""
     matmul = torch.backends.cuda.matmul
     return bool(matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32)
 
 
 @functools.cache
 def _processors(device: torch.device) -> int:
-    """Streaming multiprocessors; the interpreter has one program at a time and nothing to fill."""
+    """Streaming multiprocessors; 0 for the interpreter, which runs one program at a time."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
 
 
 def _strided(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
-    """The inputs with their strides; only the elements of a head have to be neighbours."""
+    """The inputs with their strides; only the elements of a head have to be adjacent."""
     found = {}
     for name, x in (("q", q), ("k", k), ("v", v)):
         x = x if x.stride(2) == 1 else x.contiguous()
@@ -205,7 +197,7 @@ def _strided(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
 
 def _run_forward(call: _Call, results: dict[str, Tensor]) -> None:
     tile = call.tiles.forward
-    # Without a promise the pieces would need room for all rows in each of them, so the keys stay whole.
+    # Without a promise each piece would need room for all rows, so the keys are not split.
     row_tiles = 1 if call.max_rows is None else -(-call.max_rows // tile.rows)
     arguments: dict[str, Any] = {"row_tiles": row_tiles}
     enough = row_tiles * call.batch * call.kv_heads >= 2 * call.processors
@@ -213,7 +205,7 @@ def _run_forward(call: _Call, results: dict[str, Tensor]) -> None:
         work = call.work(tile.rows, "rows")
         call.launch(forward, work.slots, tile, arguments | results | work.arguments | {"SPLIT": 0})
         return
-    # Too few tiles to fill the GPU: each meets its keys in pieces, and the pieces are joined.
+    # Too few tiles to fill the GPU: the keys are split into pieces, and the results of the pieces are joined.
     work = call.work(tuning.SPLIT_KEYS, "keys")
     rows = (work.slots, row_tiles * tile.rows, call.kv_heads)
     shapes = {"OUT": (*rows, call.arguments["HEAD"]), "PEAK": rows, "TOTAL": rows}
@@ -226,7 +218,7 @@ def _run_forward(call: _Call, results: dict[str, Tensor]) -> None:
 
 
 def _before_backward(call: _Call, tile: tuning.Tile, results: dict[str, Tensor]) -> dict[str, Any]:
-    """What a backward starts from: in 16 bits what the forward left, in fp32 statistics of each row computed anew, by
+    """What a backward starts from: in 16 bits the results of the forward, in fp32 new statistics of each row, with
     tiles of the backward's shape, so that both form the same products."""
     if results["DO"].dtype != torch.float32:
         return results | {"DELTA": None, "ANEW": False}

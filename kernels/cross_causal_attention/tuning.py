@@ -1,7 +1,7 @@
-"""Which tiles a call takes: by architecture, element size, head size and the promised number of query rows.
+"""The tiles of a call, by architecture, element size, head size and the promised number of query rows.
 
-Nothing is tried at run time and no length of the batch is part of the key, so every rank and every batch takes the same tiles,
-and a request's result does not depend on who shares its batch. `table.py` holds the tiles.
+Nothing is tried at run time and no length of the batch is part of the key, so every rank and every batch takes the same
+tiles, and a request's result does not depend on the other requests of its batch. `tile_table.py` has the tiles.
 """
 
 import functools
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dist_rec.kernels.cross_causal_attention.table import STATISTICS, TABLE, Entry, Tile
+from dist_rec.kernels.cross_causal_attention.tile_table import STATISTICS, TABLE, Entry, Tile
 
 SPLIT_KEYS = 1024  # forward: keys of one piece, where the keys are split
 ROW_BUCKETS = (16, 32, 64, 128)
@@ -26,13 +26,13 @@ class Tiles:
 
 
 def tiles_for(device: torch.device, dtype: torch.dtype, head: int, max_rows: int | None) -> Tiles:
-    """`max_rows`: query rows of a request times query heads per key-value head, at most; None if nobody promised."""
+    """`max_rows`: query rows of a request times query heads per key-value head, at most; None without a promise."""
     entry = TABLE[architecture(device), dtype.itemsize * 8][padded_head(head)]
     return tiles_of(entry, max_rows)
 
 
 def tiles_of(entry: Entry, max_rows: int | None) -> Tiles:
-    """The smallest tile that holds all rows, or the largest there is: a request may have several tiles in the forward."""
+    """The smallest tile for all rows, else the largest: in the forward a request may have several tiles."""
     rows = max_rows or ROW_BUCKETS[-1]
     bucket = next((b for b in ROW_BUCKETS if rows <= b), ROW_BUCKETS[-1])
     forward = entry.forward[max(b for b in entry.forward if b <= bucket)]
@@ -63,5 +63,5 @@ def architecture(device: torch.device) -> int:
 
 
 def piece_keys(rows: int) -> int:
-    """Keys of a piece in the one-pass backward: its fp32 part of dQ is then at most a tenth of the piece's K and V in bf16."""
+    """Keys of a piece in the one-pass backward: its fp32 part of dQ is at most a tenth of its K and V in bf16."""
     return max(512, 12 * rows)

@@ -1,7 +1,7 @@
-"""Which program does what, decided on the device: tiles of every request, the longest requests first.
+"""The tiles of every request, listed on the device, the longest requests first: one program per tile.
 
-Lengths are known only on the device and nothing may wait for them, so a kernel starts with as many programs as there could
-be tiles at most, and those behind the last tile stop at once.
+Lengths are known only on the device, and the host does not wait for them. So a kernel starts with the largest possible
+number of programs, and those behind the last tile stop at once.
 """
 
 # Triton reads annotations as code and turns numbers into constants by itself, hence for kernels:
@@ -37,18 +37,18 @@ class WorkList:
 
     @property
     def arguments(self) -> dict[str, Tensor]:
-        """What a kernel takes of it."""
+        """The arguments of a kernel."""
         return {"REQUEST": self.request, "TILE": self.tile, "COUNT": self.count, "FIRST": self.first}
 
 
 def make_work_list(
     offsets: Tensor, total: int, weight_offsets: Tensor, tile: int, *, factor: int = 1, at_least_one: bool = False
 ) -> WorkList:
-    """Tiles of `tile` elements of every request; requests in order of falling weight, equal ones as they stand.
+    """Tiles of `tile` elements of every request; requests by falling weight, equal weights in the order of the batch.
 
     Args:
         offsets: (B + 1,) int, prefix sums; a request of n elements has ceil(n * factor / tile) tiles.
-        total: the last of them, known on the host as the size of a packed tensor.
+        total: the last of them, known on the host as the size of a jagged tensor.
         weight_offsets: (B + 1,) int, prefix sums of the lengths that order the requests.
         at_least_one: gives requests without elements one tile.
     """
@@ -66,20 +66,10 @@ def make_work_list(
 
 @triton.jit(do_not_specialize=["batch"])
 def _list_tiles(
-    OFFSETS,
-    WEIGHT_OFFSETS,
-    REQUEST,
-    TILE,
-    COUNT,
-    FIRST,
-    batch,
-    tile,
-    factor,
-    LEAST: tl.constexpr,
-    BLOCK: tl.constexpr,
+    OFFSETS, WEIGHT_OFFSETS, REQUEST, TILE, COUNT, FIRST, batch, tile, factor, LEAST: tl.constexpr, BLOCK: tl.constexpr
 ) -> None:
-    """Each program places BLOCK requests: a request stands behind the tiles of all that come before it, counted by
-    comparing it with every other. Quadratic in B, but without a sort and in one launch."""
+    """Each program places BLOCK requests: the first tile of a request follows the tiles of all requests before it,
+    counted by comparing it with every other request. Quadratic in B, but without a sort and in one launch."""
     mine = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     my_tiles = _tiles(OFFSETS, mine, batch, tile, factor, LEAST)
     my_weight = _length(WEIGHT_OFFSETS, mine, batch)
@@ -116,7 +106,7 @@ def _tiles(OFFSETS, b, batch, tile, factor, LEAST: tl.constexpr):
 
 @dataclass(frozen=True)
 class Offsets:
-    """Offsets of both sides as kernels may use them, (B + 1,) int32; `broken` (1,) int32, not zero where what came was none."""
+    """Offsets for the kernels, (B + 1,) int32; `broken` (1,) int32, not zero if the given ones were no prefix sums."""
 
     q: Tensor
     kv: Tensor
@@ -124,8 +114,8 @@ class Offsets:
 
 
 def sound_offsets(q_offsets: Tensor, sum_q: int, kv_offsets: Tensor, sum_kv: int) -> Offsets:
-    """Copies of offsets that begin at 0, never fall and end within the rows. All zeros otherwise: kernels that followed lengths
-    in their place would read and write what is not theirs. Decided on the device, in one launch."""
+    """Copies of offsets that begin at 0, never fall and end within the rows. All zeros otherwise: with lengths in
+    the place of offsets, kernels would read and write outside of their tensors. One launch."""
     q, kv = torch.empty(2, len(q_offsets), dtype=torch.int32, device=q_offsets.device)
     broken = torch.empty(1, dtype=torch.int32, device=q_offsets.device)
     _sound[(1,)](q_offsets, kv_offsets, q, kv, broken, len(q_offsets), sum_q, sum_kv, BLOCK=1024)
@@ -155,15 +145,15 @@ def _wrong_steps(OFFSETS, size, BLOCK: tl.constexpr):
     return tl.sum(falling) + (tl.load(OFFSETS) != 0).to(tl.int32)
 
 
-def clear_tails(offsets: Tensor, broken: Tensor, *packed: Tensor) -> None:
-    """Zeros behind the last offset: rows of a padded buffer that belong to no request, which no tile writes. NaN everywhere
-    where the offsets that came were none: anything else would look like a result.
+def clear_tails(offsets: Tensor, broken: Tensor, *tensors: Tensor) -> None:
+    """Writes zeros behind the last offset: rows of a padded buffer that belong to no request, and that no tile writes.
+    Writes NaN everywhere if the given offsets are no prefix sums: anything else would look like a result.
 
     Args:
         offsets, broken: see `Offsets`.
-        packed: (rows, H, D) contiguous, rows >= offsets[B].
+        tensors: (rows, H, D) contiguous, rows >= offsets[B].
     """
-    for x in packed:
+    for x in tensors:
         if x.numel():
             sizes = (len(offsets) - 1, len(x), x[0].numel())
             _clear_tail[(CLEARING,)](offsets, broken, x, *sizes, PROGRAMS=CLEARING, BLOCK=1024)

@@ -1,4 +1,4 @@
-"""Unique rows brought back to the positions that share them, or pooled from there.
+"""Unique rows copied to the positions that share them, or pooled into bags of positions.
 
 Legend: U unique rows, N positions, B bags, D width, K rows of a small table.
 """
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from dist_rec.kernels.common.backend import HAS_TRITON, Backend, choose
 from dist_rec.kernels.common.traced import traceable
 from dist_rec.kernels.gather_pool.checks import Index, Mode, Term, check_bags, check_rows, check_terms, why_not_triton
 from dist_rec.kernels.gather_pool.reference import reference_expand, reference_expand_add, reference_pool
-from dist_rec.kernels.gather_pool.torch_path import torch_expand, torch_expand_add, torch_pool
-from dist_rec.kernels.unique_ids import Backend, PackedIndex, Segments, unpack_index
-from dist_rec.kernels.unique_ids.choice import HAS_TRITON, choose
+from dist_rec.kernels.gather_pool.torch_backend import torch_expand, torch_expand_add, torch_pool
+from dist_rec.kernels.unique_ids import BitPackedIndex, Segments, unpack_index
 
 if HAS_TRITON:
     from dist_rec.kernels.gather_pool.op import triton_expand_add, triton_pool
@@ -28,12 +28,12 @@ def expand(rows: Tensor, inverse: Index, *, segments: Segments | None = None, ba
 
     Args:
         rows: (U, D) float.
-        inverse: (N,) int32, int64 or packed, values in [0, U). An index outside raises on a CPU; the kernels, which do
-            not wait for the device to look, read no row and give zeros.
+        inverse: (N,) int32, int64 or bit-packed, values in [0, U). A value outside raises on a CPU; the kernels, which
+            do not wait for the device, read no row and give zeros.
         segments: of `inverse`, if they are known: the backward then need not sort.
-        backend: `triton` is one kernel, which reads a packed inverse as it is (fp32, fp16, bf16); `torch` is quick on a
-            CPU, in float64 too; `reference` is plain indexing; `auto` takes `triton` on CUDA where it can, else `torch`,
-            and logs its choice once.
+        backend: `triton` is one kernel, which reads a bit-packed inverse directly (fp32, fp16, bf16); `torch` is quick
+            on a CPU, in float64 too; `reference` is plain indexing; `auto` takes `triton` on CUDA where it can, else
+            `torch`, and logs its choice once.
 
     Returns:
         (N, D) in the dtype of rows. Bytes moved: U D + N D elements and the index, backward the same.
@@ -61,18 +61,18 @@ def pool(
     segments: Segments | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
-    """One row per bag of `rows[inverse]`, which is never written down, neither forward nor backward.
+    """One row per bag of `rows[inverse]`, which is never materialized, neither forward nor backward.
 
-    `sum` and `mean` add in fp32; `max` takes the largest of each column, of equals the first, and only that position's row
-    gets the gradient; `last` is the row of the bag's last position. An empty bag gives zeros and no gradient.
+    `sum` and `mean` add in fp32; `max` takes the largest of each column, of equals the first, and only that position's
+    row gets the gradient; `last` is the row of the bag's last position. An empty bag gives zeros and no gradient.
 
     Args:
         rows, inverse, segments, backend: as in `expand`.
-        offsets: (B + 1,) int32 or int64, rising from 0 to N. On a CPU anything else raises; the kernels leave out what is
-            in no bag.
+        offsets: (B + 1,) int32 or int64, rising from 0 to N. On a CPU anything else raises; the kernels leave out
+            positions of no bag.
 
     Returns:
-        (B, D) in the dtype of rows. Bytes moved: the index, and N D elements at most, of which duplicates mostly hit the cache.
+        (B, D) in the dtype of rows. Bytes moved: the index and at most N D elements, repeated ones from the cache.
 
     Raises:
         ValueError, RuntimeError: as in `expand`.
@@ -100,8 +100,8 @@ def expand_add(
 ) -> Tensor:
     """`rows[inverse] + sum_t table_t[index_t]` in one pass, added in fp32 and rounded once.
 
-    This is a linear layer over `[(item + position) ; time]` that was multiplied before it was repeated: U rows, K positions
-    and K buckets go through the matmul instead of N events.
+    This is a linear layer over `[(item + position) ; time]`, multiplied before the rows are repeated: U rows, K
+    positions and K buckets go through the matmul instead of N events.
 
     Args:
         rows, inverse, segments, backend: as in `expand`.
@@ -126,4 +126,4 @@ def expand_add(
 
 
 def _plain(inverse: Index) -> Tensor:
-    return unpack_index(inverse) if isinstance(inverse, PackedIndex) else inverse
+    return unpack_index(inverse) if isinstance(inverse, BitPackedIndex) else inverse

@@ -6,29 +6,27 @@ Exits with 1 if one spills registers or needs more shared memory than its archit
 """
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dist_rec.kernels.common.aot import SHARED_LIMIT, Used, compile_for
+from dist_rec.kernels.common.aot import SHARED_LIMIT, Used, compile_for, report
 from dist_rec.kernels.gather_pool.gather import gather
 from dist_rec.kernels.gather_pool.reduce import combine_parts, reduce_pieces
 from dist_rec.kernels.gather_pool.tiles import PIECE, combine_tile, gather_tile, reduce_tile
 
 WIDTHS = (16, 64, 100, 128, 256)
 _TERMS = tuple(f"{name}_{t}" for name in ("TABLE", "INDEX") for t in range(4))
-_SOURCES = ("ORDER", "WORDS", "OWNER", "BAG_OFFSETS", "WINNER")
-# What the launches ask for: the kernel, the pointers that it may do without, which of them are given, whether the largest is
-# wanted.
+_SOURCES = ("ORDER", "WORDS", "BAG_IDS", "BAG_OFFSETS", "WINNER")
+# Of each launch: the kernel, its optional pointers, which of them are given, and whether it takes the largest.
 USES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...], bool]] = {
     "expand": (gather, _TERMS, (), False),
     "expand_add, 4 terms": (gather, _TERMS, _TERMS, False),
     "backward of expand": (reduce_pieces, _SOURCES, ("ORDER",), False),
     "mean": (reduce_pieces, _SOURCES, ("WORDS",), False),
     "max": (reduce_pieces, _SOURCES, ("WORDS",), True),
-    "backward of mean": (reduce_pieces, _SOURCES, ("ORDER", "OWNER", "BAG_OFFSETS"), False),
-    "backward of max": (reduce_pieces, _SOURCES, ("ORDER", "OWNER", "WINNER"), False),
+    "backward of mean": (reduce_pieces, _SOURCES, ("ORDER", "BAG_IDS", "BAG_OFFSETS"), False),
+    "backward of max": (reduce_pieces, _SOURCES, ("ORDER", "BAG_IDS", "WINNER"), False),
     "parts of a sum": (combine_parts, (), (), False),
     "parts of a max": (combine_parts, (), (), True),
 }
@@ -44,6 +42,12 @@ class Build:
     width: int
     use: str
 
+    def __str__(self) -> str:
+        return f"sm_{self.architecture} {self.bits} bits, width {self.width}: {self.use}"
+
+    def complaints(self, used: Used) -> list[str]:
+        return used.complaints(self.architecture)
+
     def compile(self) -> Used:
         kernel, optional, given, largest = USES[self.use]
         reducing = reduce_tile(self.width, self.bits // 8)
@@ -57,14 +61,6 @@ class Build:
         types |= {"PARTS": "*fp32"} if "PARTS" in types else {}
         return compile_for(kernel, types, constants, self.architecture, warps=tile["num_warps"])
 
-    def complaints(self, used: Used) -> list[str]:
-        found = []
-        if used.spills:
-            found.append(f"spills: {used.stack} bytes of stack, {used.instructions['LDL']} local loads")
-        if used.shared > SHARED_LIMIT[self.architecture]:
-            found.append(f"needs {used.shared} bytes of shared memory of {SHARED_LIMIT[self.architecture]}")
-        return found
-
 
 def builds(architecture: int, bits: int, widths: Iterable[int] = WIDTHS) -> Iterator[Build]:
     """Everything that a call can launch, each with the pointers that make it largest."""
@@ -77,17 +73,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="+", default=[16, 32], choices=[16, 32])
     parser.add_argument("--width", type=int, nargs="+", default=WIDTHS)
     options = parser.parse_args()
-    failed = False
-    for build in (build for arch in options.arch for bits in options.bits for build in builds(arch, bits, options.width)):
-        used = build.compile()
-        complaints = build.complaints(used)
-        failed |= bool(complaints)
-        print(
-            f"sm_{build.architecture} {build.bits} bits, width {build.width}: {build.use}: {used.registers} registers, "
-            f"{used.shared} bytes shared{' <- ' + '; '.join(complaints) if complaints else ''}",
-            flush=True,
-        )
-    sys.exit(failed)
+    report(build for arch in options.arch for bits in options.bits for build in builds(arch, bits, options.width))
 
 
 if __name__ == "__main__":

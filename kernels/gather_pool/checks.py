@@ -1,4 +1,4 @@
-"""What the operators refuse, each time saying what was expected and what came. Nothing here reads a value from a GPU."""
+"""Checks of the inputs: a ValueError says what was expected and what came. Nothing here reads a value from a GPU."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 from dist_rec.kernels.common.offsets import check_offsets, readable
-from dist_rec.kernels.unique_ids import PackedIndex, Segments
+from dist_rec.kernels.unique_ids import BitPackedIndex, Segments
 
 Mode = Literal["sum", "mean", "last", "max"]
-Index = Tensor | PackedIndex
+Index = Tensor | BitPackedIndex
 Term = tuple[Tensor, Tensor]
-MOST_TERMS = 4  # what one kernel takes; the same for every backend, so that a model moves from CPU to GPU as it is
+MOST_TERMS = 4  # of one kernel; the same for every backend, so that a model runs unchanged on CPU and GPU
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_rows(rows: Tensor, inverse: Index, segments: Segments | None) -> None:
     if rows.dim() != 2 or not rows.is_floating_point():
         raise ValueError(f"rows must be (U, D) of a floating dtype, got {tuple(rows.shape)} {rows.dtype}")
-    if not isinstance(inverse, PackedIndex):
+    if not isinstance(inverse, BitPackedIndex):
         _check_integers("inverse", inverse)
     _check_device("inverse", inverse.device, rows)
     if segments is None:
@@ -60,6 +60,11 @@ def why_not_triton(*tables: Tensor) -> str:
     """Why the kernels cannot take these dtypes; empty if they can."""
     missing = [str(x.dtype) for x in tables if x.dtype not in TRITON_DTYPES]
     return f"the kernels take fp32, fp16 and bf16, got {missing[0]}" if missing else ""
+
+
+def known(segments: Segments | None) -> tuple[Tensor | None, Tensor | None]:
+    """`order` and `offsets`, if the segments are known."""
+    return (None, None) if segments is None else (segments.order, segments.offsets)
 
 
 def _check_integers(name: str, x: Tensor) -> None:

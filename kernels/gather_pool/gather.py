@@ -1,4 +1,4 @@
-"""The kernel that brings unique rows to their positions, and adds rows of small tables on the way.
+"""The kernel that copies unique rows to their positions, and adds rows of small tables.
 
 Legend: U unique rows, N positions, K rows of a table.
 """
@@ -9,7 +9,7 @@ Legend: U unique rows, N positions, K rows of a table.
 import triton
 import triton.language as tl
 
-from dist_rec.kernels.unique_ids.bits import read_index
+from dist_rec.kernels.unique_ids.bit_packed_kernels import read_index
 
 
 @triton.jit(do_not_specialize=["bits", "length", "num_rows", "num_0", "num_1", "num_2", "num_3"])
@@ -37,7 +37,7 @@ def gather(
     BN: tl.constexpr,
     BD: tl.constexpr,
 ) -> None:
-    """BN positions times BD columns; an index outside of its rows adds nothing. Tables are contiguous; None: there is none."""
+    """BN positions times BD columns; an index outside of its rows adds nothing. Tables are contiguous, or None."""
     position = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
     column = tl.program_id(1) * BD + tl.arange(0, BD)
     there = position < length
@@ -63,7 +63,7 @@ def _term(TABLE, INDEX, position, there, num_rows, column, WIDTH: tl.constexpr):
 
 @triton.jit
 def _rows(ROWS, index, there, num_rows, row_stride, column, WIDTH: tl.constexpr):
-    """Rows in fp32, zeros where there is none."""
+    """Rows in fp32, zeros for an index outside of them."""
     there = there & (index >= 0) & (index < num_rows)
     place = ROWS + index.to(tl.int64)[:, None] * row_stride + column[None, :]
     return tl.load(place, mask=there[:, None] & (column < WIDTH)[None, :], other=0.0).to(tl.float32)

@@ -1,7 +1,8 @@
-"""The kernels as PyTorch sees them: custom ops with fake forms and autograd formulas, and the launches behind them.
+"""The kernels in PyTorch: custom ops with fake forms and autograd formulas, and the launches behind them.
 
 Legend: U unique rows, N positions, B bags, D width, K rows of a table, T tables, S segments.
-An index is `words, bits, length`: a packed one, or a plain int32 one with 32 bits. `order, begins` are its segments, if known.
+An index is `words, bits, length`: a bit-packed one, or a plain int32 one with 32 bits. `order` (N,) and `begins` (U +
+1,) int32 are its segments.
 """
 
 # Triton turns numbers into constants by itself, hence for launches:
@@ -14,44 +15,41 @@ import torch
 import triton
 from torch import Tensor
 
-from dist_rec.kernels.gather_pool.checks import MOST_TERMS, Index, Term
+from dist_rec.kernels.common.backend import on
+from dist_rec.kernels.gather_pool.checks import MOST_TERMS, Index, Term, known
 from dist_rec.kernels.gather_pool.gather import gather
 from dist_rec.kernels.gather_pool.reduce import combine_parts, reduce_pieces
 from dist_rec.kernels.gather_pool.tiles import CHECKED_SLOTS, PIECE, combine_tile, gather_tile, piece_for, reduce_tile
-from dist_rec.kernels.unique_ids import PackedIndex, Segments
-from dist_rec.kernels.unique_ids.op import on, unpack_words
-from dist_rec.kernels.unique_ids.packed import WORD_BITS
+from dist_rec.kernels.unique_ids import BitPackedIndex, Segments
+from dist_rec.kernels.unique_ids.bit_packed import WORD_BITS
+from dist_rec.kernels.unique_ids.op import unpack_words
 from dist_rec.kernels.unique_ids.reference import read_at
 from dist_rec.kernels.unique_ids.segments import sorted_segments
 
 
 def triton_expand_add(rows: Tensor, inverse: Index, terms: Sequence[Term], segments: Segments | None) -> Tensor:
     tables, indices = [table for table, _ in terms], [index.int().contiguous() for _, index in terms]
-    return gather_rows(rows, *_flat(inverse), *_parts(segments), tables, indices)
+    return gather_rows(rows, *_flat(inverse), *known(segments), tables, indices)
 
 
 def triton_pool(rows: Tensor, inverse: Index, offsets: Tensor, mode: str, segments: Segments | None) -> Tensor:
     offsets = offsets.int().contiguous()
     if mode != "last":
-        return pool_rows(rows, *_flat(inverse), offsets, mode, *_parts(segments))[0]
-    # Row U is nobody's: zeros, and no gradient.
-    nobody = torch.full_like(offsets[1:], len(rows))
+        return pool_rows(rows, *_flat(inverse), offsets, mode, *known(segments))[0]
+    # An index outside of the rows gives zeros, and no gradient.
+    last_row = torch.full_like(offsets[1:], len(rows))
     if len(inverse):
         positions = (offsets[1:] - 1).clamp(0, len(inverse) - 1)
-        packed = isinstance(inverse, PackedIndex)
-        last = read_at(inverse, positions) if packed else inverse.index_select(0, positions).int()
-        nobody = torch.where(offsets.diff() > 0, last, nobody)
-    return gather_rows(rows, nobody, WORD_BITS, len(nobody), None, None, [], [])
+        packed = isinstance(inverse, BitPackedIndex)
+        found = read_at(inverse, positions) if packed else inverse.index_select(0, positions).int()
+        last_row = torch.where(offsets.diff() > 0, found, last_row)
+    return gather_rows(rows, last_row, WORD_BITS, len(last_row), None, None, [], [])
 
 
 def _flat(inverse: Index) -> tuple[Tensor, int, int]:
-    if isinstance(inverse, PackedIndex):
+    if isinstance(inverse, BitPackedIndex):
         return inverse.words, inverse.bits, inverse.length
     return inverse.int().contiguous(), WORD_BITS, len(inverse)
-
-
-def _parts(segments: Segments | None) -> tuple[Tensor | None, Tensor | None]:
-    return (None, None) if segments is None else (segments.order, segments.offsets)
 
 
 @torch.library.custom_op("dist_rec::gather_rows", mutates_args=())
@@ -75,7 +73,7 @@ def gather_rows(
     arguments |= {f"num_{t}": 0 for t in names}
     for t, (table, index) in enumerate(zip(tables, indices)):
         arguments |= {f"TABLE_{t}": table.contiguous(), f"INDEX_{t}": index, f"num_{t}": len(table)}
-    rows = _with_neighbours(rows)
+    rows = _with_adjacent_columns(rows)
     arguments |= {"bits": bits, "length": length, "num_rows": len(rows), "row_stride": rows.stride(0), "WIDTH": rows.shape[1]}
     grid = (triton.cdiv(length, tile["BN"]), triton.cdiv(rows.shape[1], tile["BD"]))
     with on(rows.device):
@@ -99,7 +97,7 @@ def pool_rows(
     order: Tensor | None,
     begins: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """(B, D) like rows: sum, mean or max of each bag; and for max the position that won, int32 of the same shape (else ())."""
+    """(B, D) like rows: sum, mean or max of each bag; for max the winning positions, int32 (B, D), else (0,)."""
     # Pieces of one length: a bag's result does not depend on the lengths of others.
     options = {"WORDS": words, "bits": bits, "MEAN": mode == "mean", "PIECE": PIECE}
     return _reduce(rows, offsets, length, rows.dtype, options, mode == "max")
@@ -111,58 +109,50 @@ def _(rows: Tensor, words: Tensor, bits: int, length: int, offsets: Tensor, mode
     return rows.new_empty(shape), rows.new_empty(shape if mode == "max" else (0,), dtype=torch.int32)
 
 
+@torch.library.custom_op("dist_rec::index_segments", mutates_args=())
+def index_segments(words: Tensor, bits: int, length: int, num_rows: int) -> tuple[Tensor, Tensor]:
+    """`order, begins` of an index, by one stable sort."""
+    index = words if bits == WORD_BITS else unpack_words(words, bits, length)
+    found = sorted_segments(index[:length], num_rows)
+    return found.order, found.offsets
+
+
+@index_segments.register_fake
+def _(words: Tensor, bits: int, length: int, num_rows: int) -> tuple[Tensor, Tensor]:
+    return words.new_empty(length), words.new_empty(num_rows + 1)
+
+
 @torch.library.custom_op("dist_rec::sum_segments", mutates_args=())
-def sum_segments(
-    grad: Tensor,
-    words: Tensor,
-    bits: int,
-    length: int,
-    order: Tensor | None,
-    begins: Tensor | None,
-    num_rows: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """(num_rows, D) of dtype: for each row of an expansion the sum of grad (N, D) over its positions, in fp32."""
-    order, begins = _segments(words, bits, length, order, begins, num_rows)
-    return _reduce(grad, begins, length, dtype, {"ORDER": order, "PIECE": piece_for(length, num_rows)}, False)[0]
+def sum_segments(grad: Tensor, order: Tensor, begins: Tensor, dtype: torch.dtype) -> Tensor:
+    """(U, D) of dtype: for each row of an expansion the sum of grad (N, D) over its positions, in fp32."""
+    piece = piece_for(len(order), len(begins) - 1)
+    return _reduce(grad, begins, len(order), dtype, {"ORDER": order, "PIECE": piece}, False)[0]
 
 
 @sum_segments.register_fake
-def _(grad: Tensor, *rest: Any) -> Tensor:
-    return grad.new_empty(rest[-2], grad.shape[1], dtype=rest[-1])
+def _(grad: Tensor, order: Tensor, begins: Tensor, dtype: torch.dtype) -> Tensor:
+    return grad.new_empty(len(begins) - 1, grad.shape[1], dtype=dtype)
 
 
 @torch.library.custom_op("dist_rec::pool_backward", mutates_args=())
-def pool_backward(
-    grad: Tensor,
-    winner: Tensor,
-    words: Tensor,
-    bits: int,
-    length: int,
-    offsets: Tensor,
-    mode: str,
-    order: Tensor | None,
-    begins: Tensor | None,
-    num_rows: int,
-) -> Tensor:
-    """(num_rows, D) like grad: the gradient of `pool_rows` for its rows."""
-    order, begins = _segments(words, bits, length, order, begins, num_rows)
-    positions = torch.arange(length, dtype=torch.int32, device=grad.device)
-    # Behind the last offset it is bag B, which is none.
-    owner = torch.searchsorted(offsets, positions, right=True, out_int32=True) - 1
+def pool_backward(grad: Tensor, winner: Tensor, offsets: Tensor, mode: str, order: Tensor, begins: Tensor) -> Tensor:
+    """(U, D) like grad (B, D): the gradient of `pool_rows` for its rows."""
+    positions = torch.arange(len(order), dtype=torch.int32, device=grad.device)
+    # Behind the last offset it is B, which is no bag.
+    bag_ids = torch.searchsorted(offsets, positions, right=True, out_int32=True) - 1
     options = {
         "ORDER": order,
-        "OWNER": owner,
+        "BAG_IDS": bag_ids,
         "BAG_OFFSETS": offsets if mode == "mean" else None,
         "WINNER": winner if mode == "max" else None,
-        "PIECE": piece_for(length, num_rows),
+        "PIECE": piece_for(len(order), len(begins) - 1),
     }
-    return _reduce(grad, begins, length, grad.dtype, options, False)[0]
+    return _reduce(grad, begins, len(order), grad.dtype, options, False)[0]
 
 
 @pool_backward.register_fake
-def _(grad: Tensor, *rest: Any) -> Tensor:
-    return grad.new_empty(rest[-1], grad.shape[1])
+def _(grad: Tensor, winner: Tensor, offsets: Tensor, mode: str, order: Tensor, begins: Tensor) -> Tensor:
+    return grad.new_empty(len(begins) - 1, grad.shape[1])
 
 
 def _keep_gather(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -175,8 +165,8 @@ def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     words, order, begins, *indices = ctx.saved_tensors
     found: list[Tensor | None] = []
     indexed = [(words, ctx.bits, order, begins), *((index, WORD_BITS, None, None) for index in indices)]
-    for (size, dtype, wanted), (index, bits, *known) in zip(ctx.shapes, indexed):
-        found.append(sum_segments(grad, index, bits, ctx.length, *known, size, dtype) if wanted else None)
+    for (size, dtype, wanted), (index, bits, *segments) in zip(ctx.shapes, indexed):
+        found.append(sum_segments(grad, *_segments(index, bits, ctx.length, size, *segments), dtype) if wanted else None)
     return found[0], None, None, None, None, None, found[1:], [None] * len(indices)
 
 
@@ -187,28 +177,27 @@ def _keep_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
     rows, words, ctx.bits, ctx.length, offsets, ctx.mode, order, begins = inputs
     ctx.save_for_backward(output[1], words, offsets, order, begins)
     ctx.num_rows = len(rows)
-    ctx.set_materialize_grads(False)  # the positions that won never get one
+    ctx.set_materialize_grads(False)  # the winning positions never get one
 
 
 def _pool_backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 8
     winner, words, offsets, order, begins = ctx.saved_tensors
-    place = (words, ctx.bits, ctx.length, offsets, ctx.mode, order, begins, ctx.num_rows)
-    return pool_backward(grad, winner, *place), *(None,) * 7
+    segments = _segments(words, ctx.bits, ctx.length, ctx.num_rows, order, begins)
+    return pool_backward(grad, winner, offsets, ctx.mode, *segments), *(None,) * 7
 
 
 pool_rows.register_autograd(_pool_backward, setup_context=_keep_pool)
 
 
 def _segments(
-    words: Tensor, bits: int, length: int, order: Tensor | None, begins: Tensor | None, num_rows: int
+    words: Tensor, bits: int, length: int, num_rows: int, order: Tensor | None, begins: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    if order is not None and begins is not None:
-        return order, begins
-    index = words if bits == WORD_BITS else unpack_words(words, bits, length)
-    found = sorted_segments(index[:length], num_rows)
-    return found.order, found.offsets
+    """The known segments, or else those of a sort."""
+    if order is None or begins is None:
+        return index_segments(words, bits, length, num_rows)
+    return order, begins
 
 
 def search_starts(begins: Tensor, length: int, piece: int) -> Tensor:
@@ -220,19 +209,19 @@ def search_starts(begins: Tensor, length: int, piece: int) -> Tensor:
 def _reduce(
     source: Tensor, begins: Tensor, length: int, dtype: torch.dtype, options: dict[str, Any], largest: bool
 ) -> tuple[Tensor, Tensor]:
-    """(S, D): segments of source rows reduced, and who won (S, D) if the largest is wanted, else ()."""
+    """(S, D): segments of source rows reduced, and with `largest` the winning positions (S, D), else (0,)."""
     segments, width = len(begins) - 1, source.shape[1]
     out = torch.empty(segments, width, dtype=dtype, device=source.device)
     out_at = torch.empty(out.shape if largest else (0,), dtype=torch.int32, device=source.device)
     if out.numel() == 0:
         return out, out_at
-    source, starts = _with_neighbours(source), search_starts(begins, length, options["PIECE"])
-    # At most two parts for each slot: of the segment that begins before the slot's place, and of one that begins behind it.
+    source, starts = _with_adjacent_columns(source), search_starts(begins, length, options["PIECE"])
+    # At most two parts for each slot: of a segment that begins before the slot's place, and of one that begins later.
     parts = torch.empty(2 * len(starts), width, dtype=torch.float32, device=source.device)
     parts_at = torch.empty(parts.shape if largest else (0,), dtype=torch.int32, device=source.device)
     shared = {"OFFSETS": begins, "STARTS": starts, "OUT": out, "OUT_AT": out_at, "PARTS": parts, "PARTS_AT": parts_at}
     shared |= {"segments": segments, "slots": len(starts), "MEAN": False, "LARGEST": largest, "WIDTH": width}
-    given = dict.fromkeys(("ORDER", "WORDS", "OWNER", "BAG_OFFSETS", "WINNER")) | {"bits": WORD_BITS} | shared | options
+    given = dict.fromkeys(("ORDER", "WORDS", "BAG_IDS", "BAG_OFFSETS", "WINNER")) | {"bits": WORD_BITS} | shared | options
     tile, combining = reduce_tile(width, source.element_size()), combine_tile(width)
     columns = triton.cdiv(width, tile["BD"])
     with on(source.device):
@@ -244,6 +233,6 @@ def _reduce(
     return out, out_at
 
 
-def _with_neighbours(x: Tensor) -> Tensor:
-    """Elements of a row side by side; rows may be apart, or one and the same."""
+def _with_adjacent_columns(x: Tensor) -> Tensor:
+    """The same rows with adjacent elements; rows may have any stride, 0 too."""
     return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()

@@ -2,13 +2,13 @@
 
 - the backward of an expansion: a segment is the positions that share a unique row (ORDER), a source row is a position;
 - the forward of a pool: a segment is a bag, a source row is the unique row of a position (WORDS);
-- the backward of a pool: segments as in the first, a source row is the bag of a position (OWNER).
+- the backward of a pool: segments as in the first, a source row is the bag of a position (BAG_IDS).
 
-A segment is cut, from its own beginning, into pieces of PIECE places. The first piece of each segment has a slot, and so has
-each place q = PIECE, 2 PIECE, ... of all: the slot of the piece that begins in [q, q + PIECE) and is not the first of its
-segment. There is at most one, and it belongs to the segment that holds q, so a binary search finds it. A segment of one
-piece is written at once. A longer one leaves a part per piece, and `combine_parts` adds those in order: no atomics, and what
-comes out depends on nothing but the segment itself.
+A segment is cut, from its own beginning, into pieces of PIECE places. The first piece of each segment has a slot, and
+so has each place q = PIECE, 2 PIECE, ... of all: the slot of the piece that begins in [q, q + PIECE) and is not the
+first of its segment. There is at most one, and it belongs to the segment that holds q, so a binary search finds it. A
+segment of one piece is written at once. A longer one writes a part per piece, and `combine_parts` adds the parts in
+order: no atomics, and the result depends on nothing but the segment itself.
 
 Legend: S segments, N places, R source rows, D width.
 """
@@ -19,9 +19,9 @@ Legend: S segments, N places, R source rows, D width.
 import triton
 import triton.language as tl
 
-from dist_rec.kernels.unique_ids.bits import read_index
+from dist_rec.kernels.unique_ids.bit_packed_kernels import read_index
 
-NOWHERE = tl.constexpr(2**31 - 1)  # a position that no value of a column has
+NOWHERE = tl.constexpr(2**31 - 1)  # larger than every position
 
 
 @triton.jit(do_not_specialize=["bits", "segments", "slots", "num_sources"])
@@ -31,7 +31,7 @@ def reduce_pieces(
     STARTS,
     ORDER,
     WORDS,
-    OWNER,
+    BAG_IDS,
     BAG_OFFSETS,
     WINNER,
     OUT,
@@ -55,9 +55,10 @@ def reduce_pieces(
 
     - SOURCE (R, D), OFFSETS (S + 1,), STARTS from `search_starts`; OUT (S, D), PARTS fp32
     - ORDER (N,) or None: the position at each place of the segments, else places are positions
-    - WORDS or OWNER (N,) or neither: the source row of a position, else positions are source rows; outside [0, R) there is none
+    - WORDS or BAG_IDS (N,) or neither: the source row of a position, else positions are source rows; none outside [0,
+      R)
     - BAG_OFFSETS (R + 1,) or None: source rows are divided by the length of their bag
-    - WINNER (R, D) or None: only the position that it names counts, in each column
+    - WINNER (R, D) or None: the only position that counts, in each column
     - OUT_AT, PARTS_AT: with LARGEST, the position that won, -1 in an empty segment
     """
     slot = tl.program_id(0).to(tl.int64) * BS + tl.arange(0, BS)
@@ -79,8 +80,8 @@ def reduce_pieces(
         source = position
         if WORDS is not None:
             source = read_index(WORDS, position, there, bits).to(tl.int64)
-        if OWNER is not None:
-            source = tl.load(OWNER + position, mask=there, other=-1).to(tl.int64)
+        if BAG_IDS is not None:
+            source = tl.load(BAG_IDS + position, mask=there, other=-1).to(tl.int64)
         there = there & (source >= 0) & (source < num_sources)
         mask = there[:, :, None] & inside
         row = tl.load(SOURCE + source[:, :, None] * source_stride + column[None, None, :], mask=mask, other=0.0).to(tl.float32)
@@ -130,8 +131,8 @@ def combine_parts(
     LANES: tl.constexpr,
     BD: tl.constexpr,
 ) -> None:
-    """Joins the parts of every segment of more than one piece. Each holds the first slot after its beginning, so a program
-    looks at BK slots and takes the segments it finds there one by one, LANES parts at a time."""
+    """Joins the parts of every segment of more than one piece. Each such segment holds the first slot after its
+    beginning, so a program searches BK slots and joins the segments found there one by one, LANES parts at a time."""
     slot = 1 + tl.program_id(0).to(tl.int64) * BK + tl.arange(0, BK)
     column = tl.program_id(1) * BD + tl.arange(0, BD)
     inside = (column < WIDTH)[None, :]
@@ -167,8 +168,8 @@ def combine_parts(
 
 @triton.jit
 def _piece(OFFSETS, STARTS, slot, segments, slots, PIECE: tl.constexpr):
-    """Segment of each slot, number of the piece in it, and where the segment begins and ends; -1 and an empty one if the slot
-    has no piece. The segment is -1, too, where the piece is not the first, so that only one slot writes the segment."""
+    """Segment of each slot, number of the piece in it, and where the segment begins and ends; -1 and an empty one if
+    the slot has no piece. The segment is -1, too, unless the piece is the first: one slot writes the segment."""
     is_first = slot < segments
     begin = tl.load(OFFSETS + slot, mask=is_first, other=0).to(tl.int64)
     end = tl.load(OFFSETS + slot + 1, mask=is_first, other=0).to(tl.int64)

@@ -1,4 +1,4 @@
-"""The definitions, as plain as they get and in any float type up to float64; their gradients are autograd's.
+"""The definitions in plain PyTorch, in any float type up to float64; their gradients are autograd's.
 
 Legend: U unique rows, N positions, B bags, D width. fp16 and bf16 are computed in fp32 and rounded once at the end.
 """

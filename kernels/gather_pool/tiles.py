@@ -22,8 +22,8 @@ def gather_tile(width: int) -> dict[str, int]:
 
 
 def reduce_tile(width: int, element_bytes: int) -> dict[str, int]:
-    """Four places of a piece at a time: most segments are short, and more would leave lanes empty. In 32 bits a thread takes
-    as many bytes as in 16. With as many numbers, or half the pieces, a build or two of sm_80 spills (README.md)."""
+    """Four places of a piece at a time: most segments are short, and more would leave lanes empty. In 32 bits a thread
+    takes as many bytes as in 16. With as many numbers, or half the pieces, some builds of sm_80 spill."""
     warps = 8 if element_bytes > 2 else 4
     return {"BS": _NUMBERS // (4 * _columns(width)), "LANES": 4, "BD": _columns(width), "num_warps": warps}
 

@@ -5,9 +5,9 @@ Legend: N positions, U values.
 
 from torch import Tensor
 
+from dist_rec.kernels.common.backend import HAS_TRITON, Backend, choose
 from dist_rec.kernels.common.traced import traceable
-from dist_rec.kernels.unique_ids.choice import HAS_TRITON, Backend, choose
-from dist_rec.kernels.unique_ids.packed import PackedIndex, check_index, index_bits, pack_index, unpack
+from dist_rec.kernels.unique_ids.bit_packed import BitPackedIndex, check_index, index_bits, pack_index, unpack
 from dist_rec.kernels.unique_ids.reference import reference_unpack
 from dist_rec.kernels.unique_ids.segments import (
     BoundedUniqueIds,
@@ -25,8 +25,8 @@ else:
 
 __all__ = [
     "Backend",
+    "BitPackedIndex",
     "BoundedUniqueIds",
-    "PackedIndex",
     "Segments",
     "UniqueIds",
     "index_bits",
@@ -39,12 +39,13 @@ __all__ = [
 
 
 @traceable
-def unpack_index(packed: PackedIndex, *, backend: Backend = "auto") -> Tensor:
-    """(N,) int32 of a packed index, bitwise the same from every backend.
+def unpack_index(packed: BitPackedIndex, *, backend: Backend = "auto") -> Tensor:
+    """(N,) int32 of a bit-packed index, bitwise the same from every backend.
 
     Args:
-        backend: `triton` is one kernel; `torch` strided shifts; `reference` reads two words per element, in int64; `auto`
-            takes `triton` on CUDA where it can, else `torch`, and logs its choice once.
+        packed: N elements.
+        backend: `triton` is one kernel; `torch` strided shifts; `reference` reads two words per element, in int64;
+            `auto` takes `triton` on CUDA where it can, else `torch`, and logs its choice once.
 
     Raises:
         RuntimeError: `backend="triton"` where there is neither a CUDA device nor Triton's interpreter.
@@ -57,14 +58,20 @@ def unpack_index(packed: PackedIndex, *, backend: Backend = "auto") -> Tensor:
 
 
 @traceable
-def segments_of(index: Tensor | PackedIndex, num_values: int) -> Segments:
-    """Where each value of an index occurs: one stable sort of keys as narrow as `num_values` allows, without a host sync.
+def segments_of(index: Tensor | BitPackedIndex, num_values: int) -> Segments:
+    """Where each value of an index occurs: one stable sort of keys as narrow as `num_values` allows. No host sync.
 
     Args:
-        index: (N,) int32 or int64, or packed; values in [0, num_values). Not checked: one outside belongs to no segment.
+        index: (N,) int32 or int64, or bit-packed; values in [0, num_values). A value outside belongs to no segment.
         num_values: U.
+
+    Returns:
+        `order` (N,) and `offsets` (U + 1,), both int32.
+
+    Raises:
+        ValueError: the index has another shape or dtype.
     """
-    if isinstance(index, PackedIndex):
+    if isinstance(index, BitPackedIndex):
         index = unpack_index(index)
     check_index(index)
     return sorted_segments(index, num_values)

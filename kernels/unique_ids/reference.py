@@ -1,12 +1,12 @@
-"""The definitions, in the plainest terms: what an element of a packed index is, and what the segments of an index are."""
+"""The definitions in plain terms: an element of a bit-packed index, and the segments of an index."""
 
 import torch
 from torch import Tensor
 
-from dist_rec.kernels.unique_ids.packed import PackedIndex
+from dist_rec.kernels.unique_ids.bit_packed import BitPackedIndex
 
 
-def read_at(packed: PackedIndex, positions: Tensor) -> Tensor:
+def read_at(packed: BitPackedIndex, positions: Tensor) -> Tensor:
     """The elements at `positions` (M,) int, as (M,) int32: two neighbouring words hold every element."""
     bit = positions.long() * packed.bits
     word, shift = bit >> 5, bit & 31
@@ -14,7 +14,7 @@ def read_at(packed: PackedIndex, positions: Tensor) -> Tensor:
     return ((low | high << 32) >> shift & (1 << packed.bits) - 1).to(torch.int32)
 
 
-def reference_unpack(packed: PackedIndex) -> Tensor:
+def reference_unpack(packed: BitPackedIndex) -> Tensor:
     return read_at(packed, torch.arange(packed.length, device=packed.device))
 
 

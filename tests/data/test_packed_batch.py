@@ -10,7 +10,7 @@ from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
 from dist_rec.data.packed_batch import PackedBatch
 from dist_rec.data.schema import Schema
-from dist_rec.kernels.unique_ids import PackedIndex
+from dist_rec.kernels.unique_ids import BitPackedIndex
 from tests.data.requests import make_rows, make_schema, make_table, seen_schema
 
 CPU = torch.device("cpu")
@@ -98,7 +98,7 @@ def test_stays_packed_on_a_device_and_moves_once(monkeypatch: pytest.MonkeyPatch
     there = packed.to(torch.device("meta"), non_blocking=True)
     assert moved == [packed.nbytes]
     inverse = there.sequences["history"].inverse
-    assert isinstance(inverse, PackedIndex) and inverse.words.is_meta and isinstance(there.context, PackedIndex)
+    assert isinstance(inverse, BitPackedIndex) and inverse.words.is_meta and isinstance(there.context, BitPackedIndex)
     assert there.unique.values().is_meta and there.unique.values().dtype == torch.int64
     assert there.num_events == packed.num_events
 

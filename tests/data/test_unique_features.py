@@ -11,7 +11,7 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from dist_rec.data.unique_features import UniqueFeatures
-from dist_rec.kernels.unique_ids import PackedIndex, unpack_index
+from dist_rec.kernels.unique_ids import BitPackedIndex, unpack_index
 
 CPU = torch.device("cpu")
 HUGE = 2**62
@@ -29,7 +29,7 @@ SAMPLES = st.lists(st.lists(st.integers(HUGE, HUGE + 2) | st.integers(0, 5), max
 
 def _rebuilt(unique: UniqueFeatures, key: str) -> Tensor:
     inverse = unique.inverse_of(key)
-    return unique.ids_of(key)[(unpack_index(inverse) if isinstance(inverse, PackedIndex) else inverse).long()]
+    return unique.ids_of(key)[(unpack_index(inverse) if isinstance(inverse, BitPackedIndex) else inverse).long()]
 
 
 # What each public method of a KeyedJaggedTensor is asked; `plain` gives a list of tensors and values to compare.
@@ -203,7 +203,7 @@ def test_one_buffer_as_narrow_as_the_ids(monkeypatch: pytest.MonkeyPatch) -> Non
     there = unique.to(torch.device("meta"), non_blocking=True)
     assert moved == [unique.nbytes]
     inverse = there.inverse_of("small")
-    assert isinstance(inverse, PackedIndex) and inverse.words.is_meta and there.deduplicated.values().is_meta
+    assert isinstance(inverse, BitPackedIndex) and inverse.words.is_meta and there.deduplicated.values().is_meta
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])

@@ -19,7 +19,7 @@ KINDS = [*((torch.bfloat16, size) for size in (24, 32, 64, 128, 256)), (torch.fl
 @pytest.mark.parametrize(("dtype", "head_size"), KINDS, ids=str)
 def test_output_and_gradients(dtype: torch.dtype, head_size: int, max_q_len: int | None) -> None:
     """16 rows in a tile: 8 rows of a request, two query heads per key-value head."""
-    case = make_case(REQUESTS, "seen", group_size=2, hide=0.1, heads=(4, 2), head_size=head_size).to(dtype)
+    case = make_case(REQUESTS, "prefix", group_size=2, hide=0.1, heads=(4, 2), head_size=head_size).to(dtype)
     with launches() as launched:
         got = case.run_with_gradients("triton", max_q_len=max_q_len)
     assert (op.backward_one_pass in launched) == (max_q_len is not None)
@@ -97,7 +97,7 @@ def test_memory_stays_linear(rows: int) -> None:
 
 @pytest.mark.parametrize("max_q_len", [None, 8])
 def test_nothing_waits_for_the_device(max_q_len: int | None) -> None:
-    case = make_case([Request(50, 2, 8), Request(7, 1, 3)], "seen", group_size=2, head_size=16).to(torch.bfloat16).on("cuda")
+    case = make_case([Request(50, 2, 8), Request(7, 1, 3)], "prefix", group_size=2, head_size=16).to(torch.bfloat16).on("cuda")
     leaves = [x.clone().requires_grad_() for x in case.inputs]
     case = replace(case, q=leaves[0], k=leaves[1], v=leaves[2])
     case.run("triton", max_q_len=max_q_len).sum().backward()  # compiled once before waiting is forbidden

@@ -60,7 +60,7 @@ class CrossCausalBlock(nn.Module):
             rows.kv_offsets,
             num_candidates=rows.num_candidates,
             group_size=rows.group_size,
-            seen=rows.seen,
+            prefix_len=rows.seen,
             q_positions=rows.q_positions,
             max_q_len=rows.max_q_len,
             causal=rows.causal,

@@ -3,12 +3,17 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
+
+import pytest
+
+from dist_rec.kernels.common.aot import Used, report
 
 _SCRIPT = """
 from dist_rec.doctor.triton_add import _add
 from dist_rec.kernels.common.aot import compile_for
 from dist_rec.kernels.cross_causal_attention.aot import Build
-from dist_rec.kernels.cross_causal_attention.table import Tile
+from dist_rec.kernels.cross_causal_attention.tile_table import Tile
 
 types = {"x": "*fp32", "y": "*fp32", "out": "*fp32", "n": "i32"}
 for capability in (80, 90, 100):
@@ -31,3 +36,43 @@ def test_compiles_and_reads_what_is_used() -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == [*["False True"] * 3, "_add: no type or value for BLOCK", "True 255"]
+
+
+_CLEAN = {"LDL": 0, "STL": 0}
+
+
+@pytest.mark.parametrize(
+    ("used", "architecture", "complaint"),
+    [
+        (Used(255, 40, 1024, _CLEAN), 90, "spills: 40 bytes of stack"),
+        (Used(255, 0, 1024, _CLEAN | {"LDL": 3}), 90, "3 local loads"),
+        (Used(100, 0, 300 * 1024, _CLEAN), 90, "shared memory"),
+        (Used(100, 0, 100 * 1024, _CLEAN), 80, "needs 102400 bytes of shared memory of 101376"),
+    ],
+)
+def test_says_what_is_wrong_with_a_kernel(used: Used, architecture: int, complaint: str) -> None:
+    assert not Used(100, 0, 100 * 1024, _CLEAN).complaints(90)
+    assert [complaint in line for line in used.complaints(architecture)] == [True]
+
+
+@dataclass(frozen=True)
+class _Build:
+    wrong: list[str]
+
+    def __str__(self) -> str:
+        return "a kernel"
+
+    def compile(self) -> Used:
+        return Used(100, 0, 1024, _CLEAN | {"HMMA": 8})
+
+    def complaints(self, used: Used) -> list[str]:
+        return self.wrong
+
+
+@pytest.mark.parametrize("wrong", [[], ["spills", "no wgmma"]])
+def test_reports_every_build_and_fails_with_a_complaint(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        report([_Build(wrong), _Build([])])
+    used = "a kernel: 100 registers, 1024 bytes shared, 8 HMMA"
+    assert stopped.value.code == bool(wrong)
+    assert capsys.readouterr().out.splitlines() == [used + (" <- spills; no wgmma" if wrong else ""), used]

@@ -1,4 +1,5 @@
-"""Random jagged attention problems, what each row sees, written down a second time, and plain maths in the same precision.
+"""Random jagged attention problems, what each row sees, written down a second time, and plain maths in the same
+precision.
 
 Legend: B requests, H heads, D head size, m rows of one candidate's group, c candidates of one request.
 """
@@ -14,11 +15,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dist_rec.kernels.cross_causal_attention import Backend, cross_causal_attention, op, tuning
+from dist_rec.kernels.cross_causal_attention import Backend, Mask, cross_causal_attention, op, tuning
 from tests.helpers.closeness import assert_close_to_truth
 
-Mode = Literal["plain", "groups", "seen", "full"]
-MODES: tuple[Mode, ...] = ("plain", "groups", "seen", "full")
+Mode = Literal["plain", "groups", "prefix", "full"]
+MODES: tuple[Mode, ...] = ("plain", "groups", "prefix", "full")
 BLOCK = 64  # keys that the kernels take at a time in fp16; in fp32 a divisor of it
 # Where "triton" runs; without a GPU that is Triton's interpreter.
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -74,16 +75,16 @@ class Case:
         parts = {"q_positions": rows, "key_valid": keys, "num_candidates": slice(b, b + 1)}
         if "num_candidates" in self.options:
             end = int(self.options["num_candidates"][: b + 1].sum())
-            parts["seen"] = slice(end - int(self.options["num_candidates"][b]), end)
+            parts["prefix_len"] = slice(end - int(self.options["num_candidates"][b]), end)
         options = {name: x[parts[name]] if name in parts else x for name, x in self.options.items()}
         offsets = (_ints([0, end_q - first_q]), _ints([0, end_key - first_key]))
         return Case(self.q[rows], self.k[keys], self.v[keys], *offsets, options)
 
     def operands(self, max_q_len: int | None = None) -> tuple[Any, ...]:
         """The arguments of the custom op `attend`, in its order."""
-        optional = (self.options.get(name) for name in ("num_candidates", "seen", "q_positions", "key_valid"))
-        plain = (self.options["causal"], self.options.get("group_size", 1), self.scale, max_q_len)
-        return *self.inputs, self.q_offsets, self.kv_offsets, *optional, *plain
+        mask = Mask(**{name: value for name, value in self.options.items() if name != "scale"})
+        layout = [self.q_offsets, self.kv_offsets, *mask.tensors]
+        return *self.inputs, layout, mask.causal, mask.group_size, self.scale, max_q_len
 
     def run(self, backend: Backend, **options: Any) -> Tensor:
         case = self.on(DEVICE) if backend == "triton" else self
@@ -119,15 +120,15 @@ def make_case(
     """float64 problem; `hide` is the share of keys that `key_valid` hides, with `positions` the rows ask from anywhere,
     two numbers of heads are those of queries and of keys and values."""
     generator = torch.Generator().manual_seed(seed)
-    grouped = mode in ("groups", "seen")
+    grouped = mode in ("groups", "prefix")
     keys = [r.events + grouped * r.candidates * group_size for r in requests]
     queries = [r.queries for r in requests]
     options: dict[str, Any] = {"causal": mode != "full"}
     if grouped:
         options |= {"num_candidates": _ints([r.candidates for r in requests]), "group_size": group_size}
-    if mode == "seen":
+    if mode == "prefix":
         limits = [int(torch.randint(0, r.events + 1, (), generator=generator)) for r in requests for _ in range(r.candidates)]
-        options["seen"] = _ints(limits)
+        options["prefix_len"] = _ints(limits)
     if positions and mode != "full":
         ends = [n for n, r in zip(keys, requests) for _ in range(r.queries)]
         options["q_positions"] = _ints([int(torch.randint(-1, n, (), generator=generator)) for n in ends])
@@ -202,8 +203,9 @@ def plain_attention(case: Case) -> Tensor:
 
 @dataclass(frozen=True)
 class Plain:
-    """What `plain_autograd` computes: `out` and gradients in the dtype of the case; of every row and head in fp32, or float64
-    for a float64 case, `peak`, the largest score (base 2), `total`, the sum of weights relative to it, their mean of dO v."""
+    """What `plain_autograd` computes: `out` and gradients in the dtype of the case; of every row and head in fp32, or
+    float64 for a float64 case, `peak`, the largest score (base 2), `total`, the sum of weights relative to it, their
+    mean of dO v."""
 
     out: Tensor
     dq: Tensor
@@ -224,10 +226,11 @@ class Plain:
 
 
 def plain_autograd(case: Case, shuffle: torch.Generator | None = None) -> Plain:
-    """Softmax attention by PyTorch's autograd in the dtype of the case, whole matrices at a time: plain maths to compare with.
+    """Softmax attention by PyTorch's autograd in the dtype of the case, whole matrices at a time: plain maths to
+    compare with.
 
-    The reference is not that in 16 bits: it computes in fp32 and rounds once at the end. `shuffle` draws the orders in which
-    the elements of a head, the keys and the rows of a request are added up, which changes nothing but rounding.
+    The reference is not that in 16 bits: it computes in fp32 and rounds once at the end. `shuffle` draws the orders in
+    which the elements of a head, the keys and the rows of a request are added up, which changes nothing but rounding.
     """
     order = _order(case.q.shape[2], shuffle)
     leaves = tuple(x.detach().requires_grad_() for x in case.inputs)
@@ -252,8 +255,8 @@ def assert_true(case: Case, got: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
 
 
 def plain_in_orders(case: Case) -> list[Plain]:
-    """Plain maths in a few orders of summation, for `farthest` to choose from: where few rows see few keys, the error of
-    a single one is zero by luck now and then."""
+    """Plain maths in a few orders of summation, for `farthest` to choose from: where few rows see few keys, the error
+    of a single one is zero by luck now and then."""
     shuffle = torch.Generator().manual_seed(2)
     return [plain_autograd(case, shuffle) for _ in range(8)]
 
@@ -303,7 +306,8 @@ def truth_of(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @contextmanager
 def keys_in_pieces(length: int = BLOCK) -> Iterator[None]:
-    """As on a GPU that is larger than the batch: it has many processors, and the keys are cut into pieces of this length."""
+    """As on a GPU that is larger than the batch: it has many processors, and the keys are cut into pieces of this
+    length."""
     sizes = mock.patch.multiple(tuning, SPLIT_KEYS=length, piece_keys=lambda _: length)
     with mock.patch.object(op, "_processors", lambda _: 1000), sizes:
         yield
@@ -342,7 +346,7 @@ def poisoned_memory(value: float = float("nan")) -> Iterator[None]:
 
 
 def visible_keys_of(case: Case, b: int, row: int) -> list[int]:
-    """Key positions within request b that a packed query row sees."""
+    """Key positions within request b that a query row sees."""
     options = case.options
     first_key, end_key = case.kv_offsets[b : b + 2].tolist()
     num_keys = end_key - first_key
@@ -362,6 +366,6 @@ def visible_keys_of(case: Case, b: int, row: int) -> list[int]:
     if p < events:
         return [j for j in valid if j <= p]
     candidate = (p - events) // m
-    limit = events if options.get("seen") is None else int(options["seen"][sum(counts[:b]) + candidate])
+    limit = events if options.get("prefix_len") is None else int(options["prefix_len"][sum(counts[:b]) + candidate])
     own_group = range(events + candidate * m, p + 1)
     return [j for j in valid if j < limit or j in own_group]

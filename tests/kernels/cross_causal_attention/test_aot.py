@@ -8,7 +8,7 @@ import pytest
 
 from dist_rec.kernels.common.aot import Used
 from dist_rec.kernels.cross_causal_attention.aot import Build, builds
-from dist_rec.kernels.cross_causal_attention.table import TABLE, Tile
+from dist_rec.kernels.cross_causal_attention.tile_table import TABLE, Tile
 
 _CLEAN = {"HGMMA": 8, "HMMA": 0, "UTCHMMA": 0, "LDL": 0, "STL": 0, "LDGSTS": 4}
 
@@ -18,9 +18,9 @@ _CLEAN = {"HGMMA": 8, "HMMA": 0, "UTCHMMA": 0, "LDL": 0, "STL": 0, "LDGSTS": 4}
     [(90, 16, False), (100, 16, False), (80, 16, True), (90, 32, True), (100, 32, True), (80, 32, True)],
 )
 def test_every_tile_compiles_without_spills(architecture: int, bits: int, hardest: bool) -> None:
-    """In a process of its own: kernels that were imported for the interpreter cannot be compiled. Prints registers and shared
-    memory of every build (pytest -s). sm_90 and sm_100 in 16 bits are compiled with and without mask options, the others with
-    all."""
+    """In a process of its own: kernels that were imported for the interpreter cannot be compiled. Prints registers and
+    shared memory of every build (pytest -s). sm_90 and sm_100 in 16 bits are compiled with and without mask options,
+    the others with all."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     module = "dist_rec.kernels.cross_causal_attention.aot"
     command = [sys.executable, "-W", "ignore", "-m", module, "--arch", str(architecture), "--bits", str(bits)]

@@ -34,8 +34,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|ov
 
 
 def _run(case: Case, *, pieces: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Output and gradients in memory that was full of NaN, by this backward and no other; in the interpreter with a tile for
-    any request, since the table's smaller ones in fp32 and for wide heads are there for registers that only a GPU has."""
+    """Output and gradients in memory that was full of NaN, by this backward and no other; in the interpreter with a
+    tile for any request, since the table's smaller ones in fp32 and for wide heads are there for registers that only a
+    GPU has."""
     tiles = mock.patch.object(tuning, "tiles_for", _with_a_large_tile) if DEVICE.type == "cpu" else nullcontext()
     with keys_in_pieces() if pieces else nullcontext(), poisoned_memory(), tiles, launches() as found:
         results = case.run_with_gradients("triton", max_q_len=case.most_rows)

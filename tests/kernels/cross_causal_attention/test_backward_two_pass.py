@@ -69,7 +69,7 @@ def test_all_modes_over_several_tiles_of_rows(mode: Mode, hide: float, positions
     assert_true(case, _run(case))
 
 
-@pytest.mark.parametrize("mode", ["groups", "seen"])
+@pytest.mark.parametrize("mode", ["groups", "prefix"])
 def test_many_groups_over_several_blocks(mode: Mode) -> None:
     """Blocks of keys that begin and end within groups; rows of every group and some events ask."""
     case = make_case([Request(37, 10, 60), Request(10, 13, 65)], mode, group_size=5, heads=1).to(torch.float32)

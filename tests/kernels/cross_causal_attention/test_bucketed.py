@@ -16,7 +16,7 @@ from dist_rec.kernels.cross_causal_attention import bucketed, cross_causal_atten
 from tests.helpers.closeness import assert_close_to_truth
 from tests.kernels.cross_causal_attention.cases import Case, Mode, Request, cases, make_case, output_weights
 
-MODES: tuple[Mode, ...] = ("plain", "groups", "seen", "full")
+MODES: tuple[Mode, ...] = ("plain", "groups", "prefix", "full")
 
 
 def _assert_same(got: Case, expected: Case) -> None:
@@ -26,20 +26,20 @@ def _assert_same(got: Case, expected: Case) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(case=cases(), cost=st.sampled_from((0, 40, 10**6)), per_block=st.sampled_from((1, 2, 64)))
-@example(case=make_case([Request(0, 0, 0)], "seen"), cost=0, per_block=64)
+@example(case=make_case([Request(0, 0, 0)], "prefix"), cost=0, per_block=64)
 @example(case=make_case([Request(0, 0, 2)], "plain"), cost=0, per_block=64)
-@example(case=make_case([Request(3, 3, 17), Request(2, 5, 13)], "seen", positions=True), cost=40, per_block=2)
+@example(case=make_case([Request(3, 3, 17), Request(2, 5, 13)], "prefix", positions=True), cost=40, per_block=2)
 @example(case=make_case([Request(3, 3, 17), Request(2, 5, 13)], "groups", positions=True), cost=10**6, per_block=64)
 @example(case=make_case([Request(3, 3, 9), Request(2, 0, 2)], "groups", hide=0.5), cost=10**6, per_block=64)
 @example(case=make_case([Request(3, 0, 0), Request(0, 2, 0)], "groups"), cost=0, per_block=64)
 def test_equals_the_reference(case: Case, cost: int, per_block: int) -> None:
-    """Where calls cost nothing every length gets a bucket and event rows stand apart from groups; where they are dear all
-    meet in one call."""
+    """Where calls cost nothing every length gets a bucket and event rows stand apart from groups; where they are dear
+    all meet in one call."""
     with mock.patch.multiple(bucketed, BUCKET_COST=cost, PIECE_COST=cost, KEY_COST=1, CANDIDATES_PER_BLOCK=per_block):
         _assert_same(case, case)
 
 
-@pytest.mark.parametrize(("mode", "cost", "calls"), [("groups", 10**6, 1), ("groups", 0, 4), ("seen", 10**6, 2)])
+@pytest.mark.parametrize(("mode", "cost", "calls"), [("groups", 10**6, 1), ("groups", 0, 4), ("prefix", 10**6, 2)])
 def test_event_rows_and_groups_meet_in_one_call_where_that_costs_less(mode: Mode, cost: int, calls: int) -> None:
     case = make_case([Request(30, 16, 40), Request(12, 2, 10)], mode, group_size=2)
     attention = mock.Mock(wraps=bucketed.scaled_dot_product_attention)
@@ -62,7 +62,8 @@ def test_is_as_exact_as_plain_maths_in_fp32(mode: Mode) -> None:
     case = make_case(requests, mode, group_size=2, hide=0.1, heads=4, head_size=16)
     truths = case.run_with_gradients("reference")
     plain = case.to(torch.float32).run_with_gradients("reference")
-    # Torch's fused CPU backward rebuilds the weights from a rounded log-sum-exp: up to 4 times (dk), seen over 30 seeds.
+    # Torch's fused CPU backward rebuilds the weights from a rounded log-sum-exp: up to 4 times (dk), seen over 30
+    # seeds.
     factors = (2.0, 4.5, 4.5, 2.0)
     for got, truth, rough, factor in zip(case.to(torch.float32).run_with_gradients("bucketed"), truths, plain, factors):
         assert_close_to_truth(got, truth, rough, factor)
@@ -84,7 +85,7 @@ def test_no_query_at_all_leaves_zero_gradients() -> None:
 
 
 def test_two_runs_agree_bitwise() -> None:
-    case = make_case([Request(200, 3, 40), Request(90, 2, 10)], "seen", group_size=2).to(torch.float32)
+    case = make_case([Request(200, 3, 40), Request(90, 2, 10)], "prefix", group_size=2).to(torch.float32)
     for first, second in zip(case.run_with_gradients("bucketed"), case.run_with_gradients("bucketed")):
         assert torch.equal(first, second)
 
@@ -159,7 +160,8 @@ def test_a_long_history_needs_no_square_matrix() -> None:
 
 @pytest.mark.parametrize("heads", [(4, 2), (6, 2), (3, 1)])
 def test_grouped_heads_equal_repeated_ones(heads: tuple[int, int]) -> None:
-    """Query head h uses key-value head h // (H / H_kv); the gradient of a shared head is the sum over its query heads."""
+    """Query head h uses key-value head h // (H / H_kv); the gradient of a shared head is the sum over its query
+    heads."""
     case = make_case([Request(9, 2, 6), Request(4, 1, 3)], "groups", group_size=2, heads=heads)
     group = heads[0] // heads[1]
     repeated = replace(case, k=case.k.repeat_interleave(group, dim=1), v=case.v.repeat_interleave(group, dim=1))
@@ -189,12 +191,12 @@ def test_what_stands_behind_changes_no_bit_in_deterministic_mode(events: int) ->
     """A history of which every event is a row and has a candidate, and its first part alone."""
     heads, size = 2, 16
     q, k, v = (torch.randn(2 * events, heads, size) for _ in range(3))
-    seen = torch.arange(events)
+    prefix_len = torch.arange(events)
 
     def first(kept: int) -> torch.Tensor:
         rows = torch.cat([torch.arange(kept), events + torch.arange(kept)])
         offsets, counts = torch.tensor([0, len(rows)]), torch.tensor([kept])
-        options = {"num_candidates": counts, "seen": seen[:kept]}
+        options = {"num_candidates": counts, "prefix_len": prefix_len[:kept]}
         return cross_causal_attention(q[rows], k[rows], v[rows], offsets, offsets, backend="bucketed", **options)
 
     whole = first(events)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dist_rec.kernels.cross_causal_attention import op, tuning
-from dist_rec.kernels.cross_causal_attention.table import Tile
+from dist_rec.kernels.cross_causal_attention.tile_table import Tile
 from tests.helpers.closeness import assert_close_to_truth
 from tests.kernels.cross_causal_attention.cases import (
     BLOCK,
@@ -78,7 +78,7 @@ def test_head_sizes(head_size: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 2), (5, 1)])
 def test_grouped_heads_over_several_tiles_of_rows(heads: tuple[int, int]) -> None:
     """Up to 5 heads share a tile, so that one query row's heads can fall into two tiles."""
-    case = make_case([Request(70, 2, 67), Request(5, 1, 3)], "seen", group_size=3, heads=heads, head_size=8).to(torch.float32)
+    case = make_case([Request(70, 2, 67), Request(5, 1, 3)], "prefix", group_size=3, heads=heads, head_size=8).to(torch.float32)
     _assert_true(case, _attend(case))
 
 

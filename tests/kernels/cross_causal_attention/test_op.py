@@ -1,4 +1,5 @@
-"""The fused operator as PyTorch meets it: its registration, compilation, checkpoints, autocast, strides, and no host reads."""
+"""The fused operator as PyTorch meets it: its registration, compilation, checkpoints, autocast, strides, and no host
+reads."""
 
 import os
 import subprocess
@@ -14,7 +15,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from dist_rec.kernels import cross_causal_attention as package
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention, op, work_list
 from tests.kernels.cross_causal_attention.cases import (
     DEVICE,
@@ -55,11 +55,11 @@ def _assert_same(got: Any, expected: Any) -> None:
     "case",
     [
         make_case([Request(5, 0, 3), Request(2, 0, 1)], "plain").to(torch.float32),
-        make_case([Request(3, 2, 4)], "seen", group_size=2, hide=0.2, positions=True, heads=(2, 1)).to(torch.float32),
+        make_case([Request(3, 2, 4)], "prefix", group_size=2, hide=0.2, positions=True, heads=(2, 1)).to(torch.float32),
         make_case([Request(4, 0, 0)], "full").to(torch.float16),
         make_case([], "plain").to(torch.float32),
     ],
-    ids=["plain", "seen", "no rows", "no request"],
+    ids=["plain", "prefix", "no rows", "no request"],
 )
 def test_opcheck(case: Case, promised: bool) -> None:
     """Schema, fake tensors and autograd registration are what torch expects of a custom op."""
@@ -69,10 +69,10 @@ def test_opcheck(case: Case, promised: bool) -> None:
     torch.library.opcheck(op.attend, (q, k, v, *case.operands(most)[3:]))
     forward = op.attend(*case.operands(most))
     grad = output_weights(case.q.cpu()).to(DEVICE)
-    torch.library.opcheck(op.attend_backward, (grad, *case.inputs, *forward, *case.operands(most)[3:]))
+    torch.library.opcheck(op.attend_backward, (grad, list(case.inputs), list(forward), *case.operands(most)[3:]))
 
 
-@pytest.mark.parametrize(("mode", "promised"), [("plain", True), ("seen", False)])
+@pytest.mark.parametrize(("mode", "promised"), [("plain", True), ("prefix", False)])
 def test_compiled_equals_eager(mode: Mode, promised: bool) -> None:
     """In one graph, forward and backward."""
     torch.compiler.reset()
@@ -147,7 +147,7 @@ def test_an_expanded_gradient() -> None:
 
 @pytest.mark.parametrize("promised", [False, True])
 def test_two_runs_agree_bitwise(promised: bool) -> None:
-    case = _case("seen", hide=0.1)
+    case = _case("prefix", hide=0.1)
     most = case.most_rows if promised else None
     _assert_same(*(case.run_with_gradients("triton", max_q_len=most) for _ in range(2)))
 
@@ -193,7 +193,7 @@ def test_nothing_is_launched_backwards_where_nobody_asks() -> None:
 
 @pytest.mark.parametrize("promised", [False, True])
 def test_integers_of_either_width(promised: bool) -> None:
-    case = _case("seen", positions=True)
+    case = _case("prefix", positions=True)
     wide = {name: x.long() if isinstance(x, Tensor) and x.dtype == torch.int32 else x for name, x in case.options.items()}
     wider = replace(case, q_offsets=case.q_offsets.long(), kv_offsets=case.kv_offsets.long(), options=wide)
     most = case.most_rows if promised else None
@@ -213,12 +213,12 @@ def test_nothing_waits_for_the_device(mode: Mode, max_q_len: int | None, process
         stack.enter_context(mock.patch.object(work_list, "_list_tiles", mock.MagicMock()))
         stack.enter_context(mock.patch.object(work_list, "_clear_tail", mock.MagicMock()))
         stack.enter_context(mock.patch.object(work_list, "_sound", mock.MagicMock()))
-        stack.enter_context(mock.patch.object(package, "attend", attend))
+        stack.enter_context(mock.patch.object(op, "attend", attend))
         stack.enter_context(mock.patch.object(op, "_processors", lambda _: processors))
         stack.enter_context(mock.patch.object(op.tuning, "SPLIT_KEYS", 64))
         offsets, options = (case.q_offsets, case.kv_offsets), case.options | {"max_q_len": max_q_len}
         out = cross_causal_attention(*case.inputs, *offsets, backend="triton", **options)
-        gradients = backward(out, *case.inputs, *attend(*operands), *operands[3:])
+        gradients = backward(out, case.inputs, attend(*operands), *operands[3:])
     assert [x.shape for x in (out, *gradients)] == [case.q.shape, *(x.shape for x in case.inputs)]
     assert launch.call_count > 2
     with pytest.raises(RuntimeError):
@@ -229,7 +229,7 @@ def test_nothing_waits_for_the_device(mode: Mode, max_q_len: int | None, process
 def test_strided_mask_options(max_q_len: int | None) -> None:
     """Columns of a table and expanded numbers, which the kernels would otherwise read past."""
     requests = [Request(70, 2, 12), Request(30, 2, 6)]
-    case = make_case(requests, "seen", hide=0.3, positions=True, head_size=16).to(torch.float32)
+    case = make_case(requests, "prefix", hide=0.3, positions=True, head_size=16).to(torch.float32)
     strided = {name: torch.stack([x, torch.zeros_like(x)], 1)[:, 0] for name, x in case.options.items() if torch.is_tensor(x)}
     strided["num_candidates"] = case.options["num_candidates"][:1].expand(2)
     assert not any(x.is_contiguous() for x in strided.values())
@@ -269,9 +269,9 @@ def test_offsets_that_are_none_give_nan(broken: str, max_q_len: int | None) -> N
     }[broken]
     spoilt = replace(case, **{name: torch.tensor(x, dtype=torch.int32, device=DEVICE) for name, x in change.items()})
     operands = spoilt.operands(max_q_len)
-    out, peak, total = op.attend(*operands)
-    assert out.isnan().all()
-    gradients = op.attend_backward(torch.ones_like(out), *operands[:3], out, peak, total, *operands[3:])
+    results = op.attend(*operands)
+    assert results[0].isnan().all()
+    gradients = op.attend_backward(torch.ones_like(results[0]), operands[:3], results, *operands[3:])
     assert all(x.isnan().all() for x in gradients)
 
 
@@ -284,7 +284,8 @@ def test_rows_of_no_request_are_zeros() -> None:
 
 @pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has no fp32_precision here")
 def test_tf32_follows_torchs_newer_flag() -> None:
-    """Once it is set, asking by the older name raises, whatever the dtype. In a process of its own: it cannot be unset."""
+    """Once it is set, asking by the older name raises, whatever the dtype. In a process of its own: it cannot be
+    unset."""
     script = """
 import torch
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention, op

@@ -19,7 +19,7 @@ def test_equals_a_loop_over_rows(case: Case) -> None:
 
 def test_mask_of_two_candidates_is_the_one_in_the_docstring() -> None:
     """3 events, 2 candidates of m = 2 rows, the first of which sees 1 event; rows ask from every position."""
-    seen = visible_keys(torch.arange(7), 7, 3, 2, torch.tensor([1, 3]))
+    visible = visible_keys(torch.arange(7), 7, 3, 2, torch.tensor([1, 3]))
     expected = [
         [1, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0],
@@ -29,7 +29,7 @@ def test_mask_of_two_candidates_is_the_one_in_the_docstring() -> None:
         [1, 1, 1, 0, 0, 1, 0],
         [1, 1, 1, 0, 0, 1, 1],
     ]
-    assert seen.int().tolist() == expected
+    assert visible.int().tolist() == expected
 
 
 def test_is_longers_mask_reversed() -> None:
@@ -42,7 +42,7 @@ def test_is_longers_mask_reversed() -> None:
 
 @pytest.mark.parametrize("backend", ["reference", "bucketed"])
 def test_gradcheck(backend: Backend) -> None:
-    case = make_case([Request(3, 2, 4), Request(0, 0, 0), Request(1, 1, 3)], "seen", group_size=2, hide=0.2)
+    case = make_case([Request(3, 2, 4), Request(0, 0, 0), Request(1, 1, 3)], "prefix", group_size=2, hide=0.2)
     leaves = [tensor.clone().requires_grad_() for tensor in case.inputs]
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -91,7 +91,7 @@ def test_scale_defaults_to_one_over_the_root_of_the_head_size(backend: Backend) 
 
 @pytest.mark.parametrize("backend", ["reference", "bucketed"])
 def test_offsets_of_either_width(backend: Backend) -> None:
-    case = make_case([Request(5, 2, 4), Request(2, 1, 2)], "seen")
+    case = make_case([Request(5, 2, 4), Request(2, 1, 2)], "prefix")
     wide = {name: value.long() if isinstance(value, torch.Tensor) else value for name, value in case.options.items()}
     out = cross_causal_attention(*case.inputs, case.q_offsets.long(), case.kv_offsets.long(), backend=backend, **wide)
     assert torch.equal(out, case.run(backend))
@@ -99,7 +99,8 @@ def test_offsets_of_either_width(backend: Backend) -> None:
 
 @pytest.mark.parametrize("heads", [(4, 2), (6, 2), (3, 1)])
 def test_grouped_heads_equal_repeated_ones(heads: tuple[int, int]) -> None:
-    """Query head h uses key-value head h // (H / H_kv); the gradient of a shared head is the sum over its query heads."""
+    """Query head h uses key-value head h // (H / H_kv); the gradient of a shared head is the sum over its query
+    heads."""
     case = make_case([Request(9, 2, 6), Request(4, 1, 3)], "groups", group_size=2, heads=heads)
     group = heads[0] // heads[1]
     repeated = replace(case, k=case.k.repeat_interleave(group, dim=1), v=case.v.repeat_interleave(group, dim=1))

@@ -1,4 +1,5 @@
-"""What the backward in fp32 starts from, against the truth: largest product, sum of weights and mean of dO v of every row."""
+"""What the backward in fp32 starts from, against the truth: largest product, sum of weights and mean of dO v of every
+row."""
 
 from typing import Any
 from unittest import mock
@@ -52,12 +53,13 @@ def _assert_true(case: Case, got: tuple[Tensor, Tensor, Tensor]) -> None:
     scaled = (peak.double() * case.scale * 1.4426950408889634).float().masked_fill(blind, float("-inf"))  # log2(e)
     for mine, name in ((scaled, "peak"), (total, "total"), (delta, "delta")):
         truth = getattr(exact, name)
-        # Between forward and gradients, which are held to twice the plain error: one number of a row has only its own luck.
+        # Between forward and gradients, which are held to twice the plain error: one number of a row has only its own
+        # luck.
         assert_close_to_truth(mine, truth, farthest([getattr(p, name) for p in plain], truth), factor=4.0)
 
 
-# The same cases every time: a number between the passes is compared with plain maths that may be lucky in the one row that
-# counts (5.4 times its error was seen once), while outputs and gradients of random cases keep factor 2.
+# The same cases every time: a number between the passes is compared with plain maths that may be lucky in the one row
+# that counts (5.4 times its error was seen once), while outputs and gradients of random cases keep factor 2.
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(case=tiled_cases(), promised=st.booleans())
 def test_equals_the_truth(case: Case, promised: bool) -> None:

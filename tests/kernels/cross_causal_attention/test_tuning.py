@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dist_rec.kernels.cross_causal_attention import tuning
-from dist_rec.kernels.cross_causal_attention.table import STATISTICS, TABLE, Entry, Tile
+from dist_rec.kernels.cross_causal_attention.tile_table import STATISTICS, TABLE, Entry, Tile
 
 CPU = torch.device("cpu")
 

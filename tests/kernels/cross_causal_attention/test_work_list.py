@@ -74,7 +74,8 @@ _sizes = st.sampled_from((0, 0, 1, 2, 15, 16, 17, 31, 63, 64, 65, 127, 500))
 @example(requests=[(b % 3, b % 5) for b in range(2 * BLOCK + 1)], tile=1, factor=2, at_least_one=True, dtype=torch.int32)
 @example(requests=[(16, 7)] * BLOCK, tile=16, factor=1, at_least_one=True, dtype=torch.int32)
 def test_equals_a_loop(requests: list[tuple[int, int]], tile: int, factor: int, at_least_one: bool, dtype: torch.dtype) -> None:
-    """Falling weight, equal ones as they stand, a request's tiles side by side; more requests than one program places."""
+    """Falling weight, equal ones as they stand, a request's tiles side by side; more requests than one program
+    places."""
     lengths, weights = ([pair[side] for pair in requests] for side in (0, 1))
     if tile == 1:
         lengths = [min(n, 17) for n in lengths]
@@ -90,7 +91,7 @@ def test_every_slot_can_be_needed() -> None:
     assert int(work.count) == 6 and work.slots == 8
 
 
-def test_a_packed_tensor_may_be_longer_than_its_offsets_say() -> None:
+def test_a_tensor_may_be_longer_than_its_offsets_say() -> None:
     lengths = [3, 40]
     work = make_work_list(_offsets(lengths), 1000, _offsets(lengths), 16)
     _assert_is(work, _wanted(lengths, lengths, 16, 1, False))

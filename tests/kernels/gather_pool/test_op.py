@@ -1,4 +1,5 @@
-"""The operators as PyTorch meets them: registration, compilation, autocast, strides, every form of an index, no host reads."""
+"""The operators as PyTorch meets them: registration, compilation, autocast, strides, every form of an index, no host
+reads."""
 
 import subprocess
 import sys
@@ -35,11 +36,13 @@ def test_opcheck(lengths: list[int], known: bool) -> None:
     torch.library.opcheck(op.gather_rows, (rows, *place, *found, tables, list(case.indices)))
     torch.library.opcheck(op.gather_rows, (rows, *place, *found, [], []))
     grad = torch.randn(packed.length, 4, device=DEVICE)
-    torch.library.opcheck(op.sum_segments, (grad, *place, *found, 6, torch.float16))
+    torch.library.opcheck(op.index_segments, (*place, 6))
+    order_and_begins = op.index_segments(*place, 6)
+    torch.library.opcheck(op.sum_segments, (grad, *order_and_begins, torch.float16))
     for mode in ("sum", "mean", "max"):
         torch.library.opcheck(op.pool_rows, (rows, *place, case.offsets, mode, *found))
         out, winner = op.pool_rows(rows.detach(), *place, case.offsets, mode, *found)
-        torch.library.opcheck(op.pool_backward, (out, winner, *place, case.offsets, mode, *found, 6))
+        torch.library.opcheck(op.pool_backward, (out, winner, case.offsets, mode, *order_and_begins))
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -142,11 +145,12 @@ def test_nothing_waits_for_the_device(known: bool) -> None:
         ]
         # The code itself, not the fakes that meta would take.
         out = op.gather_rows._init_fn(case.rows, *place, *found, list(case.tables), list(case.indices))
-        grad = op.sum_segments._init_fn(out, *place, *found, 11, torch.float32)
+        order_and_begins = found if known else op.index_segments._init_fn(*place, 11)
+        grad = op.sum_segments._init_fn(out, *order_and_begins, torch.float32)
         assert (out.shape, grad.shape) == ((packed.length, 8), (11, 8))
         for mode in ("sum", "mean", "max"):
             pooled, winner = op.pool_rows._init_fn(case.rows, *place, case.offsets, mode, *found)
-            grad = op.pool_backward._init_fn(pooled, winner, *place, case.offsets, mode, *found, 11)
+            grad = op.pool_backward._init_fn(pooled, winner, case.offsets, mode, *order_and_begins)
             assert (pooled.shape, grad.shape) == ((4, 8), (11, 8))
     assert op.triton_pool(case.rows, packed, case.offsets, "last", segments).shape == (4, 8)
     assert [kernel.__getitem__.call_count for kernel in kernels] == [1, 7, 7]

@@ -1,4 +1,5 @@
-"""The kernels that reduce segments: pieces, parts, and what they must not touch. In the interpreter where there is no GPU."""
+"""The kernels that reduce segments: pieces, parts, and what they must not touch. In the interpreter where there is no
+GPU."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -129,7 +130,8 @@ def test_positions_of_no_bag_count_nowhere(mode: Mode) -> None:
     for index in (case.inverse, longer):
         place = (index, 32, len(index), offsets, mode, None, None)
         out, winner = op.pool_rows(case.rows, *place)
-        results.append((out, op.pool_backward(_framed(torch.ones_like(out)), winner, *place, 5)))
+        segments = op.index_segments(index, 32, len(index), 5)
+        results.append((out, op.pool_backward(_framed(torch.ones_like(out)), winner, offsets, mode, *segments)))
     assert torch.equal(results[0][0], results[1][0])
     torch.testing.assert_close(results[0][1], results[1][1])
 
@@ -181,7 +183,8 @@ def test_gradients_behind_2_to_the_31_elements(tmp_path: Path) -> None:
     """Source rows that far apart: the gradient of an expansion, and the rows of a pool."""
     rows = torch.randn(4, 40).half()
     index, apart = torch.tensor([1, 0, 1, 1], dtype=torch.int32), far_apart(rows, tmp_path).to(DEVICE)
-    sums = op.sum_segments(apart, index.to(DEVICE), 32, 4, None, None, 2, torch.float16).cpu()
+    segments = op.index_segments(index.to(DEVICE), 32, 4, 2)
+    sums = op.sum_segments(apart, *segments, torch.float16).cpu()
     expected = torch.stack([rows[1].float(), rows[[0, 2, 3]].float().sum(0)]).half()
     torch.testing.assert_close(sums, expected)
     out = pool(apart, torch.tensor([3, 1], device=DEVICE), torch.tensor([0, 2], device=DEVICE), mode="max", backend="triton")

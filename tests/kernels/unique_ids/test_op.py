@@ -6,12 +6,12 @@ import sys
 import pytest
 import torch
 
-from dist_rec.kernels.unique_ids import PackedIndex, op, pack_index, unpack_index
+from dist_rec.kernels.unique_ids import BitPackedIndex, op, pack_index, unpack_index
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _packed(length: int) -> PackedIndex:
+def _packed(length: int) -> BitPackedIndex:
     return pack_index(torch.randint(0, 1000, (length,)), 1000).to(DEVICE)
 
 
@@ -25,7 +25,7 @@ def test_compiled_equals_eager() -> None:
     torch.compiler.reset()
     packed = _packed(100)
 
-    def run(packed: PackedIndex) -> torch.Tensor:
+    def run(packed: BitPackedIndex) -> torch.Tensor:
         return unpack_index(packed, backend="triton") + 1
 
     assert torch.equal(torch.compile(run, fullgraph=True, backend="aot_eager")(packed), run(packed))

@@ -1,5 +1,5 @@
-"""What runs without a GPU. Nearly everything is an embedding bag: torch's is threaded and vectorised, sums in fp32, and
-writes no (N, D) buffer. Its own backward is not used: a bag over sorted positions is several times faster (README.md).
+"""The backend `torch`, for a CPU. Nearly everything is an embedding bag: torch's is threaded and vectorised, sums in
+fp32, and writes no (N, D) buffer. Its own backward is not used: a bag over sorted positions is faster (README.md).
 
 Legend: U unique rows, N positions, B bags, D width, T tables.
 """
@@ -15,25 +15,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
+from dist_rec.kernels.gather_pool.checks import known
 from dist_rec.kernels.unique_ids import Segments
 from dist_rec.kernels.unique_ids.segments import sorted_segments
 
 
 def torch_expand(rows: Tensor, inverse: Tensor, segments: Segments | None) -> Tensor:
-    return _Expand.apply(rows, inverse, *_parts(segments))
+    return _Expand.apply(rows, inverse, *known(segments))
 
 
 def torch_pool(rows: Tensor, inverse: Tensor, offsets: Tensor, mode: str, segments: Segments | None) -> Tensor:
     if mode == "last":
         return _Last.apply(rows, inverse, offsets)
-    return _Pool.apply(rows, inverse, offsets, mode, *_parts(segments))
+    return _Pool.apply(rows, inverse, offsets, mode, *known(segments))
 
 
 def torch_expand_add(
     rows: Tensor, inverse: Tensor, terms: Sequence[tuple[Tensor, Tensor]], segments: Segments | None
 ) -> Tensor:
     tables, indices = [table for table, _ in terms], [index for _, index in terms]
-    return _ExpandAdd.apply(rows, inverse, *_parts(segments), *tables, *indices)
+    return _ExpandAdd.apply(rows, inverse, *known(segments), *tables, *indices)
 
 
 class _Expand(torch.autograd.Function):
@@ -70,7 +71,7 @@ class _Pool(torch.autograd.Function):
         if ctx.mode == "max":
             wide = wide.masked_fill(lengths.eq(0)[:, None], 0.0)
             total = wide.new_zeros(ctx.num_rows, grad.shape[1])
-            if len(index):  # else there is no row that an empty bag could name
+            if len(index):  # else an empty bag has no row to scatter to
                 total.scatter_add_(0, largest.long().clamp(min=0), wide)
             return total.to(ctx.dtype), *(None,) * 5
         if ctx.mode == "mean":
@@ -78,9 +79,9 @@ class _Pool(torch.autograd.Function):
         if order is None:
             segments = sorted_segments(index, ctx.num_rows)
             order, offsets = segments.order, segments.offsets
-        owner = torch.arange(len(lengths), dtype=torch.int32, device=bags.device)
-        owner = owner.repeat_interleave(lengths, output_size=len(index))
-        total = _sums(grad, owner.index_select(0, order), offsets)
+        segment_ids = torch.arange(len(lengths), dtype=torch.int32, device=bags.device)
+        segment_ids = segment_ids.repeat_interleave(lengths, output_size=len(index))
+        total = _sums(grad, segment_ids.index_select(0, order), offsets)
         return total.to(ctx.dtype), *(None,) * 5
 
 
@@ -93,7 +94,7 @@ class _Last(torch.autograd.Function):
             ctx.save_for_backward(None)
             return rows.new_zeros(len(empty), rows.shape[1])
         last = inverse.index_select(0, (bags[1:] - 1).clamp(min=0))
-        # Row U belongs to nobody: its gradient is cut off.
+        # Row U belongs to no bag: its gradient is cut off.
         ctx.save_for_backward(last.masked_fill(empty, len(rows)))
         return rows.index_select(0, last).masked_fill_(empty[:, None], 0.0)
 
@@ -107,7 +108,7 @@ class _Last(torch.autograd.Function):
 
 
 class _ExpandAdd(torch.autograd.Function):
-    """Rows and tables stand in one table, and every position is a bag of 1 + T of its rows: one pass, rounded once."""
+    """Rows and tables are joined to one table; a position is a bag of 1 + T of its rows: one pass, rounded once."""
 
     @staticmethod
     def forward(
@@ -134,9 +135,9 @@ class _ExpandAdd(torch.autograd.Function):
         needed = [ctx.needs_input_grad[0], *ctx.needs_input_grad[4 : 4 + len(indices)]]
         found: list[Tensor | None] = []
         for wanted, (size, dtype), index in zip(needed, ctx.shapes, (inverse, *indices)):
-            known = (order, offsets) if index is inverse else (None, None)
-            # A gradient of more bits than the output's is summed up in them.
-            found.append(_rows_gradient(grad.to(dtype), size, index, *known) if wanted else None)
+            segments = (order, offsets) if index is inverse else (None, None)
+            # The gradient of a wider table is summed in the dtype of the table.
+            found.append(_rows_gradient(grad.to(dtype), size, index, *segments) if wanted else None)
         return found[0], None, None, None, *found[1:], *(None for _ in indices)
 
 
@@ -153,12 +154,8 @@ def _sums(source: Tensor, positions: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _check_range(index: Tensor, size: int) -> None:
-    """In one table with others an index too large would find the row of a neighbour."""
+    """In the joined table an index too large would read a row of the next table."""
     if index.device.type == "cpu" and len(index) and not torch.compiler.is_compiling():
         low, high = (int(x) for x in torch.aminmax(index))
         if low < 0 or high >= size:
             raise IndexError(f"index must be in [0, {size}), got {low} to {high}")
-
-
-def _parts(segments: Segments | None) -> tuple[Tensor | None, Tensor | None]:
-    return (None, None) if segments is None else (segments.order, segments.offsets)

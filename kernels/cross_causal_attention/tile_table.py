@@ -1,7 +1,7 @@
-"""Tiles that compile for their architecture without spilling a register, with every option of the mask; found by compiling.
+"""Tiles that compile for their architecture without a spilled register, with every option of the mask.
 
-`python -m dist_rec.kernels.cross_causal_attention.aot` compiles every entry again and prints what it uses. Among those that
-fit, the larger block of keys, then more blocks in flight, was taken; times on a GPU have not chosen between them yet.
+`python -m dist_rec.kernels.cross_causal_attention.aot` compiles every entry again and prints what it uses. Among
+those that fit, the larger block of keys, then more blocks in flight, was taken. They are not tuned by time on a GPU.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Entry:
-    """Tiles for one head size. `forward` and `one_pass` by their rows; a number of rows that one program cannot hold is missing
-    from `one_pass`."""
+    """Tiles for one head size. `forward` and `one_pass` by their rows; `one_pass` lacks rows beyond one program."""
 
     forward: dict[int, Tile]
     one_pass: dict[int, Tile]
@@ -228,8 +227,9 @@ TABLE: dict[tuple[int, int], dict[int, Entry]] = {
     },
 }
 
-# The statistics of rows (in 32 bits) take the rows and keys of the backward that follows, so that both form the same products,
-# and its warps and blocks in flight too, unless these spill: here is who takes others. Architecture -> head size -> tiles
+# The statistics of rows (in 32 bits) take the rows and keys of the backward that follows, so that both form the same
+# products, and its warps and blocks in flight too, unless these spill. Here are the tiles that differ. Architecture ->
+# head size -> tiles
 STATISTICS: dict[int, dict[int, tuple[Tile, ...]]] = {
     80: {256: (Tile(16, 16, 8, 1),)},
     90: {16: (Tile(32, 32, 8, 1),), 128: (Tile(32, 16, 8, 1),)},

@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dist_rec.kernels.unique_ids import PackedIndex, index_bits, pack_index, unpack_index
-from dist_rec.kernels.unique_ids.packed import num_words
+from dist_rec.kernels.unique_ids import BitPackedIndex, index_bits, pack_index, unpack_index
+from dist_rec.kernels.unique_ids.bit_packed import num_words
 
 LENGTHS = (0, 1, 2, 31, 32, 33, 63, 64, 65, 1000)
 BACKENDS = ("torch", "reference", "triton")
 
 
-def _stream(packed: PackedIndex) -> int:
+def _stream(packed: BitPackedIndex) -> int:
     """All words as one number, the first word lowest."""
     return sum((word & 0xFFFFFFFF) << 32 * place for place, word in enumerate(packed.words.tolist()))
 
@@ -62,7 +62,7 @@ def test_there_and_back(bits: int, length: int, seed: int) -> None:
 @pytest.mark.parametrize("length", LENGTHS)
 def test_words_of_32_bits_are_the_index_itself(length: int, backend: str) -> None:
     index = torch.randint(-(2**31), 2**31, (length,)).int()
-    packed = PackedIndex(torch.cat([index, torch.zeros(1, dtype=torch.int32)]), 32, length)
+    packed = BitPackedIndex(torch.cat([index, torch.zeros(1, dtype=torch.int32)]), 32, length)
     assert torch.equal(unpack_index(packed, backend=backend), index)
 
 
@@ -94,11 +94,11 @@ def test_what_is_no_index_is_refused(index: Tensor) -> None:
 def test_words_must_fit_the_length() -> None:
     words = torch.zeros(4, dtype=torch.int32)
     with pytest.raises(ValueError, match=r"33 elements of 3 bits need words \(5,\) int32, got \(4,\) torch.int32"):
-        PackedIndex(words, 3, 33)
+        BitPackedIndex(words, 3, 33)
     with pytest.raises(ValueError, match=r"int32, got \(4,\) torch.int64"):
-        PackedIndex(words.long(), 3, 32)
+        BitPackedIndex(words.long(), 3, 32)
     with pytest.raises(ValueError, match="bits must be 1 to 32, got 33"):
-        PackedIndex(words, 33, 1)
+        BitPackedIndex(words, 33, 1)
 
 
 def test_it_moves_like_a_tensor() -> None:

@@ -1,4 +1,4 @@
-"""Reading a packed index in Triton."""
+"""Triton kernels that read a bit-packed index (`bit_packed.py` has the layout)."""
 
 # Triton reads annotations as code and turns numbers into constants by itself, hence for kernels:
 # pyright: reportMissingParameterType=false, reportArgumentType=false
@@ -9,9 +9,9 @@ import triton.language as tl
 
 @triton.jit
 def read_index(WORDS, position, there, bits):
-    """Elements at `position` (int64, any shape) of a packed index, as int32; 0 where not `there`.
+    """Elements at `position` (int64, any shape) of a bit-packed index, as int32; 0 where not `there`.
 
-    The second word is read where an element lies in two. A plain int32 index is one of 32 bits, and never does.
+    The second word is read for an element in two words. A plain int32 index has 32 bits, an element per word.
     """
     bit = position.to(tl.int64) * bits
     word = bit >> 5

@@ -1,4 +1,4 @@
-"""An index in as few bits as its largest value needs, so that an inverse index crosses PCIe at 17 bits instead of 32 or 64.
+"""An index in as few bits as its largest value needs: an inverse index crosses PCIe with 17 bits, not 32 or 64.
 
 Legend: N elements, W words, b bits of an element. 32 elements fill exactly b words, whatever b is.
 """
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 WORD_BITS = 32
-MOST_VALUES = 2**31  # what an int32 index can tell apart
+MOST_VALUES = 2**31  # values of an int32 index
 
 
 @dataclass(frozen=True)
-class PackedIndex:
+class BitPackedIndex:
     """Element i occupies the bits [i * bits, (i + 1) * bits) of a little-endian stream of 32-bit words.
 
-    - `words` (W,) int32, W = `num_words(length, bits)`: the last word is spare, so that a reader may always take two
+    - `words` (W,) int32, W = `num_words(length, bits)`: the last word is spare, so that a reader may always load two
     - `bits` 1 to 32; at 32 the words are the int32 index itself
     - `length` N
     """
@@ -45,11 +45,11 @@ class PackedIndex:
     def nbytes(self) -> int:
         return self.words.nbytes
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedIndex":
-        return PackedIndex(self.words.to(device, non_blocking=non_blocking), self.bits, self.length)
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "BitPackedIndex":
+        return BitPackedIndex(self.words.to(device, non_blocking=non_blocking), self.bits, self.length)
 
-    def pin_memory(self) -> "PackedIndex":
-        return PackedIndex(self.words.pin_memory(), self.bits, self.length)
+    def pin_memory(self) -> "BitPackedIndex":
+        return BitPackedIndex(self.words.pin_memory(), self.bits, self.length)
 
     def record_stream(self, stream: torch.Stream) -> None:
         # Torch's stub wants its private base class of streams.
@@ -57,17 +57,18 @@ class PackedIndex:
 
 
 def num_words(length: int, bits: int) -> int:
+    """32-bit words of `length` elements, the spare word included."""
     return -(-length * bits // WORD_BITS) + 1
 
 
 def index_bits(num_values: int) -> int:
-    """Bits that tell `num_values` values apart; at least 1."""
+    """The fewest bits for `num_values` different values; at least 1. ValueError beyond 2^31 values."""
     if not 0 <= num_values <= MOST_VALUES:
         raise ValueError(f"num_values must be 0 to 2^31, got {num_values}")
     return max(1, (num_values - 1).bit_length()) if num_values else 1
 
 
-def pack_index(index: Tensor, num_values: int) -> PackedIndex:
+def pack_index(index: Tensor, num_values: int) -> BitPackedIndex:
     """The index (N,) int32 or int64 in `index_bits(num_values)` bits per element, on its device.
 
     On CUDA it waits for the device once, for the smallest and largest value.
@@ -78,7 +79,7 @@ def pack_index(index: Tensor, num_values: int) -> PackedIndex:
     check_index(index)
     bits = index_bits(num_values)
     if len(index):
-        low, high = (int(x) for x in torch.aminmax(index))  # host sync: a value too wide would spoil its neighbours
+        low, high = (int(x) for x in torch.aminmax(index))  # host sync: a value too large would overwrite its neighbours
         if low < 0 or high >= num_values:
             raise ValueError(f"values must be in [0, {num_values}), got {low} to {high}")
     words = torch.zeros(num_words(len(index), bits), dtype=torch.int32, device=index.device)
@@ -92,10 +93,10 @@ def pack_index(index: Tensor, num_values: int) -> PackedIndex:
         if shift + bits > WORD_BITS:
             packed[:, word + 1] |= padded[:, k] >> (WORD_BITS - shift)
     words[:-1] = packed.view(-1)[: len(words) - 1]
-    return PackedIndex(words, bits, len(index))
+    return BitPackedIndex(words, bits, len(index))
 
 
-def unpack(packed: PackedIndex) -> Tensor:
+def unpack(packed: BitPackedIndex) -> Tensor:
     """(N,) int32: as `pack_index`, one strided operation for each of 32 starting bits."""
     bits, length = packed.bits, packed.length
     if bits == WORD_BITS:
@@ -105,7 +106,7 @@ def unpack(packed: PackedIndex) -> Tensor:
     index = torch.empty(groups, WORD_BITS, dtype=torch.int32, device=packed.device)
     for k in range(WORD_BITS):
         word, shift = divmod(k * bits, WORD_BITS)
-        # Shifts of signed words bring copies of the sign; the masks take them away.
+        # Shifts of signed words insert copies of the sign; the masks remove them.
         value = words[:, word] >> shift
         if shift + bits > WORD_BITS:
             value = value & ((1 << (WORD_BITS - shift)) - 1) | words[:, word + 1] << (WORD_BITS - shift)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from dist_rec.kernels.cross_causal_attention.table import TABLE, Entry, Tile
+from dist_rec.kernels.cross_causal_attention.tile_table import TABLE, Entry, Tile
 from dist_rec.kernels.cross_causal_attention.tuning import ROW_BUCKETS, SPLIT_KEYS, piece_keys
 
 
