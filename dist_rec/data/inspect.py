@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.columns import CONTEXT
 from dist_rec.data.errors import DataError, reading
 from dist_rec.data.files import SUFFIXES, data_files, is_hidden, warn_once
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.unique_tokens import UniqueTokens
 
 BATCH_REQUESTS = 64
 PERCENTILES = (10, 50, 90, 99)
@@ -98,14 +98,11 @@ class _Seen:
     """Which ids of each field have occurred."""
 
     def __init__(self, schema: Schema) -> None:
-        self.seen: dict[str, NDArray[np.bool_]] = {}
-        for token_set in schema.token_sets.values():
-            for key, field in zip(token_set.keys, token_set.fields):
-                self.seen[key] = np.zeros(schema.tables[field.table], dtype=bool)
+        self.seen = {key: np.zeros(size, dtype=bool) for key, size in schema.layout.sizes.items()}
 
-    def add(self, batch: SequenceBatch) -> None:
-        for key, ids in batch.unique.to_dict().items():
-            self.seen[key][ids.values().numpy()] = True
+    def add(self, tokens: UniqueTokens) -> None:
+        for key, seen in self.seen.items():
+            seen[tokens.ids(key).numpy()] = True
 
     def cardinality(self) -> dict[str, tuple[int, int]]:
         return {key: (int(seen.sum()), len(seen)) for key, seen in self.seen.items()}
@@ -114,22 +111,21 @@ class _Seen:
 def _inspect_split(folder: Path, schema: Schema, seen: _Seen) -> SplitReport:
     lengths: dict[str, list[NDArray[np.int32]]] = {sequence.name: [] for sequence in schema.sequences}
     ones, defined = np.zeros((2, len(schema.candidate.labels)))
-    rows = candidates = tokens = unique = sent = plain = batches = 0
-    first_keys = {token_set.keys[0] for token_set in schema.token_sets.values() if token_set.name != CONTEXT}
-    for packed in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
-        batch = packed.to(torch.device("cpu"))
-        seen.add(batch)
+    rows = candidates = tokens = unique = nbytes = plain_bytes = batches = 0
+    first_keys = [feature_set.keys[0] for name, feature_set in schema.layout.feature_sets.items() if name != CONTEXT]
+    for host_batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
+        batch = host_batch.to(torch.device("cpu"))
+        seen.add(host_batch.tokens)
         for name, events in batch.sequences.items():
             lengths[name].append(events.lengths.numpy())
         ones += batch.labels.double().nansum(0).numpy()
         defined += (~batch.labels.isnan()).sum(0).numpy()
-        rows += batch.num_requests
-        candidates += batch.num_candidates
-        tokens += batch.num_events + batch.num_candidates
-        sizes = zip(batch.unique.keys(), batch.unique.lengths().tolist())
-        unique += sum(size for key, size in sizes if key in first_keys)
-        sent += packed.nbytes
-        plain += batch.plain_bytes
+        rows += host_batch.num_requests
+        candidates += host_batch.num_candidates
+        tokens += host_batch.num_events + host_batch.num_candidates
+        unique += sum(host_batch.tokens.num_unique[key] for key in first_keys)
+        nbytes += host_batch.nbytes
+        plain_bytes += host_batch.plain_bytes
         batches += 1
     return SplitReport(
         name=folder.name,
@@ -138,8 +134,8 @@ def _inspect_split(folder: Path, schema: Schema, seen: _Seen) -> SplitReport:
         lengths={name: _summary(np.concatenate(parts)) for name, parts in lengths.items()},
         label_rate=dict(zip(schema.candidate.labels, (ones / np.maximum(1, defined)).tolist())),
         duplicate_share=1 - unique / max(1, tokens),
-        bytes_per_batch=sent / batches,
-        plain_bytes_per_batch=plain / batches,
+        bytes_per_batch=nbytes / batches,
+        plain_bytes_per_batch=plain_bytes / batches,
     )
 
 
