@@ -72,14 +72,14 @@ def _line(fields: int, duplicates: float) -> str:
     schema = _schema(fields)
     ids = event_ids(duplicates)
     batch = collate(_table(fields_of(ids, fields), schema), schema)
-    sent = batch.tokens.tensors
+    sent = batch.tensors
     assert isinstance(sent, TransferBuffer)
     crossed = torch.empty_like(sent.buffer).copy_(sent.buffer).nbytes
     assert crossed == batch.nbytes
     # The same KeyedJaggedTensors with 4-byte values; lengths and labels have 4 bytes already.
     values = (fields + 2) * batch.num_events + fields * batch.num_candidates
     narrow = batch.plain_bytes - 4 * values
-    inverse = batch.tokens.inverse("history")
+    inverse = batch.inverse("history")
     assert isinstance(inverse, torch.Tensor)
     packed_inverse = sent["inverse.history"].nbytes
     bound = crossed - packed_inverse + _entropy_bytes(inverse.numpy())

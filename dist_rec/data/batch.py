@@ -1,6 +1,6 @@
 """The batch as models see it: unique ids, inverse indices, and what is truly per event. How it crosses: host_batch.py.
 
-Shapes: B requests, N events of one sequence, C candidates, U unique tokens of one token set, T tasks.
+Shapes: B requests, N events of one sequence, C candidates, U unique tokens of one feature set, T tasks.
 Nothing here is 8 bytes wide per event.
 """
 
@@ -30,11 +30,6 @@ class JaggedEvents:
     inverse: Tensor | BitPackedIndex
     dynamic: dict[str, Tensor]
     age: Tensor | None = None
-
-    @property
-    def offsets(self) -> Tensor:
-        """(B + 1,) int32 prefix sums of `lengths`."""
-        return torch.nn.functional.pad(self.lengths.cumsum(0, dtype=torch.int32), (1, 0))
 
 
 @dataclass(frozen=True)

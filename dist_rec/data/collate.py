@@ -3,7 +3,7 @@
 Shapes: B requests, N events of one sequence, C candidates, U unique tokens of one feature set, T tasks.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,36 +14,20 @@ from torch import Tensor
 from dist_rec.data.columns import CANDIDATE, CONTEXT, arrow_schema, ragged_values, scalar_values
 from dist_rec.data.dedup import every_token, unique_tokens
 from dist_rec.data.host_batch import HostBatch
-from dist_rec.data.schema import Schema, StaticField
+from dist_rec.data.schema import CandidateSchema, Schema, SequenceSchema
 from dist_rec.data.transfer_buffer import TransferBuffer
-from dist_rec.data.unique_tokens import UniqueTokens
+from dist_rec.data.unique_tokens import deduplicate
 
 MAX_AGE_SECONDS = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class _Events:
-    """One sequence, or the candidates, of B requests, still with plain ids."""
+    """One sequence, or the candidates, of B requests: ids (N,) per static field, and what is beside them by its name."""
 
-    lengths: NDArray[np.int64]  # (B,)
-    static: list[NDArray[np.int64]]  # per field: (N,)
-    dynamic: dict[str, NDArray]  # name -> (N,) uint8 or int16
-    time: NDArray[np.int64] | None  # (N,) seconds
-
-    @property
-    def plain_bytes(self) -> int:
-        """As int64 KeyedJaggedTensors: 8 bytes per value, 4 bytes of length per request, for every field."""
-        keys = len(self.static) + len(self.dynamic) + (self.time is not None)
-        return keys * (8 * int(self.lengths.sum()) + 4 * len(self.lengths))
-
-    def tensors(self, owner: str, now: NDArray[np.int64] | None) -> dict[str, Tensor]:
-        """What is beside the ids, by its name in the batch; `now` (B,) seconds, from which ages are counted."""
-        found = {f"lengths.{owner}": torch.from_numpy(self.lengths.astype(np.int32))}
-        found |= {f"dynamic.{owner}.{name}": torch.from_numpy(values) for name, values in self.dynamic.items()}
-        if self.time is not None and now is not None:
-            seconds = np.repeat(now, self.lengths) - self.time
-            found[f"age.{owner}"] = torch.from_numpy(np.clip(seconds, 0, MAX_AGE_SECONDS).astype(np.int32))
-        return found
+    ids: list[NDArray[np.int64]]
+    tensors: dict[str, Tensor]
+    plain_bytes: int
 
 
 def collate(table: pa.Table, schema: Schema, max_length: int | None = None, *, dedup: bool = True) -> HostBatch:
@@ -56,25 +40,27 @@ def collate(table: pa.Table, schema: Schema, max_length: int | None = None, *, d
     - `plain_bytes`: the ids, dynamic values and times of this batch as int64 KeyedJaggedTensors (8 bytes per value, 4 bytes
       of length per field and request), and labels, truth, seen and group as they are here
     """
-    events = {s.name: _read_events(table, s.name, s.static, s.dynamic, s.time, max_length) for s in schema.sequences}
-    events[CANDIDATE] = _read_events(table, CANDIDATE, schema.candidate.static, schema.candidate.dynamic, False, None)
-    context = [scalar_values(table, field.name).astype(np.int64) for field in schema.context]
-    columns = {CONTEXT: context} | {owner: of.static for owner, of in events.items()}
-    find = unique_tokens if dedup else every_token
-    tokens = UniqueTokens.of(columns, schema.layout.owners, schema.layout.sizes, dedup=find)
     now = None if schema.request.time is None else scalar_values(table, schema.request.time).astype(np.int64)
-    tensors = dict(tokens.tensors)
-    for owner, of in events.items():
-        tensors |= of.tensors(owner, now)
+    events = {of.name: _read_events(table, of.name, of, now if of.time else None, max_length) for of in schema.sequences}
+    events[CANDIDATE] = _read_events(table, CANDIDATE, schema.candidate, None, None)
+    context = [scalar_values(table, field.name).astype(np.int64) for field in schema.context]
+    columns = {CONTEXT: context} | {owner: of.ids for owner, of in events.items()}
+    find = unique_tokens if dedup else every_token
+    tokens = deduplicate(columns, schema.layout.owners, schema.layout.sizes, find)
     outcome = _read_outcome(table, schema)
     outcome["group"] = torch.from_numpy(scalar_values(table, schema.request.group).astype(np.int64))
-    tensors |= outcome | {"share": torch.tensor(float(len(outcome["labels"])), dtype=torch.float32)}
-    plain_bytes = sum(of.plain_bytes for of in events.values()) + 12 * len(context) * table.num_rows
+    share = torch.tensor(float(len(outcome["labels"])), dtype=torch.float32)
+    beside = {name: tensor for of in events.values() for name, tensor in of.tensors.items()}
     return HostBatch(
-        tokens=replace(tokens, tensors=TransferBuffer.of(tensors)),
-        dynamic={owner: tuple(of.dynamic) for owner, of in events.items()},
-        max_candidates=int(events[CANDIDATE].lengths.max(initial=0)),
-        plain_bytes=plain_bytes + sum(tensor.nbytes for tensor in outcome.values()),
+        tensors=TransferBuffer.of({**tokens.tensors, **beside, **outcome, "share": share}),
+        num_unique=tokens.num_unique,
+        bits=tokens.bits,
+        counts=tokens.counts,
+        dynamic={of.name: tuple(of.dynamic) for of in schema.sequences} | {CANDIDATE: tuple(schema.candidate.dynamic)},
+        max_candidates=max(beside[f"lengths.{CANDIDATE}"].tolist(), default=0),
+        plain_bytes=sum(of.plain_bytes for of in events.values())
+        + 12 * len(context) * table.num_rows
+        + sum(tensor.nbytes for tensor in outcome.values()),
     )
 
 
@@ -103,9 +89,14 @@ def _read_outcome(table: pa.Table, schema: Schema) -> dict[str, Tensor]:
 
 
 def _read_events(
-    table: pa.Table, owner: str, static: list[StaticField], dynamic: dict[str, int], timed: bool, max_length: int | None
+    table: pa.Table,
+    owner: str,
+    declared: SequenceSchema | CandidateSchema,
+    now: NDArray[np.int64] | None,
+    max_length: int | None,
 ) -> _Events:
-    offsets = ragged_values(table, f"{owner}.{static[0].name}").offsets
+    """With `now` (B,) seconds, ages are counted from it."""
+    offsets = ragged_values(table, f"{owner}.{declared.static[0].name}").offsets
     lengths = np.diff(offsets)
     keep: slice | NDArray[np.bool_] = slice(None)
     if max_length is not None and len(lengths) and lengths.max() > max_length:
@@ -115,9 +106,12 @@ def _read_events(
     def column(name: str) -> NDArray:
         return ragged_values(table, f"{owner}.{name}").values[keep]
 
-    return _Events(
-        lengths=lengths,
-        static=[column(field.name).astype(np.int64) for field in static],
-        dynamic={name: column(name).astype(np.uint8 if size <= 2**8 else np.int16) for name, size in dynamic.items()},
-        time=column("time").astype(np.int64) if timed else None,
-    )
+    tensors = {f"lengths.{owner}": torch.from_numpy(lengths.astype(np.int32))}
+    for name, size in declared.dynamic.items():
+        tensors[f"dynamic.{owner}.{name}"] = torch.from_numpy(column(name).astype(np.uint8 if size <= 2**8 else np.int16))
+    if now is not None:
+        seconds = np.repeat(now, lengths) - column("time").astype(np.int64)
+        tensors[f"age.{owner}"] = torch.from_numpy(np.clip(seconds, 0, MAX_AGE_SECONDS).astype(np.int32))
+    # As int64 KeyedJaggedTensors: 8 bytes per value, 4 bytes of length per request, for every field and the time.
+    plain_bytes = (len(declared.static) + len(tensors) - 1) * (8 * int(lengths.sum()) + 4 * len(lengths))
+    return _Events([column(field.name).astype(np.int64) for field in declared.static], tensors, plain_bytes)

@@ -14,7 +14,6 @@ from dist_rec.data.errors import DataError, reading
 from dist_rec.data.files import SUFFIXES, data_files, is_hidden, warn_once
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema import Schema, load_schema
-from dist_rec.data.unique_tokens import UniqueTokens
 
 BATCH_REQUESTS = 64
 PERCENTILES = (10, 50, 90, 99)
@@ -52,9 +51,9 @@ def inspect_dataset(path: Path) -> DatasetReport:
     folders = _splits(Path(path))
     if not folders:
         raise DataError(f"{path}: expected at least one sub-folder with Parquet files, got none")
-    seen = _Seen(schema)
+    seen = {key: np.zeros(size, dtype=bool) for key, size in schema.layout.sizes.items()}
     splits = [_inspect_split(folder, schema, seen) for folder in folders]
-    return DatasetReport(schema.name, splits, seen.cardinality())
+    return DatasetReport(schema.name, splits, {key: (int(ids.sum()), len(ids)) for key, ids in seen.items()})
 
 
 def render(report: DatasetReport) -> RenderableType:
@@ -94,28 +93,16 @@ def _splits(path: Path) -> list[Path]:
     return splits
 
 
-class _Seen:
-    """Which ids of each field have occurred."""
-
-    def __init__(self, schema: Schema) -> None:
-        self.seen = {key: np.zeros(size, dtype=bool) for key, size in schema.layout.sizes.items()}
-
-    def add(self, tokens: UniqueTokens) -> None:
-        for key, seen in self.seen.items():
-            seen[tokens.ids(key).numpy()] = True
-
-    def cardinality(self) -> dict[str, tuple[int, int]]:
-        return {key: (int(seen.sum()), len(seen)) for key, seen in self.seen.items()}
-
-
-def _inspect_split(folder: Path, schema: Schema, seen: _Seen) -> SplitReport:
+def _inspect_split(folder: Path, schema: Schema, seen: dict[str, NDArray[np.bool_]]) -> SplitReport:
+    """Marks in `seen` the ids of each field that occur."""
     lengths: dict[str, list[NDArray[np.int32]]] = {sequence.name: [] for sequence in schema.sequences}
     ones, defined = np.zeros((2, len(schema.candidate.labels)))
     rows = candidates = tokens = unique = nbytes = plain_bytes = batches = 0
     first_keys = [feature_set.keys[0] for name, feature_set in schema.layout.feature_sets.items() if name != CONTEXT]
     for host_batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
         batch = host_batch.to(torch.device("cpu"))
-        seen.add(host_batch.tokens)
+        for key, ids in seen.items():
+            ids[host_batch.ids_of(key).numpy()] = True
         for name, events in batch.sequences.items():
             lengths[name].append(events.lengths.numpy())
         ones += batch.labels.double().nansum(0).numpy()
@@ -123,7 +110,7 @@ def _inspect_split(folder: Path, schema: Schema, seen: _Seen) -> SplitReport:
         rows += host_batch.num_requests
         candidates += host_batch.num_candidates
         tokens += host_batch.num_events + host_batch.num_candidates
-        unique += sum(host_batch.tokens.num_unique[key] for key in first_keys)
+        unique += sum(host_batch.num_unique[key] for key in first_keys)
         nbytes += host_batch.nbytes
         plain_bytes += host_batch.plain_bytes
         batches += 1

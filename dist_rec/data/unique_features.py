@@ -8,24 +8,23 @@ Legend: B samples, N values of one key, U distinct ones, F keys.
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
-from torchrec.streamable import Pipelineable
 
 from dist_rec.data.layout import FeatureSet
 from dist_rec.data.transfer_buffer import TransferBuffer
-from dist_rec.data.unique_tokens import UniqueTokens
+from dist_rec.data.unique_tokens import UniqueTokens, deduplicate
 from dist_rec.kernels.unique_ids import BitPackedIndex, Segments, unique_ids_bounded, unpack_index
 
 
-@dataclass(eq=False, repr=False)
-class UniqueFeatures(Pipelineable):
+@dataclass(frozen=True, eq=False, repr=False)
+class UniqueFeatures(UniqueTokens):
     """Distinct ids of every key, and where they belong; in all else the `KeyedJaggedTensor` it was made of.
 
     Its own methods are about one key (`ids_of`, `inverse_of`, `lengths_of`, `offsets_of`). The public methods of a
@@ -33,15 +32,14 @@ class UniqueFeatures(Pipelineable):
     gives. The first that needs the repeated values makes them, where the ids are, and they are kept. `isinstance` still
     tells the two apart, and methods that give a whole `KeyedJaggedTensor` give a plain one.
 
-    - `tokens` owners are the feature sets, each named after its first key; beside its own tensors there is
-      `lengths.<feature set>` (B,) int32. Made by `of` it is one buffer on the host, which `to` moves by one copy
+    - owners are the feature sets, each named after its first key; beside the ids there is `lengths.<feature set>` (B,)
+      int32. Made by `of` it is one buffer on the host, which `to` moves by one copy
     - `feature_sets`: keys that share an inverse index
     - `samples` B; `values_dtype` and `lengths_dtype` those of the original
     - `segments` by feature set, where the order of its inverse index is known already
     - `plain_bytes`: bytes of the original
     """
 
-    tokens: UniqueTokens
     feature_sets: tuple[FeatureSet, ...]
     samples: int
     values_dtype: torch.dtype
@@ -82,7 +80,7 @@ class UniqueFeatures(Pipelineable):
         columns = {of.name: [by_key[key].values().numpy() for key in of.keys] for of in found}
         for of in found:
             _check_same_lengths({key: by_key[key].lengths() for key in of.keys})
-        tokens = UniqueTokens.of(columns, {of.name: of for of in found}, sizes)
+        tokens = deduplicate(columns, {of.name: of for of in found}, sizes)
         lengths = {f"lengths.{of.name}": by_key[of.name].lengths().int() for of in found}
         buffer = TransferBuffer.of({**lengths, **tokens.tensors}, pin_memory=pin_memory)
         return cls._made_of(features, replace(tokens, tensors=buffer), found)
@@ -114,7 +112,7 @@ class UniqueFeatures(Pipelineable):
         segments: dict[str, Segments] | None = None,
     ) -> "UniqueFeatures":
         return cls(
-            tokens=tokens,
+            **vars(tokens),
             feature_sets=tuple(feature_sets),
             samples=features.stride(),
             values_dtype=features.values().dtype,
@@ -124,11 +122,6 @@ class UniqueFeatures(Pipelineable):
         )
 
     @cached_property
-    def deduplicated(self) -> KeyedJaggedTensor:
-        """What is looked up: stride 1, the U ids of each key."""
-        return self.tokens.deduplicated()
-
-    @cached_property
     def plain(self) -> KeyedJaggedTensor:
         """The original: stride B, the N values of each key, in tensors of its own."""
         return KeyedJaggedTensor(
@@ -136,17 +129,17 @@ class UniqueFeatures(Pipelineable):
             values=torch.cat([self.values_of(key) for key in self]),
             lengths=self.lengths(),
             stride=self.samples,
-            length_per_key=[self.tokens.counts[self._set_of[key]] for key in self],
+            length_per_key=[self.counts[self._set_of[key]] for key in self],
         )
 
     def keys(self) -> list[str]:
-        return list(self.tokens.num_unique)
+        return list(self.num_unique)
 
     def stride(self) -> int:
         return self.samples
 
     def device(self) -> torch.device:
-        return self.tokens.tensors["unique"].device
+        return self.tensors["unique"].device
 
     def lengths(self) -> Tensor:
         """(F B,) in the dtype of the original's lengths."""
@@ -166,29 +159,26 @@ class UniqueFeatures(Pipelineable):
         raise AttributeError(f"neither UniqueFeatures nor the KeyedJaggedTensor it stands for has {name!r}")
 
     def __getitem__(self, key: str) -> JaggedTensor:
-        if key not in self.tokens.num_unique:
+        if key not in self.num_unique:
             raise KeyError(f"no key {key!r} in the features; there are: {', '.join(self)}")
         return self.plain[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.tokens.num_unique)
+        return iter(self.num_unique)
 
     def __len__(self) -> int:
-        return len(self.tokens.num_unique)
+        return len(self.num_unique)
 
     def __bool__(self) -> bool:
         return True  # as the KeyedJaggedTensor, also without keys
 
     def __repr__(self) -> str:
-        counts, distinct = self.tokens.counts, self.tokens.num_unique
+        counts, distinct = self.counts, self.num_unique
         told = ", ".join(f"{key}: {counts[self._set_of[key]]} values, {distinct[key]} distinct" for key in self)
         return f"UniqueFeatures({self.samples} samples on {self.device()}; {told})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # not what can be made again
-
     def inverse_of(self, key: str) -> Tensor | BitPackedIndex:
-        """(N,) the place of each value among the distinct ones of its key, see `UniqueTokens.inverse`."""
+        """(N,) the place of each value among the distinct ones of its key, as `UniqueTokens.inverse` gives it."""
         return self._inverses[self._set_of[key]]
 
     def segments_of(self, key: str) -> Segments | None:
@@ -202,30 +192,18 @@ class UniqueFeatures(Pipelineable):
         """(B + 1,) int32 prefix sums of the lengths."""
         return torch.nn.functional.pad(self._lengths(key).cumsum(0, dtype=torch.int32), (1, 0))
 
-    def ids_of(self, key: str) -> Tensor:
-        """(U,) int64 distinct ids."""
-        return self.tokens.ids(key)
-
     def values_of(self, key: str) -> Tensor:
         """(N,) ids with their repetitions, in the dtype of the original's values."""
         inverse = self.inverse_of(key)
         whole = inverse if isinstance(inverse, Tensor) else unpack_index(inverse)
         return self.ids_of(key).to(self.values_dtype)[whole]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that `to` moves."""
-        return self.tokens.nbytes
-
     def to(self, device: torch.device, non_blocking: bool = False, dtype: torch.dtype | None = None) -> "UniqueFeatures":
         """`dtype` is that of weights, as for a `KeyedJaggedTensor`; there are none."""
-        return replace(self, tokens=self.tokens.to(device, non_blocking), segments=None)
-
-    def pin_memory(self) -> "UniqueFeatures":
-        return replace(self, tokens=self.tokens.pin_memory(), segments=None)
+        return super().to(device, non_blocking)
 
     def record_stream(self, stream: torch.Stream) -> None:
-        self.tokens.record_stream(stream)
+        super().record_stream(stream)
         for of in (self.segments or {}).values():
             for tensor in (of.order, of.offsets):
                 tensor.record_stream(stream)  # pyright: ignore[reportArgumentType] - as in UniqueTokens
@@ -233,12 +211,15 @@ class UniqueFeatures(Pipelineable):
             if made is not None:
                 made.record_stream(stream)
 
+    def _map(self, move: Callable[[Tensor], Tensor]) -> "UniqueFeatures":
+        return replace(super()._map(move), segments=None)
+
     def _lengths(self, key: str) -> Tensor:
-        return self.tokens.tensors[f"lengths.{self._set_of[key]}"]
+        return self.tensors[f"lengths.{self._set_of[key]}"]
 
     @cached_property
     def _inverses(self) -> dict[str, Tensor | BitPackedIndex]:
-        return {of.name: self.tokens.inverse(of.name) for of in self.feature_sets}
+        return {of.name: self.inverse(of.name) for of in self.feature_sets}
 
     @cached_property
     def _set_of(self) -> dict[str, str]:

@@ -30,9 +30,16 @@ from torchrec.modules.embedding_modules import (
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from dist_rec.data.unique_features import UniqueFeatures
-from dist_rec.embedding.by_width import collection_name, collections_by_width, look_up
 from dist_rec.embedding.dedup_checks import check_collection, check_features
-from dist_rec.embedding.dedup_lookup import Bag, PoolBags, RebuildSequences, UniqueOnDevice
+from dist_rec.embedding.dedup_lookup import (
+    Bag,
+    PoolBags,
+    RebuildSequences,
+    UniqueOnDevice,
+    collection_name,
+    collections_by_width,
+    look_up,
+)
 from dist_rec.embedding.dedup_names import Renamed
 from dist_rec.kernels.gather_pool import Mode
 

@@ -7,7 +7,7 @@ from torchrec.modules.embedding_configs import EmbeddingConfig as TorchrecConfig
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import EmbeddingConfig
 from dist_rec.data.schema import Schema
-from dist_rec.embedding.by_width import collections_by_width
+from dist_rec.embedding.dedup_lookup import collections_by_width
 
 
 def table_dims(schema: Schema, config: EmbeddingConfig) -> dict[str, int]:

@@ -6,7 +6,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dist_rec.config import EmbeddingConfig
 from dist_rec.data.schema import Schema
-from dist_rec.embedding.by_width import collection_name, look_up
+from dist_rec.embedding.dedup_lookup import collection_name, look_up
 from dist_rec.embedding.tables import build_collections, build_replicated
 
 

@@ -21,12 +21,6 @@ def test_counts() -> None:
     assert batch.num_candidates == sum(len(row["candidate.item"]) for row in rows)
 
 
-def test_offsets() -> None:
-    history = _batch().sequences["history"]
-    assert history.offsets.tolist() == [0, *history.lengths.cumsum(0).tolist()]
-    assert history.offsets.dtype == torch.int32
-
-
 def test_every_tensor_lives_as_long_as_a_stream_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded: list[int] = []
     monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: recorded.append(id(self)))

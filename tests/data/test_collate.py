@@ -139,5 +139,5 @@ def _inverses(batch: SequenceBatch) -> list[Tensor]:
 @pytest.mark.parametrize("dedup", [True, False])
 def test_every_token_is_its_own_without_dedup(dedup: bool) -> None:
     sent = collate(make_table(make_rows(9)), make_schema(), dedup=dedup)
-    tokens = sent.tokens.counts["history"] + sent.num_candidates
-    assert (sent.tokens.num_unique["history.item"] == tokens) is not dedup
+    tokens = sent.counts["history"] + sent.num_candidates
+    assert (sent.num_unique["history.item"] == tokens) is not dedup

@@ -95,9 +95,7 @@ def test_order_and_number_of_batches() -> None:
 
 def test_feature_sets_and_table_sizes() -> None:
     (found,) = DedupLoader([FEATURES], [["item", "kind"]], num_embeddings={"item": 10**6})
-    assert [of.keys for of in found.feature_sets] == [("item", "kind")] and found.tokens.tensors[
-        "ids.item"
-    ].dtype == torch.int32
+    assert [of.keys for of in found.feature_sets] == [("item", "kind")] and found.tensors["ids.item"].dtype == torch.int32
 
 
 def test_sets_of_several_tensors_in_a_batch() -> None:

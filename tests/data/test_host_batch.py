@@ -68,15 +68,15 @@ def test_comes_whole_out_of_another_process(schema: Schema, rows: list[dict], de
 def test_each_part_is_as_small_as_it_can_be() -> None:
     schema = make_schema(tables={"item": 70_000, "kind": 5, "user": 1000, "query": 2**31 - 1})
     sent = _sent(make_rows(40), schema)
-    tensors, tokens = sent.tokens.tensors, sent.tokens
-    assert {key: tensors[f"ids.{key}"].dtype for key in tokens.num_unique} == {
+    tensors = sent.tensors
+    assert {key: tensors[f"ids.{key}"].dtype for key in sent.num_unique} == {
         "context.user": torch.int16,
         "history.item": torch.int32,
         "history.kind": torch.uint8,
         "searches.query": torch.int32,
     }
-    assert tokens.bits["history"] == tokens.bits["candidate"] == (tokens.num_unique["history.item"] - 1).bit_length()
-    assert len(tensors["inverse.history"]) == -(-tokens.counts["history"] * tokens.bits["history"] // 32) + 1
+    assert sent.bits["history"] == sent.bits["candidate"] == (sent.num_unique["history.item"] - 1).bit_length()
+    assert len(tensors["inverse.history"]) == -(-sent.counts["history"] * sent.bits["history"] // 32) + 1
     assert tensors["dynamic.history.action"].dtype == torch.uint8
     assert tensors["lengths.history"].dtype == torch.int32
 
@@ -99,7 +99,7 @@ def test_stays_bit_packed_on_a_device_and_moves_once(monkeypatch: pytest.MonkeyP
     inverse = there.sequences["history"].inverse
     assert isinstance(inverse, BitPackedIndex) and inverse.words.is_meta and isinstance(there.context, BitPackedIndex)
     assert there.unique.values().is_meta and there.unique.values().dtype == torch.int64
-    assert len(inverse) == sent.tokens.counts["history"]
+    assert len(inverse) == sent.counts["history"]
 
 
 def test_share_is_set_before_the_copy() -> None:

@@ -29,7 +29,7 @@ def _reader(dataset: Path, **settings) -> RequestReader:
 
 
 def _users(batches: list[HostBatch]) -> list[list[int]]:
-    return [batch.tokens.tensors["group"].tolist() for batch in batches]
+    return [batch.tensors["group"].tolist() for batch in batches]
 
 
 def _flat(batches: list[HostBatch]) -> list[int]:
@@ -37,7 +37,7 @@ def _flat(batches: list[HostBatch]) -> list[int]:
 
 
 def _same(one: HostBatch, other: HostBatch) -> bool:
-    left, right = one.tokens.tensors, other.tokens.tensors
+    left, right = one.tensors, other.tensors
     assert isinstance(left, TransferBuffer) and isinstance(right, TransferBuffer)
     return torch.equal(left.buffer, right.buffer) and left.slots == right.slots
 
@@ -138,7 +138,7 @@ def test_holds_one_window_at_a_time(dataset: Path, monkeypatch: pytest.MonkeyPat
 
 def test_newest_events_only(dataset: Path) -> None:
     short = list(_reader(dataset, max_length=2))
-    assert max(int(batch.tokens.tensors["lengths.history"].max()) for batch in short) == 2
+    assert max(int(batch.tensors["lengths.history"].max()) for batch in short) == 2
 
 
 def test_max_length_would_blind_early_candidates(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_without_dedup_every_event_is_a_token(dataset: Path) -> None:
     opened = without.to(torch.device("cpu"))
     tokens = opened.unique.to_dict()["history.item"].values()
     assert len(tokens) == len(opened.sequences["history"].inverse) + without.num_candidates
-    assert len(with_dedup.tokens.tensors["ids.history.item"]) < len(tokens) and with_dedup.plain_bytes == without.plain_bytes
+    assert len(with_dedup.tensors["ids.history.item"]) < len(tokens) and with_dedup.plain_bytes == without.plain_bytes
 
 
 @pytest.mark.parametrize(

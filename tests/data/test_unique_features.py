@@ -193,10 +193,10 @@ def test_tokens_of_several_keys_are_told_apart() -> None:
 def test_one_buffer_as_narrow_as_the_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     features = features_of({"small": [[3, 200]], "large": [[70_000]], "huge": [[HUGE]]})
     unique = UniqueFeatures.of(features)
-    types = {key: unique.tokens.tensors[f"ids.{key}"].dtype for key in ("small", "large", "huge")}
+    types = {key: unique.tensors[f"ids.{key}"].dtype for key in ("small", "large", "huge")}
     assert types == {"small": torch.uint8, "large": torch.int32, "huge": torch.int64}
     declared = UniqueFeatures.of(features, num_embeddings={"small": 10**6})
-    assert declared.tokens.tensors["ids.small"].dtype == torch.int32 and declared.ids_of("small").tolist() == [3, 200]
+    assert declared.tensors["ids.small"].dtype == torch.int32 and declared.ids_of("small").tolist() == [3, 200]
     moved: list[int] = []
     plain = Tensor.to
     monkeypatch.setattr(Tensor, "to", lambda self, *a, **k: moved.append(self.nbytes) or plain(self, *a, **k))
@@ -291,7 +291,7 @@ def test_every_tensor_lives_as_long_as_a_stream_needs_it(monkeypatch: pytest.Mon
     unique = UniqueFeatures.on_device(features_of({"a": [[9, 4, 9]], "b": [[1]]}))
     unique.record_stream(torch.Stream(device="cpu"))
     assert unique.segments is not None
-    made = [*unique.tokens.tensors.values(), *(x for of in unique.segments.values() for x in (of.order, of.offsets))]
+    made = [*unique.tensors.values(), *(x for of in unique.segments.values() for x in (of.order, of.offsets))]
     assert sorted(recorded) == sorted(map(id, made))
     sent = UniqueFeatures.of(features_of({"a": [[9]]}))
     recorded.clear()

@@ -13,7 +13,7 @@ from torch import Tensor
 from dist_rec.data.dedup import every_token
 from dist_rec.data.layout import FeatureSet
 from dist_rec.data.transfer_buffer import TransferBuffer
-from dist_rec.data.unique_tokens import UniqueTokens
+from dist_rec.data.unique_tokens import UniqueTokens, deduplicate
 from dist_rec.kernels.unique_ids import BitPackedIndex
 
 ITEMS, USERS = FeatureSet("items", ("item", "kind")), FeatureSet("users", ("user",))
@@ -27,7 +27,7 @@ COLUMNS = {
 
 
 def _tokens() -> UniqueTokens:
-    return UniqueTokens.of(COLUMNS, OWNERS, SIZES)
+    return deduplicate(COLUMNS, OWNERS, SIZES)
 
 
 def _in_one_buffer(tokens: UniqueTokens) -> UniqueTokens:
@@ -37,12 +37,12 @@ def _in_one_buffer(tokens: UniqueTokens) -> UniqueTokens:
 def _rebuilt(tokens: UniqueTokens, key: str, owner: str) -> list[int]:
     inverse = tokens.inverse(owner)
     assert isinstance(inverse, Tensor)
-    return tokens.ids(key)[inverse.long()].tolist()
+    return tokens.ids_of(key)[inverse.long()].tolist()
 
 
 def test_owners_of_one_set_share_their_tokens() -> None:
     for tokens in (_tokens(), _in_one_buffer(_tokens()), pickle.loads(pickle.dumps(_in_one_buffer(_tokens())))):
-        assert tokens.ids("item").tolist() == [5, 5, 6] and tokens.ids("kind").tolist() == [1, 2, 0]
+        assert tokens.ids_of("item").tolist() == [5, 5, 6] and tokens.ids_of("kind").tolist() == [1, 2, 0]
         assert tokens.num_unique == {"item": 3, "user": 2, "kind": 3}, "in the order of the sizes"
         assert tokens.counts == {"users": 3, "history": 3, "candidate": 2}
         assert tokens.bits == {"users": 1, "history": 2, "candidate": 2}
@@ -60,7 +60,7 @@ def test_each_id_is_as_small_as_its_table_allows() -> None:
 def test_what_is_looked_up() -> None:
     """Its lengths are in memory of their own, which a pipeline may free."""
     tokens = _in_one_buffer(_tokens())
-    unique = tokens.deduplicated()
+    unique = tokens.deduplicated
     assert unique.keys() == ["item", "user", "kind"] and unique.stride() == 1 and unique.length_per_key() == [3, 2, 3]
     assert unique.values().tolist() == [5, 5, 6, 7, 9, 1, 2, 0] and unique.values().dtype == torch.int64
     unique.lengths().zero_()
@@ -71,22 +71,22 @@ def test_what_is_looked_up() -> None:
 def test_any_split_among_owners_comes_back(rows: list[tuple[int, int]], cut: int) -> None:
     columns = [np.array([row[field] for row in rows], dtype=np.int64) for field in range(2)]
     parts = {"a": [of[:cut] for of in columns], "b": [of[cut:] for of in columns]}
-    tokens = UniqueTokens.of(parts, dict.fromkeys(parts, ITEMS), {"item": 4, "kind": 3})
+    tokens = deduplicate(parts, dict.fromkeys(parts, ITEMS), {"item": 4, "kind": 3})
     for owner, part in parts.items():
         assert all(_rebuilt(tokens, key, owner) == of.tolist() for key, of in zip(ITEMS.keys, part, strict=True))
     assert tokens.num_unique["item"] == len(set(rows))
 
 
 def test_without_dedup_every_element_is_a_token() -> None:
-    tokens = UniqueTokens.of(COLUMNS, OWNERS, SIZES, dedup=every_token)
-    assert tokens.ids("user").tolist() == [7, 7, 9] and tokens.num_unique["item"] == 5
+    tokens = deduplicate(COLUMNS, OWNERS, SIZES, every_token)
+    assert tokens.ids_of("user").tolist() == [7, 7, 9] and tokens.num_unique["item"] == 5
 
 
 @pytest.mark.parametrize("wrong", [-1, 70_000])
 def test_ids_beyond_their_table(wrong: int) -> None:
     columns = COLUMNS | {"candidate": [np.array([6, wrong]), np.array([0, 2])]}
     with pytest.raises(ValueError, match=f"item: expected ids from 0 to 69999, got {wrong}"):
-        UniqueTokens.of(columns, OWNERS, SIZES)
+        deduplicate(columns, OWNERS, SIZES)
 
 
 def test_one_copy_moves_a_buffer_and_one_each_what_is_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_one_copy_moves_a_buffer_and_one_each_what_is_apart(monkeypatch: pytest.
     there = together.to(torch.device("meta"), non_blocking=True)
     assert moved == [together.nbytes] and isinstance(there.tensors, TransferBuffer)
     inverse = there.inverse("history")
-    assert isinstance(inverse, BitPackedIndex) and inverse.words.is_meta and there.deduplicated().values().is_meta
+    assert isinstance(inverse, BitPackedIndex) and inverse.words.is_meta and there.deduplicated.values().is_meta
     moved.clear()
     apart.to(torch.device("meta"))
     assert len(moved) == len(apart.tensors) and sum(moved) == apart.nbytes < together.nbytes
