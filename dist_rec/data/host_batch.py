@@ -44,23 +44,25 @@ class HostBatch(UniqueTokens):
     ) -> SequenceBatch:
         """One copy of the buffer, then views of it. Only ids are made anew there, as int64."""
         there = super().to(device, non_blocking)
+        tensors = there.tensors
+        events = {
+            owner: JaggedEvents(
+                lengths=tensors[f"lengths.{owner}"],
+                inverse=there.inverse(owner),
+                dynamic={name: tensors[f"dynamic.{owner}.{name}"] for name in names},
+                age=tensors.get(f"age.{owner}"),
+            )
+            for owner, names in self.dynamic.items()
+        }
         return SequenceBatch(
             unique=there.deduplicated,
             context=there.inverse(CONTEXT) if CONTEXT in there.counts else None,
-            sequences={owner: there._events(owner) for owner in there.dynamic if owner != CANDIDATE},
-            candidates=there._events(CANDIDATE),
-            labels=there.tensors["labels"],
-            truth=there.tensors.get("truth"),
-            seen=there.tensors.get("seen"),
-            group=there.tensors["group"],
-            share=there.tensors["share"],
+            candidates=events.pop(CANDIDATE),
+            sequences=events,
+            labels=tensors["labels"],
+            truth=tensors.get("truth"),
+            seen=tensors.get("seen"),
+            group=tensors["group"],
+            share=tensors["share"],
             max_candidates=self.max_candidates,
-        )
-
-    def _events(self, owner: str) -> JaggedEvents:
-        return JaggedEvents(
-            lengths=self.tensors[f"lengths.{owner}"],
-            inverse=self.inverse(owner),
-            dynamic={name: self.tensors[f"dynamic.{owner}.{name}"] for name in self.dynamic[owner]},
-            age=self.tensors.get(f"age.{owner}"),
         )

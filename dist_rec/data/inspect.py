@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -99,20 +98,20 @@ def _inspect_split(folder: Path, schema: Schema, seen: dict[str, NDArray[np.bool
     ones, defined = np.zeros((2, len(schema.candidate.labels)))
     rows = candidates = tokens = unique = nbytes = plain_bytes = batches = 0
     first_keys = [feature_set.keys[0] for name, feature_set in schema.layout.feature_sets.items() if name != CONTEXT]
-    for host_batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
-        batch = host_batch.to(torch.device("cpu"))
+    for batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
+        labels = batch.tensors["labels"]
         for key, ids in seen.items():
-            ids[host_batch.ids_of(key).numpy()] = True
-        for name, events in batch.sequences.items():
-            lengths[name].append(events.lengths.numpy())
-        ones += batch.labels.double().nansum(0).numpy()
-        defined += (~batch.labels.isnan()).sum(0).numpy()
-        rows += host_batch.num_requests
-        candidates += host_batch.num_candidates
-        tokens += host_batch.num_events + host_batch.num_candidates
-        unique += sum(host_batch.num_unique[key] for key in first_keys)
-        nbytes += host_batch.nbytes
-        plain_bytes += host_batch.plain_bytes
+            ids[batch.ids_of(key).numpy()] = True
+        for name, parts in lengths.items():
+            parts.append(batch.tensors[f"lengths.{name}"].numpy())
+        ones += labels.double().nansum(0).numpy()
+        defined += (~labels.isnan()).sum(0).numpy()
+        rows += batch.num_requests
+        candidates += batch.num_candidates
+        tokens += batch.num_events + batch.num_candidates
+        unique += sum(batch.num_unique[key] for key in first_keys)
+        nbytes += batch.nbytes
+        plain_bytes += batch.plain_bytes
         batches += 1
     return SplitReport(
         name=folder.name,

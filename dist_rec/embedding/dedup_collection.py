@@ -16,17 +16,8 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import nn
-from torchrec.modules.embedding_configs import (
-    BaseEmbeddingConfig,
-    EmbeddingBagConfig,
-    EmbeddingConfig,
-    PoolingType,
-)
-from torchrec.modules.embedding_modules import (
-    EmbeddingBagCollection,
-    EmbeddingCollection,
-    get_embedding_names_by_table,
-)
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig, EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection, get_embedding_names_by_table
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from dist_rec.data.unique_features import UniqueFeatures
@@ -175,13 +166,12 @@ class DedupEmbeddingBagCollection(_DedupCollection):
             # Sharding copies the weights only of a collection that does not say it is on the meta device.
             inner._device = collection.device
         bags: list[Bag] = []
+        inside = cast("list[EmbeddingCollection]", list(self.collections.values()))
+        row_names = {t.name: of for c in inside for t, of in zip(c.embedding_configs(), c.embedding_names_by_table())}
         for table, names in zip(configs, get_embedding_names_by_table(configs), strict=True):
-            inner = self.collections[homes[table.name]]
-            assert isinstance(inner, EmbeddingCollection)
-            here = [t.name for t in inner.embedding_configs()].index(table.name)
-            inner_names = inner.embedding_names_by_table()[here]
-            for name, row_name, key in zip(names, inner_names, table.feature_names, strict=True):
-                bags.append((name, homes[table.name], row_name, key, table.embedding_dim, _mode(table.name, table.pooling)))
+            home, width, mode = homes[table.name], table.embedding_dim, _mode(table.name, table.pooling)
+            for name, row_name, key in zip(names, row_names[table.name], table.feature_names, strict=True):
+                bags.append((name, home, row_name, key, width, mode))
         self.pool_bags = PoolBags(bags)
 
     def forward(self, features: UniqueFeatures | KeyedJaggedTensor) -> KeyedTensor:
