@@ -105,25 +105,22 @@ def synth(
     max_length: Annotated[
         int | None, typer.Option(help="Longest history, in events: 1,000 by default, of the kind three 300 clicks.")
     ] = None,
+    categories: Annotated[int | None, typer.Option(help="Categories of items, 16 by default; kind history only.")] = None,
+    topics: Annotated[int | None, typer.Option(help="Topics of clicks, 24 by default; kind three only.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 0,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value: categories (history), topics (three), and all others.")
-    ] = None,
     force: Force = False,
 ) -> None:
     """Make data with a planted truth, whose best reachable AUC is known."""
     from dist_rec.common.log import setup_logging
     from dist_rec.common.strict import check
-    from dist_rec.common.yaml_file import apply_override
     from dist_rec.data.synthetic.history import SynthConfig, synthesize
     from dist_rec.data.synthetic.three import ThreeConfig, synthesize_three
 
     setup_logging(0)
     # Only what was said, so that each kind has defaults of its own and refuses what it does not know.
     said = {"requests": requests, "candidates": candidates, "max_length": max_length, "seed": seed}
+    said |= {"categories": categories, "topics": topics}
     options = {name: value for name, value in said.items() if value is not None}
-    for setting in settings or []:
-        apply_override(options, setting)
     where = f"dist-rec data synth --kind {kind}"
     if kind == "three":
         stats = synthesize_three(out, check(ThreeConfig, options, where), force=force)

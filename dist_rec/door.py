@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
+from dist_rec.data.columns import columns_of
 from dist_rec.data.errors import DataError
 from dist_rec.data.reader import RequestReader, check_max_length
 from dist_rec.data.row_reader import check_splits
@@ -54,6 +55,7 @@ def _problems(config: Config, resume: Path | None) -> Iterator[ConfigError | Dat
 
 
 def _problems_with_schema(config: Config, schema: Schema, resume: Path | None) -> Iterator[ConfigError | DataError]:
+    yield from _found(lambda: columns_of(schema))
     yield from _found(lambda: check_tables(schema, config.embedding))
     yield from _found(lambda: check_model(schema, config.model, table_dims(schema, config.embedding)))
     yield from _found(lambda: check_max_length(schema, config.data.max_length))

@@ -54,9 +54,8 @@ class Kind:
         return part
 
     def _unknown(self, name: str) -> str:
-        return (
-            f"no {self.what} named '{name}'; {nearest(name, list(self.built_in))}; a part of one's own is package.module:Name"
-        )
+        near = nearest(name, list(self.built_in))
+        return f"no {self.what} named '{name}'; {near} (a part of one's own: package.module:Name)"
 
     def resolve(self, name: str) -> Any:
         """The class of this name. Raises ConfigError that says how far the name led and what is there instead."""

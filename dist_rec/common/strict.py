@@ -78,14 +78,15 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 def _explain(kind: type[Strict], problem: Any) -> str:
     place = [str(step) for step in problem["loc"]]
+    where = ".".join(place) or "top level"
     if problem["type"] == "extra_forbidden":
-        return f"{'.'.join(place)}: unknown key; {nearest(place[-1], _keys_at(kind, place[:-1]))}"
+        return f"{where}: unknown key; {nearest(place[-1], _keys_at(kind, place[:-1]))}"
     if problem["type"] in ("model_type", "dict_type"):
         came = "nothing; remove the line, or add keys" if problem["input"] is None else repr(problem["input"])
-        return f"{'.'.join(place)}: expected a group of keys, got {came}"
+        return f"{where}: expected a group of keys, got {came}"
     message = problem["msg"].removeprefix("Value error, ")
     came = "" if problem["type"] in ("missing", "value_error") else f", got {problem['input']!r}"
-    return f"{'.'.join(place) or 'top level'}: {message}{came}"
+    return f"{where}: {message}{came}"
 
 
 def _keys_at(kind: type[Strict], place: Sequence[str]) -> list[str]:

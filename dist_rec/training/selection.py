@@ -15,9 +15,9 @@ class SelectionState(BaseModel):
     - `valid`: metrics by task of the weights that would be tested
     """
 
-    best: float = -math.inf
-    since_best: int = 0
-    valid: dict[str, TaskMetrics] = {}
+    best: float
+    since_best: int
+    valid: dict[str, TaskMetrics]
 
 
 class Selection:
@@ -25,7 +25,7 @@ class Selection:
 
     def __init__(self, config: Config) -> None:
         self._by, self._patience = config.run.select_best, config.run.patience
-        self.state = SelectionState()
+        self.state = SelectionState(best=-math.inf, since_best=0, valid={})
 
     @property
     def keeps_best(self) -> bool:

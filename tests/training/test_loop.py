@@ -291,7 +291,7 @@ def test_choosing_by_validation_needs_a_validation_split(data: Path, tmp_path: P
 def test_a_checkpoint_of_the_end_cannot_be_resumed_and_says_why(data: Path, tmp_path: Path, alone: Ranks) -> None:
     config = make_config(data, tmp_path, run={"max_steps": 1})
     run(config, alone)
-    with pytest.raises(ConfigError, match=r"resuming needs a checkpoint made by `checkpoint\.every_steps`"):
+    with pytest.raises(ConfigError, match=r"holds weights only; resuming needs a checkpoint made by checkpoint\.every_steps"):
         run(config, alone, "resumed", resume=tmp_path / "run" / "checkpoints" / "last")
 
 

@@ -22,7 +22,7 @@ class SequencePool(nn.Module):
 
     def forward(self, rows: Tensor, events: JaggedEvents, tokens: EventTokens, view: CandidateView) -> Tensor:
         parts = [(rows, events.inverse), *((term.embedding.weight, index) for term, index in tokens.buckets(events))]
-        if view.seen is None:
+        if view.prefix_len is None:
             offsets = offsets_of(events.lengths)
             means = torch.cat([pool(table, index, offsets, mode="mean") for table, index in parts], dim=1)
             return self.project(means.to(torch.promote_types(means.dtype, torch.float32)))[view.request]

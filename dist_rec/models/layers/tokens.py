@@ -12,11 +12,11 @@ from dist_rec.data.batch import JaggedEvents
 from dist_rec.kernels.gather_pool import expand, expand_add
 from dist_rec.kernels.gather_pool.checks import MOST_TERMS
 from dist_rec.models.config import TokenConfig
-from dist_rec.models.layers.jagged import owner, position_in_request
+from dist_rec.models.layers.jagged import position_in_request, segment_ids
 
 
 class EventTokens(nn.Module):
-    """Unique rows (U, De) of a feature set and the events of one sequence -> packed tokens (N, d)."""
+    """Unique rows (U, De) of a feature set and the events of one sequence -> jagged tokens (N, d)."""
 
     def __init__(self, config: TokenConfig, row_dim: int, dynamic: dict[str, int], has_time: bool, dropout: float) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class EventTokens(nn.Module):
         total = len(events.inverse)
         index = position_in_request(events.lengths, total)
         if self.config.position == "recency":
-            index = events.lengths[owner(events.lengths, total)] - 1 - index
+            index = events.lengths[segment_ids(events.lengths, total)] - 1 - index
         return index.clamp(max=self.config.max_positions - 1)
 
 

@@ -1,0 +1,192 @@
+"""Every mistake that can be told before ranks start is told before ranks start."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dist_rec.common.strict import ConfigError
+from dist_rec.config import ParallelConfig, load_config
+from dist_rec.data.errors import DataError
+from dist_rec.data.schema import load_schema
+from dist_rec.door import check_run
+from dist_rec.training.ranks import start_ranks
+from tests.training.runs import make_config, run, write_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+Change = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("door") / "data")
+
+
+# Where ConfigErrors are made, "file::function" -> a recipe that the door refuses there, and what it says.
+AT_DOOR: dict[str, tuple[Change, str]] = {
+    "data/reader.py::check_max_length": (
+        {"data": {"max_length": 3, "path": "{seen}"}, "model": {"tokens": {"position": "none"}, "longer": "{unmerged}"}},
+        "data.max_length=3: expected none for this dataset",
+    ),
+    "data/schema.py::load_schema": ({"data": {"leave_out": ["uzer"]}}, "data.leave_out: 'uzer' is no context field"),
+    "data/columns.py::columns_of": ({"data": {"path": "{shared_column}"}}, "expected one field per column"),
+    "embedding/optimizers.py::fused_optimizer": ({"embedding": {"optimizer": "adam"}}, "FBGEMM has no fused Adam on CPU"),
+    "embedding/tables.py::check_tables": ({"embedding": {"tables": {"itm": {"dim": 8}}}}, "no field uses this table"),
+    "models/check.py::check_model": ({"model": {"head": {"task_weights": {"bye": 1.0}}}}, "task_weights.bye: no such task"),
+    "models/check.py::check_split": (
+        {"model": {"interaction": "rankmixer", "non_sequential": {"split": 33}}},
+        "split=33: there are only 24 columns",
+    ),
+    "models/options.py::check_divides": (
+        {"model": {"interaction": "rankmixer", "rankmixer": {"width": 22}}},
+        "model.rankmixer.width=22: token mixing needs a multiple",
+    ),
+    "models/longer/config.py::check_schema": ({"model": {"head": {"inputs": ["context"]}}}, "longer gives globals"),
+    "models/hyformer/config.py::check_schema": (
+        {"model": {"name": "hyformer", "hyformer": {"sequences": {"historie": {}}}}},
+        "no sequence historie in the schema",
+    ),
+    "models/hyformer/config.py::_check_causal": (
+        {"data": {"path": "{seen}"}, "model": {"name": "hyformer", "tokens": {"position": "none"}, "hyformer": {"heads": 2}}},
+        "expected encoder: full with causal: true",
+    ),
+    "registry.py::resolve": ({"model": {"head": {"loss": "json:JSONDecoder"}}}, "expected a subclass of"),
+    "registry.py::_load": ({"optim": {"optimizer": "nowhere.opt:Lion"}}, "no module nowhere where Python looks"),
+    "training/ranks.py::device_type": ({"parallel": {"backend": "nccl"}}, "parallel.backend=nccl: no GPU is visible"),
+    "training/selection.py::check_selection": (
+        {"run": {"select_best": "auc"}, "data": {"valid": []}},
+        "run.select_best=auc needs data.valid",
+    ),
+    "training/splits.py::training_steps": ({"optim": {"accumulation_steps": 7}}, "the run has only 6 batches"),
+    "training/study.py::check_study": ({"run": {"seeds": [1, 2]}, "resume": "last"}, "a checkpoint belongs to one run"),
+    "training/checkpoint.py::_check_has_optimizer": ({"resume": "last"}, "holds weights only"),
+    "training/made_with.py::schema_for": ({"model": {"longer": {"k": 4}}, "resume": "step-2"}, "does not fit this schema"),
+    "training/made_with.py::read": ({"resume": "nowhere"}, "it has no made_with.json"),
+    "training/safe_load.py::read_index": ({"resume": "nowhere"}, "not a checkpoint; expected a folder made by a run"),
+    "common/yaml_file.py::read_yaml": ({"data": {"path": "/nowhere"}}, "/nowhere/schema.yaml: no such file"),
+    "common/strict.py::check": ({"data": {"path": "{wrong_schema}"}}, "naem: unknown key; did you mean 'name'"),
+}
+LOADING = "when the recipe is read, before the door: tests/test_config.py, tests/common/test_yaml_file.py"
+DAMAGE = "damage of a checkpoint, which the door finds through read_index: tests/training/test_safe_load.py"
+OF_RANKS = "depends on the number of ranks, or on what torchrun has set"
+NOT_AT_DOOR: dict[str, str] = {
+    "common/yaml_file.py::apply_override": LOADING,
+    "common/yaml_file.py::_parse": LOADING,
+    "training/safe_load.py::_check_entries": DAMAGE,
+    "training/safe_load.py::_check_files": DAMAGE,
+    "training/safe_load.py::load_bytes": "a file of tensors is looked at when it is read",
+    "training/checkpoint.py::check_resumable": "without any position the optimizer is missing too, unless damaged",
+    "training/checkpoint.py::load_checkpoint": "tensors are compared with those of the sharded model",
+    "training/checkpoint.py::_explained": "tensors are compared with those of the sharded model",
+    "training/checkpoint.py::load_position": OF_RANKS,
+    "training/setup.py::_resume": "the steps of a run depend on the number of ranks",
+    "data/loader.py::__iter__": "the state of a loader is read by its workers",
+    "data/reader.py::load_state_dict": "the settings in the state depend on the number of ranks",
+    "embedding/plan.py::make_plan": OF_RANKS,
+    "training/evaluate.py::evaluate_checkpoint": "of `dist-rec eval`, before its ranks do anything",
+    "training/optimizers.py::check": "torch older than any that TorchRec 1.6 allows",
+    "training/ranks.py::start_ranks": OF_RANKS,
+    "training/ranks.py::_check_environment": OF_RANKS,
+    "training/ranks.py::_join": OF_RANKS,
+}
+
+
+def _sites() -> set[str]:
+    """Every function that makes a ConfigError."""
+    found = set()
+    for path in (ROOT / "dist_rec").rglob("*.py"):
+        place = path.relative_to(ROOT / "dist_rec").as_posix()
+        if place.startswith("kernels/"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                calls = [n for n in ast.walk(node) if isinstance(n, ast.Call) and ast.unparse(n.func) == "ConfigError"]
+                inner = [f for f in ast.walk(node) if isinstance(f, ast.FunctionDef) and f is not node]
+                if any(not any(call in ast.walk(f) for f in inner) for call in calls):
+                    found.add(f"{place}::{node.name}")
+    return found - {"door.py::check_run"}
+
+
+def test_every_error_is_at_the_door_or_has_its_reason_why_not() -> None:
+    assert not set(AT_DOOR) & set(NOT_AT_DOOR)
+    assert _sites() == set(AT_DOOR) | set(NOT_AT_DOOR)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run of two steps: `step-2` to go on from, `last` with weights only."""
+    out = tmp_path_factory.mktemp("made")
+    with start_ranks(ParallelConfig()) as alone:
+        run(make_config(data, out, run={"max_steps": 2}, checkpoint={"every_steps": 2}), alone)
+    return out / "run" / "checkpoints"
+
+
+@pytest.fixture(scope="module")
+def folders(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Datasets with something special, by name."""
+    plain = yaml.safe_load((data / "schema.yaml").read_text())
+    sequence = {"name": "history", "static": ["item"], "dynamic": {"correct": 2}}
+    seen = {"name": "answers", "tables": {"item": 50}, "request": {"group": "user"}, "sequences": [sequence]}
+    schemas = {
+        "seen": seen | {"candidate": {"static": ["item"], "labels": ["correct"], "seen": True}},
+        "wrong_schema": plain | {"naem": 3},
+        "shared_column": plain | {"request": {"group": "time", "time": "time"}},
+    }
+    made: dict[str, Any] = {"unmerged": {"merge": 1, "k": 0, "globals": ["candidate"], "heads": 2, "inner_heads": 2}}
+    for name, schema in schemas.items():
+        made[name] = str(tmp_path_factory.mktemp(name))
+        (Path(made[name]) / "schema.yaml").write_text(yaml.safe_dump(schema))
+        if name == "shared_column":
+            load_schema(made[name])
+    return made
+
+
+def _filled(tree: Any, folders: dict[str, Any]) -> Any:
+    if isinstance(tree, dict):
+        return {key: _filled(value, folders) for key, value in tree.items()}
+    return folders[tree[1:-1]] if isinstance(tree, str) and tree.startswith("{") else tree
+
+
+@pytest.mark.parametrize("site", AT_DOOR)
+def test_the_door_refuses(site: str, data: Path, folders: dict[str, Any], checkpoints: Path, tmp_path: Path) -> None:
+    change, message = AT_DOOR[site]
+    change = _filled(change, folders)
+    resume = checkpoints / change.pop("resume") if "resume" in change else None
+    with pytest.raises(ConfigError) as caught:
+        check_run(make_config(data, tmp_path, **change), resume)
+    assert message in str(caught.value)
+    assert not any(tmp_path.iterdir()), "nothing is written"
+
+
+def test_a_right_recipe_passes(data: Path, checkpoints: Path, tmp_path: Path) -> None:
+    check_run(make_config(data, tmp_path))
+    check_run(make_config(data, tmp_path, run={"max_steps": 4}), checkpoints / "step-2")
+
+
+def test_everything_is_told_at_once(data: Path, tmp_path: Path) -> None:
+    config = make_config(
+        data,
+        tmp_path,
+        embedding={"optimizer": "adam", "tables": {"itm": {"dim": 8}}},
+        model={"head": {"inputs": ["context"], "loss": "nowhere:Loss"}},
+        run={"select_best": "auc"},
+        data={"valid": [], "train": ["trian"]},
+    )
+    with pytest.raises(ConfigError) as caught:
+        check_run(config)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "6 problems:" and all(line.startswith("- ") for line in lines[1:]) and len(lines) == 7
+
+
+def test_data_alone_is_a_data_error(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="trian: expected a folder of Parquet files"):
+        check_run(make_config(data, tmp_path, data={"train": ["trian"]}))
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "launch" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_lack_nothing_but_their_data(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_run(load_config(recipe, [f"data.path={tmp_path / 'nowhere'}"]))
+    assert "nowhere/schema.yaml: no such file" in str(caught.value) and "problems" not in str(caught.value)
