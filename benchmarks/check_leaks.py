@@ -94,7 +94,8 @@ def history_columns(table: pa.Table) -> list[str]:
 def predict(model: torch.nn.Module, table: pa.Table, schema: Schema) -> torch.Tensor:
     """Logits of all candidates, one request at a time, so that neighbours cannot matter."""
     model.eval()
-    return torch.cat([model(collate(table.slice(i, 1), schema))[1][1][:, 0] for i in range(table.num_rows)])
+    batches = (collate(table.slice(i, 1), schema).to(torch.device("cpu")) for i in range(table.num_rows))
+    return torch.cat([model(batch)[1][1][:, 0] for batch in batches])
 
 
 def check(config: Config, checkpoint: Path, ranks: Ranks) -> list[str]:

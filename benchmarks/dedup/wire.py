@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from benchmarks.dedup.streams import LENGTH, REQUESTS, event_ids, fields_of, share
 from dist_rec.data.collate import collate
 from dist_rec.data.columns import arrow_schema
-from dist_rec.data.packed_batch import PackedBatch
 from dist_rec.data.schema import Schema
+from dist_rec.data.transfer_buffer import TransferBuffer
 
 SIZES = [10_000_000, 100_000, 1_000_000, 1_000, 50_000, 200, 5_000, 20]
 NOW = 1_700_000_000
@@ -72,15 +72,16 @@ def _line(fields: int, duplicates: float) -> str:
     schema = _schema(fields)
     ids = event_ids(duplicates)
     batch = collate(_table(fields_of(ids, fields), schema), schema)
-    packed = PackedBatch.of(batch, schema)
-    crossed = torch.empty_like(packed.packet.buffer).copy_(packed.packet.buffer).nbytes
-    assert crossed == packed.nbytes
+    sent = batch.tensors
+    assert isinstance(sent, TransferBuffer)
+    crossed = torch.empty_like(sent.buffer).copy_(sent.buffer).nbytes
+    assert crossed == batch.nbytes
     # The same KeyedJaggedTensors with 4-byte values; lengths and labels have 4 bytes already.
     values = (fields + 2) * batch.num_events + fields * batch.num_candidates
     narrow = batch.plain_bytes - 4 * values
-    inverse = batch.sequences["history"].inverse
+    inverse = batch.inverse("history")
     assert isinstance(inverse, torch.Tensor)
-    packed_inverse = packed.packet["inverse.history"].nbytes
+    packed_inverse = sent["inverse.history"].nbytes
     bound = crossed - packed_inverse + _entropy_bytes(inverse.numpy())
     cells = [f"{size / 1e6:.2f}" for size in (crossed, batch.plain_bytes, narrow)]
     ratios = [f"{crossed / whole:.3f}" for whole in (batch.plain_bytes, narrow)]

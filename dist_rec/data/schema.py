@@ -17,7 +17,7 @@ Int is any integer type of Parquet, list any of its list types; which files of a
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch import nn
 
 from dist_rec.common.strict import ConfigError, Strict, check, check_distinct
 from dist_rec.common.yaml_file import read_yaml
+from dist_rec.data.layout import FeatureSet, Layout
 
 SCHEMA_FILE = "schema.yaml"
 TAKEN_NAMES = frozenset(dir(nn.ModuleDict()))  # modules are kept by sequence, table and dynamic field, in ours and in TorchRec
@@ -154,39 +155,22 @@ class Schema(Strict):
         """Fields by group: as declared, or every field as the group of its own name ("context.user")."""
         return self.groups or {name: [name] for name in self.grouped_fields}
 
-    @property
-    def token_sets(self) -> dict[str, "TokenSet"]:
-        """Token sets by name. Sequences and candidates with the same fields share one; context has its own."""
-        sets: dict[str, TokenSet] = {}
-        if self.context:
-            sets["context"] = TokenSet("context", tuple(self.context))
-        for static in [*(s.static for s in self.sequences), self.candidate.static]:
-            name = self.token_set_of(static)
-            sets[name] = TokenSet(name, tuple(static))
-        return sets
-
-    def token_set_of(self, static: list[StaticField]) -> str:
-        """Name of the token set of a sequence or of the candidate: its first owner with these fields."""
-        owners = [*((s.name, s.static) for s in self.sequences), ("candidate", self.candidate.static)]
-        return next(name for name, fields in owners if fields == static)
-
-
-@dataclass(frozen=True)
-class TokenSet:
-    """Static fields that are looked up together; unique combinations of them are the tokens of a batch."""
-
-    name: str
-    fields: tuple[StaticField, ...]
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Names of the fields in the KeyedJaggedTensor of unique ids."""
-        return tuple(key for key, _ in self.keyed_fields)
-
-    @property
-    def keyed_fields(self) -> tuple[tuple[str, StaticField], ...]:
-        """Each field with its name in the KeyedJaggedTensor."""
-        return tuple((f"{self.name}.{field.name}", field) for field in self.fields)
+    @cached_property
+    def layout(self) -> Layout:
+        """Feature sets, keys and table sizes."""
+        fields = {"context": self.context} if self.context else {}
+        fields |= {s.name: s.static for s in self.sequences} | {"candidate": self.candidate.static}
+        owners: dict[str, FeatureSet] = {}
+        tables: dict[str, str] = {}
+        for owner, static in fields.items():
+            shared = (owners[other] for other in owners if other != "context" and fields[other] == static)
+            if (found := next(shared, None)) is None:
+                keys = {f"{owner}.{field.name}": field.table for field in static}
+                found = FeatureSet(owner, tuple(keys))
+                tables |= keys
+            owners[owner] = found
+        sets = {of.name: of for of in owners.values()}
+        return Layout(owners, sets, tables, {key: self.tables[table] for key, table in tables.items()})
 
 
 def load_schema(folder: str | Path, leave_out: Sequence[str] = ()) -> Schema:

@@ -22,19 +22,20 @@ from dist_rec.registry import MODELS
 class Ranker(nn.Module):
     """Event tokens of every sequence, what the model makes of them for every candidate (`body`), and the head.
 
-    `table_dims` gives the width of the rows of each table. Forward: rows by token set (U, D_set) and the batch -> logits
+    `table_dims` gives the width of the rows of each table. Forward: rows by feature set (U, D_set) and the batch -> logits
     (C, T).
     """
 
     def __init__(self, schema: Schema, config: ModelConfig, table_dims: dict[str, int]) -> None:
         super().__init__()
         self.schema, self.config, self.options = schema, config, config.resolved_options()
-        self.candidate_set = schema.token_set_of(schema.candidate.static)
-        self.sequence_sets = {sequence.name: schema.token_set_of(sequence.static) for sequence in schema.sequences}
+        layout = schema.layout
+        self.candidate_set = layout.owners["candidate"].name
+        self.sequence_sets = {sequence.name: layout.owners[sequence.name].name for sequence in schema.sequences}
         self.candidate_dynamic = nn.ModuleDict(
             {name: nn.Embedding(size, config.tokens.dynamic_dim) for name, size in schema.candidate.dynamic.items()}
         )
-        row_dims = {name: sum(table_dims[f.table] for f in tokens.fields) for name, tokens in schema.token_sets.items()}
+        row_dims = {n: sum(table_dims[layout.tables[key]] for key in of.keys) for n, of in layout.feature_sets.items()}
         columns = FeatureColumns.of(schema, table_dims, config.tokens.dynamic_dim)
         context_dim = row_dims.get("context", 0)
         inputs = ModelInputs(config, tuple(self.sequence_sets), columns, columns.total - context_dim, context_dim)

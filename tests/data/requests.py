@@ -12,7 +12,7 @@ from dist_rec.data.writer import write_schema, write_split
 
 
 def make_schema(**changes: Any) -> Schema:
-    """Two sequences that share a token set with the candidate or not, context, times, two labels with their truth."""
+    """Two sequences that share a feature set with the candidate or not, context, times, two labels with their truth."""
     tree = {
         "name": "small",
         "tables": {"item": 50, "kind": 5, "user": 1000, "query": 9},

@@ -29,7 +29,7 @@ def _write(path: Path, users: range) -> Path:
 
 def _users(folder: Path) -> list[int]:
     reader = RequestReader(folders=[folder], schema=make_schema(), batch_size=99)
-    return [user for batch in reader for user in batch.packet["group"].tolist()]
+    return [user for batch in reader for user in batch.tensors["group"].tolist()]
 
 
 def test_sub_folders_are_read_in_order_of_their_path(tmp_path: Path) -> None:

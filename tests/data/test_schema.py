@@ -14,19 +14,22 @@ def test_bare_name_is_its_own_table() -> None:
     assert make_schema().context == [StaticField(name="user", table="user")]
 
 
-def test_token_sets_are_shared_by_equal_fields() -> None:
+def test_feature_sets_are_shared_by_equal_fields() -> None:
     schema = make_schema()
-    assert {name: token_set.keys for name, token_set in schema.token_sets.items()} == {
+    assert {name: feature_set.keys for name, feature_set in schema.layout.feature_sets.items()} == {
         "context": ("context.user",),
         "history": ("history.item", "history.kind"),
         "searches": ("searches.query",),
     }
-    assert schema.token_set_of(schema.candidate.static) == "history"
+    owners = {owner: feature_set.name for owner, feature_set in schema.layout.owners.items()}
+    assert owners == {"context": "context", "history": "history", "searches": "searches", "candidate": "history"}
+    assert schema.layout.tables["history.kind"] == "kind" and list(schema.layout.sizes.values()) == [1000, 50, 5, 9]
+    assert schema.layout is schema.layout, "worked out once"
 
 
-def test_candidate_with_other_fields_has_its_own_token_set() -> None:
+def test_candidate_with_other_fields_has_its_own_feature_set() -> None:
     schema = make_schema(candidate={"static": ["item"], "labels": ["click"]})
-    assert list(schema.token_sets) == ["context", "history", "searches", "candidate"]
+    assert list(schema.layout.feature_sets) == ["context", "history", "searches", "candidate"]
 
 
 def _given(given: dict[str, str]) -> dict:
@@ -119,7 +122,7 @@ def test_leaves_out_a_context_field(tmp_path: Path) -> None:
     assert [field.name for field in left.context] == [field.name for field in schema.context if field.name != name]
     assert left.request == schema.request and left.sequences == schema.sequences
     everything = [field.name for field in schema.context]
-    assert "context" not in load_schema(tmp_path, everything).token_sets
+    assert "context" not in load_schema(tmp_path, everything).layout.owners
 
 
 def test_leaves_out_only_what_is_there(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_group_may_have_any_64_bits(tmp_path: Path, values: list[int], kind: p
     table = _with(make_table(rows, make_schema(**GROUPED)), "user", pa.array(values, kind))
     assert _read(table, tmp_path, **GROUPED)["user"].to_pylist() == found
     batch = next(iter(RequestReader(folders=[tmp_path / "train"], schema=make_schema(**GROUPED), batch_size=9)))
-    assert batch.packet["group"].tolist() == found
+    assert batch.tensors["group"].tolist() == found
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])

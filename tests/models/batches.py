@@ -64,7 +64,7 @@ def make_inputs(
 
 def make_batch(rows: list[Row], schema: Schema | None = None) -> SequenceBatch:
     schema = schema or make_schema()
-    return collate(make_table(rows, schema), schema)
+    return collate(make_table(rows, schema), schema).to(torch.device("cpu"))
 
 
 class Tables(nn.Module):
@@ -76,10 +76,10 @@ class Tables(nn.Module):
         self.weights = nn.ParameterDict({name: nn.Parameter(torch.randn(n, DIM)) for name, n in schema.tables.items()})
 
     def forward(self, batch: SequenceBatch) -> dict[str, Tensor]:
-        ids = batch.unique.to_dict()
+        ids, layout = batch.unique.to_dict(), self.schema.layout
         return {
-            name: torch.cat([self.weights[field.table][ids[key].values()] for key, field in tokens.keyed_fields], dim=1)
-            for name, tokens in self.schema.token_sets.items()
+            name: torch.cat([self.weights[layout.tables[key]][ids[key].values()] for key in feature_set.keys], dim=1)
+            for name, feature_set in layout.feature_sets.items()
         }
 
 

@@ -50,7 +50,7 @@ def test_eight_candidates_are_eight_requests_with_one(name: str) -> None:
     """Outputs and the gradient of every parameter, tables included."""
     rows = _rows([8, 3, 8, 0, 1])
     together, apart = make_batch(rows), make_batch(one_candidate_each(rows))
-    assert together.num_candidates == apart.num_candidates == apart.num_requests == 20
+    assert together.num_candidates == apart.num_candidates == len(apart.group) == 20
     model = make_model(**MODELS[name])
     _close(model(together), model(apart))
     _same_gradients(model.gradients(together), model.gradients(apart))
@@ -99,7 +99,7 @@ def test_a_request_without_history_is_scored(name: str) -> None:
 @pytest.mark.parametrize("requests", [0, 2])
 def test_no_candidates_leave_zero_gradients(changes: dict[str, Any], requests: int) -> None:
     """For every parameter: one without a gradient would make DDP wait for ever."""
-    batch = make_batch(_rows([0] * requests, longest=0)) if requests else empty_batch(make_schema())
+    batch = make_batch(_rows([0] * requests, longest=0)) if requests else empty_batch(make_schema()).to(torch.device("cpu"))
     model = make_model(**changes)
     assert model(batch).shape == (0, 2)
     assert not any(gradient.any() for gradient in model.gradients(batch).values())

@@ -16,7 +16,7 @@ from dist_rec.models.layers.jagged import position_in_request, segment_ids
 
 
 class EventTokens(nn.Module):
-    """Unique rows (U, De) of a token set and the events of one sequence -> jagged tokens (N, d)."""
+    """Unique rows (U, De) of a feature set and the events of one sequence -> jagged tokens (N, d)."""
 
     def __init__(self, config: TokenConfig, row_dim: int, dynamic: dict[str, int], has_time: bool, dropout: float) -> None:
         super().__init__()

@@ -45,7 +45,9 @@ def test_schema(made: Path) -> None:
     schema = load_schema(made)
     assert list(schema.feature_groups) == ["user", "scene", "item", "brand"]
     assert schema.candidate.given == {"conversion": "click"}
-    assert list(schema.token_sets) == ["context", "clicks", "search", "feed", "candidate"], "no two with the same fields"
+    assert list(schema.layout.feature_sets) == ["context", "clicks", "search", "feed", "candidate"], (
+        "no two with the same fields"
+    )
 
 
 def test_lengths(train: pa.Table) -> None:
