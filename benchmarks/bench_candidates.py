@@ -52,7 +52,7 @@ def split_candidates(table: pa.Table, candidates: int) -> pa.Table:
 def step(ranker: Ranker, rows: dict[str, torch.Tensor], batch: SequenceBatch) -> torch.Tensor:
     for parameter in ranker.parameters():
         parameter.grad = None
-    loss = total_loss(BinaryCrossEntropy(Strict()), ranker(rows, batch), batch.labels, batch.share)
+    loss = total_loss(BinaryCrossEntropy(Strict()), ranker(rows, batch), batch.labels, batch.candidates_per_rank)
     loss.backward()
     return loss.detach()
 

@@ -75,6 +75,6 @@ def _step(data: str, model: str, budget: str, batch: SequenceBatch) -> Callable[
 
     def step() -> None:
         ranker.zero_grad()
-        total_loss(BinaryCrossEntropy(Strict()), ranker(rows, batch), batch.labels, batch.share).backward()
+        total_loss(BinaryCrossEntropy(Strict()), ranker(rows, batch), batch.labels, batch.candidates_per_rank).backward()
 
     return step

@@ -22,9 +22,9 @@ def _schema(fields: int) -> Schema:
         {
             "name": "stream",
             "tables": dict(zip(names, SIZES)),
-            "request": {"group": "user", "time": "now"},
-            "sequences": [{"name": "history", "static": names, "dynamic": {"action": 8}, "time": True}],
-            "candidate": {"static": names, "labels": ["click"]},
+            "request": {"grouping_key": "user", "time": "now"},
+            "sequences": [{"name": "history", "ids": names, "side": {"action": 8}, "time": True}],
+            "candidate": {"ids": names, "labels": ["click"]},
         }
     )
 
@@ -39,7 +39,7 @@ def _table(columns: list[NDArray[np.int64]], schema: Schema) -> pa.Table:
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values))
 
     named = {"user": pa.array(np.arange(requests)), "now": pa.array(np.full(requests, NOW))}
-    for field, column in zip(schema.sequences[0].static, columns):
+    for field, column in zip(schema.sequences[0].ids, columns):
         named[f"history.{field.name}"] = lists(column, ends)
         named[f"candidate.{field.name}"] = lists(column[ends[1:] - 1], np.arange(requests + 1))
     named["history.action"] = lists(rng.integers(0, 8, count), ends)

@@ -22,13 +22,13 @@ class JaggedEvents:
 
     - `lengths` (B,) int32, sums to N
     - `inverse` (N,) the row of each event among the unique tokens of its feature set, int32 or (on a GPU) bit-packed
-    - `dynamic` name -> (N,) uint8 or int16
+    - `side` name -> (N,) uint8 or int16
     - `age` (N,) int32, seconds from the event to its request, or None
     """
 
     lengths: Tensor
     inverse: Tensor | BitPackedIndex
-    dynamic: dict[str, Tensor]
+    side: dict[str, Tensor]
     age: Tensor | None = None
 
 
@@ -40,11 +40,11 @@ class SequenceBatch(Multistreamable):
     - `context` (B,) row of each request in the feature set "context" as an `inverse` is, or None without context fields
     - `sequences` by name, `candidates` with `lengths` = candidates per request
     - `labels` (C, T) float32, 0 or 1, NaN where not defined: a task that is given another one, where that one's label is 0
-    - `truth` (C, T) float32 or None, also where the label is not defined
-    - `seen` (C,) int32 or None: events that the candidate may see
-    - `group` (B,) int64 grouped-metric id
-    - `share` () float32: candidates of an average rank in this step; the loss is divided by it, so that the mean over ranks
-      of the gradients is the gradient of the mean over all candidates, however unevenly they are spread
+    - `oracle` (C, T) float32 or None, also where the label is not defined
+    - `visible_events` (C,) int32 or None: how many of the oldest events the candidate sees
+    - `grouping_key` (B,) int64, of grouped metrics
+    - `candidates_per_rank` () float32: candidates of an average rank in this step. The loss is divided by it, so that the
+      mean over ranks of the gradients is the gradient of the mean over all candidates, however unevenly they are spread
     - `max_candidates`: most candidates of one request, known on the host
     """
 
@@ -53,10 +53,10 @@ class SequenceBatch(Multistreamable):
     sequences: dict[str, JaggedEvents]
     candidates: JaggedEvents
     labels: Tensor
-    truth: Tensor | None
-    seen: Tensor | None
-    group: Tensor
-    share: Tensor
+    oracle: Tensor | None
+    visible_events: Tensor | None
+    grouping_key: Tensor
+    candidates_per_rank: Tensor
     max_candidates: int
 
     @property

@@ -23,7 +23,7 @@ MAX_AGE_SECONDS = 2**31 - 1
 
 @dataclass(frozen=True)
 class _Events:
-    """One sequence, or the candidates, of B requests: ids (N,) per static field, and what is beside them by its name."""
+    """One sequence, or the candidates, of B requests: ids (N,) per field, and what is beside them by its name."""
 
     ids: list[NDArray[np.int64]]
     tensors: dict[str, Tensor]
@@ -34,11 +34,11 @@ def collate(table: pa.Table, schema: Schema, max_length: int | None = None, *, d
     """One batch from B valid rows (see `validate`); with `max_length`, only the newest events of each sequence.
 
     - ids in order of first occurrence; without `dedup` every event is a token of its own
-    - dynamic values uint8 up to 256 values and int16 above, ages int32 seconds clipped to [0, 2^31 - 1]
+    - side values uint8 up to 256 values and int16 above, ages int32 seconds clipped to [0, 2^31 - 1]
     - `labels` of a task that is `given` another one are NaN where that one's label is 0, whatever the file says there
-    - `share` is C; the training loop replaces it by what its ranks have on average
-    - `plain_bytes`: the ids, dynamic values and times of this batch as int64 KeyedJaggedTensors (8 bytes per value, 4 bytes
-      of length per field and request), and labels, truth, seen and group as they are here
+    - `candidates_per_rank` is C; the training loop replaces it by what its ranks have on average
+    - `plain_bytes`: the ids, side values and times of this batch as int64 KeyedJaggedTensors (8 bytes per value, 4 bytes
+      of length per field and request), and labels, oracle, visible events and grouping keys as here
     """
     now = None if schema.request.time is None else scalar_values(table, schema.request.time).astype(np.int64)
     events = {of.name: _read_events(table, of.name, of, now if of.time else None, max_length) for of in schema.sequences}
@@ -48,15 +48,15 @@ def collate(table: pa.Table, schema: Schema, max_length: int | None = None, *, d
     find = unique_tokens if dedup else every_token
     tokens = deduplicate(columns, schema.layout.owners, schema.layout.sizes, find)
     outcome = _read_outcome(table, schema)
-    outcome["group"] = torch.from_numpy(scalar_values(table, schema.request.group).astype(np.int64))
-    share = torch.tensor(float(len(outcome["labels"])), dtype=torch.float32)
+    outcome["grouping_key"] = torch.from_numpy(scalar_values(table, schema.request.grouping_key).astype(np.int64))
+    count = torch.tensor(float(len(outcome["labels"])), dtype=torch.float32)
     beside = {name: tensor for of in events.values() for name, tensor in of.tensors.items()}
     return HostBatch(
-        tensors=TransferBuffer.of({**tokens.tensors, **beside, **outcome, "share": share}),
+        tensors=TransferBuffer.of({**tokens.tensors, **beside, **outcome, "candidates_per_rank": count}),
         num_unique=tokens.num_unique,
         bits=tokens.bits,
         counts=tokens.counts,
-        dynamic={of.name: tuple(of.dynamic) for of in schema.sequences} | {CANDIDATE: tuple(schema.candidate.dynamic)},
+        side={of.name: tuple(of.side) for of in schema.sequences} | {CANDIDATE: tuple(schema.candidate.side)},
         max_candidates=max(beside[f"lengths.{CANDIDATE}"].tolist(), default=0),
         plain_bytes=sum(of.plain_bytes for of in events.values())
         + 12 * len(context) * table.num_rows
@@ -70,7 +70,7 @@ def empty_batch(schema: Schema) -> HostBatch:
 
 
 def _read_outcome(table: pa.Table, schema: Schema) -> dict[str, Tensor]:
-    """`labels`, and where the schema has them `truth` and `seen`."""
+    """`labels`, and where the schema has them `oracle` and `visible_events`."""
 
     def columns(names: list[str]) -> Tensor:
         return torch.from_numpy(np.stack([ragged_values(table, name).values.astype(np.float32) for name in names], axis=1))
@@ -81,10 +81,12 @@ def _read_outcome(table: pa.Table, schema: Schema) -> dict[str, Tensor]:
     for task, condition in schema.candidate.given.items():
         observed[observed[:, names.index(condition)] == 0, names.index(task)] = torch.nan
     outcome = {"labels": observed}
-    if schema.candidate.truth:
-        outcome["truth"] = columns([f"{label}.truth" for label in labels])
-    if schema.candidate.seen:
-        outcome["seen"] = torch.from_numpy(ragged_values(table, f"{CANDIDATE}.seen").values.astype(np.int32))
+    if schema.candidate.oracle:
+        outcome["oracle"] = columns([f"{label}.oracle" for label in labels])
+    if schema.candidate.visible_events:
+        outcome["visible_events"] = torch.from_numpy(
+            ragged_values(table, f"{CANDIDATE}.visible_events").values.astype(np.int32)
+        )
     return outcome
 
 
@@ -96,7 +98,7 @@ def _read_events(
     max_length: int | None,
 ) -> _Events:
     """With `now` (B,) seconds, ages are counted from it."""
-    offsets = ragged_values(table, f"{owner}.{declared.static[0].name}").offsets
+    offsets = ragged_values(table, f"{owner}.{declared.ids[0].name}").offsets
     lengths = np.diff(offsets)
     keep: slice | NDArray[np.bool_] = slice(None)
     if max_length is not None and len(lengths) and lengths.max() > max_length:
@@ -107,11 +109,11 @@ def _read_events(
         return ragged_values(table, f"{owner}.{name}").values[keep]
 
     tensors = {f"lengths.{owner}": torch.from_numpy(lengths.astype(np.int32))}
-    for name, size in declared.dynamic.items():
-        tensors[f"dynamic.{owner}.{name}"] = torch.from_numpy(column(name).astype(np.uint8 if size <= 2**8 else np.int16))
+    for name, size in declared.side.items():
+        tensors[f"side.{owner}.{name}"] = torch.from_numpy(column(name).astype(np.uint8 if size <= 2**8 else np.int16))
     if now is not None:
         seconds = np.repeat(now, lengths) - column("time").astype(np.int64)
         tensors[f"age.{owner}"] = torch.from_numpy(np.clip(seconds, 0, MAX_AGE_SECONDS).astype(np.int32))
     # As int64 KeyedJaggedTensors: 8 bytes per value, 4 bytes of length per request, for every field and the time.
-    plain_bytes = (len(declared.static) + len(tensors) - 1) * (8 * int(lengths.sum()) + 4 * len(lengths))
-    return _Events([column(field.name).astype(np.int64) for field in declared.static], tensors, plain_bytes)
+    plain_bytes = (len(declared.ids) + len(tensors) - 1) * (8 * int(lengths.sum()) + 4 * len(lengths))
+    return _Events([column(field.name).astype(np.int64) for field in declared.ids], tensors, plain_bytes)

@@ -1,6 +1,6 @@
 """Host-side dedup: the distinct tokens of a batch and, for every event, which of them it is.
 
-A token is the tuple of static fields of one event. Everything later (transfer, lookup, all-to-all) handles the U unique
+A token is the tuple of ids of one event. Everything later (transfer, lookup, all-to-all) handles the U unique
 tokens; the N events keep only an index into them. Legend: N events, U unique tokens, F fields.
 
 Tokens are numbered in order of first occurrence by a hash table in C++ (`_host.cpp`, built by setup.py). Where it could not

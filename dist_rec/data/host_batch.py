@@ -14,18 +14,19 @@ class HostBatch(UniqueTokens):
     """What `collate` makes, and `to` turns into a `SequenceBatch`, where the shapes and types of the tensors are.
 
     - owners are the sequences, "candidate" and "context"; beside the ids there are for every owner but context
-      `lengths.<owner>`, `dynamic.<owner>.<field>` and `age.<owner>`, and `labels`, `truth`, `seen`, `group`, `share`
-    - `dynamic` owner -> names of its dynamic fields
+      `lengths.<owner>`, `side.<owner>.<field>` and `age.<owner>`, and `labels`, `oracle`, `visible_events`,
+      `grouping_key`, `candidates_per_rank`
+    - `side` owner -> names of its side values
     - `plain_bytes`: bytes the same batch would take as int64 KeyedJaggedTensors without dedup
     """
 
-    dynamic: dict[str, tuple[str, ...]]
+    side: dict[str, tuple[str, ...]]
     max_candidates: int
     plain_bytes: int
 
     @property
     def num_requests(self) -> int:
-        return len(self.tensors["group"])
+        return len(self.tensors["grouping_key"])
 
     @property
     def num_candidates(self) -> int:
@@ -35,9 +36,9 @@ class HostBatch(UniqueTokens):
     def num_events(self) -> int:
         return sum(count for owner, count in self.counts.items() if owner not in (CANDIDATE, CONTEXT))
 
-    def set_share(self, share: float) -> None:
-        """Writes the step's `share` into the buffer, before it is copied."""
-        self.tensors["share"].fill_(share)
+    def set_candidates_per_rank(self, count: float) -> None:
+        """Writes the number of an average rank in this step into the buffer, before it is copied."""
+        self.tensors["candidates_per_rank"].fill_(count)
 
     def to(  # pyright: ignore[reportIncompatibleMethodOverride] - an opened batch moves no further
         self, device: torch.device, non_blocking: bool = False
@@ -49,10 +50,10 @@ class HostBatch(UniqueTokens):
             owner: JaggedEvents(
                 lengths=tensors[f"lengths.{owner}"],
                 inverse=there.inverse(owner),
-                dynamic={name: tensors[f"dynamic.{owner}.{name}"] for name in names},
+                side={name: tensors[f"side.{owner}.{name}"] for name in names},
                 age=tensors.get(f"age.{owner}"),
             )
-            for owner, names in self.dynamic.items()
+            for owner, names in self.side.items()
         }
         return SequenceBatch(
             unique=there.deduplicated,
@@ -60,9 +61,9 @@ class HostBatch(UniqueTokens):
             candidates=events.pop(CANDIDATE),
             sequences=events,
             labels=tensors["labels"],
-            truth=tensors.get("truth"),
-            seen=tensors.get("seen"),
-            group=tensors["group"],
-            share=tensors["share"],
+            oracle=tensors.get("oracle"),
+            visible_events=tensors.get("visible_events"),
+            grouping_key=tensors["grouping_key"],
+            candidates_per_rank=tensors["candidates_per_rank"],
             max_candidates=self.max_candidates,
         )

@@ -34,7 +34,7 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """All splits, and per field "history.item" the distinct ids seen in them and the size of its table."""
+    """All splits, and per field "history.item" the distinct ids that occur in them and the size of its table."""
 
     name: str
     splits: list[SplitReport]
@@ -47,12 +47,12 @@ def inspect_dataset(path: Path) -> DatasetReport:
     Raises ConfigError for its schema, and DataError for its files or if it has no split.
     """
     schema = load_schema(path)
-    folders = _splits(Path(path))
+    folders = split_folders(Path(path))
     if not folders:
         raise DataError(f"{path}: expected at least one sub-folder with Parquet files, got none")
-    seen = {key: np.zeros(size, dtype=bool) for key, size in schema.layout.sizes.items()}
-    splits = [_inspect_split(folder, schema, seen) for folder in folders]
-    return DatasetReport(schema.name, splits, {key: (int(ids.sum()), len(ids)) for key, ids in seen.items()})
+    occurred = {key: np.zeros(size, dtype=bool) for key, size in schema.layout.sizes.items()}
+    splits = [_inspect_split(folder, schema, occurred) for folder in folders]
+    return DatasetReport(schema.name, splits, {key: (int(ids.sum()), len(ids)) for key, ids in occurred.items()})
 
 
 def render(report: DatasetReport) -> RenderableType:
@@ -78,7 +78,7 @@ def render(report: DatasetReport) -> RenderableType:
     return Group(splits, fields)
 
 
-def _splits(path: Path) -> list[Path]:
+def split_folders(path: Path) -> list[Path]:
     """Folders right below that have Parquet files, at any depth. What else looks like data is named in a warning."""
     with reading(path):
         entries = sorted(entry for entry in path.iterdir() if not is_hidden(entry.name))
@@ -92,15 +92,15 @@ def _splits(path: Path) -> list[Path]:
     return splits
 
 
-def _inspect_split(folder: Path, schema: Schema, seen: dict[str, NDArray[np.bool_]]) -> SplitReport:
-    """Marks in `seen` the ids of each field that occur."""
+def _inspect_split(folder: Path, schema: Schema, occurred: dict[str, NDArray[np.bool_]]) -> SplitReport:
+    """Marks in `occurred` the ids of each field that occur."""
     lengths: dict[str, list[NDArray[np.int32]]] = {sequence.name: [] for sequence in schema.sequences}
     ones, defined = np.zeros((2, len(schema.candidate.labels)))
     rows = candidates = tokens = unique = nbytes = plain_bytes = batches = 0
     first_keys = [feature_set.keys[0] for name, feature_set in schema.layout.feature_sets.items() if name != CONTEXT]
     for batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
         labels = batch.tensors["labels"]
-        for key, ids in seen.items():
+        for key, ids in occurred.items():
             ids[batch.ids_of(key).numpy()] = True
         for name, parts in lengths.items():
             parts.append(batch.tensors[f"lengths.{name}"].numpy())

@@ -135,9 +135,9 @@ class RequestReader(IterableDataset):
 
 def check_max_length(schema: Schema, max_length: int | None) -> None:
     """Raises ConfigError if histories may not be cut."""
-    if max_length is not None and schema.candidate.seen:
+    if max_length is not None and schema.candidate.visible_events:
         raise ConfigError(
-            f"data.max_length={max_length}: expected none for this dataset (candidate.seen is true), since cutting a history "
+            f"data.max_length={max_length}: expected none for this dataset (candidate.visible_events is true), since cutting a history "
             "would leave its early candidates without events"
         )
 

@@ -109,7 +109,7 @@ class CountedBatches(Iterator[HostBatch]):
             BatchSize(batch.num_requests, batch.num_candidates, batch.num_events, batch.nbytes, batch.plain_bytes)
         )
         (candidates,) = self._ranks.total(batch.num_candidates)
-        batch.set_share(candidates / self._ranks.world_size)
+        batch.set_candidates_per_rank(candidates / self._ranks.world_size)
         return batch
 
     def trained(self) -> BatchSize:

@@ -37,7 +37,7 @@ def test_rebuilds_every_field(count: int, longest: int, seed: int, newest: int |
         assert _ids(batch, f"history.{name}", history) == _flat(rows, f"history.{name}", newest)
         assert _ids(batch, f"history.{name}", batch.candidates) == _flat(rows, f"candidate.{name}")
     assert _ids(batch, "searches.query", batch.sequences["searches"]) == _flat(rows, "searches.query", newest)
-    assert history.dynamic["page"].tolist() == _flat(rows, "history.page", newest)
+    assert history.side["page"].tolist() == _flat(rows, "history.page", newest)
     assert history.age is not None and history.age.tolist() == [1000 - t for t in _flat(rows, "history.time", newest)]
     assert history.lengths.tolist() == [min(len(row["history.item"]), newest or 99) for row in rows]
     assert batch.candidates.lengths.tolist() == [len(row["candidate.item"]) for row in rows]
@@ -59,12 +59,12 @@ def test_types_and_shapes() -> None:
     assert batch.unique.stride() == 1 and batch.unique.values().dtype == torch.int64
     assert batch.unique.keys() == ["context.user", "history.item", "history.kind", "searches.query"]
     assert batch.unique.lengths().dtype == history.lengths.dtype == history.inverse.dtype == torch.int32
-    assert history.dynamic["action"].dtype == torch.uint8 and history.dynamic["page"].dtype == torch.int16
+    assert history.side["action"].dtype == torch.uint8 and history.side["page"].dtype == torch.int16
     assert history.age is not None and history.age.dtype == torch.int32 and batch.candidates.age is None
     assert batch.labels.shape == (batch.num_candidates, 2) and batch.labels.dtype == torch.float32
-    assert batch.truth is not None and batch.truth.shape == batch.labels.shape and batch.truth.dtype == torch.float32
-    assert batch.group.tolist() == [0, 1, 2, 3, 4] and batch.group.dtype == torch.int64
-    assert float(batch.share) == batch.num_candidates and batch.seen is None
+    assert batch.oracle is not None and batch.oracle.shape == batch.labels.shape and batch.oracle.dtype == torch.float32
+    assert batch.grouping_key.tolist() == [0, 1, 2, 3, 4] and batch.grouping_key.dtype == torch.int64
+    assert float(batch.candidates_per_rank) == batch.num_candidates and batch.visible_events is None
 
 
 def test_a_label_without_its_condition_is_nan() -> None:
@@ -72,7 +72,7 @@ def test_a_label_without_its_condition_is_nan() -> None:
     rows = make_rows(20)
     click, buy = (torch.tensor(_flat(rows, f"candidate.{label}"), dtype=torch.float32) for label in ("click", "buy"))
     for task, condition, columns in (("buy", "click", [click, buy]), ("click", "buy", [buy, click])):
-        candidate = {"static": ["item", "kind"], "labels": ["click", "buy"], "truth": True, "given": {task: condition}}
+        candidate = {"ids": ["item", "kind"], "labels": ["click", "buy"], "oracle": True, "given": {task: condition}}
         schema = make_schema(candidate=candidate)
         sent = collate(make_table(rows, schema), schema)
         batch = sent.to(CPU)
@@ -80,16 +80,16 @@ def test_a_label_without_its_condition_is_nan() -> None:
         assert torch.equal(observed[condition], columns[0]), "the condition itself is always defined"
         assert torch.equal(observed[task].isnan(), columns[0] == 0)
         assert torch.equal(observed[task][columns[0] == 1], columns[1][columns[0] == 1])
-        assert batch.truth is not None and batch.truth.isfinite().all()
+        assert batch.oracle is not None and batch.oracle.isfinite().all()
         assert sent.plain_bytes == collate(make_table(rows), make_schema()).plain_bytes
 
 
 def test_seen() -> None:
     row = {"user": 2**40, "history.item": [4, 5], "history.correct": [1, 0]}
-    row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.seen": [0, 1]}
+    row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.visible_events": [0, 1]}
     batch = _opened([row], seen_schema())
-    assert batch.seen is not None and batch.seen.tolist() == [0, 1] and batch.seen.dtype == torch.int32
-    assert batch.context is None and batch.truth is None and batch.group.tolist() == [2**40]
+    assert batch.visible_events is not None and batch.visible_events.tolist() == [0, 1] and batch.visible_events.dtype == torch.int32
+    assert batch.context is None and batch.oracle is None and batch.grouping_key.tolist() == [2**40]
     assert batch.sequences["history"].age is None
 
 
@@ -108,12 +108,12 @@ def test_empty_batch(schema: Schema) -> None:
     assert sent.num_requests == sent.num_candidates == sent.num_events == sent.plain_bytes == 0
     batch, keys = sent.to(CPU), list(schema.layout.tables)
     assert batch.unique.keys() == keys and batch.unique.lengths().tolist() == [0] * len(keys) and batch.unique.stride() == 1
-    assert batch.labels.shape == (0, len(schema.candidate.labels)) and float(batch.share) == 0.0
+    assert batch.labels.shape == (0, len(schema.candidate.labels)) and float(batch.candidates_per_rank) == 0.0
 
 
 def test_plain_bytes_by_hand() -> None:
     row = {"user": 7, "history.item": [4, 5, 4], "history.correct": [1, 0, 1]}
-    row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.seen": [0, 1]}
+    row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.visible_events": [0, 1]}
     batch = collate(make_table([row], seen_schema()), seen_schema())
     events = 2 * (3 * 8 + 4)  # item and correct: three values and one length each
     candidates = 2 * 8 + 4

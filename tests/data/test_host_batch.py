@@ -15,7 +15,7 @@ from tests.data.requests import make_rows, make_schema, make_table, seen_schema
 
 CPU = torch.device("cpu")
 SEEN = {"user": 7, "history.item": [4, 5, 4], "history.correct": [1, 0, 1]}
-SEEN |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.seen": [0, 1]}
+SEEN |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.visible_events": [0, 1]}
 CASES = {
     "full": (make_schema(), make_rows(9)),
     "without context": (make_schema(context=[]), make_rows(9)),
@@ -60,9 +60,9 @@ def test_comes_whole_out_of_another_process(schema: Schema, rows: list[dict], de
     opened = sent.to(CPU)
     _assert_same(pickle.loads(pickle.dumps(sent)).to(CPU), opened)
     assert list(opened.sequences) == [of.name for of in schema.sequences]
-    assert sent.num_requests == len(rows) == len(opened.group)
+    assert sent.num_requests == len(rows) == len(opened.grouping_key)
     assert (sent.num_candidates, sent.max_candidates) == (opened.num_candidates, opened.max_candidates)
-    assert sent.num_events == sum(len(row[f"{of.name}.{of.static[0].name}"]) for row in rows for of in schema.sequences)
+    assert sent.num_events == sum(len(row[f"{of.name}.{of.ids[0].name}"]) for row in rows for of in schema.sequences)
 
 
 def test_each_part_is_as_small_as_it_can_be() -> None:
@@ -77,7 +77,7 @@ def test_each_part_is_as_small_as_it_can_be() -> None:
     }
     assert sent.bits["history"] == sent.bits["candidate"] == (sent.num_unique["history.item"] - 1).bit_length()
     assert len(tensors["inverse.history"]) == -(-sent.counts["history"] * sent.bits["history"] // 32) + 1
-    assert tensors["dynamic.history.action"].dtype == torch.uint8
+    assert tensors["side.history.action"].dtype == torch.uint8
     assert tensors["lengths.history"].dtype == torch.int32
 
 
@@ -104,6 +104,6 @@ def test_stays_bit_packed_on_a_device_and_moves_once(monkeypatch: pytest.MonkeyP
 
 def test_share_is_set_before_the_copy() -> None:
     sent = _sent(make_rows(3))
-    sent.set_share(2.5)
-    share = sent.to(CPU).share
+    sent.set_candidates_per_rank(2.5)
+    share = sent.to(CPU).candidates_per_rank
     assert float(share) == 2.5 and share.dtype == torch.float32 and share.shape == ()

@@ -38,7 +38,7 @@ Row = dict[str, Any]
 def model_config(**changes: Any) -> ModelConfig:
     """A small model; `changes` are those of ModelConfig, nested as in a recipe."""
     tree: dict[str, Any] = {
-        "tokens": {"width": 8, "hidden": 12, "max_positions": 16, "time_dim": 4, "dynamic_dim": 4},
+        "tokens": {"width": 8, "hidden": 12, "max_positions": 16, "time_dim": 4, "side_dim": 4},
         "longer": {"merge": 2, "k": 3, "heads": 2, "inner_heads": 2},
         "head": {"hidden": [16]},
     }
@@ -144,13 +144,13 @@ def seen_row(rng: np.random.Generator, events: int, seen: list[int]) -> Row:
         "history.correct": rng.integers(0, 2, events).tolist(),
         "candidate.item": rng.integers(0, 50, len(seen)).tolist(),
         "candidate.correct": rng.integers(0, 2, len(seen)).tolist(),
-        "candidate.seen": seen,
+        "candidate.visible_events": seen,
     }
 
 
 def cut(row: Row, candidate: int) -> Row:
     """A request with only one of the candidates, and the history that this candidate sees."""
-    limit = row["candidate.seen"][candidate]
+    limit = row["candidate.visible_events"][candidate]
     return {
         name: value if not isinstance(value, list) else value[:limit] if name.startswith("history") else [value[candidate]]
         for name, value in row.items()

@@ -110,7 +110,7 @@ def test_no_candidates_leave_zero_gradients(changes: dict[str, Any], requests: i
 def test_seen_equals_a_history_cut_to_it(name: str, position: str) -> None:
     rng = np.random.default_rng(0)
     rows = [seen_row(rng, 9, [0, 4, 9, 1]), seen_row(rng, 0, [0]), seen_row(rng, 3, []), seen_row(rng, 14, [13, 2])]
-    alone = [cut(row, c) for row in rows for c in range(len(row["candidate.seen"]))]
+    alone = [cut(row, c) for row in rows for c in range(len(row["candidate.visible_events"]))]
     model = make_model(seen_schema(), **_seen(name, position))
     together, apart = make_batch(rows, seen_schema()), make_batch(alone, seen_schema())
     _close(model(together), model(apart))
@@ -187,7 +187,7 @@ def _head_width(model: Model) -> int:
 
 
 def test_candidates_may_have_dynamic_fields() -> None:
-    schema = make_schema(candidate={"static": ["item"], "dynamic": {"slot": 4}, "labels": ["click"], "truth": True})
+    schema = make_schema(candidate={"ids": ["item"], "side": {"slot": 4}, "labels": ["click"], "oracle": True})
     rows = [row | {"candidate.slot": [c % 4 for c in range(len(row["candidate.item"]))]} for row in make_rows(6)]
     other = [row | {"candidate.slot": [(slot + 1) % 4 for slot in row["candidate.slot"]]} for row in rows]
     model = make_model(schema)
@@ -197,7 +197,7 @@ def test_candidates_may_have_dynamic_fields() -> None:
 def test_swiglu_works_with_seen() -> None:
     rng = np.random.default_rng(0)
     rows = [seen_row(rng, 9, [0, 4, 9, 1]), seen_row(rng, 3, [])]
-    alone = [cut(row, c) for row in rows for c in range(len(row["candidate.seen"]))]
+    alone = [cut(row, c) for row in rows for c in range(len(row["candidate.visible_events"]))]
     settings = {**_seen("hyformer", "none"), "hyformer": {"heads": 2, "sequences": {"history": {"encoder": "swiglu"}}}}
     model = make_model(seen_schema(), **settings)
     _close(model(make_batch(rows, seen_schema())), model(make_batch(alone, seen_schema())))

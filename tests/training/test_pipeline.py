@@ -33,7 +33,7 @@ def _shares() -> tuple[list[float], list[int]]:
     ranks = these_ranks()
     loader: Any = [collate(make_table(_rows_with(count)), make_schema()) for count in CANDIDATES[ranks.rank]]
     counted = CountedBatches(loader, ranks)
-    shares = [float(batch.tensors["share"]) for batch in counted]
+    shares = [float(batch.tensors["candidates_per_rank"]) for batch in counted]
     return shares, [counted.trained().candidates for _ in shares]
 
 
@@ -55,7 +55,7 @@ def test_sizes_are_what_the_batch_holds(data: Path, tmp_path: Path, alone: Ranks
         size = counted.trained()
         assert (size.requests, size.candidates, size.events) == (batch.num_requests, batch.num_candidates, batch.num_events)
         assert (size.nbytes, size.plain_bytes) == (batch.nbytes, batch.plain_bytes)
-        assert float(batch.tensors["share"]) == batch.num_candidates
+        assert float(batch.tensors["candidates_per_rank"]) == batch.num_candidates
 
 
 def test_nothing_is_in_flight_after_a_run_through(data: Path, tmp_path: Path, alone: Ranks) -> None:

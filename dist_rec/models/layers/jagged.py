@@ -33,7 +33,9 @@ class CandidateView:
     @classmethod
     def of(cls, batch: SequenceBatch, features: Tensor, context: Tensor | None) -> "CandidateView":
         counts = batch.candidates.lengths
-        return cls(features, context, segment_ids(counts, batch.num_candidates), counts, batch.seen, batch.max_candidates)
+        return cls(
+            features, context, segment_ids(counts, batch.num_candidates), counts, batch.visible_events, batch.max_candidates
+        )
 
 
 @dataclass(frozen=True)

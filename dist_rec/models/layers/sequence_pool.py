@@ -10,9 +10,9 @@ from dist_rec.models.layers.tokens import EventTokens
 
 
 class SequencePool(nn.Module):
-    """Unique rows (U, De) and the events of one sequence -> (C, D): projected mean of `[e_t ; tau(dt_t) ; dynamic fields]`.
+    """Unique rows (U, De) and the events of one sequence -> (C, D): projected mean of `[e_t ; tau(dt_t) ; side values]`.
 
-    Embeddings of times and dynamic fields are those of the sequence's tokens. Without a bias: no events, no pool.
+    Embeddings of times and side values are those of the sequence's tokens. Without a bias: no events, no pool.
     """
 
     def __init__(self, row_dim: int, tokens: EventTokens, width: int) -> None:
