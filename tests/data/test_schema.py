@@ -107,8 +107,8 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_wrong_key_names_the_nearest(tmp_path: Path) -> None:
     write_schema(tmp_path, make_schema())
     path = tmp_path / "schema.yaml"
-    path.write_text(path.read_text().replace("truth:", "thruth:"))
-    with pytest.raises(ConfigError, match=r"candidate\.thruth: unknown key; did you mean 'truth'"):
+    path.write_text(path.read_text().replace("oracle:", "orakle:"))
+    with pytest.raises(ConfigError, match=r"candidate\.orakle: unknown key; did you mean 'oracle'"):
         load_schema(tmp_path)
 
 

@@ -50,7 +50,7 @@ def test_eight_candidates_are_eight_requests_with_one(name: str) -> None:
     """Outputs and the gradient of every parameter, tables included."""
     rows = _rows([8, 3, 8, 0, 1])
     together, apart = make_batch(rows), make_batch(one_candidate_each(rows))
-    assert together.num_candidates == apart.num_candidates == len(apart.group) == 20
+    assert together.num_candidates == apart.num_candidates == len(apart.grouping_key) == 20
     model = make_model(**MODELS[name])
     _close(model(together), model(apart))
     _same_gradients(model.gradients(together), model.gradients(apart))
