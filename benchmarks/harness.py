@@ -24,7 +24,9 @@ class Timing:
         return f"{1e3 * self.p20:.1f} / {1e3 * self.p50:.1f} / {1e3 * self.p80:.1f}"
 
 
-def measure_side_by_side(calls: dict[str, Callable[[], object]], *, repeats: int, warm_up: int = 2) -> dict[str, Timing]:
+def measure_side_by_side(
+    calls: dict[str, Callable[[], object]], *, repeats: int, warm_up: int = 2
+) -> dict[str, Timing]:
     """Times several calls in turns, so that whatever disturbs the machine disturbs all of them."""
     for _ in range(warm_up):
         for call in calls.values():
@@ -41,9 +43,8 @@ def measure_side_by_side(calls: dict[str, Callable[[], object]], *, repeats: int
 def measure_on_gpu(calls: dict[str, Callable[[], object]], *, repeats: int, warm_up: int = 3) -> dict[str, Timing]:
     """Times several calls in turns with CUDA events: kernels only, from a cold L2 cache.
 
-    Before each call the cache is overwritten and the GPU put to sleep for about a millisecond, in which the host launches the
-    call: its launch overhead is then not in the time, as it is not in a training step that runs ahead.
-    """
+    Before each call the cache is overwritten and the GPU put to sleep for about a millisecond, in which the host
+    launches the call: its launch overhead is then not in the time, as it is not in a training step that runs ahead."""
     for _ in range(warm_up):
         for call in calls.values():
             call()
@@ -73,10 +74,15 @@ def hardware() -> str:
 def provenance() -> list[str]:
     """Commit, hardware and versions, as Markdown lines."""
     root = Path(__file__).resolve().parents[1]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True).stdout.strip()
-    dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True
+    ).stdout.strip()
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True
+    ).stdout.strip()
     cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?"
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "?",
     )
     family = {
         line.split(":")[0].strip(): line.split(":")[1].strip()

@@ -28,9 +28,9 @@ def train(
 
     Args:
         config: a recipe, or the path of its YAML file.
-        model, loss, optimizer, embedding_optimizer, reader, metrics: parts of one's own in the place of those in the recipe: a
-            class, or `dist_rec.part(Class, {option: value})`. A class must be importable by its name, so that checkpoints can
-            name it; one in the script that is run is.
+        model, loss, optimizer, embedding_optimizer, reader, metrics: parts of one's own in the place of those in the
+            recipe: a class, or `dist_rec.part(Class, {option: value})`. A class must be importable by its name, so that
+            checkpoints can name it; one in the script that is run is.
         resume: checkpoint folder to go on from.
 
     Returns:

@@ -1,6 +1,8 @@
-"""What every test gets: the same seed, one torch thread, and a reason instead of a failure where a GPU is needed and missing.
+"""What every test gets: the same seed, one torch thread, and a reason instead of a failure where a GPU is needed and
+missing.
 
-Without a GPU, Triton kernels run in Triton's interpreter, which is chosen when a kernel's module is imported: hence on top.
+Without a GPU, Triton kernels run in Triton's interpreter, which is chosen when a kernel's module is imported: hence on
+top.
 
 Marker: `gpu` needs a CUDA device; such tests skip themselves without one.
 """

@@ -1,4 +1,5 @@
-"""The rules of the house hold, and each can fail: a planted breach is found. The rules themselves: tests/helpers/house.py."""
+"""The rules of the house hold, and each can fail: a planted breach is found. The rules themselves:
+tests/helpers/house.py."""
 
 import subprocess
 import sys
@@ -22,9 +23,11 @@ from tests.helpers.house import (
 
 ROOT = Path(__file__).resolve().parents[1]
 _OPERATOR = (
-    "the signature of an operator: tensors, their offsets, and keyword-only options that each say one thing about the mask"
+    "the signature of an operator: tensors, their offsets, and keyword-only options that each say one thing "
+    "about the mask"
 )
-# Breaches of a hard budget that are wanted: "path" or "path::function" -> the reason. An entry that is not needed fails too.
+# Breaches of a hard budget that are wanted: "path" or "path::function" -> the reason. An entry that is not needed fails
+# too.
 EXCEPTIONS = {
     "kernels/cross_causal_attention/__init__.py::cross_causal_attention": _OPERATOR,
     "dist_rec/optim/hybrid.py::HybridOptimizer.__init__": "options of an optimizer, by keyword as torch's own have them",
@@ -82,8 +85,12 @@ def test_importing_is_light(module: str, forbidden: tuple[str, ...]) -> None:
 
 
 def test_operators_work_without_triton() -> None:
-    operators = [path.parent.name for path in sorted(ROOT.glob("kernels/*/__init__.py")) if path.parent.name != "common"]
-    code = "import sys; sys.modules['triton'] = None\n" + "".join(f"import dist_rec.kernels.{name}\n" for name in operators)
+    operators = [
+        path.parent.name for path in sorted(ROOT.glob("kernels/*/__init__.py")) if path.parent.name != "common"
+    ]
+    code = "import sys; sys.modules['triton'] = None\n" + "".join(
+        f"import dist_rec.kernels.{name}\n" for name in operators
+    )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, f"the reference must import where Triton is not installed:\n{ran.stderr}"
 
@@ -97,7 +104,9 @@ def house(tmp_path: Path) -> Path:
     """A small tree in good order."""
     for place in ("dist_rec/__init__.py", "dist_rec/models/__init__.py", "kernels/gather/__init__.py"):
         _write(tmp_path, place, "")
-    _write(tmp_path, "dist_rec/models/longer.py", "import torch\nfrom torchrec.sparse.jagged_tensor import JaggedTensor\n")
+    _write(
+        tmp_path, "dist_rec/models/longer.py", "import torch\nfrom torchrec.sparse.jagged_tensor import JaggedTensor\n"
+    )
     _write(tmp_path, "tests/models/test_longer.py", "")
     _write(tmp_path, "tests/kernels/test_gather.py", "")
     (tmp_path / "dist_rec" / "kernels").symlink_to("../kernels")
@@ -121,7 +130,11 @@ def test_a_tree_in_good_order_has_no_complaints(house: Path) -> None:
         ("dist_rec/models/longer.py", "import torch.distributed as dist", "may not import torch.distributed"),
         ("dist_rec/models/longer.py", "from torch import distributed", "may not import torch.distributed"),
         ("dist_rec/models/longer.py", "import torch\ntorch.distributed.barrier()", "may not use torch.distributed"),
-        ("dist_rec/models/longer.py", "def f():\n    from ..training import loop", "may not import dist_rec.training.loop"),
+        (
+            "dist_rec/models/longer.py",
+            "def f():\n    from ..training import loop",
+            "may not import dist_rec.training.loop",
+        ),
         (
             "dist_rec/models/longer.py",
             "from torchrec import EmbeddingCollection",
@@ -142,7 +155,9 @@ def test_finds_a_wrong_import(house: Path, place: str, text: str, complaint: str
     assert len(found) == 1 and complaint in found[0], found
 
 
-@pytest.mark.parametrize("text", ["import kernels", "from kernels.gather import op", "def f():\n    import kernels.gather"])
+@pytest.mark.parametrize(
+    "text", ["import kernels", "from kernels.gather import op", "def f():\n    import kernels.gather"]
+)
 def test_finds_kernels_by_the_wrong_name(house: Path, text: str) -> None:
     _write(house, "tests/models/test_longer.py", text)
     assert len(kernels_by_the_wrong_name(house)) == 1
@@ -195,8 +210,14 @@ def test_finds_what_is_over_budget(house: Path) -> None:
     _write(house, "dist_rec/models/wide.py", "def wide(self, a, b, c, d, e, *, f, g, h, i): ...")
     _write(house, "dist_rec/models/launch.py", "def launch(a, b, c, d, e, f, g, h, i):\n    kernel[1](a)")
     hard, soft = over_budget(house, {})
-    assert sorted(line.split(":")[0] for line in hard) == [f"dist_rec/models/{name}.py" for name in ("long", "longer", "wide")]
+    assert sorted(line.split(":")[0] for line in hard) == [
+        f"dist_rec/models/{name}.py" for name in ("long", "longer", "wide")
+    ]
     assert len(soft) == 1
-    reasons = {"dist_rec/models/longer.py": "x", "dist_rec/models/long.py::long": "x", "dist_rec/models/wide.py::wide": "x"}
+    reasons = {
+        "dist_rec/models/longer.py": "x",
+        "dist_rec/models/long.py::long": "x",
+        "dist_rec/models/wide.py::wide": "x",
+    }
     assert over_budget(house, reasons)[0] == []
     assert "remove it from EXCEPTIONS" in over_budget(house, {**reasons, "dist_rec/gone.py": "x"})[0][0]

@@ -314,7 +314,12 @@ def _remove(hooks: list[RemovableHandle]) -> None:
 
 
 def _compress(
-    bucket: Bucket, grads: list[Tensor], scale: float, residual: Tensor | None, present: Mapping[str, bool], buffer: Tensor
+    bucket: Bucket,
+    grads: list[Tensor],
+    scale: float,
+    residual: Tensor | None,
+    present: Mapping[str, bool],
+    buffer: Tensor,
 ) -> Tensor:
     """Rounds the scaled gradients plus `residual` into `buffer` and returns the new residual, (numel,) in fp32.
     Parameters without a gradient keep their old residual."""

@@ -30,8 +30,9 @@ FAILED = "dist_rec/failed"  # how many ranks have said what ended the run
 
 @contextmanager
 def one_voice() -> Iterator[None]:
-    """Around the work of a rank: an error that a user can do something about becomes one sentence, from the rank that met it
-    first, and exit code 2 on all of them. A bug keeps its traceback. Comm: only when it ends badly, over the job's store."""
+    """Around the work of a rank: an error that a user can do something about becomes one sentence, from the rank that
+    met it first, and exit code 2 on all of them. A bug keeps its traceback. Comm: only when it ends badly, over the
+    job's store."""
     try:
         yield
     except Exception as error:
@@ -70,7 +71,8 @@ def is_gone(error: BaseException) -> bool:
 
 
 def _first() -> bool | None:
-    """Whether no other rank has spoken yet; None if that cannot be known, since the rank that keeps the count is gone."""
+    """Whether no other rank has spoken yet; None if that cannot be known, since the rank that keeps the count is
+    gone."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return True
     try:

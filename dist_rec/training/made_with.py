@@ -1,9 +1,8 @@
 """What a checkpoint was made with: `made_with.json` beside its tensors, compared by name before anything is loaded.
 
-Weights belong to names of fields, tables and tasks, but a tensor only knows places: swap two labels in a schema, and every
-shape still fits. So the names are kept with the weights. Where only their order differs, the model is built in the order of
-the checkpoint; any other difference is an error that says what it is.
-"""
+Weights belong to names of fields, tables and tasks, but a tensor only knows places: swap two labels in a schema, and
+every shape still fits. So the names are kept with the weights. Where only their order differs, the model is built in
+the order of the checkpoint; any other difference is an error that says what it is."""
 
 import json
 import platform
@@ -45,7 +44,9 @@ class MadeWith(BaseModel):
 
     @classmethod
     def now(cls, schema: Schema, recipe: Config, ranks: int, step: int) -> "MadeWith":
-        return cls(schema_=schema, recipe=recipe, versions=versions(), ranks=ranks, step=step, optimizer_state=OPTIMIZER_STATE)
+        return cls(
+            schema_=schema, recipe=recipe, versions=versions(), ranks=ranks, step=step, optimizer_state=OPTIMIZER_STATE
+        )
 
     @classmethod
     def read(cls, checkpoint: Path) -> "MadeWith":
@@ -53,7 +54,8 @@ class MadeWith(BaseModel):
         path = checkpoint / FILE
         if not path.is_file():
             raise ConfigError(
-                f"{checkpoint}: not a checkpoint, or an incomplete one: it has no {FILE}; expected a folder made by a run, "
+                f"{checkpoint}: not a checkpoint, or an incomplete one: it has no {FILE}; expected a folder made by a "
+                "run, "
                 "such as runs/quickstart/checkpoints/last"
             )
         try:
@@ -72,15 +74,15 @@ class MadeWith(BaseModel):
         (checkpoint / FILE).write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
 
     def schema_for(self, schema: Schema, recipe: Config, checkpoint: Path, *, resumed: bool = False) -> Schema:
-        """The schema to build the model with, so that the checkpoint's weights get to the names that they belong to: fields,
-        tables and tasks in the checkpoint's order, columns as they are now.
+        """The schema to build the model with, so that the checkpoint's weights get to the names that they belong to:
+        fields, tables and tasks in the checkpoint's order, columns as they are now.
 
-        Raises ConfigError with every difference in names, sizes and meanings, of the recipe too; with `resumed` also of what
-        a run that goes on must share.
-        """
+        Raises ConfigError with every difference in names, sizes and meanings, of the recipe too; with `resumed` also of
+        what a run that goes on must share."""
         if resumed and self.optimizer_state != OPTIMIZER_STATE:
             raise ConfigError(
-                f"{checkpoint}: saved by an earlier version of dist_rec, which kept the state of the optimizer in another form; "
+                f"{checkpoint}: saved by an earlier version of dist_rec, which kept the state of the optimizer in "
+                "another form; "
                 "its weights can be evaluated, but a run cannot go on from it"
             )
         differing = _differences(_facts(self.schema_), _facts(schema))
@@ -129,7 +131,9 @@ def _facts(schema: Schema) -> dict[str, Any]:
     facts |= {f"{owner}, field {name}": f"{size} values" for owner, of in side.items() for name, size in of.items()}
     facts |= {f"sequence {s.name}, times": s.time for s in schema.sequences}
     given = schema.candidate.given
-    facts |= {f"label {name}": f"given {given[name]}" if name in given else "defined" for name in schema.candidate.labels}
+    facts |= {
+        f"label {name}": f"given {given[name]}" if name in given else "defined" for name in schema.candidate.labels
+    }
     facts["candidate.visible_events"] = schema.candidate.visible_events
     facts |= {f"group {name}": sorted(fields) for name, fields in schema.feature_groups.items()}
     return facts

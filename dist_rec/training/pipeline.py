@@ -117,7 +117,8 @@ class CountedBatches(Iterator[HostBatch]):
 
 
 def run_through(pipeline: TrainPipelineSparseDist[Any, Any], batches: Iterator[HostBatch]) -> Iterator[Any]:
-    """Outputs of every step until `batches` ends; then nothing is in flight, so that the model may be evaluated or saved."""
+    """Outputs of every step until `batches` ends; then nothing is in flight, so that the model may be evaluated or
+    saved."""
     while True:
         try:
             yield pipeline.progress(batches)

@@ -47,7 +47,8 @@ def check_study(config: Config, resume: Path | None) -> None:
     """Raises ConfigError if one checkpoint is to be resumed by several runs."""
     if resume is not None and len(members(config)) > 1:
         raise ConfigError(
-            f"--resume {resume}: a checkpoint belongs to one run, but data.folds and run.seeds ask for {len(members(config))}; "
+            f"--resume {resume}: a checkpoint belongs to one run, but data.folds and run.seeds ask for "
+            f"{len(members(config))}; "
             "resume with that run's own recipe.yaml"
         )
 
@@ -122,7 +123,11 @@ def summarize(folder: Path, config: Config, results: dict[str, RunResult]) -> li
             by_seed.setdefault(name.split("/")[0] if config.run.seeds else "", []).append(result.test[task].auc)
         every = [auc for aucs in by_seed.values() for auc in aucs]
         means = {seed: statistics.mean(aucs) for seed, aucs in by_seed.items()}
-        tasks[task] = {"mean_auc": statistics.mean(every), "stdev_auc": statistics.stdev(every), "mean_auc_by_seed": means}
+        tasks[task] = {
+            "mean_auc": statistics.mean(every),
+            "stdev_auc": statistics.stdev(every),
+            "mean_auc_by_seed": means,
+        }
         line = f"{task}: mean test AUC {statistics.mean(every):.4f} over {len(every)} runs"
         line += f", standard deviation {statistics.stdev(every):.4f}"
         if len(means) > 1:

@@ -1,4 +1,5 @@
-"""The rules that tests/test_house.py keeps, read from the syntax trees: functions from a folder to a list of complaints."""
+"""The rules that tests/test_house.py keeps, read from the syntax trees: functions from a folder to a list of
+complaints."""
 
 import ast
 import os
@@ -36,7 +37,11 @@ _common = Rule(others=("torch",))
 _config = Rule(others=("pydantic", "yaml"))
 _kernels = Rule(others=("torch", "triton"), never=("torch.distributed",))
 _data = Rule(
-    project=("dist_rec.common", "dist_rec.config", "dist_rec.kernels.unique_ids"),  # the packed index that a batch carries
+    project=(
+        "dist_rec.common",
+        "dist_rec.config",
+        "dist_rec.kernels.unique_ids",
+    ),  # the packed index that a batch carries
     others=(
         *("numpy", "pyarrow", "torch", "torchdata", "torchmetrics", "torchrec.sparse", "torchrec.streamable", "rich"),
         *("pydantic", "yaml"),  # the schema is a YAML file that pydantic checks
@@ -79,7 +84,9 @@ RULES = {
     "dist_rec.optim": _optim,
     "dist_rec.training": _train,
     "dist_rec.serve": Rule(project=("dist_rec.models", "dist_rec.embedding", "dist_rec.kernels"), others=("torch",)),
-    "dist_rec.doctor": Rule(project=("dist_rec.data._host",), others=("rich", "torch", "torchrec", "fbgemm_gpu", "triton")),
+    "dist_rec.doctor": Rule(
+        project=("dist_rec.data._host",), others=("rich", "torch", "torchrec", "fbgemm_gpu", "triton")
+    ),
     "dist_rec.cli": Rule(
         project=(
             "dist_rec.training",
@@ -140,7 +147,8 @@ def python_files(root: Path, *folders: str) -> Iterator[Path]:
 
 
 def imports(source: Source) -> Iterator[tuple[int, list[str]]]:
-    """Line and possible targets of every import, at any depth: `from a import b` may mean the module a.b or a name in a."""
+    """Line and possible targets of every import, at any depth: `from a import b` may mean the module a.b or a name in
+    a."""
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, [name.name]) for name in node.names)
@@ -173,7 +181,9 @@ def wrong_imports(root: Path) -> list[str]:
             allowed = Rule(rule.project + own.project, rule.others + own.others, rule.never)
             if not allowed.allows(targets):
                 complaints.append(f"{source.place}:{line}: {source.part} may not import {targets[-1]}")
-        complaints += [f"{source.place}:{line}: {source.part} may not use {name}" for line, name in _used(source, rule.never)]
+        complaints += [
+            f"{source.place}:{line}: {source.part} may not use {name}" for line, name in _used(source, rule.never)
+        ]
     return complaints
 
 
@@ -200,10 +210,13 @@ def wrong_link(root: Path) -> list[str]:
     complaints = []
     if not link.is_symlink() or os.readlink(link) != "../kernels":
         complaints.append(
-            "dist_rec/kernels must be a link to ../kernels: rm -rf dist_rec/kernels && ln -s ../kernels dist_rec/kernels"
+            "dist_rec/kernels must be a link to ../kernels: rm -rf dist_rec/kernels && ln -s ../kernels "
+            "dist_rec/kernels"
         )
     if (root / "kernels" / "__init__.py").exists():
-        complaints.append("kernels/__init__.py must not exist: with it the folder shadows the package `kernels` of others")
+        complaints.append(
+            "kernels/__init__.py must not exist: with it the folder shadows the package `kernels` of others"
+        )
     return complaints
 
 
@@ -286,7 +299,8 @@ def orphaned_tests(root: Path) -> list[str]:
             candidates = [root / "dist_rec" / above / f"{name}.py"]
         if not any(candidate.exists() for candidate in candidates):
             complaints.append(
-                f"{path.relative_to(root).as_posix()}: tests nothing of that name; rename it, or move it to tests/integration"
+                f"{path.relative_to(root).as_posix()}: tests nothing of that name; rename it, or move it to "
+                "tests/integration"
             )
     return complaints
 
@@ -295,7 +309,10 @@ def over_budget(root: Path, exceptions: dict[str, str]) -> tuple[list[str], list
     """Hard breaches without an entry in exceptions (and entries without a breach), and soft ones."""
     hard: dict[str, str] = {}
     soft: list[str] = []
-    for source in [*sources(root), *(Source(path, root) for path in python_files(root, "tests", "benchmarks", "launch"))]:
+    for source in [
+        *sources(root),
+        *(Source(path, root) for path in python_files(root, "tests", "benchmarks", "launch")),
+    ]:
         lines = len(source.path.read_text().splitlines())
         if lines > FILE_LINES_HARD:
             hard[source.place] = f"{lines} lines, at most {FILE_LINES_HARD}"
@@ -309,7 +326,9 @@ def over_budget(root: Path, exceptions: dict[str, str]) -> tuple[list[str], list
         for place, breach in hard.items()
         if place not in exceptions
     ]
-    stale = [f"{place}: within its budget (or gone), remove it from EXCEPTIONS" for place in exceptions if place not in hard]
+    stale = [
+        f"{place}: within its budget (or gone), remove it from EXCEPTIONS" for place in exceptions if place not in hard
+    ]
     return unexplained + stale, soft
 
 
@@ -342,4 +361,6 @@ def _launches(function: ast.AST) -> bool:
     """`kernel[grid](...)`: such a function has as many parameters as the kernel needs."""
     calls = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
     bases = (called.value for called in calls if isinstance(called, ast.Subscript))
-    return any(isinstance(base, ast.Name) and not base.id.isupper() for base in bases)  # TABLE[name](...) launches nothing
+    return any(
+        isinstance(base, ast.Name) and not base.id.isupper() for base in bases
+    )  # TABLE[name](...) launches nothing

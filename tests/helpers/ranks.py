@@ -15,7 +15,8 @@ from typing import Any
 from dist_rec.training.failure import GONE
 
 GRACE_S = 5.0  # for the other ranks to notice that one has failed
-# Ranks are forked from a server that has imported these once: importing them takes a rank seconds, its test a fraction of one.
+# Ranks are forked from a server that has imported these once: importing them takes a rank seconds, its test a fraction
+# of one.
 PRELOADED = ("torch", "torch.distributed", "torchrec.distributed.model_parallel", "torchrec.distributed.train_pipeline")
 
 _context = multiprocessing.get_context("forkserver")
@@ -50,8 +51,12 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: fl
         return [pickle.loads((folder / f"{rank}.result").read_bytes()) for rank in range(world_size)]
 
 
-def _rank(fn: Callable[..., Any], args: tuple[Any, ...], rank: int, world_size: int, folder: Path, timeout_s: float) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size))
+def _rank(
+    fn: Callable[..., Any], args: tuple[Any, ...], rank: int, world_size: int, folder: Path, timeout_s: float
+) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size)
+    )
     try:
         import torch
         import torch.distributed as dist
@@ -75,7 +80,8 @@ def _rank(fn: Callable[..., Any], args: tuple[Any, ...], rank: int, world_size: 
 
 
 def _wait(processes: Sequence[BaseProcess], timeout_s: float) -> list[int]:
-    """Until all have ended, one has failed and the others had time to, or the time is over; the ranks that still run."""
+    """Until all have ended, one has failed and the others had time to, or the time is over; the ranks that still
+    run."""
     left, before = timeout_s, time.monotonic()
     while any(process.exitcode is None for process in processes) and left > 0:
         if any(process.exitcode for process in processes):
@@ -99,7 +105,9 @@ def _raise_first_failure(processes: Sequence[BaseProcess], hung: Sequence[int], 
     causes = [rank for rank, text in told.items() if not any(sign in text.rpartition("\n  ")[2] for sign in GONE)]
     if causes:
         raise AssertionError(f"rank {causes[0]} of {len(processes)} failed first:\n{told[causes[0]]}")
-    codes = {rank: process.exitcode for rank, process in enumerate(processes) if str(rank) not in told and rank not in hung}
+    codes = {
+        rank: process.exitcode for rank, process in enumerate(processes) if str(rank) not in told and rank not in hung
+    }
     if codes := {rank: code for rank, code in codes.items() if code != 0}:
         raise AssertionError(f"ended without a Python error, as when native code crashes; exit code by rank: {codes}")
     if told:

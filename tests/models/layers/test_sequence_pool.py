@@ -33,10 +33,14 @@ def _parts(times: bool = True, side: dict[str, int] | None = None) -> tuple[Sequ
 
 
 def _rows() -> Tensor:
-    return torch.randn(UNIQUE, ROW_DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
+    return torch.randn(
+        UNIQUE, ROW_DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True
+    )
 
 
-def _by_hand(pool: SequencePool, rows: Tensor, tokens: EventTokens, events: JaggedEvents, seen: list[int] | None) -> Tensor:
+def _by_hand(
+    pool: SequencePool, rows: Tensor, tokens: EventTokens, events: JaggedEvents, seen: list[int] | None
+) -> Tensor:
     """One candidate and one event at a time."""
     assert isinstance(events.inverse, Tensor)
     requests = [b for b, count in enumerate(COUNTS) for _ in range(count)]
@@ -100,12 +104,16 @@ def test_what_a_candidate_does_not_see_changes_nothing_bitwise() -> None:
     pool, tokens, events = _parts()
     view = make_view(COUNTS, SEEN)
     before = pool(_rows(), events, tokens, view)
-    later = torch.tensor([False, False, False, True, False, False, False, True])  # the fourth event of the first request
+    later = torch.tensor(
+        [False, False, False, True, False, False, False, True]
+    )  # the fourth event of the first request
     other = {name: torch.where(later, 3 - value.clamp(max=3), value) for name, value in events.side.items()}
     assert isinstance(events.inverse, Tensor)
     changed = JaggedEvents(events.lengths, torch.where(later, 4 - events.inverse, events.inverse), other, events.age)
     assert torch.equal(pool(_rows(), changed, tokens, view), before)
-    assert not torch.equal(pool(_rows(), changed, tokens, make_view(COUNTS)), pool(_rows(), events, tokens, make_view(COUNTS)))
+    assert not torch.equal(
+        pool(_rows(), changed, tokens, make_view(COUNTS)), pool(_rows(), events, tokens, make_view(COUNTS))
+    )
 
 
 @pytest.mark.parametrize("seen", [None, []], ids=["all", "seen"])
