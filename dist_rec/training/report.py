@@ -2,8 +2,6 @@
 
 import json
 import math
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,11 @@ from dist_rec.training.metrics import TaskMetrics
 
 
 def write_page(folder: Path, config: Config, test: dict[str, TaskMetrics], facts: dict[str, Any]) -> None:
-    """Writes `curve.png` and `report.md`. `facts` are lines of the first table, such as ranks and parameters."""
+    """Writes `curve.png` and `report.md`. `facts` are rows of the first table, such as ranks, seed and provenance."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     draw_curve(rows, folder / "curve.png")
     windows = [row for row in rows if row["event"] == "train"]
-    facts = {**facts, **_speed(windows), "software": _software()}
+    facts = {name: _cell(value) for name, value in {**facts, **_speed(windows)}.items()}
     lines = [f"# {config.run.name}", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
     lines += ["", "## Test", "", *metrics_table(test), "", *against_baselines(config, test)]
     lines += ["", "![learning curve](curve.png)", "", "## Recipe", "", "```yaml", config_yaml(config), "```", ""]
@@ -124,6 +122,6 @@ def _speed(windows: list[dict[str, Any]]) -> dict[str, str]:
     }
 
 
-def _software() -> str:
-    names = ("torch", "torchrec")
-    return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
+def _cell(value: Any) -> str:
+    """One cell of a Markdown table: a command line may hold what ends a cell or a line."""
+    return " ".join(str(value).split()).replace("|", "\\|")
