@@ -168,6 +168,18 @@ def make_optimizer(net: nn.Module, run: Run, **options: Any) -> HybridOptimizer:
     return HybridOptimizer(net, DENSE[run.dense], **usual | options)
 
 
+def end(optimizer: HybridOptimizer) -> None:
+    """Ends the process groups of an optimizer that has done its work, on all ranks.
+
+    Each group of gloo has threads of its own: those of a hundred optimizers leave no core to the last one.
+    """
+    optimizer.flush()
+    if optimizer.all_reduce is not None and dist.is_initialized():
+        dist.barrier()
+        for group in (optimizer.all_reduce.group, optimizer.all_reduce._host_group):
+            dist.destroy_process_group(group)
+
+
 def flat(module: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
@@ -191,6 +203,7 @@ def trajectory(run: Run) -> list[Tensor]:
         weights.append(flat(net))
     reduce = optimizer.all_reduce
     assert reduce is None or len(reduce._buckets) >= 5
+    end(optimizer)
     return weights
 
 
@@ -207,8 +220,8 @@ def resumed(run: Run, at: int, **options: Any) -> tuple[Tensor, Tensor]:
     other_optimizer.load_state_dict(saved[1])
     for step in range(at + 1, STEPS + 1):
         run_step(other, other_optimizer, step, run.accumulation)
-    optimizer.flush()
-    other_optimizer.flush()
+    end(optimizer)
+    end(other_optimizer)
     assert (optimizer.steps, optimizer.applied) == (other_optimizer.steps, other_optimizer.applied)
     return flat(net), flat(other)
 
