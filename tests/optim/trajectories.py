@@ -1,6 +1,7 @@
 """Ways to drive the hybrid optimizer, and the trajectory that each has to follow, by a plain simulation in float64."""
 
 import copy
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,9 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dist_rec.optim import delayed
 from dist_rec.optim.correction import CorrectionKind
 from dist_rec.optim.dense import DenseFactory
 from dist_rec.optim.hybrid import DenseUpdate, HybridOptimizer
+from dist_rec.optim.process_groups import host_group_of, own_group
 
 STEPS = 20
 TOLERANCE = 1e-12  # of float64 weights of about one
@@ -157,6 +160,17 @@ def start(run: Run, seed: int = 0, *, fp32: bool = False, **options: Any) -> tup
     return net, make_optimizer(net, run, **options)
 
 
+@functools.cache
+def shared_group() -> dist.ProcessGroup | None:
+    """One group for all optimizers of a job: gloo has threads for each, and those of a hundred leave no core to the last."""
+    return own_group(None)
+
+
+def share_host_groups() -> None:
+    """In a job of a test: one group for the flags of all optimizers, for the same reason."""
+    delayed.host_group_of = functools.cache(host_group_of)
+
+
 def make_optimizer(net: nn.Module, run: Run, **options: Any) -> HybridOptimizer:
     usual: dict[str, Any] = {
         "clip_norm": run.clip,
@@ -164,20 +178,10 @@ def make_optimizer(net: nn.Module, run: Run, **options: Any) -> HybridOptimizer:
         "bucket_cap_mb": BUCKET_MB,
         "correction": run.correction,
     }
+    if dist.is_initialized():
+        usual["group"] = shared_group()
     usual |= {"dense_update": run.update, "warmup_sync_steps": run.warmup, "accumulation_steps": run.accumulation}
     return HybridOptimizer(net, DENSE[run.dense], **usual | options)
-
-
-def end(optimizer: HybridOptimizer) -> None:
-    """Ends the process groups of an optimizer that has done its work, on all ranks.
-
-    Each group of gloo has threads of its own: those of a hundred optimizers leave no core to the last one.
-    """
-    optimizer.flush()
-    if optimizer.all_reduce is not None and dist.is_initialized():
-        dist.barrier()
-        for group in (optimizer.all_reduce.group, optimizer.all_reduce._host_group):
-            dist.destroy_process_group(group)
 
 
 def flat(module: nn.Module) -> Tensor:
@@ -203,7 +207,6 @@ def trajectory(run: Run) -> list[Tensor]:
         weights.append(flat(net))
     reduce = optimizer.all_reduce
     assert reduce is None or len(reduce._buckets) >= 5
-    end(optimizer)
     return weights
 
 
@@ -220,8 +223,8 @@ def resumed(run: Run, at: int, **options: Any) -> tuple[Tensor, Tensor]:
     other_optimizer.load_state_dict(saved[1])
     for step in range(at + 1, STEPS + 1):
         run_step(other, other_optimizer, step, run.accumulation)
-    end(optimizer)
-    end(other_optimizer)
+    optimizer.flush()
+    other_optimizer.flush()
     assert (optimizer.steps, optimizer.applied) == (other_optimizer.steps, other_optimizer.applied)
     return flat(net), flat(other)
 
