@@ -58,6 +58,7 @@ setup(
         *kernel_packages(),
     ],
     package_dir={"dist_rec.kernels": "kernels"},
+    package_data={"dist_rec.kernels.cross_causal_attention": ["*.json"]},
     ext_modules=[
         Extension(
             "dist_rec.data._host",

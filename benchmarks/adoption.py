@@ -116,7 +116,7 @@ def measure(case: Case, steps: int) -> str:
             if turn >= 2:  # warm
                 spent[name].append(1e3 * (time.process_time() - start))
     middle = {name: sorted(times)[len(times) // 2] for name, times in spent.items()}
-    distinct = sum(of.num_unique for of in unique[0].sets) / len(plain[0].values())
+    distinct = sum(unique[0].num_unique.values()) / len(plain[0].values())
     ratios = [f"x{middle[name] / middle['plain']:.1f}" for name in ("host", "device")]
     ids = len(plain[0].values())
     cells = [case.name, f"{ids}", f"{distinct:.0%}", f"{middle['plain']:.1f}", *ratios, f"{middle['loader']:.1f}"]

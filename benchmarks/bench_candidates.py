@@ -53,15 +53,15 @@ def split_candidates(table: pa.Table, candidates: int) -> pa.Table:
 def step(ranker: Ranker, rows: dict[str, torch.Tensor], batch: SequenceBatch) -> torch.Tensor:
     for parameter in ranker.parameters():
         parameter.grad = None
-    loss = total_loss(BinaryCrossEntropy(Strict()), ranker(rows, batch), batch.labels, batch.share)
+    loss = total_loss(BinaryCrossEntropy(Strict()), ranker(rows, batch), batch.labels, batch.candidates_per_rank)
     loss.backward()
     return loss.detach()
 
 
 def rows_of(batch: SequenceBatch, schema: Schema, tables: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    found = {}
-    for name, tokens in schema.token_sets.items():
-        found[name] = torch.cat([tables[field.table][batch.unique[key].values()] for key, field in tokens.keyed_fields], dim=1)
+    found, layout = {}, schema.layout
+    for name, of in layout.feature_sets.items():
+        found[name] = torch.cat([tables[layout.tables[key]][batch.unique[key].values()] for key in of.keys], dim=1)
     return {name: value.requires_grad_() for name, value in found.items()}
 
 
@@ -74,7 +74,8 @@ def run(candidates: int, repeats: int) -> str:
         reader = RequestReader(folders=[path / "test"], schema=schema, batch_size=REQUESTS)
         with open_parquet(reader.row_groups[0].path, schema) as file:
             table = file.read().slice(0, REQUESTS)
-    together, apart = collate(table, schema), collate(split_candidates(table, candidates), schema)
+    cpu = torch.device("cpu")
+    together, apart = (collate(rows, schema).to(cpu) for rows in (table, split_candidates(table, candidates)))
     torch.manual_seed(0)
     ranker = Ranker(schema, config.model, table_dims(schema, config.embedding))
     tables = {name: 0.3 * torch.randn(size, config.embedding.dim) for name, size in schema.tables.items()}

@@ -58,7 +58,7 @@ def run(requests: int, repeats: int) -> str:
         schema = load_schema(path)
         reader = RequestReader(folders=[path / "test"], schema=schema, batch_size=requests)
         with open_parquet(reader.row_groups[0].path, schema) as file:
-            batch = collate(file.read().slice(0, requests), schema)
+            batch = collate(file.read().slice(0, requests), schema).to(torch.device("cpu"))
     torch.manual_seed(0)
     ranker = Ranker(schema, config.model, table_dims(schema, config.embedding))
     tables = {name: 0.3 * torch.randn(size, config.embedding.dim) for name, size in schema.tables.items()}

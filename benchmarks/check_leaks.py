@@ -59,7 +59,7 @@ def shuffle_history_labels(table: pa.Table, column: str, rng: np.random.Generato
 def cut_in_half(table: pa.Table) -> pa.Table:
     """The first half of every history, and the candidates that see no more than that."""
     half = lists(table, history_columns(table)[0])[0] // 2
-    seen_lengths, seen = lists(table, "candidate.seen")
+    seen_lengths, seen = lists(table, "candidate.visible_events")
     keep_candidate = seen <= np.repeat(half, seen_lengths)
     for name in table.column_names:
         if name.startswith("candidate."):
@@ -94,7 +94,8 @@ def history_columns(table: pa.Table) -> list[str]:
 def predict(model: torch.nn.Module, table: pa.Table, schema: Schema) -> torch.Tensor:
     """Logits of all candidates, one request at a time, so that neighbours cannot matter."""
     model.eval()
-    return torch.cat([model(collate(table.slice(i, 1), schema))[1][1][:, 0] for i in range(table.num_rows)])
+    batches = (collate(table.slice(i, 1), schema).to(torch.device("cpu")) for i in range(table.num_rows))
+    return torch.cat([model(batch)[1][1][:, 0] for batch in batches])
 
 
 def check(config: Config, checkpoint: Path, ranks: Ranks) -> list[str]:
@@ -103,16 +104,16 @@ def check(config: Config, checkpoint: Path, ranks: Ranks) -> list[str]:
     dmp = shard_model(model, plan, config, ranks)
     load_checkpoint(checkpoint, dmp, None, ranks)
     table, label = read(config, config.data.test, schema), schema.candidate.labels[0]
-    item = schema.candidate.static[0].name
+    item = schema.candidate.ids[0].name
     labels = torch.from_numpy(lists(table, f"candidate.{label}")[1].astype(np.int64))
     logits = predict(dmp, table, schema)
-    shuffled = shuffle_history_labels(table, f"history.{next(iter(schema.sequences[0].dynamic))}", np.random.default_rng(0))
+    shuffled = shuffle_history_labels(table, f"history.{next(iter(schema.sequences[0].side))}", np.random.default_rng(0))
     train = read(config, config.data.train, schema)
     rate = item_rate(train, table, item, label)
     half = cut_in_half(table)
     cut = predict(dmp, half, schema)
-    lengths = lists(table, "candidate.seen")[0]
-    kept_counts = lists(half, "candidate.seen")[0]
+    lengths = lists(table, "candidate.visible_events")[0]
+    kept_counts = lists(half, "candidate.visible_events")[0]
     kept = np.concatenate([np.arange(n) < k for n, k in zip(lengths, kept_counts, strict=True)])
     before = logits[torch.from_numpy(kept)]
     scrambled = predict(dmp, scramble_second_half(table, np.random.default_rng(1)), schema)[torch.from_numpy(kept)]

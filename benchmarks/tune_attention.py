@@ -3,7 +3,7 @@
     python -m benchmarks.tune_attention [--toy] [--cases A2,A8] [--kernels forward,one_pass]
 
 For every case and kernel: times each candidate tile that fits this GPU and prints the fastest beside what `table.py` has now.
-Put a winner into the table by hand, then run `python -m dist_rec.kernels.cross_causal_attention.aot`. With --toy it runs
+Put a winner into the table by hand, then run `python -m benchmarks.aot.attention`. With --toy it runs
 anywhere, through Triton's interpreter, and times mean nothing.
 """
 

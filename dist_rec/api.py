@@ -45,7 +45,7 @@ def train(
     from dist_rec.training.study import run_study
 
     config = config if isinstance(config, Config) else load_config(config)
-    config = _with_parts(
+    config = with_parts(
         config,
         {
             "model": model,
@@ -61,7 +61,7 @@ def train(
         return run_study(config, ranks, resume)
 
 
-def _with_parts(config: Config, parts: dict[str, Any]) -> Config:
+def with_parts(config: Config, parts: dict[str, Any]) -> Config:
     """The recipe with the names of these parts in the place of its own, validated anew."""
     tree = config.model_dump(mode="json")
     for key, given in parts.items():

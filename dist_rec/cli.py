@@ -174,6 +174,17 @@ def import_data(
 
 
 @data_app.command()
+def migrate(path: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)]) -> None:
+    """Rewrite a dataset of before 0.1.0 in today's words: keys of its schema and names of its columns."""
+    from dist_rec.common.log import setup_logging
+    from dist_rec.data.migrate import migrate_dataset
+
+    setup_logging(1)  # only errors: what is old is what this is for
+    changed = migrate_dataset(path)
+    typer.echo("\n".join(f"rewritten: {file}" for file in changed) if changed else f"{path}: nothing to rewrite")
+
+
+@data_app.command()
 def inspect(path: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)]) -> None:
     """Rows, length percentiles, duplicates, label rates, cardinalities, and bytes with and without dedup."""
     from rich.console import Console

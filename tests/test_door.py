@@ -127,12 +127,12 @@ def checkpoints(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folders(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Datasets with something special, by name."""
     plain = yaml.safe_load((data / "schema.yaml").read_text())
-    sequence = {"name": "history", "static": ["item"], "dynamic": {"correct": 2}}
-    seen = {"name": "answers", "tables": {"item": 50}, "request": {"group": "user"}, "sequences": [sequence]}
+    sequence = {"name": "history", "ids": ["item"], "side": {"correct": 2}}
+    seen = {"name": "answers", "tables": {"item": 50}, "request": {"grouping_key": "user"}, "sequences": [sequence]}
     schemas = {
-        "seen": seen | {"candidate": {"static": ["item"], "labels": ["correct"], "seen": True}},
+        "seen": seen | {"candidate": {"ids": ["item"], "labels": ["correct"], "visible_events": True}},
         "wrong_schema": plain | {"naem": 3},
-        "shared_column": plain | {"request": {"group": "time", "time": "time"}},
+        "shared_column": plain | {"request": {"grouping_key": "time", "time": "time"}},
     }
     made: dict[str, Any] = {"unmerged": {"merge": 1, "k": 0, "globals": ["candidate"], "heads": 2, "inner_heads": 2}}
     for name, schema in schemas.items():

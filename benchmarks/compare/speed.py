@@ -65,14 +65,16 @@ def _step(data: str, model: str, budget: str, batch: SequenceBatch) -> Callable[
     dims = table_dims(schema, EmbeddingConfig.model_validate(DATA[data].embedding))
     torch.manual_seed(0)
     ranker = Ranker(schema, ModelConfig.model_validate(size(data, model, budget).tree), dims)
-    unique = batch.unique.to_dict()
+    unique, layout = batch.unique.to_dict(), schema.layout
     rows = {
-        name: torch.randn(len(unique[tokens.keys[0]].values()), sum(dims[f.table] for f in tokens.fields), requires_grad=True)
-        for name, tokens in schema.token_sets.items()
+        name: torch.randn(
+            len(unique[of.keys[0]].values()), sum(dims[layout.tables[key]] for key in of.keys), requires_grad=True
+        )
+        for name, of in layout.feature_sets.items()
     }
 
     def step() -> None:
         ranker.zero_grad()
-        total_loss(BinaryCrossEntropy(Strict()), ranker(rows, batch), batch.labels, batch.share).backward()
+        total_loss(BinaryCrossEntropy(Strict()), ranker(rows, batch), batch.labels, batch.candidates_per_rank).backward()
 
     return step

@@ -153,7 +153,7 @@ def mean_lengths(data: str) -> dict[str, int]:
     sums: dict[str, list[int]] = {sequence.name: [] for sequence in load(data).sequences}
     for split in DATA[data].data.get("train", ["train"]):
         for sequence in load(data).sequences:
-            column = f"{sequence.name}.{sequence.static[0].name}"
+            column = f"{sequence.name}.{sequence.ids[0].name}"
             for file in sorted((folder / split).glob("*.parquet")):
                 lengths = pq.read_table(file, columns=[column]).column(0).combine_chunks().value_lengths().to_pylist()
                 sums[sequence.name] += [min(n, longest or n) for n in lengths]

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from benchmarks.dedup.streams import LENGTH, REQUESTS, event_ids, fields_of, share
 from dist_rec.data.collate import collate
 from dist_rec.data.columns import arrow_schema
-from dist_rec.data.packed_batch import PackedBatch
 from dist_rec.data.schema import Schema
+from dist_rec.data.transfer_buffer import TransferBuffer
 
 SIZES = [10_000_000, 100_000, 1_000_000, 1_000, 50_000, 200, 5_000, 20]
 NOW = 1_700_000_000
@@ -22,9 +22,9 @@ def _schema(fields: int) -> Schema:
         {
             "name": "stream",
             "tables": dict(zip(names, SIZES)),
-            "request": {"group": "user", "time": "now"},
-            "sequences": [{"name": "history", "static": names, "dynamic": {"action": 8}, "time": True}],
-            "candidate": {"static": names, "labels": ["click"]},
+            "request": {"grouping_key": "user", "time": "now"},
+            "sequences": [{"name": "history", "ids": names, "side": {"action": 8}, "time": True}],
+            "candidate": {"ids": names, "labels": ["click"]},
         }
     )
 
@@ -39,7 +39,7 @@ def _table(columns: list[NDArray[np.int64]], schema: Schema) -> pa.Table:
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values))
 
     named = {"user": pa.array(np.arange(requests)), "now": pa.array(np.full(requests, NOW))}
-    for field, column in zip(schema.sequences[0].static, columns):
+    for field, column in zip(schema.sequences[0].ids, columns):
         named[f"history.{field.name}"] = lists(column, ends)
         named[f"candidate.{field.name}"] = lists(column[ends[1:] - 1], np.arange(requests + 1))
     named["history.action"] = lists(rng.integers(0, 8, count), ends)
@@ -72,15 +72,16 @@ def _line(fields: int, duplicates: float) -> str:
     schema = _schema(fields)
     ids = event_ids(duplicates)
     batch = collate(_table(fields_of(ids, fields), schema), schema)
-    packed = PackedBatch.of(batch, schema)
-    crossed = torch.empty_like(packed.packet.buffer).copy_(packed.packet.buffer).nbytes
-    assert crossed == packed.nbytes
+    sent = batch.tensors
+    assert isinstance(sent, TransferBuffer)
+    crossed = torch.empty_like(sent.buffer).copy_(sent.buffer).nbytes
+    assert crossed == batch.nbytes
     # The same KeyedJaggedTensors with 4-byte values; lengths and labels have 4 bytes already.
     values = (fields + 2) * batch.num_events + fields * batch.num_candidates
     narrow = batch.plain_bytes - 4 * values
-    inverse = batch.sequences["history"].inverse
+    inverse = batch.inverse("history")
     assert isinstance(inverse, torch.Tensor)
-    packed_inverse = packed.packet["inverse.history"].nbytes
+    packed_inverse = sent["inverse.history"].nbytes
     bound = crossed - packed_inverse + _entropy_bytes(inverse.numpy())
     cells = [f"{size / 1e6:.2f}" for size in (crossed, batch.plain_bytes, narrow)]
     ratios = [f"{crossed / whole:.3f}" for whole in (batch.plain_bytes, narrow)]

@@ -1,56 +1,51 @@
-"""The batch as models see it: unique ids, inverse indices, and what is truly per event. How it crosses: packed_batch.py.
+"""The batch as models see it: unique ids, inverse indices, and what is truly per event. How it crosses: host_batch.py.
 
-Shapes: B requests, N events of one sequence, C candidates, U unique tokens of one token set, T tasks.
+Shapes: B requests, N events of one sequence, C candidates, U unique tokens of one feature set, T tasks.
 Nothing here is 8 bytes wide per event.
 """
 
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
-from torchrec.streamable import Pipelineable
+from torchrec.streamable import Multistreamable
 
 from dist_rec.kernels.unique_ids import BitPackedIndex
 
 
 @dataclass(frozen=True)
 class JaggedEvents:
-    """Events of B requests, packed: one sequence of every request, or the candidates of every request.
+    """Events of B requests, request after request: one sequence of every request, or the candidates of every request.
 
     - `lengths` (B,) int32, sums to N
-    - `inverse` (N,) the row of each event among the unique tokens of its token set, int32 or (on a GPU) packed
-    - `dynamic` name -> (N,) uint8 or int16
+    - `inverse` (N,) the row of each event among the unique tokens of its feature set, int32 or (on a GPU) bit-packed
+    - `side` name -> (N,) uint8 or int16
     - `age` (N,) int32, seconds from the event to its request, or None
     """
 
     lengths: Tensor
     inverse: Tensor | BitPackedIndex
-    dynamic: dict[str, Tensor]
+    side: dict[str, Tensor]
     age: Tensor | None = None
-
-    @property
-    def offsets(self) -> Tensor:
-        """(B + 1,) int32 prefix sums of `lengths`."""
-        return torch.nn.functional.pad(self.lengths.cumsum(0, dtype=torch.int32), (1, 0))
 
 
 @dataclass(frozen=True)
-class SequenceBatch(Pipelineable):
-    """One step's input on one rank.
+class SequenceBatch(Multistreamable):
+    """One step's input on one rank, on its device.
 
-    - `unique`: KeyedJaggedTensor of stride 1 with one key per field of each token set ("history.item"), U ids each
-    - `context` (B,) row of each request in the token set "context" as an `inverse` is, or None without context fields
+    - `unique`: KeyedJaggedTensor of stride 1 with one key per field of each feature set ("history.item"), U ids each
+    - `context` (B,) row of each request in the feature set "context" as an `inverse` is, or None without context fields
     - `sequences` by name, `candidates` with `lengths` = candidates per request
     - `labels` (C, T) float32, 0 or 1, NaN where not defined: a task that is given another one, where that one's label is 0
-    - `truth` (C, T) float32 or None, also where the label is not defined
-    - `seen` (C,) int32 or None: events that the candidate may see
-    - `group` (B,) int64 grouped-metric id
-    - `share` () float32: candidates of an average rank in this step; the loss is divided by it, so that the mean over ranks
-      of the gradients is the gradient of the mean over all candidates, however unevenly they are spread
+    - `oracle` (C, T) float32 or None, also where the label is not defined
+    - `visible_events` (C,) int32 or None: how many of the oldest events the candidate sees
+    - `grouping_key` (B,) int64, of grouped metrics
+    - `candidates_per_rank` () float32: candidates of an average rank in this step. The loss is divided by it, so that the
+      mean over ranks of the gradients is the gradient of the mean over all candidates, however unevenly they are spread
     - `max_candidates`: most candidates of one request, known on the host
-    - `plain_bytes`: bytes the same batch would take as int64 KeyedJaggedTensors without dedup
     """
 
     unique: KeyedJaggedTensor
@@ -58,41 +53,28 @@ class SequenceBatch(Pipelineable):
     sequences: dict[str, JaggedEvents]
     candidates: JaggedEvents
     labels: Tensor
-    truth: Tensor | None
-    seen: Tensor | None
-    group: Tensor
-    share: Tensor
+    oracle: Tensor | None
+    visible_events: Tensor | None
+    grouping_key: Tensor
+    candidates_per_rank: Tensor
     max_candidates: int
-    plain_bytes: int
-
-    @property
-    def num_requests(self) -> int:
-        return self.group.shape[0]
 
     @property
     def num_candidates(self) -> int:
         return self.labels.shape[0]
 
-    @property
-    def num_events(self) -> int:
-        return sum(len(events.inverse) for events in self.sequences.values())
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> "SequenceBatch":
-        return _map(self, lambda leaf: leaf.to(device=device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "SequenceBatch":
-        return _map(self, lambda leaf: leaf.pin_memory())
-
     def record_stream(self, stream: torch.Stream) -> None:
-        _map(self, lambda leaf: leaf.record_stream(stream) or leaf)
+        for leaf in _leaves(self):
+            leaf.record_stream(stream)
 
 
-def _map(value: Any, apply: Any) -> Any:
-    """A copy of nested dataclasses and dicts with `apply` done to every tensor, KeyedJaggedTensor and BitPackedIndex."""
+def _leaves(value: Any) -> Iterator[Any]:
+    """Every tensor, KeyedJaggedTensor and BitPackedIndex in nested dataclasses and dicts."""
     if isinstance(value, Tensor | KeyedJaggedTensor | BitPackedIndex):
-        return apply(value)
-    if isinstance(value, dict):
-        return {key: _map(item, apply) for key, item in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: _map(getattr(value, field.name), apply) for field in fields(value)})
-    return value
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _leaves(item)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _leaves(getattr(value, field.name))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.schema import Schema
 
-Kind = Literal["id", "time", "label", "truth", "seen", "group"]
+Kind = Literal["id", "time", "label", "oracle", "visible_events", "grouping_key"]
 REQUEST = "request"
 CANDIDATE = "candidate"
 CONTEXT = "context"
@@ -35,25 +35,31 @@ class Column:
     @property
     def arrow_type(self) -> pa.DataType:
         """The type the writer uses; readers accept any integer type (labels also floats and booleans)."""
-        kinds = {"time": pa.int64(), "group": pa.int64(), "label": pa.int8(), "truth": pa.float32(), "seen": pa.int32()}
+        kinds = {
+            "time": pa.int64(),
+            "grouping_key": pa.int64(),
+            "label": pa.int8(),
+            "oracle": pa.float32(),
+            "visible_events": pa.int32(),
+        }
         value = kinds.get(self.kind) or _id_type(self.size or 2**31)
         return pa.list_(value) if self.is_list else value
 
 
 def columns_of(schema: Schema) -> list[Column]:
-    """Every column that a file of this schema must have. A group that is also a context field is one column.
+    """Every column that a file of this schema must have. A grouping key that is also a context field is one column.
 
     Raises ConfigError if two fields would share a column otherwise.
     """
     columns = [Column(field.name, REQUEST, "id", schema.tables[field.table]) for field in schema.context]
-    if schema.request.group not in {column.name for column in columns}:
-        columns.append(Column(schema.request.group, REQUEST, "group"))
+    if schema.request.grouping_key not in {column.name for column in columns}:
+        columns.append(Column(schema.request.grouping_key, REQUEST, "grouping_key"))
     if schema.request.time is not None:
         columns.append(Column(schema.request.time, REQUEST, "time"))
     for sequence in schema.sequences:
         owner = sequence.name
-        columns += [Column(f"{owner}.{field.name}", owner, "id", schema.tables[field.table]) for field in sequence.static]
-        columns += [Column(f"{owner}.{name}", owner, "id", size) for name, size in sequence.dynamic.items()]
+        columns += [Column(f"{owner}.{field.name}", owner, "id", schema.tables[field.table]) for field in sequence.ids]
+        columns += [Column(f"{owner}.{name}", owner, "id", size) for name, size in sequence.side.items()]
         columns += [Column(f"{owner}.time", owner, "time")] * sequence.time
     columns += _candidate_columns(schema)
     names = [column.name for column in columns]
@@ -118,11 +124,11 @@ def expand_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tupl
 
 def _candidate_columns(schema: Schema) -> list[Column]:
     candidate = schema.candidate
-    columns = [Column(f"{CANDIDATE}.{field.name}", CANDIDATE, "id", schema.tables[field.table]) for field in candidate.static]
-    columns += [Column(f"{CANDIDATE}.{name}", CANDIDATE, "id", size) for name, size in candidate.dynamic.items()]
+    columns = [Column(f"{CANDIDATE}.{field.name}", CANDIDATE, "id", schema.tables[field.table]) for field in candidate.ids]
+    columns += [Column(f"{CANDIDATE}.{name}", CANDIDATE, "id", size) for name, size in candidate.side.items()]
     columns += [Column(f"{CANDIDATE}.{label}", CANDIDATE, "label") for label in candidate.labels]
-    columns += [Column(f"{CANDIDATE}.{label}.truth", CANDIDATE, "truth") for label in candidate.labels if candidate.truth]
-    return columns + [Column(f"{CANDIDATE}.seen", CANDIDATE, "seen")] * candidate.seen
+    columns += [Column(f"{CANDIDATE}.{label}.oracle", CANDIDATE, "oracle") for label in candidate.labels if candidate.oracle]
+    return columns + [Column(f"{CANDIDATE}.visible_events", CANDIDATE, "visible_events")] * candidate.visible_events
 
 
 def _id_type(size: int) -> pa.DataType:

@@ -1,6 +1,6 @@
 """Host-side dedup: the distinct tokens of a batch and, for every event, which of them it is.
 
-A token is the tuple of static fields of one event. Everything later (transfer, lookup, all-to-all) handles the U unique
+A token is the tuple of ids of one event. Everything later (transfer, lookup, all-to-all) handles the U unique
 tokens; the N events keep only an index into them. Legend: N events, U unique tokens, F fields.
 
 Tokens are numbered in order of first occurrence by a hash table in C++ (`_host.cpp`, built by setup.py). Where it could not
@@ -28,14 +28,14 @@ _log = logging.getLogger("dist_rec.data")
 
 
 @dataclass(frozen=True)
-class UniqueTokens:
+class DistinctRows:
     """`columns[f][inverse] == original column f`, for every field f."""
 
     columns: list[NDArray[np.int64]]  # per field: (U,) int64
     inverse: NDArray[np.int32]  # (N,) int32
 
 
-def unique_tokens(columns: list[NDArray]) -> UniqueTokens:
+def unique_tokens(columns: list[NDArray]) -> DistinctRows:
     """Distinct rows of parallel integer columns in order of first occurrence, with the inverse index.
 
     The result depends on the values and their order alone, not on workers, ranks or the implementation.
@@ -50,7 +50,7 @@ def unique_tokens(columns: list[NDArray]) -> UniqueTokens:
         raise ValueError("unique_tokens needs at least one column")
     lengths = {len(column) for column in columns}
     if len(lengths) > 1:
-        raise ValueError(f"columns of one token set must have the same length, got {[len(c) for c in columns]}")
+        raise ValueError(f"columns of one feature set must have the same length, got {[len(c) for c in columns]}")
     if len(columns[0]) >= MAX_TOKENS:
         raise ValueError(f"one batch may hold fewer than {MAX_TOKENS} tokens, got {len(columns[0])}")
     columns = [np.ascontiguousarray(column, dtype=np.int64) for column in columns]
@@ -58,9 +58,9 @@ def unique_tokens(columns: list[NDArray]) -> UniqueTokens:
     return unique_by_pyarrow(columns) if host is None else _unique_by_hash(host, columns)
 
 
-def every_token(columns: list[NDArray[np.int64]]) -> UniqueTokens:
+def every_token(columns: list[NDArray[np.int64]]) -> DistinctRows:
     """No dedup: every event is a token of its own, in its own place."""
-    return UniqueTokens(columns, np.arange(len(columns[0]), dtype=np.int32))
+    return DistinctRows(columns, np.arange(len(columns[0]), dtype=np.int32))
 
 
 def pack_inverse(inverse: Tensor, num_tokens: int) -> BitPackedIndex:
@@ -98,16 +98,16 @@ def native() -> ModuleType | None:
         return None
 
 
-def _unique_by_hash(host: ModuleType, columns: list[NDArray[np.int64]]) -> UniqueTokens:
+def _unique_by_hash(host: ModuleType, columns: list[NDArray[np.int64]]) -> DistinctRows:
     count = len(columns[0])
     # Room for all tokens; what is not written to takes no memory.
     unique = tuple(np.empty(count, np.int64) for _ in columns)
     inverse = np.empty(count, np.int32)
     found = host.unique_tokens(tuple(columns), unique, inverse, count)
-    return UniqueTokens([column[:found] for column in unique], inverse)
+    return DistinctRows([column[:found] for column in unique], inverse)
 
 
-def unique_by_pyarrow(columns: list[NDArray[np.int64]]) -> UniqueTokens:
+def unique_by_pyarrow(columns: list[NDArray[np.int64]]) -> DistinctRows:
     """The same as `unique_tokens` with a library. Fields are folded in one at a time through the index found so far, which
     keeps every key below 2^62 whatever the ids are."""
     unique, inverse = _encode(columns[0])
@@ -117,7 +117,7 @@ def unique_by_pyarrow(columns: list[NDArray[np.int64]]) -> UniqueTokens:
         pairs, inverse = _encode(inverse.astype(np.int64) * len(values) + codes)
         before, now = np.divmod(pairs, len(values)) if len(values) else (pairs, pairs)
         rows = [field[before] for field in rows] + [values[now]]
-    return UniqueTokens(rows, inverse)
+    return DistinctRows(rows, inverse)
 
 
 def _encode(column: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

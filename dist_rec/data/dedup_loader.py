@@ -31,9 +31,9 @@ class DedupLoader:
 
     Args:
         loader: any iterable of batches in host memory. If it pins memory itself, its own tensors stay pinned.
-        token_sets: keys of a token, such as `[["item", "category"]]`: keys with the same lengths in every sample that are
-            deduplicated together and share one inverse index. Every other key is deduplicated alone.
-        num_embeddings: key -> number of rows of its table, so that ids cross in the narrowest integer that holds it. Without
+        feature_sets: keys to deduplicate together, such as `[["item", "category"]]`: they have the same lengths in every
+            sample and share one inverse index. Every other key is deduplicated alone.
+        num_embeddings: key -> number of rows of its table, so that ids cross in the smallest integer that holds it. Without
             it the largest id of each batch decides.
         prefetch: batches ready ahead, at least 1.
         pin_memory: whether deduplicated features are pinned, so that they cross without waiting; by default, if there is a GPU.
@@ -46,7 +46,7 @@ class DedupLoader:
     def __init__(
         self,
         loader: Iterable[Any],
-        token_sets: Sequence[Sequence[str]] = (),
+        feature_sets: Sequence[Sequence[str]] = (),
         *,
         num_embeddings: Mapping[str, int] | None = None,
         prefetch: int = 2,
@@ -56,7 +56,7 @@ class DedupLoader:
             raise ValueError(f"prefetch must be at least 1, got {prefetch}")
         if isinstance(loader, DedupLoader):
             raise ValueError("DedupLoader expected a loader of plain batches, got a DedupLoader; wrap the loader once")
-        self.loader, self.token_sets, self.num_embeddings = loader, token_sets, num_embeddings or {}
+        self.loader, self.feature_sets, self.num_embeddings = loader, feature_sets, num_embeddings or {}
         self.prefetch = prefetch
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self._ahead: Ahead | None = None
@@ -133,7 +133,7 @@ class DedupLoader:
                 left[tuple(features.keys())] = reason
                 return features
             keys.extend(features.keys())
-            sets = [of for of in self.token_sets if set(of) & set(features.keys())]
+            sets = [of for of in self.feature_sets if set(of) & set(features.keys())]
             return UniqueFeatures.of(features, sets, self.num_embeddings, pin_memory=self.pin_memory)
 
         found = replace_inside(batch, (KeyedJaggedTensor, UniqueFeatures), change)
@@ -143,7 +143,7 @@ class DedupLoader:
                 f"DedupLoader: expected a batch that holds a KeyedJaggedTensor with keys, got {type(batch).__name__}{why}"
             )
         self._tell(left)
-        for argument, named in (("token_sets", itertools.chain(*self.token_sets)), ("num_embeddings", self.num_embeddings)):
+        for argument, named in (("feature_sets", itertools.chain(*self.feature_sets)), ("num_embeddings", self.num_embeddings)):
             for key in named:
                 if key in keys:
                     continue

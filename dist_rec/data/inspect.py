@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.columns import CONTEXT
 from dist_rec.data.errors import DataError, reading
 from dist_rec.data.files import SUFFIXES, data_files, is_hidden, warn_once
@@ -36,7 +34,7 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """All splits, and per field "history.item" the distinct ids seen in them and the size of its table."""
+    """All splits, and per field "history.item" the distinct ids that occur in them and the size of its table."""
 
     name: str
     splits: list[SplitReport]
@@ -49,12 +47,12 @@ def inspect_dataset(path: Path) -> DatasetReport:
     Raises ConfigError for its schema, and DataError for its files or if it has no split.
     """
     schema = load_schema(path)
-    folders = _splits(Path(path))
+    folders = split_folders(Path(path))
     if not folders:
         raise DataError(f"{path}: expected at least one sub-folder with Parquet files, got none")
-    seen = _Seen(schema)
-    splits = [_inspect_split(folder, schema, seen) for folder in folders]
-    return DatasetReport(schema.name, splits, seen.cardinality())
+    occurred = {key: np.zeros(size, dtype=bool) for key, size in schema.layout.sizes.items()}
+    splits = [_inspect_split(folder, schema, occurred) for folder in folders]
+    return DatasetReport(schema.name, splits, {key: (int(ids.sum()), len(ids)) for key, ids in occurred.items()})
 
 
 def render(report: DatasetReport) -> RenderableType:
@@ -80,7 +78,7 @@ def render(report: DatasetReport) -> RenderableType:
     return Group(splits, fields)
 
 
-def _splits(path: Path) -> list[Path]:
+def split_folders(path: Path) -> list[Path]:
     """Folders right below that have Parquet files, at any depth. What else looks like data is named in a warning."""
     with reading(path):
         entries = sorted(entry for entry in path.iterdir() if not is_hidden(entry.name))
@@ -94,42 +92,26 @@ def _splits(path: Path) -> list[Path]:
     return splits
 
 
-class _Seen:
-    """Which ids of each field have occurred."""
-
-    def __init__(self, schema: Schema) -> None:
-        self.seen: dict[str, NDArray[np.bool_]] = {}
-        for token_set in schema.token_sets.values():
-            for key, field in zip(token_set.keys, token_set.fields):
-                self.seen[key] = np.zeros(schema.tables[field.table], dtype=bool)
-
-    def add(self, batch: SequenceBatch) -> None:
-        for key, ids in batch.unique.to_dict().items():
-            self.seen[key][ids.values().numpy()] = True
-
-    def cardinality(self) -> dict[str, tuple[int, int]]:
-        return {key: (int(seen.sum()), len(seen)) for key, seen in self.seen.items()}
-
-
-def _inspect_split(folder: Path, schema: Schema, seen: _Seen) -> SplitReport:
+def _inspect_split(folder: Path, schema: Schema, occurred: dict[str, NDArray[np.bool_]]) -> SplitReport:
+    """Marks in `occurred` the ids of each field that occur."""
     lengths: dict[str, list[NDArray[np.int32]]] = {sequence.name: [] for sequence in schema.sequences}
     ones, defined = np.zeros((2, len(schema.candidate.labels)))
-    rows = candidates = tokens = unique = sent = plain = batches = 0
-    first_keys = {token_set.keys[0] for token_set in schema.token_sets.values() if token_set.name != CONTEXT}
-    for packed in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
-        batch = packed.to(torch.device("cpu"))
-        seen.add(batch)
-        for name, events in batch.sequences.items():
-            lengths[name].append(events.lengths.numpy())
-        ones += batch.labels.double().nansum(0).numpy()
-        defined += (~batch.labels.isnan()).sum(0).numpy()
+    rows = candidates = tokens = unique = nbytes = plain_bytes = batches = 0
+    first_keys = [feature_set.keys[0] for name, feature_set in schema.layout.feature_sets.items() if name != CONTEXT]
+    for batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
+        labels = batch.tensors["labels"]
+        for key, ids in occurred.items():
+            ids[batch.ids_of(key).numpy()] = True
+        for name, parts in lengths.items():
+            parts.append(batch.tensors[f"lengths.{name}"].numpy())
+        ones += labels.double().nansum(0).numpy()
+        defined += (~labels.isnan()).sum(0).numpy()
         rows += batch.num_requests
         candidates += batch.num_candidates
         tokens += batch.num_events + batch.num_candidates
-        sizes = zip(batch.unique.keys(), batch.unique.lengths().tolist())
-        unique += sum(size for key, size in sizes if key in first_keys)
-        sent += packed.nbytes
-        plain += batch.plain_bytes
+        unique += sum(batch.num_unique[key] for key in first_keys)
+        nbytes += batch.nbytes
+        plain_bytes += batch.plain_bytes
         batches += 1
     return SplitReport(
         name=folder.name,
@@ -138,8 +120,8 @@ def _inspect_split(folder: Path, schema: Schema, seen: _Seen) -> SplitReport:
         lengths={name: _summary(np.concatenate(parts)) for name, parts in lengths.items()},
         label_rate=dict(zip(schema.candidate.labels, (ones / np.maximum(1, defined)).tolist())),
         duplicate_share=1 - unique / max(1, tokens),
-        bytes_per_batch=sent / batches,
-        plain_bytes_per_batch=plain / batches,
+        bytes_per_batch=nbytes / batches,
+        plain_bytes_per_batch=plain_bytes / batches,
     )
 
 

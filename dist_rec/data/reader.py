@@ -1,4 +1,4 @@
-"""Streams a split to the ranks and workers of a job, one `PackedBatch` at a time, and can resume at any batch.
+"""Streams a split to the ranks and workers of a job, one `HostBatch` at a time, and can resume at any batch.
 
 Which rows come in which step: plan.py. A lane reads its row groups a **window** at a time and permutes the rows of the window;
 batches are cut from the permuted rows. A lane whose rows are used up makes empty batches.
@@ -16,11 +16,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dist_rec.common.strict import ConfigError
-from dist_rec.data.collate import collate
-from dist_rec.data.columns import arrow_schema
+from dist_rec.data.collate import collate, empty_batch
 from dist_rec.data.files import RowGroup, warn_once
+from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.loader import ReaderLoader, failures_as_values
-from dist_rec.data.packed_batch import PackedBatch
 from dist_rec.data.plan import Plan, generator
 from dist_rec.data.row_reader import PARQUET, RowReader
 from dist_rec.data.schema import Schema
@@ -85,7 +84,7 @@ class RequestReader(IterableDataset):
         return self._plans[workers]
 
     def __iter__(self) -> Iterator[Any]:
-        """`PackedBatch`es; in a worker process a `Failure` at the end if they end by an error of the user's."""
+        """`HostBatch`es; in a worker process a `Failure` at the end if they end by an error of the user's."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         self._emitted, self._resume_at = self._resume_at, 0
@@ -109,7 +108,7 @@ class RequestReader(IterableDataset):
                 self._refused = error
         self._emitted = self._resume_at = state["emitted"]
 
-    def _stream(self, plan: Plan, worker: int, start: int) -> Iterator[PackedBatch]:
+    def _stream(self, plan: Plan, worker: int, start: int) -> Iterator[HostBatch]:
         """This worker's batches: steps `worker`, `worker + workers`, ... counted over all epochs."""
         if self._refused is not None:
             raise self._refused
@@ -122,11 +121,11 @@ class RequestReader(IterableDataset):
                 lanes = {place: lane for place, lane in lanes.items() if place[0] == number}
                 lanes[number, slot] = _Lane(self, epoch.lanes[slot * self.world_size + self.rank], number)
             rows = lanes[number, slot].read(first=first, count=count)
-            # A rank that has run out of rows makes a batch of none.
-            rows = arrow_schema(self.schema).empty_table() if rows is None else rows
-            batch = collate(rows, self.schema, self.max_length, dedup=self.dedup)
             self._emitted += 1
-            yield PackedBatch.of(batch, self.schema)
+            if rows is None:
+                yield empty_batch(self.schema)
+            else:
+                yield collate(rows, self.schema, self.max_length, dedup=self.dedup)
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -136,9 +135,9 @@ class RequestReader(IterableDataset):
 
 def check_max_length(schema: Schema, max_length: int | None) -> None:
     """Raises ConfigError if histories may not be cut."""
-    if max_length is not None and schema.candidate.seen:
+    if max_length is not None and schema.candidate.visible_events:
         raise ConfigError(
-            f"data.max_length={max_length}: expected none for this dataset (candidate.seen is true), since cutting a history "
+            f"data.max_length={max_length}: expected none for this dataset (candidate.visible_events is true), since cutting a history "
             "would leave its early candidates without events"
         )
 
@@ -217,11 +216,11 @@ class _Lane:
 def _windows(groups: list[RowGroup], rows: int) -> list[list[RowGroup]]:
     """Consecutive row groups gathered until they hold at least `rows` rows."""
     windows: list[list[RowGroup]] = []
-    held = rows
+    num_rows = rows
     for group in groups:
-        if held >= rows:
+        if num_rows >= rows:
             windows.append([])
-            held = 0
+            num_rows = 0
         windows[-1].append(group)
-        held += group.rows
+        num_rows += group.rows
     return windows

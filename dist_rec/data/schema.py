@@ -4,20 +4,21 @@ Kept as `schema.yaml` beside the Parquet files. A row of a file is one **request
 event first), and one or more candidates with their labels. Columns:
 
     <field>                      context field, int
-    <group>                      int, as named under `request`; any of 64 bits, signed or not, such as a hash
+    <grouping key>               int, as named under `request`; any of 64 bits, signed or not, such as a hash
     <time>                       int seconds or a timestamp, as named under `request`
-    <sequence>.<field>           list of int, one entry per event, for every static and dynamic field
+    <sequence>.<field>           list of int, one entry per event, for every field of `ids` and `side`
     <sequence>.time              list of int seconds or of timestamps, if the sequence has `time: true`
     candidate.<field>            list of int, one entry per candidate
     candidate.<label>            list of 0/1; any of both where `given` leaves the label undefined
-    candidate.seen               list of int, if `seen: true`: how many of the oldest events this candidate may see
-    candidate.<label>.truth      list of float, if `truth: true`: the probability the label was drawn with, given its condition
+    candidate.visible_events     list of int, if `visible_events: true`: how many of the oldest events a candidate sees
+    candidate.<label>.oracle     list of float, if `oracle: true`: the probability the label was drawn with, given its condition
 
-Int is any integer type of Parquet, list any of its list types; which files of a folder are read: files.py.
+Int is any integer type of Parquet, list any of its list types; which files of a folder are read: files.py. Schemas and
+files written with other words before 0.1.0: older_words.py.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ from torch import nn
 
 from dist_rec.common.strict import ConfigError, Strict, check, check_distinct
 from dist_rec.common.yaml_file import read_yaml
+from dist_rec.data.layout import FeatureSet, Layout
+from dist_rec.data.older_words import with_todays_words
 
 SCHEMA_FILE = "schema.yaml"
-TAKEN_NAMES = frozenset(dir(nn.ModuleDict()))  # modules are kept by sequence, table and dynamic field, in ours and in TorchRec
+TAKEN_NAMES = frozenset(dir(nn.ModuleDict()))  # modules are named after sequences, tables and side values
 
 
-class StaticField(Strict):
+class IdField(Strict):
     """An id that is looked up in an embedding table. In YAML a bare name `item` means `{name: item, table: item}`."""
 
     name: str
@@ -45,7 +48,7 @@ class StaticField(Strict):
 
 
 class RequestSchema(Strict):
-    group: str = Field(description="Column whose value groups candidates for grouped AUC, usually the user.")
+    grouping_key: str = Field(description="Column whose value groups candidates for grouped AUC, usually the user.")
     time: str | None = Field(
         default=None, description="Column with the request time in seconds; None if only the order is known."
     )
@@ -53,23 +56,23 @@ class RequestSchema(Strict):
 
 class SequenceSchema(Strict):
     name: str
-    static: list[StaticField] = Field(min_length=1, description="Fields that make the event's token.")
-    dynamic: dict[str, int] = Field(default={}, description="Fields that belong to the event alone: name -> number of values.")
+    ids: list[IdField] = Field(min_length=1, description="Looked up in tables; together they make the event's token.")
+    side: dict[str, int] = Field(default={}, description="Small values of the event: name -> number of values.")
     time: bool = Field(default=False, description="Whether each event has a time in seconds.")
 
 
 class CandidateSchema(Strict):
-    static: list[StaticField] = Field(min_length=1)
-    dynamic: dict[str, int] = {}
+    ids: list[IdField] = Field(min_length=1)
+    side: dict[str, int] = {}
     labels: list[str] = Field(min_length=1, description="One 0/1 label per task.")
     given: dict[str, str] = Field(
         default={},
         description="task -> task: a label that is only defined where another one is 1, such as conversion given click.",
     )
-    seen: bool = Field(
-        default=False, description="Candidates see only the first `candidate.seen` events of the (single) sequence."
+    visible_events: bool = Field(
+        default=False, description="Candidates see only the first `candidate.visible_events` events of the (single) sequence."
     )
-    truth: bool = Field(default=False, description="Whether the true probability of each label is stored beside it.")
+    oracle: bool = Field(default=False, description="Whether the true probability of each label is stored beside it.")
 
     @model_validator(mode="after")
     def _check(self) -> "CandidateSchema":
@@ -92,10 +95,10 @@ class Schema(Strict):
     name: str
     tables: dict[str, int] = Field(description="Embedding table -> number of ids; valid ids are 0 .. n-1.")
     request: RequestSchema
-    context: list[StaticField] = []
+    context: list[IdField] = []
     sequences: list[SequenceSchema] = Field(min_length=1)
     candidate: CandidateSchema
-    groups: dict[str, list[str]] = Field(
+    feature_groups: dict[str, list[str]] = Field(
         default={},
         description="Context and candidate fields that belong together, as context.<field> and candidate.<field>; HyFormer and "
         "RankMixer make one token of each group. One group per field if none is declared.",
@@ -114,79 +117,62 @@ class Schema(Strict):
     def _check(self) -> "Schema":
         for place, fields in [
             ("context", self.context),
-            *((s.name, s.static) for s in self.sequences),
-            ("candidate", self.candidate.static),
+            *((s.name, s.ids) for s in self.sequences),
+            ("candidate", self.candidate.ids),
         ]:
             for field in fields:
                 if field.table not in self.tables:
                     raise ValueError(
                         f"{place}.{field.name}: table '{field.table}' is not declared; declared: {', '.join(self.tables)}"
                     )
-        owners = [*((s.name, s.static, s.dynamic) for s in self.sequences)]
-        owners += [("context", self.context, {}), ("candidate", self.candidate.static, self.candidate.dynamic)]
-        for place, fields, dynamic in owners:
-            check_distinct(place, [*(field.name for field in fields), *dynamic], "a field is one column")
+        owners = [*((s.name, s.ids, s.side) for s in self.sequences)]
+        owners += [("context", self.context, {}), ("candidate", self.candidate.ids, self.candidate.side)]
+        for place, fields, side in owners:
+            check_distinct(place, [*(field.name for field in fields), *side], "a field is one column")
         names = [s.name for s in self.sequences]
         _check_names("sequences", names)
         if len(set(names)) < len(names) or {"candidate", "context"} & set(names):
             raise ValueError(f"sequence names must differ and not be 'candidate' or 'context', got {names}")
         if any(s.time for s in self.sequences) and self.request.time is None:
             raise ValueError("a sequence has times, so request.time must name the column with the request's time")
-        if self.candidate.seen and len(self.sequences) != 1:
-            raise ValueError(f"candidate.seen needs exactly one sequence, got {len(self.sequences)}")
-        for place, dynamic in [*((s.name, s.dynamic) for s in self.sequences), ("candidate", self.candidate.dynamic)]:
-            _check_names(f"{place}.dynamic", dynamic)
-            for name, size in dynamic.items():
+        if self.candidate.visible_events and len(self.sequences) != 1:
+            raise ValueError(f"candidate.visible_events needs exactly one sequence, got {len(self.sequences)}")
+        for place, side in [*((s.name, s.side) for s in self.sequences), ("candidate", self.candidate.side)]:
+            _check_names(f"{place}.side", side)
+            for name, size in side.items():
                 if not 0 < size <= 2**15:
-                    raise ValueError(f"{place}.{name}: a dynamic field takes 1 to 32768 values, got {size}")
-        if self.groups:
-            _check_groups(self.groups, self.grouped_fields)
+                    raise ValueError(f"{place}.{name}: a side value takes 1 to 32768 values, got {size}")
+        if self.feature_groups:
+            _check_groups(self.feature_groups, self.grouped_fields)
         return self
 
     @property
     def grouped_fields(self) -> list[str]:
-        """Every field outside the sequences, as groups name it: context, then static and dynamic fields of the candidate."""
-        candidate = [*(field.name for field in self.candidate.static), *self.candidate.dynamic]
+        """Every field outside the sequences, as groups name it: context, then ids and side values of the candidate."""
+        candidate = [*(field.name for field in self.candidate.ids), *self.candidate.side]
         return [*(f"context.{field.name}" for field in self.context), *(f"candidate.{name}" for name in candidate)]
 
     @property
-    def feature_groups(self) -> dict[str, list[str]]:
+    def token_groups(self) -> dict[str, list[str]]:
         """Fields by group: as declared, or every field as the group of its own name ("context.user")."""
-        return self.groups or {name: [name] for name in self.grouped_fields}
+        return self.feature_groups or {name: [name] for name in self.grouped_fields}
 
-    @property
-    def token_sets(self) -> dict[str, "TokenSet"]:
-        """Token sets by name. Sequences and candidates with the same fields share one; context has its own."""
-        sets: dict[str, TokenSet] = {}
-        if self.context:
-            sets["context"] = TokenSet("context", tuple(self.context))
-        for static in [*(s.static for s in self.sequences), self.candidate.static]:
-            name = self.token_set_of(static)
-            sets[name] = TokenSet(name, tuple(static))
-        return sets
-
-    def token_set_of(self, static: list[StaticField]) -> str:
-        """Name of the token set of a sequence or of the candidate: its first owner with these fields."""
-        owners = [*((s.name, s.static) for s in self.sequences), ("candidate", self.candidate.static)]
-        return next(name for name, fields in owners if fields == static)
-
-
-@dataclass(frozen=True)
-class TokenSet:
-    """Static fields that are looked up together; unique combinations of them are the tokens of a batch."""
-
-    name: str
-    fields: tuple[StaticField, ...]
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Names of the fields in the KeyedJaggedTensor of unique ids."""
-        return tuple(key for key, _ in self.keyed_fields)
-
-    @property
-    def keyed_fields(self) -> tuple[tuple[str, StaticField], ...]:
-        """Each field with its name in the KeyedJaggedTensor."""
-        return tuple((f"{self.name}.{field.name}", field) for field in self.fields)
+    @cached_property
+    def layout(self) -> Layout:
+        """Feature sets, keys and table sizes."""
+        fields = {"context": self.context} if self.context else {}
+        fields |= {s.name: s.ids for s in self.sequences} | {"candidate": self.candidate.ids}
+        owners: dict[str, FeatureSet] = {}
+        tables: dict[str, str] = {}
+        for owner, ids in fields.items():
+            shared = (owners[other] for other in owners if other != "context" and fields[other] == ids)
+            if (found := next(shared, None)) is None:
+                keys = {f"{owner}.{field.name}": field.table for field in ids}
+                found = FeatureSet(owner, tuple(keys))
+                tables |= keys
+            owners[owner] = found
+        sets = {of.name: of for of in owners.values()}
+        return Layout(owners, sets, tables, {key: self.tables[table] for key, table in tables.items()})
 
 
 def load_schema(folder: str | Path, leave_out: Sequence[str] = ()) -> Schema:
@@ -197,20 +183,20 @@ def load_schema(folder: str | Path, leave_out: Sequence[str] = ()) -> Schema:
     path = Path(folder) / SCHEMA_FILE
     missing = (
         "no such file; expected a dataset folder, made by `dist-rec data synth`, by `dist-rec data import`, or "
-        "from your own Parquet files with a schema.yaml beside them (README.md, Your own data)"
+        "from your own Parquet files with a schema.yaml beside them (docs/data.md)"
     )
-    schema = check(Schema, read_yaml(path, missing), str(path))
+    schema = check(Schema, with_todays_words(read_yaml(path, missing), str(path)), str(path))
     known = [field.name for field in schema.context]
     for name in leave_out:
         if name not in known:
             there = ", ".join(known) or "none"
             raise ConfigError(f"data.leave_out: '{name}' is no context field of {path}; these are: {there}")
     left_out = {f"context.{name}" for name in leave_out}
-    groups = {group: [field for field in fields if field not in left_out] for group, fields in schema.groups.items()}
+    groups = {group: [field for field in fields if field not in left_out] for group, fields in schema.feature_groups.items()}
     return schema.model_copy(
         update={
             "context": [field for field in schema.context if field.name not in leave_out],
-            "groups": {group: fields for group, fields in groups.items() if fields},
+            "feature_groups": {group: fields for group, fields in groups.items() if fields},
         }
     )
 
@@ -229,12 +215,14 @@ def _check_groups(groups: dict[str, list[str]], known: list[str]) -> None:
     owner: dict[str, str] = {}
     for group, fields in groups.items():
         if not fields:
-            raise ValueError(f"groups.{group}: expected at least one field, got none")
+            raise ValueError(f"feature_groups.{group}: expected at least one field, got none")
         for field in fields:
             if field not in known:
-                raise ValueError(f"groups.{group}: '{field}' is no context or candidate field; these are: {', '.join(known)}")
+                raise ValueError(
+                    f"feature_groups.{group}: '{field}' is no context or candidate field; these are: {', '.join(known)}"
+                )
             if field in owner:
-                raise ValueError(f"groups.{group}: '{field}' is in group {owner[field]} already; a field has one group")
+                raise ValueError(f"feature_groups.{group}: '{field}' is in group {owner[field]} already; a field has one group")
             owner[field] = group
     if missing := [field for field in known if field not in owner]:
-        raise ValueError(f"groups: expected every field in a group, but these are in none: {', '.join(missing)}")
+        raise ValueError(f"feature_groups: expected every field in a group, but these are in none: {', '.join(missing)}")

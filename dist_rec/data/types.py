@@ -23,18 +23,20 @@ def fits(column: Column, kind: pa.DataType) -> bool:
     if types.is_null(kind):
         return True
     if types.is_integer(kind):
-        return column.kind != "truth"
+        return column.kind != "oracle"
     if column.kind == "label":
         return types.is_floating(kind) or types.is_boolean(kind)
     if column.kind == "time":
         return _is_moment(kind)
-    return column.kind == "truth" and types.is_floating(kind)
+    return column.kind == "oracle" and types.is_floating(kind)
 
 
 def wanted(column: Column) -> str:
     """What `fits` expects, for a message."""
-    value = {"label": "0/1 numbers", "truth": "floats", "time": "integers (seconds) or timestamps"}.get(column.kind, "integers")
-    hint = " (number other ids, or hash them to 64 bits)" if column.kind == "group" else ""
+    value = {"label": "0/1 numbers", "oracle": "floats", "time": "integers (seconds) or timestamps"}.get(
+        column.kind, "integers"
+    )
+    hint = " (number other ids, or hash them to 64 bits)" if column.kind == "grouping_key" else ""
     return f"a list of {value}" if column.is_list else value + hint
 
 
@@ -49,7 +51,7 @@ def plain(table: pa.Table, schema: Schema) -> pa.Table:
     """The columns of a schema as int, float or bool, or as plain lists of these; nulls stay.
 
     Timestamps and dates become whole seconds since 1970 (int64, parts of a second dropped), without a zone as if in UTC. An
-    unsigned 64-bit group becomes the int64 of the same bits. Every column must fit.
+    unsigned 64-bit grouping key becomes the int64 of the same bits. Every column must fit.
     """
     columns = [_plain(table.column(column.name), column) for column in columns_of(schema)]
     return pa.table(columns, names=arrow_schema(schema).names)
@@ -66,7 +68,7 @@ def _plain(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
         value = pa.int64()
     elif types.is_null(value):
         value = column.arrow_type.value_type if column.is_list else column.arrow_type
-    elif types.is_uint64(value) and column.kind == "group":
+    elif types.is_uint64(value) and column.kind == "grouping_key":
         value = pa.int64()
     target = pa.list_(value) if column.is_list else value
     return values if values.type == target else values.cast(target, safe=False)

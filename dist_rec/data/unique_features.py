@@ -3,39 +3,28 @@
 Whoever else reads it, such as a model that builds its mask from lengths or a collection that is not wrapped, finds a
 `KeyedJaggedTensor` there: every public method of one answers as the original would.
 
-Legend: B samples, N values of one key, U distinct ones, F keys. Keys of one **token set** have equal lengths in every sample
-and are deduplicated together, so that they share an inverse index.
+Legend: B samples, N values of one key, U distinct ones, F keys.
 """
 
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
-from torchrec.streamable import Pipelineable
 
-from dist_rec.data.dedup import pack_inverse, unique_tokens, unpack_inverse
-from dist_rec.data.wire import Packet, narrow, widen
+from dist_rec.data.layout import FeatureSet
+from dist_rec.data.transfer_buffer import TransferBuffer
+from dist_rec.data.unique_tokens import UniqueTokens, deduplicate
 from dist_rec.kernels.unique_ids import BitPackedIndex, Segments, unique_ids_bounded, unpack_index
 
 
-@dataclass(frozen=True)
-class TokenSet:
-    """Keys deduplicated together: their values per key (`count`), distinct ones (`num_unique`), bits of the inverse index."""
-
-    keys: tuple[str, ...]
-    count: int
-    num_unique: int
-    bits: int
-
-
-@dataclass(eq=False, repr=False)
-class UniqueFeatures(Pipelineable):
+@dataclass(frozen=True, eq=False, repr=False)
+class UniqueFeatures(UniqueTokens):
     """Distinct ids of every key, and where they belong; in all else the `KeyedJaggedTensor` it was made of.
 
     Its own methods are about one key (`ids_of`, `inverse_of`, `lengths_of`, `offsets_of`). The public methods of a
@@ -43,29 +32,26 @@ class UniqueFeatures(Pipelineable):
     gives. The first that needs the repeated values makes them, where the ids are, and they are kept. `isinstance` still
     tells the two apart, and methods that give a whole `KeyedJaggedTensor` give a plain one.
 
-    `tensors` has by name: `ids.<key>` (U,), `inverse.<set>` (N,) int32 or the words of a packed index, `lengths.<set>` (B,)
-    int32, `unique` (F,) int32. Made by `of` it is one buffer on the host, which `to` moves by one copy.
-
-    - `names` the keys in the order of the original; `sets` the token sets
+    - owners are the feature sets, each named after its first key; beside the ids there is `lengths.<feature set>` (B,)
+      int32. Made by `of` it is one buffer on the host, which `to` moves by one copy
+    - `feature_sets`: keys that share an inverse index
     - `samples` B; `values_dtype` and `lengths_dtype` those of the original
-    - `segments` per token set, where the order of its inverse index is known already
+    - `segments` by feature set, where the order of its inverse index is known already
     - `plain_bytes`: bytes of the original
     """
 
-    tensors: Packet | dict[str, Tensor]
-    names: tuple[str, ...]
-    sets: tuple[TokenSet, ...]
+    feature_sets: tuple[FeatureSet, ...]
     samples: int
     values_dtype: torch.dtype
     lengths_dtype: torch.dtype
     plain_bytes: int
-    segments: dict[int, Segments] | None = None
+    segments: dict[str, Segments] | None = None
 
     @classmethod
     def of(
         cls,
         features: KeyedJaggedTensor,
-        token_sets: Sequence[Sequence[str]] = (),
+        feature_sets: Sequence[Sequence[str]] = (),
         num_embeddings: Mapping[str, int] | None = None,
         *,
         pin_memory: bool = False,
@@ -74,13 +60,13 @@ class UniqueFeatures(Pipelineable):
 
         Args:
             features: in host memory, int32 or int64 values, any ids.
-            token_sets: keys to deduplicate together; every other key is a set of its own.
+            feature_sets: keys to deduplicate together; every other key is a set of its own.
             num_embeddings: key -> ids are below this, which decides how many bytes they cross in; without it, the largest id
                 of the batch does.
 
         Raises:
             ValueError: weights, strides that differ between keys, repeated keys, values that are not ids or not in host
-                memory, a key that is not there or stands in two sets, lengths that differ within a set.
+                memory, a key that is not there or is in two sets, lengths that differ within a set.
         """
         check_supported(features)
         if features.device().type != "cpu":
@@ -88,32 +74,16 @@ class UniqueFeatures(Pipelineable):
                 f"expected features in host memory, got them on {features.device()}; deduplicate before they are moved, or "
                 "where they are, by a collection with dedup='device'"
             )
-        sets = complete_sets(features.keys(), token_sets)
+        found = complete_sets(features.keys(), feature_sets)
         by_key = _by_key(features)
-        tensors: dict[str, Tensor] = {}
-        found: list[TokenSet] = []
-        for number, keys in enumerate(sets):
-            lengths = by_key[keys[0]].lengths()
-            for key in keys[1:]:
-                _check_same_lengths(keys[0], lengths, key, by_key[key].lengths())
-            tokens = unique_tokens([by_key[key].values().numpy() for key in keys])
-            packed = pack_inverse(torch.from_numpy(tokens.inverse), len(tokens.columns[0]))
-            for key, column in zip(keys, tokens.columns, strict=True):
-                size = None if num_embeddings is None else num_embeddings.get(key)
-                tensors[f"ids.{key}"] = _narrow(key, torch.from_numpy(column), size)
-            tensors[f"inverse.{number}"] = packed.words
-            tensors[f"lengths.{number}"] = lengths.int()
-            found.append(TokenSet(keys, len(packed), len(tokens.columns[0]), packed.bits))
-        tensors["unique"] = torch.tensor(_per_key(features.keys(), found), dtype=torch.int32)
-        return cls(
-            tensors=Packet.of(tensors, pin_memory=pin_memory),
-            names=tuple(features.keys()),
-            sets=tuple(found),
-            samples=features.stride(),
-            values_dtype=features.values().dtype,
-            lengths_dtype=features.lengths().dtype,
-            plain_bytes=features.values().nbytes + features.lengths().nbytes,
-        )
+        sizes = {key: (num_embeddings or {}).get(key) for key in by_key}
+        columns = {of.name: [by_key[key].values().numpy() for key in of.keys] for of in found}
+        for of in found:
+            _check_same_lengths({key: by_key[key].lengths() for key in of.keys})
+        tokens = deduplicate(columns, {of.name: of for of in found}, sizes)
+        lengths = {f"lengths.{of.name}": by_key[of.name].lengths().int() for of in found}
+        buffer = TransferBuffer.of({**lengths, **tokens.tensors}, pin_memory=pin_memory)
+        return cls._made_of(features, replace(tokens, tensors=buffer), found)
 
     @classmethod
     def on_device(cls, features: KeyedJaggedTensor) -> "UniqueFeatures":
@@ -124,20 +94,26 @@ class UniqueFeatures(Pipelineable):
         by_key = _by_key(features)
         bounded = {key: unique_ids_bounded(jagged.values()) for key, jagged in by_key.items()}
         counts = torch.stack([found.count for found in bounded.values()]).tolist()  # host sync: shapes of all that follows
-        tensors: dict[str, Tensor] = {}
-        sets: list[TokenSet] = []
-        segments: dict[int, Segments] = {}
-        for number, ((key, found), count) in enumerate(zip(bounded.items(), counts, strict=True)):
-            tensors[f"ids.{key}"] = found.values[:count]
-            tensors[f"inverse.{number}"] = found.inverse
-            tensors[f"lengths.{number}"] = by_key[key].lengths().int()
-            segments[number] = Segments(found.segments.order, found.segments.offsets[: count + 1])
-            sets.append(TokenSet((key,), len(found.inverse), count, 32))
+        num_unique = dict(zip(bounded, counts, strict=True))
+        tensors = {f"ids.{key}": of.values[: num_unique[key]] for key, of in bounded.items()}
+        tensors |= {f"inverse.{key}": of.inverse for key, of in bounded.items()}
+        tensors |= {f"lengths.{key}": jagged.lengths().int() for key, jagged in by_key.items()}
         tensors["unique"] = torch.tensor(counts, dtype=torch.int32, device=features.device())
+        segments = {key: Segments(of.segments.order, of.segments.offsets[: num_unique[key] + 1]) for key, of in bounded.items()}
+        tokens = UniqueTokens(tensors, num_unique, bits={}, counts={key: len(of.inverse) for key, of in bounded.items()})
+        return cls._made_of(features, tokens, [FeatureSet(key, (key,)) for key in by_key], segments)
+
+    @classmethod
+    def _made_of(
+        cls,
+        features: KeyedJaggedTensor,
+        tokens: UniqueTokens,
+        feature_sets: Sequence[FeatureSet],
+        segments: dict[str, Segments] | None = None,
+    ) -> "UniqueFeatures":
         return cls(
-            tensors=tensors,
-            names=tuple(features.keys()),
-            sets=tuple(sets),
+            **vars(tokens),
+            feature_sets=tuple(feature_sets),
             samples=features.stride(),
             values_dtype=features.values().dtype,
             lengths_dtype=features.lengths().dtype,
@@ -146,30 +122,18 @@ class UniqueFeatures(Pipelineable):
         )
 
     @cached_property
-    def deduplicated(self) -> KeyedJaggedTensor:
-        """What is looked up: stride 1, the U ids of each key."""
-        return KeyedJaggedTensor(
-            keys=self.keys(),
-            values=torch.cat([self.ids_of(key) for key in self.names]),
-            # Pipelines may free the memory of what they sent; `tensors` is needed longer.
-            lengths=self.tensors["unique"].clone(),
-            stride=1,
-            length_per_key=_per_key(self.names, self.sets),
-        )
-
-    @cached_property
     def plain(self) -> KeyedJaggedTensor:
         """The original: stride B, the N values of each key, in tensors of its own."""
         return KeyedJaggedTensor(
             keys=self.keys(),
-            values=torch.cat([self.values_of(key) for key in self.names]),
+            values=torch.cat([self.values_of(key) for key in self]),
             lengths=self.lengths(),
             stride=self.samples,
-            length_per_key=[self.sets[self._set_of[key]].count for key in self.names],
+            length_per_key=[self.counts[self._set_of[key]] for key in self],
         )
 
     def keys(self) -> list[str]:
-        return list(self.names)
+        return list(self.num_unique)
 
     def stride(self) -> int:
         return self.samples
@@ -179,7 +143,7 @@ class UniqueFeatures(Pipelineable):
 
     def lengths(self) -> Tensor:
         """(F B,) in the dtype of the original's lengths."""
-        return torch.cat([self.lengths_of(key) for key in self.names])
+        return torch.cat([self.lengths_of(key) for key in self])
 
     def clear_storage(self) -> int:
         """Frees the repeated values, where they were made; asked for again, they are made again."""
@@ -195,29 +159,26 @@ class UniqueFeatures(Pipelineable):
         raise AttributeError(f"neither UniqueFeatures nor the KeyedJaggedTensor it stands for has {name!r}")
 
     def __getitem__(self, key: str) -> JaggedTensor:
-        if key not in self.names:
-            raise KeyError(f"no key {key!r} in the features; there are: {', '.join(self.names)}")
+        if key not in self.num_unique:
+            raise KeyError(f"no key {key!r} in the features; there are: {', '.join(self)}")
         return self.plain[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
+        return iter(self.num_unique)
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.num_unique)
 
     def __bool__(self) -> bool:
         return True  # as the KeyedJaggedTensor, also without keys
 
     def __repr__(self) -> str:
-        of = {key: self.sets[number] for key, number in self._set_of.items()}
-        counts = ", ".join(f"{key}: {of[key].count} values, {of[key].num_unique} distinct" for key in self.names)
-        return f"UniqueFeatures({self.samples} samples on {self.device()}; {counts})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # not what can be made again
+        counts, distinct = self.counts, self.num_unique
+        told = ", ".join(f"{key}: {counts[self._set_of[key]]} values, {distinct[key]} distinct" for key in self)
+        return f"UniqueFeatures({self.samples} samples on {self.device()}; {told})"
 
     def inverse_of(self, key: str) -> Tensor | BitPackedIndex:
-        """(N,) the place of each value among the distinct ones of its key; packed on a GPU if it came there packed."""
+        """(N,) the place of each value among the distinct ones of its key, as `UniqueTokens.inverse` gives it."""
         return self._inverses[self._set_of[key]]
 
     def segments_of(self, key: str) -> Segments | None:
@@ -225,16 +186,11 @@ class UniqueFeatures(Pipelineable):
 
     def lengths_of(self, key: str) -> Tensor:
         """(B,) in the dtype of the original's lengths."""
-        return self.tensors[f"lengths.{self._set_of[key]}"].to(self.lengths_dtype)
+        return self._lengths(key).to(self.lengths_dtype)
 
     def offsets_of(self, key: str) -> Tensor:
         """(B + 1,) int32 prefix sums of the lengths."""
-        lengths = self.tensors[f"lengths.{self._set_of[key]}"]
-        return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
-
-    def ids_of(self, key: str) -> Tensor:
-        """(U,) int64 distinct ids."""
-        return widen(self.tensors[f"ids.{key}"])
+        return torch.nn.functional.pad(self._lengths(key).cumsum(0, dtype=torch.int32), (1, 0))
 
     def values_of(self, key: str) -> Tensor:
         """(N,) ids with their repetitions, in the dtype of the original's values."""
@@ -242,43 +198,32 @@ class UniqueFeatures(Pipelineable):
         whole = inverse if isinstance(inverse, Tensor) else unpack_index(inverse)
         return self.ids_of(key).to(self.values_dtype)[whole]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that `to` moves."""
-        tensors = self.tensors
-        return tensors.nbytes if isinstance(tensors, Packet) else sum(tensor.nbytes for tensor in tensors.values())
-
     def to(self, device: torch.device, non_blocking: bool = False, dtype: torch.dtype | None = None) -> "UniqueFeatures":
         """`dtype` is that of weights, as for a `KeyedJaggedTensor`; there are none."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "UniqueFeatures":
-        return self._map(lambda tensor: tensor.pin_memory())
+        return super().to(device, non_blocking)
 
     def record_stream(self, stream: torch.Stream) -> None:
-        tensors = [self.tensors] if isinstance(self.tensors, Packet) else [*self.tensors.values()]
-        tensors += [tensor for of in (self.segments or {}).values() for tensor in (of.order, of.offsets)]
-        for tensor in tensors:
-            tensor.record_stream(stream)  # pyright: ignore[reportArgumentType] - torch's stub wants its private base class
+        super().record_stream(stream)
+        for of in (self.segments or {}).values():
+            for tensor in (of.order, of.offsets):
+                tensor.record_stream(stream)  # pyright: ignore[reportArgumentType] - as in UniqueTokens
         for made in (self.__dict__.get("deduplicated"), self.__dict__.get("plain")):
             if made is not None:
                 made.record_stream(stream)
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> "UniqueFeatures":
-        if isinstance(self.tensors, Packet):
-            return replace(self, tensors=replace(self.tensors, buffer=move(self.tensors.buffer)))
-        return replace(self, tensors={name: move(tensor) for name, tensor in self.tensors.items()}, segments=None)
+        return replace(super()._map(move), segments=None)
+
+    def _lengths(self, key: str) -> Tensor:
+        return self.tensors[f"lengths.{self._set_of[key]}"]
 
     @cached_property
-    def _inverses(self) -> list[Tensor | BitPackedIndex]:
-        if isinstance(self.tensors, dict):
-            return [self.tensors[f"inverse.{number}"] for number in range(len(self.sets))]
-        packed = [BitPackedIndex(self.tensors[f"inverse.{i}"], of.bits, of.count) for i, of in enumerate(self.sets)]
-        return [unpack_inverse(index) if index.device.type == "cpu" else index for index in packed]
+    def _inverses(self) -> dict[str, Tensor | BitPackedIndex]:
+        return {of.name: self.inverse(of.name) for of in self.feature_sets}
 
     @cached_property
-    def _set_of(self) -> dict[str, int]:
-        return {key: number for number, of in enumerate(self.sets) for key in of.keys}
+    def _set_of(self) -> dict[str, str]:
+        return {key: of.name for of in self.feature_sets for key in of.keys}
 
 
 # What a KeyedJaggedTensor answers and is answered from `UniqueFeatures.plain`: its public methods, and the fields that
@@ -310,17 +255,21 @@ def check_supported(features: KeyedJaggedTensor) -> None:
         raise ValueError(f"expected ids as values, int32 or int64, got {features.values().dtype}")
 
 
-def complete_sets(keys: Sequence[str], token_sets: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """The given token sets, then one for every key that stands in none. Raises ValueError for an unknown or repeated key."""
-    named = [key for of in token_sets for key in of]
+def complete_sets(keys: Sequence[str], feature_sets: Sequence[Sequence[str]]) -> list[FeatureSet]:
+    """The given feature sets, then one for every key that is in none, each named after its first key.
+
+    Raises ValueError for an unknown or repeated key, and for a set without keys.
+    """
+    named = [key for of in feature_sets for key in of]
     for key in named:
         if key not in keys:
-            raise ValueError(f"token_sets: no key {key!r} in the features; there are: {', '.join(keys)}")
+            raise ValueError(f"feature_sets: no key {key!r} in the features; there are: {', '.join(keys)}")
         if named.count(key) > 1:
-            raise ValueError(f"token_sets: key {key!r} stands in them more than once")
-    if not all(token_sets):
-        raise ValueError(f"token_sets: a set needs at least one key, got {[list(of) for of in token_sets]}")
-    return [*(tuple(of) for of in token_sets), *((key,) for key in keys if key not in named)]
+            raise ValueError(f"feature_sets: expected every key in one set, got {key!r} more than once")
+    if not all(feature_sets):
+        raise ValueError(f"feature_sets: a set needs at least one key, got {[list(of) for of in feature_sets]}")
+    every = [*(tuple(of) for of in feature_sets), *((key,) for key in keys if key not in named)]
+    return [FeatureSet(of[0], of) for of in every]
 
 
 def _by_key(features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
@@ -330,25 +279,13 @@ def _by_key(features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
     return {key: JaggedTensor(values=features.values(), lengths=features.lengths()) for key in features.keys()}  # noqa: SIM118
 
 
-def _per_key(keys: Sequence[str], sets: Sequence[TokenSet]) -> list[int]:
-    """Distinct ids of every key."""
-    of_key = {key: of.num_unique for of in sets for key in of.keys}
-    return [of_key[key] for key in keys]
-
-
-def _check_same_lengths(first: str, expected: Tensor, key: str, lengths: Tensor) -> None:
-    if torch.equal(expected, lengths):
-        return
-    sample = int((expected != lengths).nonzero()[0])
-    raise ValueError(
-        f"token_sets: keys of one set need the same lengths, but sample {sample} has {int(expected[sample])} values of "
-        f"{first!r} and {int(lengths[sample])} of {key!r}"
-    )
-
-
-def _narrow(key: str, ids: Tensor, num_embeddings: int | None) -> Tensor:
-    if num_embeddings is not None and len(ids):
-        low, high = (int(x) for x in torch.aminmax(ids))
-        if low < 0 or high >= num_embeddings:
-            raise ValueError(f"{key}: expected ids from 0 to {num_embeddings - 1}, got {low if low < 0 else high}")
-    return narrow(ids, num_embeddings)
+def _check_same_lengths(lengths: dict[str, Tensor]) -> None:
+    """Raises ValueError unless the keys of a set have the same lengths (B,)."""
+    first, expected = next(iter(lengths.items()))
+    for key, got in lengths.items():
+        if not torch.equal(expected, got):
+            sample = int((expected != got).nonzero()[0])
+            raise ValueError(
+                f"feature_sets: keys of one set need the same lengths, but sample {sample} has {int(expected[sample])} values "
+                f"of {first!r} and {int(got[sample])} of {key!r}"
+            )

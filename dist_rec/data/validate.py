@@ -22,6 +22,7 @@ from dist_rec.data.columns import (
     scalar_values,
 )
 from dist_rec.data.errors import READ_ERRORS, DataError, one_line, reading
+from dist_rec.data.older_words import stored_names
 from dist_rec.data.schema import Schema
 from dist_rec.data.times import EXPECTED, Span, mixed_units, other_unit, outlier
 from dist_rec.data.types import fits, has_zone, plain, wanted
@@ -57,7 +58,7 @@ def open_parquet(path: Path, schema: Schema) -> pq.ParquetFile:
         found = file.schema_arrow
     except READ_ERRORS as error:
         raise DataError(f"{path}: expected a readable Parquet footer, got: {one_line(error)}; the file is damaged") from error
-    check_columns(found, schema, file=path)
+    check_columns(_in_todays_words(found, schema), schema, file=path)
     return file
 
 
@@ -67,16 +68,23 @@ def read_row_group(file: pq.ParquetFile, schema: Schema, *, path: Path, row_grou
     Raises DataError, also if the bytes of the group are damaged.
     """
     names = arrow_schema(schema).names
+    stored = stored_names(names, file.schema_arrow.names)
     try:
         # Threads of pyarrow would fight the other workers for the cores, and do not survive a fork.
-        table = file.read_row_group(row_group, columns=names, use_threads=False).select(names)
+        table = file.read_row_group(row_group, columns=stored, use_threads=False).select(stored).rename_columns(names)
     except READ_ERRORS as error:
         place = _Place(f"{path}, row group {row_group}")
-        for name in names:
-            if (row := _null_of_one_length(file, name, row_group)) is not None:
+        for name, column in zip(names, stored, strict=True):
+            if (row := _null_of_one_length(file, column, row_group)) is not None:
                 raise place.error(row, name, "a list", "null") from error
         raise DataError(f"{place.where}: expected readable column data, got: {one_line(error)}") from error
     return validate(table, schema, file=path, row_group=row_group)
+
+
+def _in_todays_words(found: pa.Schema, schema: Schema) -> pa.Schema:
+    names = arrow_schema(schema).names
+    today = dict(zip(stored_names(names, found.names), names, strict=True))
+    return pa.schema([field.with_name(today.get(field.name, field.name)) for field in found])
 
 
 def _null_of_one_length(file: pq.ParquetFile, name: str, row_group: int) -> int | None:
@@ -113,8 +121,8 @@ def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: in
     """Checks one row group and returns it with its columns in the types of `arrow_schema`, others dropped.
 
     Raises DataError for the first problem found; rows are counted from 0 within the row group. Checked: columns and types;
-    no nulls; ids and dynamic values within their tables; equal lengths of the fields of one sequence and of the candidates;
-    labels 0 or 1; truth within [0, 1]; seen within [0, length of the sequence]; event times ascending and not after the
+    no nulls; ids and side values within their tables; equal lengths of the fields of one sequence and of the candidates;
+    labels 0 or 1; oracle within [0, 1]; visible events within [0, length of the sequence]; event times ascending and not after the
     request; times in seconds (see times.py). A request without candidates is allowed.
     """
     place = _Place(f"{file}, row group {row_group}")
@@ -135,9 +143,9 @@ def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: in
         if sequence.time and schema.request.time is not None:
             times = lists[sequence.name][f"{sequence.name}.time"]
             _check_times(place, f"{sequence.name}.time", times, schema.request.time, scalar_values(table, schema.request.time))
-    if schema.candidate.seen:
+    if schema.candidate.visible_events:
         events = next(iter(lists[schema.sequences[0].name].values()))
-        _check_seen(place, lists[CANDIDATE][f"{CANDIDATE}.seen"], events)
+        _check_visible_events(place, lists[CANDIDATE][f"{CANDIDATE}.visible_events"], events)
     return table.cast(arrow_schema(schema))
 
 
@@ -166,7 +174,7 @@ def _check_values(place: _Place, column: Column, values: NDArray, row_of: Callab
         bad, expected = (values < 0) | (values >= column.size), f"an id from 0 to {(column.size or 0) - 1}"
     elif column.kind == "label":
         bad, expected = ~((values == 0) | (values == 1)), "a label of 0 or 1"
-    elif column.kind == "truth":
+    elif column.kind == "oracle":
         bad, expected = ~((values >= 0) & (values <= 1)), "a probability from 0 to 1"
     elif column.kind == "time" and len(values) and (got := other_unit(extreme := outlier(span_of(values)))):
         index = int(np.argmax(values == extreme))
@@ -214,13 +222,15 @@ def _check_times(place: _Place, name: str, times: Ragged, request_name: str, req
         raise place.error(row, name, expected, f"{values[index]}{_entry(times, index)}")
 
 
-def _check_seen(place: _Place, seen: Ragged, events: Ragged) -> None:
-    limit = np.repeat(events.lengths, seen.lengths)
-    bad = (seen.values < 0) | (seen.values > limit)
+def _check_visible_events(place: _Place, visible: Ragged, events: Ragged) -> None:
+    limit = np.repeat(events.lengths, visible.lengths)
+    bad = (visible.values < 0) | (visible.values > limit)
     if bad.any():
         index = int(np.argmax(bad))
         expected = f"a number of events from 0 to {limit[index]}"
-        raise place.error(seen.row_of(index), f"{CANDIDATE}.seen", expected, f"{seen.values[index]}{_entry(seen, index)}")
+        raise place.error(
+            visible.row_of(index), f"{CANDIDATE}.visible_events", expected, f"{visible.values[index]}{_entry(visible, index)}"
+        )
 
 
 def _entry(ragged: Ragged, index: int) -> str:

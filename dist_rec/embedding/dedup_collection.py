@@ -16,22 +16,21 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import nn
-from torchrec.modules.embedding_configs import (
-    BaseEmbeddingConfig,
-    EmbeddingBagConfig,
-    EmbeddingConfig,
-    PoolingType,
-)
-from torchrec.modules.embedding_modules import (
-    EmbeddingBagCollection,
-    EmbeddingCollection,
-    get_embedding_names_by_table,
-)
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig, EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection, get_embedding_names_by_table
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from dist_rec.data.unique_features import UniqueFeatures
 from dist_rec.embedding.dedup_checks import check_collection, check_features
-from dist_rec.embedding.dedup_lookup import Bag, PoolBags, RebuildSequences, UniqueOnDevice
+from dist_rec.embedding.dedup_lookup import (
+    Bag,
+    PoolBags,
+    RebuildSequences,
+    UniqueOnDevice,
+    collection_name,
+    collections_by_width,
+    look_up,
+)
 from dist_rec.embedding.dedup_names import Renamed
 from dist_rec.kernels.gather_pool import Mode
 
@@ -156,32 +155,28 @@ class DedupEmbeddingBagCollection(_DedupCollection):
                 "EmbeddingBagCollection with is_weighted=False, or leave it as it is: DedupLoader leaves its features alone"
             )
         configs = collection.embedding_bag_configs()
-        homes = {table.name: f"dim_{table.embedding_dim}" for table in configs}
+        homes = {table.name: collection_name(table.embedding_dim) for table in configs}
         keys = [key for table in configs for key in table.feature_names]
         super().__init__("embedding_bags", {name: f"collections.{home}" for name, home in homes.items()}, keys, dedup)
         self._configs = configs
-        self.collections = nn.ModuleDict()
-        bags: list[Bag] = []
-        for home in dict.fromkeys(homes.values()):
-            members = [table for table in configs if homes[table.name] == home]
-            inner = EmbeddingCollection(tables=[_unpooled(table) for table in members], device=torch.device("meta"))
-            for table in members:
-                inner.embeddings[table.name].weight = collection.embedding_bags[table.name].weight
+        self.collections = collections_by_width(_unpooled(table) for table in configs)
+        for name, home in homes.items():
+            inner: Any = self.collections[home]
+            inner.embeddings[name].weight = collection.embedding_bags[name].weight
             # Sharding copies the weights only of a collection that does not say it is on the meta device.
             inner._device = collection.device
-            self.collections[home] = inner
+        bags: list[Bag] = []
+        inside = cast("list[EmbeddingCollection]", list(self.collections.values()))
+        row_names = {t.name: of for c in inside for t, of in zip(c.embedding_configs(), c.embedding_names_by_table())}
         for table, names in zip(configs, get_embedding_names_by_table(configs), strict=True):
-            inner = self.collections[homes[table.name]]
-            assert isinstance(inner, EmbeddingCollection)
-            here = [t.name for t in inner.embedding_configs()].index(table.name)
-            inner_names = inner.embedding_names_by_table()[here]
-            for name, row_name, key in zip(names, inner_names, table.feature_names, strict=True):
-                bags.append((name, homes[table.name], row_name, key, table.embedding_dim, _mode(table.name, table.pooling)))
+            home, width, mode = homes[table.name], table.embedding_dim, _mode(table.name, table.pooling)
+            for name, row_name, key in zip(names, row_names[table.name], table.feature_names, strict=True):
+                bags.append((name, home, row_name, key, width, mode))
         self.pool_bags = PoolBags(bags)
 
     def forward(self, features: UniqueFeatures | KeyedJaggedTensor) -> KeyedTensor:
         unique = self._deduplicate(features)
-        rows = {home: collection(unique.deduplicated) for home, collection in self.collections.items()}
+        rows = look_up(self.collections, unique.deduplicated)
         sharded = not any(isinstance(collection, EmbeddingCollection) for collection in self.collections.values())
         return self.pool_bags(rows, unique, sharded)
 

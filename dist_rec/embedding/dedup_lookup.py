@@ -1,14 +1,43 @@
-"""What happens to features before a deduplicated lookup and to rows behind it: modules that pipelines and torch.fx see whole.
+"""The lookup of distinct ids, and what happens to features before it and to rows behind it.
+
+The modules are leaves to pipelines and torch.fx; `look_up` is traced.
 
 Legend: B samples, N values of one key, U distinct ones, D row width.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from dist_rec.data.unique_features import UniqueFeatures
 from dist_rec.kernels.gather_pool import Mode, expand, pool
+
+
+def collection_name(width: int) -> str:
+    """Name of the collection with the tables of this row width."""
+    return f"dim_{width}"
+
+
+def collections_by_width(tables: Iterable[EmbeddingConfig]) -> nn.ModuleDict:
+    """One `EmbeddingCollection` per row width, since it can hold only one; by name, on the meta device."""
+    members: dict[str, list[EmbeddingConfig]] = {}
+    for table in tables:
+        members.setdefault(collection_name(table.embedding_dim), []).append(table)
+    meta = torch.device("meta")
+    return nn.ModuleDict({name: EmbeddingCollection(tables=of, device=meta) for name, of in members.items()})
+
+
+def look_up(collections: nn.ModuleDict, unique: KeyedJaggedTensor) -> dict[str, Any]:
+    """Distinct ids -> rows by name of the collection and of the embedding, as each collection gives them.
+
+    torch.fx can trace it, also where the collections are sharded and give awaitables.
+    """
+    return {name: collection(unique) for name, collection in collections.items()}
 
 
 class UniqueOnDevice(nn.Module):

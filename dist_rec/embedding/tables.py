@@ -3,21 +3,16 @@
 import torch
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingConfig as TorchrecConfig
-from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import EmbeddingConfig
 from dist_rec.data.schema import Schema
+from dist_rec.embedding.dedup_lookup import collections_by_width
 
 
 def table_dims(schema: Schema, config: EmbeddingConfig) -> dict[str, int]:
     """Width of the rows of every table of the schema."""
     return {table: config.dim_of(table) for table in schema.tables}
-
-
-def collection_name(config: EmbeddingConfig, table: str) -> str:
-    """Name of the collection that holds a sharded table: tables of one width stand together."""
-    return f"dim_{config.dim_of(table)}"
 
 
 def check_tables(schema: Schema, config: EmbeddingConfig) -> None:
@@ -31,18 +26,14 @@ def check_tables(schema: Schema, config: EmbeddingConfig) -> None:
 
 
 def build_collections(schema: Schema, config: EmbeddingConfig) -> nn.ModuleDict:
-    """The sharded tables, on the meta device: one EmbeddingCollection per row width, since it can hold only one.
+    """The sharded tables, on the meta device: one EmbeddingCollection per row width.
 
-    There is one table per name that a field uses; features are named "<token set>.<field>".
+    There is one table per name that a field uses; features are named "<feature set>.<field>".
     Raises ConfigError for an override of a table that no field uses, or if every table is data-parallel.
     """
     check_tables(schema, config)
-    features = _features_by_table(schema)
-    by_collection: dict[str, list[TorchrecConfig]] = {}
-    for name, keys in features.items():
-        if config.is_replicated(name):
-            continue
-        table = TorchrecConfig(
+    return collections_by_width(
+        TorchrecConfig(
             name=name,
             num_embeddings=schema.tables[name],
             embedding_dim=config.dim_of(name),
@@ -50,9 +41,9 @@ def build_collections(schema: Schema, config: EmbeddingConfig) -> nn.ModuleDict:
             weight_init_min=-config.init_scale,
             weight_init_max=config.init_scale,
         )
-        by_collection.setdefault(collection_name(config, name), []).append(table)
-    meta = torch.device("meta")
-    return nn.ModuleDict({name: EmbeddingCollection(tables=tables, device=meta) for name, tables in by_collection.items()})
+        for name, keys in _features_by_table(schema).items()
+        if not config.is_replicated(name)
+    )
 
 
 def build_replicated(schema: Schema, config: EmbeddingConfig, device: torch.device) -> nn.ModuleDict:
@@ -72,7 +63,6 @@ def build_replicated(schema: Schema, config: EmbeddingConfig, device: torch.devi
 
 def _features_by_table(schema: Schema) -> dict[str, list[str]]:
     features: dict[str, list[str]] = {}
-    for tokens in schema.token_sets.values():
-        for key, field in tokens.keyed_fields:
-            features.setdefault(field.table, []).append(key)
+    for key, table in schema.layout.tables.items():
+        features.setdefault(table, []).append(key)
     return features

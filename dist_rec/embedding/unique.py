@@ -1,4 +1,4 @@
-"""Lookup of unique tokens: U rows per token set, never one row per event."""
+"""Lookup of unique tokens: U rows per feature set, never one row per event."""
 
 import torch
 from torch import Tensor, nn
@@ -6,17 +6,18 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dist_rec.config import EmbeddingConfig
 from dist_rec.data.schema import Schema
-from dist_rec.embedding.tables import build_collections, build_replicated, collection_name
+from dist_rec.embedding.dedup_lookup import collection_name, look_up
+from dist_rec.embedding.tables import build_collections, build_replicated
 
 
 class TokenEmbedding(nn.Module):
-    """KeyedJaggedTensor of unique ids (stride 1, one key per field of each token set) -> token set -> (U, D) rows.
+    """KeyedJaggedTensor of unique ids (stride 1, one key per field of each feature set) -> feature set -> (U, D) rows.
 
     A token's row is the concatenation of its fields' rows. The batch's `inverse` index turns rows into events:
     `rows[inverse]` equals looking every event up, bit for bit. Outputs of the collection are indexed by the names known
     here and never iterated over, which is what torch.fx can trace through a sharded collection.
 
-    Sharded tables stand in `collections`, one per row width; data-parallel ones in `replicated`, where they are dense
+    Sharded tables are in `collections`, one per row width; data-parallel ones in `replicated`, where they are dense
     parameters like any other.
     """
 
@@ -25,12 +26,12 @@ class TokenEmbedding(nn.Module):
         self.collections = build_collections(schema, config)
         self.replicated = build_replicated(schema, config, device)
         self.sources = {
-            name: [(key, field.table, _source(config, field.table)) for key, field in tokens.keyed_fields]
-            for name, tokens in schema.token_sets.items()
+            name: [(key, table, _source(config, table)) for key in feature_set.keys for table in [schema.layout.tables[key]]]
+            for name, feature_set in schema.layout.feature_sets.items()
         }
 
     def forward(self, unique: KeyedJaggedTensor) -> dict[str, Tensor]:
-        looked_up = {name: collection(unique) for name, collection in self.collections.items()}
+        looked_up = look_up(self.collections, unique)
         rows = {}
         for name, fields in self.sources.items():
             parts = []
@@ -43,4 +44,4 @@ class TokenEmbedding(nn.Module):
 
 def _source(config: EmbeddingConfig, table: str) -> str | None:
     """The collection that holds a table, or None for a data-parallel one."""
-    return None if config.is_replicated(table) else collection_name(config, table)
+    return None if config.is_replicated(table) else collection_name(config.dim_of(table))

@@ -32,7 +32,7 @@ class RankingModel(nn.Module):
     def forward(self, batch: SequenceBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         rows = self.embedding(batch.unique)
         logits = self.ranker(rows, batch)
-        loss = total_loss(self.loss, logits, batch.labels, batch.share, self.task_weights)
+        loss = total_loss(self.loss, logits, batch.labels, batch.candidates_per_rank, self.task_weights)
         return loss, (loss.detach(), logits.detach().float())
 
 

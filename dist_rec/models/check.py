@@ -14,11 +14,11 @@ def check_model(schema: Schema, model: ModelConfig, table_dims: dict[str, int]) 
         options.check_model(model)
     except ValueError as error:  # of a model of one's own; those of built-in ones were told with the recipe
         raise ConfigError(f"model: {error}") from None
-    check_split(model.non_sequential.split, FeatureColumns.of(schema, table_dims, model.tokens.dynamic_dim).total)
+    check_split(model.non_sequential.split, FeatureColumns.of(schema, table_dims, model.tokens.side_dim).total)
     options.check_schema(model, schema)
-    if schema.candidate.seen and model.tokens.position == "recency":
+    if schema.candidate.visible_events and model.tokens.position == "recency":
         raise ConfigError(
-            "model.tokens.position: candidates with their own `seen` have no common newest event; expected absolute or none"
+            "model.tokens.position: candidates with their own `visible_events` have no common newest event; expected absolute or none"
         )
     if model.interaction == "rankmixer":
         counts = {"sequences": len(schema.sequences), "non-sequential": num_non_sequential(model, schema)}

@@ -20,7 +20,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 class TokenConfig(Strict):
-    """Event tokens: `x_t = MLP([(e_t + p_t) ; tau(dt_t) ; dynamic fields])` (LONGER, section 3.4)."""
+    """Event tokens: `x_t = MLP([(e_t + p_t) ; tau(dt_t) ; side values])` (LONGER, section 3.4)."""
 
     width: Size = Field(default=32, ge=4, description="d: width of an event token before merging.")
     hidden: Size = Field(default=64, ge=4, description="Hidden width of the token MLP.")
@@ -33,7 +33,7 @@ class TokenConfig(Strict):
     )
     time_buckets: Size = Field(default=64, ge=2, description="Buckets of the time difference, two per doubling.")
     time_dim: Size = Field(default=8, ge=1, description="Width of the time-difference embedding tau.")
-    dynamic_dim: Size = Field(default=8, ge=1, description="Width of the embedding of each dynamic field.")
+    side_dim: Size = Field(default=8, ge=1, description="Width of the embedding of each side value.")
 
 
 class NonSequentialConfig(Strict):

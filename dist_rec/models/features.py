@@ -20,20 +20,20 @@ class FeatureColumns:
     candidate_groups: list[int]
 
     @classmethod
-    def of(cls, schema: Schema, table_dims: dict[str, int], dynamic_dim: int) -> "FeatureColumns":
+    def of(cls, schema: Schema, table_dims: dict[str, int], side_dim: int) -> "FeatureColumns":
         widths = {f"context.{field.name}": table_dims[field.table] for field in schema.context}
-        widths |= {f"candidate.{field.name}": table_dims[field.table] for field in schema.candidate.static}
-        widths |= {f"candidate.{name}": dynamic_dim for name in schema.candidate.dynamic}
+        widths |= {f"candidate.{field.name}": table_dims[field.table] for field in schema.candidate.ids}
+        widths |= {f"candidate.{name}": side_dim for name in schema.candidate.side}
         ends = dict(zip(widths, accumulate(widths.values()), strict=True))
         return cls(
             total=sum(widths.values()),
             groups={
                 group: [slice(ends[field] - widths[field], ends[field]) for field in fields]
-                for group, fields in schema.feature_groups.items()
+                for group, fields in schema.token_groups.items()
             },
             candidate_groups=[
                 index
-                for index, fields in enumerate(schema.feature_groups.values())
+                for index, fields in enumerate(schema.token_groups.values())
                 if any(field.startswith("candidate.") for field in fields)
             ],
         )

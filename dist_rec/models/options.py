@@ -100,4 +100,4 @@ def check_divides(width: int, counts: dict[str, int], where: str) -> int:
 def num_non_sequential(model: "ModelConfig", schema: "Schema") -> int:
     """M: tokens that context and candidate fields make."""
     split = model.non_sequential.split
-    return len(schema.feature_groups) if split is None else split
+    return len(schema.token_groups) if split is None else split

@@ -22,24 +22,25 @@ from dist_rec.registry import MODELS
 class Ranker(nn.Module):
     """Event tokens of every sequence, what the model makes of them for every candidate (`body`), and the head.
 
-    `table_dims` gives the width of the rows of each table. Forward: rows by token set (U, D_set) and the batch -> logits
+    `table_dims` gives the width of the rows of each table. Forward: rows by feature set (U, D_set) and the batch -> logits
     (C, T).
     """
 
     def __init__(self, schema: Schema, config: ModelConfig, table_dims: dict[str, int]) -> None:
         super().__init__()
         self.schema, self.config, self.options = schema, config, config.resolved_options()
-        self.candidate_set = schema.token_set_of(schema.candidate.static)
-        self.sequence_sets = {sequence.name: schema.token_set_of(sequence.static) for sequence in schema.sequences}
+        layout = schema.layout
+        self.candidate_set = layout.owners["candidate"].name
+        self.sequence_sets = {sequence.name: layout.owners[sequence.name].name for sequence in schema.sequences}
         self.candidate_dynamic = nn.ModuleDict(
-            {name: nn.Embedding(size, config.tokens.dynamic_dim) for name, size in schema.candidate.dynamic.items()}
+            {name: nn.Embedding(size, config.tokens.side_dim) for name, size in schema.candidate.side.items()}
         )
-        row_dims = {name: sum(table_dims[f.table] for f in tokens.fields) for name, tokens in schema.token_sets.items()}
-        columns = FeatureColumns.of(schema, table_dims, config.tokens.dynamic_dim)
+        row_dims = {n: sum(table_dims[layout.tables[key]] for key in of.keys) for n, of in layout.feature_sets.items()}
+        columns = FeatureColumns.of(schema, table_dims, config.tokens.side_dim)
         context_dim = row_dims.get("context", 0)
         inputs = ModelInputs(config, tuple(self.sequence_sets), columns, columns.total - context_dim, context_dim)
         tokens = {
-            s.name: EventTokens(config.tokens, row_dims[self.sequence_sets[s.name]], s.dynamic, s.time, self.options.dropout)
+            s.name: EventTokens(config.tokens, row_dims[self.sequence_sets[s.name]], s.side, s.time, self.options.dropout)
             for s in schema.sequences
         }
         self.tokens = nn.ModuleDict(tokens)
@@ -57,29 +58,29 @@ class Ranker(nn.Module):
     def forward(self, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
         view = self.candidates(rows, batch)
         sequences = self.sequences(rows, batch, view)
-        with self._cast("layers", batch.group.device):
+        with self._cast("layers", batch.grouping_key.device):
             features = self.body(sequences, view)
         if "candidate" in self.head_inputs:
             features.append(view.features)
         if "context" in self.head_inputs and view.context is not None:
             features.append(view.context[view.request])
-        with self._cast("head", batch.group.device):
+        with self._cast("head", batch.grouping_key.device):
             return self.head(torch.cat([part.float() for part in features], dim=1))
 
     def candidates(self, rows: dict[str, Tensor], batch: SequenceBatch) -> CandidateView:
         parts = [expand(rows[self.candidate_set], batch.candidates.inverse)]
-        parts += [embedding(batch.candidates.dynamic[name].int()) for name, embedding in self.candidate_dynamic.items()]
+        parts += [embedding(batch.candidates.side[name].int()) for name, embedding in self.candidate_dynamic.items()]
         context = expand(rows["context"], batch.context) if batch.context is not None else None
         return CandidateView.of(batch, torch.cat(parts, dim=1), context)
 
     def event_tokens(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
         """(N, d) tokens of one sequence."""
-        with self._cast("tokens", batch.group.device):
+        with self._cast("tokens", batch.grouping_key.device):
             return self.tokens[name](rows[self.sequence_sets[name]], batch.sequences[name])
 
     def sequences(self, rows: dict[str, Tensor], batch: SequenceBatch, view: CandidateView) -> SequenceInputs:
         """What the body reads of every sequence."""
-        again, half = "tokens" in self.config.recompute, self._is_half("layers", batch.group.device)
+        again, half = "tokens" in self.config.recompute, self._is_half("layers", batch.grouping_key.device)
         tokens = {name: run(self.event_tokens, name, rows, batch, again=again) for name in self.tokens}
         pools = {
             name: pool(rows[self.sequence_sets[name]], batch.sequences[name], self.tokens[name], view)
@@ -105,14 +106,14 @@ def _body(model: type[Model], options: ModelOptions, inputs: ModelInputs) -> Seq
 
 
 def _start_small(module: nn.Module) -> None:
-    """Zero biases and small position, time and dynamic embeddings. Embedding rows start small too, and what feeds a LayerNorm
+    """Zero biases and small embeddings of positions, times and side values. Embedding rows start small too, and what feeds a LayerNorm
     is seen relative to its neighbours: with torch's defaults the biases and time terms are 30 times the ids' own signal."""
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, EventTokens):
-        # Dynamic fields such as an answer's outcome carry signal from the start and, unlike rows, move at the dense rate.
+        # Side values such as an answer's outcome carry signal from the start and, unlike rows, move at the dense rate.
         for term in module.dynamic.values():
             assert isinstance(term, BucketTerm)
             nn.init.normal_(term.embedding.weight, std=0.1)

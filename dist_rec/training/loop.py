@@ -1,8 +1,8 @@
 """The training loop: the page to read first. One step, as the data sees it:
 
-1. A reader worker turns rows of Parquet into a `SequenceBatch`,  data/reader.py, data/collate.py
-2. makes its tokens unique and packs it into one buffer.          data/dedup.py, data/packed_batch.py
-3. The buffer is copied to the device and opened there.           data/wire.py
+1. A reader worker turns rows of Parquet into one buffer: tokens      data/reader.py, data/collate.py
+2. made unique, indices in few bits (`HostBatch`).                data/unique_tokens.py, data/host_batch.py
+3. The buffer is copied and opened there (`SequenceBatch`).       data/transfer_buffer.py, data/batch.py
 4. Unique ids go to the owners of their rows, rows come back.     embedding/unique.py, TorchRec
 5. Events are rebuilt from unique rows                            models/tokens.py
 6. and the model scores the candidates: logits, then the loss.    models/longer/model.py, models/layers/loss.py

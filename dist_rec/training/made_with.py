@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dist_rec.common.provenance import versions
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
+from dist_rec.data.older_words import recipe_with_todays_words, with_todays_words
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.tables import table_dims
 
 FILE = "made_with.json"
+OPTIMIZER_STATE = 2  # 1: of before 0.1.0, with a loss scale and other names
 # Settings of a model that mean nothing to its weights.
 FREE = ("recompute", "dropout", "task_weights")
 # Settings that a run which goes on must share, beside those of the model.
@@ -27,6 +29,7 @@ RESUMED = ("optimizer", "correction", "compress", "accumulation_steps")
 class MadeWith(BaseModel):
     """- `schema_` as the run used it, without fields that it left out; `recipe` resolved
     - `versions` of packages, `ranks` and `step` of the run when it was saved
+    - `optimizer_state`: the form of the optimizer's state
     """
 
     model_config = ConfigDict(frozen=True)
@@ -36,10 +39,11 @@ class MadeWith(BaseModel):
     versions: dict[str, str]
     ranks: int
     step: int
+    optimizer_state: int = 1
 
     @classmethod
     def now(cls, schema: Schema, recipe: Config, ranks: int, step: int) -> "MadeWith":
-        return cls(schema_=schema, recipe=recipe, versions=versions(), ranks=ranks, step=step)
+        return cls(schema_=schema, recipe=recipe, versions=versions(), ranks=ranks, step=step, optimizer_state=OPTIMIZER_STATE)
 
     @classmethod
     def read(cls, checkpoint: Path) -> "MadeWith":
@@ -51,13 +55,16 @@ class MadeWith(BaseModel):
                 "such as runs/quickstart/checkpoints/last"
             )
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            raise ConfigError(
-                f"{path}: damaged, or of another version of dist_rec: {place}: {first['msg']} ({error.error_count()} problems)"
-            ) from None
+            tree = json.loads(path.read_bytes())
+            schema = with_todays_words(tree["schema_"], str(path))
+            return cls.model_validate({**tree, "schema_": schema, "recipe": recipe_with_todays_words(tree["recipe"])})
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            said = f"{type(error).__name__}: {error}"
+            if isinstance(error, ValidationError):
+                first = error.errors()[0]
+                place = ".".join(map(str, first["loc"])) or "the file"
+                said = f"{place}: {first['msg']} ({error.error_count()} problems)"
+            raise ConfigError(f"{path}: damaged, or of another version of dist_rec: {said}") from None
 
     def write(self, checkpoint: Path) -> None:
         (checkpoint / FILE).write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
@@ -69,6 +76,11 @@ class MadeWith(BaseModel):
         Raises ConfigError with every difference in names, sizes and meanings, of the recipe too; with `resumed` also of what
         a run that goes on must share.
         """
+        if resumed and self.optimizer_state != OPTIMIZER_STATE:
+            raise ConfigError(
+                f"{checkpoint}: saved by an earlier version of dist_rec, which kept the state of the optimizer in another form; "
+                "its weights can be evaluated, but a run cannot go on from it"
+            )
         differing = _differences(_facts(self.schema_), _facts(schema))
         differing += _differences(self._settings(self.recipe, resumed), self._settings(recipe, resumed))
         if differing:
@@ -76,7 +88,7 @@ class MadeWith(BaseModel):
                 f"{checkpoint}: does not fit this schema and recipe; was it made by another recipe?\n  "
                 + "\n  ".join(differing)
             )
-        candidate = self.schema_.candidate.model_copy(update={"truth": schema.candidate.truth})
+        candidate = self.schema_.candidate.model_copy(update={"oracle": schema.candidate.oracle})
         return self.schema_.model_copy(update={"name": schema.name, "request": schema.request, "candidate": candidate})
 
     def _settings(self, recipe: Config, resumed: bool) -> dict[str, Any]:
@@ -97,16 +109,16 @@ class MadeWith(BaseModel):
 def _facts(schema: Schema) -> dict[str, Any]:
     """What weights depend on, by name, in no order."""
     facts: dict[str, Any] = {f"tables.{name}": f"{size} ids" for name, size in schema.tables.items()}
-    owners = {"context": schema.context, "candidate": schema.candidate.static}
-    owners |= {f"sequence {sequence.name}": sequence.static for sequence in schema.sequences}
+    owners = {"context": schema.context, "candidate": schema.candidate.ids}
+    owners |= {f"sequence {sequence.name}": sequence.ids for sequence in schema.sequences}
     facts |= {f"{owner}, field {f.name}": f"of table {f.table}" for owner, fields in owners.items() for f in fields}
-    dynamic = {"candidate": schema.candidate.dynamic} | {f"sequence {s.name}": s.dynamic for s in schema.sequences}
-    facts |= {f"{owner}, field {name}": f"{size} values" for owner, of in dynamic.items() for name, size in of.items()}
+    side = {"candidate": schema.candidate.side} | {f"sequence {s.name}": s.side for s in schema.sequences}
+    facts |= {f"{owner}, field {name}": f"{size} values" for owner, of in side.items() for name, size in of.items()}
     facts |= {f"sequence {s.name}, times": s.time for s in schema.sequences}
     given = schema.candidate.given
     facts |= {f"label {name}": f"given {given[name]}" if name in given else "defined" for name in schema.candidate.labels}
-    facts["candidate.seen"] = schema.candidate.seen
-    facts |= {f"group {name}": sorted(fields) for name, fields in schema.groups.items()}
+    facts["candidate.visible_events"] = schema.candidate.visible_events
+    facts |= {f"group {name}": sorted(fields) for name, fields in schema.feature_groups.items()}
     return facts
 
 

@@ -1,6 +1,6 @@
 """Evaluation metrics, exact over all ranks: every candidate's score is gathered before anything is computed.
 
-N candidates in all. A candidate is one sample; requests play no part except through the group id.
+N candidates in all. A candidate is one sample; requests play no part except through the grouping key.
 """
 
 import math
@@ -63,13 +63,13 @@ class Metric:
 
 
 def task_metrics(
-    logits: Tensor, labels: Tensor, groups: Tensor, truth: Tensor | None, metrics: Sequence[Metric] = ()
+    logits: Tensor, labels: Tensor, groups: Tensor, oracle: Tensor | None, metrics: Sequence[Metric] = ()
 ) -> TaskMetrics:
-    """All metrics of one task from all candidates: logits, labels, groups and truth (N,). A label of NaN is not defined, and
+    """All metrics of one task from all candidates: logits, labels, groups and oracle (N,). A label of NaN is not defined, and
     its candidate plays no part."""
     defined = ~labels.isnan()
     logits, labels, groups = logits[defined].double(), labels[defined].double(), groups[defined]
-    truth = None if truth is None else truth[defined]
+    oracle = None if oracle is None else oracle[defined]
     rate = float(labels.mean()) if len(labels) else float("nan")
     logloss = float(torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)) if len(labels) else float("nan")
     base = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)) if 0 < rate < 1 else float("nan")
@@ -82,7 +82,7 @@ def task_metrics(
         calibration=float(logits.sigmoid().sum() / labels.sum()) if rate > 0 else float("nan"),
         candidates=len(labels),
         label_rate=rate,
-        best_auc=None if truth is None else auc(truth.numpy(), arrays[1]),
+        best_auc=None if oracle is None else auc(oracle.numpy(), arrays[1]),
         own={metric.name: float(metric(*arrays)) for metric in metrics},
     )
 

@@ -21,7 +21,7 @@ from torchrec.distributed.train_pipeline import PrefetchTrainPipelineSparseDist,
 from torchrec.distributed.types import ShardingPlan
 
 from dist_rec.config import Config, EmbeddingConfig, OptimConfig
-from dist_rec.data.packed_batch import PackedBatch
+from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.cache import caches
 from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
@@ -91,7 +91,7 @@ class BatchSize:
     plain_bytes: int
 
 
-class CountedBatches(Iterator[PackedBatch]):
+class CountedBatches(Iterator[HostBatch]):
     """A loader's batches with their `share` filled in: candidates of the step over all ranks / world size.
 
     The pipeline fetches batches before it trains on them; `trained()` gives the size of the one that was trained on.
@@ -103,20 +103,20 @@ class CountedBatches(Iterator[PackedBatch]):
         self._batches, self._ranks = iter(loader), ranks
         self._ahead: deque[BatchSize] = deque()
 
-    def __next__(self) -> PackedBatch:
+    def __next__(self) -> HostBatch:
         batch = next(self._batches)
         self._ahead.append(
             BatchSize(batch.num_requests, batch.num_candidates, batch.num_events, batch.nbytes, batch.plain_bytes)
         )
         (candidates,) = self._ranks.total(batch.num_candidates)
-        batch.set_share(candidates / self._ranks.world_size)
+        batch.set_candidates_per_rank(candidates / self._ranks.world_size)
         return batch
 
     def trained(self) -> BatchSize:
         return self._ahead.popleft()
 
 
-def run_through(pipeline: TrainPipelineSparseDist[Any, Any], batches: Iterator[PackedBatch]) -> Iterator[Any]:
+def run_through(pipeline: TrainPipelineSparseDist[Any, Any], batches: Iterator[HostBatch]) -> Iterator[Any]:
     """Outputs of every step until `batches` ends; then nothing is in flight, so that the model may be evaluated or saved."""
     while True:
         try:

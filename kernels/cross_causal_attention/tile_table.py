@@ -1,10 +1,14 @@
-"""Tiles that compile for their architecture without a spilled register, with every option of the mask.
+"""Tiles that compile for their architecture without a spilled register, with every option of the mask: tile_table.json.
 
-`python -m dist_rec.kernels.cross_causal_attention.aot` compiles every entry again and prints what it uses. Among
-those that fit, the larger block of keys, then more blocks in flight, was taken. They are not tuned by time on a GPU.
+`python -m benchmarks.aot.attention` compiles every entry again and prints what it uses. Among the tiles that fit, the
+larger block of keys, then more blocks in flight, was taken. They are not tuned by time on a GPU.
 """
 
+import functools
+import json
 from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -27,211 +31,31 @@ class Entry:
     keys: Tile
 
 
-def _by_rows(*tiles: Tile) -> dict[int, Tile]:
-    return {tile.rows: tile for tile in tiles}
+@functools.cache
+def tile_table() -> dict[tuple[int, int], dict[int, Entry]]:
+    """(architecture, bits of an element) -> head size -> tiles"""
+    found: dict[tuple[int, int], dict[int, Entry]] = {}
+    for key, heads in _read()["tiles"].items():
+        architecture, bits = map(int, key.split("/"))
+        found[architecture, bits] = {int(head): _entry(tiles) for head, tiles in heads.items()}
+    return found
 
 
-# (architecture, bits of an element) -> head size -> tiles
-TABLE: dict[tuple[int, int], dict[int, Entry]] = {
-    (80, 16): {
-        16: Entry(
-            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
-            queries=Tile(128, 64, 8, 2),
-            keys=Tile(64, 64, 8, 2),
-        ),
-        32: Entry(
-            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 1), Tile(128, 64, 8, 2)),
-            queries=Tile(128, 64, 8, 2),
-            keys=Tile(64, 64, 8, 2),
-        ),
-        64: Entry(
-            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 2), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 8, 2), Tile(128, 32, 8, 1)),
-            queries=Tile(128, 64, 8, 2),
-            keys=Tile(64, 64, 4, 1),
-        ),
-        128: Entry(
-            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 8, 3), Tile(128, 32, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 8, 2), Tile(64, 32, 8, 2)),
-            queries=Tile(64, 64, 8, 2),
-            keys=Tile(64, 64, 8, 1),
-        ),
-        256: Entry(
-            forward=_by_rows(Tile(16, 64, 8, 2), Tile(32, 64, 8, 2), Tile(64, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 64, 8, 1), Tile(32, 32, 8, 1)),
-            queries=Tile(64, 32, 8, 1),
-            keys=Tile(32, 32, 8, 2),
-        ),
-    },
-    (80, 32): {
-        16: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            queries=Tile(32, 32, 8, 2),
-            keys=Tile(32, 32, 8, 2),
-        ),
-        32: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 1), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
-            queries=Tile(32, 32, 8, 2),
-            keys=Tile(32, 32, 8, 2),
-        ),
-        64: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            queries=Tile(32, 32, 8, 2),
-            keys=Tile(32, 32, 8, 2),
-        ),
-        128: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
-            one_pass=_by_rows(Tile(16, 16, 8, 2), Tile(32, 16, 8, 2)),
-            queries=Tile(32, 32, 4, 2),
-            keys=Tile(32, 32, 8, 1),
-        ),
-        256: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 1)),
-            one_pass=_by_rows(),
-            queries=Tile(16, 16, 4, 2),
-            keys=Tile(16, 16, 4, 1),
-        ),
-    },
-    (90, 16): {
-        16: Entry(
-            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
-            queries=Tile(128, 64, 8, 2),
-            keys=Tile(64, 64, 8, 2),
-        ),
-        32: Entry(
-            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
-            queries=Tile(128, 64, 8, 2),
-            keys=Tile(64, 64, 8, 2),
-        ),
-        64: Entry(
-            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 2), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 8, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
-            queries=Tile(128, 64, 8, 2),
-            keys=Tile(64, 64, 8, 2),
-        ),
-        128: Entry(
-            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 2), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 8, 2), Tile(32, 64, 8, 2), Tile(64, 32, 8, 2), Tile(128, 32, 8, 2)),
-            queries=Tile(128, 64, 8, 1),
-            keys=Tile(32, 64, 8, 2),
-        ),
-        256: Entry(
-            forward=_by_rows(Tile(16, 64, 8, 3), Tile(32, 64, 8, 3), Tile(64, 32, 8, 3)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
-            queries=Tile(128, 32, 8, 2),
-            keys=Tile(32, 64, 8, 1),
-        ),
-    },
-    (90, 32): {
-        16: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            queries=Tile(32, 32, 8, 2),
-            keys=Tile(32, 32, 8, 2),
-        ),
-        32: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
-            queries=Tile(32, 16, 8, 2),
-            keys=Tile(32, 16, 8, 2),
-        ),
-        64: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            queries=Tile(32, 32, 8, 2),
-            keys=Tile(32, 32, 8, 1),
-        ),
-        128: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 1), Tile(32, 16, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
-            queries=Tile(32, 16, 8, 2),
-            keys=Tile(32, 16, 8, 1),
-        ),
-        256: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
-            one_pass=_by_rows(Tile(16, 16, 8, 2)),
-            queries=Tile(16, 16, 8, 2),
-            keys=Tile(16, 16, 8, 1),
-        ),
-    },
-    (100, 16): {
-        16: Entry(
-            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 8, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
-            queries=Tile(128, 64, 8, 2),
-            keys=Tile(32, 64, 8, 2),
-        ),
-        32: Entry(
-            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 32, 8, 2), Tile(128, 64, 8, 2)),
-            queries=Tile(128, 64, 8, 2),
-            keys=Tile(64, 64, 8, 2),
-        ),
-        64: Entry(
-            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 2), Tile(32, 64, 4, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
-            queries=Tile(128, 64, 8, 2),
-            keys=Tile(64, 64, 8, 2),
-        ),
-        128: Entry(
-            forward=_by_rows(Tile(16, 64, 4, 3), Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)),
-            one_pass=_by_rows(Tile(16, 64, 4, 1), Tile(32, 64, 8, 2), Tile(64, 64, 8, 2), Tile(128, 32, 8, 2)),
-            queries=Tile(128, 64, 8, 2),
-            keys=Tile(64, 64, 8, 1),
-        ),
-        256: Entry(
-            forward=_by_rows(Tile(16, 64, 8, 3), Tile(32, 64, 8, 3), Tile(64, 64, 8, 3), Tile(128, 32, 8, 1)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 1), Tile(64, 64, 8, 1), Tile(128, 64, 8, 1)),
-            queries=Tile(64, 64, 8, 2),
-            keys=Tile(64, 64, 8, 1),
-        ),
-    },
-    (100, 32): {
-        16: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            queries=Tile(32, 32, 8, 2),
-            keys=Tile(32, 32, 8, 2),
-        ),
-        32: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 1)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            queries=Tile(32, 32, 8, 2),
-            keys=Tile(32, 32, 8, 2),
-        ),
-        64: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)),
-            queries=Tile(32, 32, 8, 1),
-            keys=Tile(32, 32, 8, 1),
-        ),
-        128: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
-            one_pass=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
-            queries=Tile(16, 16, 8, 2),
-            keys=Tile(16, 16, 8, 2),
-        ),
-        256: Entry(
-            forward=_by_rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
-            one_pass=_by_rows(Tile(16, 16, 8, 2)),
-            queries=Tile(16, 16, 8, 2),
-            keys=Tile(16, 16, 8, 1),
-        ),
-    },
-}
+@functools.cache
+def statistics_table() -> dict[int, dict[int, tuple[Tile, ...]]]:
+    """Architecture -> head size -> tiles of the statistics of rows (in 32 bits) that differ from those of the backward.
 
-# The statistics of rows (in 32 bits) take the rows and keys of the backward that follows, so that both form the same
-# products, and its warps and blocks in flight too, unless these spill. Here are the tiles that differ. Architecture ->
-# head size -> tiles
-STATISTICS: dict[int, dict[int, tuple[Tile, ...]]] = {
-    80: {256: (Tile(16, 16, 8, 1),)},
-    90: {16: (Tile(32, 32, 8, 1),), 128: (Tile(32, 16, 8, 1),)},
-    100: {64: (Tile(32, 32, 8, 2),), 128: (Tile(16, 32, 8, 1),)},
-}
+    The statistics take the rows and keys of the backward that follows, so that both form the same products, and its
+    warps and blocks in flight too, unless these spill.
+    """
+    found = _read()["statistics"].items()
+    return {int(key): {int(h): tuple(Tile(*tile) for tile in tiles) for h, tiles in heads.items()} for key, heads in found}
+
+
+def _read() -> dict[str, Any]:
+    return json.loads((files(__package__ or "") / "tile_table.json").read_text())
+
+
+def _entry(tiles: dict[str, Any]) -> Entry:
+    forward, one_pass = ({tile[0]: Tile(*tile) for tile in tiles[name]} for name in ("forward", "one_pass"))
+    return Entry(forward, one_pass, queries=Tile(*tiles["queries"]), keys=Tile(*tiles["keys"]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dist_rec.kernels.cross_causal_attention.tile_table import STATISTICS, TABLE, Entry, Tile
+from dist_rec.kernels.cross_causal_attention.tile_table import Entry, Tile, statistics_table, tile_table
 
 SPLIT_KEYS = 1024  # forward: keys of one piece, where the keys are split
 ROW_BUCKETS = (16, 32, 64, 128)
@@ -27,7 +27,7 @@ class Tiles:
 
 def tiles_for(device: torch.device, dtype: torch.dtype, head: int, max_rows: int | None) -> Tiles:
     """`max_rows`: query rows of a request times query heads per key-value head, at most; None without a promise."""
-    entry = TABLE[architecture(device), dtype.itemsize * 8][padded_head(head)]
+    entry = tile_table()[architecture(device), dtype.itemsize * 8][padded_head(head)]
     return tiles_of(entry, max_rows)
 
 
@@ -42,7 +42,7 @@ def tiles_of(entry: Entry, max_rows: int | None) -> Tiles:
 
 def statistics_tile(architecture: int, head: int, backward: Tile) -> Tile:
     """Of the statistics of rows before a backward with this tile; `head` is padded."""
-    others = STATISTICS[architecture].get(head, ())
+    others = statistics_table()[architecture].get(head, ())
     return next((tile for tile in others if (tile.rows, tile.keys) == (backward.rows, backward.keys)), backward)
 
 

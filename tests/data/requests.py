@@ -12,30 +12,30 @@ from dist_rec.data.writer import write_schema, write_split
 
 
 def make_schema(**changes: Any) -> Schema:
-    """Two sequences that share a token set with the candidate or not, context, times, two labels with their truth."""
+    """Two sequences that share a feature set with the candidate or not, context, times, two labels with their truth."""
     tree = {
         "name": "small",
         "tables": {"item": 50, "kind": 5, "user": 1000, "query": 9},
-        "request": {"group": "user", "time": "time"},
+        "request": {"grouping_key": "user", "time": "time"},
         "context": ["user"],
         "sequences": [
-            {"name": "history", "static": ["item", "kind"], "dynamic": {"action": 4, "page": 300}, "time": True},
-            {"name": "searches", "static": ["query"]},
+            {"name": "history", "ids": ["item", "kind"], "side": {"action": 4, "page": 300}, "time": True},
+            {"name": "searches", "ids": ["query"]},
         ],
-        "candidate": {"static": ["item", "kind"], "labels": ["click", "buy"], "truth": True},
+        "candidate": {"ids": ["item", "kind"], "labels": ["click", "buy"], "oracle": True},
     }
     return Schema.model_validate(tree | changes)
 
 
 def seen_schema() -> Schema:
     """One sequence, every event also a candidate."""
-    sequence = {"name": "history", "static": ["item"], "dynamic": {"correct": 2}}
-    candidate = {"static": ["item"], "labels": ["correct"], "seen": True}
+    sequence = {"name": "history", "ids": ["item"], "side": {"correct": 2}}
+    candidate = {"ids": ["item"], "labels": ["correct"], "visible_events": True}
     return Schema.model_validate(
         {
             "name": "answers",
             "tables": {"item": 50},
-            "request": {"group": "user"},
+            "request": {"grouping_key": "user"},
             "sequences": [sequence],
             "candidate": candidate,
         }
@@ -56,7 +56,7 @@ def make_row(rng: np.random.Generator, user: int, longest: int = 6) -> dict[str,
     row["candidate.kind"] = rng.integers(0, 5, candidates).tolist()
     for label in ("click", "buy"):
         row[f"candidate.{label}"] = rng.integers(0, 2, candidates).tolist()
-        row[f"candidate.{label}.truth"] = rng.random(candidates).astype(np.float32).tolist()
+        row[f"candidate.{label}.oracle"] = rng.random(candidates).astype(np.float32).tolist()
     return row
 
 

@@ -1,31 +1,35 @@
+from dataclasses import replace
+
+import pytest
 import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
+from dist_rec.kernels.unique_ids import pack_index
 from tests.data.requests import make_rows, make_schema, make_table
 
 
 def _batch() -> SequenceBatch:
-    return collate(make_table(make_rows(5)), make_schema())
+    return collate(make_table(make_rows(5)), make_schema()).to(torch.device("cpu"))
 
 
 def test_counts() -> None:
     rows = make_rows(5)
     batch = _batch()
-    assert batch.num_requests == 5
     assert batch.num_candidates == sum(len(row["candidate.item"]) for row in rows)
-    assert batch.num_events == sum(len(row["history.item"]) + len(row["searches.query"]) for row in rows)
 
 
-def test_offsets() -> None:
-    history = _batch().sequences["history"]
-    assert history.offsets.tolist() == [0, *history.lengths.cumsum(0).tolist()]
-    assert history.offsets.dtype == torch.int32
-
-
-def test_to_moves_every_tensor() -> None:
-    moved = _batch().to(torch.device("meta"))
-    assert moved.unique.values().is_meta and moved.candidates.inverse.is_meta and moved.share.is_meta
-    age = moved.sequences["history"].age
-    assert age is not None and age.is_meta and moved.sequences["history"].dynamic["page"].is_meta
-    assert moved.seen is None
+def test_every_tensor_lives_as_long_as_a_stream_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[int] = []
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: recorded.append(id(self)))
+    monkeypatch.setattr(KeyedJaggedTensor, "record_stream", lambda self, stream: recorded.append(id(self)))
+    batch = _batch()
+    context = pack_index(torch.arange(5), 5)
+    batch = replace(batch, context=context)
+    batch.record_stream(torch.Stream(device="cpu"))
+    events = [batch.candidates, *batch.sequences.values()]
+    leaves = [batch.unique, context.words, batch.labels, batch.oracle, batch.grouping_key, batch.candidates_per_rank]
+    leaves += [leaf for of in events for leaf in (of.lengths, of.inverse, of.age, *of.side.values()) if leaf is not None]
+    assert sorted(recorded) == sorted(map(id, leaves))

@@ -8,7 +8,14 @@ from torch import Tensor
 
 from dist_rec.data.batch import JaggedEvents, SequenceBatch
 from dist_rec.data.collate import collate, empty_batch
+from dist_rec.data.schema import Schema
 from tests.data.requests import make_row, make_rows, make_schema, make_table, seen_schema
+
+CPU = torch.device("cpu")
+
+
+def _opened(rows: list[dict], schema: Schema, newest: int | None = None) -> SequenceBatch:
+    return collate(make_table(rows, schema), schema, newest).to(CPU)
 
 
 def _ids(batch: SequenceBatch, key: str, events: JaggedEvents) -> list[int]:
@@ -24,13 +31,13 @@ def _flat(rows: list[dict], name: str, newest: int | None = None) -> list:
 def test_rebuilds_every_field(count: int, longest: int, seed: int, newest: int | None) -> None:
     rng = np.random.default_rng(seed)
     rows = [make_row(rng, user, longest) for user in range(count)]
-    batch = collate(make_table(rows), make_schema(), newest)
+    batch = _opened(rows, make_schema(), newest)
     history = batch.sequences["history"]
     for name in ("item", "kind"):
         assert _ids(batch, f"history.{name}", history) == _flat(rows, f"history.{name}", newest)
         assert _ids(batch, f"history.{name}", batch.candidates) == _flat(rows, f"candidate.{name}")
     assert _ids(batch, "searches.query", batch.sequences["searches"]) == _flat(rows, "searches.query", newest)
-    assert history.dynamic["page"].tolist() == _flat(rows, "history.page", newest)
+    assert history.side["page"].tolist() == _flat(rows, "history.page", newest)
     assert history.age is not None and history.age.tolist() == [1000 - t for t in _flat(rows, "history.time", newest)]
     assert history.lengths.tolist() == [min(len(row["history.item"]), newest or 99) for row in rows]
     assert batch.candidates.lengths.tolist() == [len(row["candidate.item"]) for row in rows]
@@ -40,24 +47,24 @@ def test_rebuilds_every_field(count: int, longest: int, seed: int, newest: int |
 
 
 def test_tokens_are_unique() -> None:
-    batch = collate(make_table(make_rows(40)), make_schema())
-    ids = batch.unique.to_dict()
+    sent = collate(make_table(make_rows(40)), make_schema())
+    ids = sent.to(CPU).unique.to_dict()
     tokens = list(zip(ids["history.item"].values().tolist(), ids["history.kind"].values().tolist()))
-    assert len(tokens) == len(set(tokens)) < batch.num_events
+    assert len(tokens) == len(set(tokens)) < sent.num_events
 
 
 def test_types_and_shapes() -> None:
-    batch = collate(make_table(make_rows(5)), make_schema())
+    batch = _opened(make_rows(5), make_schema())
     history = batch.sequences["history"]
     assert batch.unique.stride() == 1 and batch.unique.values().dtype == torch.int64
     assert batch.unique.keys() == ["context.user", "history.item", "history.kind", "searches.query"]
     assert batch.unique.lengths().dtype == history.lengths.dtype == history.inverse.dtype == torch.int32
-    assert history.dynamic["action"].dtype == torch.uint8 and history.dynamic["page"].dtype == torch.int16
+    assert history.side["action"].dtype == torch.uint8 and history.side["page"].dtype == torch.int16
     assert history.age is not None and history.age.dtype == torch.int32 and batch.candidates.age is None
     assert batch.labels.shape == (batch.num_candidates, 2) and batch.labels.dtype == torch.float32
-    assert batch.truth is not None and batch.truth.shape == batch.labels.shape and batch.truth.dtype == torch.float32
-    assert batch.group.tolist() == [0, 1, 2, 3, 4] and batch.group.dtype == torch.int64
-    assert float(batch.share) == batch.num_candidates and batch.seen is None
+    assert batch.oracle is not None and batch.oracle.shape == batch.labels.shape and batch.oracle.dtype == torch.float32
+    assert batch.grouping_key.tolist() == [0, 1, 2, 3, 4] and batch.grouping_key.dtype == torch.int64
+    assert float(batch.candidates_per_rank) == batch.num_candidates and batch.visible_events is None
 
 
 def test_a_label_without_its_condition_is_nan() -> None:
@@ -65,23 +72,24 @@ def test_a_label_without_its_condition_is_nan() -> None:
     rows = make_rows(20)
     click, buy = (torch.tensor(_flat(rows, f"candidate.{label}"), dtype=torch.float32) for label in ("click", "buy"))
     for task, condition, columns in (("buy", "click", [click, buy]), ("click", "buy", [buy, click])):
-        candidate = {"static": ["item", "kind"], "labels": ["click", "buy"], "truth": True, "given": {task: condition}}
+        candidate = {"ids": ["item", "kind"], "labels": ["click", "buy"], "oracle": True, "given": {task: condition}}
         schema = make_schema(candidate=candidate)
-        batch = collate(make_table(rows, schema), schema)
+        sent = collate(make_table(rows, schema), schema)
+        batch = sent.to(CPU)
         observed = {name: batch.labels[:, index] for index, name in enumerate(schema.candidate.labels)}
         assert torch.equal(observed[condition], columns[0]), "the condition itself is always defined"
         assert torch.equal(observed[task].isnan(), columns[0] == 0)
         assert torch.equal(observed[task][columns[0] == 1], columns[1][columns[0] == 1])
-        assert batch.truth is not None and batch.truth.isfinite().all()
-        assert batch.plain_bytes == collate(make_table(rows), make_schema()).plain_bytes
+        assert batch.oracle is not None and batch.oracle.isfinite().all()
+        assert sent.plain_bytes == collate(make_table(rows), make_schema()).plain_bytes
 
 
 def test_seen() -> None:
     row = {"user": 2**40, "history.item": [4, 5], "history.correct": [1, 0]}
-    row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.seen": [0, 1]}
-    batch = collate(make_table([row], seen_schema()), seen_schema())
-    assert batch.seen is not None and batch.seen.tolist() == [0, 1] and batch.seen.dtype == torch.int32
-    assert batch.context is None and batch.truth is None and batch.group.tolist() == [2**40]
+    row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.visible_events": [0, 1]}
+    batch = _opened([row], seen_schema())
+    assert batch.visible_events is not None and batch.visible_events.tolist() == [0, 1] and batch.visible_events.dtype == torch.int32
+    assert batch.context is None and batch.oracle is None and batch.grouping_key.tolist() == [2**40]
     assert batch.sequences["history"].age is None
 
 
@@ -90,22 +98,22 @@ def test_age_is_clipped() -> None:
     for name in ("item", "kind", "action", "page"):
         row[f"history.{name}"] = [1, 1]
     row["history.time"] = [0, 2**40 - 5]
-    age = collate(make_table([row]), make_schema()).sequences["history"].age
+    age = _opened([row], make_schema()).sequences["history"].age
     assert age is not None and age.tolist() == [2**31 - 1, 5]
 
 
 @pytest.mark.parametrize("schema", [make_schema(), seen_schema()], ids=["full", "seen"])
-def test_empty_batch(schema) -> None:
-    batch = empty_batch(schema)
-    assert batch.num_requests == batch.num_candidates == batch.num_events == batch.plain_bytes == 0
-    keys = [key for token_set in schema.token_sets.values() for key in token_set.keys]
+def test_empty_batch(schema: Schema) -> None:
+    sent = empty_batch(schema)
+    assert sent.num_requests == sent.num_candidates == sent.num_events == sent.plain_bytes == 0
+    batch, keys = sent.to(CPU), list(schema.layout.tables)
     assert batch.unique.keys() == keys and batch.unique.lengths().tolist() == [0] * len(keys) and batch.unique.stride() == 1
-    assert batch.labels.shape == (0, len(schema.candidate.labels)) and float(batch.share) == 0.0
+    assert batch.labels.shape == (0, len(schema.candidate.labels)) and float(batch.candidates_per_rank) == 0.0
 
 
 def test_plain_bytes_by_hand() -> None:
     row = {"user": 7, "history.item": [4, 5, 4], "history.correct": [1, 0, 1]}
-    row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.seen": [0, 1]}
+    row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.visible_events": [0, 1]}
     batch = collate(make_table([row], seen_schema()), seen_schema())
     events = 2 * (3 * 8 + 4)  # item and correct: three values and one length each
     candidates = 2 * 8 + 4
@@ -114,7 +122,7 @@ def test_plain_bytes_by_hand() -> None:
 
 def test_does_not_depend_on_chunks() -> None:
     table = make_table(make_rows(6))
-    whole, joined = (collate(t, make_schema()) for t in (table, _rechunked(table)))
+    whole, joined = (collate(t, make_schema()).to(CPU) for t in (table, _rechunked(table)))
     assert torch.equal(whole.unique.values(), joined.unique.values())
     for one, other in zip(_inverses(whole), _inverses(joined)):
         assert torch.equal(one, other)
@@ -126,3 +134,10 @@ def _rechunked(table: pa.Table) -> pa.Table:
 
 def _inverses(batch: SequenceBatch) -> list[Tensor]:
     return [events.inverse for events in (*batch.sequences.values(), batch.candidates)]
+
+
+@pytest.mark.parametrize("dedup", [True, False])
+def test_every_token_is_its_own_without_dedup(dedup: bool) -> None:
+    sent = collate(make_table(make_rows(9)), make_schema(), dedup=dedup)
+    tokens = sent.counts["history"] + sent.num_candidates
+    assert (sent.num_unique["history.item"] == tokens) is not dedup

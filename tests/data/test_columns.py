@@ -14,16 +14,16 @@ def test_types_are_as_narrow_as_the_table() -> None:
     }
     assert types["user"] == pa.int16() and types["time"] == pa.int64()
     assert types["history.item"] == pa.list_(pa.int32()) and types["history.kind"] == pa.list_(pa.uint8())
-    assert types["candidate.click"] == pa.list_(pa.int8()) and types["candidate.click.truth"] == pa.list_(pa.float32())
+    assert types["candidate.click"] == pa.list_(pa.int8()) and types["candidate.click.oracle"] == pa.list_(pa.float32())
 
 
 def test_group_of_its_own_and_seen() -> None:
     names = [column.name for column in columns_of(seen_schema())]
-    assert names == ["user", "history.item", "history.correct", "candidate.item", "candidate.correct", "candidate.seen"]
+    assert names == ["user", "history.item", "history.correct", "candidate.item", "candidate.correct", "candidate.visible_events"]
 
 
 def test_two_fields_of_one_name() -> None:
-    schema = make_schema(candidate={"static": ["item", "kind"], "labels": ["item"]})
+    schema = make_schema(candidate={"ids": ["item", "kind"], "labels": ["item"]})
     with pytest.raises(ConfigError, match=r"got several named candidate\.item"):
         columns_of(schema)
 

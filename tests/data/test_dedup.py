@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dist_rec.data import dedup
 from dist_rec.data.dedup import (
-    UniqueTokens,
+    DistinctRows,
     every_token,
     native,
     pack_inverse,
@@ -30,7 +30,7 @@ def _columns(case: tuple[int, list[tuple[int, ...]]]) -> list[NDArray[np.int64]]
     return [np.array([row[field] for row in rows], dtype=np.int64) for field in range(fields)]
 
 
-def _check(tokens: UniqueTokens, rows: list[tuple[int, ...]], columns: list[NDArray[np.int64]]) -> None:
+def _check(tokens: DistinctRows, rows: list[tuple[int, ...]], columns: list[NDArray[np.int64]]) -> None:
     for column, unique in zip(columns, tokens.columns, strict=True):
         assert unique.dtype == np.int64
         np.testing.assert_array_equal(unique[tokens.inverse], column)

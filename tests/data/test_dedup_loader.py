@@ -93,14 +93,14 @@ def test_order_and_number_of_batches() -> None:
     assert _threads() == 0
 
 
-def test_token_sets_and_table_sizes() -> None:
+def test_feature_sets_and_table_sizes() -> None:
     (found,) = DedupLoader([FEATURES], [["item", "kind"]], num_embeddings={"item": 10**6})
-    assert [of.keys for of in found.sets] == [("item", "kind")] and found.tensors["ids.item"].dtype == torch.int32
+    assert [of.keys for of in found.feature_sets] == [("item", "kind")] and found.tensors["ids.item"].dtype == torch.int32
 
 
 def test_sets_of_several_tensors_in_a_batch() -> None:
     (left, right) = next(iter(DedupLoader([(FEATURES, features_of({"user": [[1], [1]]}))], [["item", "kind"], ["user"]])))
-    assert [of.keys for of in left.sets] == [("item", "kind")] and [of.keys for of in right.sets] == [("user",)]
+    assert [of.keys for of in left.feature_sets] == [("item", "kind")] and [of.keys for of in right.feature_sets] == [("user",)]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_sets_of_several_tensors_in_a_batch() -> None:
     [
         (LABEL, {}, "expected a batch that holds a KeyedJaggedTensor with keys, got Tensor"),
         ({"label": LABEL}, {}, "got dict"),
-        (FEATURES, {"token_sets": [["itme"]]}, "token_sets: no key 'itme' in the batch; there are: item, kind"),
+        (FEATURES, {"feature_sets": [["itme"]]}, "feature_sets: no key 'itme' in the batch; there are: item, kind"),
         (FEATURES, {"num_embeddings": {"itme": 5}}, "num_embeddings: no key 'itme' in the batch"),
     ],
 )
@@ -213,7 +213,7 @@ def test_what_cannot_be_deduplicated_stays_beside_the_rest(caplog: pytest.LogCap
             {},
             "t, t: features have a key more than once",
         ),
-        ([FEATURES, _weighted("w")], {"token_sets": [["item", "w"]]}, "no key 'w' in the features"),
+        ([FEATURES, _weighted("w")], {"feature_sets": [["item", "w"]]}, "no key 'w' in the features"),
         ([FEATURES, _weighted("w")], {"num_embeddings": {"w": 5}}, "no key 'w' in the batch.*; 'w' stays as it is: .*weights"),
         ([UniqueFeatures.of(FEATURES), 3], {}, "got UniqueFeatures: the batch is deduplicated already; wrap the loader once"),
         (FEATURES.to(torch.device("meta")), {}, "expected features in host memory"),

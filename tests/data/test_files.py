@@ -29,7 +29,7 @@ def _write(path: Path, users: range) -> Path:
 
 def _users(folder: Path) -> list[int]:
     reader = RequestReader(folders=[folder], schema=make_schema(), batch_size=99)
-    return [user for batch in reader for user in batch.packet["group"].tolist()]
+    return [user for batch in reader for user in batch.tensors["grouping_key"].tolist()]
 
 
 def test_sub_folders_are_read_in_order_of_their_path(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_all_splits_are_checked_before_a_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"valid/a\.parquet: expected a Parquet file"):
         check_splits(tmp_path, make_schema(), ["train", "valid"])
     with pytest.raises(ConfigError, match="several named user"):
-        check_splits(tmp_path, make_schema(request={"group": "user", "time": "user"}), ["train"])
+        check_splits(tmp_path, make_schema(request={"grouping_key": "user", "time": "user"}), ["train"])
 
 
 @pytest.mark.parametrize(

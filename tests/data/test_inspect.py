@@ -35,7 +35,7 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
 def test_rates_of_conditional_labels_are_over_those_defined(tmp_path: Path) -> None:
     rows = make_rows(30)
     folder = make_dataset(tmp_path / "small", 30)
-    candidate = {"static": ["item", "kind"], "labels": ["click", "buy"], "truth": True, "given": {"buy": "click"}}
+    candidate = {"ids": ["item", "kind"], "labels": ["click", "buy"], "oracle": True, "given": {"buy": "click"}}
     write_schema(folder, make_schema(candidate=candidate))
     (split,) = inspect_dataset(folder).splits
     pairs = [pair for row in rows for pair in zip(row["candidate.click"], row["candidate.buy"])]

@@ -7,9 +7,10 @@ import torch
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data import row_reader
-from dist_rec.data.packed_batch import PackedBatch
+from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.row_reader import ParquetReader
+from dist_rec.data.transfer_buffer import TransferBuffer
 from dist_rec.data.validate import DataError
 from tests.data.requests import make_dataset, make_rows, make_schema, make_table, seen_schema
 
@@ -27,16 +28,18 @@ def _reader(dataset: Path, **settings) -> RequestReader:
     return RequestReader(folders=[dataset / "train"], schema=make_schema(), **settings)
 
 
-def _users(batches: list[PackedBatch]) -> list[list[int]]:
-    return [batch.packet["group"].tolist() for batch in batches]
+def _users(batches: list[HostBatch]) -> list[list[int]]:
+    return [batch.tensors["grouping_key"].tolist() for batch in batches]
 
 
-def _flat(batches: list[PackedBatch]) -> list[int]:
+def _flat(batches: list[HostBatch]) -> list[int]:
     return [user for users in _users(batches) for user in users]
 
 
-def _same(one: PackedBatch, other: PackedBatch) -> bool:
-    return torch.equal(one.packet.buffer, other.packet.buffer) and one.packet.places == other.packet.places
+def _same(one: HostBatch, other: HostBatch) -> bool:
+    left, right = one.tensors, other.tensors
+    assert isinstance(left, TransferBuffer) and isinstance(right, TransferBuffer)
+    return torch.equal(left.buffer, right.buffer) and left.slots == right.slots
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -66,7 +69,7 @@ def test_ranks_without_rows_yield_empty_batches(dataset: Path) -> None:
     assert [batch.num_requests for batch in batches] == [0, 0]
     unique = batches[0].to(torch.device("cpu")).unique
     assert unique.stride() == 1
-    assert unique.keys() == [key for token_set in make_schema().token_sets.values() for key in token_set.keys]
+    assert unique.keys() == list(make_schema().layout.tables)
 
 
 def test_file_order_without_shuffling(dataset: Path) -> None:
@@ -135,11 +138,11 @@ def test_holds_one_window_at_a_time(dataset: Path, monkeypatch: pytest.MonkeyPat
 
 def test_newest_events_only(dataset: Path) -> None:
     short = list(_reader(dataset, max_length=2))
-    assert max(int(batch.packet["lengths.history"].max()) for batch in short) == 2
+    assert max(int(batch.tensors["lengths.history"].max()) for batch in short) == 2
 
 
 def test_max_length_would_blind_early_candidates(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data.max_length=5: expected none for this dataset \(candidate.seen is true\)"):
+    with pytest.raises(ConfigError, match=r"data.max_length=5: expected none for this dataset \(candidate.visible_events is true\)"):
         RequestReader(folders=[tmp_path], schema=seen_schema(), batch_size=1, max_length=5)
 
 
@@ -182,7 +185,7 @@ def test_without_dedup_every_event_is_a_token(dataset: Path) -> None:
     opened = without.to(torch.device("cpu"))
     tokens = opened.unique.to_dict()["history.item"].values()
     assert len(tokens) == len(opened.sequences["history"].inverse) + without.num_candidates
-    assert len(with_dedup.packet["ids.history.item"]) < len(tokens) and with_dedup.plain_bytes == without.plain_bytes
+    assert len(with_dedup.tensors["ids.history.item"]) < len(tokens) and with_dedup.plain_bytes == without.plain_bytes
 
 
 @pytest.mark.parametrize(

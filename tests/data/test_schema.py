@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from dist_rec.common.strict import ConfigError
-from dist_rec.data.schema import StaticField, load_schema
+from dist_rec.data.schema import IdField, load_schema
 from dist_rec.data.writer import write_schema
 from tests.data.requests import make_schema, seen_schema
 
@@ -11,26 +11,29 @@ GROUPS = {"user": ["context.user"], "item": ["candidate.item", "candidate.kind"]
 
 
 def test_bare_name_is_its_own_table() -> None:
-    assert make_schema().context == [StaticField(name="user", table="user")]
+    assert make_schema().context == [IdField(name="user", table="user")]
 
 
-def test_token_sets_are_shared_by_equal_fields() -> None:
+def test_feature_sets_are_shared_by_equal_fields() -> None:
     schema = make_schema()
-    assert {name: token_set.keys for name, token_set in schema.token_sets.items()} == {
+    assert {name: feature_set.keys for name, feature_set in schema.layout.feature_sets.items()} == {
         "context": ("context.user",),
         "history": ("history.item", "history.kind"),
         "searches": ("searches.query",),
     }
-    assert schema.token_set_of(schema.candidate.static) == "history"
+    owners = {owner: feature_set.name for owner, feature_set in schema.layout.owners.items()}
+    assert owners == {"context": "context", "history": "history", "searches": "searches", "candidate": "history"}
+    assert schema.layout.tables["history.kind"] == "kind" and list(schema.layout.sizes.values()) == [1000, 50, 5, 9]
+    assert schema.layout is schema.layout, "worked out once"
 
 
-def test_candidate_with_other_fields_has_its_own_token_set() -> None:
-    schema = make_schema(candidate={"static": ["item"], "labels": ["click"]})
-    assert list(schema.token_sets) == ["context", "history", "searches", "candidate"]
+def test_candidate_with_other_fields_has_its_own_feature_set() -> None:
+    schema = make_schema(candidate={"ids": ["item"], "labels": ["click"]})
+    assert list(schema.layout.feature_sets) == ["context", "history", "searches", "candidate"]
 
 
 def _given(given: dict[str, str]) -> dict:
-    return {"static": ["item", "kind"], "labels": ["click", "buy", "back"], "given": given}
+    return {"ids": ["item", "kind"], "labels": ["click", "buy", "back"], "given": given}
 
 
 @pytest.mark.parametrize(
@@ -38,45 +41,45 @@ def _given(given: dict[str, str]) -> dict:
     [
         ({"context": ["city"]}, "context.city: table 'city' is not declared; declared: item, kind, user, query"),
         ({"tables": {"item": 0, "kind": 1, "user": 1, "query": 1}}, "table item: expected 1 to 2"),
-        ({"request": {"group": "user"}}, "request.time must name the column"),
-        ({"candidate": {"static": ["item"], "labels": ["click"], "seen": True}}, "needs exactly one sequence, got 2"),
-        ({"candidate": {"static": ["item"], "labels": []}}, "at least 1 item"),
-        ({"candidate": {"static": ["item"], "dynamic": {"slot": 40_000}, "labels": ["click"]}}, "1 to 32768 values, got 40000"),
+        ({"request": {"grouping_key": "user"}}, "request.time must name the column"),
+        ({"candidate": {"ids": ["item"], "labels": ["click"], "visible_events": True}}, "needs exactly one sequence, got 2"),
+        ({"candidate": {"ids": ["item"], "labels": []}}, "at least 1 item"),
+        ({"candidate": {"ids": ["item"], "side": {"slot": 40_000}, "labels": ["click"]}}, "1 to 32768 values, got 40000"),
         (
-            {"sequences": [{"name": "items", "static": ["item"]}]},
+            {"sequences": [{"name": "items", "ids": ["item"]}]},
             "sequences: 'items' cannot be a name here",
         ),
         (
-            {"sequences": [{"name": "a.b", "static": ["item"]}]},
+            {"sequences": [{"name": "a.b", "ids": ["item"]}]},
             "sequences: 'a.b' cannot be a name here; expected one without dots that is no attribute of torch's ModuleDict, "
             "for example a_b_1",
         ),
-        ({"sequences": [{"name": "clicks", "static": ["item"], "dynamic": {"type": 3}}]}, "clicks.dynamic: 'type' cannot"),
-        ({"candidate": {"static": ["item"], "dynamic": {"": 3}, "labels": ["click"]}}, "candidate.dynamic: '' cannot"),
+        ({"sequences": [{"name": "clicks", "ids": ["item"], "side": {"type": 3}}]}, "clicks.side: 'type' cannot"),
+        ({"candidate": {"ids": ["item"], "side": {"": 3}, "labels": ["click"]}}, "candidate.side: '' cannot"),
         ({"tables": {"keys": 3}}, "tables: 'keys' cannot be a name here"),
-        ({"sequences": [{"name": "candidate", "static": ["item"]}]}, "not be 'candidate' or 'context'"),
+        ({"sequences": [{"name": "candidate", "ids": ["item"]}]}, "not be 'candidate' or 'context'"),
         (
-            {"groups": {"user": ["context.usr"]}},
-            "groups.user: 'context.usr' is no context or candidate field; these are: "
+            {"feature_groups": {"user": ["context.usr"]}},
+            "feature_groups.user: 'context.usr' is no context or candidate field; these are: "
             "context.user, candidate.item, candidate.kind",
         ),
         (
-            {"groups": {"a": ["context.user"], "b": ["candidate.item", "context.user"]}},
-            "groups.b: 'context.user' is in group a already",
+            {"feature_groups": {"a": ["context.user"], "b": ["candidate.item", "context.user"]}},
+            "feature_groups.b: 'context.user' is in group a already",
         ),
-        ({"groups": {"a": ["candidate.item", "candidate.item"]}}, "groups.a: 'candidate.item' is in group a already"),
-        ({"groups": {"a": []}}, "groups.a: expected at least one field, got none"),
-        ({"groups": {"a": ["candidate.item"]}}, "these are in none: context.user, candidate.kind"),
+        ({"feature_groups": {"a": ["candidate.item", "candidate.item"]}}, "feature_groups.a: 'candidate.item' is in group a already"),
+        ({"feature_groups": {"a": []}}, "feature_groups.a: expected at least one field, got none"),
+        ({"feature_groups": {"a": ["candidate.item"]}}, "these are in none: context.user, candidate.kind"),
         ({"candidate": _given({"buy": "clck"})}, "given buy: clck: 'clck' is no label; these are: click, buy, back"),
         ({"candidate": _given({"by": "click"})}, "given by: click: 'by' is no label"),
         ({"candidate": _given({"buy": "buy"})}, "given buy: buy: expected another label"),
         ({"candidate": _given({"buy": "click", "back": "buy"})}, "'buy' is itself given 'click'"),
         ({"candidate": _given({"buy": "click", "click": "buy"})}, "is itself given"),
-        ({"candidate": {"static": ["item"], "labels": ["a", "a"]}}, "labels: expected every name once, got 'a' 2 times"),
+        ({"candidate": {"ids": ["item"], "labels": ["a", "a"]}}, "labels: expected every name once, got 'a' 2 times"),
         ({"context": ["user", "user"]}, "context: expected every name once, got 'user'"),
-        ({"sequences": [{"name": "h", "static": ["item", "item"]}]}, "h: expected every name once, got 'item'"),
+        ({"sequences": [{"name": "h", "ids": ["item", "item"]}]}, "h: expected every name once, got 'item'"),
         (
-            {"candidate": {"static": ["item"], "dynamic": {"item": 3}, "labels": ["a"]}},
+            {"candidate": {"ids": ["item"], "side": {"item": 3}, "labels": ["a"]}},
             "candidate: expected every name once, got 'item'",
         ),
     ],
@@ -88,7 +91,7 @@ def test_wrong_schemas(changes: dict, message: str) -> None:
 
 @pytest.mark.parametrize(
     "schema",
-    [make_schema(), seen_schema(), make_schema(groups=GROUPS, candidate=_given({"buy": "click", "back": "click"}))],
+    [make_schema(), seen_schema(), make_schema(feature_groups=GROUPS, candidate=_given({"buy": "click", "back": "click"}))],
     ids=["full", "seen", "groups and conditions"],
 )
 def test_survives_yaml(schema, tmp_path: Path) -> None:
@@ -113,13 +116,13 @@ def test_leaves_out_a_context_field(tmp_path: Path) -> None:
     """The group may be a field that is left out: its column is still read, but the model does not get it."""
     schema = make_schema()
     write_schema(tmp_path, schema)
-    name = schema.request.group
+    name = schema.request.grouping_key
     assert name in [field.name for field in schema.context]
     left = load_schema(tmp_path, [name])
     assert [field.name for field in left.context] == [field.name for field in schema.context if field.name != name]
     assert left.request == schema.request and left.sequences == schema.sequences
     everything = [field.name for field in schema.context]
-    assert "context" not in load_schema(tmp_path, everything).token_sets
+    assert "context" not in load_schema(tmp_path, everything).layout.owners
 
 
 def test_leaves_out_only_what_is_there(tmp_path: Path) -> None:
@@ -129,19 +132,19 @@ def test_leaves_out_only_what_is_there(tmp_path: Path) -> None:
 
 
 def test_groups_are_those_declared_or_one_per_field() -> None:
-    assert make_schema(groups=GROUPS).feature_groups == GROUPS
-    with_slot = make_schema(candidate={"static": ["item"], "dynamic": {"slot": 4}, "labels": ["click"]})
+    assert make_schema(feature_groups=GROUPS).token_groups == GROUPS
+    with_slot = make_schema(candidate={"ids": ["item"], "side": {"slot": 4}, "labels": ["click"]})
     names = ["context.user", "candidate.item", "candidate.slot"]
-    assert with_slot.grouped_fields == names and with_slot.feature_groups == {name: [name] for name in names}
+    assert with_slot.grouped_fields == names and with_slot.token_groups == {name: [name] for name in names}
 
 
 def test_what_is_left_out_leaves_its_group(tmp_path: Path) -> None:
     both = {"context": ["user", {"name": "friend", "table": "user"}]}
     groups = {"user": ["context.user"], "rest": ["context.friend", "candidate.item", "candidate.kind"]}
-    write_schema(tmp_path, make_schema(**both, groups=groups))
-    assert load_schema(tmp_path, ["user"]).groups == {"rest": groups["rest"]}, "an empty group is gone"
+    write_schema(tmp_path, make_schema(**both, feature_groups=groups))
+    assert load_schema(tmp_path, ["user"]).feature_groups == {"rest": groups["rest"]}, "an empty group is gone"
     left = load_schema(tmp_path, ["friend"])
-    assert left.groups == {"user": ["context.user"], "rest": ["candidate.item", "candidate.kind"]}
+    assert left.feature_groups == {"user": ["context.user"], "rest": ["candidate.item", "candidate.kind"]}
     assert type(left).model_validate(left.model_dump()) == left, "what is left is a schema"
     write_schema(tmp_path, make_schema(**both))
-    assert list(load_schema(tmp_path, ["user"]).feature_groups) == ["context.friend", "candidate.item", "candidate.kind"]
+    assert list(load_schema(tmp_path, ["user"]).token_groups) == ["context.friend", "candidate.item", "candidate.kind"]

@@ -104,7 +104,7 @@ def test_a_group_may_have_any_64_bits(tmp_path: Path, values: list[int], kind: p
     table = _with(make_table(rows, make_schema(**GROUPED)), "user", pa.array(values, kind))
     assert _read(table, tmp_path, **GROUPED)["user"].to_pylist() == found
     batch = next(iter(RequestReader(folders=[tmp_path / "train"], schema=make_schema(**GROUPED), batch_size=9)))
-    assert batch.packet["group"].tolist() == found
+    assert batch.tensors["grouping_key"].tolist() == found
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
@@ -158,7 +158,7 @@ def _events(*times: int) -> dict[str, list[int]]:
         ),
         ("history.time", pa.array([[1.5], [2]]), r"a list of integers \(seconds\) or timestamps, got list<element: double>"),
         ("candidate.click", pa.array([["a"], ["b"]]), "expected a list of 0/1 numbers, got list<element: string>"),
-        ("candidate.click.truth", pa.array([[1], [0]]), "expected a list of floats, got list<element: int64>"),
+        ("candidate.click.oracle", pa.array([[1], [0]]), "expected a list of floats, got list<element: int64>"),
         (
             "history.item",
             pa.array([[2**64 - 1], [0]], pa.list_(pa.uint64())),
@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_one_sentence(tmp_path: Path, name: str, values: pa
 
 
 def test_an_unknown_group_type_is_answered_with_what_to_do() -> None:
-    (group,) = [column for column in columns_of(make_schema(**GROUPED)) if column.kind == "group"]
+    (group,) = [column for column in columns_of(make_schema(**GROUPED)) if column.kind == "grouping_key"]
     assert not fits(group, pa.string()) and "hash them to 64 bits" in wanted(group)
 
 

@@ -172,12 +172,12 @@ def test_rebuilds_the_features(lists: dict[str, list[list[int]]]) -> None:
         assert unique.plain_bytes == features.values().nbytes + features.lengths().nbytes
 
 
-def test_keys_of_a_token_set_share_an_index() -> None:
+def test_keys_of_a_feature_set_share_an_index() -> None:
     features = features_of({"item": [[7, 8], [7]], "user": [[1], [1]], "kind": [[0, 1], [0]]})
     unique = UniqueFeatures.of(features, [["item", "kind"]])
     assert unique.deduplicated.keys() == ["item", "user", "kind"]
     assert unique.ids_of("item").tolist() == [7, 8] and unique.ids_of("kind").tolist() == [0, 1]
-    assert unique.inverse_of("item") is unique.inverse_of("kind") and [of.keys for of in unique.sets] == [
+    assert unique.inverse_of("item") is unique.inverse_of("kind") and [of.keys for of in unique.feature_sets] == [
         ("item", "kind"),
         ("user",),
     ]
@@ -237,12 +237,12 @@ def test_segments_say_where_ids_stand() -> None:
     ("sets", "message"),
     [
         ([["a", "x"]], "no key 'x' in the features; there are: a, b"),
-        ([["a"], ["a"]], "key 'a' stands in them more than once"),
+        ([["a"], ["a"]], "expected every key in one set, got 'a' more than once"),
         ([[]], "needs at least one key"),
         ([["a", "b"]], "sample 1 has 0 values of 'a' and 2 of 'b'"),
     ],
 )
-def test_wrong_token_sets(sets: list[list[str]], message: str) -> None:
+def test_wrong_feature_sets(sets: list[list[str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         UniqueFeatures.of(features_of({"a": [[1], []], "b": [[1], [2, 3]]}), sets)
 
@@ -290,14 +290,14 @@ def test_every_tensor_lives_as_long_as_a_stream_needs_it(monkeypatch: pytest.Mon
     monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: recorded.append(id(self)))
     unique = UniqueFeatures.on_device(features_of({"a": [[9, 4, 9]], "b": [[1]]}))
     unique.record_stream(torch.Stream(device="cpu"))
-    assert isinstance(unique.tensors, dict) and unique.segments is not None
-    held = [*unique.tensors.values(), *(x for of in unique.segments.values() for x in (of.order, of.offsets))]
-    assert sorted(recorded) == sorted(map(id, held))
-    packet = UniqueFeatures.of(features_of({"a": [[9]]}))
+    assert unique.segments is not None
+    made = [*unique.tensors.values(), *(x for of in unique.segments.values() for x in (of.order, of.offsets))]
+    assert sorted(recorded) == sorted(map(id, made))
+    sent = UniqueFeatures.of(features_of({"a": [[9]]}))
     recorded.clear()
-    packet.record_stream(torch.Stream(device="cpu"))
+    sent.record_stream(torch.Stream(device="cpu"))
     assert len(recorded) == 1, "one buffer"
-    made = [packet.deduplicated.values(), packet.deduplicated.lengths(), packet.values(), packet.plain.lengths()]
+    made = [sent.deduplicated.values(), sent.deduplicated.lengths(), sent.values(), sent.plain.lengths()]
     recorded.clear()
-    packet.record_stream(torch.Stream(device="cpu"))
+    sent.record_stream(torch.Stream(device="cpu"))
     assert set(map(id, made)) <= set(recorded), "and what was made of it"

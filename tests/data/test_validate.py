@@ -24,8 +24,8 @@ CANDIDATES = {
     "candidate.kind": [1, 2],
     "candidate.click": [0, 1],
     "candidate.buy": [0, 1],
-    "candidate.click.truth": [0.0, 1.0],
-    "candidate.buy.truth": [0.5, 0.5],
+    "candidate.click.oracle": [0.0, 1.0],
+    "candidate.buy.oracle": [0.5, 0.5],
 }
 
 
@@ -58,7 +58,7 @@ def test_good_rows_pass() -> None:
         ("history.kind", [1], "2 entries as in history.item, got 1 entries"),
         ("candidate.click", [1, 0, 0], "2 entries as in candidate.item, got 3 entries"),
         ("candidate.click", [0, 2], "a label of 0 or 1, got 2 at entry 1"),
-        ("candidate.buy.truth", [0.5, 1.5], "a probability from 0 to 1, got 1.5 at entry 1"),
+        ("candidate.buy.oracle", [0.5, 1.5], "a probability from 0 to 1, got 1.5 at entry 1"),
         ("history.time", [6, 5], r"times in ascending order \(oldest first\), at least 6, got 5 at entry 1"),
         ("history.time", [5, 1001], "a time not after the request's 1000, got 1001 at entry 1"),
     ],
@@ -89,8 +89,8 @@ def test_falling_times_are_found_behind_empty_histories() -> None:
 @pytest.mark.parametrize("seen", [-1, 3])
 def test_seen_out_of_range(seen: int) -> None:
     row = {"user": 1, "history.item": [4, 5], "history.correct": [1, 0]}
-    row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.seen": [0, seen]}
-    expected = f"row 0, field candidate.seen: expected a number of events from 0 to 2, got {seen} at entry 1"
+    row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.visible_events": [0, seen]}
+    expected = f"row 0, field candidate.visible_events: expected a number of events from 0 to 2, got {seen} at entry 1"
     with pytest.raises(DataError, match=expected):
         validate(make_table([row], seen_schema()), seen_schema(), file="f", row_group=0)
 

@@ -98,8 +98,8 @@ def local_batch(rows: list[list[Row]]) -> SequenceBatch:
     """This rank's part of a global batch; all of it where there is one rank."""
     mine = rows[dist.get_rank()] if dist.get_world_size() > 1 else [row for part in rows for row in part]
     candidates = sum(len(row["candidate.item"]) for part in rows for row in part)
-    batch = collate(make_table(mine), make_schema())
-    return replace(batch, share=torch.tensor(candidates / dist.get_world_size()))
+    batch = collate(make_table(mine), make_schema()).to(CPU)
+    return replace(batch, candidates_per_rank=torch.tensor(candidates / dist.get_world_size()))
 
 
 def _local_shards(dmp: DistributedModelParallel) -> dict[str, list[Shard]]:

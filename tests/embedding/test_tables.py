@@ -35,8 +35,8 @@ def test_tables_are_declared_from_the_schema() -> None:
 
 def test_fields_may_share_a_table() -> None:
     """A second sequence with other fields over the same items."""
-    clicked = {"name": "clicks", "static": [{"name": "clicked", "table": "item"}]}
-    schema = make_schema(sequences=[{"name": "history", "static": ["item", "kind"]}, clicked])
+    clicked = {"name": "clicks", "ids": [{"name": "clicked", "table": "item"}]}
+    schema = make_schema(sequences=[{"name": "history", "ids": ["item", "kind"]}, clicked])
     tables = _declared(build_collections(schema, _config()))
     assert tables["item"].feature_names == ["history.item", "clicks.clicked"] and "query" not in tables
 

@@ -9,6 +9,7 @@ from dist_rec.embedding.unique import TokenEmbedding
 from tests.data.requests import make_rows, make_schema, make_table
 from tests.helpers.closeness import assert_close_to_truth
 
+CPU = torch.device("cpu")
 ROWS = make_rows(10)
 REPLICATED = [(), ("kind",), ("item", "user")]
 
@@ -17,7 +18,7 @@ def _embedding(replicated: tuple[str, ...]) -> TokenEmbedding:
     torch.manual_seed(0)
     tables = {name: {"sharding": ["data_parallel"]} for name in replicated}
     config = EmbeddingConfig.model_validate({"dim": 8, "tables": tables | ({} if "user" in tables else {"user": {"dim": 4}})})
-    embedding = TokenEmbedding(make_schema(), config, torch.device("cpu"))
+    embedding = TokenEmbedding(make_schema(), config, CPU)
     embedding.collections.to_empty(device="cpu")
     for table in embedding.collections.parameters():
         torch.nn.init.normal_(table.data)
@@ -54,7 +55,7 @@ def _rebuilt(embedding: TokenEmbedding, batch: SequenceBatch) -> dict[str, Tenso
 
 @pytest.mark.parametrize("replicated", REPLICATED)
 def test_rebuilt_rows_equal_a_direct_lookup_bitwise(replicated: tuple[str, ...]) -> None:
-    embedding, batch = _embedding(replicated), collate(make_table(ROWS), make_schema())
+    embedding, batch = _embedding(replicated), collate(make_table(ROWS), make_schema()).to(CPU)
     got = _rebuilt(embedding, batch)
     for name, columns in {
         "context": ["user"],
@@ -68,7 +69,7 @@ def test_rebuilt_rows_equal_a_direct_lookup_bitwise(replicated: tuple[str, ...])
 
 
 def test_gradients_equal_those_of_a_direct_lookup() -> None:
-    embedding, batch = _embedding(("item",)), collate(make_table(ROWS), make_schema())
+    embedding, batch = _embedding(("item",)), collate(make_table(ROWS), make_schema()).to(CPU)
     columns = [("history.item", "history.kind"), ("candidate.item", "candidate.kind")]
 
     def gradients(rebuilt: list[Tensor]) -> tuple[Tensor, ...]:
@@ -86,7 +87,7 @@ def test_gradients_equal_those_of_a_direct_lookup() -> None:
 @pytest.mark.parametrize("replicated", REPLICATED)
 def test_no_requests(replicated: tuple[str, ...]) -> None:
     embedding = _embedding(replicated)
-    rows = embedding(empty_batch(make_schema()).unique)
+    rows = embedding(empty_batch(make_schema()).to(CPU).unique)
     assert {name: tuple(row.shape) for name, row in rows.items()} == {
         "context": (0, 8 if "user" in replicated else 4),
         "history": (0, 16),

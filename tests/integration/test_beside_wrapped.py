@@ -1,4 +1,4 @@
-"""Collections that are not wrapped, on the same features or on their own, beside some that are: rows of ADOPTING.md."""
+"""Collections that are not wrapped, on the same features or on their own, beside some that are: rows of docs/plug-ins.md."""
 
 import logging
 import warnings

@@ -65,7 +65,7 @@ def _row(user: int, item: NDArray, history: NDArray, label: NDArray) -> Row:
         "history.correct": history.tolist(),
         "candidate.item": item.tolist(),
         "candidate.correct": label.tolist(),
-        "candidate.seen": list(range(len(item))),
+        "candidate.visible_events": list(range(len(item))),
     }
 
 

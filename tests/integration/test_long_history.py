@@ -42,7 +42,7 @@ def _write(folder: Path) -> Path:
     row["history.time"] = np.sort(rng.integers(0, 10 * EVENTS, EVENTS)).tolist()
     row |= {"candidate.item": [3, 4], "candidate.kind": [0, 1]}
     for label in ("click", "buy"):
-        row |= {f"candidate.{label}": [0, 1], f"candidate.{label}.truth": [0.1, 0.9]}
+        row |= {f"candidate.{label}": [0, 1], f"candidate.{label}.oracle": [0.1, 0.9]}
     write_schema(folder, make_schema())
     write_split(folder / "train", make_table([row, row]), make_schema())
     return folder

@@ -1,4 +1,4 @@
-"""The table of ADOPTING.md: what of TorchRec a deduplicated job keeps. Rows are named as there; one start of the ranks runs
+"""The table of docs/plug-ins.md: what of TorchRec a deduplicated job keeps. Rows have the names there; one start of ranks runs
 all pipelines or shardings, and what failed is listed by row."""
 
 import functools

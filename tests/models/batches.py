@@ -13,7 +13,7 @@ from dist_rec.data.schema import Schema
 from dist_rec.models.check import check_model
 from dist_rec.models.config import ModelConfig
 from dist_rec.models.features import FeatureColumns
-from dist_rec.models.layers.jagged import CandidateView, owner
+from dist_rec.models.layers.jagged import CandidateView, segment_ids
 from dist_rec.models.longer.config import LongerConfig
 from dist_rec.models.protocol import ModelInputs
 from dist_rec.models.ranker import Ranker
@@ -38,7 +38,7 @@ Row = dict[str, Any]
 def model_config(**changes: Any) -> ModelConfig:
     """A small model; `changes` are those of ModelConfig, nested as in a recipe."""
     tree: dict[str, Any] = {
-        "tokens": {"width": 8, "hidden": 12, "max_positions": 16, "time_dim": 4, "dynamic_dim": 4},
+        "tokens": {"width": 8, "hidden": 12, "max_positions": 16, "time_dim": 4, "side_dim": 4},
         "longer": {"merge": 2, "k": 3, "heads": 2, "inner_heads": 2},
         "head": {"hidden": [16]},
     }
@@ -64,7 +64,7 @@ def make_inputs(
 
 def make_batch(rows: list[Row], schema: Schema | None = None) -> SequenceBatch:
     schema = schema or make_schema()
-    return collate(make_table(rows, schema), schema)
+    return collate(make_table(rows, schema), schema).to(torch.device("cpu"))
 
 
 class Tables(nn.Module):
@@ -76,10 +76,10 @@ class Tables(nn.Module):
         self.weights = nn.ParameterDict({name: nn.Parameter(torch.randn(n, DIM)) for name, n in schema.tables.items()})
 
     def forward(self, batch: SequenceBatch) -> dict[str, Tensor]:
-        ids = batch.unique.to_dict()
+        ids, layout = batch.unique.to_dict(), self.schema.layout
         return {
-            name: torch.cat([self.weights[field.table][ids[key].values()] for key, field in tokens.keyed_fields], dim=1)
-            for name, tokens in self.schema.token_sets.items()
+            name: torch.cat([self.weights[layout.tables[key]][ids[key].values()] for key in feature_set.keys], dim=1)
+            for name, feature_set in layout.feature_sets.items()
         }
 
 
@@ -125,15 +125,15 @@ def saved_bytes(forward: Callable[[], Tensor]) -> int:
 
 
 def make_view(
-    counts: list[int], seen: list[int] | None = None, seed: int = 0, dtype: torch.dtype = torch.float64
+    counts: list[int], prefix_len: list[int] | None = None, seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> CandidateView:
     """Random candidates with features of width 6 and context of width 5."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.tensor(counts, dtype=torch.int32)
     features = torch.randn(sum(counts), 6, generator=generator, dtype=dtype)
     context = torch.randn(len(counts), 5, generator=generator, dtype=dtype)
-    limits = None if seen is None else torch.tensor(seen, dtype=torch.int32)
-    return CandidateView(features, context, owner(lengths, sum(counts)), lengths, limits, max(counts, default=0))
+    limits = None if prefix_len is None else torch.tensor(prefix_len, dtype=torch.int32)
+    return CandidateView(features, context, segment_ids(lengths, sum(counts)), lengths, limits, max(counts, default=0))
 
 
 def seen_row(rng: np.random.Generator, events: int, seen: list[int]) -> Row:
@@ -144,13 +144,13 @@ def seen_row(rng: np.random.Generator, events: int, seen: list[int]) -> Row:
         "history.correct": rng.integers(0, 2, events).tolist(),
         "candidate.item": rng.integers(0, 50, len(seen)).tolist(),
         "candidate.correct": rng.integers(0, 2, len(seen)).tolist(),
-        "candidate.seen": seen,
+        "candidate.visible_events": seen,
     }
 
 
 def cut(row: Row, candidate: int) -> Row:
     """A request with only one of the candidates, and the history that this candidate sees."""
-    limit = row["candidate.seen"][candidate]
+    limit = row["candidate.visible_events"][candidate]
     return {
         name: value if not isinstance(value, list) else value[:limit] if name.startswith("history") else [value[candidate]]
         for name, value in row.items()

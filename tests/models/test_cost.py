@@ -59,7 +59,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def _schema(**changes: Any) -> Schema:
     """No times and no dynamic fields: their terms of the tokens are learned tables, which the formula leaves out."""
-    sequences = [{"name": "history", "static": ["item", "kind"]}, {"name": "searches", "static": ["query"]}]
+    sequences = [{"name": "history", "ids": ["item", "kind"]}, {"name": "searches", "ids": ["query"]}]
     return make_schema(sequences=sequences, **changes)
 
 
@@ -70,7 +70,7 @@ def _request(lengths: dict[str, int], candidates: int) -> Row:
     for place, count in (("history", lengths["history"]), ("candidate", candidates)):
         row |= {f"{place}.item": list(range(count)), f"{place}.kind": [0] * count}
     row |= {f"candidate.{label}": [0] * candidates for label in ("click", "buy")}
-    return row | {f"candidate.{label}.truth": [0.5] * candidates for label in ("click", "buy")}
+    return row | {f"candidate.{label}.oracle": [0.5] * candidates for label in ("click", "buy")}
 
 
 def _model(changes: dict[str, Any], schema: Schema) -> Model:
@@ -107,12 +107,12 @@ def test_torch_counts_the_same(name: str, lengths: dict[str, int], candidates: i
 
 
 def test_with_seen_every_candidate_has_a_pool_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    sequences = [{"name": "history", "static": ["item", "kind"]}]
-    candidate = {"static": ["item", "kind"], "labels": ["click"], "seen": True}
+    sequences = [{"name": "history", "ids": ["item", "kind"]}]
+    candidate = {"ids": ["item", "kind"], "labels": ["click"], "visible_events": True}
     model = _model(
         _hyformer({"history": {"encoder": "full", "causal": True}}), make_schema(sequences=sequences, candidate=candidate)
     )
-    row = {"user": 7, "time": 1_000, "candidate.seen": [2, 0, 5], "candidate.click": [0] * 3}
+    row = {"user": 7, "time": 1_000, "candidate.visible_events": [2, 0, 5], "candidate.click": [0] * 3}
     row |= {f"{place}.{field}": list(range(n)) for place, n in (("history", 5), ("candidate", 3)) for field in ("item", "kind")}
     formula = request_flops(model.ranker, {"history": 5}, 3)
     assert sum(formula.values()) == _counted(model, row, monkeypatch)

@@ -50,7 +50,7 @@ def test_eight_candidates_are_eight_requests_with_one(name: str) -> None:
     """Outputs and the gradient of every parameter, tables included."""
     rows = _rows([8, 3, 8, 0, 1])
     together, apart = make_batch(rows), make_batch(one_candidate_each(rows))
-    assert together.num_candidates == apart.num_candidates == apart.num_requests == 20
+    assert together.num_candidates == apart.num_candidates == len(apart.group) == 20
     model = make_model(**MODELS[name])
     _close(model(together), model(apart))
     _same_gradients(model.gradients(together), model.gradients(apart))
@@ -99,7 +99,7 @@ def test_a_request_without_history_is_scored(name: str) -> None:
 @pytest.mark.parametrize("requests", [0, 2])
 def test_no_candidates_leave_zero_gradients(changes: dict[str, Any], requests: int) -> None:
     """For every parameter: one without a gradient would make DDP wait for ever."""
-    batch = make_batch(_rows([0] * requests, longest=0)) if requests else empty_batch(make_schema())
+    batch = make_batch(_rows([0] * requests, longest=0)) if requests else empty_batch(make_schema()).to(torch.device("cpu"))
     model = make_model(**changes)
     assert model(batch).shape == (0, 2)
     assert not any(gradient.any() for gradient in model.gradients(batch).values())
@@ -110,7 +110,7 @@ def test_no_candidates_leave_zero_gradients(changes: dict[str, Any], requests: i
 def test_seen_equals_a_history_cut_to_it(name: str, position: str) -> None:
     rng = np.random.default_rng(0)
     rows = [seen_row(rng, 9, [0, 4, 9, 1]), seen_row(rng, 0, [0]), seen_row(rng, 3, []), seen_row(rng, 14, [13, 2])]
-    alone = [cut(row, c) for row in rows for c in range(len(row["candidate.seen"]))]
+    alone = [cut(row, c) for row in rows for c in range(len(row["candidate.visible_events"]))]
     model = make_model(seen_schema(), **_seen(name, position))
     together, apart = make_batch(rows, seen_schema()), make_batch(alone, seen_schema())
     _close(model(together), model(apart))
@@ -187,7 +187,7 @@ def _head_width(model: Model) -> int:
 
 
 def test_candidates_may_have_dynamic_fields() -> None:
-    schema = make_schema(candidate={"static": ["item"], "dynamic": {"slot": 4}, "labels": ["click"], "truth": True})
+    schema = make_schema(candidate={"ids": ["item"], "side": {"slot": 4}, "labels": ["click"], "oracle": True})
     rows = [row | {"candidate.slot": [c % 4 for c in range(len(row["candidate.item"]))]} for row in make_rows(6)]
     other = [row | {"candidate.slot": [(slot + 1) % 4 for slot in row["candidate.slot"]]} for row in rows]
     model = make_model(schema)
@@ -197,7 +197,7 @@ def test_candidates_may_have_dynamic_fields() -> None:
 def test_swiglu_works_with_seen() -> None:
     rng = np.random.default_rng(0)
     rows = [seen_row(rng, 9, [0, 4, 9, 1]), seen_row(rng, 3, [])]
-    alone = [cut(row, c) for row in rows for c in range(len(row["candidate.seen"]))]
+    alone = [cut(row, c) for row in rows for c in range(len(row["candidate.visible_events"]))]
     settings = {**_seen("hyformer", "none"), "hyformer": {"heads": 2, "sequences": {"history": {"encoder": "swiglu"}}}}
     model = make_model(seen_schema(), **settings)
     _close(model(make_batch(rows, seen_schema())), model(make_batch(alone, seen_schema())))

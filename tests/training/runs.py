@@ -67,7 +67,7 @@ def make_config(data: Path, out: Path, /, **changes: Any) -> Config:
     tree: dict[str, Any] = {
         "data": {"path": str(data), "batch_size": 8, "eval_batch_size": 5, "workers": 0},
         "model": {
-            "tokens": {"width": 8, "hidden": 12, "max_positions": 16, "time_dim": 4, "dynamic_dim": 4},
+            "tokens": {"width": 8, "hidden": 12, "max_positions": 16, "time_dim": 4, "side_dim": 4},
             "longer": {"merge": 2, "k": 3, "heads": 2, "inner_heads": 2},
             "head": {"hidden": [16]},
         },

@@ -27,12 +27,12 @@ def test_metrics_are_those_of_the_whole_split_in_one_batch(data: Path, tmp_path:
     batch = make_batch(make_rows(15, seed=2))  # what `write_dataset` wrote as the test split
     with torch.no_grad():
         _, (_, logits) = model(batch)
-    group = batch.group.repeat_interleave(batch.candidates.lengths)
+    group = batch.grouping_key.repeat_interleave(batch.candidates.lengths)
     got = evaluate_split(config, model, alone)
     assert list(got) == ["click", "buy"]
-    assert batch.truth is not None
+    assert batch.oracle is not None
     for task, metrics in enumerate(got.values()):
-        expected = task_metrics(logits[:, task], batch.labels[:, task], group, batch.truth[:, task])
+        expected = task_metrics(logits[:, task], batch.labels[:, task], group, batch.oracle[:, task])
         numbers, wanted = ({k: v for k, v in dataclasses.asdict(m).items() if k != "own"} for m in (metrics, expected))
         assert numbers == pytest.approx(wanted, abs=1e-6)
 
@@ -41,7 +41,7 @@ def test_a_conditional_task_is_judged_where_it_is_defined(data: Path, tmp_path: 
     config = make_config(data, tmp_path)
     model, _ = fresh(config, alone)
     plain = evaluate_split(config, model, alone)
-    candidate = {"static": ["item", "kind"], "labels": ["click", "buy"], "truth": True, "given": {"buy": "click"}}
+    candidate = {"ids": ["item", "kind"], "labels": ["click", "buy"], "oracle": True, "given": {"buy": "click"}}
     given = tmp_path / "given"
     shutil.copytree(data, given)
     write_schema(given, make_schema(candidate=candidate))
@@ -64,7 +64,7 @@ def test_dropout_is_off_in_evaluation_and_on_again_afterwards(data: Path, tmp_pa
 
 
 def test_the_best_reachable_auc_is_unknown_without_the_truth(tmp_path: Path, alone: Ranks) -> None:
-    schema = make_schema(candidate={"static": ["item", "kind"], "labels": ["click", "buy"]})
+    schema = make_schema(candidate={"ids": ["item", "kind"], "labels": ["click", "buy"]})
     write_schema(tmp_path / "data", schema)
     columns = set(make_table([], schema).column_names)
     requests = [{name: value for name, value in row.items() if name in columns} for row in make_rows(10)]

@@ -181,7 +181,7 @@ def test_a_validation_split_of_one_class_still_ends_well(tmp_path: Path, alone: 
 
 def test_a_conditional_task_trains_and_ends_well(tmp_path: Path, alone: Ranks) -> None:
     """Its labels are NaN where the condition is 0, and in one batch they all are."""
-    candidate = {"static": ["item", "kind"], "labels": ["click", "buy"], "truth": True, "given": {"buy": "click"}}
+    candidate = {"ids": ["item", "kind"], "labels": ["click", "buy"], "oracle": True, "given": {"buy": "click"}}
     schema, requests = make_schema(candidate=candidate), make_rows(24)
     for row in requests[:8]:
         row["candidate.click"] = [0] * len(row["candidate.click"])

@@ -79,7 +79,7 @@ def test_another_order_is_the_same_model(own_data: Path, tmp_path: Path, alone: 
         ({"sequences__0__dynamic__action": 5}, {}, "sequence history, field action: 4 values when it was saved, 5 values now"),
         ({"sequences__0__time": False}, {}, "sequence history, times: True when it was saved, False now"),
         ({"context": []}, {}, "context, field user: of table user when it was saved, nothing of that name now"),
-        ({"groups": {"all": ["context.user", "candidate.item", "candidate.kind"]}}, {}, "group all: nothing of that name"),
+        ({"feature_groups": {"all": ["context.user", "candidate.item", "candidate.kind"]}}, {}, "group all: nothing of that name"),
         ({}, {"model": {"longer": {"k": 4}}}, "model.longer.k: 3 when it was saved, 4 now"),
         ({}, {"model": {"tokens": {"position": "absolute"}}}, "model.tokens.position: recency when it was saved"),
         ({}, {"embedding": {"tables": {"item": {"dim": 4}}}}, "embedding.tables.item.dim: 8 when it was saved, 4 now"),

@@ -10,13 +10,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from dist_rec.config import EmbeddingConfig, TableConfig
-from dist_rec.data.packed_batch import PackedBatch
+from dist_rec.data.collate import collate
 from dist_rec.data.reader import make_loader
 from dist_rec.data.schema import load_schema
 from dist_rec.training.pipeline import CountedBatches, make_pipeline, run_through
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.splits import open_split
-from tests.data.requests import make_rows, make_schema
+from tests.data.requests import make_rows, make_schema, make_table
 from tests.helpers.ranks import run_ranks
 from tests.models.batches import make_batch
 from tests.training.runs import fresh, make_config, these_ranks
@@ -31,9 +31,9 @@ def _rows_with(candidates: int) -> list[dict[str, Any]]:
 
 def _shares() -> tuple[list[float], list[int]]:
     ranks = these_ranks()
-    loader: Any = [PackedBatch.of(make_batch(_rows_with(count)), make_schema()) for count in CANDIDATES[ranks.rank]]
+    loader: Any = [collate(make_table(_rows_with(count)), make_schema()) for count in CANDIDATES[ranks.rank]]
     counted = CountedBatches(loader, ranks)
-    shares = [float(batch.packet["share"]) for batch in counted]
+    shares = [float(batch.tensors["candidates_per_rank"]) for batch in counted]
     return shares, [counted.trained().candidates for _ in shares]
 
 
@@ -55,7 +55,7 @@ def test_sizes_are_what_the_batch_holds(data: Path, tmp_path: Path, alone: Ranks
         size = counted.trained()
         assert (size.requests, size.candidates, size.events) == (batch.num_requests, batch.num_candidates, batch.num_events)
         assert (size.nbytes, size.plain_bytes) == (batch.nbytes, batch.plain_bytes)
-        assert float(batch.packet["share"]) == batch.num_candidates
+        assert float(batch.tensors["candidates_per_rank"]) == batch.num_candidates
 
 
 def test_nothing_is_in_flight_after_a_run_through(data: Path, tmp_path: Path, alone: Ranks) -> None:

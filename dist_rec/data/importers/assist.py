@@ -1,7 +1,7 @@
 """Logs of learners answering exercises, ASSISTments 2009 and Statics 2011: predict whether the next answer is correct.
 
 Files `assist2009_pid_test1.csv` ... `5` or `statics_test1.csv` ... `5` are the five folds, disjoint by user; they become the
-splits `fold1` ... `fold5`. A row is one user: the history is all the user's events with the answer as dynamic field `correct`,
+splits `fold1` ... `fold5`. A row is one user: the history is all the user's events with the answer as side value `correct`,
 and every event is also a candidate that sees only the events before it.
 
 ASSISTments writes an answer once per skill of the problem, so runs of one problem are a single answer whose label would stand
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dist_rec.data.columns import list_column
 from dist_rec.data.errors import DataError
 from dist_rec.data.importers.source import Importer, ImportSummary, check_apart, is_there, line_error, read_text, to_integers
-from dist_rec.data.schema import CandidateSchema, RequestSchema, Schema, SequenceSchema, StaticField
+from dist_rec.data.schema import CandidateSchema, IdField, RequestSchema, Schema, SequenceSchema
 from dist_rec.data.writer import staged, write_schema, write_split
 
 FOLDS = (1, 2, 3, 4, 5)
@@ -128,16 +128,16 @@ def _table(kind: _Format, users: list[_User], known: list[NDArray[np.int64]]) ->
         columns |= {f"history.{name}": list_column(lengths, ids), f"candidate.{name}": list_column(lengths, ids)}
     correct = list_column(lengths, np.concatenate([user.correct for user in users]))
     seen = list_column(lengths, np.concatenate([np.arange(length) for length in lengths]))
-    return pa.table(columns | {"history.correct": correct, "candidate.correct": correct, "candidate.seen": seen})
+    return pa.table(columns | {"history.correct": correct, "candidate.correct": correct, "candidate.visible_events": seen})
 
 
 def _schema(kind: _Format, sizes: list[int]) -> Schema:
-    token = [StaticField(name=name, table=name) for name in kind.fields]
+    token = [IdField(name=name, table=name) for name in kind.fields]
     return Schema(
         name=kind.name,
         tables=dict(zip(kind.fields, sizes)),
-        request=RequestSchema(group="user", time=None),
-        sequences=[SequenceSchema(name="history", static=token, dynamic={"correct": 2}, time=False)],
-        candidate=CandidateSchema(static=token, labels=["correct"], seen=True, truth=False),
-        groups={name: [f"candidate.{name}"] for name in kind.fields},
+        request=RequestSchema(grouping_key="user", time=None),
+        sequences=[SequenceSchema(name="history", ids=token, side={"correct": 2}, time=False)],
+        candidate=CandidateSchema(ids=token, labels=["correct"], visible_events=True, oracle=False),
+        feature_groups={name: [f"candidate.{name}"] for name in kind.fields},
     )

@@ -5,7 +5,7 @@
   request per rating of the sample; history of all interactions, whose order is known but mostly not their time; the requests
   in order of time are split 80 / 10 / 10 %.
 
-The dynamic field `rating` of an event is its rating if that was known before the second of the request, else 0.
+The side value `rating` of an event is its rating if that was known before the second of the request, else 0.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dist_rec.data.columns import expand_ranges, list_column
 from dist_rec.data.errors import DataError
 from dist_rec.data.importers.source import Importer, ImportSummary, Lines, check_apart, dense_ids, is_there, read_fields
-from dist_rec.data.schema import CandidateSchema, RequestSchema, Schema, SequenceSchema, StaticField
+from dist_rec.data.schema import CandidateSchema, IdField, RequestSchema, Schema, SequenceSchema
 from dist_rec.data.writer import staged, write_schema, write_split
 
 RATINGS = 6  # 0 is "not known", then 1 to 5
@@ -212,18 +212,18 @@ def _table(log: _Log, requests: NDArray[np.int64]) -> pa.Table:
 
 
 def _schema(log: _Log) -> Schema:
-    token = [StaticField(name="item", table="item"), StaticField(name="genres", table="genres")]
+    token = [IdField(name="item", table="item"), IdField(name="genres", table="genres")]
     profile = {name: int(values.max()) + 1 for name, values in log.profile.items()}
     tables = {"item": len(log.genres), "genres": int(log.genres.max()) + 1, "user": len(log.starts), **profile}
     return Schema(
         name=log.name,
         tables=tables,
-        request=RequestSchema(group="user", time="time"),
-        context=[StaticField(name=name, table=name) for name in ("user", *profile)],
-        sequences=[SequenceSchema(name="history", static=token, dynamic={"rating": RATINGS}, time=log.timed)],
-        candidate=CandidateSchema(static=token, labels=["like"], seen=False, truth=False),
+        request=RequestSchema(grouping_key="user", time="time"),
+        context=[IdField(name=name, table=name) for name in ("user", *profile)],
+        sequences=[SequenceSchema(name="history", ids=token, side={"rating": RATINGS}, time=log.timed)],
+        candidate=CandidateSchema(ids=token, labels=["like"], visible_events=False, oracle=False),
         # The id alone, since what it says of a user is not what the profile says; the item from its genres likewise.
-        groups={
+        feature_groups={
             "user": ["context.user"],
             "profile": [f"context.{name}" for name in profile],
             "item": ["candidate.item"],

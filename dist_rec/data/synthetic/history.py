@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from dist_rec.common.strict import Strict
 from dist_rec.data.columns import expand_ranges, list_column
-from dist_rec.data.schema import CandidateSchema, RequestSchema, Schema, SequenceSchema, StaticField
+from dist_rec.data.schema import CandidateSchema, IdField, RequestSchema, Schema, SequenceSchema
 from dist_rec.data.synthetic.parts import (
     ACTION_WEIGHT,
     ACTIONS,
@@ -222,7 +222,7 @@ class _Truth:
         for name in ("item", "category", "action", "time"):
             columns[f"history.{name}"] = list_column(history, getattr(self.timelines, name)[events])
         per_request = np.full(len(user), self.config.candidates)
-        for name, values in {"item": item, "category": category, "click": label.astype(np.int8), "click.truth": truth}.items():
+        for name, values in {"item": item, "category": category, "click": label.astype(np.int8), "click.oracle": truth}.items():
             columns[f"candidate.{name}"] = list_column(per_request, values.ravel())
         return pa.table(columns)
 
@@ -262,7 +262,7 @@ class _Tally:
 
     def add(self, table: pa.Table) -> pa.Table:
         """Counts a table and hands it on."""
-        names = ("candidate.item", "candidate.click", "candidate.click.truth")
+        names = ("candidate.item", "candidate.click", "candidate.click.oracle")
         self.parts.append({name: table.column(name).combine_chunks().flatten().to_numpy() for name in names})
         self.lengths.append(np.diff(table.column("history.item").combine_chunks().offsets.to_numpy()))
         for start in range(0, table.num_rows, 64):
@@ -291,7 +291,7 @@ class _Tally:
         shown, clicked = train._column("candidate.item"), train._column("candidate.click")
         popularity, score = popularity_auc(shown, clicked, item, label, self.items)
         return {
-            "best_auc": auc_or_half(self._column("candidate.click.truth"), label),
+            "best_auc": auc_or_half(self._column("candidate.click.oracle"), label),
             "popularity_auc": popularity,
             "popularity_score": score,
         }
@@ -301,15 +301,15 @@ class _Tally:
 
 
 def _schema(config: SynthConfig) -> Schema:
-    token = [StaticField(name="item", table="item"), StaticField(name="category", table="category")]
+    token = [IdField(name="item", table="item"), IdField(name="category", table="category")]
     return Schema(
         name="synthetic",
         tables={"item": config.items, "category": config.categories, "user": config.num_users, "segment": config.segments},
-        request=RequestSchema(group="user", time="time"),
-        context=[StaticField(name="user", table="user"), StaticField(name="segment", table="segment")],
-        sequences=[SequenceSchema(name="history", static=token, dynamic={"action": len(ACTIONS)}, time=True)],
-        candidate=CandidateSchema(static=token, labels=["click"], seen=False, truth=True),
-        groups={
+        request=RequestSchema(grouping_key="user", time="time"),
+        context=[IdField(name="user", table="user"), IdField(name="segment", table="segment")],
+        sequences=[SequenceSchema(name="history", ids=token, side={"action": len(ACTIONS)}, time=True)],
+        candidate=CandidateSchema(ids=token, labels=["click"], visible_events=False, oracle=True),
+        feature_groups={
             "user": ["context.user", "context.segment"],
             "item": ["candidate.item"],
             "category": ["candidate.category"],

@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 
 from dist_rec.common.strict import Strict
 from dist_rec.data.columns import expand_ranges, list_column
-from dist_rec.data.schema import CandidateSchema, RequestSchema, Schema, SequenceSchema, StaticField
+from dist_rec.data.schema import CandidateSchema, IdField, RequestSchema, Schema, SequenceSchema
 from dist_rec.data.synthetic.parts import (
     ACTION_WEIGHT,
     ACTIONS,
@@ -262,7 +262,7 @@ class _Truth:
             columns[f"{owner}.time"] = list_column(session.lengths, session.time)
         values = {"item": item, "brand": brand, "click.mean": mean}
         values |= {task: of.astype(np.int8) for task, of in label.items()}
-        values |= {f"{task}.truth": of.astype(np.float32) for task, of in truth.items()}
+        values |= {f"{task}.oracle": of.astype(np.float32) for task, of in truth.items()}
         per_request = np.full(len(user), self.config.candidates)
         return pa.table(columns | {f"candidate.{name}": list_column(per_request, of.ravel()) for name, of in values.items()})
 
@@ -351,7 +351,7 @@ class _Tally:
         best, popularity, score = {}, {}, {}
         for task, given in (("click", None), ("conversion", "click")):
             item, label = self._column("item", given), self._column(task, given)
-            best[task] = auc_or_half(self._column(f"{task}.truth", given), label)
+            best[task] = auc_or_half(self._column(f"{task}.oracle", given), label)
             shown, ones = train._column("item", given), train._column(task, given)
             popularity[task], score[task] = popularity_auc(shown, ones, item, label, self.items)
         return {
@@ -368,24 +368,24 @@ class _Tally:
 
 
 def _schema(config: ThreeConfig) -> Schema:
-    def fields(*names: str) -> list[StaticField]:
-        return [StaticField(name=name, table=name) for name in names]
+    def fields(*names: str) -> list[IdField]:
+        return [IdField(name=name, table=name) for name in names]
 
     return Schema(
         name="synthetic-three",
         tables={name: getattr(config, f"{name}s") for name in ("item", "topic", "brand", "channel", "segment")}
         | {"query": config.queries, "user": config.num_users, "scene": 2},
-        request=RequestSchema(group="user", time="time"),
+        request=RequestSchema(grouping_key="user", time="time"),
         context=fields("user", "segment", "scene"),
         sequences=[
-            SequenceSchema(name="clicks", static=fields("item", "topic", "brand"), dynamic={"action": len(ACTIONS)}, time=True),
-            SequenceSchema(name="search", static=fields("query", "topic"), dynamic={"clicked": 2}, time=True),
-            SequenceSchema(name="feed", static=fields("channel", "topic"), dynamic={"like": 2}, time=True),
+            SequenceSchema(name="clicks", ids=fields("item", "topic", "brand"), side={"action": len(ACTIONS)}, time=True),
+            SequenceSchema(name="search", ids=fields("query", "topic"), side={"clicked": 2}, time=True),
+            SequenceSchema(name="feed", ids=fields("channel", "topic"), side={"like": 2}, time=True),
         ],
         candidate=CandidateSchema(
-            static=fields("item", "brand"), labels=["click", "conversion"], given={"conversion": "click"}, truth=True
+            ids=fields("item", "brand"), labels=["click", "conversion"], given={"conversion": "click"}, oracle=True
         ),
-        groups={
+        feature_groups={
             "user": ["context.user", "context.segment"],
             "scene": ["context.scene"],
             "item": ["candidate.item"],

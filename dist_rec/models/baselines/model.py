@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dist_rec.models.baselines.config import DinConfig, SumPoolingConfig
 from dist_rec.models.layers.cost import linear_flops
-from dist_rec.models.layers.jagged import CandidateView, owner, position_in_request, visible_mean
+from dist_rec.models.layers.jagged import CandidateView, position_in_request, segment_ids, visible_mean
 from dist_rec.models.protocol import ModelInputs, SequenceSummary
 
 
@@ -34,9 +34,9 @@ class Din(SequenceSummary):
 
     def forward(self, tokens: Tensor, lengths: Tensor, view: CandidateView) -> Tensor:
         candidate = self.candidate(view.features)
-        seen = lengths[view.request] if view.seen is None else view.seen
+        seen = lengths[view.request] if view.prefix_len is None else view.prefix_len
         num_pairs = int(seen.sum())
-        pair_candidate = owner(seen, num_pairs)
+        pair_candidate = segment_ids(seen, num_pairs)
         starts = (lengths.cumsum(0) - lengths).long()[view.request]
         pair_event = starts[pair_candidate] + position_in_request(seen, num_pairs)
         x = tokens[pair_event]

@@ -25,7 +25,8 @@ class HyFormerSequence(Strict):
     )
     recent: Size = Field(default=128, ge=1, description="L_H: newest events that ask, of encoder: longer.")
     causal: bool = Field(
-        default=False, description="Events of full and longer see only older ones; needed with candidates' own `seen`."
+        default=False,
+        description="Events of full and longer see only older ones; needed with candidates' own `visible_events`.",
     )
     queries: Size = Field(default=1, ge=1, description="N_s: query tokens of this sequence.")
 
@@ -110,7 +111,7 @@ class HyFormerConfig(ModelOptions):
             raise ConfigError(
                 "model.hyformer.query_inputs: candidate needs groups of fields, but model.non_sequential.split cuts them"
             )
-        if schema.candidate.seen:
+        if schema.candidate.visible_events:
             self._check_causal(known)
         self.num_tokens(model, schema)
 
@@ -126,7 +127,7 @@ class HyFormerConfig(ModelOptions):
             sequence = self.sequence(name)
             if sequence.encoder == "longer" or (sequence.encoder == "full" and not sequence.causal):
                 raise ConfigError(
-                    f"model.hyformer.sequences.{name}: candidates with their own `seen` need states of events that know no "
+                    f"model.hyformer.sequences.{name}: candidates with their own `visible_events` need states of events that know no "
                     "later one, for all events; expected encoder: full with causal: true, or encoder: swiglu, got encoder: "
                     f"{sequence.encoder}, causal: {str(sequence.causal).lower()}"
                 )

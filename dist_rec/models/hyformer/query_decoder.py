@@ -32,9 +32,9 @@ class QueryDecoder(nn.Module):
         q = self.query(self.norm_query(queries).flatten(0, 1)).unflatten(-1, (self.heads, -1))
         k, v = (layer(normed).unflatten(-1, (self.heads, -1)) for layer in (self.key, self.value))
         # Where a candidate sees only its own oldest events, its queries stand at the last of them.
-        last = None if view.seen is None else (view.seen - 1).repeat_interleave(n)
+        last = None if view.prefix_len is None else (view.prefix_len - 1).repeat_interleave(n)
         if self.rotary:
-            end = events.end[view.request] if view.seen is None else view.seen
+            end = events.end[view.request] if view.prefix_len is None else view.prefix_len
             q, k = rotate(q, end.repeat_interleave(n)), rotate(k, events.position)
         attended = cross_causal_attention(
             q,

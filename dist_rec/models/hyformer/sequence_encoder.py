@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from dist_rec.kernels.cross_causal_attention import Mask
 from dist_rec.models.hyformer.config import HyFormerConfig, HyFormerSequence
 from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlock
 from dist_rec.models.layers.jagged import newest, offsets_of, position_in_request
@@ -16,7 +17,7 @@ from dist_rec.models.layers.jagged import newest, offsets_of, position_in_reques
 
 @dataclass(frozen=True)
 class Encoded:
-    """Packed rows (N, D) of one sequence, `lengths` (B,) int32, and `position` (N,) int64 of each row in its sequence.
+    """Jagged rows (N, D) of one sequence, `lengths` (B,) int32, and `position` (N,) int64 of each row in its sequence.
 
     `end` (B,) int32 is how long the whole sequence is: where the queries stand. `recent`: only so many newest rows are left
     of it, or None while all are there.
@@ -44,20 +45,16 @@ class AttentionEncoder(nn.Module):
         self.block = CrossCausalBlock(width, config.heads, config.ffn_expansion, config.rotary, config.dropout)
 
     def forward(self, events: Encoded) -> Encoded:
-        asking = events if self.recent in (None, events.recent) else _newest(events, self.recent)
+        querying = events if self.recent in (None, events.recent) else _newest(events, self.recent)
         rows = AttentionRows(
-            q_offsets=offsets_of(asking.lengths),
+            q_offsets=offsets_of(querying.lengths),
             kv_offsets=offsets_of(events.lengths),
-            num_candidates=None,
-            group_size=1,
-            seen=None,
-            q_positions=None,
+            mask=Mask(causal=self.causal),
             max_q_len=self.recent,
-            q_rotary=asking.position.float(),
+            q_rotary=querying.position.float(),
             kv_rotary=events.position.float(),
-            causal=self.causal,
         )
-        return replace(asking, rows=self.block(asking.rows, events.rows, rows))
+        return replace(querying, rows=self.block(querying.rows, events.rows, rows))
 
 
 class SwigluEncoder(nn.Module):

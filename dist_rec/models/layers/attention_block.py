@@ -9,26 +9,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dist_rec.kernels.cross_causal_attention import cross_causal_attention
+from dist_rec.kernels.cross_causal_attention import Mask, cross_causal_attention
 
 
 @dataclass(frozen=True)
 class AttentionRows:
-    """Shape of one attention call; the fields are arguments of `cross_causal_attention`.
+    """The rows of one attention call, as `cross_causal_attention` takes them.
 
     `q_rotary` (sum_q,) and `kv_rotary` (sum_kv,) float: positions for rotary embeddings.
     """
 
     q_offsets: Tensor
     kv_offsets: Tensor
-    num_candidates: Tensor | None
-    group_size: int
-    seen: Tensor | None
-    q_positions: Tensor | None
+    mask: Mask
     max_q_len: int | None
     q_rotary: Tensor
     kv_rotary: Tensor
-    causal: bool = True
 
 
 class CrossCausalBlock(nn.Module):
@@ -52,19 +48,7 @@ class CrossCausalBlock(nn.Module):
         )
         if self.rotary:
             q, k = rotate(q, rows.q_rotary), rotate(k, rows.kv_rotary)
-        attended = cross_causal_attention(
-            q,
-            k,
-            v,
-            rows.q_offsets,
-            rows.kv_offsets,
-            num_candidates=rows.num_candidates,
-            group_size=rows.group_size,
-            prefix_len=rows.seen,
-            q_positions=rows.q_positions,
-            max_q_len=rows.max_q_len,
-            causal=rows.causal,
-        )
+        attended = cross_causal_attention(q, k, v, rows.q_offsets, rows.kv_offsets, mask=rows.mask, max_q_len=rows.max_q_len)
         queries = queries + self.dropout(self.project(attended.flatten(1)))
         return queries + self.dropout(self.ffn(self.norm_ffn(queries)))
 

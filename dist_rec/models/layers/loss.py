@@ -32,16 +32,18 @@ class BinaryCrossEntropy(Loss):
         return binary_cross_entropy_with_logits(logits, labels, reduction="none")
 
 
-def total_loss(loss: Loss, logits: Tensor, labels: Tensor, share: Tensor, weights: Tensor | None = None) -> Tensor:
-    """`loss` summed over candidates, averaged over tasks, divided by `share`.
+def total_loss(
+    loss: Loss, logits: Tensor, labels: Tensor, candidates_per_rank: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """`loss` summed over candidates, averaged over tasks, divided by `candidates_per_rank`.
 
-    logits (C, T), labels (C, T) float32, share (), weights (T,) float32 or None for ones -> (). A label of NaN is not defined:
-    it adds nothing, its logit gets a gradient of zero, and `share` still counts its candidate. So the weight of a conditional
+    logits (C, T), labels (C, T) float32, candidates_per_rank (), weights (T,) float32 or None for ones -> (). A label of NaN is not defined:
+    it adds nothing, its logit gets a gradient of zero, and `candidates_per_rank` still counts its candidate. So the weight of a conditional
     task in the loss is the weight of the candidates that it is defined for.
     """
     undefined = labels.isnan()
     # Both sides are replaced: a weight of zero alone would leave NaN * 0 where a logit is not finite.
     losses = loss(logits.float().masked_fill(undefined, 0.0), labels.masked_fill(undefined, 0.0))
     summed = (losses * ((~undefined).float() if weights is None else weights * ~undefined)).sum()
-    # In a step without any candidate the sum is zero and so is the share; the loss is then zero, not NaN.
-    return summed / (labels.shape[1] * share.clamp(min=torch.finfo(torch.float32).tiny))
+    # In a step without any candidate the sum is zero and so is the divisor; the loss is then zero, not NaN.
+    return summed / (labels.shape[1] * candidates_per_rank.clamp(min=torch.finfo(torch.float32).tiny))

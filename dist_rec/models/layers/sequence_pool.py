@@ -10,9 +10,9 @@ from dist_rec.models.layers.tokens import EventTokens
 
 
 class SequencePool(nn.Module):
-    """Unique rows (U, De) and the events of one sequence -> (C, D): projected mean of `[e_t ; tau(dt_t) ; dynamic fields]`.
+    """Unique rows (U, De) and the events of one sequence -> (C, D): projected mean of `[e_t ; tau(dt_t) ; side values]`.
 
-    Embeddings of times and dynamic fields are those of the sequence's tokens. Without a bias: no events, no pool.
+    Embeddings of times and side values are those of the sequence's tokens. Without a bias: no events, no pool.
     """
 
     def __init__(self, row_dim: int, tokens: EventTokens, width: int) -> None:
@@ -22,7 +22,7 @@ class SequencePool(nn.Module):
 
     def forward(self, rows: Tensor, events: JaggedEvents, tokens: EventTokens, view: CandidateView) -> Tensor:
         parts = [(rows, events.inverse), *((term.embedding.weight, index) for term, index in tokens.buckets(events))]
-        if view.seen is None:
+        if view.prefix_len is None:
             offsets = offsets_of(events.lengths)
             means = torch.cat([pool(table, index, offsets, mode="mean") for table, index in parts], dim=1)
             return self.project(means.to(torch.promote_types(means.dtype, torch.float32)))[view.request]

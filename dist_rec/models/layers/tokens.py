@@ -1,7 +1,7 @@
-"""Event tokens: `x_t = W_2 act(W_1 [(e_t + p_t) ; tau(dt_t) ; dynamic]) ` (LONGER, arXiv 2505.04421, section 3.4).
+"""Event tokens: `x_t = W_2 act(W_1 [(e_t + p_t) ; tau(dt_t) ; side])` (LONGER, arXiv 2505.04421, section 3.4).
 
 The first linear layer is linear in its parts, so it is applied before anything is expanded: `W_e e` once per unique
-token (U rows), `W_e p` once per position, `W_t tau` once per time bucket and dynamic value. Per event there remain only
+token (U rows), `W_e p` once per position, `W_t tau` once per time bucket and side value. Per event there remain only
 gathers, a sum (both one pass, `expand_add`) and the activation. Exact up to rounding.
 """
 
@@ -12,21 +12,20 @@ from dist_rec.data.batch import JaggedEvents
 from dist_rec.kernels.gather_pool import expand, expand_add
 from dist_rec.kernels.gather_pool.checks import MOST_TERMS
 from dist_rec.models.config import TokenConfig
-from dist_rec.models.layers.jagged import owner, position_in_request
+from dist_rec.models.layers.jagged import position_in_request, segment_ids
 
 
 class EventTokens(nn.Module):
-    """Unique rows (U, De) of a token set and the events of one sequence -> packed tokens (N, d)."""
+    """Unique rows (U, De) of a feature set and the events of one sequence -> jagged tokens (N, d)."""
 
-    def __init__(self, config: TokenConfig, row_dim: int, dynamic: dict[str, int], has_time: bool, dropout: float) -> None:
+    def __init__(self, config: TokenConfig, row_dim: int, side: dict[str, int], has_time: bool, dropout: float) -> None:
         super().__init__()
         self.config = config
+        # `static` and `dynamic` are names in checkpoints: the parts of ids and of side values.
         self.static = nn.Linear(row_dim, config.hidden)
         self.position = nn.Embedding(config.max_positions, row_dim) if config.position != "none" else None
         self.time = BucketTerm(config.time_buckets, config.time_dim, config.hidden) if has_time else None
-        self.dynamic = nn.ModuleDict(
-            {name: BucketTerm(size, config.dynamic_dim, config.hidden) for name, size in dynamic.items()}
-        )
+        self.dynamic = nn.ModuleDict({name: BucketTerm(size, config.side_dim, config.hidden) for name, size in side.items()})
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(config.hidden, config.width)
 
@@ -41,21 +40,21 @@ class EventTokens(nn.Module):
         return self.out(self.dropout(nn.functional.gelu(hidden)))
 
     def buckets(self, events: JaggedEvents) -> "list[tuple[BucketTerm, Tensor]]":
-        """Time and dynamic fields of the events: each with the bucket (N,) int32 of every event."""
+        """Time and side values of the events: each with the bucket (N,) int32 of every event."""
         found: list[tuple[BucketTerm, Tensor]] = []
         if self.time is not None:
             assert events.age is not None, "the schema declares event times"
             found.append((self.time, time_bucket(events.age, self.config.time_buckets)))
         for name, term in self.dynamic.items():
             assert isinstance(term, BucketTerm)
-            found.append((term, events.dynamic[name].int()))
+            found.append((term, events.side[name].int()))
         return found
 
     def _position_index(self, events: JaggedEvents) -> Tensor:
         total = len(events.inverse)
         index = position_in_request(events.lengths, total)
         if self.config.position == "recency":
-            index = events.lengths[owner(events.lengths, total)] - 1 - index
+            index = events.lengths[segment_ids(events.lengths, total)] - 1 - index
         return index.clamp(max=self.config.max_positions - 1)
 
 

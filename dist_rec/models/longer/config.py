@@ -59,9 +59,9 @@ class LongerConfig(ModelOptions):
                 "model.head.inputs: longer gives globals and sequence_mean, and the head would see neither; "
                 f"expected at least one of them, got {model.head.inputs}"
             )
-        if schema.candidate.seen and (self.merge != 1 or self.k != 0 or self.queries != "recent"):
+        if schema.candidate.visible_events and (self.merge != 1 or self.k != 0 or self.queries != "recent"):
             raise ConfigError(
-                "model.longer: candidates with their own `seen` need every event as a row of its own; expected merge: 1, k: 0, "
+                "model.longer: candidates with their own `visible_events` need every event as a row of its own; expected merge: 1, k: 0, "
                 f"queries: recent, got merge: {self.merge}, k: {self.k}, queries: {self.queries}"
             )
         if "user" in self.globals and not schema.context:

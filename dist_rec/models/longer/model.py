@@ -8,9 +8,10 @@ paper writes newest first with the globals in front, which is the same thing rev
 import torch
 from torch import Tensor, nn
 
+from dist_rec.kernels.cross_causal_attention import Mask
 from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlock
 from dist_rec.models.layers.cost import linear_flops
-from dist_rec.models.layers.jagged import CandidateView, GroupLayout, owner, position_in_request, visible_mean
+from dist_rec.models.layers.jagged import CandidateView, GroupLayout, position_in_request, segment_ids, visible_mean
 from dist_rec.models.layers.recompute import run
 from dist_rec.models.longer.config import LongerConfig
 from dist_rec.models.longer.cost import LongerShape, longer_flops
@@ -64,16 +65,17 @@ class Longer(SequenceSummary):
         rows = GroupLayout.of(q_lengths, len(sequence), view.counts, num_candidates, m)
         key_rotary = self._rotary(keys, position_in_request(merged_lengths, len(merged)), merged_lengths, view)
         row_rotary = self._rotary(rows, selected.position, merged_lengths, view)
-        group_position = keys.group_place - keys.offsets[:-1].long()[view.request].repeat_interleave(m)
+        group_position = keys.group_index - keys.offsets[:-1].long()[view.request].repeat_interleave(m)
         q_positions = rows.join(selected.position[:, None], group_position[:, None])[:, 0]
 
-        # One candidate per request that sees everything is the plain causal mask, which needs no look at groups.
-        counts = None if view.max_count <= 1 and view.seen is None else view.counts
-        # All events ask with k = 0; their number is known on the device only.
+        # One candidate per request that attends to everything: then the plain causal mask suffices, without num_candidates.
+        counts = None if view.max_count <= 1 and view.prefix_len is None else view.counts
+        # With k = 0 every event is a query row, and how many there are is known on the device only.
         max_q_len = self.config.k + m * view.max_count if self.config.k else None
 
-        def attention_rows(layout: GroupLayout, rotary: Tensor, positions: Tensor | None) -> AttentionRows:
-            return AttentionRows(rows.offsets, layout.offsets, counts, m, view.seen, positions, max_q_len, row_rotary, rotary)
+        def attention_rows(layout: GroupLayout, rotary: Tensor, positions: Tensor | None = None) -> AttentionRows:
+            mask = Mask(num_candidates=counts, group_size=m, prefix_len=view.prefix_len, q_positions=positions)
+            return AttentionRows(rows.offsets, layout.offsets, mask, max_q_len, row_rotary, rotary)
 
         state = rows.join(sequence, groups)
         everything = keys.join(merged, groups)
@@ -82,8 +84,8 @@ class Longer(SequenceSummary):
             "cross", self.cross, state, everything, attention_rows(keys, key_rotary, None if recent else q_positions)
         )
         for layer in self.layers:
-            state = self._run("self", layer, state, state, attention_rows(rows, row_rotary, None))
-        return state[rows.event_place], state[rows.group_place], q_lengths
+            state = self._run("self", layer, state, state, attention_rows(rows, row_rotary))
+        return state[rows.event_index], state[rows.group_index], q_lengths
 
     def merge(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(N, d) -> (sum M, K * d) and (B,) merged lengths ceil(L / K). An incomplete group is padded at its oldest end,
@@ -93,7 +95,7 @@ class Longer(SequenceSummary):
         num_merged = len(tokens) if K == 1 else int(merged_lengths.sum())
         # Everything before and in a request's own padding shifts its events to the right.
         shift = (merged_lengths * K - lengths).cumsum(0)
-        place = torch.arange(len(tokens), device=tokens.device) + shift[owner(lengths, len(tokens))]
+        place = torch.arange(len(tokens), device=tokens.device) + shift[segment_ids(lengths, len(tokens))]
         grouped = tokens.new_zeros(num_merged * K, tokens.shape[1]).index_copy(0, place, tokens).unflatten(0, (num_merged, K))
         if self.inner is not None:
             real = torch.zeros(num_merged * K, dtype=torch.bool, device=tokens.device).index_fill(0, place, True)
@@ -102,7 +104,7 @@ class Longer(SequenceSummary):
 
     def _rotary(self, layout: GroupLayout, position: Tensor, merged_lengths: Tensor, view: CandidateView) -> Tensor:
         """Positions for rotary embeddings: an event's own, and for a group the first position its candidate does not see."""
-        end = merged_lengths[view.request] if view.seen is None else view.seen
+        end = merged_lengths[view.request] if view.prefix_len is None else view.prefix_len
         groups = end.repeat_interleave(len(self.config.globals))
         return layout.join(position.float()[:, None], groups.float()[:, None])[:, 0]
 

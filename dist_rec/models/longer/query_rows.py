@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dist_rec.models.layers.jagged import owner, position_in_request
+from dist_rec.models.layers.jagged import position_in_request, segment_ids
 from dist_rec.models.longer.config import LongerConfig
 
 
 @dataclass(frozen=True)
 class QueryRows:
-    """Query rows from the sequence: `index` (sum_q,) into the packed merged rows, `position` (sum_q,) in the request."""
+    """Query rows from the sequence: `index` (sum_q,) into the jagged merged rows, `position` (sum_q,) in the request."""
 
     index: Tensor
     position: Tensor
@@ -29,11 +29,11 @@ def select_queries(config: LongerConfig, lengths: Tensor, total: int) -> tuple[Q
         return QueryRows(torch.arange(total, device=lengths.device), position), lengths
     if config.queries == "learnable":
         q_lengths = torch.full_like(lengths, config.k)
-        requests = owner(q_lengths, config.k * len(lengths))
+        requests = segment_ids(q_lengths, config.k * len(lengths))
         return QueryRows(requests, lengths.long()[requests] - 1), q_lengths
     q_lengths = lengths.clamp(max=config.k)
     num_rows = int(q_lengths.sum())
-    requests, i = owner(q_lengths, num_rows), position_in_request(q_lengths, num_rows)
+    requests, i = segment_ids(q_lengths, num_rows), position_in_request(q_lengths, num_rows)
     M, q = lengths.long()[requests], q_lengths.long()[requests]
     recent = M - q + i
     if config.queries == "recent":

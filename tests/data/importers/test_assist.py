@@ -41,11 +41,11 @@ def test_statics(tmp_path: Path) -> None:
         "history.correct": [1, 0, 1],
         "candidate.exercise": [0, 2, 0],
         "candidate.correct": [1, 0, 1],
-        "candidate.seen": [0, 1, 2],
+        "candidate.visible_events": [0, 1, 2],
     }
     schema = load_schema(tmp_path / "out")
-    assert schema.groups == {"exercise": ["candidate.exercise"]}
-    assert schema.tables == {"exercise": 7} and schema.candidate.seen and schema.request.time is None
+    assert schema.feature_groups == {"exercise": ["candidate.exercise"]}
+    assert schema.tables == {"exercise": 7} and schema.candidate.visible_events and schema.request.time is None
 
 
 def test_assist_is_collapsed(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_assist_is_collapsed(tmp_path: Path) -> None:
         0,
         1,
     ]  # of the skills 1 and 3; the event of skill 2 is dropped
-    assert row["history.correct"] == row["candidate.correct"] == [1, 0, 1] and row["candidate.seen"] == [0, 1, 2]
+    assert row["history.correct"] == row["candidate.correct"] == [1, 0, 1] and row["candidate.visible_events"] == [0, 1, 2]
 
 
 def test_result_is_valid_and_in_small_row_groups(tmp_path: Path) -> None:

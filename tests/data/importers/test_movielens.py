@@ -97,7 +97,7 @@ def test_1m(tmp_path: Path) -> None:
     assert by_item[(0, 5)]["history.item"] == [0, 1, 2, 3, 4] and by_item[(0, 5)]["history.rating"] == [1, 2, 3, 4, 5]
     assert [row["candidate.like"] for row in rows[:4]] == [[1], [0], [1], [0]]
     schema = load_schema(tmp_path / "out")
-    assert list(schema.groups) == ["user", "profile", "item", "genres"] and len(schema.groups["profile"]) == 4
+    assert list(schema.feature_groups) == ["user", "profile", "item", "genres"] and len(schema.feature_groups["profile"]) == 4
     assert not schema.sequences[0].time and schema.context[0].name == "user"
 
 

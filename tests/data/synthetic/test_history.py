@@ -37,7 +37,7 @@ def test_the_truth_is_worth_knowing(made: Path) -> None:
 
 def test_labels_follow_their_probability(made: Path) -> None:
     table = pq.read_table(made / "train")
-    truth = ragged_values(table, "candidate.click.truth").values
+    truth = ragged_values(table, "candidate.click.oracle").values
     label = ragged_values(table, "candidate.click").values
     likely = truth > 0.5
     assert label.mean() == pytest.approx(truth.mean(), abs=0.02)

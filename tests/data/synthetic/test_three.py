@@ -45,7 +45,9 @@ def test_schema(made: Path) -> None:
     schema = load_schema(made)
     assert list(schema.feature_groups) == ["user", "scene", "item", "brand"]
     assert schema.candidate.given == {"conversion": "click"}
-    assert list(schema.token_sets) == ["context", "clicks", "search", "feed", "candidate"], "no two with the same fields"
+    assert list(schema.layout.feature_sets) == ["context", "clicks", "search", "feed", "candidate"], (
+        "no two with the same fields"
+    )
 
 
 def test_lengths(train: pa.Table) -> None:
@@ -67,7 +69,7 @@ def test_the_truth_is_worth_knowing_and_needs_the_intent(made: Path) -> None:
 
 def test_labels_follow_their_probability(train: pa.Table) -> None:
     click, conversion = (ragged_values(train, f"candidate.{task}").values for task in ("click", "conversion"))
-    truth = {task: ragged_values(train, f"candidate.{task}.truth").values for task in ("click", "conversion")}
+    truth = {task: ragged_values(train, f"candidate.{task}.oracle").values for task in ("click", "conversion")}
     assert not conversion[click == 0].any()
     for label, p in ((click, truth["click"]), (conversion[click == 1], truth["conversion"][click == 1])):
         likely = p > 0.5
@@ -78,7 +80,7 @@ def test_labels_follow_their_probability(train: pa.Table) -> None:
 @pytest.mark.parametrize(("scene", "empty"), [(0, "search"), (1, "feed")])
 def test_the_scene_says_which_sequence_counts(train: pa.Table, scene: int, empty: str) -> None:
     """The truth spreads over requests where the intent is known, and hardly where the sequence of the scene is empty."""
-    truth = np.reshape(ragged_values(train, "candidate.click.truth").values, (train.num_rows, -1)).max(1)
+    truth = np.reshape(ragged_values(train, "candidate.click.oracle").values, (train.num_rows, -1)).max(1)
     here = scalar_values(train, "scene") == scene
     lengths = {name: ragged_values(train, f"{name}.time").lengths for name in ("search", "feed")}
     (other,) = set(lengths) - {empty}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dist_rec.kernels.cross_causal_attention import tuning
-from dist_rec.kernels.cross_causal_attention.tile_table import STATISTICS, TABLE, Entry, Tile
+from dist_rec.kernels.cross_causal_attention.tile_table import Entry, Tile, statistics_table, tile_table
 
 CPU = torch.device("cpu")
 
@@ -49,12 +49,12 @@ def test_a_missing_number_of_rows() -> None:
 
 def test_statistics_of_rows_take_the_shape_of_the_backward() -> None:
     """And its warps and blocks in flight, but for those that the table lists, which all stand before some backward."""
-    for (architecture, bits), heads in TABLE.items():
+    for (architecture, bits), heads in tile_table().items():
         for head, entry in heads.items() if bits == 32 else ():
             backward = [*entry.one_pass.values(), entry.queries]
             found = [tuning.statistics_tile(architecture, head, tile) for tile in backward]
             assert [(tile.rows, tile.keys) for tile in found] == [(tile.rows, tile.keys) for tile in backward]
-            listed = STATISTICS[architecture].get(head, ())
+            listed = statistics_table()[architecture].get(head, ())
             assert set(listed) <= set(found) and set(found) <= {*listed, *backward}
 
 
@@ -75,7 +75,7 @@ def test_an_old_gpu_is_refused() -> None:
     tuning.architecture.cache_clear()
 
 
-@pytest.mark.parametrize("rows", [tile for entry in TABLE[90, 16].values() for tile in entry.one_pass])
+@pytest.mark.parametrize("rows", [tile for entry in tile_table()[90, 16].values() for tile in entry.one_pass])
 def test_parts_of_dq_take_at_most_a_tenth_of_keys_and_values(rows: int) -> None:
     """Per piece and head size: rows fp32 numbers against two 16-bit numbers per key."""
     assert 4 * rows <= 0.1 * (2 * 2 * tuning.piece_keys(rows))

@@ -23,7 +23,7 @@ def _loop(din: Din, tokens: Tensor, lengths: list[int], view: CandidateView) -> 
     for c, b in enumerate(view.request.tolist()):
         v = din.candidate(view.features[c])
         total = torch.zeros(WIDTH, dtype=tokens.dtype)
-        for i in range(lengths[b] if view.seen is None else int(view.seen[c])):
+        for i in range(lengths[b] if view.prefix_len is None else int(view.prefix_len[c])):
             x = tokens[sum(lengths[:b]) + i]
             total = total + din.weigh[1](gelu(first @ torch.cat([x, v, x * v]) + din.candidate_part.bias)) * x
         out.append(total)

@@ -13,7 +13,7 @@ from dist_rec.models.hyformer import query_decoder
 from dist_rec.models.hyformer.model import HyFormer
 from dist_rec.models.hyformer.sequence_encoder import AttentionEncoder, Encoded
 from dist_rec.models.layers import attention_block
-from dist_rec.models.layers.jagged import CandidateView, SequenceInputs, owner
+from dist_rec.models.layers.jagged import CandidateView, SequenceInputs, segment_ids
 from tests.models.batches import make_inputs, make_view, saved_bytes
 from tests.models.hyformer.dense import Padded, dense_hyformer
 
@@ -119,7 +119,7 @@ def _request(inputs: SequenceInputs, view: CandidateView, order: list[int]) -> t
         CandidateView(
             view.features[candidates],
             view.context[order],
-            owner(counts, len(candidates)),
+            segment_ids(counts, len(candidates)),
             counts,
             None,
             int(counts.max()),

@@ -12,7 +12,7 @@ from dist_rec.kernels.cross_causal_attention import cross_causal_attention
 from dist_rec.models.hyformer import query_decoder
 from dist_rec.models.hyformer.query_decoder import QueryDecoder
 from dist_rec.models.hyformer.sequence_encoder import Encoded
-from dist_rec.models.layers.jagged import CandidateView, owner
+from dist_rec.models.layers.jagged import CandidateView, segment_ids
 from tests.models.batches import make_view
 
 WIDTH, QUERIES = 8, 2
@@ -40,12 +40,12 @@ def _events() -> Encoded:
 
 def _each_alone(events: Encoded, view: CandidateView) -> tuple[Encoded, CandidateView]:
     """Every candidate as a request of its own, its history cut to what it sees."""
-    assert view.seen is not None
+    assert view.prefix_len is not None
     histories = events.rows.split(LENGTHS)
-    rows = torch.cat([histories[b][:seen] for b, seen in zip(view.request.tolist(), view.seen.tolist())])
+    rows = torch.cat([histories[b][:seen] for b, seen in zip(view.request.tolist(), view.prefix_len.tolist())])
     counts = torch.ones(len(view.request), dtype=torch.int32)
-    one_each = owner(counts, len(view.request))
-    return Encoded.of(rows, view.seen), replace(view, request=one_each, counts=counts, seen=None, max_count=1)
+    one_each = segment_ids(counts, len(view.request))
+    return Encoded.of(rows, view.prefix_len), replace(view, request=one_each, counts=counts, prefix_len=None, max_count=1)
 
 
 @pytest.mark.parametrize("rotary", [False, True])

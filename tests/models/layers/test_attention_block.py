@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dist_rec.kernels.cross_causal_attention import Mask
 from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlock, rotate
 
 
@@ -12,10 +13,7 @@ def _rows(shift: float = 0.0) -> AttentionRows:
     return AttentionRows(
         q_offsets=torch.tensor([0, 4], dtype=torch.int32),
         kv_offsets=torch.tensor([0, 7], dtype=torch.int32),
-        num_candidates=torch.tensor([2], dtype=torch.int32),
-        group_size=1,
-        seen=None,
-        q_positions=None,
+        mask=Mask(num_candidates=torch.tensor([2], dtype=torch.int32)),
         max_q_len=4,
         q_rotary=positions[3:],
         kv_rotary=positions,

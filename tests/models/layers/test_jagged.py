@@ -8,8 +8,8 @@ from dist_rec.models.layers.jagged import (
     join_sequences,
     newest,
     offsets_of,
-    owner,
     position_in_request,
+    segment_ids,
     visible_mean,
 )
 from tests.data.requests import make_rows
@@ -22,7 +22,7 @@ LENGTHS = st.lists(st.integers(0, 6), max_size=6)
 @settings(max_examples=50, deadline=None)
 def test_owner_position_and_offsets(lengths: list[int]) -> None:
     tensor, total = torch.tensor(lengths, dtype=torch.int32), sum(lengths)
-    assert owner(tensor, total).tolist() == [b for b, n in enumerate(lengths) for _ in range(n)]
+    assert segment_ids(tensor, total).tolist() == [b for b, n in enumerate(lengths) for _ in range(n)]
     assert position_in_request(tensor, total).tolist() == [i for n in lengths for i in range(n)]
     offsets = offsets_of(tensor)
     assert offsets.dtype == torch.int32 and offsets.tolist() == [sum(lengths[:b]) for b in range(len(lengths) + 1)]
@@ -68,8 +68,8 @@ def test_layout_puts_every_requests_groups_after_its_events(pairs: list[tuple[in
     index = torch.arange(len(names), dtype=torch.float64)[:, None]
     joined = layout.join(index[: len(events)], index[len(events) :])
     assert [names[int(i)] for i in joined[:, 0]] == expected
-    assert torch.equal(joined[layout.event_place], index[: len(events)])
-    assert torch.equal(joined[layout.group_place], index[len(events) :])
+    assert torch.equal(joined[layout.event_index], index[: len(events)])
+    assert torch.equal(joined[layout.group_index], index[len(events) :])
     assert layout.lengths.tolist() == [n + c * m for n, c in pairs] and layout.offsets[-1] == len(names)
 
 
@@ -77,7 +77,7 @@ def test_view_of_a_batch() -> None:
     batch = make_batch(make_rows(6))
     features = torch.randn(batch.num_candidates, 3)
     view = CandidateView.of(batch, features, None)
-    assert view.features is features and view.seen is None
+    assert view.features is features and view.prefix_len is None
     assert torch.equal(torch.bincount(view.request, minlength=6), view.counts.long())
 
 
@@ -86,7 +86,7 @@ def test_mean_of_what_each_candidate_sees() -> None:
     everything = visible_mean(values, lengths, make_view([2, 1, 1]))
     expected = torch.stack([values[:4].mean(0), values[:4].mean(0), torch.zeros(2), values[4:].mean(0)])
     torch.testing.assert_close(everything, expected, rtol=0.0, atol=1e-15)
-    some = visible_mean(values, lengths, make_view([2, 1, 1], seen=[0, 3, 0, 2]))
+    some = visible_mean(values, lengths, make_view([2, 1, 1], prefix_len=[0, 3, 0, 2]))
     expected = torch.stack([torch.zeros(2).double(), values[:3].mean(0), torch.zeros(2).double(), values[4:6].mean(0)])
     torch.testing.assert_close(some, expected, rtol=0.0, atol=1e-15)
 
@@ -95,19 +95,19 @@ def test_mean_does_not_notice_what_comes_later() -> None:
     values, lengths = torch.randn(9, 2), torch.tensor([3, 6], dtype=torch.int32)
     later = values.clone()
     later[2], later[7:] = 1e6, -1e6
-    view = make_view([1, 2], seen=[2, 4, 0])
+    view = make_view([1, 2], prefix_len=[2, 4, 0])
     assert torch.equal(visible_mean(values, lengths, view), visible_mean(later, lengths, view))
 
 
 def test_mean_of_low_precision_rows_is_not_summed_in_low_precision() -> None:
     """10,000 ones: a bf16 sum stops growing at 256."""
     ones, lengths = torch.ones(10_000, 3, dtype=torch.bfloat16), torch.tensor([10_000], dtype=torch.int32)
-    for view in (make_view([1]), make_view([1], seen=[10_000])):
+    for view in (make_view([1]), make_view([1], prefix_len=[10_000])):
         assert visible_mean(ones, lengths, view).tolist() == [[1.0] * 3]
 
 
 def test_mean_without_requests_stays_in_the_graph() -> None:
     values = torch.randn(0, 3, requires_grad=True)
-    for view in (make_view([]), make_view([], seen=[])):
+    for view in (make_view([]), make_view([], prefix_len=[])):
         out = visible_mean(values, torch.zeros(0, dtype=torch.int32), view)
         assert out.shape == (0, 3) and out.requires_grad

@@ -20,7 +20,7 @@ SEEN = [0, 3, 0, 3, 1, 2]
 def _parts(times: bool = True, dynamic: dict[str, int] | None = None) -> tuple[SequencePool, EventTokens, JaggedEvents]:
     torch.manual_seed(0)
     dynamic = {"action": 4, "page": 300} if dynamic is None else dynamic
-    config = TokenConfig(width=8, hidden=8, time_buckets=BUCKETS, time_dim=3, dynamic_dim=2)
+    config = TokenConfig(width=8, hidden=8, time_buckets=BUCKETS, time_dim=3, side_dim=2)
     tokens = EventTokens(config, ROW_DIM, dynamic, has_time=times, dropout=0.0).double()
     total = sum(LENGTHS)
     events = JaggedEvents(
@@ -49,14 +49,14 @@ def _by_hand(pool: SequencePool, rows: Tensor, tokens: EventTokens, events: Jagg
             if tokens.time is not None:
                 assert events.age is not None
                 parts.append(tokens.time.embedding.weight[time_bucket(events.age, BUCKETS)[i].long()])
-            parts += [term.embedding.weight[events.dynamic[name][i].long()] for name, term in tokens.dynamic.items()]
+            parts += [term.embedding.weight[events.side[name][i].long()] for name, term in tokens.dynamic.items()]
             known.append(torch.cat(parts))
         mean = torch.stack(known).mean(0) if known else torch.zeros(pool.project.in_features, dtype=torch.float64)
         out.append(pool.project.weight @ mean)
     return torch.stack(out)
 
 
-CASES: list[dict[str, Any]] = [{}, {"times": False}, {"dynamic": {}}, {"times": False, "dynamic": {}}]
+CASES: list[dict[str, Any]] = [{}, {"times": False}, {"side": {}}, {"times": False, "side": {}}]
 
 
 @pytest.mark.parametrize("seen", [None, SEEN], ids=["all", "seen"])
@@ -101,7 +101,7 @@ def test_what_a_candidate_does_not_see_changes_nothing_bitwise() -> None:
     view = make_view(COUNTS, SEEN)
     before = pool(_rows(), events, tokens, view)
     later = torch.tensor([False, False, False, True, False, False, False, True])  # the fourth event of the first request
-    other = {name: torch.where(later, 3 - value.clamp(max=3), value) for name, value in events.dynamic.items()}
+    other = {name: torch.where(later, 3 - value.clamp(max=3), value) for name, value in events.side.items()}
     assert isinstance(events.inverse, Tensor)
     changed = JaggedEvents(events.lengths, torch.where(later, 4 - events.inverse, events.inverse), other, events.age)
     assert torch.equal(pool(_rows(), changed, tokens, view), before)

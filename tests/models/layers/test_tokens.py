@@ -46,7 +46,7 @@ def _plain(tokens: EventTokens, rows: Tensor, events: JaggedEvents) -> Tensor:
                 e = e + tokens.position.weight[min(index, config.max_positions - 1)]
             parts = [e]
             for name, term in terms.items():
-                values = time_bucket(_age(events), config.time_buckets) if name == "time" else events.dynamic[name]
+                values = time_bucket(_age(events), config.time_buckets) if name == "time" else events.side[name]
                 parts.append(term.embedding.weight[int(values[at])])
             out.append(tokens.out(F.gelu(first @ torch.cat(parts) + tokens.static.bias)))
             at += 1
@@ -72,7 +72,7 @@ def test_factorised_form_equals_the_plain_one(position: str, has_time: bool) -> 
 def test_more_dynamic_fields_than_one_pass_takes() -> None:
     """Six terms: two more than `expand_add` adds at once."""
     events, rows = _events(), torch.randn(7, 6).double()
-    fields = {f"field {i}": values for i, values in enumerate([*events.dynamic.values()] * 2)}
+    fields = {f"field {i}": values for i, values in enumerate([*events.side.values()] * 2)}
     events = replace(events, dynamic=fields)
     config = model_config(tokens={"position": "recency", "max_positions": 16}).tokens
     tokens = EventTokens(config, 6, {name: 300 for name in fields}, has_time=True, dropout=0.0).double()
@@ -86,7 +86,7 @@ def test_recency_counts_from_the_newest_event() -> None:
     tail = JaggedEvents(
         lengths=torch.tensor([10], dtype=torch.int32),
         inverse=events.inverse[newest],
-        dynamic={name: values[newest] for name, values in events.dynamic.items()},
+        dynamic={name: values[newest] for name, values in events.side.items()},
         age=_age(events)[newest],
     )
     for position, same in (("recency", True), ("none", True), ("absolute", False)):
@@ -100,7 +100,7 @@ def test_no_events_leave_zero_gradients() -> None:
     none = JaggedEvents(
         lengths=torch.zeros(0, dtype=torch.int32),
         inverse=events.inverse[:0],
-        dynamic={name: values[:0] for name, values in events.dynamic.items()},
+        dynamic={name: values[:0] for name, values in events.side.items()},
         age=_age(events)[:0],
     )
     out = tokens(torch.zeros(0, 6), none)

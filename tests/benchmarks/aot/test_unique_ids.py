@@ -8,7 +8,7 @@ import sys
 def test_compiles_without_spills() -> None:
     """In a process of its own: kernels that were imported for the interpreter cannot be compiled."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-W", "ignore", "-m", "dist_rec.kernels.unique_ids.aot"]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.aot.unique_ids"]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert [line.split(" ")[0] for line in ran.stdout.splitlines()] == ["sm_80", "sm_90"]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from dist_rec.kernels.common.aot import Used, report
+from benchmarks.aot.compile import Used, report
 
 _SCRIPT = """
 from dist_rec.doctor.triton_add import _add
-from dist_rec.kernels.common.aot import compile_for
-from dist_rec.kernels.cross_causal_attention.aot import Build
+from benchmarks.aot.compile import compile_for
+from benchmarks.aot.attention import Build
 from dist_rec.kernels.cross_causal_attention.tile_table import Tile
 
 types = {"x": "*fp32", "y": "*fp32", "out": "*fp32", "n": "i32"}

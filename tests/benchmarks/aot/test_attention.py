@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from dist_rec.kernels.common.aot import Used
-from dist_rec.kernels.cross_causal_attention.aot import Build, builds
-from dist_rec.kernels.cross_causal_attention.tile_table import TABLE, Tile
+from benchmarks.aot.attention import Build, builds
+from benchmarks.aot.compile import Used
+from dist_rec.kernels.cross_causal_attention.tile_table import Tile, tile_table
 
 _CLEAN = {"HGMMA": 8, "HMMA": 0, "UTCHMMA": 0, "LDL": 0, "STL": 0, "LDGSTS": 4}
 
@@ -22,7 +22,7 @@ def test_every_tile_compiles_without_spills(architecture: int, bits: int, hardes
     shared memory of every build (pytest -s). sm_90 and sm_100 in 16 bits are compiled with and without mask options,
     the others with all."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    module = "dist_rec.kernels.cross_causal_attention.aot"
+    module = "benchmarks.aot.attention"
     command = [sys.executable, "-W", "ignore", "-m", module, "--arch", str(architecture), "--bits", str(bits)]
     command += ["--hardest"] if hardest else []
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -34,19 +34,19 @@ def test_every_tile_compiles_without_spills(architecture: int, bits: int, hardes
 
 def test_builds_are_all_tiles_with_and_without_mask_options() -> None:
     found = list(builds(90, 16))
-    entry = TABLE[90, 16][64]
+    entry = tile_table()[90, 16][64]
     tiles = [*entry.forward.values(), *entry.one_pass.values(), entry.queries, entry.keys]
     assert [build.tile for build in found if build.head == 64 and not build.masked] == tiles
     joins = [build.kernel for build in found if build.head == 64 and build.kernel in ("combine", "sum_parts")]
     assert joins == ["combine", "sum_parts"]
-    assert len(found) == sum(2 * (len(e.forward) + len(e.one_pass) + 2) + 2 for e in TABLE[90, 16].values())
+    assert len(found) == sum(2 * (len(e.forward) + len(e.one_pass) + 2) + 2 for e in tile_table()[90, 16].values())
 
 
 def test_statistics_of_rows_are_built_in_32_bits_with_every_shape_of_a_backward() -> None:
     for architecture in (80, 90, 100):
         assert not any(build.kernel == "statistics" for build in builds(architecture, 16))
         found = [build for build in builds(architecture, 32) if build.kernel == "statistics"]
-        for head, entry in TABLE[architecture, 32].items():
+        for head, entry in tile_table()[architecture, 32].items():
             for masked in (False, True):
                 tiles = [build.tile for build in found if (build.head, build.masked) == (head, masked)]
                 backward = [*entry.one_pass.values(), entry.queries]

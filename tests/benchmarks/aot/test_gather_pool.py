@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_rec.kernels.gather_pool.aot import USES, WIDTHS
+from benchmarks.aot.gather_pool import USES, WIDTHS
 
 
 @pytest.mark.parametrize("architecture", [80, 90])
@@ -19,7 +19,7 @@ def test_kernels_compile_without_spills(architecture: int, bits: int, tmp_path: 
     every build (pytest -s)."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, "-W", "ignore", "-m", "dist_rec.kernels.gather_pool.aot", "--arch", str(architecture)]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.aot.gather_pool", "--arch", str(architecture)]
     command += ["--bits", str(bits), "--width", *map(str, WIDTHS)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     print(ran.stdout)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_rec.data import wire
-from dist_rec.data.wire import ALIGNMENT, Packet, narrow, widen
+from dist_rec.data import transfer_buffer
+from dist_rec.data.transfer_buffer import ALIGNMENT, TransferBuffer, restore_ids, shrink_ids
 
 TENSORS = {
     "bytes": torch.arange(5, dtype=torch.uint8),
@@ -21,37 +21,35 @@ TENSORS = {
 
 
 def test_gives_back_what_went_in() -> None:
-    packet = Packet.of(TENSORS)
+    sent = TransferBuffer.of(TENSORS)
     for name, tensor in TENSORS.items():
-        assert packet[name].dtype == tensor.dtype and torch.equal(packet[name], tensor)
-    assert packet.get("table") is not None and packet.get("chair") is None
+        assert sent[name].dtype == tensor.dtype and torch.equal(sent[name], tensor)
+    assert sent.get("table") is not None and sent.get("chair") is None and list(sent) == list(TENSORS) and len(sent) == 6
 
 
 def test_is_one_buffer_without_waste() -> None:
-    packet = Packet.of(TENSORS)
-    start = packet.buffer.data_ptr()
-    assert all(start <= packet[name].data_ptr() <= start + packet.nbytes for name in TENSORS if name != "none")
-    assert packet.nbytes < sum(tensor.nbytes for tensor in TENSORS.values()) + ALIGNMENT * len(TENSORS)
+    sent = TransferBuffer.of(TENSORS)
+    start = sent.buffer.data_ptr()
+    assert all(start <= sent[name].data_ptr() <= start + sent.nbytes for name in TENSORS if name != "none")
+    assert sent.nbytes < sum(tensor.nbytes for tensor in TENSORS.values()) + ALIGNMENT * len(TENSORS)
 
 
-def test_moves_by_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    packet = Packet.of(TENSORS)
+def test_maps_the_buffer_alone() -> None:
+    sent = TransferBuffer.of(TENSORS)
     moved: list[int] = []
-    plain = torch.Tensor.to
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: moved.append(self.nbytes) or plain(self, *a, **k))
-    there = packet.to(torch.device("meta"), non_blocking=True)
-    assert moved == [packet.nbytes]
+    there = sent.map(lambda buffer: moved.append(buffer.nbytes) or buffer.to("meta"))
+    assert moved == [sent.nbytes]
     assert there["table"].is_meta and there["table"].shape == (3, 2)
 
 
 def test_views_share_the_buffer() -> None:
-    packet = Packet.of(TENSORS)
-    packet["number"].fill_(7.0)
-    assert float(packet["number"]) == 7.0
+    sent = TransferBuffer.of(TENSORS)
+    sent["number"].fill_(7.0)
+    assert float(sent["number"]) == 7.0
 
 
 def test_no_tensors() -> None:
-    assert Packet.of({}).nbytes == 0
+    assert TransferBuffer.of({}).nbytes == 0
 
 
 @pytest.mark.parametrize(
@@ -61,16 +59,16 @@ def test_no_tensors() -> None:
         *((2**16 + 1, torch.int32), (2**31, torch.int32), (2**31 + 1, torch.int64)),
     ],
 )
-def test_the_narrowest_integer_that_holds_a_table(num_values: int, dtype: torch.dtype) -> None:
+def test_the_smallest_integer_that_holds_a_table(num_values: int, dtype: torch.dtype) -> None:
     ids = torch.tensor([0, num_values // 2, num_values - 1])
-    assert narrow(ids, num_values).dtype == narrow(ids).dtype == dtype
-    assert torch.equal(widen(narrow(ids, num_values)), ids)
+    assert shrink_ids(ids, num_values).dtype == shrink_ids(ids).dtype == dtype
+    assert torch.equal(restore_ids(shrink_ids(ids, num_values)), ids)
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 70_000), max_size=20))
 def test_any_ids_come_back(ids: list[int]) -> None:
     wide = torch.tensor(ids, dtype=torch.int64)
-    assert torch.equal(widen(narrow(wide)), wide)
+    assert torch.equal(restore_ids(shrink_ids(wide)), wide)
 
 
 class _Memory:
@@ -82,25 +80,25 @@ class _Memory:
         self.f_bavail, self.f_blocks = free // 4096, size // 4096
 
 
-def _send(packet: Packet) -> Packet:
+def _send(sent: TransferBuffer) -> TransferBuffer:
     """To another process: here, of this one."""
-    return pickle.loads(ForkingPickler.dumps(packet))
+    return pickle.loads(ForkingPickler.dumps(sent))
 
 
-def _packet() -> Packet:
-    return Packet.of({"a": torch.arange(1000), "b": torch.ones(3)})
+def _made() -> TransferBuffer:
+    return TransferBuffer.of({"a": torch.arange(1000), "b": torch.ones(3)})
 
 
 @pytest.mark.parametrize(("free", "shared"), [(2**16, True), (2**15, True), (2**14, False), (0, False)])
-def test_a_packet_needs_room_in_shared_memory(
+def test_a_buffer_needs_room_in_shared_memory(
     free: int, shared: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(os, "statvfs", lambda _: _Memory(free))
-    wire._warn_of_little_room.cache_clear()
-    packet = _packet()
+    transfer_buffer._warn_of_little_room.cache_clear()
+    sent = _made()
     for _ in range(2):
-        came = _send(packet)
-        assert torch.equal(came.buffer, packet.buffer) and came.places == packet.places
+        came = _send(sent)
+        assert torch.equal(came.buffer, sent.buffer) and came.slots == sent.slots
         assert came.buffer.is_shared() is shared
         came["b"].fill_(2.0)  # the trainer writes into it
     assert len(caplog.records) == (not shared)
@@ -110,7 +108,7 @@ def test_a_packet_needs_room_in_shared_memory(
 
 def test_shared_memory_without_a_limit_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "statvfs", lambda _: _Memory(0, size=0))
-    assert _send(_packet()).buffer.is_shared()
+    assert _send(_made()).buffer.is_shared()
 
 
 @pytest.mark.parametrize("error", [OSError("no such file system"), None])
@@ -119,6 +117,6 @@ def test_what_shared_memory_refuses_goes_through_the_pipe(error: OSError | None,
         raise error or RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
 
     monkeypatch.setattr(os if error else torch.Tensor, "statvfs" if error else "share_memory_", refuse)
-    packet = _packet()
-    came = _send(packet)
-    assert torch.equal(came.buffer, packet.buffer) and not came.buffer.is_shared()
+    sent = _made()
+    came = _send(sent)
+    assert torch.equal(came.buffer, sent.buffer) and not came.buffer.is_shared()

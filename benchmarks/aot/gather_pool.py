@@ -1,6 +1,6 @@
 """Compiles every kernel without a GPU and prints what the machine code uses.
 
-    python -m dist_rec.kernels.gather_pool.aot [--arch 80 90] [--bits 16 32] [--width 16 64 100 128 256]
+    python -m benchmarks.aot.gather_pool [--arch 80 90] [--bits 16 32] [--width 16 64 100 128 256]
 
 Exits with 1 if one spills registers or needs more shared memory than its architecture has.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dist_rec.kernels.common.aot import SHARED_LIMIT, Used, compile_for, report
+from benchmarks.aot.compile import SHARED_LIMIT, Used, compile_for, report
 from dist_rec.kernels.gather_pool.gather import gather
 from dist_rec.kernels.gather_pool.reduce import combine_parts, reduce_pieces
 from dist_rec.kernels.gather_pool.tiles import PIECE, combine_tile, gather_tile, reduce_tile

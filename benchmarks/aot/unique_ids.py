@@ -1,12 +1,12 @@
 """Compiles the kernel without a GPU and prints what the machine code uses; exits with 1 if it spills registers.
 
-python -m dist_rec.kernels.unique_ids.aot [--arch 80 90]
+python -m benchmarks.aot.unique_ids [--arch 80 90]
 """
 
 import argparse
 import sys
 
-from dist_rec.kernels.common.aot import SHARED_LIMIT, compile_for
+from benchmarks.aot.compile import SHARED_LIMIT, compile_for
 from dist_rec.kernels.unique_ids.bit_packed_kernels import unpack_kernel
 from dist_rec.kernels.unique_ids.op import BLOCK
 

@@ -1,6 +1,6 @@
 """Compiles every entry of the tile table without a GPU and prints what the machine code uses.
 
-    python -m dist_rec.kernels.cross_causal_attention.aot [--arch 80 90 100] [--bits 16 32] [--hardest]
+    python -m benchmarks.aot.attention [--arch 80 90 100] [--bits 16 32] [--hardest]
 
 Exits with 1 if an entry spills registers, needs more shared memory than its architecture has, or, on sm_90 with 64 rows
 or more in 16 bits, does without the tensor core instruction for whole warp groups (wgmma).
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dist_rec.kernels.common.aot import Used, compile_for, report
+from benchmarks.aot.compile import Used, compile_for, report
 from dist_rec.kernels.cross_causal_attention import tuning
 from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_one_pass, sum_parts
 from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
 from dist_rec.kernels.cross_causal_attention.forward import combine, forward
 from dist_rec.kernels.cross_causal_attention.op import COMBINED_ROWS
 from dist_rec.kernels.cross_causal_attention.row_statistics import row_statistics
-from dist_rec.kernels.cross_causal_attention.tile_table import TABLE, Tile
+from dist_rec.kernels.cross_causal_attention.tile_table import Tile, tile_table
 
 KERNELS = {
     "forward": forward,
@@ -88,7 +88,7 @@ class Build:
 
 def builds(architecture: int, bits: int) -> Iterator[Build]:
     """Everything that a call can launch."""
-    for head, entry in TABLE[architecture, bits].items():
+    for head, entry in tile_table()[architecture, bits].items():
         tiles = [("forward", tile) for tile in entry.forward.values()]
         tiles += [("one_pass", tile) for tile in entry.one_pass.values()]
         tiles += [("queries", entry.queries), ("keys", entry.keys)]

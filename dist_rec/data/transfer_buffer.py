@@ -1,0 +1,138 @@
+"""What crosses from host to device: named tensors in one buffer, moved by one copy, in the smallest integers that hold them."""
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ALIGNMENT = 16  # bytes: every tensor starts where any type may start
+SHARED_MEMORY = "/dev/shm"
+KEPT_FREE = 0.25  # of shared memory: batches are not the only things that live there (locks of processes, NCCL)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BufferSlot:
+    """Where a tensor is in a transfer buffer; `start` in bytes."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class TransferBuffer(Mapping[str, Tensor]):
+    """Tensors by name, each a view of one buffer.
+
+    - `buffer` (bytes,) uint8
+    - `slots` name -> where the tensor is
+    """
+
+    buffer: Tensor
+    slots: dict[str, BufferSlot]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], *, pin_memory: bool = False) -> "TransferBuffer":
+        """Copies CPU tensors side by side, into pinned memory if wanted."""
+        slots: dict[str, BufferSlot] = {}
+        end = 0
+        for name, tensor in tensors.items():
+            slots[name] = BufferSlot(tensor.dtype, tuple(tensor.shape), -(-end // ALIGNMENT) * ALIGNMENT)
+            end = slots[name].start + slots[name].nbytes
+        made = cls(torch.zeros(end, dtype=torch.uint8, pin_memory=pin_memory), slots)
+        for name, tensor in tensors.items():
+            made[name].copy_(tensor)
+        return made
+
+    def __getitem__(self, name: str) -> Tensor:
+        slot = self.slots[name]
+        return self.buffer[slot.start : slot.start + slot.nbytes].view(slot.dtype).view(slot.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.slots)
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a copy of this buffer moves."""
+        return self.buffer.nbytes
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> "TransferBuffer":
+        """The same tensors in what `move` makes of the buffer, such as its copy on a device."""
+        return TransferBuffer(move(self.buffer), self.slots)
+
+
+def shrink_ids(ids: Tensor, num_values: int | None = None) -> Tensor:
+    """Ids in the smallest of uint8, int16 (as if unsigned), int32 and int64 that holds `num_values` values from 0 on.
+
+    Without `num_values`, the largest id decides; ids below zero keep 64 bits.
+    """
+    if num_values is None:
+        low, high = (int(x) for x in torch.aminmax(ids)) if len(ids) else (0, 0)
+        num_values = 2**63 if low < 0 else high + 1
+    if num_values <= 2**8:
+        return ids.to(torch.uint8)
+    if num_values <= 2**16:
+        return ids.to(torch.int16)  # wraps; `restore_ids` undoes it
+    return ids.to(torch.int32 if num_values <= 2**31 else torch.int64)
+
+
+def restore_ids(ids: Tensor) -> Tensor:
+    """int64 ids from what `shrink_ids` made of them."""
+    restored = ids.to(torch.int64)
+    return restored & 0xFFFF if ids.dtype == torch.int16 else restored
+
+
+def _reduce(sent: TransferBuffer) -> tuple[Any, ...]:
+    """How a transfer buffer goes to another process: its buffer in shared memory, or through the pipe where that has no room.
+
+    What shared memory cannot take would be lost: torch finds out in a thread that nobody listens to.
+    """
+    if _has_room(sent.nbytes):
+        try:
+            sent.buffer.share_memory_()
+            return TransferBuffer, (sent.buffer, sent.slots)
+        except RuntimeError:  # somebody else was faster
+            pass
+    return _from_pipe, (sent.buffer.numpy().tobytes(), sent.slots)
+
+
+def _has_room(size: int) -> bool:
+    try:
+        memory = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return False
+    if memory.f_blocks == 0:
+        return True  # its size has no limit
+    return memory.f_bavail * memory.f_frsize - size >= KEPT_FREE * memory.f_blocks * memory.f_frsize
+
+
+def _from_pipe(content: bytes, slots: dict[str, BufferSlot]) -> TransferBuffer:
+    _warn_of_little_room()
+    return TransferBuffer(torch.frombuffer(bytearray(content), dtype=torch.uint8), slots)
+
+
+@functools.cache
+def _warn_of_little_room() -> None:
+    log.warning(
+        "shared memory (%s) is nearly full: batches come from the reader processes through a pipe, which takes longer; enlarge "
+        "it (docker run --shm-size=1g), or set data.workers=0",
+        SHARED_MEMORY,
+    )
+
+
+ForkingPickler.register(TransferBuffer, _reduce)

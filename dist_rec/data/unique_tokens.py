@@ -1,0 +1,150 @@
+"""Deduplicated ids on their way to the device: the distinct ids of every key, and which of them each element has.
+
+Training's `HostBatch` and the plug-in's `UniqueFeatures` are this value with more tensors in the same buffer.
+
+Legend: N elements of one owner, U distinct tokens of one feature set, F keys.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.streamable import Pipelineable
+
+from dist_rec.data.dedup import DistinctRows, pack_inverse, unique_tokens, unpack_inverse
+from dist_rec.data.layout import FeatureSet
+from dist_rec.data.transfer_buffer import TransferBuffer, restore_ids, shrink_ids
+from dist_rec.kernels.unique_ids import BitPackedIndex
+
+T = TypeVar("T", bound="UniqueTokens")
+
+
+@dataclass(frozen=True, eq=False)
+class UniqueTokens(Pipelineable):
+    """Distinct ids by key, and an inverse index by owner.
+
+    An owner has elements with ids, such as the events of a sequence. Owners of one feature set are deduplicated together.
+
+    `tensors`, views of one `TransferBuffer` or apart, may hold others of the batch, too:
+
+    - `ids.<key>` (U,) in the smallest integer type, see `shrink_ids`
+    - `inverse.<owner>` the words of a bit-packed index, or (N,) int32 for an owner without `bits`
+    - `unique` (F,) int32, U of every key
+
+    The host knows:
+
+    - `num_unique` key -> U, in the order of the keys
+    - `bits` owner -> bits of its inverse index
+    - `counts` owner -> N
+    """
+
+    tensors: Mapping[str, Tensor]
+    num_unique: dict[str, int]
+    bits: dict[str, int]
+    counts: dict[str, int]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # not what can be made again
+
+    def ids_of(self, key: str) -> Tensor:
+        """(U,) int64 distinct ids."""
+        return restore_ids(self.tensors[f"ids.{key}"])
+
+    def inverse(self, owner: str) -> Tensor | BitPackedIndex:
+        """(N,) the row of each element among the distinct tokens: int32, or bit-packed on a GPU if it came bit-packed.
+
+        Kernels on a GPU unpack it as they read.
+        """
+        index = self.tensors[f"inverse.{owner}"]
+        if owner not in self.bits:
+            return index
+        packed = BitPackedIndex(index, self.bits[owner], self.counts[owner])
+        return unpack_inverse(packed) if index.device.type == "cpu" else packed
+
+    @cached_property
+    def deduplicated(self) -> KeyedJaggedTensor:
+        """What is looked up: stride 1, the U ids of each key, int64."""
+        return KeyedJaggedTensor(
+            keys=list(self.num_unique),
+            values=torch.cat([self.ids_of(key) for key in self.num_unique]),
+            # Pipelines may free the memory of what they sent; `tensors` is needed longer.
+            lengths=self.tensors["unique"].clone(),
+            stride=1,
+            length_per_key=list(self.num_unique.values()),  # known here, so that nobody waits for the device
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that `to` moves, those of other tensors in the buffer included."""
+        return sum(tensor.nbytes for tensor in self._memory())
+
+    def to(self: T, device: torch.device, non_blocking: bool = False) -> T:
+        """One copy of the buffer; it does not wait only if the buffer is pinned."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self: T) -> T:
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        for tensor in self._memory():
+            tensor.record_stream(stream)  # pyright: ignore[reportArgumentType] - torch's stub wants its private base class
+
+    def _memory(self) -> list[Tensor]:
+        tensors = self.tensors
+        return [tensors.buffer] if isinstance(tensors, TransferBuffer) else list(tensors.values())
+
+    def _map(self: T, move: Callable[[Tensor], Tensor]) -> T:
+        tensors = self.tensors
+        if isinstance(tensors, TransferBuffer):
+            return replace(self, tensors=tensors.map(move))
+        return replace(self, tensors={name: move(tensor) for name, tensor in tensors.items()})
+
+
+def deduplicate(
+    columns: Mapping[str, Sequence[NDArray]],
+    owners: Mapping[str, FeatureSet],
+    sizes: Mapping[str, int | None],
+    find: Callable[[list[NDArray]], DistinctRows] = unique_tokens,
+) -> UniqueTokens:
+    """Tokens of a batch in host memory; the tensors are apart, `unique` is the last.
+
+    Args:
+        columns: owner -> (N,) ids for each key of its feature set, any integers that fit int64.
+        owners: owner -> its feature set.
+        sizes: key -> ids are below this, in the order of the keys; with None the largest id of the batch decides.
+        find: what finds the distinct rows of the columns of a feature set.
+
+    Raises:
+        ValueError: an id outside [0, size), and what `unique_tokens` refuses.
+    """
+    tensors: dict[str, Tensor] = {}
+    num_unique = dict.fromkeys(sizes, 0)
+    bits: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    for feature_set in dict.fromkeys(owners.values()):
+        members = [owner for owner, of in owners.items() if of == feature_set]
+        by_key = list(zip(*(columns[owner] for owner in members), strict=True))
+        found = find([parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in by_key])
+        for key, ids in zip(feature_set.keys, found.columns, strict=True):
+            tensors[f"ids.{key}"] = _shrink(key, torch.from_numpy(ids), sizes[key])
+            num_unique[key] = len(ids)
+        ends = np.cumsum([len(part) for part in by_key[0]])
+        for owner, inverse in zip(members, np.split(found.inverse, ends[:-1]), strict=True):
+            packed = pack_inverse(torch.from_numpy(inverse), len(found.columns[0]))
+            tensors[f"inverse.{owner}"], bits[owner], counts[owner] = packed.words, packed.bits, len(packed)
+    tensors["unique"] = torch.tensor(list(num_unique.values()), dtype=torch.int32)
+    return UniqueTokens(tensors, num_unique, bits, counts)
+
+
+def _shrink(key: str, ids: Tensor, size: int | None) -> Tensor:
+    if size is not None and len(ids):
+        low, high = (int(x) for x in torch.aminmax(ids))
+        if low < 0 or high >= size:
+            raise ValueError(f"{key}: expected ids from 0 to {size - 1}, got {low if low < 0 else high}")
+    return shrink_ids(ids, size)
