@@ -5,13 +5,13 @@
 PYTHON := .venv/bin/python
 # Two workers: the ranks that a test starts are single-threaded processes of their own. More cores take more: make test WORKERS=8
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) -q
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup -q
 
 help:
 	@echo "make setup      create .venv with pinned, mutually fitting packages (CPU or CUDA, by what the machine has)"
 	@echo "make run        train LONGER on synthetic data with two ranks, or one per GPU"
 	@echo "make test       the tests"
-	@echo "make check      ruff, format, pyright, house rules"
+	@echo "make check      ruff, format, pyright, the rules of the architecture"
 
 setup:
 	@launch/install.sh
@@ -29,7 +29,7 @@ check: setup
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(PYTHON) -m pyright
-	@$(PYTHON) -m pytest -q tests/test_house.py
+	@$(PYTHON) -m pytest -q tests/test_architecture.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

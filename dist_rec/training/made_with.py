@@ -5,13 +5,12 @@ every shape still fits. So the names are kept with the weights. Where only their
 the order of the checkpoint; any other difference is an error that says what it is."""
 
 import json
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dist_rec.common.provenance import versions
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.older_words import recipe_with_todays_words, with_todays_words
@@ -20,7 +19,6 @@ from dist_rec.embedding.tables import table_dims
 
 FILE = "made_with.json"
 OPTIMIZER_STATE = 2  # 1: of before 0.1.0, with a loss scale and other names
-PACKAGES = ("dist_rec", "torch", "torchrec", "fbgemm_gpu", "fbgemm_gpu_cpu", "triton")
 # Settings of a model that mean nothing to its weights.
 FREE = ("recompute", "dropout", "task_weights")
 # Settings that a run which goes on must share, beside those of the model.
@@ -108,17 +106,6 @@ class MadeWith(BaseModel):
             found["run.select_best"] = recipe.run.select_best
             found["embedding.optimizer"] = recipe.embedding.model_dump(mode="json")["optimizer"]
         return found
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that are installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _facts(schema: Schema) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,11 @@ from dist_rec.training.metrics import TaskMetrics
 
 
 def write_page(folder: Path, config: Config, test: dict[str, TaskMetrics], facts: dict[str, Any]) -> None:
-    """Writes `curve.png` and `report.md`. `facts` are lines of the first table, such as ranks and parameters."""
+    """Writes `curve.png` and `report.md`. `facts` are rows of the first table, such as ranks, seed and provenance."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     draw_curve(rows, folder / "curve.png")
     windows = [row for row in rows if row["event"] == "train"]
-    facts = {**facts, **_speed(windows), "software": _software()}
+    facts = {name: _cell(value) for name, value in {**facts, **_speed(windows)}.items()}
     lines = [
         f"# {config.run.name}",
         "",
@@ -129,12 +127,10 @@ def _speed(windows: list[dict[str, Any]]) -> dict[str, str]:
         "samples/s (candidates)": f"{median('candidates_per_s'):,.0f}",
         "requests/s": f"{median('requests_per_s'):,.0f}",
         "tokens/s (events)": f"{median('events_per_s'):,.0f}",
-        "bytes to the device, per step and rank": (
-            f"{crossed:,.0f}; {plain:,.0f} as int64 ({crossed / max(plain, 1):.2f})"
-        ),
+        "bytes to the device, per step and rank": f"{crossed:,.0f}; {plain:,.0f} as int64 ({crossed / max(plain, 1):.2f})",
     }
 
 
-def _software() -> str:
-    names = ("torch", "torchrec")
-    return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
+def _cell(value: Any) -> str:
+    """One cell of a Markdown table: a command line may hold what ends a cell or a line."""
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -134,3 +134,10 @@ def _resume(run: Run, checkpoint: Path) -> None:
         raise ConfigError(
             f"{checkpoint}: saved after step {run.steps_done} of {run.total_steps}; there is nothing left to train"
         )
+    if run.selection.is_exhausted:
+        raise ConfigError(
+            f"{checkpoint}: saved when the run had ended after step {run.steps_done}, since "
+            f"run.patience={run.config.run.patience} validations had brought nothing better; expected an earlier "
+            "checkpoint, "
+            "or a larger run.patience"
+        )

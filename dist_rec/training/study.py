@@ -8,6 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 from rich.console import Console
 
+from dist_rec.common.provenance import provenance
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.training.checkpoint import load_position
@@ -70,6 +71,8 @@ def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> Study
     if resume is not None:  # before a folder is made for a run that cannot be
         load_position(resume, ranks, config.data.workers)
     folder = new_folder(config, ranks)
+    # At the start: the checkout may change while the runs go on.
+    origin = provenance() if ranks.is_main else {}
     console = Console()
     results: dict[str, RunResult] = {}
     todo = members(config)
@@ -81,7 +84,8 @@ def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> Study
                 (log.folder / "recipe.yaml").write_text(config_yaml(member.config) + "\n")
             results[member.folder] = result = train_one(member.config, ranks, log, resume)
             if ranks.is_main:
-                facts = {"ranks": ranks.world_size, "steps": result.steps, "seconds": f"{result.seconds:.1f}"}
+                facts = {"ranks": ranks.world_size, "seed": member.config.run.seed, "steps": result.steps}
+                facts |= {"seconds": f"{result.seconds:.1f}", **origin}
                 write_page(log.folder, member.config, result.test, facts)
             for line in against_baselines(member.config, result.test):
                 log.say(line)

@@ -55,9 +55,15 @@ def test_the_page_holds_everything(tmp_path: Path) -> None:
         "![learning curve](curve.png)",
     ):
         assert line in page.splitlines()
-    assert "| software | python 3." in page
     recipe = page.split("```yaml\n")[1].split("```")[0]
     assert Config.model_validate(yaml.safe_load(recipe)) == config
+
+
+def test_a_command_line_stays_in_its_cell(tmp_path: Path) -> None:
+    config = _recipe(tmp_path, None)
+    (tmp_path / "metrics.jsonl").write_text("")
+    write_page(tmp_path, config, {}, {"command": "dist-rec train a.yaml --set 'x=a|b\n'"})
+    assert "| command | dist-rec train a.yaml --set 'x=a\\|b ' |" in (tmp_path / "report.md").read_text().splitlines()
 
 
 def test_every_task_stands_against_its_own_baseline(tmp_path: Path) -> None:
