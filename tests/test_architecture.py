@@ -19,13 +19,13 @@ from tests.helpers.architecture import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-_OPERATOR = "the signature of an operator: tensors, their offsets, and keyword-only options that each say one thing about the mask"
+_OPERATOR = "the signature of an operator: tensors, and keyword-only options that each describe one part of the mask"
 # Breaches of a hard budget that are wanted: "path" or "path::function" -> the reason. An entry that is not needed fails
 # too.
 EXCEPTIONS_AT_MOST = 4
 EXCEPTIONS = {
     "kernels/cross_causal_attention/__init__.py::cross_causal_attention": _OPERATOR,
-    "dist_rec/optim/hybrid.py::HybridOptimizer.__init__": "options of an optimizer, by keyword as torch's own have them",
+    "dist_rec/optim/hybrid.py::HybridOptimizer.__init__": "options of an optimizer, by keyword as torch's have",
     "dist_rec/cli.py::synth": "options of a command, each by its name",
     "dist_rec/embedding/dedup_names.py::_keep_missing": "a hook of torch gets its arguments one by one",
 }

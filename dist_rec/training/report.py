@@ -123,11 +123,12 @@ def _speed(windows: list[dict[str, Any]]) -> dict[str, str]:
         return values[len(values) // 2]
 
     crossed, plain = median("bytes_per_step"), median("plain_bytes_per_step")
+    share = crossed / max(plain, 1)
     return {
         "samples/s (candidates)": f"{median('candidates_per_s'):,.0f}",
         "requests/s": f"{median('requests_per_s'):,.0f}",
-        "tokens/s (events)": f"{median('events_per_s'):,.0f}",
-        "bytes to the device, per step and rank": f"{crossed:,.0f}; {plain:,.0f} as int64 ({crossed / max(plain, 1):.2f})",
+        "events/s": f"{median('events_per_s'):,.0f}",
+        "bytes to the device, per step and rank": f"{crossed:,.0f}; {plain:,.0f} as int64 ({share:.2f})",
     }
 
 

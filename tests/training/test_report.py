@@ -48,7 +48,7 @@ def test_the_page_holds_everything(tmp_path: Path) -> None:
     for line in (
         "| ranks | 2 |",
         "| samples/s (candidates) | 6,000 |",  # the median without the first window
-        "| tokens/s (events) | 60,000 |",
+        "| events/s | 60,000 |",
         "| bytes to the device, per step and rank | 1,000; 4,000 as int64 (0.25) |",
         "| click | 0.7500 | 0.7000 | 0.5000 | 0.9000 | 1.100 | 48 | 0.250 |",
         "click: test AUC 0.7500, best reachable 0.8000, popularity 0.6000: 75% of the way",
