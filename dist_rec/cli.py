@@ -35,7 +35,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace whatever folder is
 def train(
     recipe: Recipe,
     overrides: Overrides = None,
-    resume: Annotated[Path | None, typer.Option(help="Checkpoint folder to go on from.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Checkpoint folder to resume from.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, plan and costs; train nothing.")] = False,
     check_only: Annotated[
         bool, typer.Option("--check-only", help="Check recipe, data and checkpoint; start nothing.")

@@ -21,7 +21,7 @@ FILE = "made_with.json"
 OPTIMIZER_STATE = 2  # 1: of before 0.1.0, with a loss scale and other names
 # Settings of a model that mean nothing to its weights.
 FREE = ("recompute", "dropout", "task_weights")
-# Settings that a run which goes on must share, beside those of the model.
+# Settings of a resumed run that must be the same, beside the settings of the model.
 RESUMED = ("optimizer", "correction", "compress", "accumulation_steps")
 
 
@@ -76,12 +76,12 @@ class MadeWith(BaseModel):
         fields, tables and tasks in the checkpoint's order, columns as they are now.
 
         Raises ConfigError with every difference in names, sizes and meanings, of the recipe too; with `resumed` also of
-        what a run that goes on must share."""
+        what a resumed run must share."""
         if resumed and self.optimizer_state != OPTIMIZER_STATE:
             raise ConfigError(
                 f"{checkpoint}: saved by an earlier version of dist_rec, which kept the state of the optimizer in "
                 "another form; "
-                "its weights can be evaluated, but a run cannot go on from it"
+                "its weights can be evaluated, but a run cannot resume from it"
             )
         differing = _differences(_facts(self.schema_), _facts(schema))
         differing += _differences(self._settings(self.recipe, resumed), self._settings(recipe, resumed))

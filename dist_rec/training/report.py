@@ -50,7 +50,7 @@ def metrics_table(metrics: dict[str, TaskMetrics]) -> list[str]:
 
 
 def against_baselines(config: Config, metrics: dict[str, TaskMetrics]) -> list[str]:
-    """Where the test AUC stands between the popularity baseline and the best reachable, for data that knows both."""
+    """How far the test AUC is from the popularity baseline to the best reachable AUC, where the data has both."""
     known = baselines(config)
     lines = []
     for task, m in metrics.items():

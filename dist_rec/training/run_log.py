@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a progress bar on a terminal, plain lines elsewhere, TensorBoard, `metrics.jsonl`."""
+"""The output of a running run: a progress bar on a terminal, plain lines elsewhere, TensorBoard, `metrics.jsonl`."""
 
 import json
 import math

@@ -63,7 +63,7 @@ class Run:
         return metrics
 
     def save_all(self, step: int) -> None:
-        """A checkpoint that a run can go on from: to the bit as this one does."""
+        """A checkpoint that a run can resume from, to the bit."""
         position = Position(
             data=self.loader.state_dict(),
             workers=self.config.data.workers,

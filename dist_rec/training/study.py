@@ -1,4 +1,4 @@
-"""A recipe as a study: one run for each fold and seed it asks for, and a summary with mean and spread."""
+"""A recipe as a study: one run for each of its folds and seeds, and a summary with mean and spread."""
 
 import json
 import statistics
@@ -27,7 +27,7 @@ class Member:
 
 
 def members(config: Config) -> list[Member]:
-    """The runs that `data.folds` and `run.seeds` ask for; a single one, in the study's own folder, without them."""
+    """The runs of `data.folds` and `run.seeds`; without them a single run, in the study's own folder."""
     found = []
     for seed in config.run.seeds or [config.run.seed]:
         for fold in range(max(len(config.data.folds), 1)):
@@ -48,7 +48,7 @@ def check_study(config: Config, resume: Path | None) -> None:
     """Raises ConfigError if one checkpoint is to be resumed by several runs."""
     if resume is not None and len(members(config)) > 1:
         raise ConfigError(
-            f"--resume {resume}: a checkpoint belongs to one run, but data.folds and run.seeds ask for "
+            f"--resume {resume}: a checkpoint belongs to one run, but data.folds and run.seeds make "
             f"{len(members(config))}; "
             "resume with that run's own recipe.yaml"
         )
@@ -71,7 +71,7 @@ def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> Study
     if resume is not None:  # before a folder is made for a run that cannot be
         load_position(resume, ranks, config.data.workers)
     folder = new_folder(config, ranks)
-    # At the start: the checkout may change while the runs go on.
+    # At the start: the checkout may change during the runs.
     origin = provenance() if ranks.is_main else {}
     console = Console()
     results: dict[str, RunResult] = {}
