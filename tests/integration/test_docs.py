@@ -1,4 +1,5 @@
-"""The documents: links lead somewhere, lines are short, README is quick to read, and every public part has its example."""
+"""The documents: links lead somewhere, lines are short, README is quick to read, and every public part has its
+example."""
 
 import re
 from pathlib import Path

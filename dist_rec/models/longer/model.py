@@ -1,9 +1,8 @@
 """LONGER (arXiv 2505.04421): token merge, global tokens, one cross-causal layer, N self-causal layers.
 
-Legend: B requests, N events, K merge factor, M merged tokens, d token width, D = K * d merged width, k query rows,
-m rows of one candidate's group, C candidates. Rows are ordered oldest first, with the candidates' groups after the events; the
-paper writes newest first with the globals in front, which is the same thing reversed.
-"""
+Legend: B requests, N events, K merge factor, M merged tokens, d token width, D = K * d merged width, k query rows, m
+rows of one candidate's group, C candidates. Rows are ordered oldest first, with the candidates' groups after the
+events; the paper writes newest first with the globals in front, which is the same thing reversed."""
 
 import torch
 from torch import Tensor, nn
