@@ -23,7 +23,13 @@ def write(names: list[str]) -> None:
             (GOLDEN / "recipes" / f"{name}.yaml").write_text(resolved(name))
             _write_json(GOLDEN / "models" / f"{name}.json", model_facts(name, sets))
             losses = {str(ranks): by_name[name] for ranks, by_name in found.items()}
-            _write_json(GOLDEN / "curves" / f"{name}.json", {"made_with": made_with(), "losses": losses})
+            _write_curve(GOLDEN / "curves" / f"{name}.json", losses, made_with())
+
+
+def _write_curve(path: Path, losses: dict[str, list[float]], made_with: dict[str, str]) -> None:
+    """A curve that is the same to the bit keeps its file, with what it came from."""
+    if not path.is_file() or json.loads(path.read_text())["losses"] != losses:
+        _write_json(path, {"made_with": made_with, "losses": losses})
 
 
 def _write_json(path: Path, tree: dict[str, object]) -> None:
