@@ -1,5 +1,5 @@
-"""Packaging. Two unusual things: the top-level folder `kernels/` is shipped as `dist_rec.kernels`, never as `kernels`, and the
-host's dedup is a C++ extension that an installation may lack (dist_rec/data/dedup.py then takes a library).
+"""Packaging. Two unusual things: the top-level folder `kernels/` is shipped as `dist_rec.kernels`, never as `kernels`,
+and the host's dedup is a C++ extension that an installation may lack (dist_rec/data/dedup.py then takes a library).
 
 As for the folder: a wheel takes it from `package_dir`; the source tree and an editable install find it through the link
 `dist_rec/kernels`.
@@ -47,7 +47,8 @@ class CheckedEditable(editable_wheel):
 setup(
     name="dist-rec",
     version="0.1.0",
-    description="Train long-sequence recommenders on TorchRec: unique ids, LONGER, packed attention, delayed dense updates.",
+    description="Train long-sequence recommenders on TorchRec: unique ids, LONGER, packed attention, delayed dense "
+    "updates.",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").is_file() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -67,7 +68,8 @@ setup(
             optional=True,  # without a compiler the installation goes on; `dist-rec doctor` says what is missing
         )
     ],
-    # As wide as torch allows (TorchRec and FBGEMM belong to one torch); the pinned sets that are tested: launch/requirements/.
+    # As wide as torch allows (TorchRec and FBGEMM belong to one torch); the pinned sets that are tested:
+    # launch/requirements/.
     install_requires=[
         "torch==2.13.*",
         "torchdata>=0.11",
@@ -81,8 +83,8 @@ setup(
         "tensorboard>=2.16",
         "matplotlib>=3.8",
     ],
-    # TorchRec is in no default: it requires fbgemm-gpu (CUDA), so a machine without a GPU must install it with --no-deps
-    # beside fbgemm-gpu-cpu, which no extra can say. launch/install.sh does.
+    # TorchRec is in no default: it requires fbgemm-gpu (CUDA), so a machine without a GPU must install it with
+    # --no-deps beside fbgemm-gpu-cpu, which no extra can say. launch/install.sh does.
     extras_require={
         "cuda": ["torchrec==1.8.*", "fbgemm-gpu==1.8.*", "triton==3.7.*"],
         "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-learn>=1.5", "triton==3.7.*"],

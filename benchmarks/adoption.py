@@ -1,10 +1,11 @@
-"""What deduplicated collections cost, or save, in a TorchRec job on a CPU: processor time per step against the plain job.
+"""What deduplicated collections cost, or save, in a TorchRec job on a CPU: processor time per step against the plain
+job.
 
     python -m benchmarks.adoption [--steps 15] [--out benchmarks/results/FILE.md]
 
-One rank and one thread, TorchRec's own plan, lookup, backward and update. The ways of a case take their steps in turns in one
-process; features of the host way are deduplicated beforehand, which in a job is done by a thread of its own (last column).
-"""
+One rank and one thread, TorchRec's own plan, lookup, backward and update. The ways of a case take their steps in turns
+in one process; features of the host way are deduplicated beforehand, which in a job is done by a thread of its own
+(last column)."""
 
 import argparse
 import itertools
@@ -60,7 +61,9 @@ class Case:
             kind(name=f"t{i}", num_embeddings=self.rows, embedding_dim=WIDTH, feature_names=[f"c{i}"])
             for i in range(len(self.sizes))
         ]
-        return (EmbeddingBagCollection if self.pooled else EmbeddingCollection)(tables=tables, device=torch.device("meta"))
+        return (EmbeddingBagCollection if self.pooled else EmbeddingCollection)(
+            tables=tables, device=torch.device("meta")
+        )
 
 
 CASES = [
@@ -91,7 +94,10 @@ class Model(nn.Module):
 
 def _step(made: nn.Module, case: Case, batches: list[Any]) -> Callable[[], None]:
     apply_optimizer_in_backward(case.optimizer, made.parameters(), {"lr": 0.01})
-    dmp, source = DistributedModelParallel(Model(made, case), device=CPU, init_data_parallel=False), itertools.cycle(batches)
+    dmp, source = (
+        DistributedModelParallel(Model(made, case), device=CPU, init_data_parallel=False),
+        itertools.cycle(batches),
+    )
     return lambda: dmp(next(source)).backward()
 
 
@@ -138,7 +144,8 @@ def main() -> None:
     dist.init_process_group("gloo")
     lines = [
         *("# Deduplicated collections in a TorchRec job on a CPU", "", *provenance_lines(), ""),
-        f"`python -m benchmarks.adoption --steps {options.steps}`. Processor time of lookup, backward and update (row-wise",
+        f"`python -m benchmarks.adoption --steps {options.steps}`. Processor time of lookup, backward and update "
+        "(row-wise",
         f"Adagrad unless said), one rank, one thread, rows {WIDTH} wide, median of {options.steps} steps in turns.",
         "`loader`: what deduplicating on the host takes, in a thread of its own.",
         "",

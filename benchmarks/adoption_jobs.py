@@ -2,9 +2,9 @@
 
     [torchrun --nproc-per-node 2 -m | python -m] benchmarks.adoption_jobs [--steps 15] [--toy] [--out FILE.md]
 
-The three jobs of public_jobs.py at larger sizes, tables table-wise, row-wise Adagrad for rows and Adam for the rest. The ways
-of a job take their steps in turns in one process; batches are deduplicated beforehand, in a job the work of another thread.
-"""
+The three jobs of public_jobs.py at larger sizes, tables table-wise, row-wise Adagrad for rows and Adam for the rest.
+The ways of a job take their steps in turns in one process; batches are deduplicated beforehand, in a job the work of
+another thread."""
 
 import argparse
 import itertools
@@ -59,7 +59,9 @@ def _adam(parameters: Any) -> torch.optim.Optimizer:
 def _plan(model: torch.nn.Module) -> Any:
     world_size = dist.get_world_size()
     names = {t.name for m in model.modules() if isinstance(m, EmbeddingCollection) for t in m.embedding_configs()}
-    names |= {t.name for m in model.modules() if isinstance(m, EmbeddingBagCollection) for t in m.embedding_bag_configs()}
+    names |= {
+        t.name for m in model.modules() if isinstance(m, EmbeddingBagCollection) for t in m.embedding_bag_configs()
+    }
     planner = EmbeddingShardingPlanner(
         topology=Topology(world_size=world_size, compute_device="cpu", local_world_size=world_size),
         constraints={name: ParameterConstraints(sharding_types=["table_wise"]) for name in names},
@@ -130,8 +132,10 @@ def main() -> None:
         lines = [
             f"# Parts of dist_rec in whole TorchRec jobs on a CPU, {dist.get_world_size()} rank(s)",
             *("", *provenance_lines(), ""),
-            f"`benchmarks.adoption_jobs --steps {options.steps}`. Processor time of a whole training step on rank 0, one",
-            f"thread, median of {options.steps} steps in turns; ids per rank. Stock: DDP and TorchRec's optimizers. `sync` and",
+            f"`benchmarks.adoption_jobs --steps {options.steps}`. Processor time of a whole training step on rank 0, "
+            "one",
+            f"thread, median of {options.steps} steps in turns; ids per rank. Stock: DDP and TorchRec's optimizers. "
+            "`sync` and",
             "delayed: `HybridOptimizer`, synchronous and delayed, without DDP.",
             "",
             f"| job | ids per batch | distinct | stock, ms | {' | '.join(list(WAYS)[1:])} |",

@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_candidates [--out benchmarks/results/FILE.md]
 
-One rank, the quickstart's model. First the ranker alone, forward and backward on a batch of synthetic requests; then whole
-training runs (reader, dedup, lookup, delayed update) on a dataset with 8 candidates per request and on the same one apart.
-"""
+One rank, the quickstart's model. First the ranker alone, forward and backward on a batch of synthetic requests; then
+whole training runs (reader, dedup, lookup, delayed update) on a dataset with 8 candidates per request and on the same
+one apart."""
 
 import argparse
 import json
@@ -90,7 +90,8 @@ def run(candidates: int, repeats: int) -> str:
     difference = float((losses["together"] - losses["apart"]).abs() / losses["apart"])
     ratio = samples["together"] / samples["apart"]
     return (
-        f"| {candidates} | {times['together']} | {samples['together']:,.0f} | {times['apart']} | {samples['apart']:,.0f} "
+        f"| {candidates} | {times['together']} | {samples['together']:,.0f} | {times['apart']} | "
+        f"{samples['apart']:,.0f} "
         f"| {ratio:.1f} | {difference:.0e} |"
     )
 
@@ -113,7 +114,10 @@ def train_both_ways(candidates: int, steps: int) -> list[str]:
             run = config.run.model_copy(update={"max_steps": steps, "log_every": 10})
             config = config.model_copy(update={"run": run, "checkpoint": CheckpointConfig(at_end=False)})
             log_folder = Path(folder) / f"log-{path.name}"
-            with start_ranks(config.parallel) as ranks, RunLog(log_folder, is_main=True, console=Console(quiet=True)) as log:
+            with (
+                start_ranks(config.parallel) as ranks,
+                RunLog(log_folder, is_main=True, console=Console(quiet=True)) as log,
+            ):
                 train_one(config, ranks, log)
             rows = [json.loads(line) for line in (log_folder / "metrics.jsonl").read_text().splitlines()]
             rate = statistics.median(row["candidates_per_s"] for row in rows[1:])
@@ -133,7 +137,8 @@ def main() -> None:
         "",
         *provenance_lines(),
         "",
-        "| candidates | together, ms p20/p50/p80 | samples/s | apart, ms | samples/s | ratio | relative loss difference |",
+        "| candidates | together, ms p20/p50/p80 | samples/s | apart, ms | samples/s | ratio | relative loss "
+        "difference |",
         "|---|---|---|---|---|---|---|",
         *(run(candidates, options.repeats) for candidates in (1, 4, 8, 32)),
         "",

@@ -5,9 +5,8 @@ python -m benchmarks.bench_compare tune|final|claims --table FILE.csv [--data th
 python -m benchmarks.bench_compare speed --table FILE.csv         samples/s, with nothing else on the machine
 python -m benchmarks.bench_compare report FILE.csv ...            the page's tables
 
-Data sets are read from the folder in DIST_REC_DATA (data by default): three (dist-rec data synth --kind three), statics2011,
-assist2009, ml-100k and ml-1m (dist-rec data import).
-"""
+Data sets are read from the folder in DIST_REC_DATA (data by default): three (dist-rec data synth --kind three),
+statics2011, assist2009, ml-100k and ml-1m (dist-rec data import)."""
 
 import argparse
 from collections.abc import Callable
@@ -27,7 +26,9 @@ def main() -> None:
         command = commands.add_parser(name)
         command.add_argument("--table", type=Path, required=True, help="CSV that is appended to")
         command.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA))
-        command.add_argument("--part", default="0/1", help="i/n: every n-th run from the i-th, for processes side by side")
+        command.add_argument(
+            "--part", default="0/1", help="i/n: every n-th run from the i-th, for processes side by side"
+        )
         command.add_argument("--without", nargs="*", default=[], help="models to leave out, for now or for good")
         command.add_argument("--also", nargs="*", type=Path, default=[], help="tables of other processes, to read only")
     report = commands.add_parser("report", help="prints the page's tables")
@@ -43,7 +44,9 @@ def main() -> None:
     for data in options.data:
         asked = {"tune": lambda data, _: tuning(data), "final": finals, "claims": claims}[options.command]
 
-        def wanted(rows: list[Row], data: str = data, asked: Callable[[str, list[Row]], list[Run]] = asked) -> list[Run]:
+        def wanted(
+            rows: list[Row], data: str = data, asked: Callable[[str, list[Row]], list[Run]] = asked
+        ) -> list[Run]:
             return [run for run in asked(data, rows) if run.model not in options.without]
 
         run_all(options.table, wanted, (first, count), options.also)

@@ -3,9 +3,8 @@
     python -m benchmarks.bench_dedup [host] [bytes] [training] [--out benchmarks/results/FILE.md]
 
 `host`: one core, a batch of 512 x 2000 events, against the libraries that are installed (pandas and polars are not
-required: pip install pandas polars). `bytes`: the same batch as it is copied. `training`: the quickstart with two gloo ranks,
-with dedup and without in turns; it needs data/quickstart (`make run`).
-"""
+required: pip install pandas polars). `bytes`: the same batch as it is copied. `training`: the quickstart with two gloo
+ranks, with dedup and without in turns; it needs data/quickstart (`make run`)."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +16,10 @@ from dist_rec.common.provenance import provenance_lines
 
 TITLES = {
     "host": "Host dedup, M events/s of one core (batch of 512 x 2000 events; p50)",
-    "bytes": "Bytes from host to device (512 requests x 2000 events, 2 dynamic fields: an action and a time; 1 candidate each)",
+    "bytes": (
+        "Bytes from host to device (512 requests x 2000 events, 2 dynamic fields: an action and a time; 1 "
+        "candidate each)"
+    ),
     "training": "The quickstart with dedup and without (two gloo ranks, one thread each, synchronous updates)",
 }
 

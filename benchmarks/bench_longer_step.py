@@ -1,4 +1,5 @@
-"""LONGER's step with packed attention against the same step with every request padded to the longest and one masked SDPA call.
+"""LONGER's step with packed attention against the same step with every request padded to the longest and one masked
+SDPA call.
 
     python -m benchmarks.bench_longer_step [--out benchmarks/results/FILE.md]
 
@@ -75,7 +76,8 @@ def run(requests: int, repeats: int) -> str:
     difference = float((packed() - padded()).abs() / packed())
     lengths = next(iter(batch.sequences.values())).lengths
     return (
-        f"| {requests} | {int(lengths.max())}, mean {lengths.float().mean():.0f} | {times['packed']} | {times['padded']} "
+        f"| {requests} | {int(lengths.max())}, mean {lengths.float().mean():.0f} | {times['packed']} | "
+        f"{times['padded']} "
         f"| {times['padded'].p50 / times['packed'].p50:.2f} | {difference:.0e} |"
     )
 

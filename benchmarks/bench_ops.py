@@ -1,13 +1,12 @@
 """Operators against their peers and against the hardware: time, share of the floor, memory, error.
 
-    python -m benchmarks.bench_ops attention [--toy] [--cases A1,A2] [--lengths fixed,zipf] [--peers dist_rec,eager] [--out DIR]
-    python -m benchmarks.bench_ops lookup [--toy] [--cases row_wise-64-75%] [--out DIR]
+    python -m benchmarks.bench_ops attention [--toy] [--cases A1,A2] [--lengths fixed,zipf] [--peers dist_rec,eager]
+    [--out DIR] python -m benchmarks.bench_ops lookup [--toy] [--cases row_wise-64-75%] [--out DIR]
 
-Attention on a GPU: bf16, CUDA events, from a cold L2 cache, without the host's launch overhead; the floor is the larger of
-bytes over the measured copy bandwidth and FLOP over the measured matmul rate. Lookup: one rank, fp32, the wall clock too,
-because lookups wait for the device inside. With --toy: tiny shapes on any machine, kernels through Triton's interpreter
-where there is no GPU; its times mean nothing.
-"""
+Attention on a GPU: bf16, CUDA events, from a cold L2 cache, without the host's launch overhead; the floor is the larger
+of bytes over the measured copy bandwidth and FLOP over the measured matmul rate. Lookup: one rank, fp32, the wall clock
+too, because lookups wait for the device inside. With --toy: tiny shapes on any machine, kernels through Triton's
+interpreter where there is no GPU; its times mean nothing."""
 
 import argparse
 import os
@@ -46,7 +45,9 @@ def lookup(options: argparse.Namespace) -> None:
     from benchmarks.lookup import report as pages
 
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    sizes = [size for size in (ways.TOY if options.toy else ways.SIZES) if not options.cases or size.name in options.cases]
+    sizes = [
+        size for size in (ways.TOY if options.toy else ways.SIZES) if not options.cases or size.name in options.cases
+    ]
     streams = ways.make_streams(sizes, "uniform" if options.toy else "zipf")
     bandwidth = measure.measure_ceilings().bandwidth
     lines: list[lookups.Line] = []

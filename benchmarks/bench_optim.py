@@ -20,11 +20,15 @@ def main() -> None:
     harmless = commands.add_parser("harmless", help="train; appends to a CSV, so that it can be stopped and continued")
     harmless.add_argument("--data", choices=list(DATA), required=True)
     harmless.add_argument("--table", type=Path, required=True)
-    harmless.add_argument("--part", default="0/1", help="i/n: every n-th run from the i-th, for n processes side by side")
+    harmless.add_argument(
+        "--part", default="0/1", help="i/n: every n-th run from the i-th, for n processes side by side"
+    )
     link = commands.add_parser("slow-link", help="step times across a link of limited rate; Linux and root")
     link.add_argument("--steps", type=int, default=12)
     link.add_argument("--rounds", type=int, default=3)
-    link.add_argument("--ids", type=int, default=128, help="samples with an id, of each batch: how much the all-to-alls carry")
+    link.add_argument(
+        "--ids", type=int, default=128, help="samples with an id, of each batch: how much the all-to-alls carry"
+    )
     link.add_argument("--out", type=Path)
     traced = commands.add_parser("trace", help="draw dist-rec train --trace across such a link; Linux and root")
     traced.add_argument("--recipe", default="launch/recipes/quickstart.yaml")

@@ -2,12 +2,12 @@
 
     python -m benchmarks.check_leaks RECIPE CHECKPOINT [--set key=value] [--out benchmarks/results/FILE.md]
 
-Three evaluations of one trained model on the test fold: as it is; with the labels of all histories permuted (across users;
-the candidates' own labels untouched); and the floor, each item's label rate in the training folds. Then every history is cut
-at its middle. First the events behind the cut are replaced by others, then they are removed with their candidates; predictions
-before it are compared bit by bit. Removing changes the shapes of matrices, for which BLAS and the fused attention may sum in
-another order, so this runs in torch's deterministic mode, which `dist_rec` extends to them.
-"""
+Three evaluations of one trained model on the test fold: as it is; with the labels of all histories permuted (across
+users; the candidates' own labels untouched); and the floor, each item's label rate in the training folds. Then every
+history is cut at its middle. First the events behind the cut are replaced by others, then they are removed with their
+candidates; predictions before it are compared bit by bit. Removing changes the shapes of matrices, for which BLAS and
+the fused attention may sum in another order, so this runs in torch's deterministic mode, which `dist_rec` extends to
+them."""
 
 import argparse
 import os
@@ -107,7 +107,9 @@ def check(config: Config, checkpoint: Path, ranks: Ranks) -> list[str]:
     item = schema.candidate.ids[0].name
     labels = torch.from_numpy(lists(table, f"candidate.{label}")[1].astype(np.int64))
     logits = predict(dmp, table, schema)
-    shuffled = shuffle_history_labels(table, f"history.{next(iter(schema.sequences[0].side))}", np.random.default_rng(0))
+    shuffled = shuffle_history_labels(
+        table, f"history.{next(iter(schema.sequences[0].side))}", np.random.default_rng(0)
+    )
     train = read(config, config.data.train, schema)
     rate = item_rate(train, table, item, label)
     half = cut_in_half(table)

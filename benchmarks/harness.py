@@ -20,7 +20,9 @@ class Timing:
         return f"{1e3 * self.p20:.1f} / {1e3 * self.p50:.1f} / {1e3 * self.p80:.1f}"
 
 
-def measure_side_by_side(calls: dict[str, Callable[[], object]], *, repeats: int, warm_up: int = 2) -> dict[str, Timing]:
+def measure_side_by_side(
+    calls: dict[str, Callable[[], object]], *, repeats: int, warm_up: int = 2
+) -> dict[str, Timing]:
     """Times several calls in turns, so that whatever disturbs the machine disturbs all of them."""
     for _ in range(warm_up):
         for call in calls.values():
@@ -37,9 +39,8 @@ def measure_side_by_side(calls: dict[str, Callable[[], object]], *, repeats: int
 def measure_on_gpu(calls: dict[str, Callable[[], object]], *, repeats: int, warm_up: int = 3) -> dict[str, Timing]:
     """Times several calls in turns with CUDA events: kernels only, from a cold L2 cache.
 
-    Before each call the cache is overwritten and the GPU put to sleep for about a millisecond, in which the host launches the
-    call: its launch overhead is then not in the time, as it is not in a training step that runs ahead.
-    """
+    Before each call the cache is overwritten and the GPU put to sleep for about a millisecond, in which the host
+    launches the call: its launch overhead is then not in the time, as it is not in a training step that runs ahead."""
     for _ in range(warm_up):
         for call in calls.values():
             call()

@@ -1,4 +1,5 @@
-"""Draws a trace of `dist-rec train --trace`: one rank's training thread, and below it every bucket of the dense all-reduce.
+"""Draws a trace of `dist-rec train --trace`: one rank's training thread, and below it every bucket of the dense
+all-reduce.
 
 python -m benchmarks.plot_trace runs/NAME/trace/rank0.json OUT.png
 """
@@ -48,8 +49,8 @@ def thread_spans(events: list[Event]) -> list[tuple[str, float, float]]:
 
 
 def reduce_spans(events: list[Event]) -> list[tuple[int, int, float, float]]:
-    """(step, bucket, begin, length) of every dense all-reduce. Its process group has threads that serve nobody else: those that
-    take up work first after a bucket was started."""
+    """(step, bucket, begin, length) of every dense all-reduce. Its process group has threads that serve nobody else:
+    those that take up work first after a bucket was started."""
     starts = [e for e in events if e["name"].startswith(START)]
     collectives = [e for e in events if e["name"] in COLLECTIVES]
     lanes = set()
@@ -58,16 +59,18 @@ def reduce_spans(events: list[Event]) -> list[tuple[int, int, float, float]]:
         if after and after[0]["ts"] < start["ts"] + start["dur"] + 500:
             lanes.add(after[0]["tid"])
     spans = [e for e in collectives if e["tid"] in lanes and e["ts"] >= starts[0]["ts"]]
-    # They take up work in the order of its start. The first spans may still be those of the step before the trace: what belongs
-    # to the first recorded start is the first span with which no all-reduce begins before it was started, and all are over when
-    # they have been waited for, a step later.
+    # They take up work in the order of its start. The first spans may still be those of the step before the trace: what
+    # belongs to the first recorded start is the first span with which no all-reduce begins before it was started, and
+    # all are over when they have been waited for, a step later.
     waited = [e["ts"] + e["dur"] for e in events if e["name"] == WAIT]
     steps = list(accumulate(start["name"].endswith(" 0") for start in starts))
     for skipped in range(len(spans)):
         pairs = list(zip(starts, spans[skipped:], strict=False))
         ends = [span["ts"] + span["dur"] for _, span in pairs]
         in_order = all(span["ts"] >= start["ts"] for start, span in pairs)
-        if in_order and all(end <= waited[step] + SLACK for step, end in zip(steps, ends, strict=False) if step < len(waited)):
+        if in_order and all(
+            end <= waited[step] + SLACK for step, end in zip(steps, ends, strict=False) if step < len(waited)
+        ):
             buckets = [int(start["name"].rsplit(" ", 1)[1]) for start in starts]
             return [
                 (step - 1, bucket, start["ts"], end - start["ts"])
@@ -90,17 +93,22 @@ def draw(events: list[Event], out: Path) -> None:
     buckets = max((bucket for _, bucket, *_ in reduces), default=0) + 1
     greys = ("#756bb1", "#bcbddc")
     for step, bucket, begin, length in reduces:
-        axes.broken_barh([(begin / 1e3, length / 1e3)], (-1.0 - bucket, 0.8), facecolors=greys[step % 2], edgecolor="white")
+        axes.broken_barh(
+            [(begin / 1e3, length / 1e3)], (-1.0 - bucket, 0.8), facecolors=greys[step % 2], edgecolor="white"
+        )
     for step in (e for e in events if e["name"].startswith("ProfilerStep")):
         axes.axvline(step["ts"] / 1e3, color="k", linewidth=0.6)
         axes.text(step["ts"] / 1e3, 0.95, f" step {step['name'].split('#')[1]}", fontsize=8)
     axes.set_ylim(-0.2 - buckets, 1.4)
     axes.set_yticks([0.4, *(-0.6 - bucket for bucket in range(buckets))])
-    axes.set_yticklabels(["training thread", *(f"all-reduce, bucket {bucket}" for bucket in range(buckets))], fontsize=8)
+    axes.set_yticklabels(
+        ["training thread", *(f"all-reduce, bucket {bucket}" for bucket in range(buckets))], fontsize=8
+    )
     axes.set_xlabel("ms")
     handles = [Patch(color=colour, label=what) for what, colour in COLOURS.items()]
     handles += [
-        Patch(color=colour, label=f"in flight, gradient of an {kind} step") for colour, kind in zip(greys, ("even", "odd"))
+        Patch(color=colour, label=f"in flight, gradient of an {kind} step")
+        for colour, kind in zip(greys, ("even", "odd"))
     ]
     axes.legend(handles=handles, ncol=4, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     figure.tight_layout()

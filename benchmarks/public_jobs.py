@@ -1,7 +1,7 @@
 """The shapes of three public TorchRec jobs, written anew: DLRM, BERT4Rec, a two-tower retrieval.
 
-Legend: B samples, L padded length, d width. Every job is made for given sizes: small ones for tests, larger ones to measure.
-"""
+Legend: B samples, L padded length, d width. Every job is made for given sizes: small ones for tests, larger ones to
+measure."""
 
 import itertools
 from collections.abc import Callable
@@ -81,7 +81,9 @@ class Dlrm(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         tables = [
-            EmbeddingBagConfig(name=f"t_{key}", num_embeddings=sizes.rows, embedding_dim=sizes.width, feature_names=[key])
+            EmbeddingBagConfig(
+                name=f"t_{key}", num_embeddings=sizes.rows, embedding_dim=sizes.width, feature_names=[key]
+            )
             for key in CATEGORIES
         ]
         self.ebc = wrap(EmbeddingBagCollection(tables=tables, device=CPU))
@@ -96,7 +98,9 @@ class Dlrm(nn.Module):
     @staticmethod
     def batch(seed: int, sizes: Sizes) -> Batch:
         generator = _generator(seed)
-        most = torch.tensor([[1, 1, sizes.most // 2, 1, sizes.most][i % 5] for i in range(26)]).repeat_interleave(sizes.samples)
+        most = torch.tensor([[1, 1, sizes.most // 2, 1, sizes.most][i % 5] for i in range(26)]).repeat_interleave(
+            sizes.samples
+        )
         lengths = 1 + (torch.rand(len(most), generator=generator) * most).long()
         features = KeyedJaggedTensor(CATEGORIES, skewed(lengths, sizes.rows, generator), lengths=lengths)
         label = torch.rand(sizes.samples, 5, generator=generator)
@@ -135,7 +139,9 @@ class Bert4Rec(nn.Module):
     def __init__(self, wrap: Callable[[Any], Any], sizes: Sizes) -> None:
         super().__init__()
         torch.manual_seed(0)
-        table = EmbeddingConfig(name="t_item", num_embeddings=sizes.rows, embedding_dim=sizes.width, feature_names=["item"])
+        table = EmbeddingConfig(
+            name="t_item", num_embeddings=sizes.rows, embedding_dim=sizes.width, feature_names=["item"]
+        )
         self.ec = wrap(EmbeddingCollection(tables=[table], device=CPU))
         self.mask, self.padded = Mask(sizes), Padded(sizes.most)
         self.attention = nn.MultiheadAttention(sizes.width, 2, batch_first=True)

@@ -1,11 +1,11 @@
-"""Searches tiles for the fused attention on the GPU at hand, on request; the library itself never tries anything at run time.
+"""Searches tiles for the fused attention on the GPU at hand, on request; the library itself never tries anything at run
+time.
 
     python -m benchmarks.tune_attention [--toy] [--cases A2,A8] [--kernels forward,one_pass]
 
-For every case and kernel: times each candidate tile that fits this GPU and prints the fastest beside what `table.py` has now.
-Put a winner into the table by hand, then run `python -m benchmarks.aot.attention`. With --toy it runs
-anywhere, through Triton's interpreter, and times mean nothing.
-"""
+For every case and kernel: times each candidate tile that fits this GPU and prints the fastest beside what `table.py`
+has now. Put a winner into the table by hand, then run `python -m benchmarks.aot.attention`. With --toy it runs
+anywhere, through Triton's interpreter, and times mean nothing."""
 
 import argparse
 import os
@@ -90,7 +90,8 @@ def main() -> None:
             fitting = {tile: timing.p50 for tile, timing in times.items() if timing is not None}
             best = min(fitting, key=lambda tile: fitting[tile])
             print(
-                f"{shape.name} {kernel}: now {now} {1e3 * fitting[now]:.3f} ms, best {best} {1e3 * fitting[best]:.3f} ms "
+                f"{shape.name} {kernel}: now {now} {1e3 * fitting[now]:.3f} ms, best {best} {1e3 * fitting[best]:.3f} "
+                "ms "
                 f"({len(fitting)} of {len(times)} tiles fit)",
                 flush=True,
             )

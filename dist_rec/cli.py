@@ -22,8 +22,12 @@ def _home(path: Path | None) -> Path | None:
 
 
 Recipe = Annotated[Path, typer.Argument(help="YAML recipe, such as launch/recipes/quickstart.yaml.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe, such as model.longer.k=32.")]
-Out = Annotated[Path, typer.Argument(help="Dataset folder to write; one that dist-rec made is replaced.", callback=_home)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value over the recipe, such as model.longer.k=32.")
+]
+Out = Annotated[
+    Path, typer.Argument(help="Dataset folder to write; one that dist-rec made is replaced.", callback=_home)
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace whatever folder is there, with all that is in it.")]
 
 
@@ -31,9 +35,11 @@ Force = Annotated[bool, typer.Option("--force", help="Replace whatever folder is
 def train(
     recipe: Recipe,
     overrides: Overrides = None,
-    resume: Annotated[Path | None, typer.Option(help="Checkpoint folder to go on from.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Checkpoint folder to resume from.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, plan and costs; train nothing.")] = False,
-    check_only: Annotated[bool, typer.Option("--check-only", help="Check recipe, data and checkpoint; start nothing.")] = False,
+    check_only: Annotated[
+        bool, typer.Option("--check-only", help="Check recipe, data and checkpoint; start nothing.")
+    ] = False,
     trace: Annotated[
         bool, typer.Option("--trace", help="Profile 4 steps; --set run.trace_steps=n for another number.")
     ] = False,
@@ -98,14 +104,18 @@ def synth(
     out: Out,
     kind: Annotated[
         Literal["history", "three"],
-        typer.Option(help="history: one long sequence, one label. three: three sequences that must be crossed, two labels."),
+        typer.Option(
+            help="history: one long sequence, one label. three: three sequences that must be crossed, two labels."
+        ),
     ] = "history",
     requests: Annotated[int | None, typer.Option(help="Requests over all splits, 40,000 by default.")] = None,
     candidates: Annotated[int | None, typer.Option(help="Candidates per request, 4 by default.")] = None,
     max_length: Annotated[
         int | None, typer.Option(help="Longest history, in events: 1,000 by default, of the kind three 300 clicks.")
     ] = None,
-    categories: Annotated[int | None, typer.Option(help="Categories of items, 16 by default; kind history only.")] = None,
+    categories: Annotated[
+        int | None, typer.Option(help="Categories of items, 16 by default; kind history only.")
+    ] = None,
     topics: Annotated[int | None, typer.Option(help="Topics of clicks, 24 by default; kind three only.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 0,
     force: Force = False,
@@ -149,15 +159,16 @@ def _about(out: Path, kind: str, stats: dict[str, Any]) -> list[str]:
 def import_data(
     importer: Annotated[str, typer.Argument(help="movielens, assist, or package.module:Name for one of your own.")],
     source: Annotated[Path, typer.Argument(help="Folder with the data set's own files, plain or .xz.", callback=_home)],
-    out: Annotated[Path | None, typer.Argument(help="Dataset folder to write; the importer names one.", callback=_home)] = None,
+    out: Annotated[
+        Path | None, typer.Argument(help="Dataset folder to write; the importer names one.", callback=_home)
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, an option of the importer.")] = None,
     force: Force = False,
 ) -> None:
     """Turn a data set into a dataset folder.
 
-    movielens: MovieLens 100k or 1M, recognised by its files: rating of 4 or more, one request per rating. assist: ASSISTments
-    2009 or Statics 2011: every answer from the earlier ones, five folds.
-    """
+    movielens: MovieLens 100k or 1M, recognised by its files: rating of 4 or more, one request per rating. assist:
+    ASSISTments 2009 or Statics 2011: every answer from the earlier ones, five folds."""
     from dist_rec.common.log import setup_logging
     from dist_rec.common.yaml_file import apply_override
     from dist_rec.registry import IMPORTERS, Part

@@ -1,8 +1,8 @@
 """The configuration of a run: a YAML recipe plus `--set a.b=c`, checked by pydantic before anything starts.
 
 One class per part. Every field has a default to start from and a description that says what it does;
-`dist-rec train RECIPE --dry-run` prints the resolved whole. The options of each model: dist_rec/models/<model>/config.py.
-"""
+`dist-rec train RECIPE --dry-run` prints the resolved whole. The options of each model:
+dist_rec/models/<model>/config.py."""
 
 import os.path
 from pathlib import Path
@@ -24,12 +24,15 @@ def _one_name(name: str) -> str:
 
 class DataConfig(Strict):
     path: Folder = Field(description="Folder with schema.yaml and one sub-folder of Parquet files per split.")
-    train: list[str] = Field(default=["train"], description="Sub-folders, with all below them, that form the training split.")
+    train: list[str] = Field(
+        default=["train"], description="Sub-folders, with all below them, that form the training split."
+    )
     valid: list[str] = Field(default=["valid"], description="Sub-folders that form the validation split; may be empty.")
     test: list[str] = Field(default=["test"], description="Sub-folders that form the test split; may be empty.")
     folds: list[str] = Field(
         default=[],
-        description="Cross-validation: fold i is the test split, fold i+1 (cyclic) the validation split, the rest train. "
+        description="Cross-validation: fold i is the test split, fold i+1 (cyclic) the validation split, the rest "
+        "train. "
         "Replaces train, valid and test.",
     )
     batch_size: Size = Field(default=64, ge=1, description="Requests per rank and step.")
@@ -37,12 +40,16 @@ class DataConfig(Strict):
     shuffle_window: Size = Field(default=8192, ge=1, description="Requests that are shuffled among each other.")
     workers: Size = Field(default=1, ge=0, description="Reader processes per rank; 0 reads in the training process.")
     reader: Annotated[Part, AfterValidator(READERS.known)] = Field(
-        default=Part(name="parquet"), description="Lists and reads the rows of a split: parquet, or a RowReader of one's own."
+        default=Part(name="parquet"),
+        description="Lists and reads the rows of a split: parquet, or a RowReader of one's own.",
     )
-    max_length: Size | None = Field(default=None, ge=1, description="Keep only the newest this many events of each sequence.")
+    max_length: Size | None = Field(
+        default=None, ge=1, description="Keep only the newest this many events of each sequence."
+    )
     dedup: bool = Field(
         default=True,
-        description="Make tokens unique on the host, so that repeated ones are moved and looked up once; false to compare.",
+        description="Make tokens unique on the host, so that repeated ones are moved and looked up once; false to "
+        "compare.",
     )
     leave_out: list[str] = Field(
         default=[], description="Context fields of the schema that this run does not use, such as a raw user id."
@@ -72,11 +79,12 @@ class TableConfig(Strict):
 
     dim: Size | None = Field(default=None, ge=4, multiple_of=4, description="Width of a row.")
     sharding: list[Literal["data_parallel", "table_wise", "column_wise", "row_wise"]] | None = Field(
-        default=None, description="Sharding types the planner may choose from; data_parallel stands alone."
+        default=None, description="Sharding types the planner may choose from; data_parallel alone."
     )
     kernel: list[Literal["dense", "fused", "fused_uvm", "fused_uvm_caching"]] | None = Field(
         default=None,
-        description="Compute kernels the planner may choose from. fused_uvm_caching: rows in host memory, a cache on the GPU.",
+        description="Compute kernels the planner may choose from. fused_uvm_caching: rows in host memory, a cache on "
+        "the GPU.",
     )
     cache_fraction: float | None = Field(
         default=None,
@@ -88,7 +96,9 @@ class TableConfig(Strict):
     @model_validator(mode="after")
     def _check(self) -> "TableConfig":
         if self.cache_fraction is not None and "fused_uvm_caching" not in (self.kernel or []):
-            raise ValueError(f"cache_fraction={self.cache_fraction} needs kernel: [fused_uvm_caching], got {self.kernel}")
+            raise ValueError(
+                f"cache_fraction={self.cache_fraction} needs kernel: [fused_uvm_caching], got {self.kernel}"
+            )
         if self.sharding and "data_parallel" in self.sharding and (len(self.sharding) > 1 or self.kernel):
             raise ValueError(
                 "a data_parallel table is not planned: expected sharding: [data_parallel] alone, "
@@ -133,7 +143,9 @@ class OptimConfig(Strict):
     correction: Literal["none", "extrapolate", "error_feedback"] = Field(
         default="none", description="Correction of delayed gradients, see dist_rec/optim/correction.py."
     )
-    delayed_lr_factor: float = Field(default=1.0, gt=0.0, le=1.0, description="Factor of the learning rate of delayed updates.")
+    delayed_lr_factor: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="Factor of the learning rate of delayed updates."
+    )
     compress: Literal["none", "bf16"] = Field(
         default="none", description="bf16: fp32 gradients travel in bf16; what rounding takes is added to the next one."
     )
@@ -146,19 +158,27 @@ class OptimConfig(Strict):
     )
     optimizer: Annotated[Part, AfterValidator(OPTIMIZERS.known)] = Field(
         default=Part(name="adamw"),
-        description="Of the dense parameters: adamw, adam, adagrad, sgd, muon, or a DenseOptimizer of one's own. muon: for "
-        "matrices, at AdamW's scale; AdamW for the rest: vectors and the 3-D weights of per-token layers, which torch's Muon "
+        description="Of the dense parameters: adamw, adam, adagrad, sgd, muon, or a DenseOptimizer of one's own. "
+        "muon: for "
+        "matrices, at AdamW's scale; AdamW for the rest: vectors and the 3-D weights of per-token layers, which "
+        "torch's Muon "
         "does not take.",
     )
     lr: float = Field(default=1e-3, gt=0.0, description="Learning rate at its highest.")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Of Adam, of AdamW and of the AdamW beside Muon.")
+    betas: tuple[float, float] = Field(
+        default=(0.9, 0.999), description="Of Adam, of AdamW and of the AdamW beside Muon."
+    )
     momentum: float = Field(default=0.0, ge=0.0, lt=1.0, description="Of SGD (Muon has its own, 0.95).")
     weight_decay: float = Field(
         default=0.01, ge=0.0, description="Decoupled in AdamW and Muon, added to the gradient elsewhere."
     )
     clip_norm: float | None = Field(default=1.0, gt=0.0, description="Largest norm of the reduced dense gradient.")
-    warmup_steps: Size = Field(default=0, ge=0, description="Linear warm-up of the dense learning rate, in applied updates.")
-    decay: Literal["none", "linear", "cosine"] = Field(default="cosine", description="Of the learning rate after its warm-up.")
+    warmup_steps: Size = Field(
+        default=0, ge=0, description="Linear warm-up of the dense learning rate, in applied updates."
+    )
+    decay: Literal["none", "linear", "cosine"] = Field(
+        default="cosine", description="Of the learning rate after its warm-up."
+    )
     final_lr_fraction: float = Field(
         default=0.05, ge=0.0, le=1.0, description="Learning rate at the last step, relative to lr."
     )
@@ -167,7 +187,9 @@ class OptimConfig(Strict):
 class ParallelConfig(Strict):
     backend: Literal["auto", "gloo", "nccl"] = Field(default="auto", description="auto: NCCL with GPUs, gloo without.")
     threads: Size = Field(default=1, ge=1, description="CPU threads per rank for torch operators.")
-    join_timeout_s: Size = Field(default=60, ge=1, description="Seconds to wait at the start until all ranks are there.")
+    join_timeout_s: Size = Field(
+        default=60, ge=1, description="Seconds to wait at the start until all ranks are there."
+    )
 
 
 class CheckpointConfig(Strict):
@@ -181,18 +203,25 @@ class RunConfig(Strict):
         default="run", description="Name of the run's sub-folder; a number is added if it exists."
     )
     seed: Seed = Field(default=0, description="Of initial weights, order of the data and dropout.")
-    seeds: list[Seed] = Field(default=[], description="Repeat the run for each seed and report mean and spread; replaces seed.")
+    seeds: list[Seed] = Field(
+        default=[], description="Repeat the run for each seed and report mean and spread; replaces seed."
+    )
     epochs: Size = Field(default=1, ge=1, description="Times through the training split.")
-    max_steps: Size | None = Field(default=None, ge=1, description="Stop after this many steps even if epochs are left.")
+    max_steps: Size | None = Field(
+        default=None, ge=1, description="Stop after this many steps even if epochs are left."
+    )
     eval_every: Size = Field(
         default=0, ge=0, description="Evaluate on the validation split every n steps; 0 only after each epoch."
     )
     select_best: Literal["none", "auc", "logloss"] = Field(
         default="none",
-        description="Test the weights that were best on the validation split instead of the last ones, by the first task.",
+        description="Test the weights that were best on the validation split instead of the last ones, by the first "
+        "task.",
     )
     patience: Size = Field(
-        default=0, ge=0, description="Stop after this many evaluations without a better first task; 0 never. Needs select_best."
+        default=0,
+        ge=0,
+        description="Stop after this many evaluations without a better first task; 0 never. Needs select_best.",
     )
     metrics: list[Annotated[Part, AfterValidator(METRICS.known)]] = Field(
         default=[], description="Metrics of one's own, beside the built-in ones."
@@ -200,7 +229,9 @@ class RunConfig(Strict):
     log_every: Size = Field(default=20, ge=1, description="Steps between two log lines.")
     deterministic: bool = Field(default=False, description="Refuse operators without a deterministic form.")
     trace_steps: Size = Field(
-        default=0, ge=0, description="Record this many steps with torch's profiler, after the pipeline has filled; 0 none."
+        default=0,
+        ge=0,
+        description="Record this many steps with torch's profiler, after the pipeline has filled; 0 none.",
     )
 
     @model_validator(mode="after")
@@ -208,7 +239,9 @@ class RunConfig(Strict):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, since each has a folder of its own, got {self.seeds}")
         if self.patience and self.select_best == "none":
-            raise ValueError(f"patience={self.patience} counts evaluations without a better one, so it needs select_best")
+            raise ValueError(
+                f"patience={self.patience} counts evaluations without a better one, so it needs select_best"
+            )
         return self
 
 

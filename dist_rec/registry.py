@@ -1,8 +1,7 @@
-"""Names of parts in a recipe: built in, or `package.module:Name` for a part of one's own. Imported when asked for.
+"""Names of parts in a recipe: built in, or `package.module:Name` for a part of one's own. Imported when used.
 
-A part is a subclass of the base of its kind, has its options as a class `Config` inside, and is made by `Name(options, ...)`.
-docs/extending.md has an example of every kind.
-"""
+A part is a subclass of the base of its kind, has its options as a class `Config` inside, and is made by
+`Name(options, ...)`. docs/extending.md has an example of every kind."""
 
 import importlib
 import inspect
@@ -34,7 +33,8 @@ class Part(Strict):
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of part: what it is called in messages, the key of the recipe, built-in names, and the base of its classes."""
+    """One kind of part: what it is called in messages, the key of the recipe, built-in names, and the base of its
+    classes."""
 
     what: str
     key: str
@@ -44,9 +44,8 @@ class Kind:
     def known(self, part: Part) -> Part:
         """The part. Raises ValueError if its name is neither built in nor a path.
 
-        A path is followed by the door (door.py) and not here: reading a recipe, perhaps the one in a stranger's checkpoint,
-        must import nothing.
-        """
+        A path is followed by the door (door.py) and not here: reading a recipe, perhaps the one in a stranger's
+        checkpoint, must import nothing."""
         if ":" not in part.name and part.name not in self.built_in:
             raise ValueError(self._unknown(part.name))
         if ":" not in part.name and part.options:
@@ -66,7 +65,9 @@ class Kind:
         found, base = _load(name, self.key), _load(self.base, self.key)
         if not (inspect.isclass(found) and issubclass(found, base)):
             came = f"{found.__qualname__}, which is none" if inspect.isclass(found) else type(found).__name__
-            raise ConfigError(f"{self.key}={name}: expected a subclass of {base.__module__}.{base.__qualname__}, got {came}")
+            raise ConfigError(
+                f"{self.key}={name}: expected a subclass of {base.__module__}.{base.__qualname__}, got {came}"
+            )
         if not (inspect.isclass(found.Config) and issubclass(found.Config, base.Config)):
             raise ConfigError(f"{self.key}={name}: expected its Config to be a subclass of {base.Config.__qualname__}")
         return found
@@ -85,7 +86,7 @@ def part(found: type, options: Mapping[str, Any] | None = None) -> Part:
     return Part(name=f"{found.__module__}:{found.__qualname__}", options=dict(options or {}))
 
 
-# Name -> folder, options, model. Options stand in `config.py`, which is read without torch, the model in `model.py`.
+# Name -> folder, options, model. Options are in `config.py`, which is read without torch, the model is in `model.py`.
 _MODELS = {
     "longer": ("longer", "LongerConfig", "Longer"),
     "hyformer": ("hyformer", "HyFormerConfig", "HyFormer"),
@@ -112,7 +113,13 @@ OPTIMIZERS = Kind(
     key="optim.optimizer",
     built_in={
         name: f"{_OPTIMIZERS}:{found}"
-        for name, found in {"adamw": "AdamW", "adam": "Adam", "adagrad": "Adagrad", "sgd": "Sgd", "muon": "Muon"}.items()
+        for name, found in {
+            "adamw": "AdamW",
+            "adam": "Adam",
+            "adagrad": "Adagrad",
+            "sgd": "Sgd",
+            "muon": "Muon",
+        }.items()
     },
     base=f"{_OPTIMIZERS}:DenseOptimizer",
 )
@@ -172,7 +179,8 @@ def _missing(wanted: str, done: str, found: Any) -> str:
     """Why a step of a path led nowhere: `done` is how far the path led, to the module `found`."""
     if not done:
         return (
-            f"no module {wanted} where Python looks; expected its folder on PYTHONPATH or installed, or the run to be started "
+            f"no module {wanted} where Python looks; expected its folder on PYTHONPATH or installed, or the run to be "
+            "started "
             "in the folder around it"
         )
     step = wanted.rpartition(".")[2]

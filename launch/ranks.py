@@ -1,8 +1,8 @@
 """torchrun for `local.sh`: takes its arguments, and lets the ranks have the last word.
 
-torchrun itself ends a failed job with its own log and a traceback of itself, above which the sentence of the rank that failed
-is hard to find. Here a rank that says what was wrong is left alone, and only one that could not speak is spoken for.
-"""
+torchrun itself ends a failed job with its own log and a traceback of itself, above which the sentence of the rank that
+failed is hard to find. Here a rank that says what was wrong is left alone, and only one that could not speak is spoken
+for."""
 
 import logging
 import signal

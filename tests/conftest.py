@@ -1,12 +1,15 @@
-"""What every test gets: the same seed, one torch thread, and a reason instead of a failure where a GPU is needed and missing.
+"""What every test gets: the same seed, one torch thread, and a reason instead of a failure where a GPU is needed and
+missing.
 
-Without a GPU, Triton kernels run in Triton's interpreter, which is chosen when a kernel's module is imported: hence on top.
+Without a GPU, Triton kernels run in Triton's interpreter, which is chosen when a kernel's module is imported: hence on
+top.
 
 Memory that nobody has written reads as NaN (tests/helpers/poison.py), in fixtures and ranks too.
 
 Markers: `gpu` needs a CUDA device; such tests skip themselves without one. `unfilled(reason)` leaves memory as it is.
 """
 
+import logging
 import os
 import random
 from collections.abc import Iterator
@@ -32,7 +35,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def _has_module_fixture(item: pytest.Item) -> bool:
-    """Whether a fixture is made once for the tests of a module: then one worker takes them all, so that it is made once."""
+    """Whether a fixture is made once for the tests of a module: then one worker takes them all, so that it is made
+    once."""
     if not isinstance(item, pytest.Function):
         return False
     known = item._fixtureinfo.name2fixturedefs
@@ -55,3 +59,13 @@ def _reproducible() -> None:
     numpy.random.seed(0)
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A command sets up the process's logging; the next test in the process must not hear of it."""
+    logger = logging.getLogger("dist_rec")
+    before = list(logger.handlers), logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate, level = before
+    logger.setLevel(level)

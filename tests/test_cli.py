@@ -50,7 +50,11 @@ def dist_rec(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def recipe(tmp_path: Path, data: Path) -> Path:
     path = tmp_path / "recipe.yaml"
-    tree: dict[str, Any] = {**TINY, "data": {**TINY["data"], "path": str(data)}, "run": {**TINY["run"], "out": str(tmp_path)}}
+    tree: dict[str, Any] = {
+        **TINY,
+        "data": {**TINY["data"], "path": str(data)},
+        "run": {**TINY["run"], "out": str(tmp_path)},
+    }
     path.write_text(yaml.safe_dump(tree))
     return path
 
@@ -88,7 +92,9 @@ def test_synth_of_three_sequences(tmp_path: Path, dist_rec: DistRec) -> None:
     assert "test AUC of click: best reachable 0." in said.out and "without crossing sequences 0." in said.out
     assert "test AUC of conversion: best reachable 0." in said.out
     schema = load_schema(tmp_path / "three")
-    assert [sequence.name for sequence in schema.sequences] == ["clicks", "search", "feed"] and schema.tables["topic"] == 8
+    assert [sequence.name for sequence in schema.sequences] == ["clicks", "search", "feed"] and schema.tables[
+        "topic"
+    ] == 8
 
 
 def test_synth_keeps_what_it_did_not_make(tmp_path: Path, dist_rec: DistRec) -> None:
@@ -204,8 +210,14 @@ def test_a_wrong_key_is_answered_with_the_nearest_right_one(recipe: Path) -> Non
             "--split tset: expected one of train, valid, test",
         ),
         (["data", "inspect", "nowhere"], "nowhere/schema.yaml: no such file"),
-        (["data", "synth", "{recipe}-data", "--requests", "3"], "requests: Input should be greater than or equal to 10, got 3"),
-        (["data", "synth", "{recipe}-data", "--topics", "8"], "dist-rec data synth --kind history:\n  topics: unknown key"),
+        (
+            ["data", "synth", "{recipe}-data", "--requests", "3"],
+            "requests: Input should be greater than or equal to 10, got 3",
+        ),
+        (
+            ["data", "synth", "{recipe}-data", "--topics", "8"],
+            "dist-rec data synth --kind history:\n  topics: unknown key",
+        ),
         (
             ["data", "synth", "{recipe}-data", "--kind", "three", "--categories", "8"],
             "--kind three:\n  categories: unknown key",
@@ -239,7 +251,9 @@ def test_our_own_mistakes_keep_their_traceback(
 
 
 @pytest.mark.parametrize(("fine", "code"), [(True, 0), (False, 1)])
-def test_doctors_verdict_is_the_exit_code(dist_rec: DistRec, monkeypatch: pytest.MonkeyPatch, fine: bool, code: int) -> None:
+def test_doctors_verdict_is_the_exit_code(
+    dist_rec: DistRec, monkeypatch: pytest.MonkeyPatch, fine: bool, code: int
+) -> None:
     monkeypatch.setattr(doctor, "run_doctor", lambda: fine)
     assert dist_rec("doctor").code == code
 

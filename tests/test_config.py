@@ -52,7 +52,10 @@ def test_set_overrides_the_recipe(tmp_path: Path) -> None:
         ("=3", "--set =3: expected key=value"),
         ("data.path.x=3", "--set data.path.x=3: 'path' holds a value, not a group of keys"),
         ("model.longer.k=[1,", r"--set model.longer.k=\[1,: the value is not valid YAML"),
-        ("model.longer={k: 1, k: 2}", "--set model.longer={k: 1, k: 2}: the value is not valid YAML: the key 'k' stands twice"),
+        (
+            "model.longer={k: 1, k: 2}",
+            "--set model.longer={k: 1, k: 2}: the value is not valid YAML: the key 'k' stands twice",
+        ),
         ("run.name=!!python/name:os.system", "the value is not valid YAML: could not determine a constructor"),
         ("run.name=2024-13-01", "the value is not valid YAML: month"),
         ("model.longer.kk=3", "model.longer.kk: unknown key; did you mean 'k'"),
@@ -68,7 +71,10 @@ def test_a_wrong_override_says_which(tmp_path: Path, override: str, message: str
     [
         ({"modle": {}}, "modle: unknown key; did you mean 'model'"),
         ({"model": {"longer": {"qeries": "recent"}}}, "model.longer.qeries: unknown key; did you mean 'queries'"),
-        ({"embedding": {"tables": {"item": {"shardin": ["row_wise"]}}}}, "item.shardin: unknown key; did you mean 'sharding'"),
+        (
+            {"embedding": {"tables": {"item": {"shardin": ["row_wise"]}}}},
+            "item.shardin: unknown key; did you mean 'sharding'",
+        ),
         ({"run": {"xyzzy": 1}}, "run.xyzzy: unknown key; known here: out, name, seed"),
         ({"model": {"longer": {"k": -1}}}, "model.longer.k: Input should be greater than or equal to 0, got -1"),
         ({"model": {"longer": {"queries": "oldest"}}}, "model.longer.queries: .*'recent'.*, got 'oldest'"),
@@ -77,9 +83,15 @@ def test_a_wrong_override_says_which(tmp_path: Path, override: str, message: str
         ({"data": {"path": "x", "train": []}}, "data: train needs at least one sub-folder, got none"),
         ({"data": {"path": "x", "folds": ["a", "b"]}}, r"data: folds needs at least 3 names .*, got \['a', 'b'\]"),
         ({"model": {"longer": {"heads": 5}}}, r"model: longer.heads=5 must divide the merged width .* = 128"),
-        ({"model": {"tokens": {"width": 6}, "longer": {"merge": 1, "heads": 2, "rotary": True}}}, "even head size, got 6 / 2"),
+        (
+            {"model": {"tokens": {"width": 6}, "longer": {"merge": 1, "heads": 2, "rotary": True}}},
+            "even head size, got 6 / 2",
+        ),
         ({"model": {"longer": {"inner_heads": 3}}}, "model: longer.inner_heads=3 must divide tokens.width=32"),
-        ({"model": {"name": "hyformer", "hyformer": {"heads": 5}}}, "model: hyformer.heads=5 must divide tokens.width=32"),
+        (
+            {"model": {"name": "hyformer", "hyformer": {"heads": 5}}},
+            "model: hyformer.heads=5 must divide tokens.width=32",
+        ),
         (
             {"model": {"name": "hyformer", "tokens": {"width": 6}, "hyformer": {"heads": 2, "rotary": True}}},
             "model: hyformer.rotary needs an even head size, got 6 / 2",
@@ -89,14 +101,20 @@ def test_a_wrong_override_says_which(tmp_path: Path, override: str, message: str
             "model: interaction: hyformer mixes tokens in every layer; leave it out",
         ),
         ({"model": {"hyformer": {"query_inputs": []}}}, "model.hyformer.query_inputs: .*at least 1 item"),
-        ({"model": {"hyformer": {"sequences": {"clicks": {"recnt": 3}}}}}, "clicks.recnt: unknown key; did you mean 'recent'"),
+        (
+            {"model": {"hyformer": {"sequences": {"clicks": {"recnt": 3}}}}},
+            "clicks.recnt: unknown key; did you mean 'recent'",
+        ),
         ({"model": {"hyformer": {"sequences": {"clicks": {"queries": 0}}}}}, "clicks.queries: .*or equal to 1, got 0"),
         ({"model": {"non_sequential": {"split": 0}}}, "model.non_sequential.split: .*or equal to 1, got 0"),
         (
             {"model": {"non_sequential": {"split": 4}}},
             "non_sequential.split=4: longer makes no tokens",
         ),
-        ({"model": {"recompute": ["mixer"]}}, "recompute: longer has no mixer; expected some of tokens, inner, cross, self"),
+        (
+            {"model": {"recompute": ["mixer"]}},
+            "recompute: longer has no mixer; expected some of tokens, inner, cross, self",
+        ),
         (
             {"model": {"name": "hyformer", "recompute": ["tokens", "cross", "self"]}},
             "recompute: hyformer has no cross, self; expected some of tokens, encoders, decoders, mixer",
@@ -112,7 +130,8 @@ def test_a_wrong_override_says_which(tmp_path: Path, override: str, message: str
         ({"embedding": {"dim": 6}}, "embedding.dim: Input should be a multiple of 4, got 6"),
         (
             {"embedding": {"tables": {"item": {"sharding": ["data_parallel", "row_wise"]}}}},
-            r"embedding.tables.item: a data_parallel table is not planned: .* got \['data_parallel', 'row_wise'\], kernel None",
+            r"embedding.tables.item: a data_parallel table is not planned: .* got \['data_parallel', 'row_wise'\], "
+            r"kernel None",
         ),
         (
             {"embedding": {"tables": {"item": {"sharding": ["data_parallel"], "kernel": ["fused"]}}}},
@@ -155,7 +174,9 @@ def test_switches_still_read_yes_and_no(tmp_path: Path) -> None:
     assert not config.data.dedup and config.run.deterministic and config.optim.clip_norm is None
 
 
-@pytest.mark.parametrize("text", ["optim:", "model: {longer: }", "embedding: {tables: }", "embedding: {tables: {item: }}"])
+@pytest.mark.parametrize(
+    "text", ["optim:", "model: {longer: }", "embedding: {tables: }", "embedding: {tables: {item: }}"]
+)
 def test_a_group_whose_keys_are_all_commented_out(tmp_path: Path, text: str) -> None:
     (tmp_path / "recipe.yaml").write_text(f"data: {{path: x}}\n{text}\n")
     with pytest.raises(ConfigError, match=r": expected a group of keys, got nothing; remove the line, or add keys$"):

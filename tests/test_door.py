@@ -27,14 +27,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Where ConfigErrors are made, "file::function" -> a recipe that the door refuses there, and what it says.
 AT_DOOR: dict[str, tuple[Change, str]] = {
     "data/reader.py::check_max_length": (
-        {"data": {"max_length": 3, "path": "{seen}"}, "model": {"tokens": {"position": "none"}, "longer": "{unmerged}"}},
+        {
+            "data": {"max_length": 3, "path": "{seen}"},
+            "model": {"tokens": {"position": "none"}, "longer": "{unmerged}"},
+        },
         "data.max_length=3: expected none for this dataset",
     ),
     "data/schema.py::load_schema": ({"data": {"leave_out": ["uzer"]}}, "data.leave_out: 'uzer' is no context field"),
     "data/columns.py::columns_of": ({"data": {"path": "{shared_column}"}}, "expected one field per column"),
-    "embedding/optimizers.py::fused_optimizer": ({"embedding": {"optimizer": "adam"}}, "FBGEMM has no fused Adam on CPU"),
+    "embedding/optimizers.py::fused_optimizer": (
+        {"embedding": {"optimizer": "adam"}},
+        "FBGEMM has no fused Adam on CPU",
+    ),
     "embedding/tables.py::check_tables": ({"embedding": {"tables": {"itm": {"dim": 8}}}}, "no field uses this table"),
-    "models/check.py::check_model": ({"model": {"head": {"task_weights": {"bye": 1.0}}}}, "task_weights.bye: no such task"),
+    "models/check.py::check_model": (
+        {"model": {"head": {"task_weights": {"bye": 1.0}}}},
+        "task_weights.bye: no such task",
+    ),
     "models/check.py::check_split": (
         {"model": {"interaction": "rankmixer", "non_sequential": {"split": 33}}},
         "split=33: there are only 24 columns",
@@ -49,7 +58,10 @@ AT_DOOR: dict[str, tuple[Change, str]] = {
         "no sequence historie in the schema",
     ),
     "models/hyformer/config.py::_check_causal": (
-        {"data": {"path": "{seen}"}, "model": {"name": "hyformer", "tokens": {"position": "none"}, "hyformer": {"heads": 2}}},
+        {
+            "data": {"path": "{seen}"},
+            "model": {"name": "hyformer", "tokens": {"position": "none"}, "hyformer": {"heads": 2}},
+        },
         "expected encoder: full with causal: true",
     ),
     "registry.py::resolve": ({"model": {"head": {"loss": "json:JSONDecoder"}}}, "expected a subclass of"),
@@ -62,7 +74,10 @@ AT_DOOR: dict[str, tuple[Change, str]] = {
     "training/splits.py::training_steps": ({"optim": {"accumulation_steps": 7}}, "the run has only 6 batches"),
     "training/study.py::check_study": ({"run": {"seeds": [1, 2]}, "resume": "last"}, "a checkpoint belongs to one run"),
     "training/checkpoint.py::_check_has_optimizer": ({"resume": "last"}, "holds weights only"),
-    "training/made_with.py::schema_for": ({"model": {"longer": {"k": 4}}, "resume": "step-2"}, "does not fit this schema"),
+    "training/made_with.py::schema_for": (
+        {"model": {"longer": {"k": 4}}, "resume": "step-2"},
+        "does not fit this schema",
+    ),
     "training/made_with.py::read": ({"resume": "nowhere"}, "it has no made_with.json"),
     "training/safe_load.py::read_index": ({"resume": "nowhere"}, "not a checkpoint; expected a folder made by a run"),
     "common/yaml_file.py::read_yaml": ({"data": {"path": "/nowhere"}}, "/nowhere/schema.yaml: no such file"),

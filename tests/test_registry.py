@@ -77,7 +77,10 @@ def test_a_part_of_ones_own(own: str) -> None:
             "binary_cross_entropi",
             "no loss named 'binary_cross_entropi'; did you mean 'binary_cross_entropy'? (a part of one's own",
         ),
-        ("nowhere.losses:Focal", "no module nowhere where Python looks; expected its folder on PYTHONPATH or installed"),
+        (
+            "nowhere.losses:Focal",
+            "no module nowhere where Python looks; expected its folder on PYTHONPATH or installed",
+        ),
         ("own_pkg.lossess:Focal", "found the package own_pkg, but no module lossess in it; did you mean 'losses'?"),
         (
             "own_pkg.losses.deep:Focal",

@@ -65,7 +65,9 @@ class Build:
         constants |= {"SPLIT": tuning.SPLIT_KEYS, "PIECE": tuning.piece_keys(self.tile.rows)} if self.masked else {}
         constants = {"SPLIT": 0, "PIECE": 0, "CAUSAL": True, "PRECISION": "ieee", "ROWS": COMBINED_ROWS, **constants}
         constants |= {"D": self.head, "HEAD": self.head - 8 * self.masked, "GROUP": 1 + self.masked}
-        anew = self.bits == 32  # the statistics of rows: then OUT is not read, and otherwise DELTA only between the two passes
+        anew = (
+            self.bits == 32
+        )  # the statistics of rows: then OUT is not read, and otherwise DELTA only between the two passes
         constants |= {"ANEW": anew, **({"OUT": None} if anew and self.kernel in ("one_pass", "queries") else {})}
         constants |= {"DELTA": None} if not anew and self.kernel == "one_pass" else {}
         constants |= {"BM": self.tile.rows, "BN": self.tile.keys, "STAGES": self.tile.stages}
@@ -101,7 +103,9 @@ def builds(architecture: int, bits: int) -> Iterator[Build]:
                 yield Build(architecture, bits, head, kernel, tile, masked)
         yield Build(architecture, bits, head, "combine", max(entry.forward.values(), key=lambda tile: tile.rows), True)
         if entry.one_pass:
-            yield Build(architecture, bits, head, "sum_parts", max(entry.one_pass.values(), key=lambda tile: tile.rows), True)
+            yield Build(
+                architecture, bits, head, "sum_parts", max(entry.one_pass.values(), key=lambda tile: tile.rows), True
+            )
 
 
 def main() -> None:

@@ -55,7 +55,9 @@ def compile_for(kernel: Any, types: dict[str, str], constants: dict[str, Any], c
         raise ValueError(f"{kernel.__name__}: no type or value for {', '.join(sorted(unknown))}")
     signature = {name: types.get(name, "constexpr") if name not in constants else "constexpr" for name in names}
     divisible = {
-        (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*") or "stride" in name
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(names)
+        if signature[name].startswith("*") or "stride" in name
     }
     source = ASTSource(kernel, signature, {name: constants[name] for name in names if name in constants}, divisible)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
@@ -95,5 +97,7 @@ def _inspect(compiled: Any) -> Used:
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if found is None:
         raise RuntimeError(f"cuobjdump -res-usage printed no register count:\n{usage}")
-    counts = {name: len(re.findall(rf"\b{name}\b", sass)) for name in ("HGMMA", "HMMA", "UTCHMMA", "LDL", "STL", "LDGSTS")}
+    counts = {
+        name: len(re.findall(rf"\b{name}\b", sass)) for name in ("HGMMA", "HMMA", "UTCHMMA", "LDL", "STL", "LDGSTS")
+    }
     return Used(int(found[1]), int(found[2]), compiled.metadata.shared, counts)

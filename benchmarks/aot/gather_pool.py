@@ -51,7 +51,9 @@ class Build:
     def compile(self) -> Used:
         kernel, optional, given, largest = USES[self.use]
         reducing = reduce_tile(self.width, self.bits // 8)
-        tile = {gather: gather_tile(self.width), reduce_pieces: reducing, combine_parts: combine_tile(self.width)}[kernel]
+        tile = {gather: gather_tile(self.width), reduce_pieces: reducing, combine_parts: combine_tile(self.width)}[
+            kernel
+        ]
         constants: dict[str, Any] = dict.fromkeys(name for name in optional if name not in given)
         constants |= {"MEAN": not largest, "LARGEST": largest, "PIECE": PIECE, "WIDTH": self.width}
         constants |= {name: value for name, value in tile.items() if name != "num_warps"}

@@ -20,7 +20,10 @@ def main() -> None:
         used = compile_for(unpack_kernel, types, {"BLOCK": BLOCK}, architecture, warps=4)
         complaints = used.complaints(architecture)
         failed |= bool(complaints)
-        print(f"sm_{architecture} unpack: {used.registers} registers{' <- ' + '; '.join(complaints) if complaints else ''}")
+        print(
+            f"sm_{architecture} unpack: {used.registers} "
+            f"registers{' <- ' + '; '.join(complaints) if complaints else ''}"
+        )
     sys.exit(failed)
 
 

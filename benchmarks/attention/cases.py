@@ -16,7 +16,8 @@ Lengths = Literal["fixed", "uniform", "zipf"]
 
 @dataclass(frozen=True)
 class Shape:
-    """One line of the table. `keys` is the longest history with its globals; a request never has more rows than keys."""
+    """One line of the table. `keys` is the longest history with its globals; a request never has more rows than
+    keys."""
 
     name: str
     what: str
@@ -89,7 +90,8 @@ class Problem:
             return int((q * n).sum())
         bottom_right = q * n - q * (q - 1) // 2
         c, m = self.shape.candidates, self.shape.group_size
-        # A group's rows do not see the groups before it: sum over groups of (rows of the group) * (keys of earlier groups).
+        # A group's rows do not see the groups before it: sum over groups of (rows of the group) * (keys of earlier
+        # groups).
         hidden = m * m * c * (c - 1) // 2
         return int(bottom_right.sum()) - hidden * len(q)
 
@@ -98,7 +100,8 @@ class Problem:
         return (10 if backward else 4) * self.shape.heads * self.shape.head_size * self.pairs
 
     def bytes(self, backward: bool) -> int:
-        """What has to be read and written once: q, k, v, o; backward q, k, v, o, dO and dq, dk, dv; a log-sum-exp per row."""
+        """What has to be read and written once: q, k, v, o; backward q, k, v, o, dO and dq, dk, dv; a log-sum-exp per
+        row."""
         rows, keys = self.q.shape[0], self.k.shape[0]
         values = (4 * keys + 4 * rows) if backward else (2 * keys + 2 * rows)
         return values * self.shape.heads * self.shape.head_size * self.q.element_size() + 4 * rows * self.shape.heads
@@ -121,8 +124,12 @@ def make_problem(shape: Shape, lengths: Lengths, dtype: torch.dtype, device: tor
         size = (count, shape.heads, shape.head_size)
         return torch.randn(size, generator=generator, device=device).to(dtype)
 
-    offsets = [torch.tensor([0, *accumulate(part.tolist())], dtype=torch.int32, device=device) for part in (queries, keys)]
+    offsets = [
+        torch.tensor([0, *accumulate(part.tolist())], dtype=torch.int32, device=device) for part in (queries, keys)
+    ]
     sum_q, sum_kv = int(queries.sum()), int(keys.sum())
-    counts = torch.full((shape.requests,), shape.candidates, dtype=torch.int32, device=device) if shape.candidates else None
+    counts = (
+        torch.full((shape.requests,), shape.candidates, dtype=torch.int32, device=device) if shape.candidates else None
+    )
     tensors = (rows(sum_q), rows(sum_kv), rows(sum_kv), rows(sum_q))
     return Problem(shape, *tensors, *offsets, int(queries.max()), int(keys.max()), counts)

@@ -17,7 +17,8 @@ ERROR_REQUESTS = 4  # the float64 truth is computed for the first requests only
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What this machine does at most: bytes/s of a large copy (read + write), FLOP/s of a large matmul of the same dtype."""
+    """What this machine does at most: bytes/s of a large copy (read + write), FLOP/s of a large matmul of the same
+    dtype."""
 
     bandwidth: float
     matmul: float
@@ -79,7 +80,10 @@ def measure_case(shape: Shape, lengths: Lengths, ceilings: Ceilings, peers: list
             runs.pop(name, None)
             reason = str(error).splitlines()[0][:80] if str(error) else ""
             found[name] = Line(
-                shape, lengths, name, why_not=reason if isinstance(error, Absent) else f"{type(error).__name__}: {reason}"
+                shape,
+                lengths,
+                name,
+                why_not=reason if isinstance(error, Absent) else f"{type(error).__name__}: {reason}",
             )
     timings = {
         part: _time({name: getattr(run, part) for name, run in runs.items()}, on_gpu, repeats)
@@ -88,7 +92,9 @@ def measure_case(shape: Shape, lengths: Lengths, ceilings: Ceilings, peers: list
     floors = (ceilings.floor(problem, backward=False), ceilings.floor(problem, backward=True))
     useful = (problem.flops(backward=False), problem.flops(backward=True))
     for name in runs:
-        found[name] = replace(found[name], **{part: timings[part][name] for part in timings}, floor=floors, useful=useful)
+        found[name] = replace(
+            found[name], **{part: timings[part][name] for part in timings}, floor=floors, useful=useful
+        )
     return list(found.values())
 
 

@@ -1,9 +1,8 @@
 """What a user would call instead, each with the same packed inputs and the same result.
 
-Every peer is a function of a problem that gives a callable (q, k, v) -> (sum_q, H, d), or raises `Absent` with the reason why
-it cannot run here. What has to be prepared once per batch of lengths (a block mask, a padded index) is prepared outside the
-callable and timed apart.
-"""
+Every peer is a function of a problem that gives a callable (q, k, v) -> (sum_q, H, d), or raises `Absent` with the
+reason why it cannot run here. What has to be prepared once per batch of lengths (a block mask, a padded index) is
+prepared outside the callable and timed apart."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +25,8 @@ class Absent(Exception):
 
 
 def ours(problem: Problem, backend: Backend = "triton", promise: bool = True) -> Attention:
-    """The fused kernel; with `promise`, the caller says how many rows a request has at most. On a CPU it is interpreted."""
+    """The fused kernel; with `promise`, the caller says how many rows a request has at most. On a CPU it is
+    interpreted."""
     groups = {"num_candidates": problem.num_candidates, "group_size": problem.shape.group_size}
     options = groups if problem.num_candidates is not None else {}
 
@@ -55,7 +55,9 @@ def varlen(problem: Problem) -> Attention:
     window = (-1, 0) if problem.shape.causal else (-1, -1)
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = varlen_attn(q, k, v, problem.q_offsets, problem.kv_offsets, problem.max_q, problem.max_kv, window_size=window)
+        out = varlen_attn(
+            q, k, v, problem.q_offsets, problem.kv_offsets, problem.max_q, problem.max_kv, window_size=window
+        )
         assert isinstance(out, Tensor)
         return out
 
@@ -148,15 +150,19 @@ def eager(problem: Problem) -> Attention:
 
 
 def repeat_history(problem: Problem) -> Problem:
-    """Several candidates the usual way: one request per candidate, each with a copy of the history. Copying is not timed."""
+    """Several candidates the usual way: one request per candidate, each with a copy of the history. Copying is not
+    timed."""
     if problem.num_candidates is None:
         raise Absent("one candidate per request")
     c, m = problem.shape.candidates, problem.shape.group_size
     q_rows, kv_rows = (_repeat_groups(offsets, c, m) for offsets in (problem.q_offsets, problem.kv_offsets))
-    lengths = [(offsets.diff() - (c - 1) * m).repeat_interleave(c) for offsets in (problem.q_offsets, problem.kv_offsets)]
+    lengths = [
+        (offsets.diff() - (c - 1) * m).repeat_interleave(c) for offsets in (problem.q_offsets, problem.kv_offsets)
+    ]
     q_offsets, kv_offsets = (torch.nn.functional.pad(x.cumsum(0), (1, 0)).int() for x in lengths)
     tensors = {
-        name: getattr(problem, name)[rows] for name, rows in (("q", q_rows), ("grad", q_rows), ("k", kv_rows), ("v", kv_rows))
+        name: getattr(problem, name)[rows]
+        for name, rows in (("q", q_rows), ("grad", q_rows), ("k", kv_rows), ("v", kv_rows))
     }
     longest = {"max_q": problem.max_q - (c - 1) * m, "max_kv": problem.max_kv - (c - 1) * m}
     return replace(problem, **tensors, **longest, q_offsets=q_offsets, kv_offsets=kv_offsets, num_candidates=None)

@@ -12,7 +12,16 @@ from dist_rec.common.provenance import provenance_lines
 
 HEADER = [
     *("case", "lengths", "what runs", "forward ms", "backward ms", "both ms", "both, p20-p80"),
-    *("TFLOP/s fwd", "TFLOP/s bwd", "% of floor fwd", "% of floor bwd", "extra MiB", "error", "repeats bitwise", "prepare ms"),
+    *(
+        "TFLOP/s fwd",
+        "TFLOP/s bwd",
+        "% of floor fwd",
+        "% of floor bwd",
+        "extra MiB",
+        "error",
+        "repeats bitwise",
+        "prepare ms",
+    ),
 ]
 
 
@@ -55,7 +64,8 @@ def write(path: Path, lines: list[Line], ceilings: Ceilings) -> None:
         "# Attention: forward and backward against peers and the floor",
         "",
         *provenance_lines(),
-        f"- ceilings of this run: copy {ceilings.bandwidth / 1e12:.2f} TB/s, matmul {ceilings.matmul / 1e12:.1f} TFLOP/s",
+        f"- ceilings of this run: copy {ceilings.bandwidth / 1e12:.2f} TB/s, matmul {ceilings.matmul / 1e12:.1f} "
+        "TFLOP/s",
         "",
         "| case | what | requests | heads | head size | rows | keys at most |",
         "|---|---|---|---|---|---|---|",

@@ -8,7 +8,8 @@ from benchmarks.compare.sets import Tree
 
 @dataclass(frozen=True)
 class Claim:
-    """`variants`: name -> changes of the model named `base`, group by group, from its tree; the base is among the finals."""
+    """`variants`: name -> changes of the model named `base`, group by group, from its tree; the base is among the
+    finals."""
 
     text: str
     base: str
@@ -43,7 +44,9 @@ CLAIMS = (
         MOVIES,
         {"no merge": _no_merge},
     ),
-    Claim("InnerTrans helps a little (LONGER, Table 2)", "LONGER", MOVIES, {"no InnerTrans": _longer(inner_trans=False)}),
+    Claim(
+        "InnerTrans helps a little (LONGER, Table 2)", "LONGER", MOVIES, {"no InnerTrans": _longer(inner_trans=False)}
+    ),
     Claim(
         "recent queries beat uniform ones, and these learnable ones (LONGER, Table 2)",
         "LONGER",

@@ -1,8 +1,8 @@
 """The models of the comparison: for each a family of sizes, of which the one nearest to the reference is taken.
 
-The reference is the data set's LONGER, the same at both budgets. A family is a list of model trees; matching looks at dense
-parameters or at forward FLOPs of a request of mean lengths with one candidate. Embedding tables are the same for all.
-"""
+The reference is the data set's LONGER, the same at both budgets. A family is a list of model trees; matching looks at
+dense parameters or at forward FLOPs of a request of mean lengths with one candidate. Embedding tables are the same for
+all."""
 
 import math
 from collections.abc import Iterator
@@ -113,7 +113,13 @@ def _hyformer(data: DataSet, encoder: str, widths: list[int]) -> Iterator[Tree]:
     for width, mixer, ffn in product(widths, (1, 2, 4), (2, 4)):
         settings = {"encoder": encoder, "recent": data.recent, "causal": data.sees_prefixes}
         sequences = {name: {**settings, "queries": count} for name, count in data.queries.items()}
-        hyformer = {"heads": HEADS, "sequences": sequences, "mixer_expansion": mixer, "ffn_expansion": ffn, **data.hyformer}
+        hyformer = {
+            "heads": HEADS,
+            "sequences": sequences,
+            "mixer_expansion": mixer,
+            "ffn_expansion": ffn,
+            **data.hyformer,
+        }
         yield _tree(data, "hyformer", {"width": width}, hyformer=hyformer)
 
 

@@ -13,7 +13,8 @@ from dist_rec.common.provenance import provenance_lines
 BASE_ARCH = "LONGER + RankMixer"
 HYFORMERS = tuple(f"HyFormer, {encoder}" for encoder in ENCODERS)
 HEADER = (
-    "| model | AUC | against LONGER, same seeds | grouped AUC | logloss | NE | parameters | MFLOP per sample | samples/s "
+    "| model | AUC | against LONGER, same seeds | grouped AUC | logloss | NE | parameters | MFLOP per sample | "
+    "samples/s "
     "| setting | seeds |"
 )
 
@@ -28,7 +29,9 @@ def sizes() -> list[str]:
         for budget in DATA[data].budgets:
             for family in families(DATA[data]):
                 found = size(data, family, budget)
-                lines.append(f"  {budget:10} {family:26} {found.parameters:9,} parameters {found.flops / 1e6:8.2f} MFLOP")
+                lines.append(
+                    f"  {budget:10} {family:26} {found.parameters:9,} parameters {found.flops / 1e6:8.2f} MFLOP"
+                )
     return lines
 
 
@@ -86,7 +89,8 @@ def _claims(rows: list[Row]) -> list[str]:
 
 
 def _against_base_arch(rows: list[Row]) -> list[str]:
-    """HyFormer's own claim (arXiv 2601.12681, section 4): better than RankMixer over what LONGER made of each sequence."""
+    """HyFormer's own claim (arXiv 2601.12681, section 4): better than RankMixer over what LONGER made of each
+    sequence."""
     lines = ["", f"AUC of HyFormer against {BASE_ARCH}, same seeds:", ""]
     lines += ["| data | matched | " + " | ".join(HYFORMERS) + " |", "| --- " * (2 + len(HYFORMERS)) + "|"]
     for data in DATA:
@@ -101,7 +105,13 @@ def _against_base_arch(rows: list[Row]) -> list[str]:
 
 def _tuning(rows: list[Row]) -> list[str]:
     """Validation AUC of every setting that was tried, of the task that it was chosen by."""
-    lines = ["", "## Tuning", "", "| data | model | " + " | ".join(SETTINGS) + " |", "| --- " * (2 + len(SETTINGS)) + "|"]
+    lines = [
+        "",
+        "## Tuning",
+        "",
+        "| data | model | " + " | ".join(SETTINGS) + " |",
+        "| --- " * (2 + len(SETTINGS)) + "|",
+    ]
     tried = [row for row in rows if row["seed"] == str(TUNING_SEED) and row["task"] == DATA[row["data"]].task]
     for data in DATA:
         for family in families(DATA[data]):

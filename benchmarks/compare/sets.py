@@ -1,4 +1,5 @@
-"""The data sets of the comparison, each cut to what trains in about half a minute on one core, and the model-free settings."""
+"""The data sets of the comparison, each cut to what trains in about half a minute on one core, and the model-free
+settings."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -9,9 +10,9 @@ Budget = Literal["parameters", "flops"]
 
 @dataclass(frozen=True)
 class DataSet:
-    """`folder` below the data root; `data` and `run` as in a recipe; `tokens` and `longer` of the reference model; `queries`
-    of HyFormer by sequence; `task` is the one that settings are chosen by. `models`: only these; `tuned_on`: another data set
-    whose settings are taken."""
+    """`folder` below the data root; `data` and `run` as in a recipe; `tokens` and `longer` of the reference model;
+    `queries` of HyFormer by sequence; `task` is the one that settings are chosen by. `models`: only these; `tuned_on`:
+    another data set whose settings are taken."""
 
     folder: str
     data: Tree

@@ -1,5 +1,5 @@
-"""Training speed of the compared models: forward and backward of everything after the lookup, on one batch of each data set,
-in turns, so that whatever disturbs the machine disturbs all of them."""
+"""Training speed of the compared models: forward and backward of everything after the lookup, on one batch of each data
+set, in turns, so that whatever disturbs the machine disturbs all of them."""
 
 import csv
 from collections.abc import Callable
@@ -75,6 +75,8 @@ def _step(data: str, model: str, budget: str, batch: SequenceBatch) -> Callable[
 
     def step() -> None:
         ranker.zero_grad()
-        total_loss(BinaryCrossEntropy(Strict()), ranker(rows, batch), batch.labels, batch.candidates_per_rank).backward()
+        total_loss(
+            BinaryCrossEntropy(Strict()), ranker(rows, batch), batch.labels, batch.candidates_per_rank
+        ).backward()
 
     return step

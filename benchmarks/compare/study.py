@@ -1,8 +1,8 @@
-"""Trainings of the comparison: settings are tuned on the validation split with the same budget for every model, then tested.
+"""Trainings of the comparison: settings are tuned on the validation split with the same budget for every model, then
+tested.
 
-One process trains one run after the other with one rank. Every run is one or more rows (one per task) of a CSV, which can be
-stopped and continued, and filled by several processes with a file each.
-"""
+One process trains one run after the other with one rank. Every run is one or more rows (one per task) of a CSV, which
+can be stopped and continued, and filled by several processes with a file each."""
 
 import csv
 import os
@@ -56,7 +56,8 @@ class Run:
 
 
 def tuning(data: str) -> list[Run]:
-    """Every family at matched parameters with every setting, one seed; nothing where another data set's settings are taken."""
+    """Every family at matched parameters with every setting, one seed; nothing where another data set's settings are
+    taken."""
     if DATA[data].tuned_on:
         return []
     return [
@@ -101,8 +102,11 @@ def chosen(data: str, rows: list[Row]) -> dict[str, str]:
     return {model: setting for model, (_, setting) in best.items()}
 
 
-def run_all(table: Path, wanted: Callable[[list[Row]], list[Run]], part: tuple[int, int], others: Iterable[Path] = ()) -> None:
-    """Appends rows to `table` for every run that neither it nor `others` have; `part` (i, n): every n-th, from the i-th."""
+def run_all(
+    table: Path, wanted: Callable[[list[Row]], list[Run]], part: tuple[int, int], others: Iterable[Path] = ()
+) -> None:
+    """Appends rows to `table` for every run that neither it nor `others` have; `part` (i, n): every n-th, from the
+    i-th."""
     rows = [row for path in (table, *others) for row in read(path)]
     done = {tuple(row[name] for name in ("data", "model", "budget", "setting", "seed")) for row in rows}
     todo = [run for run in wanted(rows)[part[0] :: part[1]] if run.key not in done]

@@ -72,8 +72,15 @@ def host_speed(repeats: int) -> list[str]:
             missing.append(library)
         else:
             ways[name] = _folded(factorize)
-    lines = [f"**Not compared, since not installed: {', '.join(missing)}** (pip install pandas polars)", ""] if missing else []
-    lines += [f"| stream | fields | duplicates | {' | '.join(ways)} | C++ / fastest library |", "|---" * (len(ways) + 4) + "|"]
+    lines = (
+        [f"**Not compared, since not installed: {', '.join(missing)}** (pip install pandas polars)", ""]
+        if missing
+        else []
+    )
+    lines += [
+        f"| stream | fields | duplicates | {' | '.join(ways)} | C++ / fastest library |",
+        "|---" * (len(ways) + 4) + "|",
+    ]
     for shape, duplicates, fields in [
         *(("zipf", d, 1) for d in (0.25, 0.5, 0.75, 0.9)),
         *(("uniform", 0.75, f) for f in (1, 4)),

@@ -7,12 +7,13 @@ REQUESTS, LENGTH = 512, 2000
 VOCABULARY = 10_000_000
 
 
-def event_ids(duplicates: float, shape: str = "zipf", count: int = REQUESTS * LENGTH, seed: int = 0) -> NDArray[np.int64]:
+def event_ids(
+    duplicates: float, shape: str = "zipf", count: int = REQUESTS * LENGTH, seed: int = 0
+) -> NDArray[np.int64]:
     """(count,) ids of which a share of `duplicates` occurred before.
 
-    `zipf`: popularity falls as a power of the rank, whose exponent is searched so that the share comes out; `uniform`: all
-    ids of a vocabulary of the fitting size are alike. Ids are spread over `VOCABULARY`.
-    """
+    `zipf`: popularity falls as a power of the rank, whose exponent is searched so that the share comes out; `uniform`:
+    all ids of a vocabulary of the fitting size are alike. Ids are spread over `VOCABULARY`."""
     rng = np.random.default_rng(seed)
     if duplicates == 0:
         return rng.permutation(VOCABULARY)[:count].astype(np.int64)
@@ -21,7 +22,8 @@ def event_ids(duplicates: float, shape: str = "zipf", count: int = REQUESTS * LE
 
 
 def fields_of(ids: NDArray[np.int64], fields: int) -> list[NDArray[np.int64]]:
-    """Static fields of every event: the id, and what belongs to it (category, author, ...), in tables of falling size."""
+    """Static fields of every event: the id, and what belongs to it (category, author, ...), in tables of falling
+    size."""
     sizes = [VOCABULARY, 100_000, 1_000_000, 1_000, 50_000, 200, 5_000, 20]
     return [ids, *(ids * (2 * f + 3) % sizes[f] for f in range(1, fields))][:fields]
 

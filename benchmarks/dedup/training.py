@@ -1,8 +1,8 @@
 """A training run with dedup and without: the same losses, and the time of a step, in turns.
 
-Sums are the same up to their order, so losses differ by rounding, which training then amplifies. How fast it does is shown by a
-control: the run with dedup again, with another summation order in the matrix products alone (MKL_CBWR=COMPATIBLE).
-"""
+Sums are the same up to their order, so losses differ by rounding, which training then amplifies. How fast it does is
+shown by a control: the run with dedup again, with another summation order in the matrix products alone
+(MKL_CBWR=COMPATIBLE)."""
 
 import json
 import os
@@ -19,12 +19,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def _run(dedup: bool, folder: Path, steps: int, **environment: str) -> tuple[list[float], list[float]]:
     """Losses and milliseconds per step of every logged window, of two gloo ranks."""
-    sets = [f"data.dedup={str(dedup).lower()}", f"run.max_steps={steps}", f"run.out={folder}", "data.test=[]", "data.valid=[]"]
+    sets = [
+        f"data.dedup={str(dedup).lower()}",
+        f"run.max_steps={steps}",
+        f"run.out={folder}",
+        "data.test=[]",
+        "data.valid=[]",
+    ]
     sets += ["checkpoint.at_end=false", "optim.dense_update=sync"]
     options = [part for text in sets for part in ("--set", text)]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command += ["-m", "dist_rec.cli", "train", RECIPE, *options]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment)
+    subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    )
     (log,) = folder.rglob("metrics.jsonl")
     windows = [row for row in map(json.loads, log.read_text().splitlines()) if row["event"] == "train"]
     return [row["loss"] for row in windows], [1e3 * row["seconds"] / row["steps"] for row in windows]
@@ -46,7 +54,12 @@ def step_time(rounds: int, steps: int) -> list[str]:
         p20, p50, p80 = np.percentile(times[dedup], [20, 50, 80])
         lines.append(f"| {name} | {p20:.1f} / {p50:.1f} / {p80:.1f} | {len(times[dedup])} |")
     ratio = np.median(times[True]) / np.median(times[False])
-    lines += ["", f"on / off {ratio:.3f}", "", "| steps | mean loss | dedup off differs by | other rounding differs by |"]
+    lines += [
+        "",
+        f"on / off {ratio:.3f}",
+        "",
+        "| steps | mean loss | dedup off differs by | other rounding differs by |",
+    ]
     lines.append("|---|---|---|---|")
     for window, loss in enumerate(losses[True]):
         apart = [abs(loss - other[window]) for other in (losses[False], control)]

@@ -1,4 +1,5 @@
-"""Bytes that cross from host to device, counted on the buffer that is copied, over duplicate share and number of fields."""
+"""Bytes that cross from host to device, counted on the buffer that is copied, over duplicate share and number of
+fields."""
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +51,8 @@ def _table(columns: list[NDArray[np.int64]], schema: Schema) -> pa.Table:
 
 
 def _entropy_bytes(index: NDArray) -> float:
-    """The least that tells which token each event is, if events are drawn independently: N times the entropy of the tokens."""
+    """The least that tells which token each event is, if events are drawn independently: N times the entropy of the
+    tokens."""
     counts = np.unique(index, return_counts=True)[1]
     return float(-(counts * np.log2(counts / len(index))).sum() / 8)
 
@@ -58,7 +60,8 @@ def _entropy_bytes(index: NDArray) -> float:
 def bytes_crossed() -> list[str]:
     """One line per share and number of fields: MB of each form and the ratios."""
     lines = [
-        "| fields | duplicates | crossed MB | int64 MB | int32 MB | crossed / int64 | crossed / int32 | entropy bound MB |",
+        "| fields | duplicates | crossed MB | int64 MB | int32 MB | crossed / int64 | crossed / int32 | entropy bound "
+        "MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for fields in (1, 2, 4, 8):

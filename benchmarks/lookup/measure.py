@@ -20,8 +20,8 @@ class Line:
 
     - `wall` seconds of the host from one synchronisation to the next; `events` seconds between CUDA events
     - `extra_bytes` peak of a step beyond what stood before it
-    - `same_bits` the first output is the plain one; `after_step` largest difference of the second output, that is of the
-      tables after one update
+    - `same_bits` the first output is the plain one; `after_step` largest difference of the second output, that is of
+      the tables after one update
     """
 
     size: Size
@@ -36,8 +36,8 @@ class Line:
 
     @property
     def needed_bytes(self) -> int:
-        """What no way can do without: U rows read; N rows written and their gradients read; U rows read and written by the
-        update; an index of 4 bytes per event, forward and backward."""
+        """What no way can do without: U rows read; N rows written and their gradients read; U rows read and written by
+        the update; an index of 4 bytes per event, forward and backward."""
         return 4 * self.size.width * (3 * self.unique + 2 * self.size.events) + 8 * self.size.events
 
 
@@ -81,10 +81,12 @@ def _stepping(look_up: Callable[[], Tensor], grad: Tensor) -> Callable[[], None]
     return lambda: torch.autograd.backward(look_up(), grad)
 
 
-def _time(calls: dict[str, Callable[[], None]], device: torch.device, repeats: int) -> dict[str, tuple[Timing, Timing | None]]:
-    """The wall clock is the main number: these calls wait for the device inside, for numbers of ids, and what the host does
-    until the GPU has work again costs a training step, too. Events count such gaps as well, but leave out about the
-    first millisecond of the host's work, in which the GPU sleeps."""
+def _time(
+    calls: dict[str, Callable[[], None]], device: torch.device, repeats: int
+) -> dict[str, tuple[Timing, Timing | None]]:
+    """The wall clock is the main number: these calls wait for the device inside, for numbers of ids, and what the host
+    does until the GPU has work again costs a training step, too. Events count such gaps as well, but leave out about
+    the first millisecond of the host's work, in which the GPU sleeps."""
     if device.type != "cuda":
         return {way: (wall, None) for way, wall in measure_side_by_side(calls, repeats=repeats).items()}
     waiting = {way: _waiting(call) for way, call in calls.items()}

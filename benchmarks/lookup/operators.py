@@ -21,7 +21,8 @@ Operator = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class OperatorLine:
-    """`error`: largest difference of output and gradient from the first peer's. The first line of an operator is that peer."""
+    """`error`: largest difference of output and gradient from the first peer's. The first line of an operator is that
+    peer."""
 
     size: Size
     unique: int
@@ -46,7 +47,8 @@ def measure_operators(size: Size, ids: Tensor, device: torch.device, *, repeats:
         errors = {what: max(float((x - y).abs().max()) for x, y in zip(got, truth)) for what, got in results.items()}
         # Nothing here waits for the device, so events alone tell.
         times = (measure_on_gpu if device.type == "cuda" else measure_side_by_side)(calls, repeats=repeats)
-        # Rows read and their gradients written, output written and its gradient read, an index of 4 bytes forward and backward.
+        # Rows read and their gradients written, output written and its gradient read, an index of 4 bytes forward and
+        # backward.
         needed = 4 * size.width * 2 * (len(unique) + len(grad)) + 8 * size.events
         lines += [OperatorLine(size, len(unique), operator, what, times[what], needed, errors[what]) for what in calls]
     return lines
@@ -63,7 +65,8 @@ def _backends(rows: Tensor) -> tuple[Backend, ...]:
 
 
 def _expanding(inverse: Tensor, rows: Tensor) -> dict[str, Operator]:
-    """What is sorted beforehand is what `unique_ids` leaves; torch's own get the int64 index that they are quickest with."""
+    """What is sorted beforehand is what `unique_ids` leaves; torch's own get the int64 index that they are quickest
+    with."""
     index, segments = inverse.int(), segments_of(inverse, len(rows))
     peers: dict[str, Operator] = {
         "F.embedding": lambda rows: embedding(inverse, rows),
@@ -71,7 +74,9 @@ def _expanding(inverse: Tensor, rows: Tensor) -> dict[str, Operator]:
     }
     for backend in _backends(rows):
         peers[f"expand ({backend})"] = partial(expand, inverse=index, backend=backend)
-        peers[f"expand ({backend}), segments given"] = partial(expand, inverse=index, segments=segments, backend=backend)
+        peers[f"expand ({backend}), segments given"] = partial(
+            expand, inverse=index, segments=segments, backend=backend
+        )
     return peers
 
 

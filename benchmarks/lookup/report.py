@@ -10,8 +10,23 @@ from benchmarks.lookup.ways import PLAIN
 from dist_rec.common.provenance import provenance_lines
 
 HEADER = [
-    *("sharding", "D", "duplicates", "U", "way", "wall ms p20/p50/p80", "plain / this", "between events ms p20/p50/p80"),
-    *("plain / this, events", "needed bytes over wall time, % of copy", "peak extra MiB", "same bits", "apart after an update"),
+    *(
+        "sharding",
+        "D",
+        "duplicates",
+        "U",
+        "way",
+        "wall ms p20/p50/p80",
+        "plain / this",
+        "between events ms p20/p50/p80",
+    ),
+    *(
+        "plain / this, events",
+        "needed bytes over wall time, % of copy",
+        "peak extra MiB",
+        "same bits",
+        "apart after an update",
+    ),
 ]
 OPERATOR_HEADER = [
     *("D", "duplicates", "U", "operator", "what runs", "ms p20/p50/p80", "first / this"),
@@ -62,16 +77,20 @@ def page(lines: list[Line], operators: list[OperatorLine], bandwidth: float, *, 
         f"- B {size.requests}, L {size.length}: N {size.events} events of one field; {size.rows} fp32 rows; one rank",
         "",
         "A step looks N events up and takes a ready gradient (N, D) back, in which row-wise Adagrad updates the table.",
-        "Features are on the device before, for the host's dedup already unique. Wall: from one synchronisation to the next.",
-        "Needed bytes: `4 D (3 U + 2 N) + 8 N`, that is U rows read, N rows written and N gradients read, U rows read and",
-        "written by the update, and an index of 4 bytes per event forward and backward. Same bits: the first output is the",
+        "Features are on the device before, for the host's dedup already unique. Wall: from one synchronisation to "
+        "the next.",
+        "Needed bytes: `4 D (3 U + 2 N) + 8 N`, that is U rows read, N rows written and N gradients read, U rows read "
+        "and",
+        "written by the update, and an index of 4 bytes per event forward and backward. Same bits: the first output "
+        "is the",
         "plain one.",
         "",
         *_table(HEADER, rows_of(lines, bandwidth)),
         "",
         "## The operators alone",
         "",
-        "Forward and backward, fp32, between events on a GPU; a bag is a request. Needed bytes: expand `8 D (U + N) + 8 N`,",
+        "Forward and backward, fp32, between events on a GPU; a bag is a request. Needed bytes: expand `8 D (U + N) + "
+        "8 N`,",
         "pool `8 D (U + B) + 8 N`.",
         "",
         *_table(OPERATOR_HEADER, operator_rows_of(operators, bandwidth)),

@@ -1,4 +1,5 @@
-"""Sizes of the lookup benchmark, and the four ways to look a batch of long histories up, each sharded by stock TorchRec.
+"""Sizes of the lookup benchmark, and the four ways to look a batch of long histories up, each sharded by stock
+TorchRec.
 
 Legend: B requests, L events of a request, N = B L events, U distinct ids, D row width.
 """
@@ -54,7 +55,9 @@ class Size:
 DUPLICATES = (0.75, 0.25, 0.5, 0.9)
 _SHARDINGS: tuple[Sharding, ...] = ("row_wise", "table_wise")
 SIZES = [Size(sharding, width, share) for share in DUPLICATES for width in (64, 128) for sharding in _SHARDINGS]
-TOY = [Size(sharding, 8, share, requests=6, length=20, rows=100_000) for share in (0.75, 0.25) for sharding in _SHARDINGS]
+TOY = [
+    Size(sharding, 8, share, requests=6, length=20, rows=100_000) for share in (0.75, 0.25) for sharding in _SHARDINGS
+]
 
 PLAIN = "EmbeddingCollection"
 INDEX_DEDUP = "EmbeddingCollection, use_index_dedup"

@@ -1,8 +1,8 @@
-"""Does one step of delay change what is learned? Whole trainings, synchronous and delayed, over seeds, rates and batch sizes.
+"""Does one step of delay change what is learned? Whole trainings, synchronous and delayed, over seeds, rates and batch
+sizes.
 
-One process trains one run after the other with one rank: the trajectory depends on the mean gradient only, not on how many
-ranks it came from. A batch holds as many requests as two ranks of the recipe have together.
-"""
+One process trains one run after the other with one rank: the trajectory depends on the mean gradient only, not on how
+many ranks it came from. A batch holds as many requests as two ranks of the recipe have together."""
 
 import csv
 import json
@@ -26,7 +26,8 @@ WINDOW = 10  # steps over which the training loss is averaged to find when it ha
 
 @dataclass(frozen=True)
 class DataSet:
-    """A recipe cut to one fold; `warmup` synchronous steps at the recipe's batch, `target` a normalised entropy in training."""
+    """A recipe cut to one fold; `warmup` synchronous steps at the recipe's batch, `target` a normalised entropy in
+    training."""
 
     recipe: str
     batch: int
@@ -95,13 +96,19 @@ class Cell:
 
 def cells(data: str) -> list[Cell]:
     """sync, delayed and every correction over all rates and batches; Muon and delay from the start at the recipe's."""
-    plan = [(mode, rate, batch) for batch in (1, 4) for rate in (1.0, 0.5, 2.0) for mode in ("sync", "delayed", *CORRECTIONS)]
+    plan = [
+        (mode, rate, batch)
+        for batch in (1, 4)
+        for rate in (1.0, 0.5, 2.0)
+        for mode in ("sync", "delayed", *CORRECTIONS)
+    ]
     plan += [(mode, 1.0, 1) for mode in MODES if mode not in ("sync", "delayed", *CORRECTIONS)]
     return [Cell(data, mode, rate, batch, seed) for (mode, rate, batch), seed in product(plan, SEEDS)]
 
 
 def run_study(data: str, table: Path, part: tuple[int, int]) -> None:
-    """Appends a row per run to `table`, but for those that it has already. `part` (i, n): only every n-th, from the i-th."""
+    """Appends a row per run to `table`, but for those that it has already. `part` (i, n): only every n-th, from the
+    i-th."""
     done = {(row["mode"], row["rate"], row["batch"], row["seed"]) for row in read(table) if row["data"] == data}
     if not table.exists():
         table.write_text(",".join(FIELDS) + "\n")
@@ -137,7 +144,12 @@ def _train(cell: Cell, ranks: Ranks, folder: Path) -> dict[str, Any]:
     cosines = [row["gradient_cosine"] for row in rows[len(rows) // 2 :] if row.get("gradient_cosine") is not None]
     return {
         **{"data": cell.data, "mode": cell.mode, "rate": cell.rate, "batch": cell.batch, "seed": cell.seed},
-        **{"auc": f"{metrics.auc:.5f}", "ne": f"{metrics.ne:.5f}", "logloss": f"{metrics.logloss:.5f}", "steps": result.steps},
+        **{
+            "auc": f"{metrics.auc:.5f}",
+            "ne": f"{metrics.ne:.5f}",
+            "logloss": f"{metrics.logloss:.5f}",
+            "steps": result.steps,
+        },
         "steps_to_target": reached[0] if reached else "",
         "cosine": f"{sum(cosines) / len(cosines):.3f}" if cosines else "",
     }

@@ -34,7 +34,10 @@ def rates() -> list[str]:
             header = " | ".join(f"{value:.3g}" for value in values)
             lines += ["", f"| {optimizer}, rate | {header} |", "| --- " * (len(values) + 1) + "|"]
             for way, changes in WAYS.items():
-                losses = [_loss(optimizer, value, changes, ranks, Path(out) / f"{optimizer}-{way}-{value}") for value in values]
+                losses = [
+                    _loss(optimizer, value, changes, ranks, Path(out) / f"{optimizer}-{way}-{value}")
+                    for value in values
+                ]
                 lines.append(f"| {way} | {' | '.join(f'{loss:.3f}' for loss in losses)} |")
                 print(lines[-1], flush=True)
     return lines

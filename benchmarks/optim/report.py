@@ -29,7 +29,9 @@ def _section(data: str, rows: list[Row]) -> list[str]:
     for (batch, rate), modes in sorted(cells.items(), key=lambda item: (int(item[0][0]), float(item[0][1]))):
         steps = next(iter(modes.values()))[0]["steps"]
         lines += [f"Batch x{batch}, rate x{rate} ({steps} steps):", ""]
-        lines += [f"| update | AUC | against sync | NE | steps to a training NE of {target} | cosine of gradients | seeds |"]
+        lines += [
+            f"| update | AUC | against sync | NE | steps to a training NE of {target} | cosine of gradients | seeds |"
+        ]
         lines += ["| --- " * 7 + "|"]
         lines += [_line(mode, modes) for mode in MODES if mode in modes] + [""]
     return lines

@@ -1,8 +1,7 @@
 """Two hosts on one machine, joined by a slow link: how much of the dense all-reduce does each kind of update hide?
 
-The hosts are network namespaces joined by a veth pair; `tc` limits both directions with a token bucket. Needs Linux, root
-and iproute2.
-"""
+The hosts are network namespaces joined by a veth pair; `tc` limits both directions with a token bucket. Needs Linux,
+root and iproute2."""
 
 import json
 import os
@@ -104,7 +103,11 @@ def _torchrun(number: int, arguments: list[str]) -> subprocess.Popen[bytes]:
     command = ["ip", "netns", "exec", NAMES[number], sys.executable, "-m", "torch.distributed.run"]
     command += ["--nnodes", "2", "--node-rank", str(number), "--nproc-per-node", "1"]
     command += ["--master-addr", "10.9.0.1", "--master-port", "29700", *arguments]
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": f"dr{number}", "TP_SOCKET_IFNAME": f"dr{number}", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "GLOO_SOCKET_IFNAME": f"dr{number}",
+        "TP_SOCKET_IFNAME": f"dr{number}",
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.Popen(command, env=environment)
 
 
@@ -114,7 +117,17 @@ def trace(recipe: str, mbit: float, out: Path) -> None:
 
     with two_hosts(), TemporaryDirectory() as folder:
         set_rate(mbit)
-        arguments = ["-m", "dist_rec.cli", "train", recipe, "--trace", "--set", f"run.out={folder}", "--set", "run.name=traced"]
+        arguments = [
+            "-m",
+            "dist_rec.cli",
+            "train",
+            recipe,
+            "--trace",
+            "--set",
+            f"run.out={folder}",
+            "--set",
+            "run.name=traced",
+        ]
         for change in (
             "run.max_steps=60",
             "data.valid=[]",
@@ -142,17 +155,19 @@ def slow_link(steps: int, rounds: int, ids: int) -> tuple[list[str], list[dict[s
             rows.append(_row(mbit, measure(steps, rounds, ids), rounds))
             print(rows[-1], flush=True)
     title = (
-        f"{LAYERS} layers of {WIDTH} x {WIDTH} and a small sharded table: {GRADIENT_BYTES / 1e6:.1f} MB of dense gradients in "
+        f"{LAYERS} layers of {WIDTH} x {WIDTH} and a small sharded table: {GRADIENT_BYTES / 1e6:.1f} MB of dense "
+        "gradients in "
         f"buckets of {BUCKET_MB:.0f} MB, {BATCH} samples per rank ({ids} of them with an id), AdamW, stock pipeline; "
-        f"two hosts with one rank of one thread each, gloo. {rounds} rounds of {steps} steps of every kind in turns. In ms."
+        f"two hosts with one rank of one thread each, gloo. {rounds} rounds of {steps} steps of every kind in turns. "
+        "In ms."
     )
     lines = [*provenance_lines(), "", title, "", *_table(rows)]
     return lines, rows
 
 
 def _row(mbit: float | None, seconds: dict[str, list[float]], rounds: int) -> dict[str, Any]:
-    """`mean` of each kind: of the steps of a round, since steps that queue behind one another even out only there; then the
-    median of the rounds."""
+    """`mean` of each kind: of the steps of a round, since steps that queue behind one another even out only there; then
+    the median of the rounds."""
     mean = {kind: float(np.median(np.reshape(values, (rounds, -1)).mean(1))) for kind, values in seconds.items()}
     return {
         "link": "unlimited" if mbit is None else f"{mbit:.0f} Mbit/s",
@@ -164,8 +179,8 @@ def _row(mbit: float | None, seconds: dict[str, list[float]], rounds: int) -> di
 
 
 def _hidden(row: dict[str, Any], free: dict[str, Any], kind: str) -> str:
-    """Of the time that the link adds to a step of `sync`, the share that it does not add to one of `kind`. What a reduction
-    costs on an unlimited link (packing, adding, copying to sockets) is work, which no schedule hides."""
+    """Of the time that the link adds to a step of `sync`, the share that it does not add to one of `kind`. What a
+    reduction costs on an unlimited link (packing, adding, copying to sockets) is work, which no schedule hides."""
     exposed = row["mean"]["sync"] - free["mean"]["sync"]
     added = row["mean"][kind] - free["mean"][kind]
     return f"{1 - added / exposed:.0%}" if exposed > 0.02 * free["mean"]["sync"] else "-"
@@ -177,7 +192,8 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         lines.append(f"| {row['link']} | {' | '.join(row['timing'][kind] for kind in ('reduce', *KINDS))} |")
     header = (
-        "| link | all-reduce / step | no all-reduce | sync | stashed | delayed | ideal | hidden: delayed | stashed | gain |"
+        "| link | all-reduce / step | no all-reduce | sync | stashed | delayed | ideal | hidden: delayed | "
+        "stashed | gain |"
     )
     lines += ["", "Mean step of a round, median of the rounds:", "", header, "| --- " * 10 + "|"]
     for row in rows:
@@ -196,7 +212,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 4.2))
     ratios = [row["ratio"] for row in rows]
-    names = {"sync": "sync (DDP)", "stash": "gradients stashed, DDP waits", "delayed": "delayed", "none": "no all-reduce"}
+    names = {
+        "sync": "sync (DDP)",
+        "stash": "gradients stashed, DDP waits",
+        "delayed": "delayed",
+        "none": "no all-reduce",
+    }
     for kind, name in names.items():
         axes.plot(ratios, [1e3 * row["mean"][kind] for row in rows], marker="o", label=name, zorder=3)
     axes.plot(ratios, [1e3 * row["ideal"] for row in rows], "k--", label="max(step, all-reduce)")

@@ -42,7 +42,8 @@ class Batch(Pipelineable):
 
 
 class Model(nn.Module):
-    """A small table, looked up by the first samples of a batch, and `LAYERS` square layers: 8.4 MB of dense gradients."""
+    """A small table, looked up by the first samples of a batch, and `LAYERS` square layers: 8.4 MB of dense
+    gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +73,9 @@ def sharded(*, ddp: bool) -> DistributedModelParallel:
     model = Model()
     apply_optimizer_in_backward(RowWiseAdagrad, model.table.parameters(), {"lr": 0.01})
     wrapper = DefaultDataParallelWrapper(bucket_cap_mb=int(BUCKET_MB))
-    return DistributedModelParallel(model, device=torch.device("cpu"), init_data_parallel=ddp, data_parallel_wrapper=wrapper)
+    return DistributedModelParallel(
+        model, device=torch.device("cpu"), init_data_parallel=ddp, data_parallel_wrapper=wrapper
+    )
 
 
 def stock_optimizer(dmp: DistributedModelParallel) -> CombinedOptimizer:
@@ -83,8 +86,8 @@ def stock_optimizer(dmp: DistributedModelParallel) -> CombinedOptimizer:
 
 
 class Stashed(KeyedOptimizer):
-    """Applies the last step's gradients and keeps this step's, as `TrainPipelineSemiSync(stash_gradients=True)` does for its
-    dense part. That pipeline itself needs streams and does not run on a CPU (TorchRec 1.8)."""
+    """Applies the last step's gradients and keeps this step's, as `TrainPipelineSemiSync(stash_gradients=True)` does
+    for its dense part. That pipeline itself needs streams and does not run on a CPU (TorchRec 1.8)."""
 
     def __init__(self, optimizer: CombinedOptimizer) -> None:
         super().__init__(optimizer.params, optimizer.state, optimizer.param_groups)
@@ -163,7 +166,8 @@ def main() -> None:
     torch.manual_seed(0)
     dist.init_process_group("gloo")
     kinds: dict[str, Callable[[], list[float]]] = {
-        name: lambda pipeline=pipeline: steps(pipeline, options.steps, options.ids) for name, pipeline in pipelines().items()
+        name: lambda pipeline=pipeline: steps(pipeline, options.steps, options.ids)
+        for name, pipeline in pipelines().items()
     }
     kinds["reduce"] = lambda: all_reduce_alone(options.steps)
     seconds: dict[str, list[float]] = {name: [] for name in kinds}

@@ -1,9 +1,9 @@
 """How large a step may be on a parabola before it diverges, synchronous and one step delayed, against theory.
 
-`W <- W - lr m` with m an exponential mean of gradients lambda W (factor b of the past; b = 0 is plain SGD). The synchronous
-update is stable for lr lambda < 2 (1 + b) / (1 - b), the delayed one for lr lambda < 1, whatever b: the roots of the
-characteristic polynomial leave the unit circle there. (For b = 0 and delay d the limit is 2 sin(pi / (2 (2 d + 1))).)
-"""
+`W <- W - lr m` with m an exponential mean of gradients lambda W (factor b of the past; b = 0 is plain SGD). The
+synchronous update is stable for lr lambda < 2 (1 + b) / (1 - b), the delayed one for lr lambda < 1, whatever b: the
+roots of the characteristic polynomial leave the unit circle there. (For b = 0 and delay d the limit is 2 sin(pi / (2 (2
+d + 1))).)"""
 
 import torch
 from torch import nn

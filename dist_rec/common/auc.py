@@ -5,14 +5,14 @@ from numpy.typing import NDArray
 
 
 def auc(scores: NDArray, labels: NDArray) -> float:
-    """Area under the ROC curve, ties counted half. scores and labels (N,). NaN unless both classes are present and all scores
-    are numbers."""
+    """Area under the ROC curve, ties counted half. scores and labels (N,). NaN unless both classes are present and all
+    scores are numbers."""
     return grouped_auc(scores, labels, np.zeros(len(labels)))
 
 
 def grouped_auc(scores: NDArray, labels: NDArray, groups: NDArray) -> float:
-    """AUC within each group, averaged with the group's number of candidates as weight; groups of one class are left out. NaN if
-    a score is: a NaN has no place among the others, and sorting would give it one."""
+    """AUC within each group, averaged with the group's number of candidates as weight; groups of one class are left
+    out. NaN if a score is: a NaN has no place among the others, and sorting would give it one."""
     if np.isnan(scores).any():
         return float("nan")
     order = np.lexsort((scores, groups))

@@ -17,7 +17,8 @@ def setup_logging(rank: int) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Advice from libraries to their own developers, which a user of this program cannot act on. Errors still come through."""
+    """Advice from libraries to their own developers, which a user of this program cannot act on. Errors still come
+    through."""
     for name in ("torchrec", "torch.fx"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("torchdata", "torchrec", "torch.fx", "torch.utils.data", "torch.distributed"):

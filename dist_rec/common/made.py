@@ -1,9 +1,8 @@
 """What this project made, so that it replaces that and nothing else.
 
-A folder that the project makes and may later replace holds a hidden file `.dist_rec.json`: the kind of thing it is, and the
-size and time of change of every file in it. A folder without one, or with files (or empty folders) that were added or changed
-since, is the user's.
-"""
+A folder that the project makes and may later replace holds a hidden file `.dist_rec.json`: the kind of thing it is, and
+the size and time of change of every file in it. A folder without one, or with files (or empty folders) that were added
+or changed since, is the user's."""
 
 import json
 import os
@@ -25,8 +24,8 @@ class NotOurs(ValueError):
 def mark(folder: Path, kind: str, files: Iterable[Path] | None = None) -> None:
     """Notes that the project made a folder, with all files that are in it now.
 
-    `kind` says what the folder is, in a word, such as "dataset" or "checkpoint". With `files`, only these are noted, beside
-    what the folder's marker notes already; all others stay the user's.
+    `kind` says what the folder is, in a word, such as "dataset" or "checkpoint". With `files`, only these are noted,
+    beside what the folder's marker notes already; all others stay the user's.
 
     Raises OSError.
     """
@@ -52,9 +51,8 @@ def check_replaceable(folder: Path, kind: str, *, force: bool = False) -> None:
     """Raises NotOurs if writing a `kind` to this place would delete anything that is not an unchanged `kind` of ours.
 
     Nothing there and an empty folder are fine. `force` allows any folder, except for the root, the home folder, the
-    working directory, whatever contains one of these, and a mount point. Links are followed. Raises OSError if the place
-    cannot be read.
-    """
+    working directory, whatever contains one of these, and a mount point. Links are followed. Raises OSError if the
+    place cannot be read."""
     place = real(folder)
     wanted = f"{folder}: expected a new or empty folder, or a {kind} that dist_rec made and nobody changed since, got"
     if not place.exists():
@@ -69,7 +67,8 @@ def check_replaceable(folder: Path, kind: str, *, force: bool = False) -> None:
         raise NotOurs(f"{wanted} a mount point, which cannot be replaced; name a folder inside it")
     if not force and (strange := _strange(place, kind)):
         raise NotOurs(
-            f"{wanted} {strange}; name another folder, or say --force (in Python force=True) to delete all that is there"
+            f"{wanted} {strange}; name another folder, or say --force (in Python force=True) to delete all that is "
+            "there"
         )
 
 

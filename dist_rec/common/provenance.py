@@ -54,7 +54,10 @@ def commit(file: Path = Path(__file__)) -> str:
     # A package in a virtual environment may lie inside a checkout of something else, which does not track the package.
     if _git(file, "ls-files", "--error-unmatch", file.name) is None:
         return UNKNOWN
-    head, changed = _git(file, "rev-parse", "--short", "HEAD"), _git(file, "status", "--porcelain", "--untracked-files=no")
+    head, changed = (
+        _git(file, "rev-parse", "--short", "HEAD"),
+        _git(file, "status", "--porcelain", "--untracked-files=no"),
+    )
     if not head:  # before the first commit
         return UNKNOWN
     return f"{head}-dirty" if changed else head
@@ -64,7 +67,9 @@ def _git(file: Path, *arguments: str) -> str | None:
     """What git prints; None if it fails."""
     command = ["git", "--no-optional-locks", *arguments]
     try:
-        ran = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=False)
+        ran = subprocess.run(
+            command, cwd=file.parent, capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return ran.stdout.strip() if ran.returncode == 0 else None

@@ -8,9 +8,9 @@ import torch
 def seed_everything(seed: int, *, deterministic: bool) -> None:
     """Seeds python and torch alike on every rank, so that all ranks initialise the same dense parameters.
 
-    With `deterministic`, torch raises where an operator has no deterministic form, and attention on the CPU pads its keys to
-    whole blocks, so that what stands behind a row cannot change its rounding (with MKL_CBWR set, see launch/README.md).
-    """
+    With `deterministic`, torch raises where an operator has no deterministic form, and attention on the CPU pads its
+    keys to whole blocks, so that what stands behind a row cannot change its rounding (with MKL_CBWR set, see
+    launch/README.md)."""
     random.seed(seed)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(deterministic)

@@ -1,4 +1,5 @@
-"""Declared structures (recipes, schemas, options of parts): how they are checked and how their mistakes are explained."""
+"""Declared structures (recipes, schemas, options of parts): how they are checked and how their mistakes are
+explained."""
 
 import difflib
 import os.path
@@ -11,7 +12,8 @@ T = TypeVar("T", bound="Strict")
 
 
 class ConfigError(ValueError):
-    """A recipe, an override or a schema is wrong; the message gives the key, its place, what was expected and what came."""
+    """A recipe, an override or a schema is wrong; the message gives the key, its place, what was expected and what
+    came."""
 
 
 def folder_name(path: str) -> str:
@@ -28,7 +30,8 @@ Folder = Annotated[str, AfterValidator(folder_name)]
 
 
 class Strict(BaseModel):
-    """Base of every declared structure: unknown keys are errors, numbers are finite, values do not change after creation."""
+    """Base of every declared structure: unknown keys are errors, numbers are finite, values do not change after
+    creation."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -39,7 +42,11 @@ class Strict(BaseModel):
         entries = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
         field = cls.model_fields.get(info.field_name or "")
         kinds = set(_leaves(field.annotation)) if field is not None else set()
-        if kinds & {int, float} and bool not in kinds and (wrong := [entry for entry in entries if isinstance(entry, bool)]):
+        if (
+            kinds & {int, float}
+            and bool not in kinds
+            and (wrong := [entry for entry in entries if isinstance(entry, bool)])
+        ):
             raise ValueError(f"expected a number, got {wrong[0]} (what yes, no, on and off are in YAML, too)")
         return value
 

@@ -12,7 +12,8 @@ MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 def read_yaml(path: Path, missing: str = "no such file") -> dict[str, Any]:
-    """A YAML mapping from a file in UTF-8. Raises ConfigError, with `missing` in its message if there is no such file."""
+    """A YAML mapping from a file in UTF-8. Raises ConfigError, with `missing` in its message if there is no such
+    file."""
     try:
         content = path.read_bytes()
         text = content.removeprefix(codecs.BOM_UTF8).decode()  # some editors put a byte order mark in front

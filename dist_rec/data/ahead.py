@@ -30,8 +30,8 @@ _END = object()
 
 
 def position_of(loader: Any) -> dict[str, Any] | Failed | None:
-    """A copy of the loader's `state_dict`; None if it has none, and the error if it has one that fails: only who asks for
-    the position should meet it."""
+    """A copy of the loader's `state_dict`; None if it has none, and the error if it has one that fails: only who asks
+    for the position should meet it."""
     if not hasattr(loader, "state_dict"):
         return None
     try:
@@ -41,7 +41,8 @@ def position_of(loader: Any) -> dict[str, Any] | Failed | None:
 
 
 class Ahead:
-    """One pass over `loader`: `make(batch)` for each of its batches, in a thread of its own that keeps `prefetch` ready.
+    """One pass over `loader`: `make(batch)` for each of its batches, in a thread of its own that keeps `prefetch`
+    ready.
 
     - `positions`: of the loader before the first batch and behind each that was handed out, the last ones
     - `end`: of the loader when it was exhausted and the consumer knows
@@ -52,8 +53,8 @@ class Ahead:
         self.end: dict[str, Any] | Failed | None = None
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=prefetch)
         self._stopped = threading.Event()
-        # The thread alone holds the loader: in a cycle with what made it, a loader with workers would be taken apart in an
-        # order in which they do not end.
+        # The thread alone holds the loader: in a cycle with what made it, a loader with workers would be taken apart in
+        # an order in which they do not end.
         self._worker = threading.Thread(target=self._work, args=(loader, make), name="DedupLoader", daemon=True)
         self._worker.start()
 

@@ -39,12 +39,14 @@ class SequenceBatch(Multistreamable):
     - `unique`: KeyedJaggedTensor of stride 1 with one key per field of each feature set ("history.item"), U ids each
     - `context` (B,) row of each request in the feature set "context" as an `inverse` is, or None without context fields
     - `sequences` by name, `candidates` with `lengths` = candidates per request
-    - `labels` (C, T) float32, 0 or 1, NaN where not defined: a task that is given another one, where that one's label is 0
+    - `labels` (C, T) float32, 0 or 1, NaN where not defined: a task that is given another one, where that one's label
+      is 0
     - `oracle` (C, T) float32 or None, also where the label is not defined
     - `visible_events` (C,) int32 or None: how many of the oldest events the candidate sees
     - `grouping_key` (B,) int64, of grouped metrics
-    - `candidates_per_rank` () float32: candidates of an average rank in this step. The loss is divided by it, so that the
-      mean over ranks of the gradients is the gradient of the mean over all candidates, however unevenly they are spread
+    - `candidates_per_rank` () float32: candidates of an average rank in this step. The loss is divided by it, so that
+      the mean over ranks of the gradients is the gradient of the mean over all candidates, however unevenly they are
+      spread
     - `max_candidates`: most candidates of one request, known on the host
     """
 

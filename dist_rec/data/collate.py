@@ -37,11 +37,13 @@ def collate(table: pa.Table, schema: Schema, max_length: int | None = None, *, d
     - side values uint8 up to 256 values and int16 above, ages int32 seconds clipped to [0, 2^31 - 1]
     - `labels` of a task that is `given` another one are NaN where that one's label is 0, whatever the file says there
     - `candidates_per_rank` is C; the training loop replaces it by what its ranks have on average
-    - `plain_bytes`: the ids, side values and times of this batch as int64 KeyedJaggedTensors (8 bytes per value, 4 bytes
-      of length per field and request), and labels, oracle, visible events and grouping keys as here
+    - `plain_bytes`: the ids, side values and times of this batch as int64 KeyedJaggedTensors (8 bytes per value, 4
+      bytes of length per field and request), and labels, oracle, visible events and grouping keys as here
     """
     now = None if schema.request.time is None else scalar_values(table, schema.request.time).astype(np.int64)
-    events = {of.name: _read_events(table, of.name, of, now if of.time else None, max_length) for of in schema.sequences}
+    events = {
+        of.name: _read_events(table, of.name, of, now if of.time else None, max_length) for of in schema.sequences
+    }
     events[CANDIDATE] = _read_events(table, CANDIDATE, schema.candidate, None, None)
     context = [scalar_values(table, field.name).astype(np.int64) for field in schema.context]
     columns = {CONTEXT: context} | {owner: of.ids for owner, of in events.items()}
@@ -73,7 +75,9 @@ def _read_outcome(table: pa.Table, schema: Schema) -> dict[str, Tensor]:
     """`labels`, and where the schema has them `oracle` and `visible_events`."""
 
     def columns(names: list[str]) -> Tensor:
-        return torch.from_numpy(np.stack([ragged_values(table, name).values.astype(np.float32) for name in names], axis=1))
+        return torch.from_numpy(
+            np.stack([ragged_values(table, name).values.astype(np.float32) for name in names], axis=1)
+        )
 
     names = schema.candidate.labels
     labels = [f"{CANDIDATE}.{label}" for label in names]

@@ -64,7 +64,9 @@ def columns_of(schema: Schema) -> list[Column]:
     columns += _candidate_columns(schema)
     names = [column.name for column in columns]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"schema {schema.name}: expected one field per column, got several named {', '.join(sorted(twice))}")
+        raise ConfigError(
+            f"schema {schema.name}: expected one field per column, got several named {', '.join(sorted(twice))}"
+        )
     return columns
 
 
@@ -107,7 +109,11 @@ def ragged_values(table: pa.Table, name: str) -> Ragged:
 def one_array(table: pa.Table, name: str) -> pa.Array:
     """A column as one contiguous array, however the table is chunked."""
     chunked = table.column(name)
-    return chunked.chunk(0) if chunked.num_chunks == 1 else pa.concat_arrays(chunked.chunks or [pa.array([], chunked.type)])
+    return (
+        chunked.chunk(0)
+        if chunked.num_chunks == 1
+        else pa.concat_arrays(chunked.chunks or [pa.array([], chunked.type)])
+    )
 
 
 def list_column(lengths: NDArray[np.int64], values: NDArray) -> pa.Array:
@@ -117,17 +123,22 @@ def list_column(lengths: NDArray[np.int64], values: NDArray) -> pa.Array:
 
 
 def expand_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For ranges `starts[b] : starts[b] + lengths[b]`: the range and the index of each of the N elements, both (N,) int64."""
+    """For ranges `starts[b] : starts[b] + lengths[b]`: the range and the index of each of the N elements, both (N,)
+    int64."""
     row = np.repeat(np.arange(len(lengths)), lengths)
     return row, np.arange(len(row)) + (starts - np.cumsum(lengths) + lengths)[row]
 
 
 def _candidate_columns(schema: Schema) -> list[Column]:
     candidate = schema.candidate
-    columns = [Column(f"{CANDIDATE}.{field.name}", CANDIDATE, "id", schema.tables[field.table]) for field in candidate.ids]
+    columns = [
+        Column(f"{CANDIDATE}.{field.name}", CANDIDATE, "id", schema.tables[field.table]) for field in candidate.ids
+    ]
     columns += [Column(f"{CANDIDATE}.{name}", CANDIDATE, "id", size) for name, size in candidate.side.items()]
     columns += [Column(f"{CANDIDATE}.{label}", CANDIDATE, "label") for label in candidate.labels]
-    columns += [Column(f"{CANDIDATE}.{label}.oracle", CANDIDATE, "oracle") for label in candidate.labels if candidate.oracle]
+    columns += [
+        Column(f"{CANDIDATE}.{label}.oracle", CANDIDATE, "oracle") for label in candidate.labels if candidate.oracle
+    ]
     return columns + [Column(f"{CANDIDATE}.visible_events", CANDIDATE, "visible_events")] * candidate.visible_events
 
 

@@ -3,9 +3,8 @@
 A token is the tuple of ids of one event. Everything later (transfer, lookup, all-to-all) handles the U unique
 tokens; the N events keep only an index into them. Legend: N events, U unique tokens, F fields.
 
-Tokens are numbered in order of first occurrence by a hash table in C++ (`_host.cpp`, built by setup.py). Where it could not
-be built, pyarrow's dictionary encoding gives the same numbers more slowly; which of them runs is logged once.
-"""
+Tokens are numbered in order of first occurrence by a hash table in C++ (`_host.cpp`, built by setup.py). Where it could
+not be built, pyarrow's dictionary encoding gives the same numbers more slowly; which of them runs is logged once."""
 
 import functools
 import logging
@@ -91,7 +90,8 @@ def native() -> ModuleType | None:
         return import_module("dist_rec.data._host")
     except ImportError as error:
         _log.warning(
-            "dedup: the C++ extension is not built (%s), so pyarrow deduplicates, more slowly; reinstall dist-rec with a C++17 "
+            "dedup: the C++ extension is not built (%s), so pyarrow deduplicates, more slowly; reinstall dist-rec "
+            "with a C++17 "
             "compiler and Python's headers in reach",
             error,
         )
@@ -108,8 +108,8 @@ def _unique_by_hash(host: ModuleType, columns: list[NDArray[np.int64]]) -> Disti
 
 
 def unique_by_pyarrow(columns: list[NDArray[np.int64]]) -> DistinctRows:
-    """The same as `unique_tokens` with a library. Fields are folded in one at a time through the index found so far, which
-    keeps every key below 2^62 whatever the ids are."""
+    """The same as `unique_tokens` with a library. Fields are folded in one at a time through the index found so far,
+    which keeps every key below 2^62 whatever the ids are."""
     unique, inverse = _encode(columns[0])
     rows = [unique]
     for column in columns[1:]:

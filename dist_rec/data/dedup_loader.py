@@ -1,4 +1,5 @@
-"""`DedupLoader`: any loader's batches with their `KeyedJaggedTensor`s deduplicated on the host, off the training thread."""
+"""`DedupLoader`: any loader's batches with their `KeyedJaggedTensor`s deduplicated on the host, off the training
+thread."""
 
 import itertools
 import logging
@@ -18,29 +19,31 @@ _log = logging.getLogger(__name__)
 class DedupLoader:
     """Yields the batches of `loader` with every `KeyedJaggedTensor` replaced by `UniqueFeatures`.
 
-    A batch may be a `KeyedJaggedTensor` itself, or hold some at any depth: in tuples, lists, dicts, dataclasses, pydantic
-    models or objects of your own (`replace_inside` says what is looked into). Whatever holds one is copied, never changed.
-    Features with weights, a stride per key or a key more than once cannot be deduplicated: beside others they stay as they
-    are, which is logged once. The work is done by a thread of its own, which keeps `prefetch` batches ready; hashing runs
-    without Python's lock, so the training thread is not held up. The order of the batches is that of `loader`. Whoever
-    leaves early waits for the thread to end, up to 5 s where `loader` is slow to give its next batch.
+    A batch may be a `KeyedJaggedTensor` itself, or hold some at any depth: in tuples, lists, dicts, dataclasses,
+    pydantic models or objects of your own (`replace_inside` says what is looked into). Whatever holds one is copied,
+    never changed. Features with weights, a stride per key or a key more than once cannot be deduplicated: beside others
+    they stay as they are, which is logged once. The work is done by a thread of its own, which keeps `prefetch` batches
+    ready; hashing runs without Python's lock, so the training thread is not held up. The order of the batches is that
+    of `loader`. Whoever leaves early waits for the thread to end, up to 5 s where `loader` is slow to give its next
+    batch.
 
     A loader with `state_dict` and `load_state_dict`, such as torchdata's `StatefulDataLoader`, keeps them here, for the
-    batches that were handed out and not for those that were read ahead: it is asked for its state behind every batch. What
-    is saved is the loader's own state, so it loads into the loader alone as well.
+    batches that were handed out and not for those that were read ahead: it is asked for its state behind every batch.
+    What is saved is the loader's own state, so it loads into the loader alone as well.
 
     Args:
         loader: any iterable of batches in host memory. If it pins memory itself, its own tensors stay pinned.
-        feature_sets: keys to deduplicate together, such as `[["item", "category"]]`: they have the same lengths in every
-            sample and share one inverse index. Every other key is deduplicated alone.
-        num_embeddings: key -> number of rows of its table, so that ids cross in the smallest integer that holds it. Without
-            it the largest id of each batch decides.
+        feature_sets: keys to deduplicate together, such as `[["item", "category"]]`: they have the same lengths in
+            every sample and share one inverse index. Every other key is deduplicated alone.
+        num_embeddings: key -> number of rows of its table, so that ids cross in the smallest integer that holds it.
+            Without it the largest id of each batch decides.
         prefetch: batches ready ahead, at least 1.
-        pin_memory: whether deduplicated features are pinned, so that they cross without waiting; by default, if there is a GPU.
+        pin_memory: whether deduplicated features are pinned, so that they cross without waiting; by default, if there
+        is a GPU.
 
     Raises:
-        ValueError: (while iterating) a batch in which nothing can be deduplicated, or that is deduplicated already, and what
-            `UniqueFeatures.of` refuses. Errors of `loader` are raised as they are, behind the batches before them.
+        ValueError: (while iterating) a batch in which nothing can be deduplicated, or that is deduplicated already, and
+            what `UniqueFeatures.of` refuses. Errors of `loader` are raised as they are, behind the batches before them.
     """
 
     def __init__(
@@ -79,7 +82,8 @@ class DedupLoader:
         """Where to go on: the loader's `state_dict` as it was behind the last batch that was handed out.
 
         Args:
-            untrained: how many of the batches that were handed out are not trained yet, and are to come again. A pipeline
+            untrained: how many of the batches that were handed out are not trained yet, and are to come again. A
+            pipeline
                 holds some: between two calls of `progress`, a `TrainPipelineSparseDist` holds `len(pipeline.batches)`.
 
         Raises:
@@ -96,7 +100,8 @@ class DedupLoader:
             found = position_of(self.loader)
         elif untrained >= len(known):
             raise ValueError(
-                f"untrained: expected at most {len(known) - 1}, got {untrained}; known are the batches of this pass, at most "
+                f"untrained: expected at most {len(known) - 1}, got {untrained}; known are the batches of this pass, "
+                "at most "
                 f"the last {KEPT_POSITIONS}"
             )
         else:
@@ -109,7 +114,8 @@ class DedupLoader:
         return found
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next iteration goes on from there; one that is under way is over. Raises TypeError as `state_dict` does."""
+        """The next iteration goes on from there; one that is under way is over. Raises TypeError as `state_dict`
+        does."""
         self._check_has_position()
         if self._ahead is not None:
             self._ahead.stop("its load_state_dict was called: iterate again")
@@ -124,7 +130,8 @@ class DedupLoader:
         def change(features: Any) -> Any:
             if isinstance(features, UniqueFeatures):
                 raise ValueError(
-                    "DedupLoader: expected plain features, got UniqueFeatures: the batch is deduplicated already; wrap the "
+                    "DedupLoader: expected plain features, got UniqueFeatures: the batch is deduplicated already; "
+                    "wrap the "
                     "loader once, or leave `deduplicate` out of its collate_fn"
                 )
             if not features.keys():
@@ -140,10 +147,14 @@ class DedupLoader:
         if not keys:
             why = "".join(f"; {', '.join(of)}: {reason}" for of, reason in left.items())
             raise ValueError(
-                f"DedupLoader: expected a batch that holds a KeyedJaggedTensor with keys, got {type(batch).__name__}{why}"
+                "DedupLoader: expected a batch that holds a KeyedJaggedTensor with keys, got "
+                f"{type(batch).__name__}{why}"
             )
         self._tell(left)
-        for argument, named in (("feature_sets", itertools.chain(*self.feature_sets)), ("num_embeddings", self.num_embeddings)):
+        for argument, named in (
+            ("feature_sets", itertools.chain(*self.feature_sets)),
+            ("num_embeddings", self.num_embeddings),
+        ):
             for key in named:
                 if key in keys:
                     continue
@@ -160,6 +171,7 @@ class DedupLoader:
     def _check_has_position(self) -> None:
         if not (hasattr(self.loader, "state_dict") and hasattr(self.loader, "load_state_dict")):
             raise TypeError(
-                "DedupLoader has the position of its loader: expected one with state_dict() and load_state_dict(), such as "
+                "DedupLoader has the position of its loader: expected one with state_dict() and load_state_dict(), "
+                "such as "
                 f"torchdata's StatefulDataLoader, got a {type(self.loader).__name__}"
             )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-# What pyarrow raises on damaged files, beside its own: OSError, ValueError (column names that are no text), OverflowError.
+# What pyarrow raises on damaged files, beside its own: OSError, ValueError (column names that are no text),
+# OverflowError.
 READ_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)
 
 

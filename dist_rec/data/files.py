@@ -1,10 +1,10 @@
 """Which files of a split's folder hold its rows.
 
-All Parquet files in the folder and its sub-folders, in order of their path below it: names that end in .parquet, .parq or
-.pq, in any case. As for Spark and Arrow, names that begin with "." or "_" are no data (`_SUCCESS`, `._part-0.parquet`, a file
-that is being written), except for partition folders such as `_day=2`. Files without rows, as Spark leaves them, are passed
-over, whatever their columns are. Values of partition folders (`date=2024-01-02`) are not read.
-"""
+All Parquet files in the folder and its sub-folders, in order of their path below it: names that end in .parquet, .parq
+or .pq, in any case. As for Spark and Arrow, names that begin with "." or "_" are no data (`_SUCCESS`,
+`._part-0.parquet`, a file that is being written), except for partition folders such as `_day=2`. Files without rows, as
+Spark leaves them, are passed over, whatever their columns are. Values of partition folders (`date=2024-01-02`) are not
+read."""
 
 import functools
 import logging

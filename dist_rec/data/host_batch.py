@@ -1,4 +1,5 @@
-"""A batch as it leaves a reader worker: one buffer in host memory, which crosses by one copy and is opened on the device."""
+"""A batch as it leaves a reader worker: one buffer in host memory, which crosses by one copy and is opened on the
+device."""
 
 from dataclasses import dataclass
 

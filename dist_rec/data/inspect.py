@@ -59,7 +59,14 @@ def render(report: DatasetReport) -> RenderableType:
     """Two tables for a terminal: one row per split, one row per field."""
     splits = Table(title=f"{report.name}: splits")
     percentiles = [f"p{p}" for p in PERCENTILES]
-    for header in ("split", "rows", "candidates", "label rate", f"length {' / '.join(percentiles)} / max", "duplicates"):
+    for header in (
+        "split",
+        "rows",
+        "candidates",
+        "label rate",
+        f"length {' / '.join(percentiles)} / max",
+        "duplicates",
+    ):
         splits.add_column(header, justify="left" if header == "split" else "right")
     splits.add_column(f"KiB per {BATCH_REQUESTS} requests, sent / plain", justify="right")
     for split in report.splits:

@@ -1,4 +1,5 @@
-"""A DataLoader whose errors a user can read: what goes wrong in a reader process is raised here as it was said there."""
+"""A DataLoader whose errors a user can read: what goes wrong in a reader process is raised here as it was said
+there."""
 
 import errno
 import signal
@@ -36,7 +37,8 @@ def failures_as_values(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 class ReaderLoader(StatefulDataLoader):
-    """Raises ConfigError and DataError as the reader raised them, and DataError if reader processes cannot start or die.
+    """Raises ConfigError and DataError as the reader raised them, and DataError if reader processes cannot start or
+    die.
 
     ConfigError too where the state it was given is not whole.
     """
@@ -57,9 +59,12 @@ class ReaderLoader(StatefulDataLoader):
         try:
             iterator = _Workers(self, self.next_iter_state)
         except OSError as error:
-            advice = f"expected room in {SHARED_MEMORY}" if error.errno == errno.ENOSPC else "expected more of what it lacks"
+            advice = (
+                f"expected room in {SHARED_MEMORY}" if error.errno == errno.ENOSPC else "expected more of what it lacks"
+            )
             raise DataError(
-                f"the system cannot start reader processes, {self.num_workers} for each rank: {error.strerror or error}; "
+                f"the system cannot start reader processes, {self.num_workers} for each rank: "
+                f"{error.strerror or error}; "
                 f"{advice}, or lower data.workers, which sets how many there are (0: none)"
             ) from error
         except RuntimeError as error:
@@ -99,7 +104,11 @@ class _Workers(_StatefulMultiProcessingDataLoaderIter):
         super().__init__(loader, state)
         _running.add(self)
         before = signal.getsignal(signal.SIGCHLD)
-        if callable(before) and not isinstance(before, _OnDeath) and threading.current_thread() is threading.main_thread():
+        if (
+            callable(before)
+            and not isinstance(before, _OnDeath)
+            and threading.current_thread() is threading.main_thread()
+        ):
             signal.signal(signal.SIGCHLD, _OnDeath(before))
 
     def __del__(self) -> None:
@@ -119,7 +128,8 @@ _running: WeakSet[_Workers] = WeakSet()
 
 
 class _OnDeath:
-    """Torch's signal handler raises RuntimeError wherever the main thread is when a worker dies; for ours, raises DataError."""
+    """Torch's signal handler raises RuntimeError wherever the main thread is when a worker dies; for ours, raises
+    DataError."""
 
     def __init__(self, before: Callable[[int, FrameType | None], Any]) -> None:
         self.before = before
@@ -136,11 +146,14 @@ class _OnDeath:
 
 def _is_death(error: Exception) -> bool:
     """Torch's error, or that of a connection to a worker that is gone."""
-    return isinstance(error, ConnectionError | EOFError | FileNotFoundError) or str(error).startswith("DataLoader worker (pid")
+    return isinstance(error, ConnectionError | EOFError | FileNotFoundError) or str(error).startswith(
+        "DataLoader worker (pid"
+    )
 
 
 def _death(how: str) -> DataError:
     return DataError(
-        f"a reader process died ({how}): expected enough memory for all readers; lower data.workers or data.shuffle_window, or "
+        f"a reader process died ({how}): expected enough memory for all readers; lower data.workers or "
+        "data.shuffle_window, or "
         f"give the machine or container more memory or {SHARED_MEMORY}"
     )

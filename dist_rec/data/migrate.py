@@ -22,11 +22,11 @@ BEFORE = "schema_before_0.1.0.yaml"
 
 
 def migrate_dataset(folder: Path) -> list[Path]:
-    """Renames columns of every file and keys of the schema, whose text before stays beside it; the files that were changed.
+    """Renames columns of every file and keys of the schema, whose text before stays beside it; the files that were
+    changed.
 
-    Every file is replaced as a whole, the schema last: whenever it is interrupted, the dataset can be read, and migrated again.
-    Raises ConfigError for a wrong schema and DataError for a file that cannot be read or written.
-    """
+    Every file is replaced as a whole, the schema last: whenever it is interrupted, the dataset can be read, and
+    migrated again. Raises ConfigError for a wrong schema and DataError for a file that cannot be read or written."""
     path = folder / SCHEMA_FILE
     tree = read_yaml(path)
     today = with_todays_words(tree, str(path))
@@ -51,7 +51,11 @@ def _rename_columns(path: Path, schema: Schema) -> bool:
         if all(today.get(name, name) == name for name in found.names):
             return False
         renamed = pa.schema([field.with_name(today.get(field.name, field.name)) for field in found], found.metadata)
-        with writing(path), staged_file(path) as temporary, pq.ParquetWriter(temporary, renamed, compression="zstd") as writer:
+        with (
+            writing(path),
+            staged_file(path) as temporary,
+            pq.ParquetWriter(temporary, renamed, compression="zstd") as writer,
+        ):
             for index in range(file.num_row_groups):
                 writer.write_table(file.read_row_group(index).rename_columns(renamed.names))
     return True

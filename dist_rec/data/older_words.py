@@ -33,7 +33,9 @@ def older_column(name: str) -> str:
     """How a column was called: `candidate.seen`, `candidate.<label>.truth`; other names are the same."""
     if name == "candidate.visible_events":
         return "candidate.seen"
-    return name.removesuffix(".oracle") + ".truth" if name.startswith("candidate.") and name.endswith(".oracle") else name
+    return (
+        name.removesuffix(".oracle") + ".truth" if name.startswith("candidate.") and name.endswith(".oracle") else name
+    )
 
 
 def stored_names(names: Sequence[str], found: Collection[str]) -> list[str]:
@@ -59,4 +61,6 @@ def _renamed(tree: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
 
 @functools.cache
 def _say_once(where: str) -> None:
-    _log.warning("%s: written in words of before 0.1.0, which are still read; `dist-rec data migrate` rewrites them", where)
+    _log.warning(
+        "%s: written in words of before 0.1.0, which are still read; `dist-rec data migrate` rewrites them", where
+    )

@@ -1,18 +1,18 @@
 """Which rows every rank and reader worker makes batches of, for every step of every epoch.
 
-A **lane** is one (rank, slot); a rank with W workers has W slots. Every epoch, row groups in seeded order go one by one to the
-lane with the fewest rows. A slot has as many batches as the longest of its lanes on any rank. Steps take one batch of every
-slot in turn, as long as the slot has any, so that some rank has rows. All ranks compute this from the Parquet footers alone,
-so they agree without communication.
+A **lane** is one (rank, slot); a rank with W workers has W slots. Every epoch, row groups in seeded order go one by one
+to the lane with the fewest rows. A slot has as many batches as the longest of its lanes on any rank. Steps take one
+batch of every slot in turn, as long as the slot has any, so that some rank has rows. All ranks compute this from the
+Parquet footers alone, so they agree without communication.
 
-A DataLoader takes batches from its workers in turn, so step t of the run is made by worker t mod W, whatever its slot. As long
-as all slots have batches, a worker stays with one slot; when some have run out, or there are fewer row groups than lanes, the
-workers read the same row groups and take turns with their batches. Epochs have equally many steps: one that needs fewer than
-another cuts some of its batches in two. Only where no batch has two rows to cut, as with a batch size of 1, does a step stay
-without rows on all ranks.
+A DataLoader takes batches from its workers in turn, so step t of the run is made by worker t mod W, whatever its slot.
+As long as all slots have batches, a worker stays with one slot; when some have run out, or there are fewer row groups
+than lanes, the workers read the same row groups and take turns with their batches. Epochs have equally many steps: one
+that needs fewer than another cuts some of its batches in two. Only where no batch has two rows to cut, as with a batch
+size of 1, does a step stay without rows on all ranks.
 
-The order of the row groups repeats after `ORDERS` epochs (that of the rows does not), so a start takes no longer for more.
-"""
+The order of the row groups repeats after `ORDERS` epochs (that of the rows does not), so a start takes no longer for
+more."""
 
 import heapq
 from collections.abc import Sequence
@@ -31,7 +31,8 @@ ORDERS = 1000  # epochs until the row groups come in the same order again
 
 @dataclass(frozen=True)
 class Epoch:
-    """Lanes of one epoch, and per step (S,) its slot and which rows of the slot's lanes it takes: `count` from `first` on."""
+    """Lanes of one epoch, and per step (S,) its slot and which rows of the slot's lanes it takes: `count` from `first`
+    on."""
 
     lanes: list[list[RowGroup]]  # of (slot 0, rank 0), (slot 0, rank 1), ...
     slot: Ints
@@ -43,7 +44,14 @@ class Plan:
     """The steps of a run; `seed` None keeps the order of the row groups, and all epochs are alike."""
 
     def __init__(
-        self, groups: Sequence[RowGroup], *, world_size: int, workers: int, batch_size: int, epochs: int, seed: int | None
+        self,
+        groups: Sequence[RowGroup],
+        *,
+        world_size: int,
+        workers: int,
+        batch_size: int,
+        epochs: int,
+        seed: int | None,
     ) -> None:
         self.groups, self.world_size, self.workers = groups, world_size, workers
         self.batch_size, self.epochs, self.seed = batch_size, epochs, seed

@@ -1,8 +1,7 @@
 """Streams a split to the ranks and workers of a job, one `HostBatch` at a time, and can resume at any batch.
 
-Which rows come in which step: plan.py. A lane reads its row groups a **window** at a time and permutes the rows of the window;
-batches are cut from the permuted rows. A lane whose rows are used up makes empty batches.
-"""
+Which rows come in which step: plan.py. A lane reads its row groups a **window** at a time and permutes the rows of the
+window; batches are cut from the permuted rows. A lane whose rows are used up makes empty batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,8 +32,8 @@ class RequestReader(IterableDataset):
 
     - `batch_size` requests per rank and step; the last batches of an epoch may hold fewer, or none
     - `rows` lists and reads the row groups of the folders
-    - `shuffle_window` 0 keeps the order of the files; n permutes at least n consecutive rows of a lane (fewer if the lane
-      has fewer), which is also what is held in memory
+    - `shuffle_window` 0 keeps the order of the files; n permutes at least n consecutive rows of a lane (fewer if the
+      lane has fewer), which is also what is held in memory
     - the order depends on `seed`, the epoch, `world_size` and the number of workers, and on nothing else
 
     Raises DataError for a folder or file that cannot be read, and ConfigError for settings that exclude each other.
@@ -54,7 +53,9 @@ class RequestReader(IterableDataset):
 
     def __post_init__(self) -> None:
         check_max_length(self.schema, self.max_length)
-        self.row_groups = [group for folder in self.folders for group in self.rows.row_groups(Path(folder), self.schema)]
+        self.row_groups = [
+            group for folder in self.folders for group in self.rows.row_groups(Path(folder), self.schema)
+        ]
         self._plans: dict[int, Plan] = {}  # by workers; a process of a worker gets them with the reader
         self._emitted = 0
         self._resume_at = 0
@@ -137,7 +138,8 @@ def check_max_length(schema: Schema, max_length: int | None) -> None:
     """Raises ConfigError if histories may not be cut."""
     if max_length is not None and schema.candidate.visible_events:
         raise ConfigError(
-            f"data.max_length={max_length}: expected none for this dataset (candidate.visible_events is true), since cutting a history "
+            f"data.max_length={max_length}: expected none for this dataset (candidate.visible_events is true), since "
+            "cutting a history "
             "would leave its early candidates without events"
         )
 
@@ -145,9 +147,8 @@ def check_max_length(schema: Schema, max_length: int | None) -> None:
 def make_loader(reader: RequestReader, workers: int) -> StatefulDataLoader:
     """Reads in `workers` processes (0: in this one), pins memory if there is a GPU, and can be saved after every batch.
 
-    Each worker computes with one thread. What goes wrong in a worker is raised here as it would be without workers. Rank 0
-    warns once if there are too few row groups for ranks and workers.
-    """
+    Each worker computes with one thread. What goes wrong in a worker is raised here as it would be without workers.
+    Rank 0 warns once if there are too few row groups for ranks and workers."""
     if reader.rank == 0:
         _warn_of_few_row_groups(reader, max(1, workers))
     return ReaderLoader(

@@ -26,18 +26,26 @@ _WHOLE = (
     *(types.GeneratorType, threading.Thread, logging.Logger),
 )
 _IN_PLACE = (dict, list, collections.deque)  # copied first and filled then, so that they may contain themselves
-_COPY_HOOKS = ("__copy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
+_COPY_HOOKS = (
+    "__copy__",
+    "__reduce__",
+    "__reduce_ex__",
+    "__getstate__",
+    "__setstate__",
+    "__getnewargs__",
+    "__getnewargs_ex__",
+)
 _WRITTEN_IN_PYTHON = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 
 
 def replace_inside(value: Any, kinds: tuple[type, ...], change: Callable[[Any], Any]) -> Any:
     """`value` with `change(x)` in place of every x of `kinds` inside, at any depth; `value` itself if none changes.
 
-    Looked into: dicts, lists, tuples (named ones, too), deques and sets, whatever their subclass, and the attributes of all
-    other objects, in `__dict__` or `__slots__`: dataclasses, attrs, pydantic models, objects of one's own, frozen or not.
-    Not looked into: tensors, modules, optimizers, data sets and loaders, types, functions. What holds no x stays the same
-    object; what holds one is copied, with its type, by what its class says about copies, or field by field where it says
-    nothing. Something met twice is changed once, and cycles are kept.
+    Looked into: dicts, lists, tuples (named ones, too), deques and sets, whatever their subclass, and the attributes of
+    all other objects, in `__dict__` or `__slots__`: dataclasses, attrs, pydantic models, objects of one's own, frozen
+    or not. Not looked into: tensors, modules, optimizers, data sets and loaders, types, functions. What holds no x
+    stays the same object; what holds one is copied, with its type, by what its class says about copies, or field by
+    field where it says nothing. Something met twice is changed once, and cycles are kept.
 
     Raises:
         TypeError: an object that would have to be copied, but cannot be, or gives itself as its copy.
@@ -122,7 +130,8 @@ def _rebuilt(value: Any, touched: set[int], twins: dict[int, Any]) -> Any:
         twin = _copied(value)
         if twin is value:
             raise TypeError(
-                f"expected to copy a {type(value).__name__}, which holds features to be replaced, but its copy is itself; "
+                f"expected to copy a {type(value).__name__}, which holds features to be replaced, but its copy is "
+                "itself; "
                 "let its __copy__ give another object"
             )
         twins[id(value)] = twin

@@ -1,7 +1,7 @@
 """Where the rows of a split come from: a reader lists its row groups and reads them.
 
-All else is the same for every reader (reader.py): which rank and worker reads which row group, the order, resuming, dedup.
-"""
+All else is the same for every reader (reader.py): which rank and worker reads which row group, the order, resuming,
+dedup."""
 
 import itertools
 from collections.abc import Sequence
@@ -25,19 +25,23 @@ class RowReader:
         self.options = options
 
     def row_groups(self, folder: Path, schema: Schema) -> list[RowGroup]:
-        """The row groups of a split, in order, the same on every rank. Called once per run: it should not read the rows.
+        """The row groups of a split, in order, the same on every rank. Called once per run: it should not read the
+        rows.
 
         Raises DataError if there are none or they cannot be read.
         """
         raise NotImplementedError
 
     def read_group(self, group: RowGroup, schema: Schema) -> pa.Table:
-        """The rows of one row group, `group.rows` of them, with the columns of the schema; they are validated afterwards."""
+        """The rows of one row group, `group.rows` of them, with the columns of the schema; they are validated
+        afterwards."""
         raise NotImplementedError
 
     def read(self, groups: Sequence[RowGroup], schema: Schema) -> pa.Table:
         """Valid rows of several row groups, one after the other. Raises DataError with the file and the row group."""
-        tables = [validate(self.read_group(group, schema), schema, file=group.path, row_group=group.index) for group in groups]
+        tables = [
+            validate(self.read_group(group, schema), schema, file=group.path, row_group=group.index) for group in groups
+        ]
         return pa.concat_tables(tables)
 
 

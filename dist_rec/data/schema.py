@@ -3,15 +3,14 @@
 Kept as `schema.yaml` beside the Parquet files. A row of a file is one **request**: context, behaviour sequences (oldest
 event first), and one or more candidates with their labels. Columns:
 
-    <field>                      context field, int
-    <grouping key>               int, as named under `request`; any of 64 bits, signed or not, such as a hash
-    <time>                       int seconds or a timestamp, as named under `request`
-    <sequence>.<field>           list of int, one entry per event, for every field of `ids` and `side`
+    <field>                      context field, int <grouping key>               int, as named under `request`; any of
+    64 bits, signed or not, such as a hash <time>                       int seconds or a timestamp, as named under
+    `request` <sequence>.<field>           list of int, one entry per event, for every field of `ids` and `side`
     <sequence>.time              list of int seconds or of timestamps, if the sequence has `time: true`
-    candidate.<field>            list of int, one entry per candidate
-    candidate.<label>            list of 0/1; any of both where `given` leaves the label undefined
-    candidate.visible_events     list of int, if `visible_events: true`: how many of the oldest events a candidate sees
-    candidate.<label>.oracle     list of float, if `oracle: true`: the probability the label was drawn with, given its condition
+    candidate.<field>            list of int, one entry per candidate candidate.<label>            list of 0/1; any of
+    both where `given` leaves the label undefined candidate.visible_events     list of int, if `visible_events: true`:
+    how many of the oldest events a candidate sees candidate.<label>.oracle     list of float, if `oracle: true`: the
+    probability the label was drawn with, given its condition
 
 Int is any integer type of Parquet, list any of its list types; which files of a folder are read: files.py. Schemas and
 files written with other words before 0.1.0: older_words.py.
@@ -67,10 +66,12 @@ class CandidateSchema(Strict):
     labels: list[str] = Field(min_length=1, description="One 0/1 label per task.")
     given: dict[str, str] = Field(
         default={},
-        description="task -> task: a label that is only defined where another one is 1, such as conversion given click.",
+        description="task -> task: a label that is only defined where another one is 1, such as conversion given "
+        "click.",
     )
     visible_events: bool = Field(
-        default=False, description="Candidates see only the first `candidate.visible_events` events of the (single) sequence."
+        default=False,
+        description="Candidates see only the first `candidate.visible_events` events of the (single) sequence.",
     )
     oracle: bool = Field(default=False, description="Whether the true probability of each label is stored beside it.")
 
@@ -80,7 +81,9 @@ class CandidateSchema(Strict):
         for task, condition in self.given.items():
             for name in (task, condition):
                 if name not in self.labels:
-                    raise ValueError(f"given {task}: {condition}: '{name}' is no label; these are: {', '.join(self.labels)}")
+                    raise ValueError(
+                        f"given {task}: {condition}: '{name}' is no label; these are: {', '.join(self.labels)}"
+                    )
             if task == condition:
                 raise ValueError(f"given {task}: {condition}: expected another label as the condition")
             if condition in self.given:
@@ -100,7 +103,8 @@ class Schema(Strict):
     candidate: CandidateSchema
     feature_groups: dict[str, list[str]] = Field(
         default={},
-        description="Context and candidate fields that belong together, as context.<field> and candidate.<field>; HyFormer and "
+        description="Context and candidate fields that belong together, as context.<field> and candidate.<field>; "
+        "HyFormer and "
         "RankMixer make one token of each group. One group per field if none is declared.",
     )
 
@@ -123,7 +127,8 @@ class Schema(Strict):
             for field in fields:
                 if field.table not in self.tables:
                     raise ValueError(
-                        f"{place}.{field.name}: table '{field.table}' is not declared; declared: {', '.join(self.tables)}"
+                        f"{place}.{field.name}: table '{field.table}' is not declared; declared: "
+                        f"{', '.join(self.tables)}"
                     )
         owners = [*((s.name, s.ids, s.side) for s in self.sequences)]
         owners += [("context", self.context, {}), ("candidate", self.candidate.ids, self.candidate.side)]
@@ -192,7 +197,9 @@ def load_schema(folder: str | Path, leave_out: Sequence[str] = ()) -> Schema:
             there = ", ".join(known) or "none"
             raise ConfigError(f"data.leave_out: '{name}' is no context field of {path}; these are: {there}")
     left_out = {f"context.{name}" for name in leave_out}
-    groups = {group: [field for field in fields if field not in left_out] for group, fields in schema.feature_groups.items()}
+    groups = {
+        group: [field for field in fields if field not in left_out] for group, fields in schema.feature_groups.items()
+    }
     return schema.model_copy(
         update={
             "context": [field for field in schema.context if field.name not in leave_out],
@@ -222,7 +229,11 @@ def _check_groups(groups: dict[str, list[str]], known: list[str]) -> None:
                     f"feature_groups.{group}: '{field}' is no context or candidate field; these are: {', '.join(known)}"
                 )
             if field in owner:
-                raise ValueError(f"feature_groups.{group}: '{field}' is in group {owner[field]} already; a field has one group")
+                raise ValueError(
+                    f"feature_groups.{group}: '{field}' is in group {owner[field]} already; a field has one group"
+                )
             owner[field] = group
     if missing := [field for field in known if field not in owner]:
-        raise ValueError(f"feature_groups: expected every field in a group, but these are in none: {', '.join(missing)}")
+        raise ValueError(
+            f"feature_groups: expected every field in a group, but these are in none: {', '.join(missing)}"
+        )

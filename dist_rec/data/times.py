@@ -32,9 +32,8 @@ def outlier(span: Span) -> int:
 def mixed_units(request: Span, events: Span) -> str | None:
     """What shows that request and events do not count in one unit; None if nothing does.
 
-    One side is then in seconds since 1970 and the other side is not. Events at 0 or below have no say: it is what unknown
-    times are written as.
-    """
+    One side is then in seconds since 1970 and the other side is not. Events at 0 or below have no say: it is what
+    unknown times are written as."""
     if events.high <= 0:
         return None
     if request.low >= EPOCH_FROM and events.high < COUNT_BELOW:

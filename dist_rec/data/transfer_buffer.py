@@ -1,4 +1,5 @@
-"""What crosses from host to device: named tensors in one buffer, moved by one copy, in the smallest integers that hold them."""
+"""What crosses from host to device: named tensors in one buffer, moved by one copy, in the smallest integers that hold
+them."""
 
 import functools
 import logging
@@ -98,7 +99,8 @@ def restore_ids(ids: Tensor) -> Tensor:
 
 
 def _reduce(sent: TransferBuffer) -> tuple[Any, ...]:
-    """How a transfer buffer goes to another process: its buffer in shared memory, or through the pipe where that has no room.
+    """How a transfer buffer goes to another process: its buffer in shared memory, or through the pipe where that has no
+    room.
 
     What shared memory cannot take would be lost: torch finds out in a thread that nobody listens to.
     """
@@ -129,7 +131,8 @@ def _from_pipe(content: bytes, slots: dict[str, BufferSlot]) -> TransferBuffer:
 @functools.cache
 def _warn_of_little_room() -> None:
     log.warning(
-        "shared memory (%s) is nearly full: batches come from the reader processes through a pipe, which takes longer; enlarge "
+        "shared memory (%s) is nearly full: batches come from the reader processes through a pipe, which takes "
+        "longer; enlarge "
         "it (docker run --shm-size=1g), or set data.workers=0",
         SHARED_MEMORY,
     )

@@ -1,6 +1,5 @@
-"""Which Arrow types can hold a field, and columns in the plain ones: what others write as a large or fixed-size list, with a
-dictionary, as a timestamp or as an unsigned hash means the same as what the writer makes of it.
-"""
+"""Which Arrow types can hold a field, and columns in the plain ones: what others write as a large or fixed-size list,
+with a dictionary, as a timestamp or as an unsigned hash means the same as what the writer makes of it."""
 
 import pyarrow as pa
 from pyarrow import types
@@ -50,9 +49,8 @@ def has_zone(kind: pa.DataType) -> bool | None:
 def plain(table: pa.Table, schema: Schema) -> pa.Table:
     """The columns of a schema as int, float or bool, or as plain lists of these; nulls stay.
 
-    Timestamps and dates become whole seconds since 1970 (int64, parts of a second dropped), without a zone as if in UTC. An
-    unsigned 64-bit grouping key becomes the int64 of the same bits. Every column must fit.
-    """
+    Timestamps and dates become whole seconds since 1970 (int64, parts of a second dropped), without a zone as if in
+    UTC. An unsigned 64-bit grouping key becomes the int64 of the same bits. Every column must fit."""
     columns = [_plain(table.column(column.name), column) for column in columns_of(schema)]
     return pa.table(columns, names=arrow_schema(schema).names)
 

@@ -61,8 +61,8 @@ class UniqueFeatures(UniqueTokens):
         Args:
             features: in host memory, int32 or int64 values, any ids.
             feature_sets: keys to deduplicate together; every other key is a set of its own.
-            num_embeddings: key -> ids are below this, which decides how many bytes they cross in; without it, the largest id
-                of the batch does.
+            num_embeddings: key -> ids are below this, which decides how many bytes they cross in; without it, the
+                largest id of the batch does.
 
         Raises:
             ValueError: weights, strides that differ between keys, repeated keys, values that are not ids or not in host
@@ -71,7 +71,8 @@ class UniqueFeatures(UniqueTokens):
         check_supported(features)
         if features.device().type != "cpu":
             raise ValueError(
-                f"expected features in host memory, got them on {features.device()}; deduplicate before they are moved, or "
+                f"expected features in host memory, got them on {features.device()}; deduplicate before they are "
+                "moved, or "
                 "where they are, by a collection with dedup='device'"
             )
         found = complete_sets(features.keys(), feature_sets)
@@ -87,20 +88,26 @@ class UniqueFeatures(UniqueTokens):
 
     @classmethod
     def on_device(cls, features: KeyedJaggedTensor) -> "UniqueFeatures":
-        """Deduplicates every key on the device where the features are, by sorting. The host waits once, for the numbers of
-        distinct ids. Raises ValueError for weights, strides that differ between keys, repeated keys and values that are not
-        ids."""
+        """Deduplicates every key on the device where the features are, by sorting. The host waits once, for the numbers
+        of distinct ids. Raises ValueError for weights, strides that differ between keys, repeated keys and values that
+        are not ids."""
         check_supported(features)
         by_key = _by_key(features)
         bounded = {key: unique_ids_bounded(jagged.values()) for key, jagged in by_key.items()}
-        counts = torch.stack([found.count for found in bounded.values()]).tolist()  # host sync: shapes of all that follows
+        counts = torch.stack(
+            [found.count for found in bounded.values()]
+        ).tolist()  # host sync: shapes of all that follows
         num_unique = dict(zip(bounded, counts, strict=True))
         tensors = {f"ids.{key}": of.values[: num_unique[key]] for key, of in bounded.items()}
         tensors |= {f"inverse.{key}": of.inverse for key, of in bounded.items()}
         tensors |= {f"lengths.{key}": jagged.lengths().int() for key, jagged in by_key.items()}
         tensors["unique"] = torch.tensor(counts, dtype=torch.int32, device=features.device())
-        segments = {key: Segments(of.segments.order, of.segments.offsets[: num_unique[key] + 1]) for key, of in bounded.items()}
-        tokens = UniqueTokens(tensors, num_unique, bits={}, counts={key: len(of.inverse) for key, of in bounded.items()})
+        segments = {
+            key: Segments(of.segments.order, of.segments.offsets[: num_unique[key] + 1]) for key, of in bounded.items()
+        }
+        tokens = UniqueTokens(
+            tensors, num_unique, bits={}, counts={key: len(of.inverse) for key, of in bounded.items()}
+        )
         return cls._made_of(features, tokens, [FeatureSet(key, (key,)) for key in by_key], segments)
 
     @classmethod
@@ -198,7 +205,9 @@ class UniqueFeatures(UniqueTokens):
         whole = inverse if isinstance(inverse, Tensor) else unpack_index(inverse)
         return self.ids_of(key).to(self.values_dtype)[whole]
 
-    def to(self, device: torch.device, non_blocking: bool = False, dtype: torch.dtype | None = None) -> "UniqueFeatures":
+    def to(
+        self, device: torch.device, non_blocking: bool = False, dtype: torch.dtype | None = None
+    ) -> "UniqueFeatures":
         """`dtype` is that of weights, as for a `KeyedJaggedTensor`; there are none."""
         return super().to(device, non_blocking)
 
@@ -229,7 +238,9 @@ class UniqueFeatures(UniqueTokens):
 # What a KeyedJaggedTensor answers and is answered from `UniqueFeatures.plain`: its public methods, and the fields that
 # TorchRec's own functions read, which are named after the arguments of its constructor.
 _PLAIN = frozenset(name for name in dir(KeyedJaggedTensor) if not name.startswith("_")) - set(dir(UniqueFeatures))
-_PLAIN |= {f"_{name}" for name in inspect.signature(KeyedJaggedTensor.__init__).parameters if name != "self"} | {"_key_indices"}
+_PLAIN |= {f"_{name}" for name in inspect.signature(KeyedJaggedTensor.__init__).parameters if name != "self"} | {
+    "_key_indices"
+}
 
 
 def why_not(features: KeyedJaggedTensor) -> str:
@@ -244,8 +255,8 @@ def why_not(features: KeyedJaggedTensor) -> str:
 
 
 def check_supported(features: KeyedJaggedTensor) -> None:
-    """Raises ValueError for what deduplication would lose (weights, strides that differ between keys, repeated keys) and for
-    values that are not ids."""
+    """Raises ValueError for what deduplication would lose (weights, strides that differ between keys, repeated keys)
+    and for values that are not ids."""
     if reason := why_not(features):
         raise ValueError(
             f"{reason}; expected every key once, one stride for all, no weights and no inverse_indices, or leave these "
@@ -286,6 +297,7 @@ def _check_same_lengths(lengths: dict[str, Tensor]) -> None:
         if not torch.equal(expected, got):
             sample = int((expected != got).nonzero()[0])
             raise ValueError(
-                f"feature_sets: keys of one set need the same lengths, but sample {sample} has {int(expected[sample])} values "
+                f"feature_sets: keys of one set need the same lengths, but sample {sample} has "
+                f"{int(expected[sample])} values "
                 f"of {first!r} and {int(got[sample])} of {key!r}"
             )

@@ -29,7 +29,8 @@ T = TypeVar("T", bound="UniqueTokens")
 class UniqueTokens(Pipelineable):
     """Distinct ids by key, and an inverse index by owner.
 
-    An owner has elements with ids, such as the events of a sequence. Owners of one feature set are deduplicated together.
+    An owner has elements with ids, such as the events of a sequence. Owners of one feature set are deduplicated
+    together.
 
     `tensors`, views of one `TransferBuffer` or apart, may hold others of the batch, too:
 

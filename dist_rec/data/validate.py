@@ -1,4 +1,5 @@
-"""Checks of data files. Every problem is a `DataError` naming file, row group, row, field, what was expected and what came."""
+"""Checks of data files. Every problem is a `DataError` naming file, row group, row, field, what was expected and what
+came."""
 
 import re
 from collections.abc import Callable
@@ -34,9 +35,8 @@ LIST_OF_NONE = re.compile(r"Expected all lists to be of size=\d+ but index (\d+)
 def open_parquet(path: Path, schema: Schema) -> pq.ParquetFile:
     """Opens a data file, reading its footer only. One without rows may have any columns.
 
-    Raises DataError if it is missing, empty, truncated, not Parquet or cannot be read, or if it lacks a column or has it in
-    a type that cannot hold the field.
-    """
+    Raises DataError if it is missing, empty, truncated, not Parquet or cannot be read, or if it lacks a column or has
+    it in a type that cannot hold the field."""
     with reading(path):
         if not path.is_file():
             raise DataError(f"{path}: expected a Parquet file, got {_what_is_there(path)}")
@@ -50,14 +50,18 @@ def open_parquet(path: Path, schema: Schema) -> pq.ParquetFile:
     if head != PARQUET_MAGIC:
         raise DataError(f"{path}: expected a Parquet file (first bytes {PARQUET_MAGIC!r}), got {head!r}")
     if tail != PARQUET_MAGIC or size < 12:
-        raise DataError(f"{path}: expected Parquet's end mark {PARQUET_MAGIC!r}, got {tail!r}; truncated at {size} bytes")
+        raise DataError(
+            f"{path}: expected Parquet's end mark {PARQUET_MAGIC!r}, got {tail!r}; truncated at {size} bytes"
+        )
     try:
         file = pq.ParquetFile(path, pre_buffer=False)
         if file.metadata.num_rows == 0:
             return file
         found = file.schema_arrow
     except READ_ERRORS as error:
-        raise DataError(f"{path}: expected a readable Parquet footer, got: {one_line(error)}; the file is damaged") from error
+        raise DataError(
+            f"{path}: expected a readable Parquet footer, got: {one_line(error)}; the file is damaged"
+        ) from error
     check_columns(_in_todays_words(found, schema), schema, file=path)
     return file
 
@@ -99,7 +103,8 @@ def _null_of_one_length(file: pq.ParquetFile, name: str, row_group: int) -> int 
 
 
 def check_columns(found: pa.Schema, schema: Schema, *, file: str | Path) -> None:
-    """Raises DataError if a column is missing or of a wrong type, or if only some of the timestamps have a time zone."""
+    """Raises DataError if a column is missing or of a wrong type, or if only some of the timestamps have a time
+    zone."""
     zones: dict[bool, str] = {}
     for column in columns_of(schema):
         indices = found.get_all_field_indices(column.name)
@@ -114,17 +119,18 @@ def check_columns(found: pa.Schema, schema: Schema, *, file: str | Path) -> None
         if column.kind == "time" and (zone := has_zone(kind)) is not None:
             zones[zone] = column.name
     if len(zones) == 2:
-        raise DataError(f"{file}, field {zones[False]}: expected timestamps with a time zone, as {zones[True]} has, got none")
+        raise DataError(
+            f"{file}, field {zones[False]}: expected timestamps with a time zone, as {zones[True]} has, got none"
+        )
 
 
 def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: int) -> pa.Table:
     """Checks one row group and returns it with its columns in the types of `arrow_schema`, others dropped.
 
-    Raises DataError for the first problem found; rows are counted from 0 within the row group. Checked: columns and types;
-    no nulls; ids and side values within their tables; equal lengths of the fields of one sequence and of the candidates;
-    labels 0 or 1; oracle within [0, 1]; visible events within [0, length of the sequence]; event times ascending and not after the
-    request; times in seconds (see times.py). A request without candidates is allowed.
-    """
+    Raises DataError for the first problem found; rows are counted from 0 within the row group. Checked: columns and
+    types; no nulls; ids and side values within their tables; equal lengths of the fields of one sequence and of the
+    candidates; labels 0 or 1; oracle within [0, 1]; visible events within [0, length of the sequence]; event times
+    ascending and not after the request; times in seconds (see times.py). A request without candidates is allowed."""
     place = _Place(f"{file}, row group {row_group}")
     check_columns(table.schema, schema, file=place.where)
     table = plain(table, schema)
@@ -142,7 +148,9 @@ def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: in
     for sequence in schema.sequences:
         if sequence.time and schema.request.time is not None:
             times = lists[sequence.name][f"{sequence.name}.time"]
-            _check_times(place, f"{sequence.name}.time", times, schema.request.time, scalar_values(table, schema.request.time))
+            _check_times(
+                place, f"{sequence.name}.time", times, schema.request.time, scalar_values(table, schema.request.time)
+            )
     if schema.candidate.visible_events:
         events = next(iter(lists[schema.sequences[0].name].values()))
         _check_visible_events(place, lists[CANDIDATE][f"{CANDIDATE}.visible_events"], events)
@@ -169,7 +177,9 @@ def _check_nulls(place: _Place, table: pa.Table, column: Column) -> None:
         raise place.error(ragged.row_of(index), column.name, "a value for every entry", f"null{_entry(ragged, index)}")
 
 
-def _check_values(place: _Place, column: Column, values: NDArray, row_of: Callable[[int], int], ragged: Ragged | None) -> None:
+def _check_values(
+    place: _Place, column: Column, values: NDArray, row_of: Callable[[int], int], ragged: Ragged | None
+) -> None:
     if column.kind == "id":
         bad, expected = (values < 0) | (values >= column.size), f"an id from 0 to {(column.size or 0) - 1}"
     elif column.kind == "label":
@@ -229,7 +239,10 @@ def _check_visible_events(place: _Place, visible: Ragged, events: Ragged) -> Non
         index = int(np.argmax(bad))
         expected = f"a number of events from 0 to {limit[index]}"
         raise place.error(
-            visible.row_of(index), f"{CANDIDATE}.visible_events", expected, f"{visible.values[index]}{_entry(visible, index)}"
+            visible.row_of(index),
+            f"{CANDIDATE}.visible_events",
+            expected,
+            f"{visible.values[index]}{_entry(visible, index)}",
         )
 
 

@@ -30,10 +30,9 @@ DATASET, SPLIT = "dataset", "split"
 def staged(folder: Path, kind: str = DATASET, *, force: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends well, and is removed when it does not.
 
-    What was there is replaced if the project made it, as a `kind`, and nobody has changed it since, or with `force`. Raises
-    DataError otherwise, or for a dataset inside of another one, before the block, and if something cannot be written, in the
-    block too.
-    """
+    What was there is replaced if the project made it, as a `kind`, and nobody has changed it since, or with `force`.
+    Raises DataError otherwise, or for a dataset inside of another one, before the block, and if something cannot be
+    written, in the block too."""
     place = real(folder)
     try:
         with writing(folder):
@@ -56,11 +55,13 @@ def staged(folder: Path, kind: str = DATASET, *, force: bool = False) -> Iterato
 
 
 def _check_outside(folder: Path) -> None:
-    """Raises NotOurs if a dataset would lie inside another one, or inside a split: its rows would be read with those around."""
+    """Raises NotOurs if a dataset would lie inside another one, or inside a split: its rows would be read with those
+    around."""
     for parent in real(folder).parents:
         if (made := kind_of(parent)) in (DATASET, SPLIT):
             raise NotOurs(
-                f"{folder}: expected a place outside of other datasets, got one inside the {made} {parent}; name another "
+                f"{folder}: expected a place outside of other datasets, got one inside the {made} {parent}; name "
+                "another "
                 "folder, or say --force (in Python force=True)"
             )
 
@@ -68,8 +69,8 @@ def _check_outside(folder: Path) -> None:
 def write_schema(folder: Path, schema: Schema, *, force: bool = False) -> None:
     """Writes `schema.yaml` into a dataset folder.
 
-    Raises DataError if it cannot be written, or if another one is there that `write_schema` did not make, but for `force`.
-    """
+    Raises DataError if it cannot be written, or if another one is there that `write_schema` did not make, but for
+    `force`."""
     path = folder / SCHEMA_FILE
     text = yaml.safe_dump(schema.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
     with writing(folder):
@@ -78,7 +79,8 @@ def write_schema(folder: Path, schema: Schema, *, force: bool = False) -> None:
             if path.is_file() and path.read_bytes() == text.encode():
                 return
             raise DataError(
-                f"{path}: expected none, or one that dist_rec made and nobody changed since, got another one; name another "
+                f"{path}: expected none, or one that dist_rec made and nobody changed since, got another one; name "
+                "another "
                 "folder, or say --force (in Python force=True) to overwrite it"
             )
         with staged_file(path) as temporary:
@@ -97,8 +99,8 @@ def write_split(
 ) -> int:
     """Writes a split as `part-00000.parquet`, `part-00001.parquet`, ... and returns its number of rows.
 
-    `tables` may be a stream; columns are cast to the types of `arrow_schema`, extra ones dropped. A row group is what the
-    reader hands to one rank, so small data wants small groups.
+    `tables` may be a stream; columns are cast to the types of `arrow_schema`, extra ones dropped. A row group is what
+    the reader hands to one rank, so small data wants small groups.
 
     Raises DataError if the rows do not fit the schema, or there are none, and what `staged` raises.
     """
@@ -113,7 +115,9 @@ def write_split(
                 if writer is None or rows_in_file >= rows_per_file:
                     if writer is not None:
                         writer.close()
-                    writer = pq.ParquetWriter(temporary / f"part-{files:05d}.parquet", arrow_schema(schema), compression="zstd")
+                    writer = pq.ParquetWriter(
+                        temporary / f"part-{files:05d}.parquet", arrow_schema(schema), compression="zstd"
+                    )
                     rows_in_file, files = 0, files + 1
                 writer.write_table(group)
                 rows_in_file += group.num_rows

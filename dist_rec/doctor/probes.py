@@ -1,4 +1,5 @@
-"""Small real runs of what training needs: `python -m dist_rec.doctor.probes NAME [ARGUMENT ...]` prints a line on success.
+"""Small real runs of what training needs: `python -m dist_rec.doctor.probes NAME [ARGUMENT ...]` prints a line on
+success.
 
 Each runs in a process of its own, so that a library that crashes, hangs or does not import is reported and does not end
 the doctor.
@@ -46,7 +47,8 @@ def probe_operators() -> str:
 
 
 def probe_embedding() -> str:
-    """An EmbeddingCollection forward and backward, then FBGEMM's lookup with row-wise Adagrad fused into its backward."""
+    """An EmbeddingCollection forward and backward, then FBGEMM's lookup with row-wise Adagrad fused into its
+    backward."""
     import torch
     from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
 
@@ -62,7 +64,10 @@ def _fused_step(device: str) -> None:
     import torch
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
     from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
-    from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
+    from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+        ComputeDevice,
+        SplitTableBatchedEmbeddingBagsCodegen,
+    )
 
     on_gpu = device == "cuda"
     spec = (
@@ -109,7 +114,9 @@ def probe_rank(backend: str, rank: str, world_size: str, store: str) -> str:
     import torch.distributed as dist
 
     me, ranks = int(rank), int(world_size)
-    dist.init_process_group(backend, init_method=f"file://{store}", rank=me, world_size=ranks, timeout=timedelta(seconds=60))
+    dist.init_process_group(
+        backend, init_method=f"file://{store}", rank=me, world_size=ranks, timeout=timedelta(seconds=60)
+    )
     device = torch.device("cuda", me) if backend == "nccl" else torch.device("cpu")
     total = torch.tensor([float(me + 1)], device=device)
     dist.all_reduce(total)

@@ -18,7 +18,8 @@ _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _REINSTALL = "repair the versions above first; if all are ok, install again: rm -rf .venv && launch/install.sh"
 # Name, argument of probes.py, title, what to do about a failure.
 _COMPILE = (
-    "pyarrow deduplicates meanwhile, several times more slowly; have a C++17 compiler (g++) and Python's headers in reach and "
+    "pyarrow deduplicates meanwhile, several times more slowly; have a C++17 compiler (g++) and Python's headers in "
+    "reach and "
     "install again: rm .venv/dist_rec.stamp && launch/install.sh"
 )
 _PROBES = (
@@ -67,7 +68,10 @@ def _check_ranks(cuda_devices: int) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         outcomes = _run_probes([["rank", backend, str(rank), "2", f"{folder}/store"] for rank in range(2)])
     variable = f"{backend.upper()}_SOCKET_IFNAME"
-    fix = f"ranks on this host must reach each other: look at its firewall, or name a working interface: export {variable}=lo"
+    fix = (
+        "ranks on this host must reach each other: look at its firewall, or name a working interface: export "
+        f"{variable}=lo"
+    )
     return _finding("two ranks", outcomes, fix)
 
 

@@ -37,7 +37,8 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's table. `fail` means that a run would break, `warn` that it works but was never tested so."""
+    """One line of the doctor's table. `fail` means that a run would break, `warn` that it works but was never tested
+    so."""
 
     name: str
     verdict: Verdict
@@ -86,7 +87,9 @@ def _check_torch(found: str | None, machine: Machine) -> Finding:
     if found is None:
         return Finding("torch", "fail", "not installed", TESTED["torch"], fix)
     if gpu_build and found.endswith("+cpu"):
-        return Finding("torch", "fail", found, f"a CUDA build, for the {machine.gpus} GPU(s) here", _replace("torch", fix))
+        return Finding(
+            "torch", "fail", found, f"a CUDA build, for the {machine.gpus} GPU(s) here", _replace("torch", fix)
+        )
     if gpu_build and not machine.cuda_works:
         return Finding(
             "torch",
@@ -111,13 +114,19 @@ def _check_torchrec(torch_version: str) -> Finding:
 def _check_fbgemm(torch_version: str, machine: Machine) -> Finding:
     """Exactly one of the two FBGEMM packages (they write the same folder), of the kind and minor version of torch."""
     cpu, cuda = installed_version("fbgemm-gpu-cpu"), installed_version("fbgemm-gpu")
-    right, wrong = ("fbgemm-gpu", "fbgemm-gpu-cpu") if _is_cuda(torch_version, machine) else ("fbgemm-gpu-cpu", "fbgemm-gpu")
+    right, wrong = (
+        ("fbgemm-gpu", "fbgemm-gpu-cpu") if _is_cuda(torch_version, machine) else ("fbgemm-gpu-cpu", "fbgemm-gpu")
+    )
     expected = _partner(torch_version)
     install = _pip(f"install --no-deps {right}=={_release(expected, right)}")
     if cpu and cuda:
         fix = f"{_pip('uninstall -y fbgemm-gpu fbgemm-gpu-cpu')} && {install}"
         return Finding(
-            "fbgemm", "fail", f"fbgemm-gpu {cuda} and fbgemm-gpu-cpu {cpu}", f"{right} alone: they overwrite each other", fix
+            "fbgemm",
+            "fail",
+            f"fbgemm-gpu {cuda} and fbgemm-gpu-cpu {cpu}",
+            f"{right} alone: they overwrite each other",
+            fix,
         )
     found = installed_version(right)
     if found is None:
@@ -153,7 +162,8 @@ def _ok_or_untested(name: str, found: str) -> Finding:
 
 
 def _is_cuda(torch_version: str, machine: Machine) -> bool:
-    """Which FBGEMM is right. PyPI's torch is a CUDA build without a label; without a GPU the CPU library does beside it."""
+    """Which FBGEMM is right. PyPI's torch is a CUDA build without a label; without a GPU the CPU library does beside
+    it."""
     return machine.gpus > 0 and not torch_version.endswith("+cpu")
 
 

@@ -1,9 +1,8 @@
 """Tables larger than the GPU: rows in host memory, a cache of them on the device, and what crosses between the two.
 
-FBGEMM keeps the table in memory that the GPU can read over the bus (`fused_uvm_caching`). Since only distinct ids are looked
-up, a row crosses at most once per step; `PrefetchTrainPipelineSparseDist` fetches those of the next batch during this one's
-compute. Without a GPU there is nothing to cache for, and the same recipe gets plain tables.
-"""
+FBGEMM keeps the table in memory that the GPU can read over the bus (`fused_uvm_caching`). Since only distinct ids are
+looked up, a row crosses at most once per step; `PrefetchTrainPipelineSparseDist` fetches those of the next batch during
+this one's compute. Without a GPU there is nothing to cache for, and the same recipe gets plain tables."""
 
 import logging
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ _log = logging.getLogger("dist_rec.embedding")
 
 @dataclass(frozen=True)
 class CacheUse:
-    """Distinct rows that one rank asked its caches for, those that were not there, and the bytes of the rows fetched."""
+    """Distinct rows that one rank asked its caches for, those that were not there, and the bytes of the rows
+    fetched."""
 
     rows: int
     missed: int

@@ -19,7 +19,9 @@ def check_collection(wrapper: str, collection: Any, expected: type[nn.Module]) -
     if isinstance(collection, expected) and type(collection).forward is expected.forward:
         return
     came = collection.__name__ + ", the class" if inspect.isclass(collection) else _article(type(collection).__name__)
-    raise TypeError(f"{wrapper} expected {_article(expected.__name__)} of torchrec, got {came}{_advice(collection, expected)}")
+    raise TypeError(
+        f"{wrapper} expected {_article(expected.__name__)} of torchrec, got {came}{_advice(collection, expected)}"
+    )
 
 
 def _advice(collection: Any, expected: type[nn.Module]) -> str:
@@ -43,14 +45,19 @@ def _advice(collection: Any, expected: type[nn.Module]) -> str:
 
 
 def check_features(wrapper: str, features: Any, keys: Sequence[str], *, on_device: bool) -> None:
-    """Raises TypeError for features of another kind than the wrapper takes, ValueError where a key of its tables is missing."""
+    """Raises TypeError for features of another kind than the wrapper takes, ValueError where a key of its tables is
+    missing."""
     if on_device and not isinstance(features, KeyedJaggedTensor):
-        hint = "; it is deduplicated already: use dedup='host', or leave DedupLoader out" if _is_unique(features) else ""
+        hint = (
+            "; it is deduplicated already: use dedup='host', or leave DedupLoader out" if _is_unique(features) else ""
+        )
         raise TypeError(
             f"{wrapper} with dedup='device' expected a KeyedJaggedTensor, got {_article(type(features).__name__)}{hint}"
         )
     if not on_device and not _is_unique(features):
-        raise TypeError(f"{wrapper} expected UniqueFeatures, got {_article(type(features).__name__)}{_way_out(features)}")
+        raise TypeError(
+            f"{wrapper} expected UniqueFeatures, got {_article(type(features).__name__)}{_way_out(features)}"
+        )
     there = features.keys()
     for key in keys:
         if key not in there:
@@ -66,10 +73,12 @@ def _way_out(features: Any) -> str:
         return "; give it what DedupLoader puts in the place of a KeyedJaggedTensor"
     if reason := why_not(features):
         return (
-            f": these {reason}. DedupLoader leaves such features as they are; look them up in a collection that is not wrapped"
+            f": these {reason}. DedupLoader leaves such features as they are; look them up in a collection that "
+            "is not wrapped"
         )
     return (
-        "; wrap the loader in DedupLoader and give it the features as they came in the batch, not what split, permute or "
+        "; wrap the loader in DedupLoader and give it the features as they came in the batch, not what split, permute "
+        "or "
         "concat made of them, or deduplicate on the device with dedup='device'"
     )
 

@@ -1,11 +1,11 @@
-"""TorchRec's collections over deduplicated features: same outputs, same names, same checkpoints, unique ids alone looked up
-and sent.
+"""TorchRec's collections over deduplicated features: same outputs, same names, same checkpoints, unique ids alone
+looked up and sent.
 
     model.ec = DedupEmbeddingCollection(model.ec)      # before sharding
     batches = DedupLoader(loader)                      # host side
 
-The wrapped collection stays an ordinary one inside, so stock sharders shard it and `TrainPipelineSparseDist` pipelines it:
-what it is called with is an attribute of what came in the batch, which that pipeline's tracer can follow.
+The wrapped collection stays an ordinary one inside, so stock sharders shard it and `TrainPipelineSparseDist` pipelines
+it: what it is called with is an attribute of what came in the batch, which that pipeline's tracer can follow.
 
 Legend: B samples, N values of one key, U distinct ones, D row width.
 """
@@ -71,8 +71,10 @@ class _DedupCollection(Renamed):
 
     def _unsharded(self, what: str) -> str:
         return (
-            f"{type(self).__name__} {what} while it is not sharded. Expected DistributedModelParallel to shard what it holds "
-            f"({', '.join(self.holders())}) as EmbeddingCollection: sharders=[...] needs an EmbeddingCollectionSharder(), also "
+            f"{type(self).__name__} {what} while it is not sharded. Expected DistributedModelParallel to shard what "
+            "it holds "
+            f"({', '.join(self.holders())}) as EmbeddingCollection: sharders=[...] needs an "
+            "EmbeddingCollectionSharder(), also "
             "where bags are wrapped (the default sharders have one), and a plan of your own an entry of that name"
         )
 
@@ -80,20 +82,23 @@ class _DedupCollection(Renamed):
 class DedupEmbeddingCollection(_DedupCollection):
     """An `EmbeddingCollection` that looks every distinct id up once.
 
-    Forward: `UniqueFeatures` (from `DedupLoader`) -> dict of embedding name -> `JaggedTensor`, with values (N, D), lengths (B,)
-    and, with `need_indices`, the ids as weights: what the wrapped collection gives for the plain features, bit for bit.
-    State dicts, parameters and fused optimizer states have the names of the wrapped collection; sharding plans name it
-    `<path>.collection`.
+    Forward: `UniqueFeatures` (from `DedupLoader`) -> dict of embedding name -> `JaggedTensor`, with values (N, D),
+    lengths (B,) and, with `need_indices`, the ids as weights: what the wrapped collection gives for the plain features,
+    bit for bit. State dicts, parameters and fused optimizer states have the names of the wrapped collection; sharding
+    plans name it `<path>.collection`.
 
     Args:
         collection: to be sharded with the model around it; its parameters are taken over.
-        dedup: `host` takes what a `DedupLoader` made. `device` takes plain `KeyedJaggedTensor`s and sorts them where they are,
-            before the all-to-all; for `TrainPipelineSparseDist` to do that ahead, too, give it `pipeline_postproc=True`.
+        dedup: `host` takes what a `DedupLoader` made. `device` takes plain `KeyedJaggedTensor`s and sorts them where
+            they are, before the all-to-all; for `TrainPipelineSparseDist` to do that ahead, too, give it
+            `pipeline_postproc=True`.
 
     Raises:
-        TypeError: anything but an `EmbeddingCollection` that is not sharded yet. Forward: anything but `UniqueFeatures`, or,
-            with `dedup="device"`, anything but a `KeyedJaggedTensor`; a trace by torch.fx before sharding.
-        ValueError: (forward) features without a key of the tables; with `dedup="device"`, with weights or a stride per key.
+        TypeError: anything but an `EmbeddingCollection` that is not sharded yet. Forward: anything but
+            `UniqueFeatures`, or, with `dedup="device"`, anything but a `KeyedJaggedTensor`; a trace by torch.fx before
+            sharding.
+        ValueError: (forward) features without a key of the tables; with `dedup="device"`, with weights or a stride per
+        key.
     """
 
     def __init__(self, collection: EmbeddingCollection, dedup: Where = "host") -> None:
@@ -129,21 +134,24 @@ class DedupEmbeddingCollection(_DedupCollection):
 
 
 class DedupEmbeddingBagCollection(_DedupCollection):
-    """An `EmbeddingBagCollection` that looks every distinct id up once and pools on this rank, straight from distinct rows.
+    """An `EmbeddingBagCollection` that looks every distinct id up once and pools on this rank, straight from distinct
+    rows.
 
-    Forward: `UniqueFeatures` (from `DedupLoader`) -> `KeyedTensor` (B, sum of D), as the wrapped collection gives. The tables
-    are held, and sharded, as `EmbeddingCollection`s, one per row width, under `<path>.collections.dim_<width>`: plans use
-    those paths, a list of sharders needs an `EmbeddingCollectionSharder`, and table-row-wise, table-column-wise and grid
-    sharding, which an `EmbeddingCollection` does not have, are not possible. State dicts, parameters and fused optimizer
-    states have the names of the wrapped collection. Weights survive sharding, as those of an `EmbeddingCollection` do; a
-    plain bag collection that stands on a CPU draws new ones then (TorchRec 1.8.0). Between ranks there travel distinct rows
-    instead of pooled ones: fewer bytes where samples share their ids, more where bags are long and all different.
+    Forward: `UniqueFeatures` (from `DedupLoader`) -> `KeyedTensor` (B, sum of D), as the wrapped collection gives. The
+    tables are held, and sharded, as `EmbeddingCollection`s, one per row width, under `<path>.collections.dim_<width>`:
+    plans use those paths, a list of sharders needs an `EmbeddingCollectionSharder`, and table-row-wise,
+    table-column-wise and grid sharding, which an `EmbeddingCollection` does not have, are not possible. State dicts,
+    parameters and fused optimizer states have the names of the wrapped collection. Weights survive sharding, as those
+    of an `EmbeddingCollection` do; a plain bag collection that stands on a CPU draws new ones then (TorchRec 1.8.0).
+    Between ranks there travel distinct rows instead of pooled ones: fewer bytes where samples share their ids, more
+    where bags are long and all different.
 
     Args:
         collection, dedup: as in `DedupEmbeddingCollection`.
 
     Raises:
-        TypeError: anything but an `EmbeddingBagCollection` that is not sharded yet. Forward: as `DedupEmbeddingCollection`.
+        TypeError: anything but an `EmbeddingBagCollection` that is not sharded yet. Forward: as
+        `DedupEmbeddingCollection`.
         ValueError: a weighted collection, or another pooling than sum and mean. Forward: as `DedupEmbeddingCollection`.
     """
 
@@ -151,8 +159,10 @@ class DedupEmbeddingBagCollection(_DedupCollection):
         check_collection(type(self).__name__, collection, EmbeddingBagCollection)
         if collection.is_weighted():
             raise ValueError(
-                "a weighted EmbeddingBagCollection cannot be deduplicated: weights belong to single values; expected an "
-                "EmbeddingBagCollection with is_weighted=False, or leave it as it is: DedupLoader leaves its features alone"
+                "a weighted EmbeddingBagCollection cannot be deduplicated: weights belong to single values; expected "
+                "an "
+                "EmbeddingBagCollection with is_weighted=False, or leave it as it is: DedupLoader leaves its features "
+                "alone"
             )
         configs = collection.embedding_bag_configs()
         homes = {table.name: collection_name(table.embedding_dim) for table in configs}

@@ -77,7 +77,8 @@ def _arrived(rows: dict[str, JaggedTensor]) -> dict[str, JaggedTensor]:
         if "storage of size 0" not in str(error):
             raise
         raise RuntimeError(
-            "a pipeline with clear_data_dist_inputs=True has freed lengths that a sharded EmbeddingCollection still reads "
+            "a pipeline with clear_data_dist_inputs=True has freed lengths that a sharded EmbeddingCollection still "
+            "reads "
             "(TorchRec 1.8), and deduplicated tables are sharded as one: expected clear_data_dist_inputs=False"
         ) from error
 
@@ -89,9 +90,8 @@ Bag = tuple[str, str, str, str, int, Mode]
 class PoolBags(nn.Module):
     """Distinct rows by collection and the features they belong to -> pooled rows. A leaf to torch.fx.
 
-    A mean rounds as that of the wrapped collection: torch divides, FBGEMM (`sharded`) multiplies the sum by 1 / length. Only
-    row-wise sharding is different: there the plain collection adds partial sums of the ranks.
-    """
+    A mean rounds as that of the wrapped collection: torch divides, FBGEMM (`sharded`) multiplies the sum by 1 / length.
+    Only row-wise sharding is different: there the plain collection adds partial sums of the ranks."""
 
     def __init__(self, bags: list[Bag]) -> None:
         super().__init__()

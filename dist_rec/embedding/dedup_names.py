@@ -1,11 +1,13 @@
-"""One name for a table everywhere: in state dicts, among parameters and in fused optimizer states, before sharding and after.
+"""One name for a table everywhere: in state dicts, among parameters and in fused optimizer states, before sharding and
+after.
 
-A wrapper holds tables elsewhere than the collection it wraps, and jobs choose optimizers, freeze, log and save by name. So a
-`Renamed` module answers with the names of the wrapped collection, itself and for every module around it:
+A wrapper holds tables elsewhere than the collection it wraps, and jobs choose optimizers, freeze, log and save by name.
+So a `Renamed` module answers with the names of the wrapped collection, itself and for every module around it:
 
 - plain modules collect parameters from `named_modules`, which is answered under those names;
 - `DistributedModelParallel` asks every sharded module, by `named_children`, for its parameters and buffers, with the
-  path where it stands; a sharded module in here is told to answer with the other name (DDP leaves parameters to it by name);
+  path where it stands; a sharded module in here is told to answer with the other name (DDP leaves parameters to it by
+  name);
 - fused optimizers are collected from the first `FusedOptimizerModule` on the way down, which is the wrapper.
 
 The collections inside keep their true paths, by which plans name them and pipelines find them.
@@ -35,7 +37,9 @@ class Renamed(nn.Module, FusedOptimizerModule):
         super().__init__()
         self._tables, self._homes = tables, homes
         self._order = {name: place for place, name in enumerate(homes)}
-        self._loading: tuple[str, list[str]] | None = None  # what post hooks are not told: the prefix, and errors up to here
+        self._loading: tuple[str, list[str]] | None = (
+            None  # what post hooks are not told: the prefix, and errors up to here
+        )
         self.register_state_dict_post_hook(_rename_saved)
         self.register_load_state_dict_pre_hook(_rename_loaded)
         self.register_load_state_dict_post_hook(_rename_complaints)
@@ -95,7 +99,8 @@ class Renamed(nn.Module, FusedOptimizerModule):
         return _RenamedOptimizer(fused, self)
 
     def _name_sharded(self) -> None:
-        """Sharding puts a module of TorchRec's in the place of a collection; it is met here before anyone asks it for names."""
+        """Sharding puts a module of TorchRec's in the place of a collection; it is met here before anyone asks it for
+        names."""
         for path in self.holders():
             collection = self.get_submodule(path)
             if isinstance(collection, ShardedModule) and "named_parameters" not in vars(collection):
@@ -117,8 +122,8 @@ def _named(
     recurse: bool = True,
     remove_duplicate: bool = True,
 ) -> Iterator[tuple[str, Any]]:
-    """`collection.named_parameters` or `named_buffers`, under the names outside where `prefix` says that it stands in the
-    wrapper (at `path`)."""
+    """`collection.named_parameters` or `named_buffers`, under the names outside where `prefix` says that it stands in
+    the wrapper (at `path`)."""
     here = f"{prefix}.{INNER}."
     within = f".{prefix}.".endswith(f".{path}")
     for name, value in getattr(type(collection), listing)(collection, prefix, recurse, remove_duplicate):
@@ -128,7 +133,8 @@ def _named(
 
 
 class _RenamedOptimizer(CombinedOptimizer):
-    """The fused optimizers of a `Renamed` module; `CombinedOptimizer` saves and loads states by the keys of `params`."""
+    """The fused optimizers of a `Renamed` module; `CombinedOptimizer` saves and loads states by the keys of
+    `params`."""
 
     def __init__(self, optimizers: list[Any], names: Renamed) -> None:
         self._outer = names.outer
@@ -181,7 +187,8 @@ def _keep_missing(
     ___: list[str],
     errors: list[str],
 ) -> None:
-    """Tables of a sharded collection (at `path` in its wrapper) that are not in the state: reported, and loaded as they are."""
+    """Tables of a sharded collection (at `path` in its wrapper) that are not in the state: reported, and loaded as they
+    are."""
     outside = (prefix.removesuffix(path) if prefix.endswith(path) else prefix) + tables
     vars(collection)["_loading_here"] = (f"{prefix}{INNER}.", outside, errors)
     for name, table in collection.state_dict().items():

@@ -26,7 +26,8 @@ class FusedOptimizer:
         raise NotImplementedError
 
     def settings(self, config: EmbeddingConfig) -> dict[str, Any]:
-        """Arguments of that class, by the names that TorchRec translates for FBGEMM (lr, eps, weight_decay, beta1, ...)."""
+        """Arguments of that class, by the names that TorchRec translates for FBGEMM (lr, eps, weight_decay, beta1,
+        ...)."""
         return {"lr": config.lr, "weight_decay": config.weight_decay, "eps": config.eps}
 
     def state_numel(self, rows: int, dim: int) -> int:
@@ -72,14 +73,17 @@ def fused_optimizer(config: EmbeddingConfig, device_type: str) -> FusedOptimizer
     name = config.optimizer.name
     made: FusedOptimizer = FUSED_OPTIMIZERS.make(config.optimizer)
     if name == "adam" and device_type == "cpu":
-        raise ConfigError("embedding.optimizer=adam: FBGEMM has no fused Adam on CPU; expected rowwise_adagrad or sgd there")
+        raise ConfigError(
+            "embedding.optimizer=adam: FBGEMM has no fused Adam on CPU; expected rowwise_adagrad or sgd there"
+        )
     if config.weight_decay and name in ("adam", "sgd"):
         raise ConfigError(f"embedding.weight_decay: FBGEMM decays rows with rowwise_adagrad only, got {name}")
     try:
         optimizer_type_to_emb_opt_type(made.kind())
     except ValueError:
         raise ConfigError(
-            f"embedding.optimizer={name}: FBGEMM has no fused form of {made.kind().__name__}; expected torch's SGD, Adagrad or "
+            f"embedding.optimizer={name}: FBGEMM has no fused form of {made.kind().__name__}; expected torch's SGD, "
+            "Adagrad or "
             "Adam, or a class of torchrec.optim"
         ) from None
     return made

@@ -49,8 +49,8 @@ def make_plan(
 
 
 def default_sharders(config: EmbeddingConfig, device: torch.device) -> list[ModuleSharder[nn.Module]]:
-    """The stock sharder of EmbeddingCollection. FBGEMM ignores weight decay unless its mode is named, and counts what its
-    caches do only if asked."""
+    """The stock sharder of EmbeddingCollection. FBGEMM ignores weight decay unless its mode is named, and counts what
+    its caches do only if asked."""
     fused_params: dict[str, Any] = {"weight_decay_mode": WeightDecayMode.DECOUPLE} if config.weight_decay else {}
     if caches(config, device):
         fused_params["gather_uvm_cache_stats"] = True

@@ -26,7 +26,11 @@ class TokenEmbedding(nn.Module):
         self.collections = build_collections(schema, config)
         self.replicated = build_replicated(schema, config, device)
         self.sources = {
-            name: [(key, table, _source(config, table)) for key in feature_set.keys for table in [schema.layout.tables[key]]]
+            name: [
+                (key, table, _source(config, table))
+                for key in feature_set.keys
+                for table in [schema.layout.tables[key]]
+            ]
             for name, feature_set in schema.layout.feature_sets.items()
         }
 

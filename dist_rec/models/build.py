@@ -1,4 +1,5 @@
-"""Schema and configuration -> the whole model, as TorchRec's pipeline wants it: embedding first, then everything else."""
+"""Schema and configuration -> the whole model, as TorchRec's pipeline wants it: embedding first, then everything
+else."""
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from dist_rec.registry import LOSSES
 
 
 class RankingModel(nn.Module):
-    """batch -> (loss (), (loss (), logits (C, T) float32), both detached): what the pipeline differentiates and returns.
+    """batch -> (loss (), (loss (), logits (C, T) float32), both detached): what the pipeline differentiates and
+    returns.
 
     The lookup of unique ids is the first statement, so that `TrainPipelineSparseDist` can trace it and start the next
     batch's all-to-all during this batch's compute; the ranker is one leaf to it. `task_weights` (T,) float32 weigh the
@@ -45,5 +47,9 @@ def build_model(schema: Schema, config: Config, device: torch.device) -> Ranking
     check_model(schema, config.model, dims)
     ranker = Ranker(schema, config.model, dims).to(device)
     named = config.model.head.task_weights
-    weights = torch.tensor([named.get(task, 1.0) for task in schema.candidate.labels], dtype=torch.float32, device=device)
-    return RankingModel(TokenEmbedding(schema, config.embedding, device), ranker, LOSSES.make(config.model.head.loss), weights)
+    weights = torch.tensor(
+        [named.get(task, 1.0) for task in schema.candidate.labels], dtype=torch.float32, device=device
+    )
+    return RankingModel(
+        TokenEmbedding(schema, config.embedding, device), ranker, LOSSES.make(config.model.head.loss), weights
+    )

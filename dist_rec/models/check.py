@@ -8,17 +8,19 @@ from dist_rec.models.options import check_divides, num_non_sequential
 
 
 def check_model(schema: Schema, model: ModelConfig, table_dims: dict[str, int]) -> None:
-    """Raises ConfigError if the model cannot work on this schema; `table_dims` gives the width of the rows of each table."""
+    """Raises ConfigError if the model cannot work on this schema; `table_dims` gives the width of the rows of each
+    table."""
     options = model.resolved_options()
     try:
         options.check_model(model)
-    except ValueError as error:  # of a model of one's own; those of built-in ones were told with the recipe
+    except ValueError as error:  # a model of one's own: built-in options were checked with the recipe
         raise ConfigError(f"model: {error}") from None
     check_split(model.non_sequential.split, FeatureColumns.of(schema, table_dims, model.tokens.side_dim).total)
     options.check_schema(model, schema)
     if schema.candidate.visible_events and model.tokens.position == "recency":
         raise ConfigError(
-            "model.tokens.position: candidates with their own `visible_events` have no common newest event; expected absolute or none"
+            "model.tokens.position: candidates with their own `visible_events` have no common newest event; expected "
+            "absolute or none"
         )
     if model.interaction == "rankmixer":
         counts = {"sequences": len(schema.sequences), "non-sequential": num_non_sequential(model, schema)}

@@ -1,4 +1,5 @@
-"""The `model` section of a recipe: what every model has. Options of each model: the `config.py` in its folder. No torch."""
+"""The `model` section of a recipe: what every model has. Options of each model: the `config.py` in its folder. No
+torch."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -42,7 +43,8 @@ class NonSequentialConfig(Strict):
     split: Size | None = Field(
         default=None,
         ge=1,
-        description="Cut the concatenated features into this many equal slices, one token each; by default every group of "
+        description="Cut the concatenated features into this many equal slices, one token each; by default every "
+        "group of "
         "the schema is a token.",
     )
 
@@ -54,13 +56,17 @@ class HeadConfig(Strict):
     inputs: list[str] | None = Field(
         default=None,
         min_length=1,
-        description="What the head sees. Of models that summarise sequences: outputs of the global tokens (globals), mean of "
-        "the sequence outputs (sequence_mean), context, candidate; by default all. Of HyFormer and RankMixer: all tokens side "
-        "by side (mixed, the default), query tokens only (mixed_queries) or the mean token (mixed_mean); context, candidate.",
+        description="What the head sees. Of models that summarise sequences: outputs of the global tokens (globals), "
+        "mean of "
+        "the sequence outputs (sequence_mean), context, candidate; by default all. Of HyFormer and RankMixer: all "
+        "tokens side "
+        "by side (mixed, the default), query tokens only (mixed_queries) or the mean token (mixed_mean); context, "
+        "candidate.",
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout after each hidden layer.")
     loss: Annotated[Part, AfterValidator(LOSSES.known)] = Field(
-        default=Part(name="binary_cross_entropy"), description="Of one task: binary_cross_entropy, or a Loss of one's own."
+        default=Part(name="binary_cross_entropy"),
+        description="Of one task: binary_cross_entropy, or a Loss of one's own.",
     )
     task_weights: dict[str, Annotated[float, Field(ge=0.0)]] = Field(
         default={}, description="Weight of each task's loss, 1 where not named."
@@ -70,8 +76,8 @@ class HeadConfig(Strict):
 class PrecisionConfig(Strict):
     """Compute type per part; parameters, softmax statistics, LayerNorm and the loss stay in fp32. auto: bf16 on a GPU.
 
-    What a part hands on has its compute type: with bf16 layers the rows between layers, which residuals add to, are bf16.
-    """
+    What a part hands on has its compute type: with bf16 layers the rows between layers, which residuals add to, are
+    bf16."""
 
     tokens: Precision = Field(default="auto", description="The token MLP.")
     layers: Precision = Field(default="auto", description="Merging and all attention layers.")
@@ -79,27 +85,32 @@ class PrecisionConfig(Strict):
 
 
 class ModelConfig(Strict):
-    """What every model has. The options of a built-in model are the section of its name, such as `model.longer.k`; those of a
-    model of one's own are `model.options`. Sections of models that are not in use are checked and otherwise left alone."""
+    """What every model has. The options of a built-in model are the section of its name, such as `model.longer.k`;
+    those of a model of one's own are `model.options`. Sections of models that are not in use are checked and otherwise
+    left alone."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
     name: str = Field(
         default="longer",
-        description="The sequence model: longer, sum_pooling, din, hyformer, or package.module:Name; all built-in ones but "
+        description="The sequence model: longer, sum_pooling, din, hyformer, or package.module:Name; all built-in "
+        "ones but "
         "hyformer summarise every sequence for itself.",
     )
     options: dict[str, Any] = Field(default={}, description="Options of a model of one's own, checked by its `Config`.")
     interaction: Literal["concat", "rankmixer"] = Field(
         default="concat",
-        description="How summaries of sequences, context and candidate meet: side by side in the head, or as RankMixer's "
+        description="How summaries of sequences, context and candidate meet: side by side in the head, or as "
+        "RankMixer's "
         "tokens before it. HyFormer has an interaction of its own.",
     )
     tokens: TokenConfig = TokenConfig()
     non_sequential: NonSequentialConfig = NonSequentialConfig()
     head: HeadConfig = HeadConfig()
     precision: PrecisionConfig = PrecisionConfig()
-    recompute: list[str] = Field(default=[], description="Parts whose activations are dropped and recomputed in the backward.")
+    recompute: list[str] = Field(
+        default=[], description="Parts whose activations are dropped and recomputed in the backward."
+    )
 
     @classmethod
     def known_keys(cls) -> list[str]:
@@ -117,7 +128,8 @@ class ModelConfig(Strict):
         return kind() if found is None else found
 
     def resolved_options(self) -> Any:
-        """The options of the model in use. Raises ConfigError where they, or the model of one's own, cannot be found."""
+        """The options of the model in use. Raises ConfigError where they, or the model of one's own, cannot be
+        found."""
         return self.section(self.name) if self.name in MODEL_SECTIONS else MODELS.options(self.as_part())
 
     def as_part(self) -> Part:

@@ -33,7 +33,9 @@ class LateFusion(SequenceModel):
         return {name: encoder for name, encoder in self.encoders.items() if isinstance(encoder, SequenceSummary)}
 
     def forward(self, sequences: SequenceInputs, view: CandidateView) -> list[Tensor]:
-        summaries = [encoder(sequences.tokens[name], sequences.lengths[name], view) for name, encoder in self.encoders.items()]
+        summaries = [
+            encoder(sequences.tokens[name], sequences.lengths[name], view) for name, encoder in self.encoders.items()
+        ]
         return summaries if self.mixer is None else mixed_outputs(self.mixer(summaries, view), self.head_inputs, 0)
 
     def flops(self, lengths: dict[str, int], candidates: int) -> dict[str, int]:

@@ -65,7 +65,9 @@ class ModelOptions(Strict):
         known, inputs = {"context", "candidate", *self.outputs(model)}, self.head_inputs(model)
         if extra := sorted(set(inputs) - known):
             name = f"{model.name} with interaction: rankmixer" if model.interaction == "rankmixer" else model.name
-            raise ValueError(f"head.inputs: {name} has no {', '.join(extra)}; expected some of {', '.join(sorted(known))}")
+            raise ValueError(
+                f"head.inputs: {name} has no {', '.join(extra)}; expected some of {', '.join(sorted(known))}"
+            )
         if self.mixes(model) and not set(MIXED) & set(inputs):
             expected = ", ".join(sorted(set(MIXED) & known))
             raise ValueError(f"head.inputs: expected at least one of {expected}, got {model.head.inputs}")
@@ -77,21 +79,23 @@ class ModelOptions(Strict):
             raise ValueError(f"recompute: {model.name} has no {', '.join(extra)}; expected some of {', '.join(parts)}")
         if model.non_sequential.split is not None and not self.mixes(model):
             raise ValueError(
-                f"non_sequential.split={model.non_sequential.split}: {model.name} makes no tokens of context and candidate; "
+                f"non_sequential.split={model.non_sequential.split}: {model.name} makes no tokens of context and "
+                "candidate; "
                 "expected name: hyformer or interaction: rankmixer"
             )
 
 
 def check_divides(width: int, counts: dict[str, int], where: str) -> int:
-    """The number of tokens T, a sum of named counts. Raises ConfigError if D is no multiple of T: mixing cuts every token
-    into T slices."""
+    """The number of tokens T, a sum of named counts. Raises ConfigError if D is no multiple of T: mixing cuts every
+    token into T slices."""
     tokens = sum(counts.values())
     if width % tokens:
         parts = " + ".join(f"{count} {name}" for name, count in counts.items())
         lower, upper = width // tokens * tokens, (width // tokens + 1) * tokens
         near = f"{lower} or {upper}" if lower else f"{upper}"
         raise ConfigError(
-            f"{where}={width}: token mixing needs a multiple of the number of tokens, T = {parts} = {tokens}; expected for "
+            f"{where}={width}: token mixing needs a multiple of the number of tokens, T = {parts} = {tokens}; "
+            "expected for "
             f"example {near}, or another number of tokens (queries, groups of the schema, model.non_sequential.split)"
         )
     return tokens

@@ -1,4 +1,5 @@
-"""The dense part of a model: embedding rows and a batch in, one logit per candidate and task out. Knows one device only."""
+"""The dense part of a model: embedding rows and a batch in, one logit per candidate and task out. Knows one device
+only."""
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,8 @@ from dist_rec.registry import MODELS
 class Ranker(nn.Module):
     """Event tokens of every sequence, what the model makes of them for every candidate (`body`), and the head.
 
-    `table_dims` gives the width of the rows of each table. Forward: rows by feature set (U, D_set) and the batch -> logits
-    (C, T).
-    """
+    `table_dims` gives the width of the rows of each table. Forward: rows by feature set (U, D_set) and the batch ->
+    logits (C, T)."""
 
     def __init__(self, schema: Schema, config: ModelConfig, table_dims: dict[str, int]) -> None:
         super().__init__()
@@ -40,7 +40,9 @@ class Ranker(nn.Module):
         context_dim = row_dims.get("context", 0)
         inputs = ModelInputs(config, tuple(self.sequence_sets), columns, columns.total - context_dim, context_dim)
         tokens = {
-            s.name: EventTokens(config.tokens, row_dims[self.sequence_sets[s.name]], s.side, s.time, self.options.dropout)
+            s.name: EventTokens(
+                config.tokens, row_dims[self.sequence_sets[s.name]], s.side, s.time, self.options.dropout
+            )
             for s in schema.sequences
         }
         self.tokens = nn.ModuleDict(tokens)
@@ -106,8 +108,9 @@ def _body(model: type[Model], options: ModelOptions, inputs: ModelInputs) -> Seq
 
 
 def _start_small(module: nn.Module) -> None:
-    """Zero biases and small embeddings of positions, times and side values. Embedding rows start small too, and what feeds a LayerNorm
-    is seen relative to its neighbours: with torch's defaults the biases and time terms are 30 times the ids' own signal."""
+    """Zero biases and small embeddings of positions, times and side values. Embedding rows start small too, and what
+    feeds a LayerNorm is seen relative to its neighbours: with torch's defaults the biases and time terms are 30 times
+    the ids' own signal."""
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
     if isinstance(module, nn.Embedding):

@@ -49,7 +49,9 @@ class Bucket:
         return self.allocated * self.numel * self.reduce_dtype.itemsize
 
 
-def lay_out(parameters: Mapping[str, nn.Parameter], cap_bytes: int, reduce_dtype: torch.dtype | None = None) -> list[Bucket]:
+def lay_out(
+    parameters: Mapping[str, nn.Parameter], cap_bytes: int, reduce_dtype: torch.dtype | None = None
+) -> list[Bucket]:
     """Buckets of at most `cap_bytes` (a larger parameter gets a bucket of its own), the same on every rank.
 
     The last parameter comes first: a backward usually computes gradients in this order. `reduce_dtype` applies to

@@ -26,7 +26,9 @@ class DenseOptimizers:
         ValueError: if a pattern matches no parameter, or a parameter is in no optimizer or in two.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], make: DenseFactory, param_groups: ParamGroups = ()) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], make: DenseFactory, param_groups: ParamGroups = ()
+    ) -> None:
         self.parameters = dict(parameters)
         self._make, self._param_groups = make, param_groups
         self.optimizers = self._build(self.parameters)
@@ -45,7 +47,9 @@ class DenseOptimizers:
             some = ", ".join(missing[:3])
             raise ValueError(f"dense: no optimizer has {some} ({len(missing)} parameters); expected each in one")
         if len({id(p) for p in owned}) < len(owned) or len(owned) > len(self.parameters):
-            raise ValueError("dense: a parameter is in two optimizers, or in one that was not given it; expected one each")
+            raise ValueError(
+                "dense: a parameter is in two optimizers, or in one that was not given it; expected one each"
+            )
 
     @property
     def groups(self) -> list[dict[str, Any]]:

@@ -41,14 +41,20 @@ class Placeholder(Tensor):
         return made
 
     @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         return func(*tree_map_only(Placeholder, _resolved, args), **tree_map_only(Placeholder, _resolved, kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         # __torch_function__ handles most uses. Inside a backward the caller is autograd, which adds another gradient.
         if torch._C._current_graph_task_id() == -1:
-            return func(*tree_map_only(Placeholder, _resolved, args), **tree_map_only(Placeholder, _resolved, kwargs or {}))
+            return func(
+                *tree_map_only(Placeholder, _resolved, args), **tree_map_only(Placeholder, _resolved, kwargs or {})
+            )
         name = next(value._name for value in args if isinstance(value, Placeholder))
         raise RuntimeError(f"{name} {SECOND_GRADIENT}")
 

@@ -1,5 +1,5 @@
 """The state of a `HybridOptimizer` in three forms: its own tree; by parameter, as TorchRec's optimizers collect and
-load state; and the form of TorchRec's own optimizers, to go on with another optimizer.
+load state; and the form of TorchRec's own optimizers, to continue with another optimizer.
 
 The tree: `dense` (see `DenseOptimizers`); `fused` (TorchRec's form); by parameter name `in_flight`, `rates` and, if
 kept, `last` and `residual`; `counters`, int64: steps, applied, skipped, and whether a gradient is in flight; `beside`,
@@ -136,7 +136,9 @@ def rates_by_name(groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str])
     return {name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()}
 
 
-def rates_of_groups(groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str], saved: Mapping[str, Tensor]) -> list[float]:
+def rates_of_groups(
+    groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str], saved: Mapping[str, Tensor]
+) -> list[float]:
     """The learning rate of every group, from `saved` rates by name. Raises ValueError if they differ within a group."""
     rates = []
     for group in groups:
@@ -234,7 +236,9 @@ def _check_like(kind: str, what: str, found: Any, expected: Any) -> None:
             _check_like(kind, f"{what}.{key}", found[key], value)
     elif isinstance(expected, Tensor):
         if type(found) is not type(expected) and not (isinstance(found, Tensor) and isinstance(expected, Tensor)):
-            raise ValueError(f"the state is {kind}: expected {type(expected).__name__} as {what}, got {type(found).__name__}")
+            raise ValueError(
+                f"the state is {kind}: expected {type(expected).__name__} as {what}, got {type(found).__name__}"
+            )
         if _size(found) != _size(expected):
             raise ValueError(f"the state is {kind}: {what} has the shape {_size(found)}, expected {_size(expected)}")
 

@@ -1,10 +1,9 @@
 """Checkpoints: one folder of torch.distributed.checkpoint files, readable by any number of ranks.
 
-Holds the tables (sharded), the dense parameters, the state of both optimizers with the gradient in flight, what all of it was
-made with (made_with.py), and per rank the position in the data and in the random numbers, as JSON; where a run chooses its best
-weights, also those so far, as a checkpoint in a folder `best`. Written under a temporary name and renamed, so a folder that
-exists is complete. Nothing in one is ever run (safe_load.py).
-"""
+Holds the tables (sharded), the dense parameters, the state of both optimizers with the gradient in flight, what all of
+it was made with (made_with.py), and per rank the position in the data and in the random numbers, as JSON; where a run
+chooses its best weights, also those so far, as a checkpoint in a folder `best`. Written under a temporary name and
+renamed, so a folder that exists is complete. Nothing in one is ever run (safe_load.py)."""
 
 import errno
 import json
@@ -35,7 +34,8 @@ BEST = "best"
 
 
 class Position(BaseModel):
-    """Where one rank is: in the data (its loader's state), with how many reader `workers`, in random numbers and in the run."""
+    """Where one rank is: in the data (its loader's state), with how many reader `workers`, in random numbers and in the
+    run."""
 
     data: dict[str, Any]
     workers: int
@@ -61,10 +61,10 @@ def save_checkpoint(
     made: MadeWith | None = None,
     best: Path | None = None,
 ) -> None:
-    """Saves from all ranks; a checkpoint that stands there is replaced. Without `optimizer` only the model is saved.
+    """Saves from all ranks; a checkpoint that is there is replaced. Without `optimizer` only the model is saved.
 
-    `best`: a checkpoint to keep inside, under `best`. If saving fails on any rank, on a full disk for example, nothing of it is
-    left.
+    `best`: a checkpoint to keep inside, under `best`. If saving fails on any rank, on a full disk for example, nothing
+    of it is left.
 
     Raises:
         NotOurs: if the folder is there and no unchanged checkpoint.
@@ -137,10 +137,12 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer |
         _check_has_optimizer(folder, index.state_dict_metadata)
         state["optimizer"] = optimizer.state_dict()
     wanted = {f"model.{name}" for name in state["model"]}
-    # dcp reads what it is asked for and says nothing about the rest: a smaller model would load a part of a larger one.
+    # DCP ignores entries that are not wanted: a smaller model would load a part of a larger one.
     extra = sorted(name for name in index.state_dict_metadata if name.startswith("model.") and name not in wanted)
     if extra:
-        raise ConfigError(f"{folder}: does not fit this model; was it made by another recipe? It also holds {', '.join(extra)}")
+        raise ConfigError(
+            f"{folder}: does not fit this model; was it made by another recipe? It also holds {', '.join(extra)}"
+        )
     try:
         dcp.load(state, storage_reader=SafeReader(folder), planner=TensorsOnly(), process_group=ranks.host_group)
     except (dcp.api.CheckpointException, RuntimeError, ValueError, OSError) as error:
@@ -150,11 +152,13 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer |
         try:
             optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
-            raise ConfigError(f"{folder}: does not fit this optimizer; was it made by another recipe? {error}") from error
+            raise ConfigError(
+                f"{folder}: does not fit this optimizer; was it made by another recipe? {error}"
+            ) from error
 
 
 def check_resumable(folder: Path) -> None:
-    """Raises ConfigError unless the folder is a whole checkpoint that some rank can go on from."""
+    """Raises ConfigError unless the folder is a whole checkpoint that some rank can resume from."""
     index = read_index(folder)
     _check_has_optimizer(folder, index.state_dict_metadata)
     if not any(folder.glob("position-*-of-*.json")):
@@ -169,7 +173,7 @@ def _check_has_optimizer(folder: Path, names: Iterable[str]) -> None:
 
 
 def first_failure(error: BaseException) -> BaseException:
-    """What went wrong on the first of the ranks that a failure of DCP tells of; other errors are themselves."""
+    """The error of the first rank in a failure of DCP; any other error as it is."""
     if not isinstance(error, dcp.api.CheckpointException) or not error.failures:
         return error
     cause = error.failures[min(error.failures)][0]
@@ -177,12 +181,13 @@ def first_failure(error: BaseException) -> BaseException:
 
 
 def load_position(folder: Path, ranks: Ranks, workers: int) -> Position:
-    """This rank's position. Raises ConfigError if the checkpoint has none for this rank, it is damaged or of another number of
-    reader workers, or the best weights that it speaks of are not there whole."""
+    """This rank's position. Raises ConfigError if the checkpoint has none for this rank, it is damaged or of another
+    number of reader workers, or the best weights that it speaks of are not there whole."""
     path = _position_file(folder, ranks)
     if not path.is_file():
         raise ConfigError(
-            f"{path}: no such file; resuming needs a checkpoint made by `checkpoint.every_steps` with the same number of ranks "
+            f"{path}: no such file; resuming needs a checkpoint made by `checkpoint.every_steps` with the same number "
+            "of ranks "
             f"({ranks.world_size} now)"
         )
     try:
@@ -190,10 +195,13 @@ def load_position(folder: Path, ranks: Ranks, workers: int) -> Position:
     except (ValueError, TypeError, RecursionError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         told = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else f"{error}"
-        raise ConfigError(f"{path}: damaged or incomplete: expected a position in the data as JSON, got: {told}") from None
+        raise ConfigError(
+            f"{path}: damaged or incomplete: expected a position in the data as JSON, got: {told}"
+        ) from None
     if position.workers != workers:
         raise ConfigError(
-            f"{folder}: cannot resume the data stream: it was saved with data.workers={position.workers}, now it is {workers}; "
+            f"{folder}: cannot resume the data stream: it was saved with data.workers={position.workers}, now it is "
+            f"{workers}; "
             f"the order of the data depends on it, so expected --set data.workers={position.workers}"
         )
     if math.isfinite(position.run.best):

@@ -66,9 +66,13 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, split: str, ranks: Ran
     """
     splits = {"train": config.data.train, "valid": config.data.valid, "test": config.data.test}
     if config.data.folds:
-        raise ConfigError("data.folds: name the splits of one fold, for example --set data.folds=[] --set data.test=[fold1]")
+        raise ConfigError(
+            "data.folds: name the splits of one fold, for example --set data.folds=[] --set data.test=[fold1]"
+        )
     if not splits.get(split):
-        raise ConfigError(f"--split {split}: expected one of {', '.join(name for name, folders in splits.items() if folders)}")
+        raise ConfigError(
+            f"--split {split}: expected one of {', '.join(name for name, folders in splits.items() if folders)}"
+        )
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
     schema = load_schema(config.data.path, config.data.leave_out)
     schema = MadeWith.read(checkpoint).schema_for(schema, config, checkpoint)
@@ -78,4 +82,6 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, split: str, ranks: Ran
     load_checkpoint(checkpoint, dmp, None, ranks)
     metrics = evaluate_split(dmp, config, schema, splits[split], ranks)
     lines = [f"{split} of {config.data.path}, {checkpoint}", *metrics_table(metrics)]
-    return lines + (against_baselines(config, metrics) if split == "test" else [])  # the baselines are those of the test split
+    return lines + (
+        against_baselines(config, metrics) if split == "test" else []
+    )  # the baselines are those of the test split

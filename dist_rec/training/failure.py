@@ -1,4 +1,4 @@
-"""How a run ends that cannot go on: one sentence, said once, on whatever ranks it happened."""
+"""The end of a run after an error: one sentence, printed once, whichever ranks met the error."""
 
 import errno
 import sys
@@ -30,8 +30,9 @@ FAILED = "dist_rec/failed"  # how many ranks have said what ended the run
 
 @contextmanager
 def one_voice() -> Iterator[None]:
-    """Around the work of a rank: an error that a user can do something about becomes one sentence, from the rank that met it
-    first, and exit code 2 on all of them. A bug keeps its traceback. Comm: only when it ends badly, over the job's store."""
+    """Around the work of a rank: an error that a user can do something about becomes one sentence, from the rank that
+    met it first, and exit code 2 on all of them. A bug keeps its traceback. Comm: only when it ends badly, over the
+    job's store."""
     try:
         yield
     except Exception as error:
@@ -49,7 +50,7 @@ def one_voice() -> Iterator[None]:
 
 
 def sentence(error: BaseException) -> str | None:
-    """What to tell the user; None for a bug and for the end of another rank."""
+    """The message for the user; None for a bug and for the end of another rank."""
     if isinstance(error, ConfigError | DataError | NotOurs | RunError):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
@@ -64,13 +65,14 @@ def sentence(error: BaseException) -> str | None:
 
 
 def is_gone(error: BaseException) -> bool:
-    """Whether it tells of another rank's end."""
+    """Whether the error is the end of another rank."""
     several = dist.is_initialized() and dist.get_world_size() > 1
     return several and any(sign in str(error) for sign in GONE)
 
 
 def _first() -> bool | None:
-    """Whether no other rank has spoken yet; None if that cannot be known, since the rank that keeps the count is gone."""
+    """Whether no other rank has spoken yet; None if that cannot be known, since the rank that keeps the count is
+    gone."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return True
     try:

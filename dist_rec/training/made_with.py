@@ -1,9 +1,8 @@
 """What a checkpoint was made with: `made_with.json` beside its tensors, compared by name before anything is loaded.
 
-Weights belong to names of fields, tables and tasks, but a tensor only knows places: swap two labels in a schema, and every
-shape still fits. So the names are kept with the weights. Where only their order differs, the model is built in the order of
-the checkpoint; any other difference is an error that says what it is.
-"""
+Weights belong to names of fields, tables and tasks, but a tensor only knows places: swap two labels in a schema, and
+every shape still fits. So the names are kept with the weights. Where only their order differs, the model is built in
+the order of the checkpoint; any other difference is an error that says what it is."""
 
 import json
 from pathlib import Path
@@ -22,7 +21,7 @@ FILE = "made_with.json"
 OPTIMIZER_STATE = 2  # 1: of before 0.1.0, with a loss scale and other names
 # Settings of a model that mean nothing to its weights.
 FREE = ("recompute", "dropout", "task_weights")
-# Settings that a run which goes on must share, beside those of the model.
+# Settings of a resumed run that must be the same, beside the settings of the model.
 RESUMED = ("optimizer", "correction", "compress", "accumulation_steps")
 
 
@@ -43,7 +42,9 @@ class MadeWith(BaseModel):
 
     @classmethod
     def now(cls, schema: Schema, recipe: Config, ranks: int, step: int) -> "MadeWith":
-        return cls(schema_=schema, recipe=recipe, versions=versions(), ranks=ranks, step=step, optimizer_state=OPTIMIZER_STATE)
+        return cls(
+            schema_=schema, recipe=recipe, versions=versions(), ranks=ranks, step=step, optimizer_state=OPTIMIZER_STATE
+        )
 
     @classmethod
     def read(cls, checkpoint: Path) -> "MadeWith":
@@ -51,7 +52,8 @@ class MadeWith(BaseModel):
         path = checkpoint / FILE
         if not path.is_file():
             raise ConfigError(
-                f"{checkpoint}: not a checkpoint, or an incomplete one: it has no {FILE}; expected a folder made by a run, "
+                f"{checkpoint}: not a checkpoint, or an incomplete one: it has no {FILE}; expected a folder made by a "
+                "run, "
                 "such as runs/quickstart/checkpoints/last"
             )
         try:
@@ -70,16 +72,16 @@ class MadeWith(BaseModel):
         (checkpoint / FILE).write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
 
     def schema_for(self, schema: Schema, recipe: Config, checkpoint: Path, *, resumed: bool = False) -> Schema:
-        """The schema to build the model with, so that the checkpoint's weights get to the names that they belong to: fields,
-        tables and tasks in the checkpoint's order, columns as they are now.
+        """The schema to build the model with, so that the checkpoint's weights get to the names that they belong to:
+        fields, tables and tasks in the checkpoint's order, columns as they are now.
 
-        Raises ConfigError with every difference in names, sizes and meanings, of the recipe too; with `resumed` also of what
-        a run that goes on must share.
-        """
+        Raises ConfigError with every difference in names, sizes and meanings, of the recipe too; with `resumed` also of
+        what a resumed run must share."""
         if resumed and self.optimizer_state != OPTIMIZER_STATE:
             raise ConfigError(
-                f"{checkpoint}: saved by an earlier version of dist_rec, which kept the state of the optimizer in another form; "
-                "its weights can be evaluated, but a run cannot go on from it"
+                f"{checkpoint}: saved by an earlier version of dist_rec, which kept the state of the optimizer in "
+                "another form; "
+                "its weights can be evaluated, but a run cannot resume from it"
             )
         differing = _differences(_facts(self.schema_), _facts(schema))
         differing += _differences(self._settings(self.recipe, resumed), self._settings(recipe, resumed))
@@ -116,7 +118,9 @@ def _facts(schema: Schema) -> dict[str, Any]:
     facts |= {f"{owner}, field {name}": f"{size} values" for owner, of in side.items() for name, size in of.items()}
     facts |= {f"sequence {s.name}, times": s.time for s in schema.sequences}
     given = schema.candidate.given
-    facts |= {f"label {name}": f"given {given[name]}" if name in given else "defined" for name in schema.candidate.labels}
+    facts |= {
+        f"label {name}": f"given {given[name]}" if name in given else "defined" for name in schema.candidate.labels
+    }
     facts["candidate.visible_events"] = schema.candidate.visible_events
     facts |= {f"group {name}": sorted(fields) for name, fields in schema.feature_groups.items()}
     return facts

@@ -20,7 +20,8 @@ from dist_rec.common.strict import Strict
 
 @dataclass(frozen=True)
 class TaskMetrics:
-    """One task on one split, over the candidates whose label is defined. AUCs are NaN where a class is missing or a score NaN.
+    """One task on one split, over the candidates whose label is defined. AUCs are NaN where a class is missing or a
+    score NaN.
 
     - `auc`; `grouped_auc`: mean of the AUC inside each group that has both classes, weighted by its candidates
     - `logloss` in nats; `ne`: logloss divided by that of always predicting the label rate
@@ -58,20 +59,23 @@ class Metric:
         return type(self).__name__
 
     def __call__(self, logits: NDArray[np.float64], labels: NDArray[np.float64], groups: NDArray[np.int64]) -> float:
-        """Of one task, from all candidates of all ranks whose label is defined: logits, labels 0 or 1, grouping keys (N,)."""
+        """Of one task, from all candidates of all ranks whose label is defined: logits, labels 0 or 1, grouping keys
+        (N,)."""
         raise NotImplementedError
 
 
 def task_metrics(
     logits: Tensor, labels: Tensor, groups: Tensor, oracle: Tensor | None, metrics: Sequence[Metric] = ()
 ) -> TaskMetrics:
-    """All metrics of one task from all candidates: logits, labels, groups and oracle (N,). A label of NaN is not defined, and
-    its candidate plays no part."""
+    """All metrics of one task from all candidates: logits, labels, groups and oracle (N,). A label of NaN is not
+    defined, and its candidate plays no part."""
     defined = ~labels.isnan()
     logits, labels, groups = logits[defined].double(), labels[defined].double(), groups[defined]
     oracle = None if oracle is None else oracle[defined]
     rate = float(labels.mean()) if len(labels) else float("nan")
-    logloss = float(torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)) if len(labels) else float("nan")
+    logloss = (
+        float(torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)) if len(labels) else float("nan")
+    )
     base = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)) if 0 < rate < 1 else float("nan")
     arrays = logits.numpy(), labels.numpy(), groups.numpy()
     return TaskMetrics(

@@ -25,9 +25,11 @@ class DenseOptimizer:
     def check(self) -> None:
         """Raises ConfigError if it cannot be used here."""
 
-    def __call__(self, parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer | Sequence[torch.optim.Optimizer]:
-        """A torch optimizer, or several that share the parameters. `config` has the settings that all recipes have: `lr`,
-        `weight_decay`, `betas`, `momentum`; the learning rate is the highest one, the schedule scales it."""
+    def __call__(
+        self, parameters: Parameters, config: OptimConfig
+    ) -> torch.optim.Optimizer | Sequence[torch.optim.Optimizer]:
+        """A torch optimizer, or several that share the parameters. `config` has the settings that all recipes have:
+        `lr`, `weight_decay`, `betas`, `momentum`; the learning rate is the highest one, the schedule scales it."""
         raise NotImplementedError
 
 
@@ -61,7 +63,9 @@ class Muon(DenseOptimizer):
 
     def __call__(self, parameters: Parameters, config: OptimConfig) -> list[torch.optim.Optimizer]:
         matrices, others = [p for p in parameters if p.ndim == 2], [p for p in parameters if p.ndim != 2]
-        muon = torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+        muon = torch.optim.Muon(
+            matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
         return [muon, torch.optim.AdamW(others, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)]
 
 

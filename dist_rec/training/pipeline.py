@@ -53,7 +53,7 @@ def shard_model(model: RankingModel, plan: ShardingPlan, config: Config, ranks: 
 def make_optimizer(
     dmp: nn.Module, config: OptimConfig, total_updates: int, ranks: Ranks, health_every: int = 0
 ) -> HybridOptimizer:
-    """The hybrid optimizer a recipe asks for."""
+    """The hybrid optimizer of a recipe."""
     return HybridOptimizer(
         dmp,
         dense_factory(config),
@@ -117,7 +117,8 @@ class CountedBatches(Iterator[HostBatch]):
 
 
 def run_through(pipeline: TrainPipelineSparseDist[Any, Any], batches: Iterator[HostBatch]) -> Iterator[Any]:
-    """Outputs of every step until `batches` ends; then nothing is in flight, so that the model may be evaluated or saved."""
+    """Outputs of every step until `batches` ends; then nothing is in flight, so that the model may be evaluated or
+    saved."""
     while True:
         try:
             yield pipeline.progress(batches)

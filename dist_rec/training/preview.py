@@ -29,7 +29,9 @@ def preview(config: Config, ranks: Ranks) -> None:
     console.print(config_yaml(config), highlight=False, markup=False, soft_wrap=True)  # still YAML
     console.print(_plan_table(schema, member, plan))
     console.print(_cost_table(schema, member, model))
-    console.print(f"{len(members(config))} run(s) of {steps} steps on {ranks.world_size} rank(s), device {ranks.device}")
+    console.print(
+        f"{len(members(config))} run(s) of {steps} steps on {ranks.world_size} rank(s), device {ranks.device}"
+    )
 
 
 def _plan_table(schema: Schema, config: Config, plan: ShardingPlan) -> Table:
@@ -43,7 +45,9 @@ def _plan_table(schema: Schema, config: Config, plan: ShardingPlan) -> Table:
             rows, dim = schema.tables[name], config.embedding.dim_of(name)
             mib = 4 * (rows * dim + optimizer.state_numel(rows, dim)) / 2**20
             where = ", ".join(map(str, sharding.ranks or []))
-            table.add_row(name, f"{rows:,}", str(dim), sharding.sharding_type, sharding.compute_kernel, where, f"{mib:.1f}")
+            table.add_row(
+                name, f"{rows:,}", str(dim), sharding.sharding_type, sharding.compute_kernel, where, f"{mib:.1f}"
+            )
     for name in config.embedding.tables:
         if config.embedding.is_replicated(name):
             rows, dim = schema.tables[name], config.embedding.dim_of(name)

@@ -58,15 +58,16 @@ def device_type(config: ParallelConfig) -> str:
 def start_ranks(config: ParallelConfig) -> Iterator[Ranks]:
     """Joins the job that torchrun started, or makes a job of one rank; leaves it at the end.
 
-    Raises ConfigError if the backend cannot work here, torchrun's variables are there in part, or the other ranks do not come
-    within `parallel.join_timeout_s`, and RunError if they cannot be reached.
-    """
+    Raises ConfigError if the backend cannot work here, torchrun's variables are there in part, or the other ranks do
+    not come within `parallel.join_timeout_s`, and RunError if they cannot be reached."""
     _check_environment()
     torch.set_num_threads(config.threads)
     use_cuda = device_type(config) == "cuda"
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if use_cuda and local_rank >= torch.cuda.device_count():
-        raise ConfigError(f"local rank {local_rank} needs its own GPU, but only {torch.cuda.device_count()} are visible")
+        raise ConfigError(
+            f"local rank {local_rank} needs its own GPU, but only {torch.cuda.device_count()} are visible"
+        )
     device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(device)
@@ -83,7 +84,7 @@ def start_ranks(config: ParallelConfig) -> Iterator[Ranks]:
             failed = False
         finally:
             dist.destroy_process_group()
-            if failed and parts:  # the others hear of it now, and may ask the store who has spoken
+            if failed and parts:  # the others notice it now, and look into the store
                 time.sleep(LAST_WORD_S)
             del store
 
@@ -96,7 +97,8 @@ def _check_environment() -> None:
     if there and missing and (found["RANK"] is not None or found["WORLD_SIZE"] not in (None, "1")):
         told = ", ".join(f"{name}={found[name]}" for name in there)
         raise ConfigError(
-            f"the environment has {told}, but not {', '.join(missing)}: expected all of them, as torchrun sets them, or none, "
+            f"the environment has {told}, but not {', '.join(missing)}: expected all of them, as torchrun sets them, "
+            "or none, "
             f"for a job of one rank (unset {' '.join(there)})"
         )
     if missing:
@@ -108,7 +110,8 @@ def _check_environment() -> None:
             raise ConfigError(f"the environment has {name}={value!r}, expected a number, as torchrun sets it")
     if not int(numbers["RANK"]) < int(numbers["WORLD_SIZE"]):
         raise ConfigError(
-            f"the environment has RANK={numbers['RANK']} and WORLD_SIZE={numbers['WORLD_SIZE']}, expected a rank below it"
+            f"the environment has RANK={numbers['RANK']} and WORLD_SIZE={numbers['WORLD_SIZE']}, expected a rank "
+            "below it"
         )
 
 
@@ -129,7 +132,8 @@ def _join(backend: str, timeout_s: int) -> None:
         # Rank 0 speaks for all, where it can be reached.
         kind = ConfigError if rank == 0 or "connect" not in text else RunError
         raise kind(
-            f"{place}: rank {rank} has not met all {world_size} ranks within {timeout_s} s (parallel.join_timeout_s); expected "
+            f"{place}: rank {rank} has not met all {world_size} ranks within {timeout_s} s (parallel.join_timeout_s); "
+            "expected "
             f"all of them to be started, and to reach this address: {text[:200]}"
         ) from None
     store.set_timeout(dist.default_pg_timeout)

@@ -19,7 +19,13 @@ def write_page(folder: Path, config: Config, test: dict[str, TaskMetrics], facts
     draw_curve(rows, folder / "curve.png")
     windows = [row for row in rows if row["event"] == "train"]
     facts = {name: _cell(value) for name, value in {**facts, **_speed(windows)}.items()}
-    lines = [f"# {config.run.name}", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
+    lines = [
+        f"# {config.run.name}",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts.items()),
+    ]
     lines += ["", "## Test", "", *metrics_table(test), "", *against_baselines(config, test)]
     lines += ["", "![learning curve](curve.png)", "", "## Recipe", "", "```yaml", config_yaml(config), "```", ""]
     (folder / "report.md").write_text("\n".join(lines))
@@ -44,7 +50,7 @@ def metrics_table(metrics: dict[str, TaskMetrics]) -> list[str]:
 
 
 def against_baselines(config: Config, metrics: dict[str, TaskMetrics]) -> list[str]:
-    """Where the test AUC stands between the popularity baseline and the best reachable, for data that knows both."""
+    """How far the test AUC is from the popularity baseline to the best reachable AUC, where the data has both."""
     known = baselines(config)
     lines = []
     for task, m in metrics.items():
@@ -56,7 +62,8 @@ def against_baselines(config: Config, metrics: dict[str, TaskMetrics]) -> list[s
             continue
         way = (m.auc - popularity) / (m.best_auc - popularity)
         lines.append(
-            f"{task}: test AUC {m.auc:.4f}, best reachable {m.best_auc:.4f}, popularity {popularity:.4f}: {way:.0%} of the way"
+            f"{task}: test AUC {m.auc:.4f}, best reachable {m.best_auc:.4f}, popularity {popularity:.4f}: {way:.0%} "
+            "of the way"
         )
     return lines
 
@@ -73,7 +80,9 @@ def baselines(config: Config) -> dict[str, Any]:
         with reading(path):
             known = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise error if isinstance(error, DataError) else DataError(f"{path}: expected JSON, got: {one_line(error)}") from None
+        raise (
+            error if isinstance(error, DataError) else DataError(f"{path}: expected JSON, got: {one_line(error)}")
+        ) from None
     test = known.get("test") if isinstance(known, dict) else None
     return test if isinstance(test, dict) else {}
 
@@ -114,11 +123,12 @@ def _speed(windows: list[dict[str, Any]]) -> dict[str, str]:
         return values[len(values) // 2]
 
     crossed, plain = median("bytes_per_step"), median("plain_bytes_per_step")
+    share = crossed / max(plain, 1)
     return {
         "samples/s (candidates)": f"{median('candidates_per_s'):,.0f}",
         "requests/s": f"{median('requests_per_s'):,.0f}",
-        "tokens/s (events)": f"{median('events_per_s'):,.0f}",
-        "bytes to the device, per step and rank": f"{crossed:,.0f}; {plain:,.0f} as int64 ({crossed / max(plain, 1):.2f})",
+        "events/s": f"{median('events_per_s'):,.0f}",
+        "bytes to the device, per step and rank": f"{crossed:,.0f}; {plain:,.0f} as int64 ({share:.2f})",
     }
 
 

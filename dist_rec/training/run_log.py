@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a progress bar on a terminal, plain lines elsewhere, TensorBoard, `metrics.jsonl`."""
+"""The output of a running run: a progress bar on a terminal, plain lines elsewhere, TensorBoard, `metrics.jsonl`."""
 
 import json
 import math
@@ -45,7 +45,9 @@ class RunLog:
                 self._progress.add_task("train", total=None, status="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for closing in (self._file, self._board):
             if closing is not None:
                 closing.close()
@@ -66,8 +68,8 @@ class RunLog:
         optimizer: HybridOptimizer,
         cache: CacheUse | None = None,
     ) -> None:
-        """A window of training steps, with the optimizer's state after it; `cache` is what this rank's caches of tables in
-        host memory did in it."""
+        """A window of training steps, with the optimizer's state after it; `cache` is what this rank's caches of tables
+        in host memory did in it."""
         if not self._is_main:
             return
         row = {"event": "train", "step": step, **_optimizer_row(optimizer), **asdict(window)}
@@ -77,7 +79,8 @@ class RunLog:
         self._record(row)
         saved = 1 - window.bytes_per_step / max(window.plain_bytes_per_step, 1)
         status = (
-            f"loss {window.loss:.4f}  {_count(window.candidates_per_s)} samples/s  {_count(window.events_per_s)} tokens/s  "
+            f"loss {window.loss:.4f}  {_count(window.candidates_per_s)} samples/s  {_count(window.events_per_s)} "
+            "events/s  "
             f"{_count(window.bytes_per_step)}B/step to the device ({saved:.0%} less than as plain int64)"
         )
         if cache is not None:
@@ -114,7 +117,8 @@ class RunLog:
 
 
 def _optimizer_row(optimizer: HybridOptimizer) -> dict[str, Any]:
-    """Learning rate, gradients and, where measured, whether a step of delay is harmless; reading them waits for the device."""
+    """Learning rate, gradients and, where measured, whether a step of delay is harmless; reading them waits for the
+    device."""
     norm, health = optimizer.grad_norm, optimizer.health
     row: dict[str, Any] = {"lr": optimizer.param_groups[0]["lr"], "grad_norm": None if norm is None else float(norm)}
     row["skipped_updates"] = optimizer.skipped

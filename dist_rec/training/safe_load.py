@@ -1,8 +1,7 @@
-"""Reads DCP checkpoints without running anything that stands in them.
+"""Reads DCP checkpoints without running anything in them.
 
-A checkpoint's index, `.metadata`, is a pickle, and a pickle may call any function. Here only the classes of which DCP's index
-consists can be made, and its entries can only be tensors, which torch reads with `weights_only=True`.
-"""
+A checkpoint's index, `.metadata`, is a pickle, and a pickle may call any function. Here only the classes of which DCP's
+index consists can be made, and its entries can only be tensors, which torch reads with `weights_only=True`."""
 
 import importlib
 import io
@@ -30,15 +29,17 @@ ALLOWED = {
     ("torch.serialization", "_get_layout"),
     ("collections", "OrderedDict"),
     *(("pathlib", name) for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
-    *(("pathlib._local", name) for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),  # Python 3.13
+    *(
+        ("pathlib._local", name) for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+    ),  # Python 3.13
 }
 
 
 class SafeReader(FileSystemReader):
     """DCP's reader of a folder, for checkpoints from anywhere.
 
-    Raises ConfigError for an index that is damaged, holds anything but tensors, or names files that are not there whole.
-    """
+    Raises ConfigError for an index that is damaged, holds anything but tensors, or names files that are not there
+    whole."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -79,7 +80,9 @@ def read_index(folder: Path) -> Metadata:
     except ConfigError:
         raise
     except _NotAllowed as error:
-        raise ConfigError(f"{path}: expected the index of a DCP checkpoint, got {error}; nothing of it was run") from None
+        raise ConfigError(
+            f"{path}: expected the index of a DCP checkpoint, got {error}; nothing of it was run"
+        ) from None
     except Exception as error:  # a damaged pickle may raise anything, and so may what it is made of
         told = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
@@ -95,13 +98,16 @@ def _check_entries(path: Path, index: Metadata) -> None:
         if not isinstance(name, str) or not isinstance(entry, TensorStorageMetadata):
             raise ConfigError(f"{path}: expected tensors only, got {name}, which is {type(entry).__name__}")
         size, parts = tuple(entry.size), [(tuple(part.offsets), tuple(part.sizes)) for part in entry.chunks]
-        inside = all(o >= 0 and n >= 0 and o + n <= whole for at, of in parts for o, n, whole in zip(at, of, size, strict=True))
+        inside = all(
+            o >= 0 and n >= 0 and o + n <= whole for at, of in parts for o, n, whole in zip(at, of, size, strict=True)
+        )
         covered = sum(prod(of) for _, of in parts) == prod(size) and len({at for at, of in parts if prod(of)}) == sum(
             prod(of) > 0 for _, of in parts
         )
         if not inside or not covered or any((name, at) not in stored for at, of in parts if prod(of)):
             raise ConfigError(
-                f"{path}: expected the index of a DCP checkpoint, got one that is damaged or incomplete: {name} of shape "
+                f"{path}: expected the index of a DCP checkpoint, got one that is damaged or incomplete: {name} of "
+                "shape "
                 f"{size} is not stored whole"
             )
 
@@ -120,7 +126,8 @@ def _check_files(folder: Path, index: Metadata) -> None:
         if size is None or size < end:
             came = "nothing there" if size is None else f"{size}"
             raise ConfigError(
-                f"{folder}: the checkpoint is damaged or incomplete: expected {end} bytes in {name}, got {came}; was it copied "
+                f"{folder}: the checkpoint is damaged or incomplete: expected {end} bytes in {name}, got {came}; was "
+                "it copied "
                 "whole?"
             )
 
@@ -133,7 +140,8 @@ _InPython: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue
 
 
 class _IndexUnpickler(_InPython):
-    """Makes what ALLOWED names. A pickle may also set attributes of what it was given: of objects it made, never of classes."""
+    """Makes what ALLOWED names. A pickle may also set attributes of what it was given: of objects it made, never of
+    classes."""
 
     dispatch = dict(_InPython.dispatch)
 

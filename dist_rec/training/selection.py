@@ -21,7 +21,8 @@ class SelectionState(BaseModel):
 
 
 class Selection:
-    """Compares validations by the first task, as `run.select_best` says; without it the last weights are the chosen ones."""
+    """Compares validations by the first task, as `run.select_best` says; without it the last weights are the chosen
+    ones."""
 
     def __init__(self, config: Config) -> None:
         self._by, self._patience = config.run.select_best, config.run.patience

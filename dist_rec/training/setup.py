@@ -12,7 +12,14 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.schema import Schema, load_schema
 from dist_rec.optim.hybrid import HybridOptimizer
-from dist_rec.training.checkpoint import BEST, Position, copy_checkpoint, load_checkpoint, load_position, save_checkpoint
+from dist_rec.training.checkpoint import (
+    BEST,
+    Position,
+    copy_checkpoint,
+    load_checkpoint,
+    load_position,
+    save_checkpoint,
+)
 from dist_rec.training.evaluate import evaluate_split
 from dist_rec.training.made_with import MadeWith
 from dist_rec.training.metrics import TaskMetrics
@@ -56,7 +63,7 @@ class Run:
         return metrics
 
     def save_all(self, step: int) -> None:
-        """A checkpoint that a run can go on from: to the bit as this one does."""
+        """A checkpoint that a run can resume from, to the bit."""
         position = Position(
             data=self.loader.state_dict(),
             workers=self.config.data.workers,
@@ -105,7 +112,8 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
 
 
 def _resume(run: Run, checkpoint: Path) -> None:
-    """Brings back weights, optimizer, position in the data, random numbers, and the validations with their best weights."""
+    """Brings back weights, optimizer, position in the data, random numbers, and the validations with their best
+    weights."""
     # The position first: a checkpoint without one also lacks the optimizer, and the message is about the position.
     position = load_position(checkpoint, run.ranks, run.config.data.workers)
     load_checkpoint(checkpoint, run.model, run.optimizer, run.ranks)
@@ -115,7 +123,9 @@ def _resume(run: Run, checkpoint: Path) -> None:
     except ConfigError:
         raise
     except Exception as error:  # a loader may raise anything for a state that was changed
-        raise ConfigError(f"{checkpoint}: the position in the data is damaged: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"{checkpoint}: the position in the data is damaged: {type(error).__name__}: {error}"
+        ) from error
     run.selection.state = position.run
     if run.ranks.is_main and (checkpoint / BEST).is_dir():
         copy_checkpoint(checkpoint / BEST, run.best_folder)
@@ -127,6 +137,7 @@ def _resume(run: Run, checkpoint: Path) -> None:
     if run.selection.is_exhausted:
         raise ConfigError(
             f"{checkpoint}: saved when the run had ended after step {run.steps_done}, since "
-            f"run.patience={run.config.run.patience} validations had brought nothing better; expected an earlier checkpoint, "
+            f"run.patience={run.config.run.patience} validations had brought nothing better; expected an earlier "
+            "checkpoint, "
             "or a larger run.patience"
         )

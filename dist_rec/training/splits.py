@@ -45,5 +45,7 @@ def training_steps(config: Config, reader: RequestReader) -> int:
     steps = min(steps, config.run.max_steps or steps)
     whole = steps - steps % config.optim.accumulation_steps
     if whole == 0:
-        raise ConfigError(f"optim.accumulation_steps={config.optim.accumulation_steps}: the run has only {steps} batches")
+        raise ConfigError(
+            f"optim.accumulation_steps={config.optim.accumulation_steps}: the run has only {steps} batches"
+        )
     return whole

@@ -1,4 +1,4 @@
-"""A recipe as a study: one run for each fold and seed it asks for, and a summary with mean and spread."""
+"""A recipe as a study: one run for each of its folds and seeds, and a summary with mean and spread."""
 
 import json
 import statistics
@@ -27,7 +27,7 @@ class Member:
 
 
 def members(config: Config) -> list[Member]:
-    """The runs that `data.folds` and `run.seeds` ask for; a single one, in the study's own folder, without them."""
+    """The runs of `data.folds` and `run.seeds`; without them a single run, in the study's own folder."""
     found = []
     for seed in config.run.seeds or [config.run.seed]:
         for fold in range(max(len(config.data.folds), 1)):
@@ -48,7 +48,8 @@ def check_study(config: Config, resume: Path | None) -> None:
     """Raises ConfigError if one checkpoint is to be resumed by several runs."""
     if resume is not None and len(members(config)) > 1:
         raise ConfigError(
-            f"--resume {resume}: a checkpoint belongs to one run, but data.folds and run.seeds ask for {len(members(config))}; "
+            f"--resume {resume}: a checkpoint belongs to one run, but data.folds and run.seeds make "
+            f"{len(members(config))}; "
             "resume with that run's own recipe.yaml"
         )
 
@@ -70,7 +71,7 @@ def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> Study
     if resume is not None:  # before a folder is made for a run that cannot be
         load_position(resume, ranks, config.data.workers)
     folder = new_folder(config, ranks)
-    # At the start: the checkout may change while the runs go on.
+    # At the start: the checkout may change during the runs.
     origin = provenance() if ranks.is_main else {}
     console = Console()
     results: dict[str, RunResult] = {}
@@ -126,7 +127,11 @@ def summarize(folder: Path, config: Config, results: dict[str, RunResult]) -> li
             by_seed.setdefault(name.split("/")[0] if config.run.seeds else "", []).append(result.test[task].auc)
         every = [auc for aucs in by_seed.values() for auc in aucs]
         means = {seed: statistics.mean(aucs) for seed, aucs in by_seed.items()}
-        tasks[task] = {"mean_auc": statistics.mean(every), "stdev_auc": statistics.stdev(every), "mean_auc_by_seed": means}
+        tasks[task] = {
+            "mean_auc": statistics.mean(every),
+            "stdev_auc": statistics.stdev(every),
+            "mean_auc_by_seed": means,
+        }
         line = f"{task}: mean test AUC {statistics.mean(every):.4f} over {len(every)} runs"
         line += f", standard deviation {statistics.stdev(every):.4f}"
         if len(means) > 1:

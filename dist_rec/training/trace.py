@@ -12,11 +12,11 @@ WARMUP = 2  # the profiler's own, not recorded
 
 
 class StepTrace:
-    """Records `steps` steps of each rank to `folder/trace/rank<n>.json`, for chrome://tracing or Perfetto; 0 records nothing.
-    The first `skipped` steps, such as a synchronous start, are left out.
+    """Records `steps` steps of each rank to `folder/trace/rank<n>.json`, for chrome://tracing or Perfetto; 0 records
+    nothing. The first `skipped` steps, such as a synchronous start, are left out.
 
-    The labels `dense all-reduce: start bucket ...`, `dense all-reduce: wait` and `dense update: apply` are the optimizer's.
-    """
+    The labels `dense all-reduce: start bucket ...`, `dense all-reduce: wait` and `dense update: apply` are the
+    optimizer's."""
 
     def __init__(self, folder: Path, steps: int, ranks: Ranks, skipped: int = 0) -> None:
         self._path = folder / "trace" / f"rank{ranks.rank}.json"

@@ -49,7 +49,9 @@ def choose(operator: str, backend: str, device: torch.device, obstacle: str = ""
         if obstacle:
             raise ValueError(f"backend='triton' cannot run: {obstacle}")
         if device.type != "cuda" and not is_interpreted():
-            raise RuntimeError(f"backend='triton' needs CUDA tensors, got {device.type}; the CPU has only Triton's interpreter")
+            raise RuntimeError(
+                f"backend='triton' needs CUDA tensors, got {device.type}; the CPU has only Triton's interpreter"
+            )
     elif backend not in (fallback, "reference"):
         raise ValueError(f"backend must be one of auto, triton, {fallback}, reference, got {backend!r}")
     return backend

@@ -96,7 +96,9 @@ def backward_one_pass(
     TOTAL += rows_before
     place = i * (kv_heads * GROUP) + head
     at = place[:, None] * HEAD + d[None, :]
-    q = tl.load(Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
+    q = tl.load(
+        Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0
+    )
     do = tl.load(DO + at, mask=rows_in_head, other=0.0)
     if ANEW:
         delta = tl.load(DELTA + rows_before + place, mask=is_row, other=0.0)
@@ -107,10 +109,23 @@ def backward_one_pass(
     peak, total = tl.load(PEAK + place, mask=is_row, other=0.0), tl.load(TOTAL + place, mask=is_row, other=0.0)
     norm = inverse(total)
     limit, start, stop = row_bounds(
-        i, is_row, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, PREFIX_LEN, Q_POSITIONS, group_size, CAUSAL
+        i,
+        is_row,
+        b,
+        q_start,
+        q_len,
+        kv_len,
+        NUM_CANDIDATES,
+        FIRST_CANDIDATE,
+        PREFIX_LEN,
+        Q_POSITIONS,
+        group_size,
+        CAUSAL,
     )
     lowest, highest, own_first, own_end = tile_ranges(limit, start, stop, is_row, kv_len)
-    first, full, _, _, _ = block_ranges(lowest, highest, own_first, own_end, first_key, end_key, BN, KEY_VALID is not None)
+    first, full, _, _, _ = block_ranges(
+        lowest, highest, own_first, own_end, first_key, end_key, BN, KEY_VALID is not None
+    )
     K += kv_start * k_stride + h.to(tl.int64) * k_head_stride
     V += kv_start * v_stride + h.to(tl.int64) * v_head_stride
     DK += (kv_start * kv_heads + h) * HEAD

@@ -84,7 +84,9 @@ def backward_queries(
     DELTA += rows_before
     place = i * (kv_heads * GROUP) + head
     at = place[:, None] * HEAD + d[None, :]
-    q = tl.load(Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
+    q = tl.load(
+        Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0
+    )
     do = tl.load(DO + at, mask=rows_in_head, other=0.0)
     if ANEW:
         delta = tl.load(DELTA + place, mask=is_row, other=0.0)
@@ -96,7 +98,18 @@ def backward_queries(
     peak, total = tl.load(PEAK + place, mask=is_row, other=0.0), tl.load(TOTAL + place, mask=is_row, other=0.0)
     norm = inverse(total)
     limit, start, stop = row_bounds(
-        i, is_row, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, PREFIX_LEN, Q_POSITIONS, group_size, CAUSAL
+        i,
+        is_row,
+        b,
+        q_start,
+        q_len,
+        kv_len,
+        NUM_CANDIDATES,
+        FIRST_CANDIDATE,
+        PREFIX_LEN,
+        Q_POSITIONS,
+        group_size,
+        CAUSAL,
     )
     lowest, highest, own_first, own_end = tile_ranges(limit, start, stop, is_row, kv_len)
     first, full, prefix_end, own_block, own_block_end = block_ranges(
@@ -236,12 +249,25 @@ def backward_keys(
         i, head = row // GROUP, h * GROUP + row % GROUP
         is_row = i < q_len
         limit, start, stop = row_bounds(
-            i, is_row, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, PREFIX_LEN, Q_POSITIONS, group_size, CAUSAL
+            i,
+            is_row,
+            b,
+            q_start,
+            q_len,
+            kv_len,
+            NUM_CANDIDATES,
+            FIRST_CANDIDATE,
+            PREFIX_LEN,
+            Q_POSITIONS,
+            group_size,
+            CAUSAL,
         )
         rows_in_head = is_row[:, None] & in_head[None, :]
         place = i * (kv_heads * GROUP) + head
         q = tl.load(
-            Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0
+            Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :],
+            mask=rows_in_head,
+            other=0.0,
         )
         do = tl.load(DO + place[:, None] * HEAD + d[None, :], mask=rows_in_head, other=0.0)
         peak, total = tl.load(PEAK + place, mask=is_row, other=0.0), tl.load(TOTAL + place, mask=is_row, other=0.0)
@@ -255,7 +281,9 @@ def backward_keys(
         rows_in_head = is_row[:, None] & in_head[None, :]
         place = i * (kv_heads * GROUP) + head
         q = tl.load(
-            Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0
+            Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :],
+            mask=rows_in_head,
+            other=0.0,
         )
         do = tl.load(DO + place[:, None] * HEAD + d[None, :], mask=rows_in_head, other=0.0)
         peak, total = tl.load(PEAK + place, mask=is_row, other=0.0), tl.load(TOTAL + place, mask=is_row, other=0.0)

@@ -77,7 +77,9 @@ def bucketed_attention(
     request = _segment_ids(q_lengths)
     row = torch.arange(len(request), device=q.device)
     # Bottom-right: the last query row has the position of the last key.
-    position = row - (q_offsets[1:] - kv_lengths)[request] if mask.q_positions is None else mask.q_positions[: len(row)].long()
+    position = (
+        row - (q_offsets[1:] - kv_lengths)[request] if mask.q_positions is None else mask.q_positions[: len(row)].long()
+    )
     if mask.key_valid is not None:
         # Zero weight times NaN would still be NaN.
         k, v = (x.masked_fill(~mask.key_valid[:, None, None], 0.0) for x in (k, v))
@@ -92,7 +94,9 @@ def bucketed_attention(
     return _attend(q, k, v, mask.key_valid, scale, pieces)
 
 
-def _pieces_of_groups(row: Tensor, request: Tensor, position: Tensor, kv_lengths: Tensor, groups: Groups) -> list[Pieces]:
+def _pieces_of_groups(
+    row: Tensor, request: Tensor, position: Tensor, kv_lengths: Tensor, groups: Groups
+) -> list[Pieces]:
     """Event rows apart from the groups' rows, or all rows of a request over all its keys, whichever costs less."""
     in_group = position >= groups.num_events[request]
     event_rows = torch.zeros_like(kv_lengths).index_add(0, request, (~in_group).long())
@@ -102,7 +106,9 @@ def _pieces_of_groups(row: Tensor, request: Tensor, position: Tensor, kv_lengths
     if torch.equal(event_rows, groups.num_events):
         wasted = wasted + event_rows.square() // 2
     saved = KEY_COST * groups.num_events + PIECE_COST * (event_rows > 0)
-    few = len(kv_lengths) and bool((groups.counts.max() <= CANDIDATES_PER_BLOCK) & ((wasted - saved).sum() <= BUCKET_COST))
+    few = len(kv_lengths) and bool(
+        (groups.counts.max() <= CANDIDATES_PER_BLOCK) & ((wasted - saved).sum() <= BUCKET_COST)
+    )
     # Apart, an event's bits do not depend on later keys, which matters in deterministic mode and for candidates in the
     # middle of a history.
     if few and groups.prefix_len is None and not torch.are_deterministic_algorithms_enabled():
@@ -158,7 +164,9 @@ def _group_pieces(row: Tensor, request: Tensor, position: Tensor, groups: Groups
     row_counts = torch.bincount(block, minlength=len(block_request))
     # Positions may be in any order; the rows of pieces are ordered by block.
     order = block.argsort(stable=True)
-    return Pieces(row[order], row_counts, keys, key_counts, limit[order], start[order], (start + place)[order], has_own=True)
+    return Pieces(
+        row[order], row_counts, keys, key_counts, limit[order], start[order], (start + place)[order], has_own=True
+    )
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, key_valid: Tensor | None, scale: float, pieces: list[Pieces]) -> Tensor:
@@ -207,7 +215,10 @@ class Layout:
         row_starts, key_starts = (counts.cumsum(0) - counts for counts in (work.row_counts, work.key_counts))
         first_slot = torch.zeros_like(row_starts)
         first_slot[members] = widths[0].cumsum(0) - widths[0]
-        place = torch.arange(len(work.rows), device=members.device) + (first_slot - row_starts)[_segment_ids(work.row_counts)]
+        place = (
+            torch.arange(len(work.rows), device=members.device)
+            + (first_slot - row_starts)[_segment_ids(work.row_counts)]
+        )
         return cls(
             _padded_runs(row_starts[members], work.row_counts[members], widths[0]),
             _padded_runs(key_starts[members], work.key_counts[members], widths[1]),
@@ -232,7 +243,9 @@ def _attend_buckets(
     zero, hidden = q.new_zeros(()), q.new_full((), -torch.inf)
     attended, row_has_key = [], []
     for i, (members, num_rows, num_keys) in enumerate(layout.shapes):
-        queries, keys, values = (x[i].unflatten(0, (members, -1)).transpose(1, 2) for x in (padded_q, padded_k, padded_v))
+        queries, keys, values = (
+            x[i].unflatten(0, (members, -1)).transpose(1, 2) for x in (padded_q, padded_k, padded_v)
+        )
         if work.square and key_valid is None:
             # Every event is a row: the plain causal mask, which needs no tensor. Padding comes after all real keys.
             out = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale)

@@ -72,7 +72,8 @@ def check_values(sum_q: int, sum_kv: int, q_offsets: Tensor, kv_offsets: Tensor,
     if bool(wrong.any()):
         request = int(wrong.nonzero()[0])
         raise ValueError(
-            f"num_candidates: request {request} has {int(counts[request])} candidates of {mask.group_size} rows, but only "
+            f"num_candidates: request {request} has {int(counts[request])} candidates of {mask.group_size} rows, but "
+            "only "
             f"{int(rows[request])} key rows in all"
         )
     if prefix_len is not None and len(prefix_len) != (total := int(counts.sum())):
@@ -82,7 +83,10 @@ def check_values(sum_q: int, sum_kv: int, q_offsets: Tensor, kv_offsets: Tensor,
 def why_not_triton(q: Tensor) -> str:
     """Why the fused kernel cannot take this q; empty if it can."""
     if q.dtype not in TRITON_DTYPES or q.shape[2] > LARGEST_HEAD:
-        return f"the fused kernel takes fp32, fp16 or bf16 and head sizes up to {LARGEST_HEAD}, got {q.dtype} and {q.shape[2]}"
+        return (
+            f"the fused kernel takes fp32, fp16 or bf16 and head sizes up to {LARGEST_HEAD}, got {q.dtype} and "
+            f"{q.shape[2]}"
+        )
     if q.device.type != "cuda" and q.dtype == torch.bfloat16 and is_interpreted():
         # It multiplies the raw 16-bit patterns (in Triton 3.6 and 3.7).
         return "Triton's interpreter multiplies bf16 wrongly without saying so; use fp16 or fp32 there"

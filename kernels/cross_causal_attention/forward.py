@@ -96,9 +96,22 @@ def forward(
     # The start of a request may be beyond 2^31 and goes into the pointer; places within a request fit 32 bits.
     Q += q_start * q_stride + (h * GROUP).to(tl.int64) * q_head_stride
     rows_in_head = is_row[:, None] & in_head[None, :]
-    q = tl.load(Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
+    q = tl.load(
+        Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0
+    )
     limit, start, stop = row_bounds(
-        i, is_row, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, PREFIX_LEN, Q_POSITIONS, group_size, CAUSAL
+        i,
+        is_row,
+        b,
+        q_start,
+        q_len,
+        kv_len,
+        NUM_CANDIDATES,
+        FIRST_CANDIDATE,
+        PREFIX_LEN,
+        Q_POSITIONS,
+        group_size,
+        CAUSAL,
     )
     lowest, highest, own_first, own_end = tile_ranges(limit, start, stop, is_row, kv_len)
     first, full, prefix_end, own_block, own_block_end = block_ranges(

@@ -23,7 +23,14 @@ COMBINED_ROWS = 16  # rows that one program of `combine` joins
 
 
 def fused_attention(
-    q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, kv_offsets: Tensor, mask: Mask, scale: float, max_q_len: int | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_offsets: Tensor,
+    kv_offsets: Tensor,
+    mask: Mask,
+    scale: float,
+    max_q_len: int | None,
 ) -> Tensor:
     """See `cross_causal_attention`."""
     layout = [q_offsets, kv_offsets, *mask.tensors]
@@ -209,7 +216,9 @@ def _run_forward(call: _Call, results: dict[str, Tensor]) -> None:
     work = call.work(tuning.SPLIT_KEYS, "keys")
     rows = (work.slots, row_tiles * tile.rows, call.kv_heads)
     shapes = {"OUT": (*rows, call.arguments["HEAD"]), "PEAK": rows, "TOTAL": rows}
-    pieces = {name: torch.empty(shape, dtype=torch.float32, device=call.q_offsets.device) for name, shape in shapes.items()}
+    pieces = {
+        name: torch.empty(shape, dtype=torch.float32, device=call.q_offsets.device) for name, shape in shapes.items()
+    }
     arguments |= work.arguments | {"SPLIT": tuning.SPLIT_KEYS}
     call.launch(forward, work.slots * row_tiles, tile, arguments | pieces)
     pieces = {f"PIECE_{name}": piece for name, piece in pieces.items()}

@@ -16,7 +16,9 @@ def reference_attention(
         q_len, kv_len = rows.stop - rows.start, keys.stop - keys.start
         positions = torch.arange(kv_len - q_len, kv_len) if mask.q_positions is None else mask.q_positions[rows].cpu()
         count = 0 if mask.num_candidates is None else int(mask.num_candidates[b])
-        prefix_len = None if mask.prefix_len is None else mask.prefix_len[first_candidate : first_candidate + count].cpu()
+        prefix_len = (
+            None if mask.prefix_len is None else mask.prefix_len[first_candidate : first_candidate + count].cpu()
+        )
         visible = torch.ones(q_len, kv_len, dtype=torch.bool)
         if mask.causal:
             visible = visible_keys(positions, kv_len, kv_len - count * mask.group_size, mask.group_size, prefix_len)

@@ -80,10 +80,23 @@ def row_statistics(
     rows_before = q_start * (kv_heads * GROUP)
     DO += rows_before * HEAD
     place = i * (kv_heads * GROUP) + head
-    q = tl.load(Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0)
+    q = tl.load(
+        Q + i[:, None] * q_stride + (row % GROUP)[:, None] * q_head_stride + d[None, :], mask=rows_in_head, other=0.0
+    )
     do = tl.load(DO + place[:, None] * HEAD + d[None, :], mask=rows_in_head, other=0.0)
     limit, start, stop = row_bounds(
-        i, is_row, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, PREFIX_LEN, Q_POSITIONS, group_size, CAUSAL
+        i,
+        is_row,
+        b,
+        q_start,
+        q_len,
+        kv_len,
+        NUM_CANDIDATES,
+        FIRST_CANDIDATE,
+        PREFIX_LEN,
+        Q_POSITIONS,
+        group_size,
+        CAUSAL,
     )
     lowest, highest, own_first, own_end = tile_ranges(limit, start, stop, is_row, kv_len)
     first, full, prefix_end, own_block, own_block_end = block_ranges(

@@ -49,7 +49,9 @@ def statistics_table() -> dict[int, dict[int, tuple[Tile, ...]]]:
     warps and blocks in flight too, unless these spill.
     """
     found = _read()["statistics"].items()
-    return {int(key): {int(h): tuple(Tile(*tile) for tile in tiles) for h, tiles in heads.items()} for key, heads in found}
+    return {
+        int(key): {int(h): tuple(Tile(*tile) for tile in tiles) for h, tiles in heads.items()} for key, heads in found
+    }
 
 
 def _read() -> dict[str, Any]:

@@ -43,7 +43,9 @@ def check_bags(rows: Tensor, inverse: Index, offsets: Tensor, mode: str) -> None
 
 def check_terms(rows: Tensor, inverse: Index, terms: Sequence[Term]) -> None:
     if len(terms) > MOST_TERMS:
-        raise ValueError(f"at most {MOST_TERMS} terms are added in one pass, got {len(terms)}; add small tables up before")
+        raise ValueError(
+            f"at most {MOST_TERMS} terms are added in one pass, got {len(terms)}; add small tables up before"
+        )
     for t, (table, index) in enumerate(terms):
         if table.dim() != 2 or table.shape[1] != rows.shape[1] or not table.is_floating_point():
             raise ValueError(

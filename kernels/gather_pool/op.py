@@ -74,7 +74,13 @@ def gather_rows(
     for t, (table, index) in enumerate(zip(tables, indices)):
         arguments |= {f"TABLE_{t}": table.contiguous(), f"INDEX_{t}": index, f"num_{t}": len(table)}
     rows = _with_adjacent_columns(rows)
-    arguments |= {"bits": bits, "length": length, "num_rows": len(rows), "row_stride": rows.stride(0), "WIDTH": rows.shape[1]}
+    arguments |= {
+        "bits": bits,
+        "length": length,
+        "num_rows": len(rows),
+        "row_stride": rows.stride(0),
+        "WIDTH": rows.shape[1],
+    }
     grid = (triton.cdiv(length, tile["BN"]), triton.cdiv(rows.shape[1], tile["BD"]))
     with on(rows.device):
         gather[grid](ROWS=rows, WORDS=words, OUT=out, **arguments, **tile)
@@ -104,7 +110,9 @@ def pool_rows(
 
 
 @pool_rows.register_fake
-def _(rows: Tensor, words: Tensor, bits: int, length: int, offsets: Tensor, mode: str, *rest: Any) -> tuple[Tensor, Tensor]:
+def _(
+    rows: Tensor, words: Tensor, bits: int, length: int, offsets: Tensor, mode: str, *rest: Any
+) -> tuple[Tensor, Tensor]:
     shape = (len(offsets) - 1, rows.shape[1])
     return rows.new_empty(shape), rows.new_empty(shape if mode == "max" else (0,), dtype=torch.int32)
 
@@ -166,7 +174,9 @@ def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     found: list[Tensor | None] = []
     indexed = [(words, ctx.bits, order, begins), *((index, WORD_BITS, None, None) for index in indices)]
     for (size, dtype, wanted), (index, bits, *segments) in zip(ctx.shapes, indexed):
-        found.append(sum_segments(grad, *_segments(index, bits, ctx.length, size, *segments), dtype) if wanted else None)
+        found.append(
+            sum_segments(grad, *_segments(index, bits, ctx.length, size, *segments), dtype) if wanted else None
+        )
     return found[0], None, None, None, None, None, found[1:], [None] * len(indices)
 
 
@@ -221,7 +231,9 @@ def _reduce(
     parts_at = torch.empty(parts.shape if largest else (0,), dtype=torch.int32, device=source.device)
     shared = {"OFFSETS": begins, "STARTS": starts, "OUT": out, "OUT_AT": out_at, "PARTS": parts, "PARTS_AT": parts_at}
     shared |= {"segments": segments, "slots": len(starts), "MEAN": False, "LARGEST": largest, "WIDTH": width}
-    given = dict.fromkeys(("ORDER", "WORDS", "BAG_IDS", "BAG_OFFSETS", "WINNER")) | {"bits": WORD_BITS} | shared | options
+    given = (
+        dict.fromkeys(("ORDER", "WORDS", "BAG_IDS", "BAG_OFFSETS", "WINNER")) | {"bits": WORD_BITS} | shared | options
+    )
     tile, combining = reduce_tile(width, source.element_size()), combine_tile(width)
     columns = triton.cdiv(width, tile["BD"])
     with on(source.device):

@@ -84,7 +84,9 @@ def reduce_pieces(
             source = tl.load(BAG_IDS + position, mask=there, other=-1).to(tl.int64)
         there = there & (source >= 0) & (source < num_sources)
         mask = there[:, :, None] & inside
-        row = tl.load(SOURCE + source[:, :, None] * source_stride + column[None, None, :], mask=mask, other=0.0).to(tl.float32)
+        row = tl.load(SOURCE + source[:, :, None] * source_stride + column[None, None, :], mask=mask, other=0.0).to(
+            tl.float32
+        )
         if BAG_OFFSETS is not None:
             bag_end = tl.load(BAG_OFFSETS + source + 1, mask=there, other=1)
             row = row / (bag_end - tl.load(BAG_OFFSETS + source, mask=there, other=0)).to(tl.float32)[:, :, None]

@@ -1,4 +1,5 @@
-"""Sizes of the kernels' tiles. Not tuned on a GPU: a thread keeps 16 numbers at most, and nothing spills (benchmarks/aot)."""
+"""Sizes of the kernels' tiles. Not tuned on a GPU: a thread keeps 16 numbers at most, and nothing spills
+(benchmarks/aot)."""
 
 PIECE = 64  # positions of a piece of a segment; room for parts is 2 / PIECE of all rows, in fp32
 LONG_PIECE = 512  # where segments have thousands of pieces on average, whose parts one program adds up

@@ -141,7 +141,9 @@ class _ExpandAdd(torch.autograd.Function):
         return found[0], None, None, None, *found[1:], *(None for _ in indices)
 
 
-def _rows_gradient(grad: Tensor, num_rows: int, inverse: Tensor, order: Tensor | None, offsets: Tensor | None) -> Tensor:
+def _rows_gradient(
+    grad: Tensor, num_rows: int, inverse: Tensor, order: Tensor | None, offsets: Tensor | None
+) -> Tensor:
     if order is None or offsets is None:
         segments = sorted_segments(inverse, num_rows)
         order, offsets = segments.order, segments.offsets

@@ -79,13 +79,17 @@ def pack_index(index: Tensor, num_values: int) -> BitPackedIndex:
     check_index(index)
     bits = index_bits(num_values)
     if len(index):
-        low, high = (int(x) for x in torch.aminmax(index))  # host sync: a value too large would overwrite its neighbours
+        low, high = (
+            int(x) for x in torch.aminmax(index)
+        )  # host sync: a value too large would overwrite its neighbours
         if low < 0 or high >= num_values:
             raise ValueError(f"values must be in [0, {num_values}), got {low} to {high}")
     words = torch.zeros(num_words(len(index), bits), dtype=torch.int32, device=index.device)
     groups = -(-len(index) // WORD_BITS)
     # Elements k, k + 32, ... start at the same bit of their words, so each k is one strided operation.
-    padded = torch.nn.functional.pad(index.to(torch.int32), (0, groups * WORD_BITS - len(index))).view(groups, WORD_BITS)
+    padded = torch.nn.functional.pad(index.to(torch.int32), (0, groups * WORD_BITS - len(index))).view(
+        groups, WORD_BITS
+    )
     packed = torch.zeros(groups, bits, dtype=torch.int32, device=index.device)
     for k in range(WORD_BITS):
         word, shift = divmod(k * bits, WORD_BITS)

@@ -50,7 +50,9 @@ def test_auc_does_not_round_to_float32() -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(CANDIDATES)
-def test_grouped_auc_is_the_weighted_mean_over_groups_with_both_classes(candidates: list[tuple[float, int, int]]) -> None:
+def test_grouped_auc_is_the_weighted_mean_over_groups_with_both_classes(
+    candidates: list[tuple[float, int, int]],
+) -> None:
     scores, labels, groups = _columns(candidates)
     areas, weights = [], []
     for group in set(groups.tolist()):

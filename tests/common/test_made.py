@@ -19,7 +19,9 @@ def _make(folder: Path, text: str = "old") -> Path:
 
 
 def _tree(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file() and p.name != MARKER}
+    return {
+        p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file() and p.name != MARKER
+    }
 
 
 def _edit(folder: Path) -> None:
@@ -55,7 +57,9 @@ def test_what_a_user_made_or_changed_is_kept(tmp_path: Path, change: Callable[[P
     change(folder)
     before = _tree(folder)
     for attempt in (lambda: check_replaceable(folder, "dataset"), lambda: replace(folder, by, "dataset")):
-        wanted = rf"out: expected a new or empty folder, .* got .*{message}.* say --force \(in Python force=True\) to delete"
+        wanted = (
+            rf"out: expected a new or empty folder, .* got .*{message}.* say --force \(in Python force=True\) to delete"
+        )
         with pytest.raises(NotOurs, match=wanted):
             attempt()
     assert _tree(folder) == before

@@ -46,7 +46,10 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, message: str, monke
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a: 1\n# für\n".encode("latin-1"), "expected text in UTF-8, got a byte 0xfc in line 2; save the file as UTF-8"),
+        (
+            "a: 1\n# für\n".encode("latin-1"),
+            "expected text in UTF-8, got a byte 0xfc in line 2; save the file as UTF-8",
+        ),
         ("a: 1\n".encode("utf-16"), "expected text in UTF-8, got a byte 0xff in line 1"),
         ("a: 1\n".encode("utf-16-le"), "expected text in UTF-8, got zero bytes, as in UTF-16"),
         ("a: 1\n".encode("utf-32"), "expected text in UTF-8"),

@@ -27,7 +27,12 @@ def _flat(rows: list[dict], name: str, newest: int | None = None) -> list:
 
 
 @settings(max_examples=40, deadline=None)
-@given(count=st.integers(0, 8), longest=st.integers(0, 12), seed=st.integers(0, 1000), newest=st.none() | st.integers(1, 10))
+@given(
+    count=st.integers(0, 8),
+    longest=st.integers(0, 12),
+    seed=st.integers(0, 1000),
+    newest=st.none() | st.integers(1, 10),
+)
 def test_rebuilds_every_field(count: int, longest: int, seed: int, newest: int | None) -> None:
     rng = np.random.default_rng(seed)
     rows = [make_row(rng, user, longest) for user in range(count)]
@@ -88,7 +93,11 @@ def test_seen() -> None:
     row = {"user": 2**40, "history.item": [4, 5], "history.correct": [1, 0]}
     row |= {"candidate.item": [4, 5], "candidate.correct": [1, 0], "candidate.visible_events": [0, 1]}
     batch = _opened([row], seen_schema())
-    assert batch.visible_events is not None and batch.visible_events.tolist() == [0, 1] and batch.visible_events.dtype == torch.int32
+    assert (
+        batch.visible_events is not None
+        and batch.visible_events.tolist() == [0, 1]
+        and batch.visible_events.dtype == torch.int32
+    )
     assert batch.context is None and batch.oracle is None and batch.grouping_key.tolist() == [2**40]
     assert batch.sequences["history"].age is None
 
@@ -107,7 +116,11 @@ def test_empty_batch(schema: Schema) -> None:
     sent = empty_batch(schema)
     assert sent.num_requests == sent.num_candidates == sent.num_events == sent.plain_bytes == 0
     batch, keys = sent.to(CPU), list(schema.layout.tables)
-    assert batch.unique.keys() == keys and batch.unique.lengths().tolist() == [0] * len(keys) and batch.unique.stride() == 1
+    assert (
+        batch.unique.keys() == keys
+        and batch.unique.lengths().tolist() == [0] * len(keys)
+        and batch.unique.stride() == 1
+    )
     assert batch.labels.shape == (0, len(schema.candidate.labels)) and float(batch.candidates_per_rank) == 0.0
 
 

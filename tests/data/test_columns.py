@@ -3,7 +3,15 @@ import pyarrow as pa
 import pytest
 
 from dist_rec.common.strict import ConfigError
-from dist_rec.data.columns import arrow_schema, columns_of, expand_ranges, list_column, one_array, ragged_values, scalar_values
+from dist_rec.data.columns import (
+    arrow_schema,
+    columns_of,
+    expand_ranges,
+    list_column,
+    one_array,
+    ragged_values,
+    scalar_values,
+)
 from tests.data.requests import make_schema, seen_schema
 
 
@@ -19,7 +27,14 @@ def test_types_are_as_narrow_as_the_table() -> None:
 
 def test_group_of_its_own_and_seen() -> None:
     names = [column.name for column in columns_of(seen_schema())]
-    assert names == ["user", "history.item", "history.correct", "candidate.item", "candidate.correct", "candidate.visible_events"]
+    assert names == [
+        "user",
+        "history.item",
+        "history.correct",
+        "candidate.item",
+        "candidate.correct",
+        "candidate.visible_events",
+    ]
 
 
 def test_two_fields_of_one_name() -> None:

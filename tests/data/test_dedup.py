@@ -22,7 +22,9 @@ from dist_rec.data.dedup import (
 from dist_rec.kernels.unique_ids import pack_index, unpack_index
 
 IDS = st.integers(min_value=-(2**63), max_value=2**63 - 1) | st.integers(min_value=0, max_value=3) | st.just(2**62)
-CASES = st.integers(1, 4).flatmap(lambda fields: st.lists(st.tuples(*[IDS] * fields), max_size=80).map(lambda r: (fields, r)))
+CASES = st.integers(1, 4).flatmap(
+    lambda fields: st.lists(st.tuples(*[IDS] * fields), max_size=80).map(lambda r: (fields, r))
+)
 
 
 def _columns(case: tuple[int, list[tuple[int, ...]]]) -> list[NDArray[np.int64]]:
@@ -34,7 +36,9 @@ def _check(tokens: DistinctRows, rows: list[tuple[int, ...]], columns: list[NDAr
     for column, unique in zip(columns, tokens.columns, strict=True):
         assert unique.dtype == np.int64
         np.testing.assert_array_equal(unique[tokens.inverse], column)
-    assert list(zip(*(column.tolist() for column in tokens.columns))) == list(dict.fromkeys(rows)), "order of first occurrence"
+    assert list(zip(*(column.tolist() for column in tokens.columns))) == list(dict.fromkeys(rows)), (
+        "order of first occurrence"
+    )
     assert tokens.inverse.dtype == np.int32
 
 
@@ -47,7 +51,8 @@ def test_rebuilds_every_column(case: tuple[int, list[tuple[int, ...]]]) -> None:
 
 @pytest.mark.parametrize("fields", [1, 3])
 @pytest.mark.parametrize(
-    ("count", "distinct"), [(1, 1), (31, 31), (32, 4), (33, 33), (5_000, 1), (5_000, 5_000), (100_003, 30_011), (100_003, 2)]
+    ("count", "distinct"),
+    [(1, 1), (31, 31), (32, 4), (33, 33), (5_000, 1), (5_000, 5_000), (100_003, 30_011), (100_003, 2)],
 )
 def test_around_blocks_and_growing_tables(count: int, distinct: int, fields: int) -> None:
     rng = np.random.default_rng(count)
@@ -107,7 +112,8 @@ def test_the_extension_checks_its_buffers() -> None:
 
 @pytest.mark.parametrize("mib", [40, 80, 150])
 def test_memory_that_runs_out_is_an_error_and_the_next_call_works(mib: int) -> None:
-    """In a process of its own, whose memory is limited for one call: results, tables of several sizes, or growing ends it."""
+    """In a process of its own, whose memory is limited for one call: results, tables of several sizes, or growing ends
+    it."""
     code = f"""
 import resource, numpy as np
 from dist_rec.data.dedup import unique_tokens
@@ -140,7 +146,9 @@ def test_without_the_extension_the_result_is_the_same_and_said_once(
     try:
         with caplog.at_level(logging.WARNING):
             plain, _ = (unique_tokens(columns) for _ in range(2))
-            assert torch.equal(pack_inverse(inverse, 3).words, packed.words) and torch.equal(unpack_inverse(packed), inverse)
+            assert torch.equal(pack_inverse(inverse, 3).words, packed.words) and torch.equal(
+                unpack_inverse(packed), inverse
+            )
     finally:
         native.cache_clear()
     for one, other in zip([*built.columns, built.inverse], [*plain.columns, plain.inverse], strict=True):
@@ -160,4 +168,8 @@ def test_packs_as_the_operator_does(bits: int, count: int, seed: int) -> None:
 def test_no_dedup_keeps_every_event() -> None:
     columns = [np.array([5, 5, 6]), np.array([1, 1, 1])]
     tokens = every_token(columns)
-    assert [column.tolist() for column in tokens.columns] == [[5, 5, 6], [1, 1, 1]] and tokens.inverse.tolist() == [0, 1, 2]
+    assert [column.tolist() for column in tokens.columns] == [[5, 5, 6], [1, 1, 1]] and tokens.inverse.tolist() == [
+        0,
+        1,
+        2,
+    ]

@@ -60,7 +60,9 @@ def test_finds_features_wherever_they_are(batch: Any, inside: Any) -> None:
     before = inside(batch)
     (found,) = DedupLoader([batch])
     assert type(found) is (UniqueFeatures if batch is FEATURES else type(batch))
-    assert isinstance(inside(found), UniqueFeatures) and inside(batch) is before, "the loader's own batch stays as it is"
+    assert isinstance(inside(found), UniqueFeatures) and inside(batch) is before, (
+        "the loader's own batch stays as it is"
+    )
     assert inside(found).ids_of("item").tolist() == [7, 8]
 
 
@@ -95,12 +97,18 @@ def test_order_and_number_of_batches() -> None:
 
 def test_feature_sets_and_table_sizes() -> None:
     (found,) = DedupLoader([FEATURES], [["item", "kind"]], num_embeddings={"item": 10**6})
-    assert [of.keys for of in found.feature_sets] == [("item", "kind")] and found.tensors["ids.item"].dtype == torch.int32
+    assert [of.keys for of in found.feature_sets] == [("item", "kind")] and found.tensors[
+        "ids.item"
+    ].dtype == torch.int32
 
 
 def test_sets_of_several_tensors_in_a_batch() -> None:
-    (left, right) = next(iter(DedupLoader([(FEATURES, features_of({"user": [[1], [1]]}))], [["item", "kind"], ["user"]])))
-    assert [of.keys for of in left.feature_sets] == [("item", "kind")] and [of.keys for of in right.feature_sets] == [("user",)]
+    (left, right) = next(
+        iter(DedupLoader([(FEATURES, features_of({"user": [[1], [1]]}))], [["item", "kind"], ["user"]]))
+    )
+    assert [of.keys for of in left.feature_sets] == [("item", "kind")] and [of.keys for of in right.feature_sets] == [
+        ("user",)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +195,9 @@ def _weighted(key: str) -> KeyedJaggedTensor:
 
 def _varying(*keys: str) -> KeyedJaggedTensor:
     ids, lengths = torch.arange(1 + len(keys)), torch.ones(1 + len(keys), dtype=torch.int64)
-    return KeyedJaggedTensor(list(keys), ids, lengths=lengths, stride_per_key_per_rank=[[2], *([[1]] * (len(keys) - 1))])
+    return KeyedJaggedTensor(
+        list(keys), ids, lengths=lengths, stride_per_key_per_rank=[[2], *([[1]] * (len(keys) - 1))]
+    )
 
 
 def test_what_cannot_be_deduplicated_stays_beside_the_rest(caplog: pytest.LogCaptureFixture) -> None:
@@ -195,7 +205,9 @@ def test_what_cannot_be_deduplicated_stays_beside_the_rest(caplog: pytest.LogCap
     twice = KeyedJaggedTensor(["t", "t"], torch.tensor([1, 2]), lengths=torch.tensor([1, 1]))
     batch = {"f": FEATURES, "w": _weighted("w"), "v": _varying("x", "y"), "t": twice, "none": empty}
     for found in DedupLoader([batch, batch]):
-        assert isinstance(found["f"], UniqueFeatures) and all(found[name] is batch[name] for name in ("w", "v", "t", "none"))
+        assert isinstance(found["f"], UniqueFeatures) and all(
+            found[name] is batch[name] for name in ("w", "v", "t", "none")
+        )
     texts = [record.getMessage() for record in caplog.records]
     assert len(texts) == 3, "each kind once, not once per batch"
     assert any(text.startswith("w: left as they are") and "weights" in text for text in texts)
@@ -214,8 +226,16 @@ def test_what_cannot_be_deduplicated_stays_beside_the_rest(caplog: pytest.LogCap
             "t, t: features have a key more than once",
         ),
         ([FEATURES, _weighted("w")], {"feature_sets": [["item", "w"]]}, "no key 'w' in the features"),
-        ([FEATURES, _weighted("w")], {"num_embeddings": {"w": 5}}, "no key 'w' in the batch.*; 'w' stays as it is: .*weights"),
-        ([UniqueFeatures.of(FEATURES), 3], {}, "got UniqueFeatures: the batch is deduplicated already; wrap the loader once"),
+        (
+            [FEATURES, _weighted("w")],
+            {"num_embeddings": {"w": 5}},
+            "no key 'w' in the batch.*; 'w' stays as it is: .*weights",
+        ),
+        (
+            [UniqueFeatures.of(FEATURES), 3],
+            {},
+            "got UniqueFeatures: the batch is deduplicated already; wrap the loader once",
+        ),
         (FEATURES.to(torch.device("meta")), {}, "expected features in host memory"),
     ],
 )

@@ -11,7 +11,9 @@ def test_errors_of_the_system_become_a_sentence_with_the_path(tmp_path: Path) ->
     with pytest.raises(DataError, match=f"^{tmp_path}: cannot be read: Is a directory$"), reading(tmp_path):
         tmp_path.read_text()
     with (
-        pytest.raises(DataError, match=rf"^{tmp_path} \({tmp_path}/a/b\): cannot be written: No such file or directory$"),
+        pytest.raises(
+            DataError, match=rf"^{tmp_path} \({tmp_path}/a/b\): cannot be written: No such file or directory$"
+        ),
         writing(tmp_path),
     ):
         (tmp_path / "a" / "b").write_text("")

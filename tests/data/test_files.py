@@ -75,7 +75,9 @@ def test_other_files_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert _users(tmp_path) == _users(tmp_path) == [0, 1, 2]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage().startswith(f"{tmp_path}: not read: {tmp_path}/day=1/rows.csv; data files end in .parquet")
+    assert record.getMessage().startswith(
+        f"{tmp_path}: not read: {tmp_path}/day=1/rows.csv; data files end in .parquet"
+    )
     (tmp_path / "a.parquet.gz").touch()
     _users(tmp_path)
     assert "a.parquet.gz and 1 other files" in caplog.messages[-1]
@@ -111,7 +113,10 @@ def test_a_row_group_without_rows_between_others(tmp_path: Path) -> None:
         (lambda f: (f.rmdir(), f.symlink_to("gone")), "expected a folder of Parquet files .*, got nothing there"),
         (lambda f: None, "expected a folder with at least one .parquet file, got 0 other files"),
         (lambda f: (f / "a.csv").touch(), "expected a folder with at least one .parquet file, got 1 other files"),
-        (lambda f: pq.write_table(make_table([]), f / "a.parquet"), "expected at least one row, got 0 rows in 1 Parquet files"),
+        (
+            lambda f: pq.write_table(make_table([]), f / "a.parquet"),
+            "expected at least one row, got 0 rows in 1 Parquet files",
+        ),
         (lambda f: (f / "a.parquet").symlink_to("gone"), "a.parquet: expected a Parquet file, got a link to gone"),
         (lambda f: os.mkfifo(f / "a.parquet"), "a.parquet: expected a Parquet file, got something that is no file"),
         (lambda f: (f / "a.parquet").touch(), r"a.parquet: expected a Parquet file, got an empty file \(0 bytes\)"),
@@ -125,7 +130,10 @@ def test_a_row_group_without_rows_between_others(tmp_path: Path) -> None:
 def test_what_is_no_split(tmp_path: Path, fill: Callable[[Path], object], message: str) -> None:
     (folder := tmp_path / "train").mkdir()
     fill(folder)
-    for attempt in (lambda: row_groups(folder, make_schema()), lambda: check_splits(tmp_path, make_schema(), ["train"])):
+    for attempt in (
+        lambda: row_groups(folder, make_schema()),
+        lambda: check_splits(tmp_path, make_schema(), ["train"]),
+    ):
         with pytest.raises(DataError, match=f"{folder}.*{message}"):
             attempt()
 
@@ -191,11 +199,17 @@ def test_all_splits_are_checked_before_a_run(tmp_path: Path) -> None:
             1_699_999_999,
             "field time: expected a time in seconds .*, got 1700000000000, which looks like milli",
         ),
-        (1_700_000_000, 1_699_999_999_000_000, "field history.time: expected a time in seconds .* looks like microseconds"),
+        (
+            1_700_000_000,
+            1_699_999_999_000_000,
+            "field history.time: expected a time in seconds .* looks like microseconds",
+        ),
         (1_700_000_000, 19_700, "field history.time: expected times in seconds, as in time, got at most 19700 beside"),
     ],
 )
-def test_statistics_tell_other_units_at_the_door(tmp_path: Path, request_time: int, event_time: int, message: str) -> None:
+def test_statistics_tell_other_units_at_the_door(
+    tmp_path: Path, request_time: int, event_time: int, message: str
+) -> None:
     events = {f"history.{name}": [1] for name in ("item", "kind", "action", "page")} | {"history.time": [event_time]}
     table = make_table([row | {"time": request_time} | events for row in make_rows(3)])
     (tmp_path / "train").mkdir()

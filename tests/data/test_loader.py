@@ -56,7 +56,9 @@ def test_a_state_of_other_settings_is_refused_alike(tmp_path: Path, workers: int
     next(iter(loader))
     other = make_loader(_reader(tmp_path, batch_size=3), workers)
     other.load_state_dict(loader.state_dict())
-    with pytest.raises(ConfigError, match=r"^cannot resume the data stream: it was saved with batch_size=4, now it is 3$"):
+    with pytest.raises(
+        ConfigError, match=r"^cannot resume the data stream: it was saved with batch_size=4, now it is 3$"
+    ):
         list(other)
 
 
@@ -124,7 +126,9 @@ def test_a_system_that_starts_no_processes(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr("multiprocessing.queues.Queue.__init__", refuse)
-    said = rf"^the system cannot start reader processes, 2 for each rank: {advice}.* lower data\.workers, .* \(0: none\)$"
+    said = (
+        rf"^the system cannot start reader processes, 2 for each rank: {advice}.* lower data\.workers, .* \(0: none\)$"
+    )
     with pytest.raises(DataError, match=said):
         iter(make_loader(_reader(tmp_path), 2))
     assert "Traceback" not in capfd.readouterr().err
@@ -138,7 +142,9 @@ def test_a_limit_of_open_files_is_named(tmp_path: Path) -> None:
     held = [next(batches)]
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
-        with pytest.raises(DataError, match=r"need more open files than the system allows; raise the limit \(ulimit -n\)"):
+        with pytest.raises(
+            DataError, match=r"need more open files than the system allows; raise the limit \(ulimit -n\)"
+        ):
             held.extend(batches)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -34,7 +34,9 @@ def older(tmp_path: Path) -> Path:
         table = pq.read_table(tmp_path / "made" / "part-00000.parquet")
         path = tmp_path / split / place
         path.parent.mkdir(parents=True)
-        pq.write_table(table.rename_columns([older_column(name) for name in table.column_names]), path, row_group_size=4)
+        pq.write_table(
+            table.rename_columns([older_column(name) for name in table.column_names]), path, row_group_size=4
+        )
         (tmp_path / "made" / "part-00000.parquet").unlink()
     path = tmp_path / SCHEMA_FILE
     path.write_text("# by hand\n" + _older_words(path.read_text()))

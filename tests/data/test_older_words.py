@@ -65,7 +65,10 @@ def test_a_table_in_older_words_is_not_what_a_writer_may_give() -> None:
 
 
 def test_the_recipe_of_a_checkpoint() -> None:
-    older = {"model": {"tokens": {"dynamic_dim": 4, "width": 8}, "longer": {"k": 3}}, "optim": {"staleness": "compensate"}}
+    older = {
+        "model": {"tokens": {"dynamic_dim": 4, "width": 8}, "longer": {"k": 3}},
+        "optim": {"staleness": "compensate"},
+    }
     older["optim"] |= {"compensation": 0.1, "lr": 0.5}
     assert recipe_with_todays_words(older) == {
         "model": {"tokens": {"side_dim": 4, "width": 8}, "longer": {"k": 3}},

@@ -142,7 +142,9 @@ def test_newest_events_only(dataset: Path) -> None:
 
 
 def test_max_length_would_blind_early_candidates(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data.max_length=5: expected none for this dataset \(candidate.visible_events is true\)"):
+    with pytest.raises(
+        ConfigError, match=r"data.max_length=5: expected none for this dataset \(candidate.visible_events is true\)"
+    ):
         RequestReader(folders=[tmp_path], schema=seen_schema(), batch_size=1, max_length=5)
 
 

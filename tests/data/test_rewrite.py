@@ -259,7 +259,15 @@ _TYPE = type("_Type", (), {"part": OLD})
 
 @pytest.mark.parametrize(
     "value",
-    [_Module(), _Data(), torch.utils.data.DataLoader(_Data()), _TYPE, _function, functools.partial(_function, OLD), threading],  # pyright: ignore[reportArgumentType]
+    [
+        _Module(),
+        _Data(),
+        torch.utils.data.DataLoader(_Data()),
+        _TYPE,
+        _function,
+        functools.partial(_function, OLD),
+        threading,
+    ],  # pyright: ignore[reportArgumentType]
     ids=["module", "data set", "loader", "type", "function", "partial", "python module"],
 )
 def test_what_a_batch_only_points_at_is_left_alone(value: Any) -> None:
@@ -289,7 +297,9 @@ def test_a_copy_that_fails_names_the_class() -> None:
         def __copy__(self) -> "Broken":
             raise RuntimeError("not now")
 
-    with pytest.raises(TypeError, match=r"expected to copy a NeedsArguments, .*TypeError: .*part.*; give the class a __copy__"):
+    with pytest.raises(
+        TypeError, match=r"expected to copy a NeedsArguments, .*TypeError: .*part.*; give the class a __copy__"
+    ):
         replaced(NeedsArguments(OLD))
     with pytest.raises(TypeError, match=r"expected to copy a Broken, .*RuntimeError: not now"):
         replaced({"x": Broken(OLD)})

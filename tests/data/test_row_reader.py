@@ -1,4 +1,4 @@
-"""Rows of a split from Parquet and from a reader of one's own, which is validated like any other."""
+"""Readers of rows: what the base class does for a reader of one's own. Parquet: test_files.py, test_validate.py."""
 
 from pathlib import Path
 
@@ -8,64 +8,45 @@ import pytest
 from dist_rec.common.strict import Strict
 from dist_rec.data.errors import DataError
 from dist_rec.data.files import RowGroup
+from dist_rec.data.reader import RequestReader
 from dist_rec.data.row_reader import PARQUET, RowReader, check_splits
 from dist_rec.data.schema import Schema
-from tests.data.requests import make_dataset, make_rows, make_schema, make_table
+from dist_rec.data.writer import write_split
+from tests.data.requests import make_rows, make_schema, make_table
 
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """30 rows in two files, in groups of 8."""
-    return make_dataset(tmp_path_factory.mktemp("rows") / "data", 30, rows_per_file=16)
-
-
-def test_parquet_gives_the_rows_of_the_groups_in_the_order_asked_for(dataset: Path) -> None:
-    schema = make_schema()
-    groups = PARQUET.row_groups(dataset / "train", schema)
-    assert [group.rows for group in groups] == [8, 8, 8, 6]
-    wanted = [groups[2], groups[3], groups[0]]
-    rows = make_table(make_rows(30))
-    expected = pa.concat_tables([rows.slice(16, 14), rows.slice(0, 8)])
-    assert PARQUET.read(wanted, schema).to_pylist() == expected.to_pylist()
+ROWS = make_rows(10)
 
 
 class InMemory(RowReader):
-    """A reader of one's own: two groups of two rows, the second one with an id too large."""
+    """Two row groups of the rows above; `broken` changes what is read."""
 
-    asked: list[str] = []
+    broken = False
 
     def row_groups(self, folder: Path, schema: Schema) -> list[RowGroup]:
-        self.asked.append(folder.name)
-        return [RowGroup(folder / "memory", index, 2) for index in range(2)]
+        if folder.name != "train":
+            raise DataError(f"{folder}: expected train, got another one")
+        return [RowGroup(folder / "memory", 0, 6), RowGroup(folder / "memory", 1, 4)]
 
     def read_group(self, group: RowGroup, schema: Schema) -> pa.Table:
-        rows = make_rows(2, seed=group.index)
-        if group.index == 1:
-            rows[0]["user"] = 1_000
-        return make_table(rows)
+        table = make_table(ROWS[:6] if group.index == 0 else ROWS[6:], schema)
+        return table.drop_columns(["user"]) if self.broken and group.index == 1 else table
 
 
-def test_rows_of_a_reader_of_ones_own_are_validated_and_their_place_is_said() -> None:
-    schema, reader = make_schema(), InMemory(Strict())
-    first, second = reader.row_groups(Path("train"), schema)
-    assert reader.read([first, first], schema).num_rows == 4
-    with pytest.raises(DataError, match=r"memory.*row group 1.*user"):
-        reader.read([first, second], schema)
+def test_it_gives_the_batches_that_files_give(tmp_path: Path) -> None:
+    write_split(tmp_path / "train", make_table(ROWS), make_schema(), rows_per_group=6)
+    options = {"folders": [tmp_path / "train"], "schema": make_schema(), "batch_size": 4}
+    files, memory = (list(RequestReader(**options, rows=rows)) for rows in (PARQUET, InMemory(Strict())))
+    assert [batch.tensors.buffer.tolist() for batch in files] == [batch.tensors.buffer.tolist() for batch in memory]
 
 
-def test_every_folder_is_listed_once_before_a_run(tmp_path: Path, dataset: Path) -> None:
+def test_what_it_reads_is_validated() -> None:
     reader = InMemory(Strict())
-    reader.asked.clear()
-    check_splits(tmp_path, make_schema(), ["a", "b", "a"], reader)
-    assert reader.asked == ["a", "b"]
-    check_splits(dataset, make_schema(), ["train"])
-    with pytest.raises(DataError, match="nothing"):
-        check_splits(dataset, make_schema(), ["train", "nothing"])
+    reader.broken = True
+    with pytest.raises(DataError, match="memory, row group 1, field user: expected a column of that name"):
+        reader.read(reader.row_groups(Path("train"), make_schema()), make_schema())
 
 
-def test_the_base_reads_nothing() -> None:
-    reader = RowReader(Strict())
-    with pytest.raises(NotImplementedError):
-        reader.row_groups(Path("train"), make_schema())
-    with pytest.raises(NotImplementedError):
-        reader.read_group(RowGroup(Path("train"), 0, 1), make_schema())
+def test_its_splits_are_checked_before_a_run() -> None:
+    check_splits(".", make_schema(), ["train", "train"], InMemory(Strict()))
+    with pytest.raises(DataError, match="valid: expected train"):
+        check_splits(".", make_schema(), ["train", "valid"], InMemory(Strict()))

@@ -42,16 +42,23 @@ def _given(given: dict[str, str]) -> dict:
         ({"context": ["city"]}, "context.city: table 'city' is not declared; declared: item, kind, user, query"),
         ({"tables": {"item": 0, "kind": 1, "user": 1, "query": 1}}, "table item: expected 1 to 2"),
         ({"request": {"grouping_key": "user"}}, "request.time must name the column"),
-        ({"candidate": {"ids": ["item"], "labels": ["click"], "visible_events": True}}, "needs exactly one sequence, got 2"),
+        (
+            {"candidate": {"ids": ["item"], "labels": ["click"], "visible_events": True}},
+            "needs exactly one sequence, got 2",
+        ),
         ({"candidate": {"ids": ["item"], "labels": []}}, "at least 1 item"),
-        ({"candidate": {"ids": ["item"], "side": {"slot": 40_000}, "labels": ["click"]}}, "1 to 32768 values, got 40000"),
+        (
+            {"candidate": {"ids": ["item"], "side": {"slot": 40_000}, "labels": ["click"]}},
+            "1 to 32768 values, got 40000",
+        ),
         (
             {"sequences": [{"name": "items", "ids": ["item"]}]},
             "sequences: 'items' cannot be a name here",
         ),
         (
             {"sequences": [{"name": "a.b", "ids": ["item"]}]},
-            "sequences: 'a.b' cannot be a name here; expected one without dots that is no attribute of torch's ModuleDict, "
+            "sequences: 'a.b' cannot be a name here; expected one without dots that is no attribute of torch's "
+            "ModuleDict, "
             "for example a_b_1",
         ),
         ({"sequences": [{"name": "clicks", "ids": ["item"], "side": {"type": 3}}]}, "clicks.side: 'type' cannot"),
@@ -67,7 +74,10 @@ def _given(given: dict[str, str]) -> dict:
             {"feature_groups": {"a": ["context.user"], "b": ["candidate.item", "context.user"]}},
             "feature_groups.b: 'context.user' is in group a already",
         ),
-        ({"feature_groups": {"a": ["candidate.item", "candidate.item"]}}, "feature_groups.a: 'candidate.item' is in group a already"),
+        (
+            {"feature_groups": {"a": ["candidate.item", "candidate.item"]}},
+            "feature_groups.a: 'candidate.item' is in group a already",
+        ),
         ({"feature_groups": {"a": []}}, "feature_groups.a: expected at least one field, got none"),
         ({"feature_groups": {"a": ["candidate.item"]}}, "these are in none: context.user, candidate.kind"),
         ({"candidate": _given({"buy": "clck"})}, "given buy: clck: 'clck' is no label; these are: click, buy, back"),
@@ -91,7 +101,11 @@ def test_wrong_schemas(changes: dict, message: str) -> None:
 
 @pytest.mark.parametrize(
     "schema",
-    [make_schema(), seen_schema(), make_schema(feature_groups=GROUPS, candidate=_given({"buy": "click", "back": "click"}))],
+    [
+        make_schema(),
+        seen_schema(),
+        make_schema(feature_groups=GROUPS, candidate=_given({"buy": "click", "back": "click"})),
+    ],
     ids=["full", "seen", "groups and conditions"],
 )
 def test_survives_yaml(schema, tmp_path: Path) -> None:
@@ -107,8 +121,8 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_wrong_key_names_the_nearest(tmp_path: Path) -> None:
     write_schema(tmp_path, make_schema())
     path = tmp_path / "schema.yaml"
-    path.write_text(path.read_text().replace("truth:", "thruth:"))
-    with pytest.raises(ConfigError, match=r"candidate\.thruth: unknown key; did you mean 'truth'"):
+    path.write_text(path.read_text().replace("oracle:", "orakle:"))
+    with pytest.raises(ConfigError, match=r"candidate\.orakle: unknown key; did you mean 'oracle'"):
         load_schema(tmp_path)
 
 

@@ -36,5 +36,7 @@ def test_outlier() -> None:
         ((NOW, NOW), (0, NOW), False),
     ],
 )
-def test_request_and_events_count_in_one_unit(request_span: tuple[int, int], events: tuple[int, int], mixed: bool) -> None:
+def test_request_and_events_count_in_one_unit(
+    request_span: tuple[int, int], events: tuple[int, int], mixed: bool
+) -> None:
     assert (mixed_units(Span(*request_span), Span(*events)) is not None) is mixed

@@ -24,7 +24,9 @@ def test_gives_back_what_went_in() -> None:
     sent = TransferBuffer.of(TENSORS)
     for name, tensor in TENSORS.items():
         assert sent[name].dtype == tensor.dtype and torch.equal(sent[name], tensor)
-    assert sent.get("table") is not None and sent.get("chair") is None and list(sent) == list(TENSORS) and len(sent) == 6
+    assert (
+        sent.get("table") is not None and sent.get("chair") is None and list(sent) == list(TENSORS) and len(sent) == 6
+    )
 
 
 def test_is_one_buffer_without_waste() -> None:
@@ -112,7 +114,9 @@ def test_shared_memory_without_a_limit_has_room(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("error", [OSError("no such file system"), None])
-def test_what_shared_memory_refuses_goes_through_the_pipe(error: OSError | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_shared_memory_refuses_goes_through_the_pipe(
+    error: OSError | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise error or RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
 

@@ -51,9 +51,9 @@ def test_every_integer_and_list_type(tmp_path: Path, name: str, kind: pa.DataTyp
 def test_lists_of_one_length_and_lists_with_a_dictionary(tmp_path: Path) -> None:
     table = make_table([row | {"searches.query": [3, 8]} for row in make_rows(4)])
     (tmp_path / "a").mkdir()
-    assert _read(_with(table, "searches.query", table["searches.query"].cast(pa.list_(pa.int16(), 2))), tmp_path / "a").equals(
-        table
-    )
+    assert _read(
+        _with(table, "searches.query", table["searches.query"].cast(pa.list_(pa.int16(), 2))), tmp_path / "a"
+    ).equals(table)
     lists = table["history.item"].combine_chunks()
     coded = pa.ListArray.from_arrays(lists.offsets, lists.values.dictionary_encode())
     (tmp_path / "b").mkdir()
@@ -120,7 +120,9 @@ def test_timestamps_become_seconds(tmp_path: Path, unit: str, zone: str | None) 
 
 
 def test_dates_become_seconds(tmp_path: Path) -> None:
-    table = make_table([row | {"time": 19_700 * 86_400} | _events(19_690 * 86_400, 19_699 * 86_400) for row in make_rows(2)])
+    table = make_table(
+        [row | {"time": 19_700 * 86_400} | _events(19_690 * 86_400, 19_699 * 86_400) for row in make_rows(2)]
+    )
     for number, kind in enumerate((pa.date32(), pa.date64())):
         other = _with(table, "time", pa.array([19_700] * 2, pa.int32()).cast(pa.date32()).cast(kind))
         days = pa.array([[19_690, 19_699]] * 2, pa.list_(pa.int32())).cast(pa.list_(pa.date32())).cast(pa.list_(kind))
@@ -143,9 +145,17 @@ def _events(*times: int) -> dict[str, list[int]]:
         ("time", pa.array([1.0, 2.0]), r"field time: expected integers \(seconds\) or timestamps, got double"),
         ("time", pa.array(["a", "b"]).dictionary_encode(), "field time: expected integers .* got dictionary"),
         ("time", pa.array([1, 2], pa.duration("s")), "field time: expected integers .* got duration"),
-        ("time", pa.array([2**63 + 5] * 2, pa.uint64()), "field time: expected a time in seconds .* got 9223372036854775813"),
+        (
+            "time",
+            pa.array([2**63 + 5] * 2, pa.uint64()),
+            "field time: expected a time in seconds .* got 9223372036854775813",
+        ),
         ("time", pa.array([5, -(2**63)]), "field time: expected a time in seconds .* got -9223372036854775808"),
-        ("history.item", pa.array([[[1]], [[2]]]), "field history.item: expected a list of integers, got list<element: list"),
+        (
+            "history.item",
+            pa.array([[[1]], [[2]]]),
+            "field history.item: expected a list of integers, got list<element: list",
+        ),
         (
             "history.item",
             pa.array([[1], [2]], pa.list_view(pa.int64())),
@@ -156,7 +166,11 @@ def _events(*times: int) -> dict[str, list[int]]:
             pa.array([["a"], ["b"]]),
             "field history.item: expected a list of integers, got list<element: string>",
         ),
-        ("history.time", pa.array([[1.5], [2]]), r"a list of integers \(seconds\) or timestamps, got list<element: double>"),
+        (
+            "history.time",
+            pa.array([[1.5], [2]]),
+            r"a list of integers \(seconds\) or timestamps, got list<element: double>",
+        ),
         ("candidate.click", pa.array([["a"], ["b"]]), "expected a list of 0/1 numbers, got list<element: string>"),
         ("candidate.click.oracle", pa.array([[1], [0]]), "expected a list of floats, got list<element: int64>"),
         (
@@ -192,7 +206,9 @@ def test_zones_must_agree() -> None:
     table = make_table([row | {"time": NOW} | _events(NOW) for row in make_rows(2)])
     table = _with(table, "time", pa.array([NOW] * 2, pa.timestamp("s", "UTC")))
     table = _with(table, "history.time", pa.array([[NOW]] * 2, pa.list_(pa.timestamp("s"))))
-    with pytest.raises(DataError, match=r"field history.time: expected timestamps with a time zone, as time has, got none"):
+    with pytest.raises(
+        DataError, match=r"field history.time: expected timestamps with a time zone, as time has, got none"
+    ):
         validate(table, make_schema(), file="f", row_group=0)
 
 
@@ -200,4 +216,6 @@ def test_columns_that_are_plain_already_are_not_copied() -> None:
     table = make_table(make_rows(5))
     same = plain(table, make_schema())
     assert same.schema == arrow_schema(make_schema())
-    assert all(same[name].chunk(0) is table[name].chunk(0) or same[name].equals(table[name]) for name in table.column_names)
+    assert all(
+        same[name].chunk(0) is table[name].chunk(0) or same[name].equals(table[name]) for name in table.column_names
+    )

@@ -21,7 +21,9 @@ def features_of(lists: dict[str, list[list[int]]], dtype: torch.dtype = torch.in
     """One list of ids per key and sample."""
     lengths = [len(ids) for samples in lists.values() for ids in samples]
     values = [i for samples in lists.values() for ids in samples for i in ids]
-    return KeyedJaggedTensor(list(lists), torch.tensor(values, dtype=dtype), lengths=torch.tensor(lengths, dtype=torch.int32))
+    return KeyedJaggedTensor(
+        list(lists), torch.tensor(values, dtype=dtype), lengths=torch.tensor(lengths, dtype=torch.int32)
+    )
 
 
 SAMPLES = st.lists(st.lists(st.integers(HUGE, HUGE + 2) | st.integers(0, 5), max_size=6), min_size=3, max_size=3)
@@ -82,7 +84,13 @@ def _flat(answer: Any) -> list[Any]:
     if isinstance(answer, Tensor):
         return [answer.dtype, answer.tolist()]
     if isinstance(answer, KeyedJaggedTensor):
-        return [answer.keys(), *_flat(answer.values()), *_flat(answer.lengths()), answer.stride(), answer.length_per_key()]
+        return [
+            answer.keys(),
+            *_flat(answer.values()),
+            *_flat(answer.lengths()),
+            answer.stride(),
+            answer.length_per_key(),
+        ]
     if isinstance(answer, JaggedTensor):
         return [*_flat(answer.values()), *_flat(answer.lengths()), *_flat(answer.offsets()), answer.weights_or_none()]
     if isinstance(answer, UniqueFeatures):
@@ -123,7 +131,9 @@ def test_a_collection_of_keys() -> None:
     assert repr(unique) == "UniqueFeatures(2 samples on cpu; b: 3 values, 2 distinct, a: 1 values, 1 distinct)"
     with pytest.raises(KeyError, match="no key 'x' in the features; there are: b, a"):
         unique["x"]
-    with pytest.raises(AttributeError, match="neither UniqueFeatures nor the KeyedJaggedTensor it stands for has 'nonsense'"):
+    with pytest.raises(
+        AttributeError, match="neither UniqueFeatures nor the KeyedJaggedTensor it stands for has 'nonsense'"
+    ):
         _ = unique.nonsense
     with pytest.raises(TypeError, match="cannot be written to"):
         unique.copy_(features_of({"a": [[1]]}))
@@ -140,7 +150,9 @@ def test_what_is_handed_out_shares_no_memory(lists: dict[str, list[list[int]]]) 
         unique.plain.offsets()
         unique.plain.clear_storage()
         for key, ids in expected.items():
-            assert torch.equal(_rebuilt(unique, key), ids) and unique.lengths_of(key).tolist() == [len(of) for of in lists[key]]
+            assert torch.equal(_rebuilt(unique, key), ids) and unique.lengths_of(key).tolist() == [
+                len(of) for of in lists[key]
+            ]
         unique.clear_storage()
         assert torch.equal(unique.values(), plain.values()) and torch.equal(unique.lengths(), plain.lengths())
 
@@ -221,7 +233,10 @@ def test_lengths_keep_their_type() -> None:
 
 
 def test_nothing_at_all() -> None:
-    for unique in (UniqueFeatures.of(features_of({"a": [[], []]})), UniqueFeatures.on_device(features_of({"a": [[], []]}))):
+    for unique in (
+        UniqueFeatures.of(features_of({"a": [[], []]})),
+        UniqueFeatures.on_device(features_of({"a": [[], []]})),
+    ):
         assert len(unique.inverse_of("a")) == 0 and unique.lengths_of("a").tolist() == [0, 0]
         assert unique.deduplicated.stride() == 1 and unique.deduplicated.lengths().tolist() == [0]
 

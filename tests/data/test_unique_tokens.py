@@ -31,7 +31,9 @@ def _tokens() -> UniqueTokens:
 
 
 def _in_one_buffer(tokens: UniqueTokens) -> UniqueTokens:
-    return replace(tokens, tensors=TransferBuffer.of({"before": torch.ones(3), **tokens.tensors, "behind": torch.ones(1)}))
+    return replace(
+        tokens, tensors=TransferBuffer.of({"before": torch.ones(3), **tokens.tensors, "behind": torch.ones(1)})
+    )
 
 
 def _rebuilt(tokens: UniqueTokens, key: str, owner: str) -> list[int]:

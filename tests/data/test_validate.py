@@ -74,7 +74,9 @@ def test_bad_value(field: str, value: Any, expected: str) -> None:
 def test_bad_float_label(bad: float) -> None:
     rows = [row | {"candidate.click": [0.0, 1.0]} for row in _rows()]
     rows[1]["candidate.click"] = [1.0, bad]
-    with pytest.raises(DataError, match=f"row 1, field candidate.click: expected a label of 0 or 1, got {bad} at entry 1"):
+    with pytest.raises(
+        DataError, match=f"row 1, field candidate.click: expected a label of 0 or 1, got {bad} at entry 1"
+    ):
         validate(_wide(rows), make_schema(), file="f", row_group=0)
 
 
@@ -98,8 +100,14 @@ def test_seen_out_of_range(seen: int) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.drop_columns(["history.kind"]), "field history.kind: expected a column of that name, got only user, time"),
-        (lambda t: t.append_column("user", t["user"]), "field user: expected a column of that name, got 2 of that name"),
+        (
+            lambda t: t.drop_columns(["history.kind"]),
+            "field history.kind: expected a column of that name, got only user, time",
+        ),
+        (
+            lambda t: t.append_column("user", t["user"]),
+            "field user: expected a column of that name, got 2 of that name",
+        ),
         (
             lambda t: t.set_column(0, "user", pa.array(["a"] * 4)),
             "row group 0, field user: expected integers, got string",
@@ -153,7 +161,10 @@ def test_other_types_are_read_as_the_writers_own(tmp_path: Path) -> None:
             "expected a Parquet file, got a link to gone, where nothing can be read",
         ),
         (lambda p: (p.unlink(), os.mkfifo(p)), "expected a Parquet file, got something that is no file"),
-        (lambda p: pq.write_table(pa.table({"user": [1]}), p), "field time: expected a column of that name, got only user"),
+        (
+            lambda p: pq.write_table(pa.table({"user": [1]}), p),
+            "field time: expected a column of that name, got only user",
+        ),
     ],
 )
 def test_bad_files(spoil: Callable[[Path], Any], message: str, tmp_path: Path) -> None:

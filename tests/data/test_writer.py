@@ -32,7 +32,9 @@ def test_rolls_files_and_row_groups(tmp_path: Path) -> None:
 
 def test_casts_and_drops_other_columns(tmp_path: Path) -> None:
     wide = make_table(make_rows(4)).cast(
-        pa.schema([(f.name, pa.list_(pa.int64()) if f.name == "history.item" else f.type) for f in make_table([]).schema])
+        pa.schema(
+            [(f.name, pa.list_(pa.int64()) if f.name == "history.item" else f.type) for f in make_table([]).schema]
+        )
     )
     write_split(tmp_path / "train", wide.append_column("extra", [[1, 2, 3, 4]]), make_schema())
     assert pq.read_table(tmp_path / "train").schema.equals(make_table([]).schema)
@@ -135,7 +137,9 @@ def test_no_dataset_comes_into_another_one_unless_forced(tmp_path: Path) -> None
     write_split(shop / "train", make_table(make_rows(3)), make_schema())
     write_split(shop / "days" / "1", make_table(make_rows(3)), make_schema())
     for place, around in [("train/sub", "split {}/train"), ("train/a/b", "split {}/train"), ("other", "dataset {}")]:
-        message = f"^{shop / place}: expected a place outside of other datasets, got one inside the {around.format(shop)};"
+        message = (
+            f"^{shop / place}: expected a place outside of other datasets, got one inside the {around.format(shop)};"
+        )
         with pytest.raises(DataError, match=message), staged(shop / place):
             raise AssertionError
         assert not (shop / place).exists()
@@ -206,7 +210,9 @@ def test_a_disk_that_fills_up(tmp_path: Path, written: str, monkeypatch: pytest.
         raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table" if written == "table" else "close", full)
-    with pytest.raises(DataError, match=rf"^{tmp_path / 'train'}: cannot be written: .*No space left on device; make room"):
+    with pytest.raises(
+        DataError, match=rf"^{tmp_path / 'train'}: cannot be written: .*No space left on device; make room"
+    ):
         write_split(tmp_path / "train", make_table(make_rows(3)), make_schema())
     assert list(tmp_path.iterdir()) == []
 

@@ -33,7 +33,9 @@ def test_the_extension_is_named() -> None:
 
 
 def test_a_probe_is_a_process_that_prints_a_line() -> None:
-    ran = subprocess.run([sys.executable, "-m", "dist_rec.doctor.probes", "torch"], cwd=ROOT, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-m", "dist_rec.doctor.probes", "torch"], cwd=ROOT, capture_output=True, text=True
+    )
     assert ran.returncode == 0 and "GPU(s)" in ran.stdout, ran.stderr
 
 

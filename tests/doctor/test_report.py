@@ -21,7 +21,9 @@ def test_this_environment_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert "two ranks" in shown and "triton kernel" in shown and "torchrec" in shown
 
 
-def test_a_failure_ends_in_false_and_says_what_to_do(findings: list[Finding], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_ends_in_false_and_says_what_to_do(
+    findings: list[Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
     findings += [
         Finding("torch", "ok", "2.13.0"),
         Finding("torchrec", "fail", "1.7.0", "1.8.*", "pip install [this] torchrec==1.8.0"),

@@ -46,7 +46,11 @@ class Trained:
 
 def sharded_config(model: dict[str, Any] | None = None, **embedding: Any) -> Config:
     """All tables `dim` wide; `model` are changes of `model_config`, `embedding` of the defaults of EmbeddingConfig."""
-    tree = {"data": {"path": "unused"}, "model": model_config(**model or {}).model_dump(), "embedding": {"dim": 8} | embedding}
+    tree = {
+        "data": {"path": "unused"},
+        "model": model_config(**model or {}).model_dump(),
+        "embedding": {"dim": 8} | embedding,
+    }
     return Config.model_validate(tree)
 
 
@@ -78,7 +82,9 @@ def train(config: Config, steps: list[list[list[Row]]], update: Update, dense: s
     """One optimizer step per entry of `steps`, which holds the rows of every rank."""
     dmp = shard(config, ddp=update == "ddp")
     kind: DenseUpdate = "delayed" if update == "delayed" else "sync"
-    hybrid = HybridOptimizer(dmp, DENSE[dense], dense_update=kind, warmup_sync_steps=0, clip_norm=1.0, group=dist.group.WORLD)
+    hybrid = HybridOptimizer(
+        dmp, DENSE[dense], dense_update=kind, warmup_sync_steps=0, clip_norm=1.0, group=dist.group.WORLD
+    )
     losses = []
     for rows in steps:
         hybrid.zero_grad()
@@ -89,7 +95,8 @@ def train(config: Config, steps: list[list[list[Row]]], update: Update, dense: s
     hybrid.flush()
     weights = {name: p.detach().clone() for name, p in dmp.module.named_parameters() if not name.startswith(TABLES)}
     shards = {
-        name: [Shard(piece.offset, piece.values.clone()) for piece in pieces] for name, pieces in _local_shards(dmp).items()
+        name: [Shard(piece.offset, piece.values.clone()) for piece in pieces]
+        for name, pieces in _local_shards(dmp).items()
     }
     return Trained(losses, shards, weights)
 

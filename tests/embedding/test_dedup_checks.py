@@ -8,8 +8,15 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from torchrec.modules.feature_processor_ import PositionWeightedModuleCollection
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection, FusedEmbeddingCollection
-from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection, ManagedCollisionEmbeddingCollection
-from torchrec.modules.mc_modules import DistanceLFU_EvictionPolicy, ManagedCollisionCollection, MCHManagedCollisionModule
+from torchrec.modules.mc_embedding_modules import (
+    ManagedCollisionEmbeddingBagCollection,
+    ManagedCollisionEmbeddingCollection,
+)
+from torchrec.modules.mc_modules import (
+    DistanceLFU_EvictionPolicy,
+    ManagedCollisionCollection,
+    MCHManagedCollisionModule,
+)
 from torchrec.quant.embedding_modules import EmbeddingBagCollection as QuantBags
 from torchrec.quant.embedding_modules import EmbeddingCollection as QuantRows
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -68,7 +75,8 @@ SLIPS: dict[str, tuple[Any, str]] = {
         lambda: FeatureProcessedEmbeddingBagCollection(
             bags(True), PositionWeightedModuleCollection({"a": 5, "b": 5}, device=CPU)
         ),
-        "got a FeatureProcessedEmbeddingBagCollection; it changes its features before it looks them up, leave it as it is",
+        "got a FeatureProcessedEmbeddingBagCollection; it changes its features before it looks them up, leave it as "
+        "it is",
     ),
     "managed rows": (
         lambda: managed(ManagedCollisionEmbeddingCollection, rows(), ROW),
@@ -82,11 +90,17 @@ SLIPS: dict[str, tuple[Any, str]] = {
         lambda: FusedEmbeddingCollection([ROW], SGD, {"lr": 0.1}, device=torch.device("meta")),
         "got a FusedEmbeddingCollection",
     ),
-    "fused bags": (lambda: FusedEmbeddingBagCollection([BAG], SGD, {"lr": 0.1}, device=CPU), "got a FusedEmbeddingBagColl"),
+    "fused bags": (
+        lambda: FusedEmbeddingBagCollection([BAG], SGD, {"lr": 0.1}, device=CPU),
+        "got a FusedEmbeddingBagColl",
+    ),
     "quantized rows": (lambda: QuantRows([ROW], CPU), "got an EmbeddingCollection"),
     "quantized bags": (lambda: QuantBags([BAG], False, CPU), "got an EmbeddingBagCollection"),
 }
-EXPECTED = {DedupEmbeddingCollection: "an EmbeddingCollection", DedupEmbeddingBagCollection: "an EmbeddingBagCollection"}
+EXPECTED = {
+    DedupEmbeddingCollection: "an EmbeddingCollection",
+    DedupEmbeddingBagCollection: "an EmbeddingBagCollection",
+}
 
 
 @pytest.mark.parametrize("wrapper", EXPECTED)
@@ -100,15 +114,30 @@ def test_another_module(slip: str, wrapper: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "came"),
     [
-        (lambda: DedupEmbeddingCollection(bags()), "got an EmbeddingBagCollection; DedupEmbeddingBagCollection is the one"),
-        (lambda: DedupEmbeddingBagCollection(rows()), "got an EmbeddingCollection; DedupEmbeddingCollection is the one for it"),
+        (
+            lambda: DedupEmbeddingCollection(bags()),
+            "got an EmbeddingBagCollection; DedupEmbeddingBagCollection is the one",
+        ),
+        (
+            lambda: DedupEmbeddingBagCollection(rows()),
+            "got an EmbeddingCollection; DedupEmbeddingCollection is the one for it",
+        ),
         (lambda: DedupEmbeddingCollection(DedupEmbeddingCollection(rows())), "it is deduplicated already, wrap"),
         (lambda: DedupEmbeddingBagCollection(DedupEmbeddingBagCollection(bags())), "it is deduplicated already"),
         (lambda: DedupEmbeddingBagCollection(DedupEmbeddingCollection(rows())), "it is deduplicated already"),
-        (lambda: DedupEmbeddingCollection(EmbeddingCollection), "got EmbeddingCollection, the class; make one of it first"),
+        (
+            lambda: DedupEmbeddingCollection(EmbeddingCollection),
+            "got EmbeddingCollection, the class; make one of it first",
+        ),
         (lambda: DedupEmbeddingBagCollection(int), "got int, the class; make one of it first"),
-        (lambda: DedupEmbeddingCollection(OwnRows(tables=[ROW], device=CPU)), "got an OwnRows; it has a forward of its own"),
-        (lambda: DedupEmbeddingBagCollection(OwnBags(tables=[BAG], device=CPU)), "got an OwnBags; it has a forward of its own"),
+        (
+            lambda: DedupEmbeddingCollection(OwnRows(tables=[ROW], device=CPU)),
+            "got an OwnRows; it has a forward of its own",
+        ),
+        (
+            lambda: DedupEmbeddingBagCollection(OwnBags(tables=[BAG], device=CPU)),
+            "got an OwnBags; it has a forward of its own",
+        ),
     ],
 )  # fmt: skip
 def test_the_other_kind_or_the_same_twice(make: Any, came: str) -> None:
@@ -150,15 +179,28 @@ def test_a_collection_that_is_sharded_already() -> None:
 
 PLAIN = features_of({"a": [[1], [2]], "b": [[1], [1, 1]]})
 WEIGHTED = KeyedJaggedTensor(["a", "b"], torch.ones(2, dtype=torch.int64), torch.ones(2), lengths=torch.tensor([1, 1]))
-WRAPPERS = [lambda where: DedupEmbeddingCollection(rows(), where), lambda where: DedupEmbeddingBagCollection(bags(), where)]
+WRAPPERS = [
+    lambda where: DedupEmbeddingCollection(rows(), where),
+    lambda where: DedupEmbeddingBagCollection(bags(), where),
+]
 
 
 @pytest.mark.parametrize("make", WRAPPERS)
 @pytest.mark.parametrize(
     ("dedup", "given", "kind", "message"),
     [
-        ("host", PLAIN, TypeError, "expected UniqueFeatures, got a KeyedJaggedTensor; wrap the loader in DedupLoader and"),
-        ("host", UniqueFeatures.of(PLAIN).permute([1, 0]), TypeError, "not what split, permute or concat made of them, or ded"),
+        (
+            "host",
+            PLAIN,
+            TypeError,
+            "expected UniqueFeatures, got a KeyedJaggedTensor; wrap the loader in DedupLoader and",
+        ),
+        (
+            "host",
+            UniqueFeatures.of(PLAIN).permute([1, 0]),
+            TypeError,
+            "not what split, permute or concat made of them, or ded",
+        ),
         (
             "host",
             WEIGHTED,
@@ -167,8 +209,18 @@ WRAPPERS = [lambda where: DedupEmbeddingCollection(rows(), where), lambda where:
         ),
         ("host", None, TypeError, "expected UniqueFeatures, got a NoneType; give it what DedupLoader puts"),
         ("host", {"a": PLAIN}, TypeError, "expected UniqueFeatures, got a dict"),
-        ("host", UniqueFeatures.of(features_of({"x": [[1]], "a": [[1]]})), ValueError, "expected key 'b' .*; there are: x, a"),
-        ("device", UniqueFeatures.of(PLAIN), TypeError, "expected a KeyedJaggedTensor, got an UniqueFeatures; it is dedup"),
+        (
+            "host",
+            UniqueFeatures.of(features_of({"x": [[1]], "a": [[1]]})),
+            ValueError,
+            "expected key 'b' .*; there are: x, a",
+        ),
+        (
+            "device",
+            UniqueFeatures.of(PLAIN),
+            TypeError,
+            "expected a KeyedJaggedTensor, got an UniqueFeatures; it is dedup",
+        ),
         ("device", torch.ones(2), TypeError, "with dedup='device' expected a KeyedJaggedTensor, got a Tensor"),
         ("device", features_of({"a": [[1]]}), ValueError, "expected key 'b' in the features; there are: a"),
         ("device", WEIGHTED, ValueError, "features have weights"),

@@ -1,4 +1,5 @@
-"""One process, unsharded: the wrapped collection against the same one alone. Sharded: integration/test_dedup_sharded.py."""
+"""One process, unsharded: the wrapped collection against the same one alone. Sharded:
+integration/test_dedup_sharded.py."""
 
 import copy
 from collections.abc import Callable
@@ -43,7 +44,8 @@ def _sequences(tables: int, **options: Any) -> EmbeddingCollection:
     keys = [[f"f{i}"] for i in range(tables)]
     keys[-1] = sorted({*keys[-1], "f0"})
     configs = [
-        EmbeddingConfig(name=f"t{i}", num_embeddings=ROWS, embedding_dim=4, feature_names=keys[i]) for i in range(tables)
+        EmbeddingConfig(name=f"t{i}", num_embeddings=ROWS, embedding_dim=4, feature_names=keys[i])
+        for i in range(tables)
     ]
     return EmbeddingCollection(tables=configs, device=torch.device("cpu"), **options)
 
@@ -181,13 +183,17 @@ def test_ids_beside_the_rows_keep_their_type(dtype: torch.dtype) -> None:
         got = DedupEmbeddingCollection(plain, dedup)(_unique(features, dedup))
         for name, jagged in expected.items():
             assert got[name].weights().dtype == jagged.weights().dtype == dtype
-            assert torch.equal(got[name].weights(), jagged.weights()) and torch.equal(got[name].values(), jagged.values())
+            assert torch.equal(got[name].weights(), jagged.weights()) and torch.equal(
+                got[name].values(), jagged.values()
+            )
 
 
 @pytest.mark.parametrize("wrap", [DedupEmbeddingCollection, DedupEmbeddingBagCollection])
 def test_plain_features_where_deduplicated_ones_are_expected(wrap: Any) -> None:
     wrapped = wrap(_sequences(2) if wrap is DedupEmbeddingCollection else _bags(2))
-    with pytest.raises(TypeError, match=r"expected UniqueFeatures, got a KeyedJaggedTensor; wrap the loader in DedupLoader"):
+    with pytest.raises(
+        TypeError, match=r"expected UniqueFeatures, got a KeyedJaggedTensor; wrap the loader in DedupLoader"
+    ):
         wrapped(features_of({"f0": [[1]], "f1": [[1]]}))
 
 

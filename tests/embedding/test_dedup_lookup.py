@@ -41,7 +41,10 @@ def test_sequences() -> None:
 def test_bags_round_as_those_that_they_stand_for() -> None:
     """A mean is a division unsharded, a product with 1 / length sharded; both differ in the last bit."""
     unique = UniqueFeatures.of(FEATURES)
-    for sharded, mean in ((False, ROWS[[0, 1, 0]].sum(0) / 3), (True, ROWS[[0, 1, 0]].sum(0) * (1.0 / torch.tensor(3)))):
+    for sharded, mean in (
+        (False, ROWS[[0, 1, 0]].sum(0) / 3),
+        (True, ROWS[[0, 1, 0]].sum(0) * (1.0 / torch.tensor(3))),
+    ):
         pool = PoolBags([("sums", "home", "rows", "a", 2, "sum"), ("means", "home", "rows", "a", 2, "mean")])
         found = pool({"home": _rows()}, unique, sharded)
         assert found.keys() == ["sums", "means"] and found.length_per_key() == [2, 2]
@@ -50,8 +53,12 @@ def test_bags_round_as_those_that_they_stand_for() -> None:
 
 
 WIDTHS = {"a": 8, "b": 4, "c": 8}
-TABLES = [EmbeddingConfig(name=n, num_embeddings=5, embedding_dim=w, feature_names=[f"of_{n}"]) for n, w in WIDTHS.items()]
-IDS = KeyedJaggedTensor([f"of_{n}" for n in WIDTHS], torch.tensor([3, 1, 0, 4]), lengths=torch.tensor([2, 0, 2]), stride=1)
+TABLES = [
+    EmbeddingConfig(name=n, num_embeddings=5, embedding_dim=w, feature_names=[f"of_{n}"]) for n, w in WIDTHS.items()
+]
+IDS = KeyedJaggedTensor(
+    [f"of_{n}" for n in WIDTHS], torch.tensor([3, 1, 0, 4]), lengths=torch.tensor([2, 0, 2]), stride=1
+)
 
 
 def test_tables_of_one_width_are_together() -> None:
@@ -68,4 +75,7 @@ def test_looks_up_in_every_collection() -> None:
         torch.nn.init.normal_(parameter)
     found = look_up(collections, IDS)
     weights = collections.get_parameter("dim_8.embeddings.a.weight")
-    assert torch.equal(found["dim_8"]["of_a"].values(), weights[[3, 1]]) and found["dim_4"]["of_b"].values().shape == (0, 4)
+    assert torch.equal(found["dim_8"]["of_a"].values(), weights[[3, 1]]) and found["dim_4"]["of_b"].values().shape == (
+        0,
+        4,
+    )

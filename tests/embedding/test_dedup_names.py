@@ -38,7 +38,9 @@ def test_names_and_their_order_are_those_of_the_wrapped_collection(kind: str, de
 def test_collections_inside_keep_their_paths(kind: str) -> None:
     """By which a plan names them and a pipeline finds them."""
     around = _Around(wrapped(MADE[kind](), "host"))
-    places = {"arch.ec.collection"} if kind == "sequences" else {"arch.ec.collections.dim_8", "arch.ec.collections.dim_16"}
+    places = (
+        {"arch.ec.collection"} if kind == "sequences" else {"arch.ec.collections.dim_8", "arch.ec.collections.dim_16"}
+    )
     assert set(collections_of(around)) == places
     assert all(isinstance(around.get_submodule(place), EmbeddingCollection) for place in places)
     children = around.arch["ec"].named_children()
@@ -52,7 +54,9 @@ def test_whoever_goes_by_name_finds_the_table(kind: str) -> None:
     found = new(unique)
     doubled = {name: 2 * p.detach() for name, p in new.named_parameters()}
     replaced = torch.func.functional_call(new, doubled, (unique,))
-    values = (lambda out: out.values()) if kind == "bags" else (lambda out: torch.cat([of.values() for of in out.values()]))
+    values = (
+        (lambda out: out.values()) if kind == "bags" else (lambda out: torch.cat([of.values() for of in out.values()]))
+    )
     assert torch.allclose(values(replaced), 2 * values(found)) and torch.equal(values(new(unique)), values(found))
     frozen = [p.requires_grad_(False) for name, p in new.named_parameters() if ".t1." in name]
     assert len(frozen) == 1

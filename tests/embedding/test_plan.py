@@ -62,7 +62,9 @@ def test_two_ranks_do_the_step_of_one(
     assert sum(rank.losses[0] for rank in ranks) / 2 == pytest.approx(single.losses[0], abs=1e-6)
     for rank in ranks:
         for name, expected in single.dense.items():
-            torch.testing.assert_close(rank.dense[name], expected, rtol=0.0, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                rank.dense[name], expected, rtol=0.0, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+            )
     expected_tables, tables = whole_tables([single], config), whole_tables(ranks, config)
     assert set(tables) == (set(TABLES) if sharding != "data_parallel" else {"kind", "query"})
     for name, expected in expected_tables.items():
@@ -121,7 +123,9 @@ def test_weight_decay_shrinks_the_rows_of_a_step() -> None:
     looked_up = sorted({i for row in ROWS for column in ("history.item", "candidate.item") for i in row[column]})
     others = sorted(set(range(len(before))) - set(looked_up))
     assert others and not torch.equal(plain, before)
-    torch.testing.assert_close(decayed[looked_up], plain[looked_up] - 0.1 * 0.5 * before[looked_up], rtol=0.0, atol=1e-6)
+    torch.testing.assert_close(
+        decayed[looked_up], plain[looked_up] - 0.1 * 0.5 * before[looked_up], rtol=0.0, atol=1e-6
+    )
     assert torch.equal(decayed[others], before[others])
 
 

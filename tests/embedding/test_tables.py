@@ -58,7 +58,9 @@ def test_replicated_tables_are_plain_embeddings() -> None:
 
 
 def test_an_override_must_name_a_table_that_is_used() -> None:
-    with pytest.raises(ConfigError, match=r"embedding.tables.itm: no field uses this table; used: user, item, kind, query"):
+    with pytest.raises(
+        ConfigError, match=r"embedding.tables.itm: no field uses this table; used: user, item, kind, query"
+    ):
         build_collections(make_schema(), _config(itm={"dim": 4}))
 
 

@@ -17,7 +17,9 @@ REPLICATED = [(), ("kind",), ("item", "user")]
 def _embedding(replicated: tuple[str, ...]) -> TokenEmbedding:
     torch.manual_seed(0)
     tables = {name: {"sharding": ["data_parallel"]} for name in replicated}
-    config = EmbeddingConfig.model_validate({"dim": 8, "tables": tables | ({} if "user" in tables else {"user": {"dim": 4}})})
+    config = EmbeddingConfig.model_validate(
+        {"dim": 8, "tables": tables | ({} if "user" in tables else {"user": {"dim": 4}})}
+    )
     embedding = TokenEmbedding(make_schema(), config, CPU)
     embedding.collections.to_empty(device="cpu")
     for table in embedding.collections.parameters():

@@ -1,4 +1,5 @@
-"""Small data sets for the recipes, generated: the synthetic ones, and files as the importers read them, drawn from a seed."""
+"""Small data sets for the recipes, generated: the synthetic ones, and files as the importers read them, drawn from a
+seed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,10 @@ def _ml_100k(folder: Path) -> None:
         for item, time in zip(rng.permutation(60)[:12] + 1, np.cumsum(rng.integers(0, 90, 12)))
     ]
     _write(folder / "raw" / "ml-100k.inter", ["user_id\titem_id\trating\ttimestamp", *ratings])
-    users = [f"{user}\t{18 + user % 40}\t{'MF'[user % 2]}\t{SPEECH[user % 4]}\t{10_000 + 999 * user}" for user in range(1, 25)]
+    users = [
+        f"{user}\t{18 + user % 40}\t{'MF'[user % 2]}\t{SPEECH[user % 4]}\t{10_000 + 999 * user}"
+        for user in range(1, 25)
+    ]
     _write(folder / "raw" / "ml-100k.user", ["user_id\tage\tgender\toccupation\tzip_code", *users])
     movies = [f"{item}\tA\t1995\tgenre {item % 5}" for item in range(1, 61)]
     _write(folder / "raw" / "ml-100k.item", ["item_id\tmovie_title\trelease_year\tclass", *movies])

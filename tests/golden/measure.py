@@ -1,4 +1,5 @@
-"""What is kept of every recipe in launch/recipes: the resolved whole, the model's shapes and costs, the losses of 20 steps.
+"""What is kept of every recipe in launch/recipes: the resolved whole, the model's shapes and costs, the losses of 20
+steps.
 
 `python -m tests.golden.write` writes all of it anew, for a change that is meant to change numbers.
 """
@@ -62,16 +63,19 @@ def model_facts(name: str, sets: Sets) -> dict[str, Any]:
     return {
         "state": {key: list(value.shape) for key, value in model.state_dict().items()},
         "dense_params": dense_params(model.ranker),
-        "flops": {"events": EVENTS, "candidates": CANDIDATES, "parts": request_flops(model.ranker, lengths, CANDIDATES)},
+        "flops": {
+            "events": EVENTS,
+            "candidates": CANDIDATES,
+            "parts": request_flops(model.ranker, lengths, CANDIDATES),
+        },
     }
 
 
 def curve_config(name: str, sets: Sets, out: Path) -> Config:
     """A recipe for 20 deterministic steps of 16 requests at most on small data, without evaluation and checkpoints.
 
-    Rows are read in the training process, since the ranks of a test may not start processes. A delayed update starts after
-    half of the steps, so that both kinds of step are in the curve.
-    """
+    Rows are read in the training process, since the ranks of a test may not start processes. A delayed update starts
+    after half of the steps, so that both kinds of step are in the curve."""
     tree = recipe(name).model_dump(mode="json")
     folds = tree["data"]["folds"]
     tree["data"] |= {"path": str(sets.of(name)), "valid": [], "test": [], "folds": [], "workers": 0}
@@ -85,7 +89,8 @@ def curve_config(name: str, sets: Sets, out: Path) -> Config:
 
 
 def curves(names: list[str], ranks: int, sets: Sets, out: Path) -> dict[str, list[float]]:
-    """The losses of every step of these recipes on so many ranks, all in one job: starting ranks takes longer than a curve."""
+    """The losses of every step of these recipes on so many ranks, all in one job: starting ranks takes longer than a
+    curve."""
     configs = {name: curve_config(name, sets, out / f"{ranks}") for name in names}
     run_ranks(_train, ranks, configs)
     return {name: losses(config, name) for name, config in configs.items()}

@@ -7,8 +7,8 @@ import pytest
 
 from tests.golden.measure import GOLDEN, RANKS, RECIPES, REWRITE, Sets, curves
 
-# Not to the bit: CPUs differ in the width of their vectors, so sums are split in another way. A change of the maths moves a
-# loss by far more within 20 steps.
+# Not to the bit: CPUs differ in the width of their vectors, so sums are split in another way. A change of the maths
+# moves a loss by far more within 20 steps.
 RTOL = 1e-5
 
 
@@ -33,7 +33,9 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_the_curve_of_a_recipe_is_the_one_that_is_kept(name: str, found: Curves) -> None:
     kept = json.loads((GOLDEN / "curves" / f"{name}.json").read_text())
     expected, got = kept["losses"][f"{found.ranks}"], found.losses[name]
-    far = [step for step, pair in enumerate(zip(got, expected), 1) if pair[0] != pytest.approx(pair[1], rel=RTOL, abs=0.0)]
+    far = [
+        step for step, pair in enumerate(zip(got, expected), 1) if pair[0] != pytest.approx(pair[1], rel=RTOL, abs=0.0)
+    ]
     if far or len(got) != len(expected):
         step = far[0] if far else min(len(got), len(expected)) + 1
         pytest.fail(

@@ -1,4 +1,5 @@
-"""Every setting of every recipe in launch/recipes, so that a changed default shows in the diff of whoever changes it."""
+"""Every setting of every recipe in launch/recipes, so that a changed default shows in the diff of whoever changes
+it."""
 
 import pytest
 

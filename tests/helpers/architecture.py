@@ -84,7 +84,9 @@ RULES = {
         ),
     ),
     "dist_rec.api": Rule(project=("dist_rec.config", "dist_rec.door", "dist_rec.registry", "dist_rec.training")),
-    "dist_rec.doctor": Rule(project=("dist_rec.data._host",), others=("rich", "torch", "torchrec", "fbgemm_gpu", "triton")),
+    "dist_rec.doctor": Rule(
+        project=("dist_rec.data._host",), others=("rich", "torch", "torchrec", "fbgemm_gpu", "triton")
+    ),
     "dist_rec.cli": Rule(
         project=(
             *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.door", "dist_rec.doctor"),
@@ -210,10 +212,13 @@ def wrong_link(root: Path) -> list[str]:
     complaints = []
     if not link.is_symlink() or os.readlink(link) != "../kernels":
         complaints.append(
-            "dist_rec/kernels must be a link to ../kernels: rm -rf dist_rec/kernels && ln -s ../kernels dist_rec/kernels"
+            "dist_rec/kernels must be a link to ../kernels: rm -rf dist_rec/kernels && ln -s ../kernels "
+            "dist_rec/kernels"
         )
     if (root / "kernels" / "__init__.py").exists():
-        complaints.append("kernels/__init__.py must not exist: with it the folder shadows the package `kernels` of others")
+        complaints.append(
+            "kernels/__init__.py must not exist: with it the folder shadows the package `kernels` of others"
+        )
     return complaints
 
 
@@ -304,7 +309,8 @@ def orphaned_tests(root: Path) -> list[str]:
             candidates = [root / "dist_rec" / above / f"{name}.py"]
         if not any(candidate.exists() for candidate in candidates):
             complaints.append(
-                f"{path.relative_to(root).as_posix()}: tests nothing of that name; rename it, or move it to tests/integration"
+                f"{path.relative_to(root).as_posix()}: tests nothing of that name; rename it, or move it to "
+                "tests/integration"
             )
     return complaints
 
@@ -312,7 +318,10 @@ def orphaned_tests(root: Path) -> list[str]:
 def over_budget(root: Path, exceptions: dict[str, str]) -> list[str]:
     """Breaches without an entry in exceptions, and entries without a breach."""
     found: dict[str, str] = {}
-    for source in [*sources(root), *(Source(path, root) for path in python_files(root, "tests", "benchmarks", "launch"))]:
+    for source in [
+        *sources(root),
+        *(Source(path, root) for path in python_files(root, "tests", "benchmarks", "launch")),
+    ]:
         lines = len(source.path.read_text().splitlines())
         if lines > FILE_LINES:
             found[source.place] = f"{lines} lines, at most {FILE_LINES}"
@@ -357,4 +366,6 @@ def _launches(function: ast.AST) -> bool:
     """`kernel[grid](...)`: such a function has as many parameters as the kernel needs."""
     calls = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
     bases = (called.value for called in calls if isinstance(called, ast.Subscript))
-    return any(isinstance(base, ast.Name) and not base.id.isupper() for base in bases)  # TABLE[name](...) launches nothing
+    return any(
+        isinstance(base, ast.Name) and not base.id.isupper() for base in bases
+    )  # TABLE[name](...) launches nothing

@@ -5,7 +5,8 @@ from torch import Tensor
 
 
 def assert_close_to_truth(got: Tensor, truth_float64: Tensor, plain_low_precision: Tensor, factor: float = 2.0) -> None:
-    """The largest error of `got` is at most `factor` times that of plain maths in the same precision, plus one rounding.
+    """The largest error of `got` is at most `factor` times that of plain maths in the same precision, plus one
+    rounding.
 
     Args:
         got: what is tested, in its own precision.
@@ -15,7 +16,8 @@ def assert_close_to_truth(got: Tensor, truth_float64: Tensor, plain_low_precisio
     """
     assert truth_float64.dtype == torch.float64, f"the truth must be float64, got {truth_float64.dtype}"
     assert got.shape == truth_float64.shape == plain_low_precision.shape, (
-        f"shapes differ: got {tuple(got.shape)}, truth {tuple(truth_float64.shape)}, plain {tuple(plain_low_precision.shape)}"
+        f"shapes differ: got {tuple(got.shape)}, truth {tuple(truth_float64.shape)}, plain "
+        f"{tuple(plain_low_precision.shape)}"
     )
     if got.numel() == 0:
         return

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Torch's own switch, torch.utils.deterministic.fill_uninitialized_memory, does nothing unless deterministic algorithms are on,
-# and these change what is tested.
+# Torch's own switch, torch.utils.deterministic.fill_uninitialized_memory, does nothing unless deterministic algorithms
+# are on, and these change what is tested.
 FUNCTIONS: tuple[tuple[Any, str], ...] = (
     (torch, "empty"),
     (torch, "empty_like"),
@@ -58,7 +58,11 @@ def _filling(make: Callable[..., Any]) -> Callable[..., Any]:
 
 def _fill(found: Any) -> Any:
     """Fills a plain tensor in place. Fake, traced and sharded ones hold no memory of their own."""
-    if type(found) not in (Tensor, torch.nn.Parameter) or found.layout is not torch.strided or found.device.type == "meta":
+    if (
+        type(found) not in (Tensor, torch.nn.Parameter)
+        or found.layout is not torch.strided
+        or found.device.type == "meta"
+    ):
         return found
     value = _value(found.dtype)
     if value is not None:

@@ -18,7 +18,8 @@ from tests.helpers.poison import filled_memory, is_active
 
 PATIENCE = timedelta(hours=1)  # of collectives: the parent, which knows who hangs, gives up first
 GRACE_S = 5.0  # for the other ranks to notice that one has failed
-# Ranks are forked from a server that has imported these once: importing them takes a rank seconds, its test a fraction of one.
+# Ranks are forked from a server that has imported these once: importing them takes a rank seconds, its test a fraction
+# of one.
 PRELOADED = ("torch", "torch.distributed", "torchrec.distributed.model_parallel", "torchrec.distributed.train_pipeline")
 
 _context = multiprocessing.get_context("forkserver")
@@ -56,7 +57,9 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: fl
 def _rank(fn: Callable[..., Any], args: tuple[Any, ...], place: tuple[int, int], folder: Path, filled: bool) -> None:
     """One rank, in its own process. `place`: its number and how many there are; `filled`: as memory is in the test."""
     rank, world_size = place
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size))
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size)
+    )
     try:
         import torch
         import torch.distributed as dist
@@ -80,7 +83,8 @@ def _rank(fn: Callable[..., Any], args: tuple[Any, ...], place: tuple[int, int],
 
 
 def _wait(processes: Sequence[BaseProcess], timeout_s: float) -> list[int]:
-    """Until all have ended, one has failed and the others had time to, or the time is over; the ranks that still run."""
+    """Until all have ended, one has failed and the others had time to, or the time is over; the ranks that still
+    run."""
     left, before = timeout_s, time.monotonic()
     while any(process.exitcode is None for process in processes) and left > 0:
         if any(process.exitcode for process in processes):
@@ -104,7 +108,9 @@ def _raise_first_failure(processes: Sequence[BaseProcess], hung: Sequence[int], 
     causes = [rank for rank, text in told.items() if not any(sign in text.rpartition("\n  ")[2] for sign in GONE)]
     if causes:
         raise AssertionError(f"rank {causes[0]} of {len(processes)} failed first:\n{told[causes[0]]}")
-    codes = {rank: process.exitcode for rank, process in enumerate(processes) if str(rank) not in told and rank not in hung}
+    codes = {
+        rank: process.exitcode for rank, process in enumerate(processes) if str(rank) not in told and rank not in hung
+    }
     if codes := {rank: code for rank, code in codes.items() if code != 0}:
         raise AssertionError(f"ended without a Python error, as when native code crashes; exit code by rank: {codes}")
     if told:

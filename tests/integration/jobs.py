@@ -60,7 +60,9 @@ def batches(count: int) -> list[Batch]:
 
 def sequences() -> EmbeddingCollection:
     torch.manual_seed(0)
-    tables = [EmbeddingConfig(name=n, num_embeddings=ROWS, embedding_dim=8, feature_names=f) for n, f in FEATURES.items()]
+    tables = [
+        EmbeddingConfig(name=n, num_embeddings=ROWS, embedding_dim=8, feature_names=f) for n, f in FEATURES.items()
+    ]
     return EmbeddingCollection(tables=tables, device=CPU)
 
 
@@ -127,7 +129,9 @@ def model(pooled: bool, dedup: Any) -> Model:
 WAYS: dict[str, Any] = {
     "table_wise": lambda table, world: sharding_plan.table_wise(rank=table % world),
     "row_wise": lambda table, world: sharding_plan.row_wise(),
-    "column_wise": lambda table, world: sharding_plan.column_wise(ranks=[0, world - 1]),  # on one rank two shards of a table
+    "column_wise": lambda table, world: sharding_plan.column_wise(
+        ranks=[0, world - 1]
+    ),  # on one rank two shards of a table
     "table_row_wise": lambda table, world: sharding_plan.table_row_wise(host_index=0),
     "grid": lambda table, world: sharding_plan.grid_shard(host_indexes=[0]),
     "mixed": lambda table, world: WAYS[("row_wise", "table_wise", "column_wise")[table]](table, world),
@@ -148,10 +152,14 @@ def plan_of(module: nn.Module, way: str) -> ShardingPlan:
     """Every table of every collection in `module` in one way of sharding."""
     world, names, plans = dist.get_world_size(), [*FEATURES], {}
     for path, collection in collections_of(module).items():
-        tables: Any = collection.embeddings if isinstance(collection, EmbeddingCollection) else collection.embedding_bags
+        tables: Any = (
+            collection.embeddings if isinstance(collection, EmbeddingCollection) else collection.embedding_bags
+        )
         sharder = sharders()[isinstance(collection, EmbeddingBagCollection)]
         shards = {name: WAYS[way](names.index(name) if name in names else 0, world) for name in tables}
-        plans[path] = sharding_plan.construct_module_sharding_plan(collection, shards, sharder, world, world, device_type="cpu")
+        plans[path] = sharding_plan.construct_module_sharding_plan(
+            collection, shards, sharder, world, world, device_type="cpu"
+        )
     return ShardingPlan(plans)
 
 

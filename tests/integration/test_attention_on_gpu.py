@@ -1,4 +1,5 @@
-"""What only a GPU can show of the fused attention: bf16, the same bits every time, sizes beyond 32 bits, memory, no waiting."""
+"""What only a GPU can show of the fused attention: bf16, the same bits every time, sizes beyond 32 bits, memory, no
+waiting."""
 
 from dataclasses import replace
 
@@ -10,7 +11,14 @@ from dist_rec.kernels.cross_causal_attention import cross_causal_attention, op
 from tests.kernels.cross_causal_attention.cases import MODES, Mode, Request, assert_true, launches, make_case
 
 pytestmark = pytest.mark.gpu
-REQUESTS = [Request(300, 3, 8), Request(0, 1, 2), Request(1000, 1, 8), Request(64, 2, 4), Request(129, 0, 0), Request(1, 1, 1)]
+REQUESTS = [
+    Request(300, 3, 8),
+    Request(0, 1, 2),
+    Request(1000, 1, 8),
+    Request(64, 2, 4),
+    Request(129, 0, 0),
+    Request(1, 1, 1),
+]
 # Every head size in bf16, every dtype at one of them.
 KINDS = [*((torch.bfloat16, size) for size in (24, 32, 64, 128, 256)), (torch.float16, 64), (torch.float32, 64)]
 
@@ -82,7 +90,8 @@ def test_more_elements_than_32_bits_count() -> None:
 
 @pytest.mark.parametrize("rows", [128, 300])
 def test_memory_stays_linear(rows: int) -> None:
-    """One request of 100,000 keys: what the backward holds beside its inputs and gradients is a tenth of K and V at most."""
+    """One request of 100,000 keys: what the backward holds beside its inputs and gradients is a tenth of K and V at
+    most."""
     k, v, q = (_packed(n, 4, 64).requires_grad_() for n in (100_000, 100_000, rows))
     offsets = [torch.tensor([0, n], dtype=torch.int32, device="cuda") for n in (rows, 100_000)]
     out = cross_causal_attention(q, k, v, *offsets, max_q_len=rows)
@@ -97,7 +106,11 @@ def test_memory_stays_linear(rows: int) -> None:
 
 @pytest.mark.parametrize("max_q_len", [None, 8])
 def test_nothing_waits_for_the_device(max_q_len: int | None) -> None:
-    case = make_case([Request(50, 2, 8), Request(7, 1, 3)], "prefix", group_size=2, head_size=16).to(torch.bfloat16).on("cuda")
+    case = (
+        make_case([Request(50, 2, 8), Request(7, 1, 3)], "prefix", group_size=2, head_size=16)
+        .to(torch.bfloat16)
+        .on("cuda")
+    )
     leaves = [x.clone().requires_grad_() for x in case.inputs]
     case = replace(case, q=leaves[0], k=leaves[1], v=leaves[2])
     case.run("triton", max_q_len=max_q_len).sum().backward()  # compiled once before waiting is forbidden

@@ -69,7 +69,9 @@ def test_the_page_about_delayed_updates_names_what_is_missing(tmp_path: Path) ->
         writer = csv.DictWriter(file, harmless.FIELDS)
         writer.writeheader()
         for seed in harmless.SEEDS:
-            writer.writerow(values | {"mode": "sync", "seed": seed, "auc": 0.8, "ne": 0.7, "steps_to_target": 5, "cosine": 0.5})
+            writer.writerow(
+                values | {"mode": "sync", "seed": seed, "auc": 0.8, "ne": 0.7, "steps_to_target": 5, "cosine": 0.5}
+            )
         delayed = {"mode": "delayed", "seed": 2, "auc": 0.79, "ne": 0.72, "steps_to_target": "", "cosine": ""}
         writer.writerow(values | delayed)
     text = "\n".join(page([table]))
@@ -99,7 +101,10 @@ def test_a_trace_is_drawn_with_every_all_reduce_at_its_step(tmp_path: Path) -> N
             _event(f"ProfilerStep#{step}", at, 90.0, 1),
             _event("autograd::engine::evaluate_function: A", at + 10, 40.0, 1),
         ]
-        events += [_event("dense all-reduce: start bucket 0", at + 20, 2.0, 1), _event("gloo:all_reduce", at + 60, 70.0, 7)]
+        events += [
+            _event("dense all-reduce: start bucket 0", at + 20, 2.0, 1),
+            _event("gloo:all_reduce", at + 60, 70.0, 7),
+        ]
         events += [_event("dense all-reduce: wait", at + 60, 5.0, 1), _event("dense update: apply", at + 70, 5.0, 1)]
     (tmp_path / "trace.json").write_text(json.dumps({"traceEvents": events}))
     found = plot_trace.read(tmp_path / "trace.json")
@@ -145,7 +150,9 @@ def _compared(model: str, budget: str, seed: int, auc: float, setting: str = "Ad
 
 
 def test_the_comparison_takes_the_setting_that_validates_best() -> None:
-    rows = [_compared("DIN", "parameters", study.TUNING_SEED, auc, name) for name, auc in zip(study.SETTINGS, (0.71, 0.7))]
+    rows = [
+        _compared("DIN", "parameters", study.TUNING_SEED, auc, name) for name, auc in zip(study.SETTINGS, (0.71, 0.7))
+    ]
     rows += [_compared("DIN", "parameters", 1, 0.9, list(study.SETTINGS)[1])]  # a final, which must not choose
     rows = [{name: str(value) for name, value in row.items()} for row in rows]  # as read from a table
     assert study.chosen("three", rows) == {"DIN": next(iter(study.SETTINGS))}
@@ -162,7 +169,9 @@ def test_the_comparisons_page(tmp_path: Path) -> None:
         writer = csv.DictWriter(file, study.FIELDS)
         writer.writeheader()
         writer.writerows(rows)
-    (tmp_path / "speed.csv").write_text('data,model,budget,task,seed,samples_per_s\nthree,LONGER,flops,click,-1,"1,234"\n')
+    (tmp_path / "speed.csv").write_text(
+        'data,model,budget,task,seed,samples_per_s\nthree,LONGER,flops,click,-1,"1,234"\n'
+    )
     text = "\n".join(compare_page([tmp_path / "runs.csv", tmp_path / "speed.csv"]))
     numbers = "0.7100 ± 0.0100 |  | 0.6000 ± 0.0000 | 0.5000 ± 0.0000 | 0.9000 ± 0.0000"
     for speed in ("-", "1,234"):  # at matched parameters it was not measured

@@ -1,4 +1,5 @@
-"""Collections that are not wrapped, on the same features or on their own, beside some that are: rows of docs/plug-ins.md."""
+"""Collections that are not wrapped, on the same features or on their own, beside some that are: rows of
+docs/plug-ins.md."""
 
 import logging
 import warnings
@@ -16,7 +17,11 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from torchrec.modules.feature_processor_ import PositionWeightedModuleCollection
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
-from torchrec.modules.mc_modules import DistanceLFU_EvictionPolicy, ManagedCollisionCollection, MCHManagedCollisionModule
+from torchrec.modules.mc_modules import (
+    DistanceLFU_EvictionPolicy,
+    ManagedCollisionCollection,
+    MCHManagedCollisionModule,
+)
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -38,7 +43,9 @@ def _beside(kind: str) -> Any:
     weighted = kind in ("weighted bags", "feature processor")
     plain = EmbeddingBagCollection(tables=[BAG], is_weighted=weighted, device=CPU)
     if kind == "feature processor":
-        return FeatureProcessedEmbeddingBagCollection(plain, PositionWeightedModuleCollection({"a": 6, "b": 6}, device=CPU))
+        return FeatureProcessedEmbeddingBagCollection(
+            plain, PositionWeightedModuleCollection({"a": 6, "b": 6}, device=CPU)
+        )
     if kind == "managed collision":
         policy = DistanceLFU_EvictionPolicy()
         module = MCHManagedCollisionModule(ROWS, CPU, policy, eviction_interval=1, input_hash_size=100)
@@ -90,13 +97,19 @@ def _sharded(kind: str, dedup: str) -> list[float]:
     tables = [p for name, p in model.named_parameters() if "embedding" in name and "position_weight" not in name]
     apply_optimizer_in_backward(RowWiseAdagrad, tables, {"lr": 0.1})
     limits = {name: ParameterConstraints(sharding_types=["table_wise"]) for name in ("t0", "t1", "t2", "s")}
-    planner = EmbeddingShardingPlanner(Topology(world, compute_device="cpu", local_world_size=world), constraints=limits)
+    planner = EmbeddingShardingPlanner(
+        Topology(world, compute_device="cpu", local_world_size=world), constraints=limits
+    )
     plan = planner.collective_plan(model, sharders, dist.group.WORLD)
     dmp = DistributedModelParallel(model, device=CPU, plan=plan, sharders=sharders)
     for name, value in dmp.state_dict().items():
         for piece in value.local_shards() if hasattr(value, "local_shards") else ():
             (row, column), (height, width) = piece.metadata.shard_offsets, piece.metadata.shard_sizes
-            at = torch.arange(row, row + height)[:, None] * 31 + torch.arange(column, column + width)[None] * 7 + len(name)
+            at = (
+                torch.arange(row, row + height)[:, None] * 31
+                + torch.arange(column, column + width)[None] * 7
+                + len(name)
+            )
             piece.tensor.detach().copy_(at % 23 / 23.0 - 0.5)
     dense = torch.optim.SGD([p for name, p in dmp.named_parameters() if name.startswith("head_")], lr=0.1)
     pipeline, source, found = TrainPipelineSparseDist(dmp, dense, CPU), iter(_batches(kind, dedup)), []
@@ -104,7 +117,9 @@ def _sharded(kind: str, dedup: str) -> list[float]:
         try:
             found.append(float(pipeline.progress(source)))
         except StopIteration:
-            assert len(pipeline._pipelined_modules) == (4 if dedup == "host" else 3), "bags are two collections, one per width"
+            assert len(pipeline._pipelined_modules) == (4 if dedup == "host" else 3), (
+                "bags are two collections, one per width"
+            )
             return found
 
 

@@ -1,4 +1,5 @@
-"""Someone else's TorchRec job with and without deduplicated features: stock sharders, stock pipeline, one rank and two."""
+"""Someone else's TorchRec job with and without deduplicated features: stock sharders, stock pipeline, one rank and
+two."""
 
 import itertools
 import logging
@@ -41,7 +42,9 @@ class Batch(Pipelineable):
     label: Tensor
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
-        return Batch(self.features.to(device, non_blocking=non_blocking), self.label.to(device, non_blocking=non_blocking))
+        return Batch(
+            self.features.to(device, non_blocking=non_blocking), self.label.to(device, non_blocking=non_blocking)
+        )
 
     def record_stream(self, stream: Any) -> None:
         self.features.record_stream(stream)
@@ -83,7 +86,8 @@ class Model(nn.Module):
 def _collection(pooled: bool) -> EmbeddingCollection | EmbeddingBagCollection:
     torch.manual_seed(0)
     common = [
-        {"name": name, "num_embeddings": ROWS, "embedding_dim": DIM, "feature_names": [key]} for name, key in zip(TABLES, "ab")
+        {"name": name, "num_embeddings": ROWS, "embedding_dim": DIM, "feature_names": [key]}
+        for name, key in zip(TABLES, "ab")
     ]
     if not pooled:
         return EmbeddingCollection(tables=[EmbeddingConfig(**of) for of in common], device=CPU)
@@ -93,7 +97,8 @@ def _collection(pooled: bool) -> EmbeddingCollection | EmbeddingBagCollection:
 
 
 def _batches() -> list[Batch]:
-    """Repetitive ids, other lengths on every rank; in the second step the last of several ranks has samples without ids."""
+    """Repetitive ids, other lengths on every rank; in the second step the last of several ranks has samples without
+    ids."""
     found = []
     for step in range(STEPS):
         generator = torch.Generator().manual_seed(10 * step + dist.get_rank())
@@ -105,7 +110,9 @@ def _batches() -> list[Batch]:
     return found
 
 
-def _sharded(pooled: bool, dedup: Dedup, sharding: str, optimizer: type[torch.optim.Optimizer]) -> DistributedModelParallel:
+def _sharded(
+    pooled: bool, dedup: Dedup, sharding: str, optimizer: type[torch.optim.Optimizer]
+) -> DistributedModelParallel:
     collection: nn.Module = _collection(pooled)
     place = "ec"
     if dedup != "none":
@@ -224,7 +231,8 @@ EVERY = ("row_wise", "table_wise", "column_wise", "data_parallel")
 
 
 @pytest.mark.parametrize(
-    ("world_size", "pooled", "optimizer"), [*itertools.product((1, 2), (False, True), (RowWiseAdagrad, torch.optim.SGD))]
+    ("world_size", "pooled", "optimizer"),
+    [*itertools.product((1, 2), (False, True), (RowWiseAdagrad, torch.optim.SGD))],
 )
 def test_same_bits_forward_and_same_tables_after_three_steps(
     world_size: int, pooled: bool, optimizer: type[torch.optim.Optimizer]
@@ -234,7 +242,8 @@ def test_same_bits_forward_and_same_tables_after_three_steps(
 
 
 def _prefetched() -> list[int]:
-    """Collections that the prefetching pipeline took over. It only runs on CUDA; finding them is the same everywhere."""
+    """Collections that the prefetching pipeline took over. It only runs on CUDA; finding them is the same
+    everywhere."""
     logging.disable()
     found = []
     for pooled, dedup in itertools.product((False, True), ("host", "device")):

@@ -1,4 +1,5 @@
-"""The hybrid optimizer on one, two and four ranks against a plain simulation of `W_k = W_{k-1} + g_{k-1}`, step for step."""
+"""The hybrid optimizer on one, two and four ranks against a plain simulation of `W_k = W_{k-1} + g_{k-1}`, step for
+step."""
 
 import itertools
 from dataclasses import replace
@@ -51,7 +52,8 @@ def plain_ddp_trajectory(run: Run) -> list[Tensor]:
 
 
 class KeyedByBucket:
-    """What not to do: a DDP hook that starts this step's all-reduce and hands back last step's by the number of the bucket."""
+    """What not to do: a DDP hook that starts this step's all-reduce and hands back last step's by the number of the
+    bucket."""
 
     def __init__(self) -> None:
         self.now: dict[int, Any] = {}
@@ -113,7 +115,8 @@ def _on_ranks() -> dict[str, Any]:
 
 
 def frozen_and_outside() -> tuple[Tensor, Tensor]:
-    """Frozen weights and buffers without DDP, and a layer beside one in DDP, on ranks that begin with different values."""
+    """Frozen weights and buffers without DDP, and a layer beside one in DDP, on ranks that begin with different
+    values."""
     torch.manual_seed(this_rank())
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=True))
     net[0].requires_grad_(False)
@@ -215,7 +218,9 @@ def test_a_gradient_that_is_not_finite_is_skipped_on_all_ranks(ranks: list[dict[
     for rank in ranks:
         weights, skipped = rank["not_finite"]
         assert skipped == 1 and torch.equal(weights[-1], ranks[0]["not_finite"][0][-1])
-        assert torch.equal(weights[BAD_STEP], weights[BAD_STEP - 1]), "the update of step 5 would have been the bad gradient"
+        assert torch.equal(weights[BAD_STEP], weights[BAD_STEP - 1]), (
+            "the update of step 5 would have been the bad gradient"
+        )
         assert not torch.equal(weights[BAD_STEP + 1], weights[BAD_STEP])
         truth = simulate(Run("adamw"), len(ranks))
         torch.testing.assert_close(weights[BAD_STEP - 1], truth[BAD_STEP - 1], rtol=0.0, atol=TOLERANCE)

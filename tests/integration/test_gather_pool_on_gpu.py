@@ -24,7 +24,11 @@ from tests.kernels.gather_pool.cases import (
 pytestmark = pytest.mark.gpu
 LENGTHS = [300, 0, 64, 65, 1000, 1, 0, 7, 129, 2000]
 # Every width in bf16, every dtype at one of them.
-KINDS = [*((torch.bfloat16, width) for width in (16, 24, 64, 100, 128, 256, 300)), (torch.float16, 64), (torch.float32, 64)]
+KINDS = [
+    *((torch.bfloat16, width) for width in (16, 24, 64, 100, 128, 256, 300)),
+    (torch.float16, 64),
+    (torch.float32, 64),
+]
 
 
 def _case(lengths: list[int] = LENGTHS, num_rows: int = 700, width: int = 64) -> Case:

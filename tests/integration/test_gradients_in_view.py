@@ -1,4 +1,5 @@
-"""A job's own tools between `backward()` and `step()`: clipping is `clip_norm`, to the bit, and a look changes nothing."""
+"""A job's own tools between `backward()` and `step()`: clipping is `clip_norm`, to the bit, and a look changes
+nothing."""
 
 import copy
 import gc
@@ -114,7 +115,9 @@ def test_what_is_put_there_without_a_look_is_applied(update: Any) -> None:
         optimizer.step()
         if batch == 1:
             torch.testing.assert_close(flat(net), flat(before) - 0.1)
-    assert torch.equal(net.mlp[0].weight, before.mlp[0].weight) and not torch.equal(net.mlp[2].weight, before.mlp[2].weight)
+    assert torch.equal(net.mlp[0].weight, before.mlp[0].weight) and not torch.equal(
+        net.mlp[2].weight, before.mlp[2].weight
+    )
 
 
 TOOLS: dict[str, Tool] = {
@@ -169,7 +172,16 @@ def _without_bad_steps(update: Any, warmup: int, drop: str) -> tuple[Tensor, Ten
     return weights[0], weights[1]
 
 
-DROPS = ["", "look", "zero_grad", "look, zero_grad", "module", "look, module", "zero_grad, again", "look, module, again"]
+DROPS = [
+    "",
+    "look",
+    "zero_grad",
+    "look, zero_grad",
+    "module",
+    "look, module",
+    "zero_grad, again",
+    "look, module, again",
+]
 
 
 def _dropped() -> list[str]:
@@ -183,7 +195,8 @@ def _dropped() -> list[str]:
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_backward_without_a_step_leaves_no_trace(world_size: int) -> None:
-    """Looked at, cleared in every way, followed by another one: the weights are those of a job that never had the batch."""
+    """Looked at, cleared in every way, followed by another one: the weights are those of a job that never had the
+    batch."""
     for wrong in run_ranks(_dropped, world_size):
         assert not wrong, "\n".join(wrong)
 

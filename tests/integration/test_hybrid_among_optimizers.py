@@ -1,4 +1,5 @@
-"""HybridOptimizer inside the optimizers that TorchRec jobs put around theirs: the same weights as with TorchRec's own."""
+"""HybridOptimizer inside the optimizers that TorchRec jobs put around theirs: the same weights as with TorchRec's
+own."""
 
 import copy
 from collections.abc import Callable
@@ -20,8 +21,12 @@ AROUND: dict[str, Callable[[Any], Any]] = {
     "alone": lambda optimizer: optimizer,
     "CombinedOptimizer": lambda optimizer: CombinedOptimizer([("all", optimizer)]),
     "GradientClippingOptimizer, norm": lambda o: GradientClippingOptimizer(o, GradientClipping.NORM, max_gradient=0.5),
-    "GradientClippingOptimizer, value": lambda o: GradientClippingOptimizer(o, GradientClipping.VALUE, max_gradient=0.01),
-    "WarmupOptimizer": lambda o: WarmupOptimizer(o, [WarmupStage(WarmupPolicy.LINEAR, max_iters=4, value=0.1)], lr=0.02),
+    "GradientClippingOptimizer, value": lambda o: GradientClippingOptimizer(
+        o, GradientClipping.VALUE, max_gradient=0.01
+    ),
+    "WarmupOptimizer": lambda o: WarmupOptimizer(
+        o, [WarmupStage(WarmupPolicy.LINEAR, max_iters=4, value=0.1)], lr=0.02
+    ),
     "all of them": lambda o: WarmupOptimizer(
         GradientClippingOptimizer(CombinedOptimizer([("x", o)]), GradientClipping.NORM, max_gradient=0.5),
         [WarmupStage(WarmupPolicy.STEP, max_iters=4, value=0.5, decay_iters=2)],

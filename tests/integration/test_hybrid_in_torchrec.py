@@ -1,4 +1,5 @@
-"""The hybrid optimizer on a stock DistributedModelParallel under a stock pipeline, against one process without either."""
+"""The hybrid optimizer on a stock DistributedModelParallel under a stock pipeline, against one process without
+either."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,7 +41,9 @@ class Batch(Pipelineable):
 def _batch(step: int, rank: int) -> Batch:
     """One id per sample; in step 5 rank 1 has none: samples of length zero, without a target."""
     generator = torch.Generator().manual_seed(100 * step + rank)
-    lengths = torch.zeros(SAMPLES, dtype=torch.int64) if (step, rank) == (5, 1) else torch.ones(SAMPLES, dtype=torch.int64)
+    lengths = (
+        torch.zeros(SAMPLES, dtype=torch.int64) if (step, rank) == (5, 1) else torch.ones(SAMPLES, dtype=torch.int64)
+    )
     ids = torch.randint(ROWS, (int(lengths.sum()),), generator=generator)
     target = torch.randn(len(ids), generator=generator)
     return Batch(KeyedJaggedTensor.from_lengths_sync(["f"], ids, lengths), target)
@@ -70,7 +73,8 @@ def _dense(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def simulate(world_size: int) -> Tensor:
-    """Embedding rows immediately, dense parameters one step delayed, on one copy of everything: the final dense weights."""
+    """Embedding rows immediately, dense parameters one step delayed, on one copy of everything: the final dense
+    weights."""
     model = Model("cpu")
     with torch.no_grad():
         model.table.embeddings["t"].weight.copy_(_start_table())

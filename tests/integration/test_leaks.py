@@ -1,9 +1,8 @@
 """Nothing leaks from the future, or from a label into its own prediction, in a log with a label for every event.
 
-The data is like `data import assist` writes it: a row is a learner, every event is also a candidate that sees the events
-before it, and earlier answers stand in the history as the dynamic field `correct`. An answer is correct with probability
-`sigmoid(ability - difficulty)`, so what can be known with and without the history is known too.
-"""
+The data is like `data import assist` writes it: a row is a learner, every event is also a candidate that sees the
+events before it, and earlier answers stand in the history as the dynamic field `correct`. An answer is correct with
+probability `sigmoid(ability - difficulty)`, so what can be known with and without the history is known too."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +31,8 @@ LEARNERS = {"train": 160, "valid": 10, "test": 60}
 
 @dataclass(frozen=True)
 class Log:
-    """Rows of each split, and how far the test answers can be foretold by their probability, and by their item alone."""
+    """Rows of each split, and how far the test answers can be foretold by their probability, and by their item
+    alone."""
 
     rows: dict[str, list[Row]]
     best_auc: float
@@ -91,7 +91,14 @@ def _config(data: Path, out: Path) -> Config:
             "data": {"path": str(data), "batch_size": 8, "eval_batch_size": 16, "workers": 0},
             "model": {
                 "tokens": {"width": 16, "hidden": 32, "position": "none"},
-                "longer": {"merge": 1, "inner_trans": False, "k": 0, "globals": ["candidate"], "heads": 2, "rotary": True},
+                "longer": {
+                    "merge": 1,
+                    "inner_trans": False,
+                    "k": 0,
+                    "globals": ["candidate"],
+                    "heads": 2,
+                    "rotary": True,
+                },
                 "head": {"hidden": [32], "inputs": ["globals", "sequence_mean", "candidate"]},
             },
             "embedding": {"dim": 16, "lr": 0.05},
@@ -147,8 +154,14 @@ def _other_future(row: Row, cut: int) -> Row:
     """Every event and candidate from `cut` on replaced by another item with the opposite answer."""
     changed = dict(row)
     for name in ("history", "candidate"):
-        changed[f"{name}.item"] = [*row[f"{name}.item"][:cut], *((item + 1) % ITEMS for item in row[f"{name}.item"][cut:])]
-        changed[f"{name}.correct"] = [*row[f"{name}.correct"][:cut], *(1 - label for label in row[f"{name}.correct"][cut:])]
+        changed[f"{name}.item"] = [
+            *row[f"{name}.item"][:cut],
+            *((item + 1) % ITEMS for item in row[f"{name}.item"][cut:]),
+        ]
+        changed[f"{name}.correct"] = [
+            *row[f"{name}.correct"][:cut],
+            *(1 - label for label in row[f"{name}.correct"][cut:]),
+        ]
     return changed
 
 
@@ -165,10 +178,10 @@ SIMD_FLOATS = 16  # of the widest registers in use
 def test_removing_the_future_changes_no_bit_before_it(trained: Trained, removed: int) -> None:
     """Two things here do not change the model, only keep the order in which its sums are added up:
 
-    - A longer request stands behind in the batch. Attention pads keys to the longest request, and torch's fused kernel and
-      MKL's matrix products treat the last keys and rows otherwise than the first.
-    - The number of removed events is a multiple of the vector width. A candidate's own key stands behind the events, so it
-      moves; by a multiple it stays in its lane of a register.
+    - A longer request stands behind in the batch. Attention pads keys to the longest request, and torch's fused kernel
+      and MKL's matrix products treat the last keys and rows otherwise than the first.
+    - The number of removed events is a multiple of the vector width. A candidate's own key stands behind the events, so
+      it moves; by a multiple it stays in its lane of a register.
     """
     rows = [row for row in trained.log.rows["test"] if len(row["history.item"]) > removed]
     assert len(rows) >= 10

@@ -1,4 +1,5 @@
-"""Where a `DedupLoader` goes on: items are numbered, of a data set of either kind, read in this process or by two workers."""
+"""Where a `DedupLoader` goes on: items are numbered, of a data set of either kind, read in this process or by two
+workers."""
 
 import json
 import threading
@@ -99,7 +100,9 @@ def test_batches_that_a_pipeline_still_holds_come_again(kind: str, workers: int)
     with pytest.raises(ValueError, match="untrained: expected a number of batches, 0 or more, got -1"):
         loader.state_dict(untrained=-1)
     assert [_number(batch) for batch in batches] == [*range(6, ITEMS)]
-    assert _read_from(loader.state_dict(untrained=1), kind, workers) == [ITEMS - 1], "the pipeline empties itself at the end"
+    assert _read_from(loader.state_dict(untrained=1), kind, workers) == [ITEMS - 1], (
+        "the pipeline empties itself at the end"
+    )
 
 
 @pytest.mark.parametrize(("kind", "workers"), KINDS)

@@ -1,5 +1,5 @@
-"""A user with 10,000 events trains on the CPU, through reader, tables, LONGER, backward and both optimizers, and no tensor
-is as large as a matrix over all pairs of merged events."""
+"""A user with 10,000 events trains on the CPU, through reader, tables, LONGER, backward and both optimizers, and no
+tensor is as large as a matrix over all pairs of merged events."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,5 @@
-"""Under a stock `DistributedModelParallel`, a wrapped collection has the names and the states that the plain one has."""
+"""Under a stock `DistributedModelParallel`, a wrapped collection has the names and the states that the plain one
+has."""
 
 import copy
 import itertools
@@ -78,7 +79,9 @@ def _tables_alone() -> list[str]:
         fused = {f"ec.{name}" for name in root.fused_optimizer.params}
         found.append("same" if fused == {*dmp.fused_optimizer.params} and fused else str(fused))
         twice = wrapped(make(), "host")
-        dmp = DistributedModelParallel(nn.ModuleDict({"ec": twice, "again": twice}), sharders=sharders())  # TorchRec's plan
+        dmp = DistributedModelParallel(
+            nn.ModuleDict({"ec": twice, "again": twice}), sharders=sharders()
+        )  # TorchRec's plan
         found.append("same" if {*dict(dmp.named_parameters())} == names else str({*dict(dmp.named_parameters())}))
     return found
 
@@ -128,7 +131,8 @@ def _exchanged() -> list[str]:
                         )
                         if not same or not one:
                             found.append(
-                                f"{way}, pooled {pooled}, {source} to {target} by {through}: {sorted(one)}, {sorted(other)}"
+                                f"{way}, pooled {pooled}, {source} to {target} by {through}: {sorted(one)}, "
+                                f"{sorted(other)}"
                             )
     return found
 

@@ -131,7 +131,8 @@ def test_checkpoints_go_on_either_way(world_size: int) -> None:
 
 
 def _position() -> tuple[list[int], int]:
-    """A pipeline holds batches that the loader has handed out; saved with them counted, none is lost and none comes twice."""
+    """A pipeline holds batches that the loader has handed out; saved with them counted, none is lost and none comes
+    twice."""
     logging.disable()
     warnings.simplefilter("ignore")
 

@@ -62,7 +62,9 @@ def test_same_weights(one_rank: list[Trained], two_ranks: list[list[Trained]], r
     for name, expected in one_rank[run].dense.items():
         first, second = (rank.dense[name] for rank in two_ranks[run])
         assert torch.equal(first, second), name
-        if RUNS[run][2] == "sgd":  # AdamW makes whole steps of roundings where the gradient is zero, as for a key's bias
+        if (
+            RUNS[run][2] == "sgd"
+        ):  # AdamW makes whole steps of roundings where the gradient is zero, as for a key's bias
             torch.testing.assert_close(first, expected, rtol=0.0, atol=1e-5)
     config = CONFIGS[RUNS[run][0]]
     tables = whole_tables(two_ranks[run], config)

@@ -1,4 +1,5 @@
-"""TorchRec's own equivalence test of sharded against unsharded modules, with deduplicated collections in the sharded model."""
+"""TorchRec's own equivalence test of sharded against unsharded modules, with deduplicated collections in the sharded
+model."""
 
 import logging
 import sys
@@ -45,7 +46,12 @@ class DedupSequences(TestSparseNNBase):
     """The same for sequences, every row through one layer."""
 
     def __init__(
-        self, *, tables: Any, sparse_device: torch.device | None = None, dense_device: torch.device | None = None, **_: Any
+        self,
+        *,
+        tables: Any,
+        sparse_device: torch.device | None = None,
+        dense_device: torch.device | None = None,
+        **_: Any,
     ) -> None:
         super().__init__(tables, None, None, dense_device, sparse_device)
         self.ec: Any = EmbeddingCollection(tables=tables, device=self.sparse_device)
@@ -57,7 +63,8 @@ class DedupSequences(TestSparseNNBase):
     def forward(self, batch: ModelInput) -> Any:
         found = self.ec(batch.idlist_features)
         sums = [
-            torch.ops.fbgemm.jagged_2d_to_dense(found[name].values(), found[name].offsets(), 100).sum(1) for name in self.names
+            torch.ops.fbgemm.jagged_2d_to_dense(found[name].values(), found[name].offsets(), 100).sum(1)
+            for name in self.names
         ]
         scores = torch.sigmoid(self.over(torch.cat(sums, dim=1)))
         return (scores.mean(), scores) if self.training else scores
@@ -81,14 +88,18 @@ def _bags(pooling: PoolingType = PoolingType.SUM, data_type: DataType = DataType
 def _weighted() -> list[EmbeddingBagConfig]:
     """Beside them, and not wrapped."""
     return [
-        EmbeddingBagConfig(num_embeddings=20, embedding_dim=16, name=f"weighted_{i}", feature_names=[f"weighted_feature_{i}"])
+        EmbeddingBagConfig(
+            num_embeddings=20, embedding_dim=16, name=f"weighted_{i}", feature_names=[f"weighted_feature_{i}"]
+        )
         for i in range(2)
     ]
 
 
 def _sequences() -> list[EmbeddingConfig]:
     return [
-        EmbeddingConfig(num_embeddings=(i + 1) * 10, embedding_dim=16, name=f"table_{i}", feature_names=[f"feature_{i}"])
+        EmbeddingConfig(
+            num_embeddings=(i + 1) * 10, embedding_dim=16, name=f"table_{i}", feature_names=[f"feature_{i}"]
+        )
         for i in range(4)
     ]
 
@@ -139,7 +150,8 @@ def _run(name: str) -> str:
     pooled = isinstance(case.tables[0], EmbeddingBagConfig)
     weighted = _weighted() if pooled else None
     limits = {
-        table.name: ParameterConstraints(sharding_types=[case.sharding], compute_kernels=["fused"]) for table in case.tables
+        table.name: ParameterConstraints(sharding_types=[case.sharding], compute_kernels=["fused"])
+        for table in case.tables
     }
     limits |= {table.name: ParameterConstraints(sharding_types=["table_wise"]) for table in weighted or ()}
     group = dist.group.WORLD

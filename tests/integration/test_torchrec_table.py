@@ -1,5 +1,5 @@
-"""The table of docs/plug-ins.md: what of TorchRec a deduplicated job keeps. Rows have the names there; one start of ranks runs
-all pipelines or shardings, and what failed is listed by row."""
+"""The table of docs/plug-ins.md: what of TorchRec a deduplicated job keeps. Rows have the names there; one start of
+ranks runs all pipelines or shardings, and what failed is listed by row."""
 
 import functools
 import logging
@@ -63,7 +63,9 @@ PIPELINES: dict[str, Made] = {
     "free_features_storage_early": _of("TrainPipelineSparseDist", free_features_storage_early=True),
     "custom_model_fwd": _own_forward,
     "TrainPipelineSparseDistLite": _of("TrainPipelineSparseDistLite"),
-    "Lite, freeing early": _of("TrainPipelineSparseDistLite", free_features_storage_early=True, clear_data_dist_inputs=True),
+    "Lite, freeing early": _of(
+        "TrainPipelineSparseDistLite", free_features_storage_early=True, clear_data_dist_inputs=True
+    ),
     "TrainPipelineSparseDistT": _of("TrainPipelineSparseDistT"),
     "TrainEvalHybridPipelineBase": _of("TrainEvalHybridPipelineBase"),
     "EvalPipelineSparseDist": lambda dmp, dense, more: EvalPipelineSparseDist(dmp.eval(), dense, CPU),
@@ -162,10 +164,14 @@ def _every_sharding() -> dict[str, str]:
             (batch,) = batches(1)
             expected = _forward(model(pooled, "none").ec, batch)
             for dedup in ("host", "device"):
-                given = replace(batch, features=DedupLoader([]).deduplicate(batch.features)) if dedup == "host" else batch
+                given = (
+                    replace(batch, features=DedupLoader([]).deduplicate(batch.features)) if dedup == "host" else batch
+                )
                 got = _forward(shard(model(pooled, dedup), way).module.ec, given)
                 same = all(torch.allclose(got[name], value, rtol=1e-6, atol=1e-6) for name, value in expected.items())
-                found[way] += "" if same and got.keys() == expected.keys() else f"pooled {pooled}, {dedup}: another forward\n"
+                found[way] += (
+                    "" if same and got.keys() == expected.keys() else f"pooled {pooled}, {dedup}: another forward\n"
+                )
 
         def train(pooled: bool, dedup: str, way: str = way) -> list[float]:
             dmp = shard(model(pooled, dedup), way)
@@ -197,7 +203,9 @@ def _no_sharding() -> dict[str, str]:
         limits = {name: ParameterConstraints(sharding_types=["table_column_wise"]) for name in ("t0", "t1", "t2")}
         topology = Topology(world_size=1, compute_device="cpu", local_world_size=1)
         try:
-            EmbeddingShardingPlanner(topology, constraints=limits).plan(model(pooled, "host"), [EmbeddingCollectionSharder()])  # pyright: ignore[reportArgumentType]
+            EmbeddingShardingPlanner(topology, constraints=limits).plan(
+                model(pooled, "host"), [EmbeddingCollectionSharder()]
+            )  # pyright: ignore[reportArgumentType]
             found[f"planner {pooled}"] = "nothing"
         except Exception as error:
             found[f"planner {pooled}"] = f"{type(error).__name__}: {error}"
@@ -215,7 +223,10 @@ def _replicated_and_unsharded() -> dict[str, Any]:
     """Tables in no plan: DDP's, with a warning; under a pipeline an error, since nothing can be traced."""
     logging.disable()
     found: dict[str, Any] = {}
-    for sharders in ([EmbeddingBagCollectionSharder()], [EmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()]):
+    for sharders in (
+        [EmbeddingBagCollectionSharder()],
+        [EmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()],
+    ):
         dmp = DistributedModelParallel(model(True, "host"), device=CPU, sharders=sharders)  # TorchRec's own plan
         kind = f"{len(sharders)} sharders"
         with warnings.catch_warnings(record=True) as caught:
@@ -224,7 +235,9 @@ def _replicated_and_unsharded() -> dict[str, Any]:
                 for batch in DedupLoader(batches(2)):
                     dmp(batch)[0].backward()
                 dmp.eval()
-                found[f"{kind}, loop"] = [str(w.message) for w in caught if "DedupEmbeddingBagCollection" in str(w.message)]
+                found[f"{kind}, loop"] = [
+                    str(w.message) for w in caught if "DedupEmbeddingBagCollection" in str(w.message)
+                ]
             except Exception as error:
                 found[f"{kind}, loop"] = f"{type(error).__name__}: {error}"
             try:

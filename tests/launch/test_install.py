@@ -18,7 +18,9 @@ def checkout(tmp_path: Path) -> Path:
 
 def _install(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [str(checkout / "launch" / "install.sh")]
-    return subprocess.run(command, env={**os.environ, "DIST_REC_DEVICE": "cpu", **environment}, capture_output=True, text=True)
+    return subprocess.run(
+        command, env={**os.environ, "DIST_REC_DEVICE": "cpu", **environment}, capture_output=True, text=True
+    )
 
 
 def _script(place: Path, text: str) -> str:
@@ -35,7 +37,9 @@ def test_no_fitting_python(checkout: Path) -> None:
 
 
 def test_a_python_without_venv(checkout: Path) -> None:
-    bare = _script(checkout / "bin" / "bare", 'case "$2" in *ensurepip*) exit 1 ;; *print*) echo python3.11-venv ;; esac')
+    bare = _script(
+        checkout / "bin" / "bare", 'case "$2" in *ensurepip*) exit 1 ;; *print*) echo python3.11-venv ;; esac'
+    )
     ran = _install(checkout, PYTHON=bare)
     assert ran.returncode == 1 and "has no venv module" in ran.stderr and "python3.11-venv" in ran.stderr
 

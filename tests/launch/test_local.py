@@ -18,7 +18,9 @@ def test_without_a_recipe_it_says_how_it_is_called() -> None:
 def test_it_finds_its_project_through_links(tmp_path: Path) -> None:
     (tmp_path / "first").symlink_to(ROOT / "launch" / "local.sh")
     (tmp_path / "train").symlink_to(tmp_path / "first")
-    ran = subprocess.run([tmp_path / "train", "no/such.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [tmp_path / "train", "no/such.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 1 and "launch/recipes/quickstart.yaml" in ran.stderr
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SPEAKS = "import os, sys; rank = os.environ['RANK']; print('error: a bad row', file=sys.stderr) if rank == '1' else None; "
+SPEAKS = (
+    "import os, sys; rank = os.environ['RANK']; print('error: a bad row', file=sys.stderr) if rank == '1' else None; "
+)
 SPEAKS += "sys.exit(2 if rank == '1' else 0)"
 
 

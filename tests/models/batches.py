@@ -152,7 +152,11 @@ def cut(row: Row, candidate: int) -> Row:
     """A request with only one of the candidates, and the history that this candidate sees."""
     limit = row["candidate.visible_events"][candidate]
     return {
-        name: value if not isinstance(value, list) else value[:limit] if name.startswith("history") else [value[candidate]]
+        name: value
+        if not isinstance(value, list)
+        else value[:limit]
+        if name.startswith("history")
+        else [value[candidate]]
         for name, value in row.items()
     }
 

@@ -34,7 +34,9 @@ def test_forward_gives_the_loss_and_detached_outputs() -> None:
     loss, (reported, logits) = model(batch)
     assert loss.requires_grad and not reported.requires_grad and not logits.requires_grad
     assert logits.shape == batch.labels.shape and logits.dtype == torch.float32
-    assert torch.equal(reported, loss) and torch.equal(loss, total_loss(model.loss, logits, batch.labels, batch.candidates_per_rank))
+    assert torch.equal(reported, loss) and torch.equal(
+        loss, total_loss(model.loss, logits, batch.labels, batch.candidates_per_rank)
+    )
     halved = model(replace(batch, candidates_per_rank=2 * batch.candidates_per_rank))[0]
     torch.testing.assert_close(2 * halved, loss)
 

@@ -82,7 +82,9 @@ def test_hyformer_with_seen_needs_states_that_know_no_later_event(encoder: dict[
 
 
 def test_rankmixer_needs_a_width_that_its_tokens_divide() -> None:
-    with pytest.raises(ConfigError, match=r"model.rankmixer.width=22: .* T = 2 sequences \+ 3 non-sequential = 5; .* 20 or 25"):
+    with pytest.raises(
+        ConfigError, match=r"model.rankmixer.width=22: .* T = 2 sequences \+ 3 non-sequential = 5; .* 20 or 25"
+    ):
         _check(make_schema(), interaction="rankmixer", rankmixer={"width": 22})
 
 

@@ -64,7 +64,8 @@ def _schema(**changes: Any) -> Schema:
 
 
 def _request(lengths: dict[str, int], candidates: int) -> Row:
-    """Every event is another token, and candidates are tokens of the history, so that the first layer's rows are the events."""
+    """Every event is another token, and candidates are tokens of the history, so that the first layer's rows are the
+    events."""
     assert candidates <= lengths["history"]
     row = {"user": 7, "time": 1_000, "searches.query": list(range(lengths["searches"]))}
     for place, count in (("history", lengths["history"]), ("candidate", candidates)):
@@ -78,8 +79,8 @@ def _model(changes: dict[str, Any], schema: Schema) -> Model:
 
 
 def _counted(model: Model, row: Row, monkeypatch: pytest.MonkeyPatch) -> int:
-    """What torch counts in the ranker's forward. Attention is the reference, which multiplies every query row with every key
-    row of its request and masks then, and for InnerTrans torch's plain one; the formula means the same."""
+    """What torch counts in the ranker's forward. Attention is the reference, which multiplies every query row with
+    every key row of its request and masks then, and for InnerTrans torch's plain one; the formula means the same."""
     for module in ("layers.attention_block", "hyformer.query_decoder"):
         reference = partial(cross_causal_attention, backend="reference")
         monkeypatch.setattr(f"dist_rec.models.{module}.cross_causal_attention", reference)
@@ -98,8 +99,12 @@ def _elementwise(model: Model, lengths: dict[str, int], candidates: int) -> int:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize(("lengths", "candidates"), [(LENGTHS, 1), (LENGTHS, 4), (SHORT, 3)], ids=["one", "several", "short"])
-def test_torch_counts_the_same(name: str, lengths: dict[str, int], candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("lengths", "candidates"), [(LENGTHS, 1), (LENGTHS, 4), (SHORT, 3)], ids=["one", "several", "short"]
+)
+def test_torch_counts_the_same(
+    name: str, lengths: dict[str, int], candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = _model(CASES[name], _schema())
     formula = request_flops(model.ranker, lengths, candidates)
     counted = _counted(model, _request(lengths, candidates), monkeypatch)
@@ -110,17 +115,23 @@ def test_with_seen_every_candidate_has_a_pool_of_its_own(monkeypatch: pytest.Mon
     sequences = [{"name": "history", "ids": ["item", "kind"]}]
     candidate = {"ids": ["item", "kind"], "labels": ["click"], "visible_events": True}
     model = _model(
-        _hyformer({"history": {"encoder": "full", "causal": True}}), make_schema(sequences=sequences, candidate=candidate)
+        _hyformer({"history": {"encoder": "full", "causal": True}}),
+        make_schema(sequences=sequences, candidate=candidate),
     )
     row = {"user": 7, "time": 1_000, "candidate.visible_events": [2, 0, 5], "candidate.click": [0] * 3}
-    row |= {f"{place}.{field}": list(range(n)) for place, n in (("history", 5), ("candidate", 3)) for field in ("item", "kind")}
+    row |= {
+        f"{place}.{field}": list(range(n))
+        for place, n in (("history", 5), ("candidate", 3))
+        for field in ("item", "kind")
+    }
     formula = request_flops(model.ranker, {"history": 5}, 3)
     assert sum(formula.values()) == _counted(model, row, monkeypatch)
     assert formula["pools"] == 3 * 2 * 16 * 20
 
 
 def test_repeated_events_cost_less_than_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tokens' first layer runs over unique rows: four of the eleven events here, and one row of the searches' six."""
+    """The tokens' first layer runs over unique rows: four of the eleven events here, and one row of the searches'
+    six."""
     model = _model(MODELS["sum_pooling"], _schema())
     row = _request(LENGTHS, 1) | {"history.item": [0, 1, 2, 3] * 2 + [0] * 3, "searches.query": [5] * 6}
     saved = (11 - 4) * 2 * 16 * 12 + (6 - 1) * 2 * 8 * 12

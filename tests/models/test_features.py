@@ -5,7 +5,11 @@ from tests.data.requests import make_schema
 def test_columns_of_context_come_first_then_those_of_the_candidate() -> None:
     schema = make_schema(
         candidate={"ids": ["item", "kind"], "side": {"slot": 3}, "labels": ["click"]},
-        feature_groups={"who": ["context.user"], "what": ["candidate.item", "candidate.slot"], "kind": ["candidate.kind"]},
+        feature_groups={
+            "who": ["context.user"],
+            "what": ["candidate.item", "candidate.slot"],
+            "kind": ["candidate.kind"],
+        },
     )
     columns = FeatureColumns.of(schema, {"item": 8, "kind": 4, "user": 16, "query": 4}, side_dim=2)
     assert columns.total == 16 + 8 + 4 + 2

@@ -33,7 +33,9 @@ def _inside(model: Model, rows: list[dict[str, Any]]) -> tuple[list[torch.Tensor
     view = model.ranker.candidates(looked_up, batch)
     sequences = model.ranker.sequences(looked_up, batch, view)
     assert not sequences.pools
-    own = [body.encoders[name](sequences.tokens[name], sequences.lengths[name], view) for name in ("history", "searches")]
+    own = [
+        body.encoders[name](sequences.tokens[name], sequences.lengths[name], view) for name in ("history", "searches")
+    ]
     return body(sequences, view), own, view
 
 
@@ -58,7 +60,12 @@ def test_rankmixer_mixes_the_summaries_with_the_features(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("inputs", "width"),
-    [(None, 5 * 20), (["mixed_mean"], 20), (["mixed_mean", "candidate"], 20 + 16), (["context", "mixed", "mixed_mean"], 128)],
+    [
+        (None, 5 * 20),
+        (["mixed_mean"], 20),
+        (["mixed_mean", "candidate"], 20 + 16),
+        (["context", "mixed", "mixed_mean"], 128),
+    ],
 )
 def test_the_head_is_as_wide_as_its_inputs(name: str, inputs: list[str] | None, width: int) -> None:
     """T = 2 sequences + 3 groups of one field each."""

@@ -1,4 +1,5 @@
-"""What models say of themselves before they are built: inputs of the head, parts, and widths that token mixing can cut."""
+"""What models say of themselves before they are built: inputs of the head, parts, and widths that token mixing can
+cut."""
 
 from typing import Any
 
@@ -23,7 +24,12 @@ def test_rules_of_hyformer_hold_for_hyformer_only() -> None:
     assert ModelConfig.model_validate(tree).name == "longer"
     even = {"name": "hyformer", "tokens": {"width": 12}, "hyformer": {"heads": 3, "rotary": True}}
     assert ModelConfig.model_validate(even).hyformer.rotary
-    odd = {"name": "hyformer", "tokens": {"width": 9}, "hyformer": {"heads": 3}, "longer": {"heads": 5, "inner_heads": 2}}
+    odd = {
+        "name": "hyformer",
+        "tokens": {"width": 9},
+        "hyformer": {"heads": 3},
+        "longer": {"heads": 5, "inner_heads": 2},
+    }
     assert ModelConfig.model_validate(odd).hyformer.heads == 3
 
 
@@ -60,7 +66,9 @@ def test_mixed_tokens_must_reach_the_head(tree: dict[str, Any]) -> None:
 
 
 def test_a_refused_input_of_the_head_says_of_which_model() -> None:
-    with pytest.raises(ValidationError, match=r"head.inputs: din with interaction: rankmixer has no globals, mixed_queries;"):
+    with pytest.raises(
+        ValidationError, match=r"head.inputs: din with interaction: rankmixer has no globals, mixed_queries;"
+    ):
         ModelConfig.model_validate(
             {"name": "din", "interaction": "rankmixer", "head": {"inputs": ["mixed_queries", "globals", "mixed"]}}
         )

@@ -10,7 +10,17 @@ from torch import Tensor
 
 from dist_rec.data.collate import empty_batch
 from tests.data.requests import make_row, make_rows, make_schema, seen_schema
-from tests.models.batches import MODELS, Model, Row, cut, make_batch, make_model, one_candidate_each, saved_bytes, seen_row
+from tests.models.batches import (
+    MODELS,
+    Model,
+    Row,
+    cut,
+    make_batch,
+    make_model,
+    one_candidate_each,
+    saved_bytes,
+    seen_row,
+)
 
 NAMES = tuple(MODELS)
 STRATEGIES = ("recent", "uniform", "mixed", "learnable")
@@ -50,7 +60,7 @@ def test_eight_candidates_are_eight_requests_with_one(name: str) -> None:
     """Outputs and the gradient of every parameter, tables included."""
     rows = _rows([8, 3, 8, 0, 1])
     together, apart = make_batch(rows), make_batch(one_candidate_each(rows))
-    assert together.num_candidates == apart.num_candidates == len(apart.group) == 20
+    assert together.num_candidates == apart.num_candidates == len(apart.grouping_key) == 20
     model = make_model(**MODELS[name])
     _close(model(together), model(apart))
     _same_gradients(model.gradients(together), model.gradients(apart))
@@ -65,12 +75,14 @@ def test_a_batch_is_each_request_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "position"), [("longer", "none"), ("longer", "recency"), ("sum_pooling", "recency"), ("hyformer", "recency")]
+    ("name", "position"),
+    [("longer", "none"), ("longer", "recency"), ("sum_pooling", "recency"), ("hyformer", "recency")],
 )
 def test_order_matters_to_longer(name: str, position: str) -> None:
     rows = [row for row in _rows([2] * 6) if len(row["history.item"]) > 3]
     shuffled = [
-        {column: value[::-1] if column.startswith("history") else value for column, value in row.items()} for row in rows
+        {column: value[::-1] if column.startswith("history") else value for column, value in row.items()}
+        for row in rows
     ]
     model = make_model(**_with(MODELS[name], tokens={"position": position}))
     before, after = model(make_batch(rows)), model(make_batch(shuffled))
@@ -79,7 +91,9 @@ def test_order_matters_to_longer(name: str, position: str) -> None:
 
 def test_order_does_not_matter_to_pooling_without_positions() -> None:
     rows = _rows([2] * 6)
-    reverse = [{name: value[::-1] if name.startswith("history") else value for name, value in row.items()} for row in rows]
+    reverse = [
+        {name: value[::-1] if name.startswith("history") else value for name, value in row.items()} for row in rows
+    ]
     model = make_model(name="sum_pooling", tokens={"position": "none"})
     _close(model(make_batch(rows)), model(make_batch(reverse)))
 
@@ -94,12 +108,15 @@ def test_a_request_without_history_is_scored(name: str) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    list(MODELS.values()) + [{"longer": {"queries": queries, "globals": ["candidate", "cls"]}} for queries in STRATEGIES],
+    list(MODELS.values())
+    + [{"longer": {"queries": queries, "globals": ["candidate", "cls"]}} for queries in STRATEGIES],
 )
 @pytest.mark.parametrize("requests", [0, 2])
 def test_no_candidates_leave_zero_gradients(changes: dict[str, Any], requests: int) -> None:
     """For every parameter: one without a gradient would make DDP wait for ever."""
-    batch = make_batch(_rows([0] * requests, longest=0)) if requests else empty_batch(make_schema()).to(torch.device("cpu"))
+    batch = (
+        make_batch(_rows([0] * requests, longest=0)) if requests else empty_batch(make_schema()).to(torch.device("cpu"))
+    )
     model = make_model(**changes)
     assert model(batch).shape == (0, 2)
     assert not any(gradient.any() for gradient in model.gradients(batch).values())
@@ -123,7 +140,8 @@ def test_what_comes_after_the_cut_changes_nothing_bitwise(name: str) -> None:
     rng = np.random.default_rng(0)
     rows = [seen_row(rng, 20, [5, 3, 0, 5]), seen_row(rng, 12, [5, 4])]
     others = [
-        row | {name: row[name][:5] + seen_row(rng, 20, [])[name][5 : len(row[name])] for name in _HISTORY} for row in rows
+        row | {name: row[name][:5] + seen_row(rng, 20, [])[name][5 : len(row[name])] for name in _HISTORY}
+        for row in rows
     ]
     assert all(row["history.item"] != other["history.item"] for row, other in zip(rows, others))
     model = make_model(seen_schema(), **_seen(name, "absolute"))
@@ -138,7 +156,9 @@ _HISTORY = ("history.item", "history.correct")
 
 
 def _seen(name: str, position: str) -> dict[str, Any]:
-    one_sequence = {"hyformer": {"heads": 2, "sequences": {"history": {"encoder": "full", "causal": True}}, "rotary": True}}
+    one_sequence = {
+        "hyformer": {"heads": 2, "sequences": {"history": {"encoder": "full", "causal": True}}, "rotary": True}
+    }
     return _with(MODELS[name], **SEEN, **one_sequence) | {"tokens": {"position": position}}
 
 
@@ -162,7 +182,9 @@ def test_recomputing_tokens_keeps_fewer_activations() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("bf16", [p for n in (1, 2, 3) for p in itertools.combinations(("tokens", "layers", "head"), n)])
+@pytest.mark.parametrize(
+    "bf16", [p for n in (1, 2, 3) for p in itertools.combinations(("tokens", "layers", "head"), n)]
+)
 def test_any_part_may_run_in_bf16(name: str, bf16: tuple[str, ...]) -> None:
     batch = make_batch(_rows([2, 1, 3]))
     exact = make_model(**MODELS[name])
@@ -174,7 +196,9 @@ def test_any_part_may_run_in_bf16(name: str, bf16: tuple[str, ...]) -> None:
     assert all(gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in gradients.values())
 
 
-@pytest.mark.parametrize("inputs", [["globals"], ["sequence_mean"], ["globals", "candidate"], ["sequence_mean", "context"]])
+@pytest.mark.parametrize(
+    "inputs", [["globals"], ["sequence_mean"], ["globals", "candidate"], ["sequence_mean", "context"]]
+)
 def test_head_sees_what_is_asked_for(inputs: list[str]) -> None:
     model, batch = make_model(head={"inputs": inputs}), make_batch(_rows([2, 1]))
     widths = {"globals": 2 * 2 * 16, "sequence_mean": 2 * 16, "candidate": 16, "context": 8}

@@ -32,7 +32,9 @@ def test_views_show_each_parameter_in_its_shape() -> None:
     bucket = Bucket({name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()})
     views = dict(bucket.views(torch.arange(11.0)))
     assert {name: tuple(view.shape) for name, view in views.items()} == shapes
-    assert views["a"].tolist() == [[0, 1, 2], [3, 4, 5]] and views["scalar"] == 6 and views["b"].tolist() == [7, 8, 9, 10]
+    assert (
+        views["a"].tolist() == [[0, 1, 2], [3, 4, 5]] and views["scalar"] == 6 and views["b"].tolist() == [7, 8, 9, 10]
+    )
 
 
 def test_buffers_are_reused_and_counted() -> None:

@@ -8,7 +8,9 @@ from tests.helpers.ranks import run_ranks
 
 
 def _look() -> tuple[bool, torch.Tensor, str]:
-    outer = nn.Sequential(DistributedDataParallel(nn.Linear(2, 2)), nn.Sequential(DistributedDataParallel(nn.Linear(2, 2))))
+    outer = nn.Sequential(
+        DistributedDataParallel(nn.Linear(2, 2)), nn.Sequential(DistributedDataParallel(nn.Linear(2, 2)))
+    )
     found = outermost_ddps(outer)
     silence(outer[0])
     outer[0](torch.full((1, 2), 1.0 + torch.distributed.get_rank())).sum().backward()

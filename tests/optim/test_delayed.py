@@ -88,7 +88,9 @@ def test_a_bucket_starts_inside_the_backward_and_in_order() -> None:
         pending = reducer._pending
         seen.append([len(pending.buffers) if pending is not None else 0])
 
-    parameters["first"].register_hook(look)  # runs when the gradient of `first` is about to be added; that of `last` is there
+    parameters["first"].register_hook(
+        look
+    )  # runs when the gradient of `first` is about to be added; that of `last` is there
     hidden = parameters["first"] * 2.0
     (hidden * parameters["last"]).sum().backward()
     assert seen == [[1]], "the bucket of `last` started before `first` had its gradient"
@@ -252,7 +254,9 @@ def _shared_residual() -> tuple[Tensor, Tensor, Tensor]:
     total = reducer.residual()["a"]
     other = DelayedAllReduce({"a": nn.Parameter(torch.zeros(50))}, compress="bf16")
     other.load_residual({"a": total})
-    assert torch.equal(other._residuals[0], reducer._residuals[0]), "a rank that saves keeps the share of one that loads"
+    assert torch.equal(other._residuals[0], reducer._residuals[0]), (
+        "a rank that saves keeps the share of one that loads"
+    )
     return mine, total, reducer._residuals[0]
 
 

@@ -18,7 +18,9 @@ def _adamw(p: list) -> torch.optim.Optimizer:
 
 def test_groups_by_name_the_first_fitting_pattern_wins() -> None:
     parameters = _net()
-    dense = DenseOptimizers(parameters, _adamw, [("bias$", {"weight_decay": 0.0}), ("^1", {"lr": 0.01}), ("^2", {"lr": 0.02})])
+    dense = DenseOptimizers(
+        parameters, _adamw, [("bias$", {"weight_decay": 0.0}), ("^1", {"lr": 0.01}), ("^2", {"lr": 0.02})]
+    )
     names = {id(p): name for name, p in parameters.items()}
     found = [(sorted(names[id(p)] for p in g["params"]), g["lr"], g["weight_decay"]) for g in dense.groups]
     assert found == [

@@ -12,7 +12,9 @@ from dist_rec.optim.dense_step import DenseStep
 from dist_rec.optim.health import HealthMeter
 
 
-def _step(correction: CorrectionKind = "none", **options: Any) -> tuple[dict[str, nn.Parameter], DenseOptimizers, DenseStep]:
+def _step(
+    correction: CorrectionKind = "none", **options: Any
+) -> tuple[dict[str, nn.Parameter], DenseOptimizers, DenseStep]:
     parameters = {name: nn.Parameter(torch.zeros(1)) for name in "ab"}
     dense = DenseOptimizers(parameters, lambda p: torch.optim.SGD(p, lr=1.0))
     usual = {"clip_norm": None, "lr_factor": None, "delayed_lr_factor": 1.0}

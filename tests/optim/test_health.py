@@ -17,7 +17,9 @@ def _run(every: int, gradients: list[dict[str, Tensor]]) -> list[tuple[int, floa
         meter.after(applied)
         if meter.latest is not None and meter.latest.applied == applied:
             latest = meter.latest
-            found.append((applied, *(float(x) for x in (latest.gradient_cosine, latest.update_norm, latest.weight_norm))))
+            found.append(
+                (applied, *(float(x) for x in (latest.gradient_cosine, latest.update_norm, latest.weight_norm)))
+            )
     return found
 
 

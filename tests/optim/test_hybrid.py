@@ -121,7 +121,9 @@ def test_flushing_half_way_through_an_accumulation_keeps_what_is_added_up() -> N
 
 
 @pytest.mark.parametrize("options", [{"dense_update": "sync"}, {"warmup_sync_steps": 1000}])
-def test_a_delayed_gradient_of_a_checkpoint_is_applied_before_the_first_synchronous_one(options: dict[str, Any]) -> None:
+def test_a_delayed_gradient_of_a_checkpoint_is_applied_before_the_first_synchronous_one(
+    options: dict[str, Any],
+) -> None:
     net, optimizer = start(Run("sgd"))
     run_step(net, optimizer, 1)
     saved = copy.deepcopy((net.state_dict(), optimizer.state_dict()))

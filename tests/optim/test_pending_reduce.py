@@ -24,7 +24,11 @@ def test_means_in_the_order_of_the_parameters_without_those_that_no_rank_has() -
     pending.launch(["a", "b", "of a later bucket"], None, None)
     assert {name: mean.tolist() for name, mean in pending.wait().items()} == {"a": [3.0, 4.0]}
     assert list(pending.names) == ["a", "b"]
-    assert pending.norm() == 5.0 and pending.is_finite(pending.norm()) and not pending.is_finite(torch.tensor(float("nan")))
+    assert (
+        pending.norm() == 5.0
+        and pending.is_finite(pending.norm())
+        and not pending.is_finite(torch.tensor(float("nan")))
+    )
 
 
 def test_released_buffers_are_used_again() -> None:

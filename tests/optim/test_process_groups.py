@@ -14,7 +14,13 @@ def _groups() -> tuple[bool, bool, str, float, float]:
     broadcast({"p": parameter}, mine)
     total = torch.tensor(1.0 + dist.get_rank())
     start_all_reduce(total, mine).wait()
-    return mine is not dist.group.WORLD, own_group(mine) is mine, dist.get_backend(host), parameter.sum().item(), total.item()
+    return (
+        mine is not dist.group.WORLD,
+        own_group(mine) is mine,
+        dist.get_backend(host),
+        parameter.sum().item(),
+        total.item(),
+    )
 
 
 def test_a_new_group_its_sums_and_rank_0s_values() -> None:

@@ -1,4 +1,5 @@
-"""A HybridOptimizer saved and gone on from: through TorchRec's optimizers, to and from them, and states that do not fit."""
+"""A HybridOptimizer saved and gone on from: through TorchRec's optimizers, to and from them, and states that do not
+fit."""
 
 import copy
 from collections.abc import Callable
@@ -141,12 +142,21 @@ def _earlier(tree: dict[str, Any]) -> None:
         (_other_tables, r"of other tables: table of fused in one of the two only"),
         (lambda tree: tree.update(counters=torch.zeros(2)), r"damaged: counters has the shape \(2,\)"),
         (lambda tree: tree.update(counters=1.0), "damaged: expected Tensor as counters, got float"),
-        (lambda tree: tree.update(scales=torch.ones(2)), r"saved by an earlier version, which also kept scales; expected"),
+        (
+            lambda tree: tree.update(scales=torch.ones(2)),
+            r"saved by an earlier version, which also kept scales; expected",
+        ),
         (_earlier, r"saved by an earlier version, which also kept scales and withheld and computed_at"),
         (lambda tree: tree["rates"].pop("mlp.0.bias"), "damaged: mlp.0.bias of rates in one of the two only"),
-        (lambda tree: tree["in_flight"]["mlp.0.bias"].pop("there"), "there of in_flight.mlp.0.bias in one of the two only"),
+        (
+            lambda tree: tree["in_flight"]["mlp.0.bias"].pop("there"),
+            "there of in_flight.mlp.0.bias in one of the two only",
+        ),
         (lambda tree: tree["dense"]["exists"].pop("mlp.0.bias"), "damaged: mlp.0.bias of dense.exists"),
-        (lambda tree: tree["dense"]["state"].pop("mlp.0.bias"), "of another dense optimizer: expected mlp.0.bias by name"),
+        (
+            lambda tree: tree["dense"]["state"].pop("mlp.0.bias"),
+            "of another dense optimizer: expected mlp.0.bias by name",
+        ),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(spoil: Callable[..., Any], message: str) -> None:

@@ -15,7 +15,11 @@ def _view() -> tuple[dict[str, nn.Parameter], dict[str, torch.Tensor], View]:
 
 def test_gradients_are_shown_with_zeros_for_the_rest() -> None:
     parameters, gradients, view = _view()
-    assert {name: p.grad.tolist() for name, p in parameters.items()} == {"a": [2.0, 4.0], "b": [6.0, 8.0], "c": [0.0, 0.0]}
+    assert {name: p.grad.tolist() for name, p in parameters.items()} == {
+        "a": [2.0, 4.0],
+        "b": [6.0, 8.0],
+        "c": [0.0, 0.0],
+    }
     assert view.found() == gradients and not view.is_changed(), "zeros are nothing to apply"
     view.close()
     assert all(p.grad is None for p in parameters.values())

@@ -33,9 +33,9 @@ DENSE: dict[str, DenseFactory] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One way to drive the optimizer; `extra` adds a parameter that has a gradient on some ranks in some steps only. `wrap`:
-    DDP as TorchRec builds it, or none; its buckets are so small that there are several, and it rebuilds them after step 1.
-    `switch`: to the other kind of update and back in the middle."""
+    """One way to drive the optimizer; `extra` adds a parameter that has a gradient on some ranks in some steps only.
+    `wrap`: DDP as TorchRec builds it, or none; its buckets are so small that there are several, and it rebuilds them
+    after step 1. `switch`: to the other kind of update and back in the middle."""
 
     dense: str
     update: DenseUpdate = "delayed"
@@ -52,14 +52,26 @@ RUNS = [
     *(
         Run(dense, update, warmup, clip, accumulation, extra)
         for dense, (update, warmup), clip, accumulation, extra in itertools.product(
-            ("sgd", "adagrad", "adamw"), (("sync", 0), ("delayed", 0), ("delayed", 3)), (None, 0.5), (1, 3), (False, True)
+            ("sgd", "adagrad", "adamw"),
+            (("sync", 0), ("delayed", 0), ("delayed", 3)),
+            (None, 0.5),
+            (1, 3),
+            (False, True),
         )
     ),
-    *(Run(dense, correction=kind, warmup=3) for dense in ("sgd", "adamw") for kind in ("extrapolate", "error_feedback")),
+    *(
+        Run(dense, correction=kind, warmup=3)
+        for dense in ("sgd", "adamw")
+        for kind in ("extrapolate", "error_feedback")
+    ),
     Run("two", extra=True),
     *(Run(dense, "delayed", 3, accumulation=n, wrap="ddp") for dense in ("sgd", "adagrad", "adamw") for n in (1, 3)),
     *(Run(dense, "sync", accumulation=n, wrap="ddp") for dense in ("sgd", "adagrad", "adamw") for n in (1, 3)),
-    *(Run("sgd", update, accumulation=n, extra=True, wrap="ddp_unused") for update in ("sync", "delayed") for n in (1, 2)),
+    *(
+        Run("sgd", update, accumulation=n, extra=True, wrap="ddp_unused")
+        for update in ("sync", "delayed")
+        for n in (1, 2)
+    ),
     *(Run("adamw", update, switch=True) for update in ("sync", "delayed")),
     *(Run("adamw", update, switch=True, wrap="ddp") for update in ("sync", "delayed")),
 ]
@@ -162,7 +174,8 @@ def start(run: Run, seed: int = 0, *, fp32: bool = False, **options: Any) -> tup
 
 @functools.cache
 def shared_group() -> dist.ProcessGroup | None:
-    """One group for all optimizers of a job: gloo has threads for each, and those of a hundred leave no core to the last."""
+    """One group for all optimizers of a job: gloo has threads for each, and those of a hundred leave no core to the
+    last."""
     return own_group(None)
 
 

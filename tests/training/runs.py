@@ -79,7 +79,9 @@ def make_config(data: Path, out: Path, /, **changes: Any) -> Config:
 
 
 def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    both = {name: _merged(tree[name], value) for name, value in changes.items() if isinstance(value, dict) and name in tree}
+    both = {
+        name: _merged(tree[name], value) for name, value in changes.items() if isinstance(value, dict) and name in tree
+    }
     return {**tree, **changes, **both}
 
 

@@ -19,7 +19,16 @@ from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.selection import SelectionState
 from tests.helpers.ranks import run_ranks
-from tests.training.runs import assert_same_weights, evaluate_split, fresh, load, make_config, run, saved_state, these_ranks
+from tests.training.runs import (
+    assert_same_weights,
+    evaluate_split,
+    fresh,
+    load,
+    make_config,
+    run,
+    saved_state,
+    these_ranks,
+)
 
 Metrics = dict[str, TaskMetrics]
 

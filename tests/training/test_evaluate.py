@@ -1,4 +1,5 @@
-"""Evaluation of a sharded model, and `dist-rec eval`: the metrics of every candidate, and no trace left in the model."""
+"""Evaluation of a sharded model, and `dist-rec eval`: the metrics of every candidate, and no trace left in the
+model."""
 
 import dataclasses
 import json
@@ -93,7 +94,9 @@ def test_the_numbers_are_those_of_the_run(with_baselines: Path, tmp_path: Path, 
         lines = evaluate_checkpoint(config, last, split, alone)
         assert lines[0] == f"{split} of {with_baselines}, {last}"
         for task, m in metrics.items():
-            assert any(line.startswith(f"| {task} | {m.auc:.4f} | {m.grouped_auc:.4f} | {m.logloss:.4f} |") for line in lines)
+            assert any(
+                line.startswith(f"| {task} | {m.auc:.4f} | {m.grouped_auc:.4f} | {m.logloss:.4f} |") for line in lines
+            )
     way = [line for line in evaluate_checkpoint(config, last, "test", alone) if "of the way" in line]
     assert [line.split(":")[0] for line in way] == ["click", "buy"]
 
@@ -108,7 +111,9 @@ def test_the_baselines_of_the_test_split_are_not_held_against_another(
 
 
 @pytest.mark.parametrize("update", ["sync", "delayed"])
-def test_the_way_of_updating_does_not_matter_to_a_checkpoint(data: Path, tmp_path: Path, alone: Ranks, update: str) -> None:
+def test_the_way_of_updating_does_not_matter_to_a_checkpoint(
+    data: Path, tmp_path: Path, alone: Ranks, update: str
+) -> None:
     config = make_config(data, tmp_path, optim={"dense_update": update}, run={"max_steps": 2})
     run(config, alone)
     last = tmp_path / "run" / "checkpoints" / "last"

@@ -35,7 +35,10 @@ ROOT = Path(__file__).resolve().parents[2]
         (NotOurs("c: not ours"), "c: not ours"),
         (RunError("d: diverged"), "d: diverged"),
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "/x/y: Permission denied"),
-        (OSError(errno.ENOSPC, "No space left on device", "/x"), "/x: No space left on device; expected free space there"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/x"),
+            "/x: No space left on device; expected free space there",
+        ),
         (MemoryError(), "out of memory on the host; expected a smaller data.batch_size"),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nmore"),
@@ -52,7 +55,9 @@ def test_what_a_user_can_mend_is_a_sentence(error: Exception, said: str, capsys:
     assert captured.err.startswith(f"error: {said}") and captured.err.count("\n") == 1 and not captured.out
 
 
-@pytest.mark.parametrize("error", [AssertionError("a bug"), TypeError("a bug"), RuntimeError("Connection closed by peer")])
+@pytest.mark.parametrize(
+    "error", [AssertionError("a bug"), TypeError("a bug"), RuntimeError("Connection closed by peer")]
+)
 def test_a_bug_keeps_its_traceback(error: Exception) -> None:
     """Alone, nobody else can have closed a connection."""
     with pytest.raises(type(error), match=str(error)), one_voice():
@@ -101,7 +106,13 @@ def _lost(speaks: bool) -> tuple[Any, str]:
     ("speaks", "said"),
     [
         (True, ["", "error: row 7\n"]),
-        (False, ["error: lost the connection to another rank, which has ended without a word (killed by the system?)\n", ""]),
+        (
+            False,
+            [
+                "error: lost the connection to another rank, which has ended without a word (killed by the system?)\n",
+                "",
+            ],
+        ),
     ],
 )
 def test_who_only_hears_of_the_end_of_another_is_silent_if_that_one_spoke(speaks: bool, said: list[str]) -> None:

@@ -49,7 +49,9 @@ def _train_in_many_ways(data: Path, uneven: Path, out: Path) -> dict[str, Any]:
             ranks,
             update,
         )
-    config = _on_two(data, out, checkpoint={"every_steps": 2}, run={"eval_every": 4}, model={"longer": {"dropout": 0.3}})
+    config = _on_two(
+        data, out, checkpoint={"every_steps": 2}, run={"eval_every": 4}, model={"longer": {"dropout": 0.3}}
+    )
     run(config, ranks, "whole")
     for step in (2, 4):  # 4: evaluated there too
         run(config, ranks, f"from-{step}", resume=out / "whole" / "checkpoints" / f"step-{step}")
@@ -129,7 +131,9 @@ def test_a_rank_without_data_takes_part(two_ranks: TwoRanks) -> None:
     ],
     ids=["reader processes", "sync"],
 )
-def test_resuming_alone_equals_no_interruption(data: Path, tmp_path: Path, alone: Ranks, changes: dict[str, Any]) -> None:
+def test_resuming_alone_equals_no_interruption(
+    data: Path, tmp_path: Path, alone: Ranks, changes: dict[str, Any]
+) -> None:
     config = make_config(data, tmp_path, checkpoint={"every_steps": 3}, run={"epochs": 2}, **changes)
     run(config, alone, "whole")
     run(config, alone, "resumed", resume=tmp_path / "whole" / "checkpoints" / "step-3")
@@ -206,7 +210,9 @@ def test_a_conditional_task_trains_and_ends_well(tmp_path: Path, alone: Ranks) -
 
 def test_weights_that_diverge_are_said_and_never_chosen(data: Path, tmp_path: Path, alone: Ranks) -> None:
     early = make_config(data, tmp_path, embedding={"lr": 1e30}, run={"select_best": "auc", "eval_every": 2})
-    with pytest.raises(RunError, match=r"have diverged: after step 2 scores of click .* not finite.*embedding.lr=1e\+30"):
+    with pytest.raises(
+        RunError, match=r"have diverged: after step 2 scores of click .* not finite.*embedding.lr=1e\+30"
+    ):
         run(early, alone, "early")
     assert not (tmp_path / "early" / "checkpoints" / "best").exists()
     assert all(row["auc"] is None for row in rows(early, "early", "valid"))
@@ -256,11 +262,15 @@ def test_choosing_by_validation_needs_a_validation_split(data: Path, tmp_path: P
 def test_a_checkpoint_of_the_end_cannot_be_resumed_and_says_why(data: Path, tmp_path: Path, alone: Ranks) -> None:
     config = make_config(data, tmp_path, run={"max_steps": 1})
     run(config, alone)
-    with pytest.raises(ConfigError, match=r"holds weights only; resuming needs a checkpoint made by checkpoint\.every_steps"):
+    with pytest.raises(
+        ConfigError, match=r"holds weights only; resuming needs a checkpoint made by checkpoint\.every_steps"
+    ):
         run(config, alone, "resumed", resume=tmp_path / "run" / "checkpoints" / "last")
 
 
-def test_a_checkpoint_is_not_resumed_behind_the_end_or_with_another_seed(data: Path, tmp_path: Path, alone: Ranks) -> None:
+def test_a_checkpoint_is_not_resumed_behind_the_end_or_with_another_seed(
+    data: Path, tmp_path: Path, alone: Ranks
+) -> None:
     config = make_config(data, tmp_path, run={"max_steps": 1}, checkpoint={"every_steps": 1})
     run(config, alone)
     with pytest.raises(ConfigError, match="saved after step 1 of 1; there is nothing left to train"):

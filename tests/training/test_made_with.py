@@ -40,8 +40,8 @@ def _reversed(data: Path) -> None:
     tree["sequences"].reverse()
     tree["candidate"]["labels"].reverse()
     for owner in (*tree["sequences"], tree["candidate"]):
-        owner["static"].reverse()
-        owner["dynamic"] = dict(reversed(owner.get("dynamic", {}).items()))
+        owner["ids"].reverse()
+        owner["side"] = dict(reversed(owner.get("side", {}).items()))
     (data / "schema.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
 
 
@@ -76,10 +76,18 @@ def test_another_order_is_the_same_model(own_data: Path, tmp_path: Path, alone: 
             "label purchase: nothing of that name when it was saved, defined now",
         ),
         ({"candidate__given": {"buy": "click"}}, {}, "label buy: defined when it was saved, given click now"),
-        ({"sequences__0__dynamic__action": 5}, {}, "sequence history, field action: 4 values when it was saved, 5 values now"),
+        (
+            {"sequences__0__side__action": 5},
+            {},
+            "sequence history, field action: 4 values when it was saved, 5 values now",
+        ),
         ({"sequences__0__time": False}, {}, "sequence history, times: True when it was saved, False now"),
         ({"context": []}, {}, "context, field user: of table user when it was saved, nothing of that name now"),
-        ({"feature_groups": {"all": ["context.user", "candidate.item", "candidate.kind"]}}, {}, "group all: nothing of that name"),
+        (
+            {"feature_groups": {"all": ["context.user", "candidate.item", "candidate.kind"]}},
+            {},
+            "group all: nothing of that name",
+        ),
         ({}, {"model": {"longer": {"k": 4}}}, "model.longer.k: 3 when it was saved, 4 now"),
         ({}, {"model": {"tokens": {"position": "absolute"}}}, "model.tokens.position: recency when it was saved"),
         ({}, {"embedding": {"tables": {"item": {"dim": 4}}}}, "embedding.tables.item.dim: 8 when it was saved, 4 now"),
@@ -104,7 +112,7 @@ def test_every_difference_is_said(
     ("schema", "recipe"),
     [
         ({"name": "renamed"}, {}),
-        ({"candidate__truth": False}, {}),
+        ({"candidate__oracle": False}, {}),
         ({}, {"optim": {"lr": 0.5}, "run": {"seed": 3}, "data": {"eval_batch_size": 7}}),
         ({}, {"model": {"recompute": ["cross"], "longer": {"dropout": 0.5}, "head": {"task_weights": {"click": 2.0}}}}),
         ({}, {"optim": {"optimizer": "sgd"}}),

@@ -37,11 +37,13 @@ def test_task_metrics_by_their_definitions(candidates: list[tuple[float, int, in
     logits, labels, groups = _columns(candidates)
     assume(_both_classes(labels))
     logits = np.clip(logits, -15.0, 15.0)  # beyond, 1 - p loses its digits
-    got = task_metrics(*(torch.from_numpy(column) for column in (logits, labels, groups)), truth=None)
+    got = task_metrics(*(torch.from_numpy(column) for column in (logits, labels, groups)), oracle=None)
     p = 1 / (1 + np.exp(-logits))
     expected = log_loss(labels, p, labels=[0, 1])
     assert got.logloss == pytest.approx(expected, rel=1e-6)
-    assert got.ne == pytest.approx(expected / log_loss(labels, np.full(len(labels), labels.mean()), labels=[0, 1]), rel=1e-6)
+    assert got.ne == pytest.approx(
+        expected / log_loss(labels, np.full(len(labels), labels.mean()), labels=[0, 1]), rel=1e-6
+    )
     assert got.calibration == pytest.approx(p.sum() / labels.sum())
     assert (got.candidates, got.label_rate, got.best_auc) == (len(labels), labels.mean(), None)
 
@@ -49,20 +51,20 @@ def test_task_metrics_by_their_definitions(candidates: list[tuple[float, int, in
 def test_always_predicting_the_label_rate_has_an_ne_of_one_and_is_calibrated() -> None:
     labels = torch.tensor([1.0, 0.0, 0.0, 0.0])
     rate = torch.full((4,), 0.25, dtype=torch.float64)
-    got = task_metrics(torch.logit(rate), labels, torch.arange(4), truth=None)
+    got = task_metrics(torch.logit(rate), labels, torch.arange(4), oracle=None)
     assert (got.ne, got.calibration, got.auc) == (pytest.approx(1.0), pytest.approx(1.0), 0.5)
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])
 def test_one_class_has_a_logloss_but_no_auc(label: float) -> None:
-    got = task_metrics(torch.zeros(3), torch.full((3,), label), torch.zeros(3, dtype=torch.int64), truth=torch.rand(3))
+    got = task_metrics(torch.zeros(3), torch.full((3,), label), torch.zeros(3, dtype=torch.int64), oracle=torch.rand(3))
     assert got.logloss == pytest.approx(math.log(2))
     assert all(math.isnan(value) for value in (got.auc, got.grouped_auc, got.ne, got.best_auc or 0.0))
     assert got.calibration == pytest.approx(0.5) if label else math.isnan(got.calibration)
 
 
 def test_no_candidate_at_all() -> None:
-    got = asdict(task_metrics(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.int64), truth=torch.zeros(0)))
+    got = asdict(task_metrics(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.int64), oracle=torch.zeros(0)))
     assert got.pop("candidates") == 0 and got.pop("own") == {}
     assert all(math.isnan(value) for value in got.values())
 
@@ -103,7 +105,8 @@ def _gather_parts(cases: list[list[int]]) -> list[tuple[Tensor, Tensor]]:
     rank, group = dist.get_rank(), dist.group.WORLD
     assert group is not None
     return [
-        (gather_rows(_rows_of(rank, sizes), group), gather_rows(_rows_of(rank, sizes)[:, 0].long(), group)) for sizes in cases
+        (gather_rows(_rows_of(rank, sizes), group), gather_rows(_rows_of(rank, sizes)[:, 0].long(), group))
+        for sizes in cases
     ]
 
 

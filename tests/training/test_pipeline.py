@@ -53,7 +53,11 @@ def test_sizes_are_what_the_batch_holds(data: Path, tmp_path: Path, alone: Ranks
     counted = _counted(data, tmp_path, alone)
     for batch in counted:
         size = counted.trained()
-        assert (size.requests, size.candidates, size.events) == (batch.num_requests, batch.num_candidates, batch.num_events)
+        assert (size.requests, size.candidates, size.events) == (
+            batch.num_requests,
+            batch.num_candidates,
+            batch.num_events,
+        )
         assert (size.nbytes, size.plain_bytes) == (batch.nbytes, batch.plain_bytes)
         assert float(batch.tensors["candidates_per_rank"]) == batch.num_candidates
 
@@ -109,7 +113,11 @@ def test_muon_takes_the_matrices(data: Path, tmp_path: Path, alone: Ranks) -> No
     model, optimizer = fresh(make_config(data, tmp_path, optim={"optimizer": "muon", "weight_decay": 0.0}), alone)
     muon, adamw, *_ = optimizer.param_groups
     assert all(p.ndim == 2 for p in muon["params"]) and all(p.ndim != 2 for p in adamw["params"])
-    assert muon["adjust_lr_fn"] == "match_rms_adamw" and adamw["betas"] == (0.9, 0.999) and muon["lr"] == adamw["lr"] == 0.01
+    assert (
+        muon["adjust_lr_fn"] == "match_rms_adamw"
+        and adamw["betas"] == (0.9, 0.999)
+        and muon["lr"] == adamw["lr"] == 0.01
+    )
     dense = [p for name, p in model.named_parameters() if "ranker" in name]
     assert len(dense) == len(muon["params"]) + len(adamw["params"])
 
@@ -118,5 +126,7 @@ def test_tables_in_host_memory_get_the_prefetching_pipeline(data: Path, tmp_path
     config = make_config(data, tmp_path)
     cached = EmbeddingConfig(tables={"item": TableConfig(kernel=["fused_uvm_caching"])})
     model, optimizer = fresh(config, alone)
-    assert type(make_pipeline(model, optimizer, cached, alone.device)) is TrainPipelineSparseDist, "nothing to cache on a CPU"
+    assert type(make_pipeline(model, optimizer, cached, alone.device)) is TrainPipelineSparseDist, (
+        "nothing to cache on a CPU"
+    )
     assert type(make_pipeline(model, optimizer, config.embedding, alone.device)) is TrainPipelineSparseDist

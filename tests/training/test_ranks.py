@@ -45,7 +45,10 @@ def test_joins_the_job_of_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nccl_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config = ParallelConfig(backend="nccl")
-    with pytest.raises(ConfigError, match="backend=nccl: no GPU is visible; expected gloo or auto"), start_ranks(config):
+    with (
+        pytest.raises(ConfigError, match="backend=nccl: no GPU is visible; expected gloo or auto"),
+        start_ranks(config),
+    ):
         pass
 
 
@@ -54,7 +57,10 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
     config = ParallelConfig()
-    with pytest.raises(ConfigError, match="local rank 1 needs its own GPU, but only 1 are visible"), start_ranks(config):
+    with (
+        pytest.raises(ConfigError, match="local rank 1 needs its own GPU, but only 1 are visible"),
+        start_ranks(config),
+    ):
         pass
 
 
@@ -102,7 +108,10 @@ def test_a_port_that_is_taken_and_ranks_that_do_not_come_are_said(monkeypatch: p
     with pytest.raises(ConfigError, match=r"rank 0 has not met all 2 ranks within 1 s"), start_ranks(impatient):
         pass
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(RunError, match=r"rank 1 has not met all 2 ranks within 1 s.*this address"), start_ranks(impatient):
+    with (
+        pytest.raises(RunError, match=r"rank 1 has not met all 2 ranks within 1 s.*this address"),
+        start_ranks(impatient),
+    ):
         pass
 
 

@@ -29,7 +29,9 @@ WINDOW = ThroughputStats(
 )
 HEALTH = Health(7, gradient_cosine=torch.tensor(-0.5), update_norm=torch.tensor(1.0), weight_norm=torch.tensor(4.0))
 METRICS = {
-    "click": TaskMetrics(auc=0.75, grouped_auc=0.7, logloss=0.5, ne=0.9, calibration=1.1, candidates=8, label_rate=0.25),
+    "click": TaskMetrics(
+        auc=0.75, grouped_auc=0.7, logloss=0.5, ne=0.9, calibration=1.1, candidates=8, label_rate=0.25
+    ),
     "buy": TaskMetrics(float("nan"), float("nan"), 0.1, float("nan"), float("nan"), candidates=8, label_rate=0.0),
 }
 
@@ -59,7 +61,9 @@ def _strict_json(text: str) -> Any:
 def test_what_caches_did_is_recorded_and_said(tmp_path: Path) -> None:
     said = io.StringIO()
     with RunLog(tmp_path, is_main=True, console=Console(file=said, width=400)) as log:
-        log.training(20, 60, WINDOW, optimizer=_optimizer(0.5), cache=CacheUse(rows=1000, missed=25, fetched_bytes=64_000))
+        log.training(
+            20, 60, WINDOW, optimizer=_optimizer(0.5), cache=CacheUse(rows=1000, missed=25, fetched_bytes=64_000)
+        )
     row = _strict_json((tmp_path / "metrics.jsonl").read_text())
     assert (row["cache_hit_rate"], row["cache_fetched_bytes_per_step"]) == (0.975, 3200)
     assert "cache hits 97.5%, 3.2kB/step fetched" in said.getvalue()
@@ -68,7 +72,15 @@ def test_what_caches_did_is_recorded_and_said(tmp_path: Path) -> None:
 def test_every_row_is_json_and_holds_what_was_measured(tmp_path: Path) -> None:
     _say_everything(tmp_path, Console(file=io.StringIO()), is_main=True)
     first, second, click, buy = map(_strict_json, (tmp_path / "metrics.jsonl").read_text().splitlines())
-    expected = {"event": "train", "step": 20, "lr": 0.5, "grad_norm": None, "loss": 0.625, "steps": 20, "bytes_per_step": 4000}
+    expected = {
+        "event": "train",
+        "step": 20,
+        "lr": 0.5,
+        "grad_norm": None,
+        "loss": 0.625,
+        "steps": 20,
+        "bytes_per_step": 4000,
+    }
     assert expected.items() <= first.items()
     assert (second["step"], second["grad_norm"]) == (40, 2.0)
     assert "gradient_cosine" not in first and (second["gradient_cosine"], second["relative_update"]) == (-0.5, 0.25)
@@ -90,7 +102,7 @@ def test_says_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
     assert output.getvalue().splitlines() == [
         "runs/[x]/y",
         *(
-            f"step {step}/60  loss 0.6250  12.3k samples/s  2.5M tokens/s  "
+            f"step {step}/60  loss 0.6250  12.3k samples/s  2.5M events/s  "
             "4.0kB/step to the device (75% less than as plain int64)"
             for step in (20, 40)
         ),
@@ -103,7 +115,7 @@ def test_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
     output = io.StringIO()
     _say_everything(tmp_path, Console(file=output, force_terminal=True, width=200), is_main=True)
     assert "40/60" in output.getvalue()
-    assert "2.5M tokens/s" in output.getvalue()
+    assert "2.5M events/s" in output.getvalue()
     assert "step 40/60" not in output.getvalue(), "no lines beside the bar"
 
 

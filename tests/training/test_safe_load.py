@@ -55,7 +55,9 @@ def _files(made: tuple[Config, Path]) -> list[str]:
     return [path.name for path in sorted(made[1].iterdir()) if path.is_file()]
 
 
-def test_a_payload_in_any_file_is_not_run(made: tuple[Config, Path], copied: Path, alone: Ranks, tmp_path: Path) -> None:
+def test_a_payload_in_any_file_is_not_run(
+    made: tuple[Config, Path], copied: Path, alone: Ranks, tmp_path: Path
+) -> None:
     """In the place of each file, and as a torch archive of it, however the checkpoint is used."""
     config, mark = made[0], tmp_path / "ran"
     names = _files(made)
@@ -79,7 +81,8 @@ def test_a_payload_in_any_file_is_not_run(made: tuple[Config, Path], copied: Pat
 
 
 def test_an_entry_that_is_no_tensor_is_not_unpickled(copied: Path, tmp_path: Path) -> None:
-    """DCP would unpickle what the index calls bytes; here the index is refused, and the planner would refuse it, too."""
+    """DCP would unpickle what the index calls bytes; here the index is refused, and the planner would refuse it,
+    too."""
     mark, folder = tmp_path / "ran", tmp_path / "bytes"
     dcp.save({"model": {"weight": Payload(mark)}}, checkpoint_id=folder, no_dist=True)
     with pytest.raises(ConfigError, match=r"expected tensors only, got model.weight, which is BytesStorageMetadata"):
@@ -105,7 +108,9 @@ def test_only_the_classes_of_an_index_are_made(value: Any, copied: Path) -> None
 
 
 def _cut(name: str) -> Callable[[Path], Any]:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[: (folder / name).stat().st_size // 2])
+    return lambda folder: (folder / name).write_bytes(
+        (folder / name).read_bytes()[: (folder / name).stat().st_size // 2]
+    )
 
 
 def _scrambled(folder: Path) -> None:
@@ -199,7 +204,8 @@ def test_an_index_that_does_not_store_everything_is_refused(copied: Path, change
 
 
 def test_a_pickle_changes_no_class(copied: Path) -> None:
-    """BUILD may set attributes of whatever stands on the stack; on a class that would change it for the whole process."""
+    """BUILD may set attributes of whatever stands on the stack; on a class that would change it for the whole
+    process."""
     before = Path.is_file
     (copied / INDEX).write_bytes(b"\x80\x02cpathlib\nPosixPath\nN}X\x07\x00\x00\x00is_fileK\x01s\x86b.")
     with pytest.raises(ConfigError, match="a pickle that changes"):
@@ -209,9 +215,19 @@ def test_a_pickle_changes_no_class(copied: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"data": {}}, {"data": []}, {"run": {}}, {"random": {}}, {"data": {"a": 1}}, {"data": {"emitted": 1}}, {"workers": None}],
+    [
+        {"data": {}},
+        {"data": []},
+        {"run": {}},
+        {"random": {}},
+        {"data": {"a": 1}},
+        {"data": {"emitted": 1}},
+        {"workers": None},
+    ],
 )
-def test_a_position_that_was_changed_is_said(made: tuple[Config, Path], copied: Path, alone: Ranks, change: Any) -> None:
+def test_a_position_that_was_changed_is_said(
+    made: tuple[Config, Path], copied: Path, alone: Ranks, change: Any
+) -> None:
     path = copied / "position-0-of-1.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     longer = made[0].model_copy(update={"run": made[0].run.model_copy(update={"max_steps": 4})})
@@ -219,7 +235,9 @@ def test_a_position_that_was_changed_is_said(made: tuple[Config, Path], copied: 
         run(longer, alone, f"changed-{abs(hash(str(change)))}", resume=copied)
 
 
-def test_best_weights_that_are_gone_are_said_before_training(made: tuple[Config, Path], copied: Path, alone: Ranks) -> None:
+def test_best_weights_that_are_gone_are_said_before_training(
+    made: tuple[Config, Path], copied: Path, alone: Ranks
+) -> None:
     (copied / "best" / INDEX).unlink()
     with pytest.raises(ConfigError, match="best: not a checkpoint"):
         load_position(copied, alone, made[0].data.workers)

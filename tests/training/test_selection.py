@@ -1,4 +1,5 @@
-"""Which weights are chosen and when a run stops, and that a run which goes on chooses and stops as if nothing had happened."""
+"""Which weights are chosen and when a run stops, and that a run which goes on chooses and stops as if nothing had
+happened."""
 
 import math
 import shutil
@@ -45,7 +46,9 @@ def test_the_last_weights_are_chosen_where_nothing_selects() -> None:
     assert not (selection.keeps_best or selection.has_best or selection.is_exhausted)
 
 
-@pytest.mark.parametrize(("by", "better"), [("auc", [True, True, False, False]), ("logloss", [True, False, True, False])])
+@pytest.mark.parametrize(
+    ("by", "better"), [("auc", [True, True, False, False]), ("logloss", [True, False, True, False])]
+)
 def test_the_first_task_selects_and_equal_is_not_better(by: str, better: list[bool]) -> None:
     selection = _selection(select_best=by)
     seen = [_metrics(0.6, 0.5), _metrics(0.7, 0.6), _metrics(0.5, 0.4), _metrics(0.7, 0.4)]
@@ -137,7 +140,8 @@ STUDY = {"run": {"seeds": [3, 4], "epochs": 3, "eval_every": 1, "select_best": "
 
 
 def _resume_members(data: Path, out: Path) -> dict[str, list[Outcome]]:
-    """A study of two seeds and three folds, and every run of it again, by its own recipe, from one of its checkpoints."""
+    """A study of two seeds and three folds, and every run of it again, by its own recipe, from one of its
+    checkpoints."""
     ranks = these_ranks()
     checkpoint = {"every_steps": 1}
     config = make_config(data, out, data={"folds": list(FOLDS), "batch_size": 4}, checkpoint=checkpoint, **STUDY)
@@ -200,7 +204,9 @@ def test_the_best_weights_come_before_some_checkpoint_and_after_another(
     for case, of in outcomes[0].items():
         whole = of["whole"]
         scores = [row["auc" if "auc" in case else "logloss"] for row in rows(whole.config, whole.folder, "valid")[::2]]
-        step = rows(whole.config, whole.folder, "valid")[::2][scores.index((max if "auc" in case else min)(scores))]["step"]
+        step = rows(whole.config, whole.folder, "valid")[::2][scores.index((max if "auc" in case else min)(scores))][
+            "step"
+        ]
         best.add((case, step))
     steps = {step for _, step in best}
     assert min(steps) < 12 - EVERY and max(steps) > EVERY, best

@@ -1,6 +1,7 @@
-"""The batches of a split: shuffled and repeated for training, in file order otherwise, and the steps that they make."""
+"""The batches of a split: how a recipe becomes a reader, and how many steps a run has."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,24 +12,38 @@ from dist_rec.training.splits import evaluation_loader, open_split, training_loa
 from tests.training.runs import make_config
 
 
-def test_training_is_shuffled_and_evaluation_is_in_file_order(data: Path, tmp_path: Path, alone: Ranks) -> None:
-    config, schema = make_config(data, tmp_path, run={"epochs": 2}), load_schema(data)
+def test_training_shuffles_and_repeats_and_evaluation_does_not(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    config, schema = make_config(data, tmp_path, run={"epochs": 3, "seed": 5}), load_schema(data)
     train = open_split(config, schema, alone, ["train"], train=True)
-    batches = [batch.tensors["grouping_key"].tolist() for batch in training_loader(config, train)]
-    assert [len(batch) for batch in batches] == [8] * 12
-    users = [user for batch in batches for user in batch]
-    assert sorted(users) == sorted(2 * list(range(48))) and users[:48] != sorted(users[:48])
-    again = [batch.tensors["grouping_key"].tolist() for batch in evaluation_loader(config, schema, alone, ["train"])]
-    assert [user for batch in again for user in batch] == list(range(48))
-    assert max(map(len, again)) == config.data.eval_batch_size
+    assert (train.batch_size, train.epochs, train.shuffle_window, train.seed) == (8, 3, 8192, 5)
+    test = open_split(config, schema, alone, ["valid", "test"], train=False)
+    assert (test.batch_size, test.epochs, test.shuffle_window, test.num_rows) == (5, 1, 0, 12 + 15)
 
 
-def test_steps_are_whole_updates_and_at_most_those_asked_for(data: Path, tmp_path: Path, alone: Ranks) -> None:
-    def steps(epochs: int, at_most: int | None, per_update: int) -> int:
-        changes = {"run": {"epochs": epochs, "max_steps": at_most}, "optim": {"accumulation_steps": per_update}}
-        config = make_config(data, tmp_path, **changes)
-        return training_steps(config, open_split(config, load_schema(data), alone, ["train"], train=True))
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, 6),
+        ({"run": {"epochs": 2}}, 12),
+        ({"run": {"max_steps": 4}}, 4),
+        ({"optim": {"accumulation_steps": 4}}, 4),
+        ({"optim": {"accumulation_steps": 4}, "run": {"epochs": 2}}, 12),
+    ],
+)
+def test_a_run_has_whole_updates(data: Path, tmp_path: Path, alone: Ranks, changes: dict[str, Any], steps: int) -> None:
+    config = make_config(data, tmp_path, **changes)
+    reader = open_split(config, load_schema(data), alone, ["train"], train=True)
+    assert training_steps(config, reader) == steps
 
-    assert [steps(1, None, 1), steps(2, None, 1), steps(2, 7, 1), steps(1, 100, 1), steps(1, None, 4)] == [6, 12, 7, 6, 4]
-    with pytest.raises(ConfigError, match=r"optim\.accumulation_steps=7: the run has only 6 batches"):
-        steps(1, None, 7)
+
+def test_a_run_without_one_update_is_refused(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    config = make_config(data, tmp_path, optim={"accumulation_steps": 7})
+    with pytest.raises(ConfigError, match="accumulation_steps=7: the run has only 6 batches"):
+        training_steps(config, open_split(config, load_schema(data), alone, ["train"], train=True))
+
+
+def test_loaders_give_every_request(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    config, schema = make_config(data, tmp_path), load_schema(data)
+    loader = training_loader(config, open_split(config, schema, alone, ["train"], train=True))
+    assert sum(batch.num_requests for batch in loader) == 48
+    assert sum(batch.num_requests for batch in evaluation_loader(config, schema, alone, ["test"])) == 15

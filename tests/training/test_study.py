@@ -41,7 +41,9 @@ def test_every_seed_runs_every_fold(tmp_path: Path) -> None:
     found = members(make_config(tmp_path, tmp_path, data={"folds": FOLDS[:3]}, run={"seeds": [7, 8], "seed": 1}))
     assert [member.folder for member in found] == [f"seed-{seed}/{fold}" for seed in (7, 8) for fold in "abc"]
     assert [member.config.run.seed for member in found] == [7, 7, 7, 8, 8, 8]
-    assert all(members(member.config) == [type(member)(member.config, "")] for member in found), "a member is a plain recipe"
+    assert all(members(member.config) == [type(member)(member.config, "")] for member in found), (
+        "a member is a plain recipe"
+    )
 
 
 def _folders(config: Config, times: int) -> list[str]:
@@ -56,7 +58,9 @@ def test_all_ranks_write_to_the_same_new_folder(tmp_path: Path) -> None:
 
 
 def _result(auc: float) -> RunResult:
-    return RunResult({"click": TaskMetrics(auc, auc, 0.5, 0.9, 1.0, candidates=4, label_rate=0.5)}, {}, steps=3, seconds=1.5)
+    return RunResult(
+        {"click": TaskMetrics(auc, auc, 0.5, 0.9, 1.0, candidates=4, label_rate=0.5)}, {}, steps=3, seconds=1.5
+    )
 
 
 def test_the_summary_has_mean_and_spread(tmp_path: Path) -> None:
@@ -98,7 +102,9 @@ def test_a_study_of_two_seeds(data: Path, tmp_path: Path, alone: Ranks, capsys: 
     assert str(folder / "summary.json") in said, "not broken over two lines"
 
 
-def test_a_single_run_needs_no_summary(data: Path, tmp_path: Path, alone: Ranks, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_run_needs_no_summary(
+    data: Path, tmp_path: Path, alone: Ranks, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = run_study(make_config(data, tmp_path, run={"max_steps": 1}), alone).folder
     assert (folder / "report.md").is_file()
     assert not (folder / "summary.json").exists()

@@ -27,7 +27,10 @@ def test_records_the_steps_after_the_pipeline_has_filled(tmp_path: Path) -> None
     assert lines == [f"trace: {tmp_path / 'trace'}"]
     events = json.loads((tmp_path / "trace" / "rank3.json").read_text())["traceEvents"]
     first = FILLING + WARMUP
-    assert {e["name"] for e in events if e.get("name", "").startswith("step ")} == {f"step {first}", f"step {first + 1}"}
+    assert {e["name"] for e in events if e.get("name", "").startswith("step ")} == {
+        f"step {first}",
+        f"step {first + 1}",
+    }
 
 
 def test_a_run_that_is_too_short_says_so(tmp_path: Path) -> None:

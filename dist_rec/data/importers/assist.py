@@ -1,12 +1,11 @@
 """Logs of learners answering exercises, ASSISTments 2009 and Statics 2011: predict whether the next answer is correct.
 
-Files `assist2009_pid_test1.csv` ... `5` or `statics_test1.csv` ... `5` are the five folds, disjoint by user; they become the
-splits `fold1` ... `fold5`. A row is one user: the history is all the user's events with the answer as side value `correct`,
-and every event is also a candidate that sees only the events before it.
+Files `assist2009_pid_test1.csv` ... `5` or `statics_test1.csv` ... `5` are the five folds, disjoint by user; they
+become the splits `fold1` ... `fold5`. A row is one user: the history is all the user's events with the answer as side
+value `correct`, and every event is also a candidate that sees only the events before it.
 
-ASSISTments writes an answer once per skill of the problem, so runs of one problem are a single answer whose label would stand
-in its own history. Only the first event of each run is kept.
-"""
+ASSISTments writes an answer once per skill of the problem, so runs of one problem are a single answer whose label would
+stand in its own history. Only the first event of each run is kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,15 @@ from numpy.typing import NDArray
 
 from dist_rec.data.columns import list_column
 from dist_rec.data.errors import DataError
-from dist_rec.data.importers.source import Importer, ImportSummary, check_apart, is_there, line_error, read_text, to_integers
+from dist_rec.data.importers.source import (
+    Importer,
+    ImportSummary,
+    check_apart,
+    is_there,
+    line_error,
+    read_text,
+    to_integers,
+)
 from dist_rec.data.schema import CandidateSchema, IdField, RequestSchema, Schema, SequenceSchema
 from dist_rec.data.writer import staged, write_schema, write_split
 
@@ -48,7 +55,8 @@ class _User:
 
 
 class Assist(Importer):
-    """assist2009 or statics2011, whichever has its five files in the folder. `out` is data/<name of the set> by default."""
+    """assist2009 or statics2011, whichever has its five files in the folder. `out` is data/<name of the set> by
+    default."""
 
     def __call__(self, source: Path, out: Path | None = None, *, force: bool = False) -> ImportSummary:
         """Raises DataError for missing files and malformed lines, and if the folder cannot be written, or replaced (see
@@ -70,7 +78,9 @@ class Assist(Importer):
         check_apart(source, out)
         _write(out, kind, folds, force=force)
         dropped = (
-            {"events that repeat the problem of the event before": events - sum(candidates.values())} if kind.collapse else {}
+            {"events that repeat the problem of the event before": events - sum(candidates.values())}
+            if kind.collapse
+            else {}
         )
         return ImportSummary(kind.name, out, rows, candidates, dropped)
 
@@ -128,7 +138,9 @@ def _table(kind: _Format, users: list[_User], known: list[NDArray[np.int64]]) ->
         columns |= {f"history.{name}": list_column(lengths, ids), f"candidate.{name}": list_column(lengths, ids)}
     correct = list_column(lengths, np.concatenate([user.correct for user in users]))
     seen = list_column(lengths, np.concatenate([np.arange(length) for length in lengths]))
-    return pa.table(columns | {"history.correct": correct, "candidate.correct": correct, "candidate.visible_events": seen})
+    return pa.table(
+        columns | {"history.correct": correct, "candidate.correct": correct, "candidate.visible_events": seen}
+    )
 
 
 def _schema(kind: _Format, sizes: list[int]) -> Schema:

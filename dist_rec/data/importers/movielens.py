@@ -1,9 +1,11 @@
-"""MovieLens 100K and 1M as click-through data: label `like` = rating of 4 or 5; the history is all that the user did before.
+"""MovieLens 100K and 1M as click-through data: label `like` = rating of 4 or 5; the history is all that the user did
+before.
 
-- ml-100k (`ml-100k.inter`, `.user`, `.item`): one request per rating; each user's own first 80 / next 10 / last 10 % by time.
-- ml-1m (`interactions_all_but_last.csv`, `interactions_last.csv`, `ratings_sample_100k.dat`, `users.dat`, `movies.dat`): one
-  request per rating of the sample; history of all interactions, whose order is known but mostly not their time; the requests
-  in order of time are split 80 / 10 / 10 %.
+- ml-100k (`ml-100k.inter`, `.user`, `.item`): one request per rating; each user's own first 80 / next 10 / last 10 % by
+  time.
+- ml-1m (`interactions_all_but_last.csv`, `interactions_last.csv`, `ratings_sample_100k.dat`, `users.dat`,
+  `movies.dat`): one request per rating of the sample; history of all interactions, whose order is known but mostly not
+  their time; the requests in order of time are split 80 / 10 / 10 %.
 
 The side value `rating` of an event is its rating if that was known before the second of the request, else 0.
 """
@@ -87,7 +89,9 @@ def _read_100k(src: Path) -> _Log:
         rating=rating[order],
         time=time[order],
         genres=dense_ids(movies.column(3))[1][item_order],
-        profile={name: values[user_order] for name, values in _profile(users, gender=2, age=1, occupation=3, zip=4).items()},
+        profile={
+            name: values[user_order] for name, values in _profile(users, gender=2, age=1, occupation=3, zip=4).items()
+        },
         timed=True,
     )
 
@@ -113,15 +117,21 @@ def _read_1m(src: Path) -> _Log:
         rating=rating,
         time=time,
         genres=dense_ids(movies.column(2))[1][item_order],
-        profile={name: values[user_order] for name, values in _profile(users, gender=1, age=2, occupation=3, zip=4).items()},
+        profile={
+            name: values[user_order] for name, values in _profile(users, gender=1, age=2, occupation=3, zip=4).items()
+        },
         timed=False,
     )
 
 
-def _read_interactions(src: Path, part: str, users: Lines, movies: Lines) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _read_interactions(
+    src: Path, part: str, users: Lines, movies: Lines
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Dense user and item of every line `user-...,movie-...`."""
     lines = read_fields(src, f"interactions_{part}.csv", ",", 2)
-    bare = Lines(lines.path, lines.first_line, [[field.partition("-")[0] for field in fields] for fields in lines.fields])
+    bare = Lines(
+        lines.path, lines.first_line, [[field.partition("-")[0] for field in fields] for fields in lines.fields]
+    )
     user = _look_up(bare, 0, "UserID", users)
     return user, _look_up(bare, 1, "MovieID", movies)
 

@@ -1,4 +1,5 @@
-"""Reads the text files of public datasets, plain or `.xz`; every problem is a DataError naming file, line, expected and got."""
+"""Reads the text files of public datasets, plain or `.xz`; every problem is a DataError naming file, line, expected and
+got."""
 
 import lzma
 from collections.abc import Callable, Sequence
@@ -34,10 +35,11 @@ class Importer:
         self.options = options
 
     def __call__(self, source: Path, out: Path | None, *, force: bool = False) -> ImportSummary:
-        """Writes a dataset folder (`staged`, `write_schema`, `write_split` of dist_rec.data.writer) from the data set's files.
+        """Writes a dataset folder (`staged`, `write_schema`, `write_split` of dist_rec.data.writer) from the data set's
+        files.
 
-        Without `out` the importer names the folder. With `force` any folder that is there is replaced. Raises DataError.
-        """
+        Without `out` the importer names the folder. With `force` any folder that is there is replaced. Raises
+        DataError."""
         raise NotImplementedError
 
 
@@ -81,7 +83,9 @@ def read_text(folder: Path, name: str, encoding: str = "utf-8") -> tuple[Path, l
     try:
         with (
             reading(path),
-            lzma.open(path, "rt", encoding=encoding) if path.suffix == ".xz" else path.open(encoding=encoding) as stream,
+            lzma.open(path, "rt", encoding=encoding)
+            if path.suffix == ".xz"
+            else path.open(encoding=encoding) as stream,
         ):
             lines = stream.read().splitlines()
     except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
@@ -91,13 +95,17 @@ def read_text(folder: Path, name: str, encoding: str = "utf-8") -> tuple[Path, l
     return path, lines
 
 
-def read_fields(folder: Path, name: str, separator: str, count: int, header: bool = False, encoding: str = "utf-8") -> Lines:
+def read_fields(
+    folder: Path, name: str, separator: str, count: int, header: bool = False, encoding: str = "utf-8"
+) -> Lines:
     """A file of `count` separated fields a line."""
     path, text = read_text(folder, name, encoding)
     lines = Lines(path, 2 if header else 1, [line.split(separator) for line in (text[1:] if header else text)])
     for row, fields in enumerate(lines.fields):
         if len(fields) != count:
-            raise lines.error(row, f"{count} fields separated by {separator!r}", f"{len(fields)} in {separator.join(fields)!r}")
+            raise lines.error(
+                row, f"{count} fields separated by {separator!r}", f"{len(fields)} in {separator.join(fields)!r}"
+            )
     return lines
 
 
@@ -107,7 +115,8 @@ def line_error(path: Path, line: int, expected: str, got: str) -> DataError:
 
 
 def to_integers(texts: Sequence[str], error: Callable[[int, str], DataError]) -> NDArray[np.int64]:
-    """Whole numbers, also if written like 4.0; `error(position, text)` makes the exception for the first that is not one."""
+    """Whole numbers, also if written like 4.0; `error(position, text)` makes the exception for the first that is not
+    one."""
     try:
         return np.array([int(text) for text in texts], dtype=np.int64)
     except (ValueError, OverflowError):

@@ -1,10 +1,10 @@
 """A dataset with a planted truth: every label is drawn from a known probability, so the best reachable AUC is known.
 
-Users visit in sessions. A session has one focus category, taken from the user's few interests, and interests drift from era
-to era. Items of a category are chosen by Zipf's law; some events return to an item of a little while ago. A candidate is
-clicked with a probability that rises with the share of its category among the newest events, separately with its share
-among the older ones (both weighted by action), with the quality of the item, and with the user's segment.
-"""
+Users visit in sessions. A session has one focus category, taken from the user's few interests, and interests drift from
+era to era. Items of a category are chosen by Zipf's law; some events return to an item of a little while ago. A
+candidate is clicked with a probability that rises with the share of its category among the newest events, separately
+with its share among the older ones (both weighted by action), with the quality of the item, and with the user's
+segment."""
 
 import json
 from collections.abc import Iterator
@@ -69,7 +69,9 @@ class SynthConfig(Strict):
     @model_validator(mode="after")
     def _check(self) -> "SynthConfig":
         if self.items < self.categories:
-            raise ValueError(f"items={self.items}: expected at least one item per category, categories={self.categories}")
+            raise ValueError(
+                f"items={self.items}: expected at least one item per category, categories={self.categories}"
+            )
         if self.mean_length is not None and self.mean_length >= self.max_length:
             raise ValueError(f"mean_length={self.mean_length}: expected less than max_length={self.max_length}")
         return self
@@ -84,10 +86,9 @@ def synthesize(out: Path, config: SynthConfig, *, force: bool = False) -> dict[s
 
     Raises DataError if the folder cannot be written, or replaced (see `staged`).
 
-    Stats per split: rows, candidates, label_rate, mean_length, max_length and duplicate_share (of the tokens in batches of 64
-    requests, in the order of the file); for test also best_auc (of the true probability), popularity_auc and popularity_score
-    (which was better: the smoothed click rate of the candidate item in train, or its count there).
-    """
+    Stats per split: rows, candidates, label_rate, mean_length, max_length and duplicate_share (of the tokens in batches
+    of 64 requests, in the order of the file); for test also best_auc (of the true probability), popularity_auc and
+    popularity_score (which was better: the smoothed click rate of the candidate item in train, or its count there)."""
     with staged(out, force=force) as folder:
         rng = np.random.default_rng(config.seed)
         catalog = _Catalog(config, rng)
@@ -110,7 +111,8 @@ def synthesize(out: Path, config: SynthConfig, *, force: bool = False) -> dict[s
 
 
 class _Catalog:
-    """Items: `category + categories * rank` before a permutation, so that ids tell nothing; rank 0 is the most visited."""
+    """Items: `category + categories * rank` before a permutation, so that ids tell nothing; rank 0 is the most
+    visited."""
 
     def __init__(self, config: SynthConfig, rng: np.random.Generator) -> None:
         self.categories = config.categories
@@ -172,7 +174,8 @@ def _drifting_interests(catalog: _Catalog, first: NDArray[np.bool_], rng: np.ran
 
 
 def _revisits(position: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """(events,) index of the event whose item each event shows: itself, or after a revisit the first one of the chain."""
+    """(events,) index of the event whose item each event shows: itself, or after a revisit the first one of the
+    chain."""
     index = np.arange(len(position))
     back = np.minimum(rng.geometric(1 / REVISIT_EVENTS, len(position)), position)
     source = np.where(rng.random(len(position)) < REVISIT_P, index - back, index)
@@ -222,14 +225,20 @@ class _Truth:
         for name in ("item", "category", "action", "time"):
             columns[f"history.{name}"] = list_column(history, getattr(self.timelines, name)[events])
         per_request = np.full(len(user), self.config.candidates)
-        for name, values in {"item": item, "category": category, "click": label.astype(np.int8), "click.oracle": truth}.items():
+        for name, values in {
+            "item": item,
+            "category": category,
+            "click": label.astype(np.int8),
+            "click.oracle": truth,
+        }.items():
             columns[f"candidate.{name}"] = list_column(per_request, values.ravel())
         return pa.table(columns)
 
     def _draw_candidate_categories(
         self, user: NDArray[np.int64], history: NDArray[np.int64], rng: np.random.Generator
     ) -> NDArray[np.int64]:
-        """(B, candidates): a third from the newest events, a third from the whole history, a third from all categories."""
+        """(B, candidates): a third from the newest events, a third from the whole history, a third from all
+        categories."""
         shape = (len(user), self.config.candidates)
         length = history[:, None]
         back = np.where(rng.random(shape) < 0.5, np.minimum(length, RECENT_EVENTS), length)
@@ -304,7 +313,12 @@ def _schema(config: SynthConfig) -> Schema:
     token = [IdField(name="item", table="item"), IdField(name="category", table="category")]
     return Schema(
         name="synthetic",
-        tables={"item": config.items, "category": config.categories, "user": config.num_users, "segment": config.segments},
+        tables={
+            "item": config.items,
+            "category": config.categories,
+            "user": config.num_users,
+            "segment": config.segments,
+        },
         request=RequestSchema(grouping_key="user", time="time"),
         context=[IdField(name="user", table="user"), IdField(name="segment", table="segment")],
         sequences=[SequenceSchema(name="history", ids=token, side={"action": len(ACTIONS)}, time=True)],

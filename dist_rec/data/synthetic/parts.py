@@ -31,7 +31,8 @@ def sigmoid(score: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def timeline_lengths(mean_length: int, max_length: int, users: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """(users,) log-normal; requests fall into the last 60 % of a timeline, so histories are about 0.7 as long in the mean."""
+    """(users,) log-normal; requests fall into the last 60 % of a timeline, so histories are about 0.7 as long in the
+    mean."""
     lengths = rng.lognormal(np.log(mean_length / 0.7) - 0.5, 1.0, users)
     return np.clip(lengths, 5, max_length).astype(np.int64)
 
@@ -39,7 +40,8 @@ def timeline_lengths(mean_length: int, max_length: int, users: int, rng: np.rand
 def event_times(
     offsets: NDArray[np.int64], new_session: NDArray[np.bool_], session_events: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """(events,) seconds: every user is active for about 60 days, starting within the first 120; users' timelines are packed."""
+    """(events,) seconds: every user is active for about 60 days, starting within the first 120; users' timelines are
+    packed."""
     lengths = np.diff(offsets)
     user = np.repeat(np.arange(len(lengths)), lengths)
     gap_seconds = 60 * DAY_SECONDS / np.maximum(1, lengths / session_events)
@@ -78,7 +80,9 @@ def popularity_auc(
     Items and labels are those of all candidates of a split, (N,) each; `items` is the number of ids.
     """
     shown = np.bincount(train_item, minlength=items)
-    rate = (np.bincount(train_item, train_label, items) + 10 * (train_label.mean() if len(train_label) else 0.0)) / (shown + 10)
+    rate = (np.bincount(train_item, train_label, items) + 10 * (train_label.mean() if len(train_label) else 0.0)) / (
+        shown + 10
+    )
     rates, counts = auc_or_half(rate[test_item], test_label), auc_or_half(shown[test_item], test_label)
     scores = {"click rate in train": rates, "count in train": counts}
     best = max(scores, key=scores.__getitem__)

@@ -1,18 +1,19 @@
-"""A dataset with a planted truth that no behaviour sequence tells alone: clicks, searches and a feed have to be crossed.
+"""A dataset with a planted truth that no behaviour sequence tells alone: clicks, searches and a feed have to be
+crossed.
 
-Every user clicks items of a few topics of interest, and each topic satisfies that user or does not: clicks of a topic that
-satisfies end in carts and buys, others in views. A request has a **scene**, and with it an **intent**, the topic that most of
-the newest searches are about (scene 0), or most of the liked ones among the newest events of the feed (scene 1). A candidate
-is clicked with a probability that rises with how far the user's clicks *of the intent's topic* went, and a little with the
-share of its brand among the clicks, with the quality of the item and with the taste of the user's segment. A clicked
-candidate converts with a probability that rises with its brand's share among all carts and buys, and with the quality.
+Every user clicks items of a few topics of interest, and each topic satisfies that user or does not: clicks of a topic
+that satisfies end in carts and buys, others in views. A request has a **scene**, and with it an **intent**, the topic
+that most of the newest searches are about (scene 0), or most of the liked ones among the newest events of the feed
+(scene 1). A candidate is clicked with a probability that rises with how far the user's clicks *of the intent's topic*
+went, and a little with the share of its brand among the clicks, with the quality of the item and with the taste of the
+user's segment. A clicked candidate converts with a probability that rises with its brand's share among all carts and
+buys, and with the quality.
 
-So the long sequence has to be read at a place that only a short one tells, and the context says which one. A model that sums
-up every sequence for itself has to carry what happened in every topic to where the intent is known; what it gets for nothing
-is the mean over all topics. What is crossed says nothing about one candidate against another of the same request: it moves AUC
-over all, and grouped AUC only as far as a group holds several requests. Clicks grow with the user from request to request;
-searches and feed are drawn for each request.
-"""
+So the long sequence has to be read at a place that only a short one tells, and the context says which one. A model that
+sums up every sequence for itself has to carry what happened in every topic to where the intent is known; what it gets
+for nothing is the mean over all topics. What is crossed says nothing about one candidate against another of the same
+request: it moves AUC over all, and grouped AUC only as far as a group holds several requests. Clicks grow with the user
+from request to request; searches and feed are drawn for each request."""
 
 import json
 from collections.abc import Iterator
@@ -65,8 +66,8 @@ CONVERSION_BIAS, LOYALTY_WEIGHT, CONVERSION_QUALITY_WEIGHT = -1.8, 3.0, 0.6
 
 @dataclass(frozen=True)
 class _Short:
-    """A short sequence: its longest and mean length, how many events in a row are about one topic (the newest of these tell the
-    intent), how often its flag is set, and whether events without it say nothing."""
+    """A short sequence: its longest and mean length, how many events in a row are about one topic (the newest of these
+    tell the intent), how often its flag is set, and whether events without it say nothing."""
 
     longest: int
     mean: int
@@ -80,12 +81,15 @@ FEED = _Short(longest=30, mean=14, session=12, flag_p=0.5, flagged_only=True)  #
 
 
 class ThreeConfig(Strict):
-    """What `dist-rec data synth --kind three` makes. 80 / 10 / 10 % of the requests, in order of time, are the splits."""
+    """What `dist-rec data synth --kind three` makes. 80 / 10 / 10 % of the requests, in order of time, are the
+    splits."""
 
     requests: int = Field(default=120_000, ge=10, description="Requests over all splits.")
     candidates: int = Field(2, ge=1, description="Candidates per request.")
     max_length: int = Field(300, ge=10, description="Longest sequence of clicks.")
-    mean_length: int | None = Field(None, ge=5, description="Mean number of clicks; 24, or a fifth of max_length if less.")
+    mean_length: int | None = Field(
+        None, ge=5, description="Mean number of clicks; 24, or a fifth of max_length if less."
+    )
     users: int | None = Field(None, ge=1, description="Users; one per 5 requests by default.")
     items: int = Field(500, ge=1)
     topics: int = Field(12, ge=INTERESTS)
@@ -114,11 +118,10 @@ def synthesize_three(out: Path, config: ThreeConfig, *, force: bool = False) -> 
 
     Raises DataError if the folder cannot be written, or replaced (see `staged`).
 
-    Stats per split: rows, candidates, label_rate per task (where defined), mean_length and max_length per sequence. For test
-    also, per task, best_auc (of the true probability), popularity_auc and popularity_score; and for the click
-    no_interaction_auc: of its score with how far clicks went in the mean of all topics in place of the intent's. That needs
-    no crossing; it is a mark to compare with, not a bound for models that do not cross.
-    """
+    Stats per split: rows, candidates, label_rate per task (where defined), mean_length and max_length per sequence. For
+    test also, per task, best_auc (of the true probability), popularity_auc and popularity_score; and for the click
+    no_interaction_auc: of its score with how far clicks went in the mean of all topics in place of the intent's. That
+    needs no crossing; it is a mark to compare with, not a bound for models that do not cross."""
     with staged(out, force=force) as folder:
         rng = np.random.default_rng(config.seed)
         world = _World(config, rng)
@@ -140,7 +143,8 @@ def synthesize_three(out: Path, config: ThreeConfig, *, force: bool = False) -> 
 
 
 class _World:
-    """What is the same for all requests: users with their interests and brands, and what items, queries and channels are."""
+    """What is the same for all requests: users with their interests and brands, and what items, queries and channels
+    are."""
 
     def __init__(self, config: ThreeConfig, rng: np.random.Generator) -> None:
         users, topics = config.num_users, config.topics
@@ -153,7 +157,8 @@ class _World:
         self.quality = rng.standard_normal(config.items)
         sizes = {"query": config.queries, "channel": config.channels}
         self.topics_of = {name: rng.permutation(size) % topics for name, size in sizes.items()}
-        # Item ids are `brand + brands * rank` before a permutation, so that ids tell nothing; rank 0 is the most visited.
+        # Item ids are `brand + brands * rank` before a permutation, so that ids tell nothing; rank 0 is the most
+        # visited.
         self._ids = rng.permutation(config.items)
         self._rank_cdf = zipf_cdf(config.items // config.brands, ITEM_ZIPF)
 
@@ -212,7 +217,9 @@ class _Session:
     topic: NDArray[np.int64]  # (N,)
     flag: NDArray[np.bool_]  # (N,) clicked, liked
     time: NDArray[np.int64]  # (N,)
-    intent: NDArray[np.int64]  # (B,) the topic that most of the newest events that count are about, -1 if there are none
+    intent: NDArray[
+        np.int64
+    ]  # (B,) the topic that most of the newest events that count are about, -1 if there are none
 
 
 class _Truth:
@@ -226,7 +233,8 @@ class _Truth:
             yield self._table(requests[start : start + REQUESTS_PER_CHUNK], rng)
 
     def _table(self, requests: NDArray[np.int64], rng: np.random.Generator) -> pa.Table:
-        """One table; beside the columns of the schema, the score of a click without the intent, which is not written."""
+        """One table; beside the columns of the schema, the score of a click without the intent, which is not
+        written."""
         user, history, time = requests.T
         world, clicks = self.world, self.clicks
         row, events = expand_ranges(clicks.offsets[user], history)
@@ -243,7 +251,9 @@ class _Truth:
         rest = CLICK_BIAS + QUALITY_WEIGHT * world.quality[item]
         rest += SEGMENT_WEIGHT * world.taste[world.segment[user][:, None], brand]
         rest += BRAND_WEIGHT * saturated(_share(row, events, clicks.brand, ACTION_WEIGHT[action], brand))
-        crossed, mean = (rest + SATISFIED_WEIGHT * _how_far(row, action, of, len(user)) for of in (about_intent, everywhere))
+        crossed, mean = (
+            rest + SATISFIED_WEIGHT * _how_far(row, action, of, len(user)) for of in (about_intent, everywhere)
+        )
         bought = clicks.action[events] >= ACTIONS.index("cart")
         loyalty = saturated(_share(row, events, clicks.brand, bought.astype(np.float64), brand))
         converts = CONVERSION_BIAS + LOYALTY_WEIGHT * loyalty + CONVERSION_QUALITY_WEIGHT * world.quality[item]
@@ -254,7 +264,10 @@ class _Truth:
         columns = {"user": user, "segment": world.segment[user], "scene": scene, "time": time}
         for name in ("item", "topic", "brand", "action", "time"):
             columns[f"clicks.{name}"] = list_column(history, getattr(clicks, name)[events])
-        for owner, session, field, flag in (("search", searches, "query", "clicked"), ("feed", feed, "channel", "like")):
+        for owner, session, field, flag in (
+            ("search", searches, "query", "clicked"),
+            ("feed", feed, "channel", "like"),
+        ):
             ids = world.draw_of_topic(field, session.topic, rng)
             columns[f"{owner}.{field}"] = list_column(session.lengths, ids)
             columns[f"{owner}.topic"] = list_column(session.lengths, session.topic)
@@ -264,12 +277,15 @@ class _Truth:
         values |= {task: of.astype(np.int8) for task, of in label.items()}
         values |= {f"{task}.oracle": of.astype(np.float32) for task, of in truth.items()}
         per_request = np.full(len(user), self.config.candidates)
-        return pa.table(columns | {f"candidate.{name}": list_column(per_request, of.ravel()) for name, of in values.items()})
+        return pa.table(
+            columns | {f"candidate.{name}": list_column(per_request, of.ravel()) for name, of in values.items()}
+        )
 
     def _session(
         self, kind: _Short, focus: NDArray[np.int64], requests: NDArray[np.int64], rng: np.random.Generator
     ) -> _Session:
-        """The newest `kind.session` events are about `focus` (B,), earlier ones about another interest for each session."""
+        """The newest `kind.session` events are about `focus` (B,), earlier ones about another interest for each
+        session."""
         user, _, time = requests.T
         lengths = np.minimum(1 + rng.poisson(kind.mean, len(user)), kind.longest)
         lengths[rng.random(len(user)) < EMPTY_P] = 0
@@ -284,35 +300,51 @@ class _Truth:
         counts = (number == 0) & (flag | (not kind.flagged_only))
         # Minutes within a session, days between sessions, never after the request.
         ago = (60 * (back + 1) + DAY_SECONDS * number + rng.integers(0, 60, len(row))).astype(np.int64)
-        return _Session(lengths, topic, flag, time[row] - ago, _most(row, topic, counts, back, (len(user), self.config.topics)))
+        return _Session(
+            lengths, topic, flag, time[row] - ago, _most(row, topic, counts, back, (len(user), self.config.topics))
+        )
 
     def _draw_candidate_brands(self, user: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """(B, candidates): the brand preferred in one of the user's interests, or any."""
         shape = (len(user), self.config.candidates)
         topic = np.take_along_axis(self.world.interests[user], rng.integers(0, INTERESTS, shape), axis=1)
         familiar = rng.random(shape) < FAMILIAR_P
-        return np.where(familiar, self.world.preferred[user[:, None], topic], rng.integers(0, self.config.brands, shape))
+        return np.where(
+            familiar, self.world.preferred[user[:, None], topic], rng.integers(0, self.config.brands, shape)
+        )
 
 
-def _how_far(row: NDArray[np.int64], action: NDArray[np.int64], of: NDArray[np.bool_], requests: int) -> NDArray[np.float64]:
+def _how_far(
+    row: NDArray[np.int64], action: NDArray[np.int64], of: NDArray[np.bool_], requests: int
+) -> NDArray[np.float64]:
     """(B, 1) mean action, from 0 (views) to 1 (buys), of the clicks marked in `of` (N,) and one click of 1/3 more."""
     count, total = np.bincount(row, of, requests), np.bincount(row, of * action, requests)
     return ((total + 1) / (count + 1) / (len(ACTIONS) - 1))[:, None]
 
 
 def _share(
-    row: NDArray[np.int64], events: NDArray[np.int64], kind: NDArray[np.int64], weight: NDArray, wanted: NDArray[np.int64]
+    row: NDArray[np.int64],
+    events: NDArray[np.int64],
+    kind: NDArray[np.int64],
+    weight: NDArray,
+    wanted: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """(B, candidates) share of each candidate's kind, wanted (B, candidates), in the weight (N,) of the request's events."""
+    """(B, candidates) share of each candidate's kind, wanted (B, candidates), in the weight (N,) of the request's
+    events."""
     total = np.maximum(np.bincount(row, weight, len(wanted)), 1.0)
     same = (np.bincount(row, weight * (kind[events] == column[row]), len(wanted)) for column in wanted.T)
     return np.stack([of / total for of in same], axis=1)
 
 
 def _most(
-    row: NDArray[np.int64], topic: NDArray[np.int64], counts: NDArray[np.bool_], back: NDArray[np.int64], shape: tuple[int, int]
+    row: NDArray[np.int64],
+    topic: NDArray[np.int64],
+    counts: NDArray[np.bool_],
+    back: NDArray[np.int64],
+    shape: tuple[int, int],
 ) -> NDArray[np.int64]:
-    """(B,) topic, by `shape` (B, topics), of most of the events that count, the newest of equals; -1 without such events."""
+    """(B,) topic, by `shape` (B, topics), of most of the events that count, the newest of equals; -1 without such
+    events."""
     # Newer events weigh a little more, all together less than half an event.
     weight = counts * (1.0 + 2.0 ** -(back + 3.0))
     votes = np.bincount(np.ravel_multi_index((row, topic), shape), weight, shape[0] * shape[1]).reshape(shape)
@@ -341,7 +373,10 @@ class _Tally:
         return {
             "rows": len(lengths["clicks"]),
             "candidates": len(click),
-            "label_rate": {"click": float(click.mean()), "conversion": float(conversion.mean()) if len(conversion) else 0.0},
+            "label_rate": {
+                "click": float(click.mean()),
+                "conversion": float(conversion.mean()) if len(conversion) else 0.0,
+            },
             "mean_length": {owner: float(of.mean()) for owner, of in lengths.items()},
             "max_length": {owner: int(of.max()) for owner, of in lengths.items()},
         }
@@ -378,7 +413,9 @@ def _schema(config: ThreeConfig) -> Schema:
         request=RequestSchema(grouping_key="user", time="time"),
         context=fields("user", "segment", "scene"),
         sequences=[
-            SequenceSchema(name="clicks", ids=fields("item", "topic", "brand"), side={"action": len(ACTIONS)}, time=True),
+            SequenceSchema(
+                name="clicks", ids=fields("item", "topic", "brand"), side={"action": len(ACTIONS)}, time=True
+            ),
             SequenceSchema(name="search", ids=fields("query", "topic"), side={"clicked": 2}, time=True),
             SequenceSchema(name="feed", ids=fields("channel", "topic"), side={"like": 2}, time=True),
         ],

@@ -7,7 +7,8 @@ from dist_rec.models.options import ModelOptions
 
 
 class DinConfig(ModelOptions):
-    """DIN-style target attention: an activation unit weighs every event against the candidate, weights are not normalised."""
+    """DIN-style target attention: an activation unit weighs every event against the candidate, weights are not
+    normalised."""
 
     hidden: Size = Field(default=32, ge=1, description="Hidden width of the activation unit.")
 

@@ -13,8 +13,8 @@ from dist_rec.models.protocol import ModelInputs, SequenceSummary
 
 
 class Din(SequenceSummary):
-    """Target attention in the style of DIN (arXiv 1706.06978, section 4.3): an activation unit weighs every event against the
-    candidate. Event tokens (N, d) and candidates -> (C, d): `sum_i a(x_i, v) x_i`, weights not normalised.
+    """Target attention in the style of DIN (arXiv 1706.06978, section 4.3): an activation unit weighs every event
+    against the candidate. Event tokens (N, d) and candidates -> (C, d): `sum_i a(x_i, v) x_i`, weights not normalised.
 
     Works on P pairs (candidate, event it sees): O(C * L) memory, no padding.
     """

@@ -20,10 +20,11 @@ class HyFormerSequence(Strict):
 
     encoder: Literal["full", "longer", "swiglu"] = Field(
         default="longer",
-        description="full: a transformer layer over all events. longer: in the first layer the newest events look at all, "
+        description="full: a transformer layer over all events. longer: in the first layer the newest events look at "
+        "all, "
         "later layers stay with them; with fewer events than `recent` the same as full. swiglu: no attention.",
     )
-    recent: Size = Field(default=128, ge=1, description="L_H: newest events that ask, of encoder: longer.")
+    recent: Size = Field(default=128, ge=1, description="L_H: newest events that are query rows, with encoder: longer.")
     causal: bool = Field(
         default=False,
         description="Events of full and longer see only older ones; needed with candidates' own `visible_events`.",
@@ -45,35 +46,48 @@ class HyFormerConfig(ModelOptions):
     heads: Size = Field(default=4, ge=1, description="Attention heads of encoders and decoders.")
     ffn_expansion: Size = Field(default=4, ge=1, description="Feed-forward (and SwiGLU) width of the encoders over D.")
     mixer_expansion: Size = Field(default=4, ge=1, description="k: width of the per-token feed-forward layer over D.")
-    query_expansion: Size = Field(default=4, ge=1, description="Hidden width of each query's feed-forward layer over D.")
-    sequences: dict[str, HyFormerSequence] = Field(default={}, description="By sequence name; defaults for those not named.")
+    query_expansion: Size = Field(
+        default=4, ge=1, description="Hidden width of each query's feed-forward layer over D."
+    )
+    sequences: dict[str, HyFormerSequence] = Field(
+        default={}, description="By sequence name; defaults for those not named."
+    )
     query_inputs: list[QueryInput] = Field(
         default=["non_sequential", "pools"],
         min_length=1,
-        description="What queries are made of: all non-sequential tokens (or those with candidate fields), pooled sequences.",
+        description="What queries are made of: all non-sequential tokens (or those with candidate fields), pooled "
+        "sequences.",
     )
     pools: Literal["all", "own"] = Field(
         default="all", description="Whether a query is made from the pools of all sequences or of its own only."
     )
     encode_from: Literal["previous", "input"] = Field(
-        default="previous", description="What a layer's encoder reads: the last layer's encoding H_(l-1), or the tokens S."
+        default="previous",
+        description="What a layer's encoder reads: the last layer's encoding H_(l-1), or the tokens S.",
     )
     evolve_non_sequential: bool = Field(
-        default=True, description="Boosted non-sequential tokens go on to the next layer; false puts the first ones in again."
+        default=True,
+        description="The next layer gets the boosted non-sequential tokens; false gives it the first ones.",
     )
-    per_token: bool = Field(default=True, description="Own feed-forward weights for every token position; false shares them.")
+    per_token: bool = Field(
+        default=True, description="Own feed-forward weights for every token position; false shares them."
+    )
     rankmixer_block: bool = Field(
-        default=False, description="Query boosting with RankMixer's two residuals and post-norms instead of one and pre-norm."
+        default=False,
+        description="Query boosting with RankMixer's two residuals and post-norms instead of one and pre-norm.",
     )
     merge_sequences: bool = Field(
         default=False,
-        description="Join all sequences, in the order of the schema, into one with the settings of the first; to compare. "
+        description="Join all sequences, in the order of the schema, into one with the settings of the first; to "
+        "compare. "
         "Newest events of the joined sequence are those at its end: of the schema's last sequence.",
     )
     rotary: bool = Field(
         default=False, description="Rotate queries and keys by their position (relative positions); not in the paper."
     )
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings and on every residual branch.")
+    dropout: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings and on every residual branch."
+    )
 
     def wants_pools(self) -> bool:
         return "pools" in self.query_inputs
@@ -92,7 +106,9 @@ class HyFormerConfig(ModelOptions):
         if width % heads:
             raise ValueError(f"hyformer.heads={heads} must divide tokens.width={width}")
         if self.merge_sequences and self.pools == "own":
-            raise ValueError("hyformer.pools: own is of separate sequences; merge_sequences leaves one, expected pools: all")
+            raise ValueError(
+                "hyformer.pools: own is of separate sequences; merge_sequences leaves one, expected pools: all"
+            )
         if self.rotary and (width // heads) % 2:
             raise ValueError(f"hyformer.rotary needs an even head size, got {width} / {heads}")
 
@@ -104,12 +120,14 @@ class HyFormerConfig(ModelOptions):
             )
         if self.merge_sequences and (others := sorted(set(self.sequences) - {known[0]})):
             raise ConfigError(
-                f"model.hyformer.sequences: merge_sequences joins all into one with the settings of the first, {known[0]}; "
+                "model.hyformer.sequences: merge_sequences joins all into one with the settings of the first, "
+                f"{known[0]}; "
                 f"expected nothing for {', '.join(others)}"
             )
         if "candidate" in self.query_inputs and model.non_sequential.split is not None:
             raise ConfigError(
-                "model.hyformer.query_inputs: candidate needs groups of fields, but model.non_sequential.split cuts them"
+                "model.hyformer.query_inputs: candidate needs groups of fields, but model.non_sequential.split cuts "
+                "them"
             )
         if schema.candidate.visible_events:
             self._check_causal(known)
@@ -127,7 +145,9 @@ class HyFormerConfig(ModelOptions):
             sequence = self.sequence(name)
             if sequence.encoder == "longer" or (sequence.encoder == "full" and not sequence.causal):
                 raise ConfigError(
-                    f"model.hyformer.sequences.{name}: candidates with their own `visible_events` need states of events that know no "
-                    "later one, for all events; expected encoder: full with causal: true, or encoder: swiglu, got encoder: "
+                    f"model.hyformer.sequences.{name}: candidates with their own `visible_events` need states of "
+                    "events that know no "
+                    "later one, for all events; expected encoder: full with causal: true, or encoder: swiglu, got "
+                    "encoder: "
                     f"{sequence.encoder}, causal: {str(sequence.causal).lower()}"
                 )

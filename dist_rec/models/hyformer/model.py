@@ -1,9 +1,8 @@
 """HyFormer (arXiv 2601.12681): queries decode every behaviour sequence, then all tokens are mixed; repeated.
 
-Legend: C candidates, B requests, S sequences, N query tokens of all sequences, M non-sequential tokens, T = N + M tokens,
-D width. A layer encodes each sequence (H_l from H_(l-1)), lets the queries of that sequence look at it, and boosts queries
-and non-sequential tokens together. Sequences are never merged: they meet in the mixing only.
-"""
+Legend: C candidates, B requests, S sequences, N query tokens of all sequences, M non-sequential tokens, T = N + M
+tokens, D width. A layer encodes each sequence (H_l from H_(l-1)), lets the queries of that sequence look at it, and
+boosts queries and non-sequential tokens together. Sequences are never merged: they meet in the mixing only."""
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +38,9 @@ class HyFormer(SequenceModel):
         counts, candidate_tokens = list(self.counts.values()), inputs.columns.candidate_groups
         self.queries = QueryGenerator(hyformer, width, counts, tokens.count, candidate_tokens)
         recompute = frozenset(config.recompute)
-        layers = (HyFormerLayer(hyformer, width, recompute, self.sequences, self.num_tokens) for _ in range(hyformer.layers))
+        layers = (
+            HyFormerLayer(hyformer, width, recompute, self.sequences, self.num_tokens) for _ in range(hyformer.layers)
+        )
         self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(width)
         self.head_inputs = hyformer.head_inputs(config)
@@ -88,7 +89,8 @@ class HyFormer(SequenceModel):
 
 
 class HyFormerLayer(nn.Module):
-    """Encoding of every sequence, decoding by its queries, boosting of all tokens: (C, T, D) and H_(l-1) -> (C, T, D), H_l."""
+    """Encoding of every sequence, decoding by its queries, boosting of all tokens: (C, T, D) and H_(l-1) -> (C, T, D),
+    H_l."""
 
     def __init__(
         self,
@@ -101,7 +103,9 @@ class HyFormerLayer(nn.Module):
         super().__init__()
         self.recompute = recompute
         self.counts = {name: sequence.queries for name, sequence in sequences.items()}
-        self.encoders = nn.ModuleDict({name: make_encoder(hyformer, sequence, width) for name, sequence in sequences.items()})
+        self.encoders = nn.ModuleDict(
+            {name: make_encoder(hyformer, sequence, width) for name, sequence in sequences.items()}
+        )
         self.decoders = nn.ModuleDict(
             {name: QueryDecoder(width, hyformer.heads, hyformer.rotary, hyformer.dropout) for name in sequences}
         )
@@ -110,7 +114,9 @@ class HyFormerLayer(nn.Module):
 
     def forward(self, x: Tensor, encoded: dict[str, Encoded], view: CandidateView) -> tuple[Tensor, dict[str, Encoded]]:
         again = self.recompute
-        encoded = {name: run(encoder, encoded[name], again="encoders" in again) for name, encoder in self.encoders.items()}
+        encoded = {
+            name: run(encoder, encoded[name], again="encoders" in again) for name, encoder in self.encoders.items()
+        }
         *queries, features = x.split([*self.counts.values(), x.shape[1] - sum(self.counts.values())], dim=1)
         decoded = [
             run(decoder, own, encoded[name], view, again="decoders" in again)
@@ -120,8 +126,8 @@ class HyFormerLayer(nn.Module):
 
 
 class QueryGenerator(nn.Module):
-    """`Q = [FFN_1(GlobalInfo) .. FFN_N(GlobalInfo)]` (section 3.3): non-sequential tokens (C, M, D) and pooled sequences
-    (C, D) by name -> (C, N, D), the queries of one sequence after those of another."""
+    """`Q = [FFN_1(GlobalInfo) .. FFN_N(GlobalInfo)]` (section 3.3): non-sequential tokens (C, M, D) and pooled
+    sequences (C, D) by name -> (C, N, D), the queries of one sequence after those of another."""
 
     def __init__(
         self, config: HyFormerConfig, width: int, counts: list[int], num_features: int, candidate_tokens: list[int]
@@ -129,10 +135,14 @@ class QueryGenerator(nn.Module):
         super().__init__()
         kinds = config.query_inputs
         self.own = [sequence for sequence, count in enumerate(counts) for _ in range(count)]
-        self.features = list(range(num_features)) if "non_sequential" in kinds else candidate_tokens * ("candidate" in kinds)
+        self.features = (
+            list(range(num_features)) if "non_sequential" in kinds else candidate_tokens * ("candidate" in kinds)
+        )
         self.pools = 0 if "pools" not in kinds else 1 if config.pools == "own" else len(counts)
         self.known = len(self.features) + self.pools
-        self.ffn = PerTokenFfn(len(self.own), (self.known * width, config.query_expansion * width, width), config.dropout)
+        self.ffn = PerTokenFfn(
+            len(self.own), (self.known * width, config.query_expansion * width, width), config.dropout
+        )
         self.each = self.pools > 0 and config.pools == "own"
 
     def forward(self, features: Tensor, pools: dict[str, Tensor]) -> Tensor:

@@ -1,8 +1,8 @@
-"""The transformer block of LONGER's layers and of HyFormer's encoders: pre-LN cross-causal attention and a feed-forward layer.
+"""The transformer block of LONGER's layers and of HyFormer's encoders: pre-LN cross-causal attention and a feed-forward
+layer.
 
-Parameters are `12 D^2 + 13 D` (LONGER, section 3.4): four projections with bias, feed-forward expansion 4 with bias, two
-LayerNorms. The residual goes around the query rows.
-"""
+Parameters are `12 D^2 + 13 D` (LONGER, section 3.4): four projections with bias, feed-forward expansion 4 with bias,
+two LayerNorms. The residual goes around the query rows."""
 
 from dataclasses import dataclass
 
@@ -48,13 +48,16 @@ class CrossCausalBlock(nn.Module):
         )
         if self.rotary:
             q, k = rotate(q, rows.q_rotary), rotate(k, rows.kv_rotary)
-        attended = cross_causal_attention(q, k, v, rows.q_offsets, rows.kv_offsets, mask=rows.mask, max_q_len=rows.max_q_len)
+        attended = cross_causal_attention(
+            q, k, v, rows.q_offsets, rows.kv_offsets, mask=rows.mask, max_q_len=rows.max_q_len
+        )
         queries = queries + self.dropout(self.project(attended.flatten(1)))
         return queries + self.dropout(self.ffn(self.norm_ffn(queries)))
 
 
 def rotate(x: Tensor, position: Tensor, base: float = 10_000.0) -> Tensor:
-    """Rotary embedding (arXiv 2104.09864): x (N, H, D) rotated by angles position * base^(-2i/D); position (N,) float."""
+    """Rotary embedding (arXiv 2104.09864): x (N, H, D) rotated by angles position * base^(-2i/D); position (N,)
+    float."""
     half = x.shape[-1] // 2
     frequency = base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     angle = position.float()[:, None, None] * frequency

@@ -1,10 +1,9 @@
 """FLOPs of the layers that models share, by formula.
 
-A multiply-add counts as two FLOPs; everything is one forward pass of one request, and training costs about three times that.
-Products of matrices count; norms, activations and gathers do not. Formulas are those of LONGER (arXiv 2505.04421, section
-3.4) and HyFormer (arXiv 2601.12681) where the papers give them. Legend: L events, D width of a layer, q query rows, n key
-rows, T tokens, k expansion.
-"""
+A multiply-add counts as two FLOPs; everything is one forward pass of one request, and training costs about three times
+that. Products of matrices count; norms, activations and gathers do not. Formulas are those of LONGER (arXiv 2505.04421,
+section 3.4) and HyFormer (arXiv 2601.12681) where the papers give them. Legend: L events, D width of a layer, q query
+rows, n key rows, T tokens, k expansion."""
 
 from itertools import pairwise
 

@@ -34,14 +34,19 @@ class CandidateView:
     def of(cls, batch: SequenceBatch, features: Tensor, context: Tensor | None) -> "CandidateView":
         counts = batch.candidates.lengths
         return cls(
-            features, context, segment_ids(counts, batch.num_candidates), counts, batch.visible_events, batch.max_candidates
+            features,
+            context,
+            segment_ids(counts, batch.num_candidates),
+            counts,
+            batch.visible_events,
+            batch.max_candidates,
         )
 
 
 @dataclass(frozen=True)
 class SequenceInputs:
-    """Every behaviour sequence by name: jagged event `tokens` (N_s, d), `lengths` (B,) int32, and where the model asks for
-    them `pools` (C, d), the mean over the events that each candidate sees."""
+    """Every behaviour sequence by name: jagged event `tokens` (N_s, d), `lengths` (B,) int32, and where the model asks
+    for them `pools` (C, d), the mean over the events that each candidate sees."""
 
     tokens: dict[str, Tensor]
     lengths: dict[str, Tensor]
@@ -74,7 +79,8 @@ def newest(lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def join_sequences(parts: list[Tensor], lengths: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Jagged sequences (N_s, W) of the same requests, one after the other in every request: (sum N_s, W), lengths (B,)."""
+    """Jagged sequences (N_s, W) of the same requests, one after the other in every request: (sum N_s, W), lengths
+    (B,)."""
     together = torch.stack(lengths).sum(0)
     before = together.cumsum(0) - together
     out = parts[0].new_empty(sum(len(part) for part in parts), parts[0].shape[1])
@@ -89,7 +95,7 @@ def join_sequences(parts: list[Tensor], lengths: list[Tensor]) -> tuple[Tensor, 
 class GroupLayout:
     """Rows of every request as `[events oldest..newest, group 1, ..., group c]`, jagged over requests.
 
-    - `event_index` (sum events,), `group_index` (C * m,) int64: where each row stands in the result
+    - `event_index` (sum events,), `group_index` (C * m,) int64: the index of each row in the result
     - `lengths` (B,) and `offsets` (B + 1,) int32 of the result
     """
 
@@ -99,12 +105,18 @@ class GroupLayout:
     offsets: Tensor
 
     @classmethod
-    def of(cls, event_lengths: Tensor, num_events: int, counts: Tensor, num_candidates: int, group_size: int) -> "GroupLayout":
+    def of(
+        cls, event_lengths: Tensor, num_events: int, counts: Tensor, num_candidates: int, group_size: int
+    ) -> "GroupLayout":
         groups = counts * group_size
         group_starts = groups.cumsum(0) - groups
-        event_index = torch.arange(num_events, device=counts.device) + group_starts[segment_ids(event_lengths, num_events)]
+        event_index = (
+            torch.arange(num_events, device=counts.device) + group_starts[segment_ids(event_lengths, num_events)]
+        )
         num_groups = num_candidates * group_size
-        group_index = torch.arange(num_groups, device=counts.device) + event_lengths.cumsum(0)[segment_ids(groups, num_groups)]
+        group_index = (
+            torch.arange(num_groups, device=counts.device) + event_lengths.cumsum(0)[segment_ids(groups, num_groups)]
+        )
         lengths = (event_lengths + groups).int()
         return cls(event_index, group_index, lengths, offsets_of(lengths))
 

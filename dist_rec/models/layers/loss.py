@@ -37,10 +37,10 @@ def total_loss(
 ) -> Tensor:
     """`loss` summed over candidates, averaged over tasks, divided by `candidates_per_rank`.
 
-    logits (C, T), labels (C, T) float32, candidates_per_rank (), weights (T,) float32 or None for ones -> (). A label of NaN is not defined:
-    it adds nothing, its logit gets a gradient of zero, and `candidates_per_rank` still counts its candidate. So the weight of a conditional
-    task in the loss is the weight of the candidates that it is defined for.
-    """
+    logits (C, T), labels (C, T) float32, candidates_per_rank (), weights (T,) float32 or None for ones -> (). A label
+    of NaN is not defined: it adds nothing, its logit gets a gradient of zero, and `candidates_per_rank` still counts
+    its candidate. So the weight of a conditional task in the loss is the weight of the candidates that it is defined
+    for."""
     undefined = labels.isnan()
     # Both sides are replaced: a weight of zero alone would leave NaN * 0 where a logit is not finite.
     losses = loss(logits.float().masked_fill(undefined, 0.0), labels.masked_fill(undefined, 0.0))

@@ -23,7 +23,9 @@ class GroupedTokens(nn.Module):
     def __init__(self, groups: dict[str, list[slice]], width: int) -> None:
         super().__init__()
         self.groups = list(groups.values())
-        self.project = nn.ModuleList(nn.Linear(sum(c.stop - c.start for c in columns), width) for columns in self.groups)
+        self.project = nn.ModuleList(
+            nn.Linear(sum(c.stop - c.start for c in columns), width) for columns in self.groups
+        )
         self.count, self.width = len(self.groups), width
 
     def forward(self, view: CandidateView) -> Tensor:
@@ -36,8 +38,8 @@ class GroupedTokens(nn.Module):
 
 
 class SlicedTokens(nn.Module):
-    """`count` equal slices of the `total` columns of `[context ; candidate]` features, each with its own projection; the last
-    slice is filled up with zeros. Forward: a view of C candidates -> (C, M, D)."""
+    """`count` equal slices of the `total` columns of `[context ; candidate]` features, each with its own projection;
+    the last slice is filled up with zeros. Forward: a view of C candidates -> (C, M, D)."""
 
     def __init__(self, total: int, count: int, width: int) -> None:
         super().__init__()
@@ -58,6 +60,6 @@ def side_by_side(view: CandidateView) -> Tensor:
 
 
 def make_non_sequential(config: ModelConfig, columns: FeatureColumns, width: int) -> GroupedTokens | SlicedTokens:
-    """The tokens that the recipe asks for: one per group of the schema, or equal slices."""
+    """The tokens of the recipe: one per group of the schema, or equal slices."""
     split = config.non_sequential.split
     return GroupedTokens(columns.groups, width) if split is None else SlicedTokens(columns.total, split, width)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 
 class PerTokenLinear(nn.Module):
-    """(C, T, in) -> (C, T, out): position t is multiplied by its own (in, out) matrix. Parameters `T in out + T out`."""
+    """(C, T, in) -> (C, T, out): position t is multiplied by its own (in, out) matrix. Parameters
+    `T in out + T out`."""
 
     def __init__(self, tokens: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -21,7 +22,8 @@ class PerTokenLinear(nn.Module):
 
 
 class PerTokenFfn(nn.Sequential):
-    """(C, T, in) -> (C, T, out) through a hidden layer with GELU, own weights per position, or `shared` ones to compare.
+    """(C, T, in) -> (C, T, out) through a hidden layer with GELU, own weights per position, or `shared` ones to
+    compare.
 
     RankMixer's per-token feed-forward layer has in = out = D and hidden k D: `2 k T D^2` weights (arXiv 2507.15551).
     """

@@ -10,7 +10,8 @@ from dist_rec.models.layers.tokens import EventTokens
 
 
 class SequencePool(nn.Module):
-    """Unique rows (U, De) and the events of one sequence -> (C, D): projected mean of `[e_t ; tau(dt_t) ; side values]`.
+    """Unique rows (U, De) and the events of one sequence -> (C, D): projected mean of
+    `[e_t ; tau(dt_t) ; side values]`.
 
     Embeddings of times and side values are those of the sequence's tokens. Without a bias: no events, no pool.
     """

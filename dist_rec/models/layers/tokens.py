@@ -25,7 +25,9 @@ class EventTokens(nn.Module):
         self.static = nn.Linear(row_dim, config.hidden)
         self.position = nn.Embedding(config.max_positions, row_dim) if config.position != "none" else None
         self.time = BucketTerm(config.time_buckets, config.time_dim, config.hidden) if has_time else None
-        self.dynamic = nn.ModuleDict({name: BucketTerm(size, config.side_dim, config.hidden) for name, size in side.items()})
+        self.dynamic = nn.ModuleDict(
+            {name: BucketTerm(size, config.side_dim, config.hidden) for name, size in side.items()}
+        )
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(config.hidden, config.width)
 

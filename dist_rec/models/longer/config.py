@@ -22,10 +22,13 @@ class LongerConfig(ModelOptions):
     merge: Size = Field(default=4, ge=1, description="K: adjacent events merged into one token; merged width is K * d.")
     inner_trans: bool = Field(default=True, description="A transformer block inside each merged group (InnerTrans).")
     inner_heads: Size = Field(default=2, ge=1, description="Heads of InnerTrans at width d.")
-    k: Size = Field(default=32, ge=0, description="Query rows from the sequence, in merged tokens; 0 takes all of them.")
+    k: Size = Field(
+        default=32, ge=0, description="Query rows from the sequence, in merged tokens; 0 takes all of them."
+    )
     queries: Literal["recent", "uniform", "learnable", "mixed"] = Field(
         default="recent",
-        description="Which rows query: the newest k, k evenly spaced, k learned, or half newest and half evenly spaced.",
+        description="Which rows query: the newest k, k evenly spaced, k learned, or half newest and half evenly "
+        "spaced.",
     )
     globals: list[Global] = Field(
         default=["candidate", "user"],
@@ -45,7 +48,9 @@ class LongerConfig(ModelOptions):
     def check(self, model: "ModelConfig") -> None:
         width = model.tokens.width * self.merge
         if width % self.heads:
-            raise ValueError(f"longer.heads={self.heads} must divide the merged width tokens.width * longer.merge = {width}")
+            raise ValueError(
+                f"longer.heads={self.heads} must divide the merged width tokens.width * longer.merge = {width}"
+            )
         if self.queries == "learnable" and self.k == 0:
             raise ValueError("longer.queries: learnable needs longer.k of at least 1, got 0")
         if self.rotary and (width // self.heads) % 2:
@@ -61,10 +66,12 @@ class LongerConfig(ModelOptions):
             )
         if schema.candidate.visible_events and (self.merge != 1 or self.k != 0 or self.queries != "recent"):
             raise ConfigError(
-                "model.longer: candidates with their own `visible_events` need every event as a row of its own; expected merge: 1, k: 0, "
+                "model.longer: candidates with their own `visible_events` need every event as a row of its own; "
+                "expected merge: 1, k: 0, "
                 f"queries: recent, got merge: {self.merge}, k: {self.k}, queries: {self.queries}"
             )
         if "user" in self.globals and not schema.context:
             raise ConfigError(
-                "model.longer.globals: global token 'user' needs context fields, but the schema declares none; take it out"
+                "model.longer.globals: global token 'user' needs context fields, but the schema declares none; take "
+                "it out"
             )

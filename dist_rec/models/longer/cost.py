@@ -7,7 +7,8 @@ from dist_rec.models.layers.cost import cross_layer_flops, layer_flops
 
 @dataclass(frozen=True)
 class LongerShape:
-    """What the cost of LONGER depends on. With `learnable` there are k query rows however few merged tokens a request has."""
+    """What the cost of LONGER depends on. With `learnable` there are k query rows however few merged tokens a request
+    has."""
 
     length: int
     candidates: int

@@ -1,9 +1,8 @@
 """LONGER (arXiv 2505.04421): token merge, global tokens, one cross-causal layer, N self-causal layers.
 
-Legend: B requests, N events, K merge factor, M merged tokens, d token width, D = K * d merged width, k query rows,
-m rows of one candidate's group, C candidates. Rows stand oldest first with the candidates' groups after the events; the
-paper writes newest first with the globals in front, which is the same thing reversed.
-"""
+Legend: B requests, N events, K merge factor, M merged tokens, d token width, D = K * d merged width, k query rows, m
+rows of one candidate's group, C candidates. Rows are ordered oldest first, with the candidates' groups after the
+events; the paper writes newest first with the globals in front, which is the same thing reversed."""
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +21,21 @@ from dist_rec.models.protocol import ModelInputs, SequenceSummary
 
 
 class Longer(SequenceSummary):
-    """Event tokens (N, d) and candidates -> (C, `width`): the outputs of each candidate's global tokens, and the mean of the
-    sequence outputs that it sees; each only where the head asks for it, both for RankMixer."""
+    """Event tokens (N, d) and candidates -> (C, `width`): the outputs of each candidate's global tokens, and the mean
+    of the sequence outputs that it sees. The head decides which; RankMixer gets both."""
 
     Config = LongerConfig
 
     def __init__(self, longer: LongerConfig, inputs: ModelInputs) -> None:
         super().__init__()
-        config, asked = inputs.config, longer.head_inputs(inputs.config)
+        config, wanted = inputs.config, longer.head_inputs(inputs.config)
         self.config, self.recompute = longer, frozenset(config.recompute)
-        self.sequence_mean = longer.mixes(config) or "sequence_mean" in asked
-        self.with_globals = longer.mixes(config) or "globals" in asked
+        self.sequence_mean = longer.mixes(config) or "sequence_mean" in wanted
+        self.with_globals = longer.mixes(config) or "globals" in wanted
         d, width = config.tokens.width, config.tokens.width * longer.merge
-        self.inner = InnerTrans(d, longer.inner_heads, longer.ffn_expansion, longer.dropout) if longer.inner_trans else None
+        self.inner = (
+            InnerTrans(d, longer.inner_heads, longer.ffn_expansion, longer.dropout) if longer.inner_trans else None
+        )
         self.globals = GlobalTokens(longer.globals, inputs.candidate_dim, inputs.context_dim, width)
         self.learned = nn.Parameter(0.02 * torch.randn(longer.k, width)) if longer.queries == "learnable" else None
         block = (width, longer.heads, longer.ffn_expansion, longer.rotary, longer.dropout)
@@ -68,7 +69,8 @@ class Longer(SequenceSummary):
         group_position = keys.group_index - keys.offsets[:-1].long()[view.request].repeat_interleave(m)
         q_positions = rows.join(selected.position[:, None], group_position[:, None])[:, 0]
 
-        # One candidate per request that attends to everything: then the plain causal mask suffices, without num_candidates.
+        # One candidate per request that attends to everything: then the plain causal mask suffices, without
+        # num_candidates.
         counts = None if view.max_count <= 1 and view.prefix_len is None else view.counts
         # With k = 0 every event is a query row, and how many there are is known on the device only.
         max_q_len = self.config.k + m * view.max_count if self.config.k else None
@@ -88,22 +90,25 @@ class Longer(SequenceSummary):
         return state[rows.event_index], state[rows.group_index], q_lengths
 
     def merge(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, d) -> (sum M, K * d) and (B,) merged lengths ceil(L / K). An incomplete group is padded at its oldest end,
-        so that the newest events always form full groups; padding stays zero."""
+        """(N, d) -> (sum M, K * d) and (B,) merged lengths ceil(L / K). An incomplete group is padded at its oldest
+        end, so that the newest events always form full groups; padding stays zero."""
         K = self.config.merge
         merged_lengths = (lengths + K - 1).div(K, rounding_mode="floor")
         num_merged = len(tokens) if K == 1 else int(merged_lengths.sum())
         # Everything before and in a request's own padding shifts its events to the right.
         shift = (merged_lengths * K - lengths).cumsum(0)
         place = torch.arange(len(tokens), device=tokens.device) + shift[segment_ids(lengths, len(tokens))]
-        grouped = tokens.new_zeros(num_merged * K, tokens.shape[1]).index_copy(0, place, tokens).unflatten(0, (num_merged, K))
+        grouped = (
+            tokens.new_zeros(num_merged * K, tokens.shape[1]).index_copy(0, place, tokens).unflatten(0, (num_merged, K))
+        )
         if self.inner is not None:
             real = torch.zeros(num_merged * K, dtype=torch.bool, device=tokens.device).index_fill(0, place, True)
             grouped = self._run("inner", self.inner, grouped, real.view(num_merged, K))
         return grouped.flatten(1), merged_lengths
 
     def _rotary(self, layout: GroupLayout, position: Tensor, merged_lengths: Tensor, view: CandidateView) -> Tensor:
-        """Positions for rotary embeddings: an event's own, and for a group the first position its candidate does not see."""
+        """Positions for rotary embeddings: an event's own, and for a group the first position its candidate does not
+        see."""
         end = merged_lengths[view.request] if view.prefix_len is None else view.prefix_len
         groups = end.repeat_interleave(len(self.config.globals))
         return layout.join(position.float()[:, None], groups.float()[:, None])[:, 0]
@@ -126,7 +131,10 @@ class Longer(SequenceSummary):
             expansion=self.config.ffn_expansion,
             learnable=self.learned is not None,
         )
-        return {"globals": sum(counts[kind] * linear_flops(project) for kind, project in projections), **longer_flops(shape)}
+        return {
+            "globals": sum(counts[kind] * linear_flops(project) for kind, project in projections),
+            **longer_flops(shape),
+        }
 
     def part_of(self, parameter: str) -> str:
         first = super().part_of(parameter)

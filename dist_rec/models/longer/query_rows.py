@@ -11,18 +11,18 @@ from dist_rec.models.longer.config import LongerConfig
 
 @dataclass(frozen=True)
 class QueryRows:
-    """Query rows from the sequence: `index` (sum_q,) into the jagged merged rows, `position` (sum_q,) in the request."""
+    """Query rows from the sequence: `index` (sum_q,) into the jagged merged rows, `position` (sum_q,) in the
+    request."""
 
     index: Tensor
     position: Tensor
 
 
 def select_queries(config: LongerConfig, lengths: Tensor, total: int) -> tuple[QueryRows, Tensor]:
-    """Which of each request's M merged rows ask: (QueryRows, (B,) int32 query rows per request).
+    """Which of each request's M merged rows are query rows: (QueryRows, (B,) int32 query rows per request).
 
-    recent: the newest min(k, M). uniform: min(k, M) evenly spaced, the newest included. mixed: k // 2 evenly spaced among
-    the older ones, then the newest k - k // 2. learnable: k rows that are not events and see all of them.
-    """
+    recent: the newest min(k, M). uniform: min(k, M) evenly spaced, the newest included. mixed: k // 2 evenly spaced
+    among the older ones, then the newest k - k // 2. learnable: k rows that are not events and see all of them."""
     starts = lengths.cumsum(0) - lengths
     if config.k == 0 and config.queries != "learnable":
         position = position_in_request(lengths, total)
@@ -41,5 +41,7 @@ def select_queries(config: LongerConfig, lengths: Tensor, total: int) -> tuple[Q
     else:
         spread = config.k if config.queries == "uniform" else config.k // 2
         evenly, among = torch.minimum(q, torch.full_like(q, spread)), M - (q - spread).clamp(min=0)
-        position = torch.where(i < evenly, ((i + 1) * among).div(evenly.clamp(min=1), rounding_mode="floor") - 1, recent)
+        position = torch.where(
+            i < evenly, ((i + 1) * among).div(evenly.clamp(min=1), rounding_mode="floor") - 1, recent
+        )
     return QueryRows(starts.long()[requests] + position, position), q_lengths

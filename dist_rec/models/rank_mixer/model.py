@@ -1,8 +1,7 @@
 """RankMixer (arXiv 2507.15551): non-sequential tokens and one token per sequence summary, mixed L times.
 
-On LONGER's summaries this is the BaseArch that HyFormer is compared with (arXiv 2601.12681, section 4); on pooled sequences
-it is RankMixer as its own paper has it.
-"""
+On LONGER's summaries this is the BaseArch that HyFormer is compared with (arXiv 2601.12681, section 4); on pooled
+sequences it is RankMixer as its own paper has it."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,8 @@ from dist_rec.models.rank_mixer.config import RankMixerConfig
 
 
 class RankMixer(nn.Module):
-    """Summaries (C, width_s) of S sequences and a view of C candidates -> mixed tokens (C, S + M, D), sequences first."""
+    """Summaries (C, width_s) of S sequences and a view of C candidates -> mixed tokens (C, S + M, D), sequences
+    first."""
 
     def __init__(
         self, config: RankMixerConfig, widths: list[int], tokens: GroupedTokens | SlicedTokens, recompute: bool

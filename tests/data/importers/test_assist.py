@@ -26,7 +26,9 @@ def _statics(folder: Path, **folds: str) -> Path:
 def _assist(folder: Path, first: str = ASSIST_USER) -> Path:
     folder.mkdir()
     for fold in range(1, 6):
-        (folder / f"assist2009_pid_test{fold}.csv").write_text(first if fold == 1 else f"{fold},50{fold}\n{700 + fold}\n1\n1\n")
+        (folder / f"assist2009_pid_test{fold}.csv").write_text(
+            first if fold == 1 else f"{fold},50{fold}\n{700 + fold}\n1\n1\n"
+        )
     return folder
 
 
@@ -58,7 +60,11 @@ def test_assist_is_collapsed(tmp_path: Path) -> None:
         0,
         1,
     ]  # of the skills 1 and 3; the event of skill 2 is dropped
-    assert row["history.correct"] == row["candidate.correct"] == [1, 0, 1] and row["candidate.visible_events"] == [0, 1, 2]
+    assert row["history.correct"] == row["candidate.correct"] == [1, 0, 1] and row["candidate.visible_events"] == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_result_is_valid_and_in_small_row_groups(tmp_path: Path) -> None:

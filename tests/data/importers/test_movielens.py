@@ -97,7 +97,10 @@ def test_1m(tmp_path: Path) -> None:
     assert by_item[(0, 5)]["history.item"] == [0, 1, 2, 3, 4] and by_item[(0, 5)]["history.rating"] == [1, 2, 3, 4, 5]
     assert [row["candidate.like"] for row in rows[:4]] == [[1], [0], [1], [0]]
     schema = load_schema(tmp_path / "out")
-    assert list(schema.feature_groups) == ["user", "profile", "item", "genres"] and len(schema.feature_groups["profile"]) == 4
+    assert (
+        list(schema.feature_groups) == ["user", "profile", "item", "genres"]
+        and len(schema.feature_groups["profile"]) == 4
+    )
     assert not schema.sequences[0].time and schema.context[0].name == "user"
 
 
@@ -124,7 +127,9 @@ def test_bad_lines_100k(tmp_path: Path, rating: str, message: str) -> None:
 
 def test_rating_without_interaction_1m(tmp_path: Path) -> None:
     src = _ml_1m(tmp_path / "src", **{"ratings_sample_100k.dat": ["4::30::2::900"]})
-    with pytest.raises(DataError, match=r"dat, line 1: expected a user and movie that stand in interactions_\*, got 4::30"):
+    with pytest.raises(
+        DataError, match=r"dat, line 1: expected a user and movie that stand in interactions_\*, got 4::30"
+    ):
         MovieLens(Strict())(src, tmp_path / "out")
 
 

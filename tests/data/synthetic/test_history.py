@@ -52,7 +52,9 @@ def test_splits_are_in_order_of_time(made: Path) -> None:
 def test_a_seed_is_a_dataset(made: Path, tmp_path: Path) -> None:
     synthesize(tmp_path / "again", SMALL)
     synthesize(tmp_path / "other", SMALL.model_copy(update={"seed": 1}))
-    original, again, other = (pq.read_table(folder / "test") for folder in (made, tmp_path / "again", tmp_path / "other"))
+    original, again, other = (
+        pq.read_table(folder / "test") for folder in (made, tmp_path / "again", tmp_path / "other")
+    )
     assert original.equals(again) and not original.equals(other)
 
 
@@ -62,7 +64,9 @@ def test_duplicates_at_the_default_sizes(tmp_path: Path) -> None:
 
 
 def test_histories_of_ten_thousand_events(tmp_path: Path) -> None:
-    stats = synthesize(tmp_path / "d", SynthConfig(requests=40, users=40, max_length=10_000, mean_length=9_000, candidates=2))
+    stats = synthesize(
+        tmp_path / "d", SynthConfig(requests=40, users=40, max_length=10_000, mean_length=9_000, candidates=2)
+    )
     assert 8_000 <= max(split["max_length"] for split in stats.values()) <= 10_000
 
 

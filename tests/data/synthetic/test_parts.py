@@ -40,7 +40,9 @@ def test_timelines() -> None:
 def test_auc_by_hand() -> None:
     label = np.array([0, 1, 0, 1])
     assert auc_or_half(np.array([1.0, 2.0, 2.0, 3.0]), label) == pytest.approx(3.5 / 4)
-    assert auc_or_half(np.array([1e6, 1e6 + 1, 1e6 + 2, 1e6 + 3]), label) == pytest.approx(0.75), "large scores are not tied"
+    assert auc_or_half(np.array([1e6, 1e6 + 1, 1e6 + 2, 1e6 + 3]), label) == pytest.approx(0.75), (
+        "large scores are not tied"
+    )
     assert auc_or_half(np.arange(4), np.ones(4)) == auc_or_half(np.zeros(0), np.zeros(0)) == 0.5
 
 

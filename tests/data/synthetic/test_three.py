@@ -79,7 +79,8 @@ def test_labels_follow_their_probability(train: pa.Table) -> None:
 
 @pytest.mark.parametrize(("scene", "empty"), [(0, "search"), (1, "feed")])
 def test_the_scene_says_which_sequence_counts(train: pa.Table, scene: int, empty: str) -> None:
-    """The truth spreads over requests where the intent is known, and hardly where the sequence of the scene is empty."""
+    """The truth spreads over requests where the intent is known, and hardly where the sequence of the scene is
+    empty."""
     truth = np.reshape(ragged_values(train, "candidate.click.oracle").values, (train.num_rows, -1)).max(1)
     here = scalar_values(train, "scene") == scene
     lengths = {name: ragged_values(train, f"{name}.time").lengths for name in ("search", "feed")}
@@ -97,7 +98,9 @@ def test_splits_are_in_order_of_time(made: Path) -> None:
 def test_a_seed_is_a_dataset(made: Path, tmp_path: Path) -> None:
     synthesize_three(tmp_path / "again", SMALL)
     synthesize_three(tmp_path / "other", SMALL.model_copy(update={"seed": 1}))
-    original, again, other = (pq.read_table(folder / "test") for folder in (made, tmp_path / "again", tmp_path / "other"))
+    original, again, other = (
+        pq.read_table(folder / "test") for folder in (made, tmp_path / "again", tmp_path / "other")
+    )
     assert original.equals(again) and not original.equals(other)
 
 
@@ -105,7 +108,10 @@ def test_the_smallest(tmp_path: Path) -> None:
     sizes = {"items": 2, "topics": 6, "brands": 2, "queries": 6, "channels": 6}
     stats = synthesize_three(tmp_path / "d", ThreeConfig(requests=10, max_length=10, candidates=1, **sizes))
     assert [stats[name]["rows"] for name in ("train", "valid", "test")] == [8, 1, 1]
-    assert stats["test"]["best_auc"] == {"click": 0.5, "conversion": 0.5}  # one candidate has nothing to be ranked against
+    assert stats["test"]["best_auc"] == {
+        "click": 0.5,
+        "conversion": 0.5,
+    }  # one candidate has nothing to be ranked against
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,9 @@ def test_auto_says_its_choice_once(
     assert [record.getMessage() for record in said.records] == [f"gather: {chosen} ({reason})"]
 
 
-def test_says_nothing_while_torch_compile_traces(said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_says_nothing_while_torch_compile_traces(
+    said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A log call would break the graph. The choice is logged by a later call."""
     with monkeypatch.context() as tracing:
         tracing.setattr(torch.compiler, "is_compiling", lambda: True)
@@ -64,11 +66,19 @@ def test_an_unknown_backend_is_refused() -> None:
     ("has_triton", "interpreted", "obstacle", "error", "message"),
     [
         (False, False, "", RuntimeError, "backend='triton' needs Triton; it is not installed"),
-        (True, False, "", RuntimeError, "backend='triton' needs CUDA tensors, got cpu; the CPU has only Triton's interpreter"),
+        (
+            True,
+            False,
+            "",
+            RuntimeError,
+            "backend='triton' needs CUDA tensors, got cpu; the CPU has only Triton's interpreter",
+        ),
         (True, True, "no float64", ValueError, "backend='triton' cannot run: no float64"),
     ],
 )
-def test_triton_is_refused(has_triton: bool, interpreted: bool, obstacle: str, error: type[Exception], message: str) -> None:
+def test_triton_is_refused(
+    has_triton: bool, interpreted: bool, obstacle: str, error: type[Exception], message: str
+) -> None:
     situation = mock.patch.multiple(backend, HAS_TRITON=has_triton, is_interpreted=lambda: interpreted)
     with situation, pytest.raises(error, match=message):
         choose("gather", "triton", CPU, obstacle)

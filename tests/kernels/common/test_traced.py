@@ -17,7 +17,9 @@ ROWS = torch.arange(15.0).view(5, 3)
 INVERSE = torch.tensor([0, 4, 4, 1, 2])
 
 CALLS: dict[str, Callable[[Tensor], Any]] = {
-    "cross_causal_attention": lambda x: cross_causal_attention(x[:, None], x[:, None], x[:, None], OFFSETS, kv_offsets=OFFSETS),
+    "cross_causal_attention": lambda x: cross_causal_attention(
+        x[:, None], x[:, None], x[:, None], OFFSETS, kv_offsets=OFFSETS
+    ),
     "expand": lambda x: expand(x, INVERSE),
     "pool": lambda x: pool(x, inverse=INVERSE, offsets=OFFSETS, mode="mean"),
     "expand_add": lambda x: expand_add(x, INVERSE, [(x, INVERSE)]),

@@ -65,7 +65,9 @@ class Case:
         return replace(self, q=self.q.to(dtype), k=self.k.to(dtype), v=self.v.to(dtype))
 
     def on(self, device: torch.device | str) -> "Case":
-        options = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.options.items()}
+        options = {
+            name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.options.items()
+        }
         return Case(*(x.to(device) for x in (*self.inputs, self.q_offsets, self.kv_offsets)), options)
 
     def only(self, b: int) -> "Case":
@@ -127,7 +129,9 @@ def make_case(
     if grouped:
         options |= {"num_candidates": _ints([r.candidates for r in requests]), "group_size": group_size}
     if mode == "prefix":
-        limits = [int(torch.randint(0, r.events + 1, (), generator=generator)) for r in requests for _ in range(r.candidates)]
+        limits = [
+            int(torch.randint(0, r.events + 1, (), generator=generator)) for r in requests for _ in range(r.candidates)
+        ]
         options["prefix_len"] = _ints(limits)
     if positions and mode != "full":
         ends = [n for n, r in zip(keys, requests) for _ in range(r.queries)]
@@ -268,7 +272,9 @@ def farthest(values: list[Tensor], truth: Tensor) -> Tensor:
     return stacked.gather(0, worst)[0]
 
 
-def _plain_request(case: Case, do: Tensor, b: int, shuffle: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _plain_request(
+    case: Case, do: Tensor, b: int, shuffle: torch.Generator | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output, `peak`, `total` and `delta` of one request; h heads of queries, i rows, j keys, d elements of a head."""
     group = case.q.shape[1] // case.k.shape[1]
     (first_q, end_q), (first_key, end_key) = (x[b : b + 2].tolist() for x in (case.q_offsets, case.kv_offsets))

@@ -23,7 +23,14 @@ from tests.kernels.cross_causal_attention.cases import (
     tiled_cases,
 )
 
-JAGGED = [Request(70, 3, 12), Request(0, 1, 2), Request(81, 1, 66), Request(3, 2, 17), Request(64, 0, 0), Request(1, 1, 1)]
+JAGGED = [
+    Request(70, 3, 12),
+    Request(0, 1, 2),
+    Request(81, 1, 66),
+    Request(3, 2, 17),
+    Request(64, 0, 0),
+    Request(1, 1, 1),
+]
 
 # Triton's interpreter computes with numpy, which warns where a GPU is silent.
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow|All-NaN slice):RuntimeWarning")

@@ -112,7 +112,9 @@ def test_nan_of_one_request_stays_there(mode: Mode) -> None:
     rows, keys = (slice(*offsets[1:3].tolist()) for offsets in (case.q_offsets, case.kv_offsets))
     dirty.q[rows], dirty.k[keys], dirty.v[keys] = torch.nan, torch.nan, torch.nan
     for i, (got, expected) in enumerate(zip(dirty.run_with_gradients("bucketed"), case.run_with_gradients("bucketed"))):
-        mine = torch.ones(len(got), dtype=torch.bool).index_fill(0, torch.arange(len(got))[rows if i < 2 else keys], False)
+        mine = torch.ones(len(got), dtype=torch.bool).index_fill(
+            0, torch.arange(len(got))[rows if i < 2 else keys], False
+        )
         torch.testing.assert_close(got[mine], expected[mine], rtol=0.0, atol=1e-12)
 
 
@@ -140,7 +142,9 @@ class _Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        sizes = [leaf.untyped_storage().nbytes() // leaf.element_size() for leaf in tree_leaves(result) if _is_plain(leaf)]
+        sizes = [
+            leaf.untyped_storage().nbytes() // leaf.element_size() for leaf in tree_leaves(result) if _is_plain(leaf)
+        ]
         self.elements = max([self.elements, *sizes])
         return result
 

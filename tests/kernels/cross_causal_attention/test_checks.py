@@ -54,7 +54,10 @@ def test_accepts_what_fits() -> None:
         ({"q_offsets": torch.tensor([0.0, 3.0, 4.0])}, "must be int32 or int64"),
         ({"num_candidates": torch.tensor([1.0, 0.0])}, "must be int32 or int64"),
         ({"causal": False, "num_candidates": torch.tensor([1, 0])}, "num_candidates and q_positions have no meaning"),
-        ({"causal": False, "q_positions": torch.tensor([0, 0, 0, 0])}, "num_candidates and q_positions have no meaning"),
+        (
+            {"causal": False, "q_positions": torch.tensor([0, 0, 0, 0])},
+            "num_candidates and q_positions have no meaning",
+        ),
         ({"prefix_len": torch.tensor([1])}, "prefix_len needs num_candidates"),
         ({"group_size": 0}, "group_size must be at least 1, got 0"),
         ({"backend": "cuda"}, "backend must be one of auto, triton, bucketed, reference, got 'cuda'"),

@@ -32,7 +32,14 @@ from tests.kernels.cross_causal_attention.cases import (
     truth_of,
 )
 
-JAGGED = [Request(70, 3, 12), Request(0, 1, 2), Request(81, 1, 66), Request(3, 2, 17), Request(64, 0, 0), Request(1, 1, 1)]
+JAGGED = [
+    Request(70, 3, 12),
+    Request(0, 1, 2),
+    Request(81, 1, 66),
+    Request(3, 2, 17),
+    Request(64, 0, 0),
+    Request(1, 1, 1),
+]
 
 # Triton's interpreter computes with numpy, which warns where a GPU is silent.
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow|All-NaN slice):RuntimeWarning")
@@ -78,7 +85,9 @@ def test_head_sizes(head_size: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 2), (5, 1)])
 def test_grouped_heads_over_several_tiles_of_rows(heads: tuple[int, int]) -> None:
     """Up to 5 heads share a tile, so that one query row's heads can fall into two tiles."""
-    case = make_case([Request(70, 2, 67), Request(5, 1, 3)], "prefix", group_size=3, heads=heads, head_size=8).to(torch.float32)
+    case = make_case([Request(70, 2, 67), Request(5, 1, 3)], "prefix", group_size=3, heads=heads, head_size=8).to(
+        torch.float32
+    )
     _assert_true(case, _attend(case))
 
 
@@ -119,7 +128,9 @@ def test_a_batch_that_fills_the_device_is_not_cut() -> None:
 
 
 @pytest.mark.parametrize("pieces", [False, True])
-@pytest.mark.parametrize("requests", [[], [Request(0, 0, 0)], [Request(5, 0, 0)], [Request(0, 0, 3)], [Request(0, 0, 3)] * 2])
+@pytest.mark.parametrize(
+    "requests", [[], [Request(0, 0, 0)], [Request(5, 0, 0)], [Request(0, 0, 3)], [Request(0, 0, 3)] * 2]
+)
 def test_nothing_to_do(requests: list[Request], pieces: bool) -> None:
     case = make_case(requests, "plain").to(torch.float32)
     with keys_in_pieces(0) if pieces else nullcontext():
@@ -131,7 +142,9 @@ def test_nothing_to_do(requests: list[Request], pieces: bool) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_tensors_may_go_on_behind_the_last_offset(mode: Mode, pieces: bool) -> None:
     """Rows that belong to no request hold NaN and touch nothing."""
-    case = make_case([Request(70, 2, 9), Request(65, 1, 4)], mode, group_size=2, hide=0.2, positions=True).to(torch.float32)
+    case = make_case([Request(70, 2, 9), Request(65, 1, 4)], mode, group_size=2, hide=0.2, positions=True).to(
+        torch.float32
+    )
     q, k, v = (pad(x, (0, 0, 0, 0, 0, 37), value=float("nan")) for x in case.inputs)
     options = dict(case.options)
     for name, filler in (("q_positions", 5), ("key_valid", True)):

@@ -84,7 +84,9 @@ def test_compiled_equals_eager(mode: Mode, backend: Backend, whole: bool) -> Non
     case = _case(mode).on(DEVICE)
 
     def given(q: Tensor, mask: Mask) -> Tensor:
-        return 2 * cross_causal_attention(q, case.k, case.v, case.q_offsets, case.kv_offsets, mask=mask, backend=backend)
+        return 2 * cross_causal_attention(
+            q, case.k, case.v, case.q_offsets, case.kv_offsets, mask=mask, backend=backend
+        )
 
     def made(q: Tensor, mask: Mask) -> Tensor:
         return given(q, replace(mask, q_positions=None))

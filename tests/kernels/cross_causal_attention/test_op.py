@@ -194,7 +194,9 @@ def test_nothing_is_launched_backwards_where_nobody_asks() -> None:
 @pytest.mark.parametrize("promised", [False, True])
 def test_integers_of_either_width(promised: bool) -> None:
     case = _case("prefix", positions=True)
-    wide = {name: x.long() if isinstance(x, Tensor) and x.dtype == torch.int32 else x for name, x in case.options.items()}
+    wide = {
+        name: x.long() if isinstance(x, Tensor) and x.dtype == torch.int32 else x for name, x in case.options.items()
+    }
     wider = replace(case, q_offsets=case.q_offsets.long(), kv_offsets=case.kv_offsets.long(), options=wide)
     most = case.most_rows if promised else None
     _assert_same(*(x.run_with_gradients("triton", max_q_len=most) for x in (wider, case)))
@@ -206,7 +208,10 @@ def test_integers_of_either_width(promised: bool) -> None:
 def test_nothing_waits_for_the_device(mode: Mode, max_q_len: int | None, processors: int) -> None:
     """Tensors on the meta device have no values, and whatever reads one raises: so all but the kernels runs on them."""
     case = _case(mode, hide=0.1, positions=True).on("meta")
-    attend, backward = op.attend._init_fn, op.attend_backward._init_fn  # the code itself, not the fakes that meta would take
+    attend, backward = (
+        op.attend._init_fn,
+        op.attend_backward._init_fn,
+    )  # the code itself, not the fakes that meta would take
     operands = case.operands(max_q_len)
     with ExitStack() as stack:
         launch = stack.enter_context(mock.patch.object(op._Call, "launch"))
@@ -230,7 +235,9 @@ def test_strided_mask_options(max_q_len: int | None) -> None:
     """Columns of a table and expanded numbers, which the kernels would otherwise read past."""
     requests = [Request(70, 2, 12), Request(30, 2, 6)]
     case = make_case(requests, "prefix", hide=0.3, positions=True, head_size=16).to(torch.float32)
-    strided = {name: torch.stack([x, torch.zeros_like(x)], 1)[:, 0] for name, x in case.options.items() if torch.is_tensor(x)}
+    strided = {
+        name: torch.stack([x, torch.zeros_like(x)], 1)[:, 0] for name, x in case.options.items() if torch.is_tensor(x)
+    }
     strided["num_candidates"] = case.options["num_candidates"][:1].expand(2)
     assert not any(x.is_contiguous() for x in strided.values())
     offsets = {
@@ -282,7 +289,9 @@ def test_rows_of_no_request_are_zeros() -> None:
     assert not out.any() and not any(x.any() for x in torch.autograd.grad(out.sum(), leaves))
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has no fp32_precision here")
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has no fp32_precision here"
+)
 def test_tf32_follows_torchs_newer_flag() -> None:
     """Once it is set, asking by the older name raises, whatever the dtype. In a process of its own: it cannot be
     unset."""
@@ -296,7 +305,9 @@ x = torch.ones(5, 1, 16, dtype=torch.float16)
 print(op._tf32_allowed(), cross_causal_attention(x, x, x, offsets, offsets, backend="triton").sum().item())
 """
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", script], env=environment, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], env=environment, capture_output=True, text=True
+    )
     assert ran.stdout.split() == ["False", "True", "80.0"], ran.stderr
 
 

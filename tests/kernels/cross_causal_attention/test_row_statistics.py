@@ -29,7 +29,14 @@ from tests.kernels.cross_causal_attention.cases import (
     tiled_cases,
 )
 
-JAGGED = [Request(70, 3, 12), Request(0, 1, 2), Request(81, 1, 66), Request(3, 2, 17), Request(64, 0, 0), Request(1, 1, 1)]
+JAGGED = [
+    Request(70, 3, 12),
+    Request(0, 1, 2),
+    Request(81, 1, 66),
+    Request(3, 2, 17),
+    Request(64, 0, 0),
+    Request(1, 1, 1),
+]
 
 # Triton's interpreter computes with numpy, which warns where a GPU is silent.
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow|All-NaN slice):RuntimeWarning")
@@ -83,7 +90,9 @@ def test_a_row_with_one_visible_key_has_no_gradient(head_size: int, promised: bo
     case = make_case([Request(1, 0, 1), Request(5, 0, 5)], "plain", heads=(4, 2), head_size=head_size).to(torch.float32)
     _, dq, dk, _ = case.run_with_gradients("triton", max_q_len=case.most_rows if promised else None)
     assert not dq[:2].any() and dq[2:].any()
-    if promised:  # with two passes numpy, which multiplies in the interpreter, may round differently in the tile of the second
+    if (
+        promised
+    ):  # with two passes numpy, which multiplies in the interpreter, may round differently in the tile of the second
         assert not dk[0].any()
 
 

@@ -46,7 +46,18 @@ def _bounds_of_tiles(
     i = tile * BM + tl.arange(0, BM)
     is_row = i < q_len
     limit, start, stop = row_bounds(
-        i, is_row, b, q_start, q_len, kv_len, NUM_CANDIDATES, FIRST_CANDIDATE, PREFIX_LEN, Q_POSITIONS, group_size, CAUSAL
+        i,
+        is_row,
+        b,
+        q_start,
+        q_len,
+        kv_len,
+        NUM_CANDIDATES,
+        FIRST_CANDIDATE,
+        PREFIX_LEN,
+        Q_POSITIONS,
+        group_size,
+        CAUSAL,
     )
     lowest, highest, own_first, own_end = tile_ranges(limit, start, stop, is_row, kv_len)
     first_key = number * piece
@@ -98,7 +109,8 @@ def _tiles(case: Case, *, piece: int, all_masked: bool = False) -> list[Tile]:
     batch, tiles = len(case.q_offsets) - 1, -(-case.most_rows // ROWS)
     programs = 2 * batch * tiles
     bounds, ranges, blocks = (
-        torch.empty(size, dtype=torch.int32, device=DEVICE) for size in ((programs, 3, ROWS), (programs, 4), (programs, 5))
+        torch.empty(size, dtype=torch.int32, device=DEVICE)
+        for size in ((programs, 3, ROWS), (programs, 4), (programs, 5))
     )
     if programs:
         counts, prefix_len = case.options.get("num_candidates"), case.options.get("prefix_len")
@@ -113,7 +125,15 @@ def _tiles(case: Case, *, piece: int, all_masked: bool = False) -> list[Tile]:
         )
         sizes = (case.options.get("group_size", 1), tiles, piece)
         _bounds_of_tiles[(programs,)](
-            bounds, ranges, blocks, *arguments, *sizes, CAUSAL=case.options["causal"], ALL_MASKED=all_masked, BM=ROWS, BN=KEYS
+            bounds,
+            ranges,
+            blocks,
+            *arguments,
+            *sizes,
+            CAUSAL=case.options["causal"],
+            ALL_MASKED=all_masked,
+            BM=ROWS,
+            BN=KEYS,
         )
     found = []
     for program in range(programs):
@@ -123,7 +143,9 @@ def _tiles(case: Case, *, piece: int, all_masked: bool = False) -> list[Tile]:
         rows = range(first_q + tile * ROWS, min(end_q, first_q + (tile + 1) * ROWS))
         visible_to = [set(visible_keys_of(case, b, row)) for row in rows]
         places = (number * piece, min(num_keys, (number + 1) * piece))
-        found.append(Tile(visible_to, bounds[program].tolist(), ranges[program].tolist(), blocks[program].tolist(), *places))
+        found.append(
+            Tile(visible_to, bounds[program].tolist(), ranges[program].tolist(), blocks[program].tolist(), *places)
+        )
     return found
 
 

@@ -71,9 +71,13 @@ _sizes = st.sampled_from((0, 0, 1, 2, 15, 16, 17, 31, 63, 64, 65, 127, 500))
 )
 @example(requests=[(0, 0)], tile=16, factor=1, at_least_one=False, dtype=torch.int32)
 @example(requests=[(5, 9)], tile=16, factor=4, at_least_one=True, dtype=torch.int64)
-@example(requests=[(b % 3, b % 5) for b in range(2 * BLOCK + 1)], tile=1, factor=2, at_least_one=True, dtype=torch.int32)
+@example(
+    requests=[(b % 3, b % 5) for b in range(2 * BLOCK + 1)], tile=1, factor=2, at_least_one=True, dtype=torch.int32
+)
 @example(requests=[(16, 7)] * BLOCK, tile=16, factor=1, at_least_one=True, dtype=torch.int32)
-def test_equals_a_loop(requests: list[tuple[int, int]], tile: int, factor: int, at_least_one: bool, dtype: torch.dtype) -> None:
+def test_equals_a_loop(
+    requests: list[tuple[int, int]], tile: int, factor: int, at_least_one: bool, dtype: torch.dtype
+) -> None:
     """Falling weight, equal ones as they stand, a request's tiles side by side; more requests than one program
     places."""
     lengths, weights = ([pair[side] for pair in requests] for side in (0, 1))

@@ -135,5 +135,7 @@ def poisoned_memory() -> Iterator[None]:
 def far_apart(rows: Tensor, folder: Path) -> Tensor:
     """The same fp16 rows, 2^30 elements from one to the next, in a file of holes: nothing is stored between them."""
     apart = 2**30
-    flat = torch.from_file(str(folder / "rows"), shared=True, size=(len(rows) - 1) * apart + rows.shape[1], dtype=torch.float16)
+    flat = torch.from_file(
+        str(folder / "rows"), shared=True, size=(len(rows) - 1) * apart + rows.shape[1], dtype=torch.float16
+    )
     return flat.as_strided(rows.shape, (apart, 1)).copy_(rows)

@@ -182,7 +182,8 @@ if {missing}:
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 from dist_rec.kernels.gather_pool import expand, expand_add, pool
 rows, inverse, offsets = torch.eye(3), torch.tensor([2, 0]), torch.tensor([0, 2])
-print(expand(rows, inverse).tolist(), expand_add(rows, inverse, []).tolist(), pool(rows, inverse, offsets, mode="sum").tolist())
+pooled = pool(rows, inverse, offsets, mode="sum")
+print(expand(rows, inverse).tolist(), expand_add(rows, inverse, []).tolist(), pooled.tolist())
 for call in (expand, lambda *x, **y: expand_add(*x, [], **y), lambda *x, **y: pool(*x, offsets, mode="last", **y)):
     try:
         call(rows, inverse, backend="triton")
@@ -190,7 +191,9 @@ for call in (expand, lambda *x, **y: expand_add(*x, [], **y), lambda *x, **y: po
         print(error)
 """
     # Isolated from the environment, so without TRITON_INTERPRET; -c puts the root on the path.
-    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", script], env={}, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], env={}, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     *said, values = ran.stdout.splitlines()[:4]
     assert said == [f"{name}: torch (inputs on cpu)" for name in ("expand", "expand_add", "pool")]

@@ -75,7 +75,10 @@ def test_every_position_has_its_own_row(operation: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_bag_does_not_depend_on_its_batch(mode: Mode) -> None:
     """Bitwise, output and gradients, although the others have rows of NaN."""
-    mine, others = make_case([3 * PIECE + 5], 9, 8, seed=1).to(torch.float32), make_case([100, 3, 70], 9, 8).to(torch.float32)
+    mine, others = (
+        make_case([3 * PIECE + 5], 9, 8, seed=1).to(torch.float32),
+        make_case([100, 3, 70], 9, 8).to(torch.float32),
+    )
     alone = mine.to(DEVICE).run_with_gradients(mode, "triton")
     inverse = torch.cat([others.inverse, mine.inverse + 9, others.inverse])
     offsets = torch.tensor([0, 100, 103, 173, 173 + 3 * PIECE + 5, len(inverse)])
@@ -100,7 +103,9 @@ def test_a_bag_does_not_depend_on_its_batch(mode: Mode) -> None:
 
 def test_the_largest_of_equals_is_the_first() -> None:
     """Across lanes and pieces; and -inf is a value like others."""
-    rows = torch.tensor([[1.0, float("-inf")], [1.0, float("-inf")], [0.0, float("-inf")]], device=DEVICE, requires_grad=True)
+    rows = torch.tensor(
+        [[1.0, float("-inf")], [1.0, float("-inf")], [0.0, float("-inf")]], device=DEVICE, requires_grad=True
+    )
     for first, second in ((0, 1), (1, 0)):
         inverse = torch.full((3 * PIECE,), 2, dtype=torch.int32, device=DEVICE)
         inverse[PIECE + 5], inverse[PIECE + 6 :] = first, second
@@ -125,7 +130,9 @@ def test_positions_of_no_bag_count_nowhere(mode: Mode) -> None:
     """Behind the last offset: the kernels do not wait for the device to complain."""
     case = make_case([40, 100], 5, 4).to(torch.float32).to(DEVICE)
     longer = torch.cat([case.inverse, torch.zeros(300, dtype=torch.int32, device=DEVICE)])
-    offsets = torch.cat([case.offsets, torch.full((2,), 1000, dtype=torch.int32, device=DEVICE)])[:-2]  # what stands behind
+    offsets = torch.cat([case.offsets, torch.full((2,), 1000, dtype=torch.int32, device=DEVICE)])[
+        :-2
+    ]  # what stands behind
     results = []
     for index in (case.inverse, longer):
         place = (index, 32, len(index), offsets, mode, None, None)
@@ -187,7 +194,9 @@ def test_gradients_behind_2_to_the_31_elements(tmp_path: Path) -> None:
     sums = op.sum_segments(apart, *segments, torch.float16).cpu()
     expected = torch.stack([rows[1].float(), rows[[0, 2, 3]].float().sum(0)]).half()
     torch.testing.assert_close(sums, expected)
-    out = pool(apart, torch.tensor([3, 1], device=DEVICE), torch.tensor([0, 2], device=DEVICE), mode="max", backend="triton")
+    out = pool(
+        apart, torch.tensor([3, 1], device=DEVICE), torch.tensor([0, 2], device=DEVICE), mode="max", backend="triton"
+    )
     assert torch.equal(out[0].cpu(), rows[[3, 1]].amax(0))
 
 
@@ -202,7 +211,9 @@ def test_segments_are_used_as_given() -> None:
     case = make_case([50], 4, 3).to(torch.float32)
     other: Tensor = case.inverse.flip(0)
     results = [
-        replace(case, inverse=inverse, segments=segments_of(other, 4)).to(DEVICE).run_with_gradients("expand", "triton")[1]
+        replace(case, inverse=inverse, segments=segments_of(other, 4))
+        .to(DEVICE)
+        .run_with_gradients("expand", "triton")[1]
         for inverse in (case.inverse, other)
     ]
     assert torch.equal(*results)

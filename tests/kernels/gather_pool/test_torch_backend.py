@@ -16,7 +16,9 @@ LENGTHS = {"several": [3, 0, 14, 22, 1], "one": [1], "empty bags": [0, 0], "no b
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_float64(operation: str, lengths: list[int]) -> None:
     case = make_case(lengths, 7, 5, used=6)
-    for mine, wanted in zip(case.run_with_gradients(operation, "torch"), case.run_with_gradients(operation, "reference")):
+    for mine, wanted in zip(
+        case.run_with_gradients(operation, "torch"), case.run_with_gradients(operation, "reference")
+    ):
         torch.testing.assert_close(mine, wanted)
 
 

@@ -85,7 +85,9 @@ def test_values_outside_are_refused(values: list[int]) -> None:
         pack_index(torch.tensor(values), 5)
 
 
-@pytest.mark.parametrize("index", [torch.zeros(3), torch.zeros(2, 2, dtype=torch.int64), torch.zeros(3, dtype=torch.int16)])
+@pytest.mark.parametrize(
+    "index", [torch.zeros(3), torch.zeros(2, 2, dtype=torch.int64), torch.zeros(3, dtype=torch.int16)]
+)
 def test_what_is_no_index_is_refused(index: Tensor) -> None:
     with pytest.raises(ValueError, match="must be \\(N,\\) int32 or int64, got"):
         pack_index(index, 5)

@@ -53,7 +53,9 @@ except RuntimeError as error:
     print(error)
 """
     # Isolated from the environment, so without TRITON_INTERPRET; -c puts the root on the path.
-    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", script], env={}, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], env={}, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     refused = "it is not installed" if missing else "needs CUDA tensors, got cpu"
     said, values, error = ran.stdout.splitlines()

@@ -21,9 +21,8 @@ from dist_rec.models.layers.per_token import PerTokenFfn, PerTokenLinear
 class Padded:
     """x (B, L, D), real (B, L) bool: which slots hold an event. Events stand in the order of time, padding anywhere.
 
-    place (B, L) numbers all events of a sequence from its oldest and end (B,) is how many there are, also after an encoder
-    has dropped some.
-    """
+    place (B, L) numbers all events of a sequence from its oldest and end (B,) is how many there are, also after an
+    encoder has dropped some."""
 
     x: Tensor
     real: Tensor
@@ -124,9 +123,11 @@ def _per_token(ffn: PerTokenFfn, x: Tensor) -> Tensor:
     return torch.stack(out, dim=1)
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, sees: Tensor, heads: int, turns: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """(B, q, D), (B, L, D), sees (B, q, L) -> (B, q, D), zero for a row that sees nothing; `turns`: where q (B, q) and k
-    (B, L) stand, for rotary embeddings."""
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, sees: Tensor, heads: int, turns: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """(B, q, D), (B, L, D), sees (B, q, L) -> (B, q, D), zero for a row that sees nothing; `turns`: where q (B, q) and
+    k (B, L) stand, for rotary embeddings."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     if turns is not None:
         q, k = _turned(q, turns[0]), _turned(k, turns[1])
@@ -136,10 +137,13 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, sees: Tensor, heads: int, turns:
 
 
 def _turned(x: Tensor, place: Tensor) -> Tensor:
-    """(B, H, L, D): the pair of columns i and i + D/2 as a complex number, turned by place * 10000^(-2i/D), angles in fp32."""
+    """(B, H, L, D): the pair of columns i and i + D/2 as a complex number, turned by place * 10000^(-2i/D), angles in
+    fp32."""
     half = x.shape[-1] // 2
     angle = place[:, None, :, None].float() * 10_000.0 ** (-torch.arange(half, dtype=torch.float32) / half)
-    turned = torch.complex(x[..., :half], x[..., half:]) * torch.complex(angle.cos().to(x.dtype), angle.sin().to(x.dtype))
+    turned = torch.complex(x[..., :half], x[..., half:]) * torch.complex(
+        angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    )
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 

@@ -24,7 +24,9 @@ COUNT = st.integers(1, 300)
 
 
 @given(length=COUNT, width=COUNT, queries=COUNT, candidates=COUNT)
-def test_decoding_is_keys_once_and_queries_for_every_candidate(length: int, width: int, queries: int, candidates: int) -> None:
+def test_decoding_is_keys_once_and_queries_for_every_candidate(
+    length: int, width: int, queries: int, candidates: int
+) -> None:
     """`4 L' D^2` for keys and values, then `4 N_s D^2 + 4 N_s L' D`."""
     sequence = SequenceShape(length, "swiglu", recent=1, queries=queries)
     one, several = (
@@ -48,7 +50,9 @@ def test_torch_counts_the_same_in_a_decoder(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @given(length=st.integers(0, 300), recent=COUNT, layers=st.integers(1, 4), again=st.booleans())
-def test_longer_encoders_read_all_events_once_unless_told_to_again(length: int, recent: int, layers: int, again: bool) -> None:
+def test_longer_encoders_read_all_events_once_unless_told_to_again(
+    length: int, recent: int, layers: int, again: bool
+) -> None:
     sequence = SequenceShape(length, "longer", recent, queries=1)
     shape = replace(SHAPE, sequences=(sequence,), layers=layers, from_input=again)
     kept = min(length, recent)

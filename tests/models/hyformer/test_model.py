@@ -44,7 +44,8 @@ def _config(recompute: tuple[str, ...] = (), **changes: Any) -> ModelConfig:
 
 def _model(recompute: tuple[str, ...] = (), **changes: Any) -> HyFormer:
     torch.manual_seed(0)
-    # Context has 5 columns and a candidate 6; groups may take columns of both. T = 3 + 3, or 6 + 3 with 4 queries for clicks.
+    # Context has 5 columns and a candidate 6; groups may take columns of both. T = 3 + 3, or 6 + 3 with 4 queries for
+    # clicks.
     count = 6 if changes.get("sequences", {}).get("clicks", {}).get("queries") == 4 else 3
     groups = {
         "user": [slice(0, 3)],
@@ -93,8 +94,8 @@ def _gradients(model: HyFormer, out: Tensor, inputs: SequenceInputs) -> list[Ten
 @pytest.mark.parametrize("changes", CASES, ids=str)
 @pytest.mark.parametrize("padding", [0, 1])
 def test_equals_the_papers_padded_form(changes: dict[str, Any], padding: int) -> None:
-    """Outputs and every gradient, over empty sequences, requests with several candidates and with none, and whatever stands
-    in the padding and wherever it stands."""
+    """Outputs and every gradient, over empty sequences, requests with several candidates and with none, and whatever
+    stands in the padding and wherever it stands."""
     model, inputs, view = _model(**changes), _inputs(), make_view(COUNTS)
     got = model.mixed(inputs, view)
     sequences = {name: _padded(inputs.tokens[name], inputs.lengths[name], view, padding) for name in LENGTHS}
@@ -104,7 +105,9 @@ def test_equals_the_papers_padded_form(changes: dict[str, Any], padding: int) ->
         torch.testing.assert_close(mine, theirs, rtol=0.0, atol=1e-9)
 
 
-def _request(inputs: SequenceInputs, view: CandidateView, order: list[int]) -> tuple[SequenceInputs, CandidateView, Tensor]:
+def _request(
+    inputs: SequenceInputs, view: CandidateView, order: list[int]
+) -> tuple[SequenceInputs, CandidateView, Tensor]:
     """The requests of `order`, in that order, as a batch of their own; and which candidates they are."""
     assert view.context is not None
     pieces = {name: inputs.tokens[name].split(inputs.lengths[name].tolist()) for name in inputs.tokens}
@@ -155,7 +158,9 @@ def test_an_empty_sequence_adds_exactly_nothing() -> None:
 
 
 def test_longer_with_all_events_recent_is_the_full_encoder() -> None:
-    full, longer = (_model(sequences={name: {"encoder": kind, "recent": 9} for name in LENGTHS}) for kind in ("full", "longer"))
+    full, longer = (
+        _model(sequences={name: {"encoder": kind, "recent": 9} for name in LENGTHS}) for kind in ("full", "longer")
+    )
     inputs, view = _inputs(), make_view(COUNTS)
     assert torch.equal(full.mixed(inputs, view), longer.mixed(inputs, view))
 

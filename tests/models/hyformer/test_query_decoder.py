@@ -45,7 +45,9 @@ def _each_alone(events: Encoded, view: CandidateView) -> tuple[Encoded, Candidat
     rows = torch.cat([histories[b][:seen] for b, seen in zip(view.request.tolist(), view.prefix_len.tolist())])
     counts = torch.ones(len(view.request), dtype=torch.int32)
     one_each = segment_ids(counts, len(view.request))
-    return Encoded.of(rows, view.prefix_len), replace(view, request=one_each, counts=counts, prefix_len=None, max_count=1)
+    return Encoded.of(rows, view.prefix_len), replace(
+        view, request=one_each, counts=counts, prefix_len=None, max_count=1
+    )
 
 
 @pytest.mark.parametrize("rotary", [False, True])
@@ -111,7 +113,9 @@ def test_queries_that_see_no_event_go_on_as_they_came(rotary: bool, seen: list[i
 def _asked(monkeypatch: pytest.MonkeyPatch, seen: list[int] | None) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
     calls: list[tuple[tuple[Tensor, ...], dict[str, Any]]] = []
     attention = query_decoder.cross_causal_attention
-    monkeypatch.setattr(query_decoder, "cross_causal_attention", lambda *a, **k: calls.append((a, k)) or attention(*a, **k))
+    monkeypatch.setattr(
+        query_decoder, "cross_causal_attention", lambda *a, **k: calls.append((a, k)) or attention(*a, **k)
+    )
     _decoder()(_queries(), _events(), make_view(COUNTS, seen))
     assert len(calls) == 1
     return calls[0]

@@ -78,7 +78,9 @@ def test_longer_keeps_the_newest_states_of_the_full_encoder(causal: bool, rotary
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_second_longer_layer_is_a_full_layer_over_what_was_kept(causal: bool) -> None:
     """It keeps all of it, with the positions it had; rotated by them, only distances count."""
-    full, longer = (_encoder({"encoder": kind, "recent": 3, "causal": causal}, rotary=True) for kind in ("full", "longer"))
+    full, longer = (
+        _encoder({"encoder": kind, "recent": 3, "causal": causal}, rotary=True) for kind in ("full", "longer")
+    )
     kept = longer(_events())
     again = longer(kept)
     assert torch.equal(again.position, kept.position) and torch.equal(again.lengths, kept.lengths)

@@ -51,7 +51,9 @@ def test_the_cost_of_mixing_is_that_of_its_feed_forward_layers(tokens: int, widt
             assert counter.get_total_flops() == mixer_flops(3, tokens, width, expansion)
 
 
-@pytest.mark.parametrize("tokens", [GroupedTokens({"a": [slice(0, 4)], "b": [slice(5, 11)]}, 8), SlicedTokens(11, 3, 8)])
+@pytest.mark.parametrize(
+    "tokens", [GroupedTokens({"a": [slice(0, 4)], "b": [slice(5, 11)]}, 8), SlicedTokens(11, 3, 8)]
+)
 def test_non_sequential_tokens(tokens: GroupedTokens | SlicedTokens) -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         tokens(make_view([1], dtype=torch.float32))

@@ -51,7 +51,9 @@ def test_joined_sequences_stand_one_after_the_other_in_every_request(table: list
     parts = [torch.tensor(own, dtype=torch.float64).reshape(len(own), 3).requires_grad_() for own in names]
     joined, lengths = join_sequences(parts, [torch.tensor(own, dtype=torch.int32) for own in table])
     assert [tuple(int(x) for x in row) for row in joined.tolist()] == expected
-    assert lengths.dtype == torch.int32 and lengths.tolist() == [sum(own[b] for own in table) for b in range(len(table[0]))]
+    assert lengths.dtype == torch.int32 and lengths.tolist() == [
+        sum(own[b] for own in table) for b in range(len(table[0]))
+    ]
     gradients = torch.autograd.grad((joined * joined.detach()).sum(), parts)
     assert all(torch.equal(gradient, part) for gradient, part in zip(gradients, parts))
 

@@ -34,7 +34,9 @@ def test_a_step_without_candidates_is_zero() -> None:
 def test_low_precision_logits_are_widened() -> None:
     logits, labels = torch.randn(50, 1).bfloat16(), torch.ones(50, 1)
     loss = total_loss(BCE, logits, labels, torch.tensor(50.0))
-    assert loss.dtype == torch.float32 and torch.equal(loss, total_loss(BCE, logits.float(), labels, torch.tensor(50.0)))
+    assert loss.dtype == torch.float32 and torch.equal(
+        loss, total_loss(BCE, logits.float(), labels, torch.tensor(50.0))
+    )
 
 
 @pytest.mark.parametrize("logit", [1.5, float("inf"), float("nan")])

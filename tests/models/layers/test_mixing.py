@@ -55,7 +55,8 @@ def _block(kind: type[Boost] | type[RankMixerBlock], shared: bool = False) -> nn
 def _ffn(block: nn.Module, x: Tensor) -> Tensor:
     first, last = block.ffn[0], block.ffn[-1]
     rows = [
-        gelu(token @ first.weight[t] + first.bias[t]) @ last.weight[t] + last.bias[t] for t, token in enumerate(x.unbind(1))
+        gelu(token @ first.weight[t] + first.bias[t]) @ last.weight[t] + last.bias[t]
+        for t, token in enumerate(x.unbind(1))
     ]
     return torch.stack(rows, dim=1)
 
@@ -85,7 +86,9 @@ def test_mixing_itself_has_no_parameters(kind: type[Boost] | type[RankMixerBlock
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("kind", [Boost, RankMixerBlock])
-def test_every_output_token_depends_on_every_input_token(kind: type[Boost] | type[RankMixerBlock], shared: bool) -> None:
+def test_every_output_token_depends_on_every_input_token(
+    kind: type[Boost] | type[RankMixerBlock], shared: bool
+) -> None:
     block, x = _block(kind, shared), _tokens(1, 3, 6).requires_grad_()
     out = block(x)
     for h in range(3):

@@ -17,26 +17,30 @@ LENGTHS, COUNTS = [4, 0, 3, 1], [2, 1, 3, 0]
 SEEN = [0, 3, 0, 3, 1, 2]
 
 
-def _parts(times: bool = True, dynamic: dict[str, int] | None = None) -> tuple[SequencePool, EventTokens, JaggedEvents]:
+def _parts(times: bool = True, side: dict[str, int] | None = None) -> tuple[SequencePool, EventTokens, JaggedEvents]:
     torch.manual_seed(0)
-    dynamic = {"action": 4, "page": 300} if dynamic is None else dynamic
+    side = {"action": 4, "page": 300} if side is None else side
     config = TokenConfig(width=8, hidden=8, time_buckets=BUCKETS, time_dim=3, side_dim=2)
-    tokens = EventTokens(config, ROW_DIM, dynamic, has_time=times, dropout=0.0).double()
+    tokens = EventTokens(config, ROW_DIM, side, has_time=times, dropout=0.0).double()
     total = sum(LENGTHS)
     events = JaggedEvents(
         lengths=torch.tensor(LENGTHS, dtype=torch.int32),
         inverse=torch.randint(0, UNIQUE, (total,), dtype=torch.int32),
-        dynamic={name: torch.randint(0, size, (total,), dtype=torch.int16) for name, size in dynamic.items()},
+        side={name: torch.randint(0, size, (total,), dtype=torch.int16) for name, size in side.items()},
         age=torch.randint(0, 100, (total,), dtype=torch.int32) if times else None,
     )
     return SequencePool(ROW_DIM, tokens, WIDTH).double(), tokens, events
 
 
 def _rows() -> Tensor:
-    return torch.randn(UNIQUE, ROW_DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
+    return torch.randn(
+        UNIQUE, ROW_DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True
+    )
 
 
-def _by_hand(pool: SequencePool, rows: Tensor, tokens: EventTokens, events: JaggedEvents, seen: list[int] | None) -> Tensor:
+def _by_hand(
+    pool: SequencePool, rows: Tensor, tokens: EventTokens, events: JaggedEvents, seen: list[int] | None
+) -> Tensor:
     """One candidate and one event at a time."""
     assert isinstance(events.inverse, Tensor)
     requests = [b for b, count in enumerate(COUNTS) for _ in range(count)]
@@ -100,17 +104,21 @@ def test_what_a_candidate_does_not_see_changes_nothing_bitwise() -> None:
     pool, tokens, events = _parts()
     view = make_view(COUNTS, SEEN)
     before = pool(_rows(), events, tokens, view)
-    later = torch.tensor([False, False, False, True, False, False, False, True])  # the fourth event of the first request
+    later = torch.tensor(
+        [False, False, False, True, False, False, False, True]
+    )  # the fourth event of the first request
     other = {name: torch.where(later, 3 - value.clamp(max=3), value) for name, value in events.side.items()}
     assert isinstance(events.inverse, Tensor)
     changed = JaggedEvents(events.lengths, torch.where(later, 4 - events.inverse, events.inverse), other, events.age)
     assert torch.equal(pool(_rows(), changed, tokens, view), before)
-    assert not torch.equal(pool(_rows(), changed, tokens, make_view(COUNTS)), pool(_rows(), events, tokens, make_view(COUNTS)))
+    assert not torch.equal(
+        pool(_rows(), changed, tokens, make_view(COUNTS)), pool(_rows(), events, tokens, make_view(COUNTS))
+    )
 
 
 @pytest.mark.parametrize("seen", [None, []], ids=["all", "seen"])
 def test_no_candidates_leave_zero_gradients(seen: list[int] | None) -> None:
-    pool, tokens, _ = _parts(dynamic={})
+    pool, tokens, _ = _parts(side={})
     events = JaggedEvents(
         torch.zeros(0, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), {}, torch.zeros(0, dtype=torch.int32)
     )

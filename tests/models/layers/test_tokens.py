@@ -19,7 +19,7 @@ def _events() -> JaggedEvents:
     return JaggedEvents(
         lengths=torch.tensor(LENGTHS, dtype=torch.int32),
         inverse=torch.randint(0, 7, (total,), dtype=torch.int32),
-        dynamic={
+        side={
             "action": torch.randint(0, 4, (total,), dtype=torch.uint8),
             "page": torch.randint(0, 300, (total,), dtype=torch.int16),
         },
@@ -73,7 +73,7 @@ def test_more_dynamic_fields_than_one_pass_takes() -> None:
     """Six terms: two more than `expand_add` adds at once."""
     events, rows = _events(), torch.randn(7, 6).double()
     fields = {f"field {i}": values for i, values in enumerate([*events.side.values()] * 2)}
-    events = replace(events, dynamic=fields)
+    events = replace(events, side=fields)
     config = model_config(tokens={"position": "recency", "max_positions": 16}).tokens
     tokens = EventTokens(config, 6, {name: 300 for name in fields}, has_time=True, dropout=0.0).double()
     torch.testing.assert_close(tokens(rows, events), _plain(tokens, rows, events), rtol=0.0, atol=1e-13)
@@ -86,7 +86,7 @@ def test_recency_counts_from_the_newest_event() -> None:
     tail = JaggedEvents(
         lengths=torch.tensor([10], dtype=torch.int32),
         inverse=events.inverse[newest],
-        dynamic={name: values[newest] for name, values in events.side.items()},
+        side={name: values[newest] for name, values in events.side.items()},
         age=_age(events)[newest],
     )
     for position, same in (("recency", True), ("none", True), ("absolute", False)):
@@ -100,7 +100,7 @@ def test_no_events_leave_zero_gradients() -> None:
     none = JaggedEvents(
         lengths=torch.zeros(0, dtype=torch.int32),
         inverse=events.inverse[:0],
-        dynamic={name: values[:0] for name, values in events.side.items()},
+        side={name: values[:0] for name, values in events.side.items()},
         age=_age(events)[:0],
     )
     out = tokens(torch.zeros(0, 6), none)

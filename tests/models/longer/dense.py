@@ -1,4 +1,5 @@
-"""LONGER as the paper writes it (arXiv 2505.04421): one request, one candidate, newest first, globals in front, a dense mask.
+"""LONGER as the paper writes it (arXiv 2505.04421): one request, one candidate, newest first, globals in front, a dense
+mask.
 
 Uses the weights of a `Longer` and none of its code. Legend: L events, K merge factor, M = ceil(L / K) merged tokens,
 d token width, D = K * d, m globals.

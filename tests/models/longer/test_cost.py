@@ -73,18 +73,19 @@ def _counted(case: _Case) -> tuple[dict[str, int], LongerShape]:
 
 def _globals_flops(case: _Case) -> int:
     """What `longer_flops` leaves out: the projections of a candidate of width 6 and of a context of width 5."""
-    return case.candidates * mlp_flops([6, 8 * case.merge, 8 * case.merge]) + mlp_flops([5, 8 * case.merge, 8 * case.merge])
+    return case.candidates * mlp_flops([6, 8 * case.merge, 8 * case.merge]) + mlp_flops(
+        [5, 8 * case.merge, 8 * case.merge]
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_torch_counts_the_same_in_a_real_forward(case: _Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrix products only: no norms, activations, softmax, biases or gathers on either side.
 
-    The attention is the reference's, which multiplies every query row with every key row of its request and masks then, and
-    for InnerTrans torch's plain one; the formula means the same. (The counter does not see into torch's fused attention for
-    CPU, and `bucketed` spares event rows the candidates' keys, so both would count less.) The projections of the global
-    tokens and of learned positions stand outside the formula.
-    """
+    The attention is the reference's, which multiplies every query row with every key row of its request and masks then,
+    and for InnerTrans torch's plain one; the formula means the same. (The counter does not see into torch's fused
+    attention for CPU, and `bucketed` spares event rows the candidates' keys, so both would count less.) The projections
+    of the global tokens and of learned positions stand outside the formula."""
     reference = partial(cross_causal_attention, backend="reference")
     monkeypatch.setattr("dist_rec.models.layers.attention_block.cross_causal_attention", reference)
     found, shape = _counted(case)
@@ -105,6 +106,9 @@ def test_learned_query_rows_ask_however_few_events_there_are() -> None:
     recent, learned = longer_flops(short), longer_flops(replace(short, learnable=True))
     width = short.merge * short.token_width
     assert (
-        recent["cross"] == cross_layer_flops(2 + 2, 2 + 2, width) < learned["cross"] == cross_layer_flops(5 + 2, 2 + 2, width)
+        recent["cross"]
+        == cross_layer_flops(2 + 2, 2 + 2, width)
+        < learned["cross"]
+        == cross_layer_flops(5 + 2, 2 + 2, width)
     )
     assert learned["self"] == cross_layer_flops(5 + 2, 5 + 2, width)

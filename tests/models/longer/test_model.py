@@ -38,7 +38,10 @@ def _gradients(model: Longer, out: Tensor, *inputs: Tensor) -> list[Tensor]:
 def _dense_batch(model: Longer, tokens: Tensor, lengths: Tensor, view: CandidateView) -> Tensor:
     assert view.context is not None
     histories = tokens.split(lengths.tolist())
-    out = [dense_longer(model, histories[b], view.features[c], view.context[b]) for c, b in enumerate(view.request.tolist())]
+    out = [
+        dense_longer(model, histories[b], view.features[c], view.context[b])
+        for c, b in enumerate(view.request.tolist())
+    ]
     return torch.stack(out)
 
 
@@ -54,8 +57,8 @@ def _dense_batch(model: Longer, tokens: Tensor, lengths: Tensor, view: Candidate
 )
 @pytest.mark.parametrize("counts", [[1, 2, 1, 3, 0, 1, 2], [1, 1, 0, 1, 1, 1, 1]], ids=["several", "at most one"])
 def test_equals_the_papers_dense_form(queries: str, changes: dict[str, Any], counts: list[int]) -> None:
-    """Outputs and every gradient, over histories around K and k, none included, and requests without a candidate. With at most
-    one candidate each, attention takes the plain causal mask."""
+    """Outputs and every gradient, over histories around K and k, none included, and requests without a candidate. With
+    at most one candidate each, attention takes the plain causal mask."""
     model = _longer(queries=queries, **changes)
     tokens, lengths = _tokens([7, 0, 1, 12, 3, 4, 17])
     view = make_view(counts)
@@ -130,7 +133,9 @@ def test_rotary_sees_only_distances(merge: int) -> None:
     plain = _longer(rotary=False, merge=merge, k=0, inner_trans=False)
     assert not torch.allclose(model(tokens, lengths, view), plain(tokens, lengths, view))
     batch, batch_lengths = torch.cat([tokens[:4], tokens]), torch.tensor([4, 12], dtype=torch.int32)
-    both = model(batch, batch_lengths, replace(make_view([0, 1]), features=view.features, context=view.context.repeat(2, 1)))
+    both = model(
+        batch, batch_lengths, replace(make_view([0, 1]), features=view.features, context=view.context.repeat(2, 1))
+    )
     torch.testing.assert_close(both, model(tokens, lengths, view), rtol=0.0, atol=1e-12)
 
 

@@ -34,5 +34,7 @@ def test_query_rows(lengths: list[int], k: int, strategy: str) -> None:
 
 
 def test_learnable_rows_see_every_event() -> None:
-    rows, q_lengths = select_queries(longer_config(k=2, queries="learnable"), torch.tensor([5, 0], dtype=torch.int32), 5)
+    rows, q_lengths = select_queries(
+        longer_config(k=2, queries="learnable"), torch.tensor([5, 0], dtype=torch.int32), 5
+    )
     assert q_lengths.tolist() == [2, 2] and rows.position.tolist() == [4, 4, -1, -1]

@@ -27,7 +27,10 @@ def _mixer(recompute: bool = False, **changes: object) -> RankMixer:
 
 def _summaries() -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(sum(COUNTS), width, generator=generator, dtype=torch.float64, requires_grad=True) for width in WIDTHS]
+    return [
+        torch.randn(sum(COUNTS), width, generator=generator, dtype=torch.float64, requires_grad=True)
+        for width in WIDTHS
+    ]
 
 
 def test_summaries_come_first_then_features() -> None:
