@@ -9,6 +9,7 @@ Memory that nobody has written reads as NaN (tests/helpers/poison.py), in fixtur
 Markers: `gpu` needs a CUDA device; such tests skip themselves without one. `unfilled(reason)` leaves memory as it is.
 """
 
+import logging
 import os
 import random
 from collections.abc import Iterator
@@ -58,3 +59,13 @@ def _reproducible() -> None:
     numpy.random.seed(0)
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A command sets up the process's logging; the next test in the process must not hear of it."""
+    logger = logging.getLogger("dist_rec")
+    before = list(logger.handlers), logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate, level = before
+    logger.setLevel(level)

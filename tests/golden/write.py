@@ -1,5 +1,7 @@
 """Writes the golden files anew: `python -m tests.golden.write [RECIPE ...]`, all recipes by default.
 
+With `--surface` only the list of public names and signatures.
+
 Whoever changes a default, a model or a number does it in the same change, so that its effect shows in the diff.
 """
 
@@ -7,6 +9,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -32,12 +35,16 @@ def _write_curve(path: Path, losses: dict[str, list[float]], made_with: dict[str
         _write_json(path, {"made_with": made_with, "losses": losses})
 
 
-def _write_json(path: Path, tree: dict[str, object]) -> None:
+def _write_json(path: Path, tree: Mapping[str, object]) -> None:
     path.write_text(json.dumps(tree, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TRITON_INTERPRET", "1")  # as tests/conftest.py has it without a GPU
-    from tests.golden.measure import RECIPES
+    from tests.golden.measure import GOLDEN, RECIPES
+    from tests.helpers.surface import surface
 
-    write(sys.argv[1:] or RECIPES)
+    if sys.argv[1:] == ["--surface"]:
+        _write_json(GOLDEN / "public_surface.json", surface())
+    else:
+        write(sys.argv[1:] or RECIPES)
