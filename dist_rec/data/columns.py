@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.schema import Schema
 
+Ints = NDArray[np.int64]
 Kind = Literal["id", "time", "label", "oracle", "visible_events", "grouping_key"]
 REQUEST = "request"
 CANDIDATE = "candidate"
@@ -80,10 +81,10 @@ class Ragged:
     """A list column of B rows: `values` (N,), `offsets` (B + 1,) int64 from 0 to N."""
 
     values: NDArray
-    offsets: NDArray[np.int64]
+    offsets: Ints
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> Ints:
         """(B,) int64"""
         return np.diff(self.offsets)
 
@@ -116,13 +117,13 @@ def one_array(table: pa.Table, name: str) -> pa.Array:
     )
 
 
-def list_column(lengths: NDArray[np.int64], values: NDArray) -> pa.Array:
+def list_column(lengths: Ints, values: NDArray) -> pa.Array:
     """A list column of B rows from (B,) lengths and the (N,) values of all rows."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
-def expand_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def expand_ranges(starts: Ints, lengths: Ints) -> tuple[Ints, Ints]:
     """For ranges `starts[b] : starts[b] + lengths[b]`: the range and the index of each of the N elements, both (N,)
     int64."""
     row = np.repeat(np.arange(len(lengths)), lengths)

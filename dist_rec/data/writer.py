@@ -11,18 +11,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from dist_rec.common.made import NotOurs, check_replaceable, is_unchanged, kind_of, mark, real, replace
-from dist_rec.data.columns import arrow_schema
+from dist_rec.data.columns import Ints, arrow_schema
 from dist_rec.data.errors import DataError, writing
 from dist_rec.data.schema import SCHEMA_FILE, Schema
 from dist_rec.data.validate import validate
 
 ROWS_PER_GROUP = 256
 ROWS_PER_FILE = 65_536
+EVENTS_PER_TABLE = 2_000_000
+SPLIT_ENDS = {"train": 0.8, "valid": 0.9, "test": 1.0}  # shares of the requests in order of time
 DATASET, SPLIT = "dataset", "split"
 
 
@@ -128,6 +131,18 @@ def write_split(
         if not rows:
             raise DataError(f"{folder}: expected at least one row to write, got none")
     return rows
+
+
+def split_in_order(requests: Ints) -> dict[str, Ints]:
+    """The first 80, the next 10 and the last 10 % of the rows, as train, valid and test."""
+    ends = [round(share * len(requests)) for share in SPLIT_ENDS.values()]
+    return dict(zip(SPLIT_ENDS, np.split(requests, ends[:-1])))
+
+
+def in_parts(requests: Ints, lengths: Ints) -> list[Ints]:
+    """Consecutive requests in parts of about `EVENTS_PER_TABLE` events; `lengths` (B,) counts each request's events."""
+    part = np.cumsum(lengths) // EVENTS_PER_TABLE
+    return np.split(requests, np.flatnonzero(np.diff(part)) + 1)
 
 
 @contextmanager
