@@ -61,11 +61,11 @@ def _fused_step(device: str) -> None:
         SplitTableBatchedEmbeddingBagsCodegen,
     )
 
-    place = (EmbeddingLocation.HOST, ComputeDevice.CPU)
+    spec = (8, 4, EmbeddingLocation.HOST, ComputeDevice.CPU)
     if device == "cuda":
-        place = (EmbeddingLocation.DEVICE, ComputeDevice.CUDA)
+        spec = (8, 4, EmbeddingLocation.DEVICE, ComputeDevice.CUDA)
     tables = SplitTableBatchedEmbeddingBagsCodegen(
-        [(8, 4, *place)],
+        [spec],
         optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
         learning_rate=0.1,
         pooling_mode=PoolingMode.NONE,
