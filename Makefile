@@ -1,17 +1,22 @@
 # Thin verbs over the scripts in launch/. `make run` and `make test` set everything up by themselves.
 .DELETE_ON_ERROR:
-.PHONY: help setup run test check clean
+.PHONY: help setup run test quick check clean
 
 PYTHON := .venv/bin/python
 # Two workers: the ranks that a test starts are single-threaded processes of their own. More cores take more: make test WORKERS=8
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) -q
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup -q
+# What tells most in a minute: whole-package checks, models, what kernels are held against and refuse, and one curve.
+QUICK := tests/test_*.py tests/common tests/models \
+	$(wildcard tests/kernels/*/test_reference.py tests/kernels/*/test_checks.py) \
+	"tests/golden/test_curves.py::test_the_curve_of_a_recipe_is_the_one_that_is_kept[1-ranks-quickstart]"
 
 help:
 	@echo "make setup      create .venv with pinned, mutually fitting packages (CPU or CUDA, by what the machine has)"
 	@echo "make run        train LONGER on synthetic data with two ranks, or one per GPU"
-	@echo "make test       the tests"
-	@echo "make check      ruff, format, pyright, house rules"
+	@echo "make quick      tests of the whole package, the models, the kernels' references, and one curve: about a minute"
+	@echo "make test       all tests"
+	@echo "make check      ruff, format, pyright, the rules of the architecture"
 
 setup:
 	@launch/install.sh
@@ -25,11 +30,14 @@ run: setup data/quickstart/schema.yaml
 test: setup
 	@$(PYTEST)
 
+quick: setup
+	@$(PYTEST) $(QUICK)
+
 check: setup
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(PYTHON) -m pyright
-	@$(PYTHON) -m pytest -q tests/test_house.py
+	@$(PYTHON) -m pytest -q tests/test_architecture.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -29,7 +29,7 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from benchmarks.harness import provenance
+from dist_rec.common.provenance import provenance_lines
 from dist_rec.data import DedupLoader
 from dist_rec.embedding import DedupEmbeddingBagCollection, DedupEmbeddingCollection
 
@@ -143,7 +143,7 @@ def main() -> None:
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", **where)
     dist.init_process_group("gloo")
     lines = [
-        *("# Deduplicated collections in a TorchRec job on a CPU", "", *provenance(), ""),
+        *("# Deduplicated collections in a TorchRec job on a CPU", "", *provenance_lines(), ""),
         f"`python -m benchmarks.adoption --steps {options.steps}`. Processor time of lookup, backward and update "
         "(row-wise",
         f"Adagrad unless said), one rank, one thread, rows {WIDTH} wide, median of {options.steps} steps in turns.",

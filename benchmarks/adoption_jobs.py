@@ -27,8 +27,8 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from benchmarks.harness import provenance
 from benchmarks.public_jobs import CPU, JOBS, Job, Sizes
+from dist_rec.common.provenance import provenance_lines
 from dist_rec.data import DedupLoader
 from dist_rec.embedding import DedupEmbeddingBagCollection, DedupEmbeddingCollection
 from dist_rec.optim import HybridOptimizer
@@ -130,12 +130,8 @@ def main() -> None:
     rows = [measure(name, Sizes() if options.toy else SIZES[name], options.steps) for name in JOBS]
     if dist.get_rank() == 0:
         lines = [
-            *(
-                f"# Parts of dist_rec in whole TorchRec jobs on a CPU, {dist.get_world_size()} rank(s)",
-                "",
-                *provenance(),
-                "",
-            ),
+            f"# Parts of dist_rec in whole TorchRec jobs on a CPU, {dist.get_world_size()} rank(s)",
+            *("", *provenance_lines(), ""),
             f"`benchmarks.adoption_jobs --steps {options.steps}`. Processor time of a whole training step on rank 0, "
             "one",
             f"thread, median of {options.steps} steps in turns; ids per rank. Stock: DDP and TorchRec's optimizers. "

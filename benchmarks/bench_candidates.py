@@ -16,7 +16,8 @@ import pyarrow as pa
 import torch
 from rich.console import Console
 
-from benchmarks.harness import measure_side_by_side, provenance
+from benchmarks.harness import measure_side_by_side
+from dist_rec.common.provenance import provenance_lines
 from dist_rec.common.strict import Strict
 from dist_rec.config import CheckpointConfig, load_config
 from dist_rec.data.batch import SequenceBatch
@@ -134,7 +135,7 @@ def main() -> None:
     lines = [
         f"# Candidates of one request together or apart ({REQUESTS} requests, quickstart model, forward and backward)",
         "",
-        *provenance(),
+        *provenance_lines(),
         "",
         "| candidates | together, ms p20/p50/p80 | samples/s | apart, ms | samples/s | ratio | relative loss "
         "difference |",

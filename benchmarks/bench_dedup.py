@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.dedup.host import host_speed
 from benchmarks.dedup.training import step_time
 from benchmarks.dedup.wire import bytes_crossed
-from benchmarks.harness import provenance
+from dist_rec.common.provenance import provenance_lines
 
 TITLES = {
     "host": "Host dedup, M events/s of one core (batch of 512 x 2000 events; p50)",
@@ -39,7 +39,7 @@ def main() -> None:
         "bytes": bytes_crossed,
         "training": lambda: step_time(options.rounds, options.steps),
     }
-    lines = ["# Dedup on the host", "", *provenance()]
+    lines = ["# Dedup on the host", "", *provenance_lines()]
     for part in options.parts or TITLES:
         lines += ["", f"## {TITLES[part]}", "", *run[part]()]
     text = "\n".join(lines) + "\n"

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.bench_candidates import RECIPE, rows_of, step
-from benchmarks.harness import measure_side_by_side, provenance
+from benchmarks.harness import measure_side_by_side
+from dist_rec.common.provenance import provenance_lines
 from dist_rec.config import load_config
 from dist_rec.data.collate import collate
 from dist_rec.data.reader import RequestReader
@@ -90,7 +91,7 @@ def main() -> None:
     lines = [
         "# LONGER's step on a CPU: packed attention against padding to the longest request",
         "",
-        *provenance(),
+        *provenance_lines(),
         "- the quickstart's model; forward and backward of the ranker, 4 candidates per request, fp32",
         "",
         "| requests | longest history | packed, ms p20/p50/p80 | padded SDPA, ms | padded / packed | loss differs by |",

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from benchmarks.harness import provenance
+from dist_rec.common.provenance import provenance_lines
 from dist_rec.common.seed import seed_everything
 from dist_rec.config import Config, load_config
 from dist_rec.data.collate import collate
@@ -151,14 +151,8 @@ def main() -> None:
     config = load_config(options.recipe, options.overrides)
     seed_everything(config.run.seed, deterministic=True)
     with start_ranks(config.parallel) as ranks:
-        lines = [
-            f"# Leak checks: {config.run.name}",
-            "",
-            *provenance(),
-            "",
-            *check(config, options.checkpoint, ranks),
-            "",
-        ]
+        found = check(config, options.checkpoint, ranks)
+        lines = [f"# Leak checks: {config.run.name}", "", *provenance_lines(), "", *found, ""]
     print("\n".join(lines))
     if options.out is not None:
         options.out.write_text("\n".join(lines))

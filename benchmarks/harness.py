@@ -1,12 +1,8 @@
-"""Timing and provenance for every benchmark."""
+"""Timing for every benchmark."""
 
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -69,31 +65,3 @@ def hardware() -> str:
     if not torch.cuda.is_available():
         return "cpu"
     return torch.cuda.get_device_name().lower().replace("nvidia ", "").split()[0]
-
-
-def provenance() -> list[str]:
-    """Commit, hardware and versions, as Markdown lines."""
-    root = Path(__file__).resolve().parents[1]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True
-    ).stdout.strip()
-    dirty = subprocess.run(
-        ["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True
-    ).stdout.strip()
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "?",
-    )
-    family = {
-        line.split(":")[0].strip(): line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if ":" in line
-    }
-    gpu = [f"- {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"] if torch.cuda.is_available() else []
-    return [
-        f"- commit {commit}{' with local changes' if dirty else ''}",
-        *gpu,
-        f"- {cpu}, family {family.get('cpu family')} model {family.get('model')}, {torch.get_num_threads()} thread(s)",
-        f"- python {platform.python_version()}, torch {torch.__version__}, "
-        f"torchrec {version('torchrec')}, triton {version('triton')}",
-    ]

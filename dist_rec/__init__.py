@@ -1,5 +1,5 @@
-"""Long-sequence recommenders on TorchRec. Importing this package imports nothing else; the names below come when asked
-for."""
+"""Long-sequence recommenders on TorchRec. Importing this package imports nothing else; the names below are imported
+when they are used."""
 
 from typing import TYPE_CHECKING, Any
 

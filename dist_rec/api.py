@@ -31,14 +31,14 @@ def train(
         model, loss, optimizer, embedding_optimizer, reader, metrics: parts of one's own in the place of those in the
             recipe: a class, or `dist_rec.part(Class, {option: value})`. A class must be importable by its name, so that
             checkpoints can name it; one in the script that is run is.
-        resume: checkpoint folder to go on from.
+        resume: checkpoint folder to resume from.
 
     Returns:
         The folder that rank 0 wrote (report, log, checkpoints) and the result of every run by its name in it.
 
     Raises:
         ConfigError, DataError: everything that can be known to be wrong before the first step, in one list.
-        RunError: the run cannot go on.
+        RunError: the run cannot continue.
     """
     from dist_rec.door import check_run
     from dist_rec.training.ranks import start_ranks

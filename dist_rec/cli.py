@@ -35,7 +35,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace whatever folder is
 def train(
     recipe: Recipe,
     overrides: Overrides = None,
-    resume: Annotated[Path | None, typer.Option(help="Checkpoint folder to go on from.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Checkpoint folder to resume from.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, plan and costs; train nothing.")] = False,
     check_only: Annotated[
         bool, typer.Option("--check-only", help="Check recipe, data and checkpoint; start nothing.")
@@ -216,7 +216,7 @@ def main() -> None:
     from dist_rec.common.strict import ConfigError
     from dist_rec.data.validate import DataError
 
-    sys.path.insert(0, os.getcwd())  # parts of one's own: also where the console script is called, which leaves it out
+    sys.path.append(os.getcwd())  # parts of one's own: the console script leaves it out
     try:
         app()
     except (ConfigError, DataError, NotOurs, RunError, OSError) as error:

@@ -79,7 +79,7 @@ class TableConfig(Strict):
 
     dim: Size | None = Field(default=None, ge=4, multiple_of=4, description="Width of a row.")
     sharding: list[Literal["data_parallel", "table_wise", "column_wise", "row_wise"]] | None = Field(
-        default=None, description="Sharding types the planner may choose from; data_parallel stands alone."
+        default=None, description="Sharding types the planner may choose from; data_parallel alone."
     )
     kernel: list[Literal["dense", "fused", "fused_uvm", "fused_uvm_caching"]] | None = Field(
         default=None,

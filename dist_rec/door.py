@@ -1,4 +1,4 @@
-"""The door: everything that can be known to be wrong with a run before its ranks start, told in one list."""
+"""The door: everything that can be known to be wrong before ranks start, in one list."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ from dist_rec.training.study import check_study, members
 
 
 def check_run(config: Config, resume: Path | None = None) -> None:
-    """Raises ConfigError with everything that is wrong with a recipe, its data and the checkpoint to go on from;
+    """Raises ConfigError with everything that is wrong with a recipe, its data and the checkpoint to resume from;
     DataError if a single file of the data is all that is wrong. Starts nothing and writes nothing."""
     problems = list(_problems(config, resume))
     if len(problems) == 1:

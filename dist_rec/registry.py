@@ -1,4 +1,4 @@
-"""Names of parts in a recipe: built in, or `package.module:Name` for a part of one's own. Imported when asked for.
+"""Names of parts in a recipe: built in, or `package.module:Name` for a part of one's own. Imported when used.
 
 A part is a subclass of the base of its kind, has its options as a class `Config` inside, and is made by
 `Name(options, ...)`. docs/extending.md has an example of every kind."""
@@ -86,7 +86,7 @@ def part(found: type, options: Mapping[str, Any] | None = None) -> Part:
     return Part(name=f"{found.__module__}:{found.__qualname__}", options=dict(options or {}))
 
 
-# Name -> folder, options, model. Options stand in `config.py`, which is read without torch, the model in `model.py`.
+# Name -> folder, options, model. Options are in `config.py`, which is read without torch, the model is in `model.py`.
 _MODELS = {
     "longer": ("longer", "LongerConfig", "Longer"),
     "hyformer": ("hyformer", "HyFormerConfig", "HyFormer"),

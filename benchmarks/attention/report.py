@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.attention.measure import Ceilings, Line
-from benchmarks.harness import Timing, provenance
+from benchmarks.harness import Timing
+from dist_rec.common.provenance import provenance_lines
 
 HEADER = [
     *("case", "lengths", "what runs", "forward ms", "backward ms", "both ms", "both, p20-p80"),
@@ -62,7 +63,7 @@ def write(path: Path, lines: list[Line], ceilings: Ceilings) -> None:
     text = [
         "# Attention: forward and backward against peers and the floor",
         "",
-        *provenance(),
+        *provenance_lines(),
         f"- ceilings of this run: copy {ceilings.bandwidth / 1e12:.2f} TB/s, matmul {ceilings.matmul / 1e12:.1f} "
         "TFLOP/s",
         "",

@@ -8,7 +8,7 @@ from benchmarks.compare.claims import CLAIMS
 from benchmarks.compare.families import ENCODERS, FAMILIES, REFERENCE, families
 from benchmarks.compare.sets import DATA
 from benchmarks.compare.study import ROOT, SEEDS, SETTINGS, TUNING_SEED, Row, read, size
-from benchmarks.harness import provenance
+from dist_rec.common.provenance import provenance_lines
 
 BASE_ARCH = "LONGER + RankMixer"
 HYFORMERS = tuple(f"HyFormer, {encoder}" for encoder in ENCODERS)
@@ -39,7 +39,7 @@ def page(tables: Iterable[Path]) -> list[str]:
     every = [row for table in tables for row in read(table)]
     rows = [row for row in every if "samples_per_s" not in row]
     speeds = {(r["data"], r["model"], r["budget"]): r["samples_per_s"] for r in every if "samples_per_s" in r}
-    lines = [*provenance()]
+    lines = [*provenance_lines()]
     for data in DATA:
         own = [row for row in rows if row["data"] == data]
         for task in dict.fromkeys(row["task"] for row in own):

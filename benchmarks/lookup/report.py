@@ -3,10 +3,11 @@
 import csv
 from pathlib import Path
 
-from benchmarks.harness import Timing, provenance
+from benchmarks.harness import Timing
 from benchmarks.lookup.measure import Line
 from benchmarks.lookup.operators import OperatorLine
 from benchmarks.lookup.ways import PLAIN
+from dist_rec.common.provenance import provenance_lines
 
 HEADER = [
     *(
@@ -71,7 +72,7 @@ def page(lines: list[Line], operators: list[OperatorLine], bandwidth: float, *, 
         "# Lookup and rebuild: forward, and backward with the fused update",
         "",
         *(of_toy if toy else []),
-        *provenance(),
+        *provenance_lines(),
         f"- ceiling of this run: copy {bandwidth / 1e12:.3f} TB/s",
         f"- B {size.requests}, L {size.length}: N {size.events} events of one field; {size.rows} fp32 rows; one rank",
         "",

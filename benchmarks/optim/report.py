@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.harness import provenance
 from benchmarks.optim.harmless import DATA, MODES, SEEDS, read
+from dist_rec.common.provenance import provenance_lines
 
 Row = dict[str, str]
 
@@ -14,7 +14,7 @@ Row = dict[str, str]
 def page(tables: Iterable[Path]) -> list[str]:
     """Markdown: for every data set, batch and rate a table of all ways to update, mean and spread over seeds."""
     rows = [row for table in tables for row in read(table)]
-    lines = [*provenance()]
+    lines = [*provenance_lines()]
     for data in DATA:
         lines += _section(data, [row for row in rows if row["data"] == data])
     return lines

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Timing, provenance
+from benchmarks.harness import Timing
 from benchmarks.optim.slow_link_rank import BATCH, BUCKET_MB, LAYERS, WIDTH
+from dist_rec.common.provenance import provenance_lines
 
 RATIOS = (0.2, 0.5, 1.0, 2.0)  # time of the all-reduce alone, in units of the step without it
 GRADIENT_BYTES = LAYERS * (WIDTH * WIDTH + WIDTH) * 4
@@ -160,7 +161,7 @@ def slow_link(steps: int, rounds: int, ids: int) -> tuple[list[str], list[dict[s
         f"two hosts with one rank of one thread each, gloo. {rounds} rounds of {steps} steps of every kind in turns. "
         "In ms."
     )
-    lines = [*provenance(), "", title, "", *_table(rows)]
+    lines = [*provenance_lines(), "", title, "", *_table(rows)]
     return lines, rows
 
 

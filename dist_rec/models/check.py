@@ -13,7 +13,7 @@ def check_model(schema: Schema, model: ModelConfig, table_dims: dict[str, int]) 
     options = model.resolved_options()
     try:
         options.check_model(model)
-    except ValueError as error:  # of a model of one's own; those of built-in ones were told with the recipe
+    except ValueError as error:  # a model of one's own: built-in options were checked with the recipe
         raise ConfigError(f"model: {error}") from None
     check_split(model.non_sequential.split, FeatureColumns.of(schema, table_dims, model.tokens.side_dim).total)
     options.check_schema(model, schema)

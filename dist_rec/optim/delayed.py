@@ -139,7 +139,7 @@ class DelayedAllReduce:
         return pending
 
     def wait(self, pending: PendingReduce) -> dict[str, Tensor]:
-        """`pending.wait()`, which also tells which parameters are idle. Every rank must wait for the same ones between
+        """`pending.wait()`, which also shows which parameters are idle. Every rank must wait for the same ones between
         the same steps, because idle parameters change the order of the buckets."""
         for dropped in self._dropped:
             dropped.wait()
@@ -186,7 +186,7 @@ class DelayedAllReduce:
     def residual(self) -> dict[str, Tensor]:
         """Rounding errors of `compress`, summed over the ranks, by parameter name; zeros before the first step.
 
-        Every rank then keeps an equal share, so that a run that saves goes on exactly as a run that loads. Comm: one
+        Every rank then keeps an equal share, so that a run continues exactly as one that loads. Comm: one
         all-reduce per compressed bucket.
         """
         found: dict[str, Tensor] = {}

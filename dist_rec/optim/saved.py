@@ -1,5 +1,5 @@
 """The state of a `HybridOptimizer` in three forms: its own tree; by parameter, as TorchRec's optimizers collect and
-load state; and the form of TorchRec's own optimizers, to go on with another optimizer.
+load state; and the form of TorchRec's own optimizers, to continue with another optimizer.
 
 The tree: `dense` (see `DenseOptimizers`); `fused` (TorchRec's form); by parameter name `in_flight`, `rates` and, if
 kept, `last` and `residual`; `counters`, int64: steps, applied, skipped, and whether a gradient is in flight; `beside`,

@@ -61,7 +61,7 @@ def save_checkpoint(
     made: MadeWith | None = None,
     best: Path | None = None,
 ) -> None:
-    """Saves from all ranks; a checkpoint that stands there is replaced. Without `optimizer` only the model is saved.
+    """Saves from all ranks; a checkpoint that is there is replaced. Without `optimizer` only the model is saved.
 
     `best`: a checkpoint to keep inside, under `best`. If saving fails on any rank, on a full disk for example, nothing
     of it is left.
@@ -137,7 +137,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer |
         _check_has_optimizer(folder, index.state_dict_metadata)
         state["optimizer"] = optimizer.state_dict()
     wanted = {f"model.{name}" for name in state["model"]}
-    # dcp reads what it is asked for and says nothing about the rest: a smaller model would load a part of a larger one.
+    # DCP ignores entries that are not wanted: a smaller model would load a part of a larger one.
     extra = sorted(name for name in index.state_dict_metadata if name.startswith("model.") and name not in wanted)
     if extra:
         raise ConfigError(
@@ -158,7 +158,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer |
 
 
 def check_resumable(folder: Path) -> None:
-    """Raises ConfigError unless the folder is a whole checkpoint that some rank can go on from."""
+    """Raises ConfigError unless the folder is a whole checkpoint that some rank can resume from."""
     index = read_index(folder)
     _check_has_optimizer(folder, index.state_dict_metadata)
     if not any(folder.glob("position-*-of-*.json")):
@@ -173,7 +173,7 @@ def _check_has_optimizer(folder: Path, names: Iterable[str]) -> None:
 
 
 def first_failure(error: BaseException) -> BaseException:
-    """What went wrong on the first of the ranks that a failure of DCP tells of; other errors are themselves."""
+    """The error of the first rank in a failure of DCP; any other error as it is."""
     if not isinstance(error, dcp.api.CheckpointException) or not error.failures:
         return error
     cause = error.failures[min(error.failures)][0]

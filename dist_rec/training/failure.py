@@ -1,4 +1,4 @@
-"""How a run ends that cannot go on: one sentence, said once, on whatever ranks it happened."""
+"""The end of a run after an error: one sentence, printed once, whichever ranks met the error."""
 
 import errno
 import sys
@@ -50,7 +50,7 @@ def one_voice() -> Iterator[None]:
 
 
 def sentence(error: BaseException) -> str | None:
-    """What to tell the user; None for a bug and for the end of another rank."""
+    """The message for the user; None for a bug and for the end of another rank."""
     if isinstance(error, ConfigError | DataError | NotOurs | RunError):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
@@ -65,7 +65,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def is_gone(error: BaseException) -> bool:
-    """Whether it tells of another rank's end."""
+    """Whether the error is the end of another rank."""
     several = dist.is_initialized() and dist.get_world_size() > 1
     return several and any(sign in str(error) for sign in GONE)
 

@@ -5,13 +5,12 @@ every shape still fits. So the names are kept with the weights. Where only their
 the order of the checkpoint; any other difference is an error that says what it is."""
 
 import json
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dist_rec.common.provenance import versions
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.older_words import recipe_with_todays_words, with_todays_words
@@ -20,10 +19,9 @@ from dist_rec.embedding.tables import table_dims
 
 FILE = "made_with.json"
 OPTIMIZER_STATE = 2  # 1: of before 0.1.0, with a loss scale and other names
-PACKAGES = ("dist_rec", "torch", "torchrec", "fbgemm_gpu", "fbgemm_gpu_cpu", "triton")
 # Settings of a model that mean nothing to its weights.
 FREE = ("recompute", "dropout", "task_weights")
-# Settings that a run which goes on must share, beside those of the model.
+# Settings of a resumed run that must be the same, beside the settings of the model.
 RESUMED = ("optimizer", "correction", "compress", "accumulation_steps")
 
 
@@ -78,12 +76,12 @@ class MadeWith(BaseModel):
         fields, tables and tasks in the checkpoint's order, columns as they are now.
 
         Raises ConfigError with every difference in names, sizes and meanings, of the recipe too; with `resumed` also of
-        what a run that goes on must share."""
+        what a resumed run must share."""
         if resumed and self.optimizer_state != OPTIMIZER_STATE:
             raise ConfigError(
                 f"{checkpoint}: saved by an earlier version of dist_rec, which kept the state of the optimizer in "
                 "another form; "
-                "its weights can be evaluated, but a run cannot go on from it"
+                "its weights can be evaluated, but a run cannot resume from it"
             )
         differing = _differences(_facts(self.schema_), _facts(schema))
         differing += _differences(self._settings(self.recipe, resumed), self._settings(recipe, resumed))
@@ -108,17 +106,6 @@ class MadeWith(BaseModel):
             found["run.select_best"] = recipe.run.select_best
             found["embedding.optimizer"] = recipe.embedding.model_dump(mode="json")["optimizer"]
         return found
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that are installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _facts(schema: Schema) -> dict[str, Any]:

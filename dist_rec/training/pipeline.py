@@ -53,7 +53,7 @@ def shard_model(model: RankingModel, plan: ShardingPlan, config: Config, ranks: 
 def make_optimizer(
     dmp: nn.Module, config: OptimConfig, total_updates: int, ranks: Ranks, health_every: int = 0
 ) -> HybridOptimizer:
-    """The hybrid optimizer a recipe asks for."""
+    """The hybrid optimizer of a recipe."""
     return HybridOptimizer(
         dmp,
         dense_factory(config),

@@ -84,7 +84,7 @@ def start_ranks(config: ParallelConfig) -> Iterator[Ranks]:
             failed = False
         finally:
             dist.destroy_process_group()
-            if failed and parts:  # the others hear of it now, and may ask the store who has spoken
+            if failed and parts:  # the others notice it now, and look into the store
                 time.sleep(LAST_WORD_S)
             del store
 

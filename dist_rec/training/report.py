@@ -2,8 +2,6 @@
 
 import json
 import math
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,11 @@ from dist_rec.training.metrics import TaskMetrics
 
 
 def write_page(folder: Path, config: Config, test: dict[str, TaskMetrics], facts: dict[str, Any]) -> None:
-    """Writes `curve.png` and `report.md`. `facts` are lines of the first table, such as ranks and parameters."""
+    """Writes `curve.png` and `report.md`. `facts` are rows of the first table, such as ranks, seed and provenance."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     draw_curve(rows, folder / "curve.png")
     windows = [row for row in rows if row["event"] == "train"]
-    facts = {**facts, **_speed(windows), "software": _software()}
+    facts = {name: _cell(value) for name, value in {**facts, **_speed(windows)}.items()}
     lines = [
         f"# {config.run.name}",
         "",
@@ -52,7 +50,7 @@ def metrics_table(metrics: dict[str, TaskMetrics]) -> list[str]:
 
 
 def against_baselines(config: Config, metrics: dict[str, TaskMetrics]) -> list[str]:
-    """Where the test AUC stands between the popularity baseline and the best reachable, for data that knows both."""
+    """How far the test AUC is from the popularity baseline to the best reachable AUC, where the data has both."""
     known = baselines(config)
     lines = []
     for task, m in metrics.items():
@@ -125,16 +123,15 @@ def _speed(windows: list[dict[str, Any]]) -> dict[str, str]:
         return values[len(values) // 2]
 
     crossed, plain = median("bytes_per_step"), median("plain_bytes_per_step")
+    share = crossed / max(plain, 1)
     return {
         "samples/s (candidates)": f"{median('candidates_per_s'):,.0f}",
         "requests/s": f"{median('requests_per_s'):,.0f}",
-        "tokens/s (events)": f"{median('events_per_s'):,.0f}",
-        "bytes to the device, per step and rank": (
-            f"{crossed:,.0f}; {plain:,.0f} as int64 ({crossed / max(plain, 1):.2f})"
-        ),
+        "events/s": f"{median('events_per_s'):,.0f}",
+        "bytes to the device, per step and rank": f"{crossed:,.0f}; {plain:,.0f} as int64 ({share:.2f})",
     }
 
 
-def _software() -> str:
-    names = ("torch", "torchrec")
-    return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
+def _cell(value: Any) -> str:
+    """One cell of a Markdown table: a command line may hold what ends a cell or a line."""
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a progress bar on a terminal, plain lines elsewhere, TensorBoard, `metrics.jsonl`."""
+"""The output of a running run: a progress bar on a terminal, plain lines elsewhere, TensorBoard, `metrics.jsonl`."""
 
 import json
 import math
@@ -80,7 +80,7 @@ class RunLog:
         saved = 1 - window.bytes_per_step / max(window.plain_bytes_per_step, 1)
         status = (
             f"loss {window.loss:.4f}  {_count(window.candidates_per_s)} samples/s  {_count(window.events_per_s)} "
-            "tokens/s  "
+            "events/s  "
             f"{_count(window.bytes_per_step)}B/step to the device ({saved:.0%} less than as plain int64)"
         )
         if cache is not None:

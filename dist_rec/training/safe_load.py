@@ -1,4 +1,4 @@
-"""Reads DCP checkpoints without running anything that stands in them.
+"""Reads DCP checkpoints without running anything in them.
 
 A checkpoint's index, `.metadata`, is a pickle, and a pickle may call any function. Here only the classes of which DCP's
 index consists can be made, and its entries can only be tensors, which torch reads with `weights_only=True`."""

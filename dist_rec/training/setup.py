@@ -63,7 +63,7 @@ class Run:
         return metrics
 
     def save_all(self, step: int) -> None:
-        """A checkpoint that a run can go on from: to the bit as this one does."""
+        """A checkpoint that a run can resume from, to the bit."""
         position = Position(
             data=self.loader.state_dict(),
             workers=self.config.data.workers,
@@ -133,4 +133,11 @@ def _resume(run: Run, checkpoint: Path) -> None:
     if run.steps_done >= run.total_steps:
         raise ConfigError(
             f"{checkpoint}: saved after step {run.steps_done} of {run.total_steps}; there is nothing left to train"
+        )
+    if run.selection.is_exhausted:
+        raise ConfigError(
+            f"{checkpoint}: saved when the run had ended after step {run.steps_done}, since "
+            f"run.patience={run.config.run.patience} validations had brought nothing better; expected an earlier "
+            "checkpoint, "
+            "or a larger run.patience"
         )

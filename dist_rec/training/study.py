@@ -1,4 +1,4 @@
-"""A recipe as a study: one run for each fold and seed it asks for, and a summary with mean and spread."""
+"""A recipe as a study: one run for each of its folds and seeds, and a summary with mean and spread."""
 
 import json
 import statistics
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 from rich.console import Console
 
+from dist_rec.common.provenance import provenance
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.training.checkpoint import load_position
@@ -26,7 +27,7 @@ class Member:
 
 
 def members(config: Config) -> list[Member]:
-    """The runs that `data.folds` and `run.seeds` ask for; a single one, in the study's own folder, without them."""
+    """The runs of `data.folds` and `run.seeds`; without them a single run, in the study's own folder."""
     found = []
     for seed in config.run.seeds or [config.run.seed]:
         for fold in range(max(len(config.data.folds), 1)):
@@ -47,7 +48,7 @@ def check_study(config: Config, resume: Path | None) -> None:
     """Raises ConfigError if one checkpoint is to be resumed by several runs."""
     if resume is not None and len(members(config)) > 1:
         raise ConfigError(
-            f"--resume {resume}: a checkpoint belongs to one run, but data.folds and run.seeds ask for "
+            f"--resume {resume}: a checkpoint belongs to one run, but data.folds and run.seeds make "
             f"{len(members(config))}; "
             "resume with that run's own recipe.yaml"
         )
@@ -70,6 +71,8 @@ def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> Study
     if resume is not None:  # before a folder is made for a run that cannot be
         load_position(resume, ranks, config.data.workers)
     folder = new_folder(config, ranks)
+    # At the start: the checkout may change during the runs.
+    origin = provenance() if ranks.is_main else {}
     console = Console()
     results: dict[str, RunResult] = {}
     todo = members(config)
@@ -81,7 +84,8 @@ def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> Study
                 (log.folder / "recipe.yaml").write_text(config_yaml(member.config) + "\n")
             results[member.folder] = result = train_one(member.config, ranks, log, resume)
             if ranks.is_main:
-                facts = {"ranks": ranks.world_size, "steps": result.steps, "seconds": f"{result.seconds:.1f}"}
+                facts = {"ranks": ranks.world_size, "seed": member.config.run.seed, "steps": result.steps}
+                facts |= {"seconds": f"{result.seconds:.1f}", **origin}
                 write_page(log.folder, member.config, result.test, facts)
             for line in against_baselines(member.config, result.test):
                 log.say(line)

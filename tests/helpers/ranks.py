@@ -7,13 +7,16 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from dist_rec.training.failure import GONE
+from tests.helpers.poison import filled_memory, is_active
 
+PATIENCE = timedelta(hours=1)  # of collectives: the parent, which knows who hangs, gives up first
 GRACE_S = 5.0  # for the other ranks to notice that one has failed
 # Ranks are forked from a server that has imported these once: importing them takes a rank seconds, its test a fraction
 # of one.
@@ -36,7 +39,7 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: fl
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         processes = [
-            _context.Process(target=_rank, args=(fn, args, rank, world_size, folder, timeout_s), daemon=True)
+            _context.Process(target=_rank, args=(fn, args, (rank, world_size), folder, is_active()), daemon=True)
             for rank in range(world_size)
         ]
         for process in processes:
@@ -51,9 +54,9 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: fl
         return [pickle.loads((folder / f"{rank}.result").read_bytes()) for rank in range(world_size)]
 
 
-def _rank(
-    fn: Callable[..., Any], args: tuple[Any, ...], rank: int, world_size: int, folder: Path, timeout_s: float
-) -> None:
+def _rank(fn: Callable[..., Any], args: tuple[Any, ...], place: tuple[int, int], folder: Path, filled: bool) -> None:
+    """One rank, in its own process. `place`: its number and how many there are; `filled`: as memory is in the test."""
+    rank, world_size = place
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size)
     )
@@ -63,11 +66,11 @@ def _rank(
 
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        patience = timedelta(seconds=2 * timeout_s)  # the parent, which knows who hangs, gives up first
         dist.init_process_group(
-            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size, timeout=patience
+            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size, timeout=PATIENCE
         )
-        result = pickle.dumps(fn(*args))
+        with filled_memory() if filled else nullcontext():
+            result = pickle.dumps(fn(*args))
         dist.barrier()  # nobody leaves while another still needs it
         dist.destroy_process_group()
     except BaseException:

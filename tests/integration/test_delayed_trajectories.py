@@ -26,6 +26,7 @@ from tests.optim.trajectories import (
     flat,
     lr_factor,
     resumed,
+    share_host_groups,
     simulate,
     start,
     this_rank,
@@ -98,6 +99,7 @@ def keyed_by_bucket(run: Run) -> list[Tensor]:
 
 def _on_ranks() -> dict[str, Any]:
     """Everything that needs ranks, in one start of them."""
+    share_host_groups()
     found: dict[str, Any] = {
         "trajectories": [trajectory(run) for run in RUNS],
         "plain_ddp": [plain_ddp_trajectory(run) for run in PLAIN],

@@ -1,6 +1,7 @@
 """Ways to drive the hybrid optimizer, and the trajectory that each has to follow, by a plain simulation in float64."""
 
 import copy
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,9 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dist_rec.optim import delayed
 from dist_rec.optim.correction import CorrectionKind
 from dist_rec.optim.dense import DenseFactory
 from dist_rec.optim.hybrid import DenseUpdate, HybridOptimizer
+from dist_rec.optim.process_groups import host_group_of, own_group
 
 STEPS = 20
 TOLERANCE = 1e-12  # of float64 weights of about one
@@ -169,6 +172,18 @@ def start(run: Run, seed: int = 0, *, fp32: bool = False, **options: Any) -> tup
     return net, make_optimizer(net, run, **options)
 
 
+@functools.cache
+def shared_group() -> dist.ProcessGroup | None:
+    """One group for all optimizers of a job: gloo has threads for each, and those of a hundred leave no core to the
+    last."""
+    return own_group(None)
+
+
+def share_host_groups() -> None:
+    """In a job of a test: one group for the flags of all optimizers, for the same reason."""
+    delayed.host_group_of = functools.cache(host_group_of)
+
+
 def make_optimizer(net: nn.Module, run: Run, **options: Any) -> HybridOptimizer:
     usual: dict[str, Any] = {
         "clip_norm": run.clip,
@@ -176,6 +191,8 @@ def make_optimizer(net: nn.Module, run: Run, **options: Any) -> HybridOptimizer:
         "bucket_cap_mb": BUCKET_MB,
         "correction": run.correction,
     }
+    if dist.is_initialized():
+        usual["group"] = shared_group()
     usual |= {"dense_update": run.update, "warmup_sync_steps": run.warmup, "accumulation_steps": run.accumulation}
     return HybridOptimizer(net, DENSE[run.dense], **usual | options)
 

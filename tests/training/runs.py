@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
@@ -44,6 +45,21 @@ def write_dataset(folder: Path, groups: dict[str, list[int]] | None = None) -> P
                 writer.write_table(table.slice(start, size))
                 start += size
     return folder
+
+
+def write_inverted(folder: Path) -> Path:
+    """A dataset that trains the opposite of what it validates: scores get worse from the first validation on."""
+    data = write_dataset(folder, {"train": [32] * 4, "valid": [32], "test": [32]})
+    for split in ("train", "valid", "test"):
+        path = data / split / "part-00000.parquet"
+        table = pq.read_table(path)
+        for label in ("click", "buy"):
+            items = table.column("candidate.item").to_pylist()
+            ones = [[int((item < 25) == (split != "train")) for item in values] for values in items]
+            at = table.schema.get_field_index(f"candidate.{label}")
+            table = table.set_column(at, table.schema.field(at), pa.array(ones, table.schema.field(at).type))
+        pq.write_table(table, path, row_group_size=32)
+    return data
 
 
 def make_config(data: Path, out: Path, /, **changes: Any) -> Config:

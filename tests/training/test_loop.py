@@ -4,8 +4,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -208,39 +206,6 @@ def test_a_conditional_task_trains_and_ends_well(tmp_path: Path, alone: Ranks) -
     assert result.test["buy"].candidates == clicks < result.test["click"].candidates
     assert 0.5 < result.test["buy"].auc <= 1.0 and math.isfinite(result.test["buy"].logloss)
     assert all(weight.isfinite().all() for weight in saved_weights(config).values())
-
-
-def _inverted(folder: Path) -> Path:
-    """Training on the opposite of what validation asks: it gets worse from the first evaluation on."""
-    data = write_dataset(folder, {"train": [32] * 4, "valid": [32], "test": [32]})
-    for split in ("train", "valid", "test"):
-        path = data / split / "part-00000.parquet"
-        table = pq.read_table(path)
-        for label in ("click", "buy"):
-            items = table.column("candidate.item").to_pylist()
-            ones = [[int((item < 25) == (split != "train")) for item in values] for values in items]
-            at = table.schema.get_field_index(f"candidate.{label}")
-            table = table.set_column(at, table.schema.field(at), pa.array(ones, table.schema.field(at).type))
-        pq.write_table(table, path, row_group_size=32)
-    return data
-
-
-@pytest.mark.parametrize("at", [4, 8])
-def test_a_run_that_goes_on_knows_the_best_weights(tmp_path: Path, alone: Ranks, at: int) -> None:
-    """They came before the checkpoint that it goes on from; the first run has gone on, too."""
-    changes: dict[str, Any] = {
-        "optim": {"lr": 0.02, "clip_norm": None},
-        "embedding": {"lr": 0.5},
-        "run": {"select_best": "auc", "eval_every": 2, "epochs": 2},
-        "checkpoint": {"every_steps": 4},
-    }
-    config = make_config(_inverted(tmp_path / "data"), tmp_path, **changes)
-    whole = run(config, alone, "whole")
-    resumed = run(config, alone, "resumed", resume=tmp_path / "whole" / "checkpoints" / f"step-{at}")
-    assert resumed.test == whole.test and resumed.valid == whole.valid
-    assert_same_weights(saved_weights(config, "resumed", "best"), saved_weights(config, "whole", "best"))
-    scores = [row["auc"] for row in rows(config, "whole", "valid") if row["task"] == "click"]
-    assert scores[0] == max(scores), "or nothing is tested"
 
 
 def test_weights_that_diverge_are_said_and_never_chosen(data: Path, tmp_path: Path, alone: Ranks) -> None:

@@ -102,7 +102,7 @@ def test_says_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
     assert output.getvalue().splitlines() == [
         "runs/[x]/y",
         *(
-            f"step {step}/60  loss 0.6250  12.3k samples/s  2.5M tokens/s  "
+            f"step {step}/60  loss 0.6250  12.3k samples/s  2.5M events/s  "
             "4.0kB/step to the device (75% less than as plain int64)"
             for step in (20, 40)
         ),
@@ -115,7 +115,7 @@ def test_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
     output = io.StringIO()
     _say_everything(tmp_path, Console(file=output, force_terminal=True, width=200), is_main=True)
     assert "40/60" in output.getvalue()
-    assert "2.5M tokens/s" in output.getvalue()
+    assert "2.5M events/s" in output.getvalue()
     assert "step 40/60" not in output.getvalue(), "no lines beside the bar"
 
 

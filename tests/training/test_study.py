@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dist_rec.common.provenance import provenance
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.training.loop import RunResult
@@ -89,6 +90,10 @@ def test_a_study_of_two_seeds(data: Path, tmp_path: Path, alone: Ranks, capsys: 
         assert {path.name for path in place.iterdir()} == {
             *("checkpoints", "curve.png", "metrics.jsonl", "recipe.yaml", "report.md", "tensorboard")
         }
+        table = (place / "report.md").read_text().split("## Test")[0]
+        assert f"| seed | {seed} |" in table and "| ranks | 1 |" in table
+        for name, value in provenance().items():
+            assert f"| {name} | " in table and (name == "date" or value in table), name
         recipe = Config.model_validate(yaml.safe_load((place / "recipe.yaml").read_text()))
         assert (recipe.run.seed, recipe.run.seeds) == (seed, [])
     said = capsys.readouterr().out

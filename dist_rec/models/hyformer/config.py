@@ -24,7 +24,7 @@ class HyFormerSequence(Strict):
         "all, "
         "later layers stay with them; with fewer events than `recent` the same as full. swiglu: no attention.",
     )
-    recent: Size = Field(default=128, ge=1, description="L_H: newest events that ask, of encoder: longer.")
+    recent: Size = Field(default=128, ge=1, description="L_H: newest events that are query rows, with encoder: longer.")
     causal: bool = Field(
         default=False,
         description="Events of full and longer see only older ones; needed with candidates' own `visible_events`.",
@@ -67,7 +67,7 @@ class HyFormerConfig(ModelOptions):
     )
     evolve_non_sequential: bool = Field(
         default=True,
-        description="Boosted non-sequential tokens go on to the next layer; false puts the first ones in again.",
+        description="The next layer gets the boosted non-sequential tokens; false gives it the first ones.",
     )
     per_token: bool = Field(
         default=True, description="Own feed-forward weights for every token position; false shares them."

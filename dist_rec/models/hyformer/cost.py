@@ -47,8 +47,8 @@ def hyformer_flops(shape: HyformerShape) -> dict[str, int]:
         "mixer": s.layers * mixer_flops(c, s.tokens, D, s.mixer_expansion),
     }
     for sequence in s.sequences:
-        asking = c * sequence.queries
-        total["queries"] += asking * mlp_flops([s.known * D, s.query_expansion * D, D])
+        queries = c * sequence.queries
+        total["queries"] += queries * mlp_flops([s.known * D, s.query_expansion * D, D])
         rows = sequence.length
         for layer in range(s.layers):
             keys = sequence.length if layer == 0 or s.from_input else rows
@@ -57,5 +57,5 @@ def hyformer_flops(shape: HyformerShape) -> dict[str, int]:
                 total["encoders"] += 6 * s.ffn_expansion * rows * D**2
             else:
                 total["encoders"] += cross_layer_flops(rows, keys, D, s.ffn_expansion)
-            total["decoders"] += 4 * rows * D**2 + 4 * asking * D**2 + 4 * asking * rows * D
+            total["decoders"] += 4 * rows * D**2 + 4 * queries * D**2 + 4 * queries * rows * D
     return total

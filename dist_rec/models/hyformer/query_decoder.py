@@ -14,8 +14,8 @@ from dist_rec.models.layers.jagged import CandidateView, offsets_of
 class QueryDecoder(nn.Module):
     """`Q + MHA(LN(Q), K, V)` with `K = LN(H) W_K`, `V = LN(H) W_V`: (C, n, D) -> (C, n, D).
 
-    The queries of all candidates of a request stand one after the other over one history. The output projection has no
-    bias: before an empty sequence attention gives zero, and the queries go on exactly as they came.
+    All candidates of a request query one history. The output projection has no
+    bias: attention over an empty sequence gives zero, and the queries stay exactly as they are.
     """
 
     def __init__(self, width: int, heads: int, rotary: bool, dropout: float) -> None:
@@ -31,7 +31,7 @@ class QueryDecoder(nn.Module):
         normed = self.norm_events(events.rows)
         q = self.query(self.norm_query(queries).flatten(0, 1)).unflatten(-1, (self.heads, -1))
         k, v = (layer(normed).unflatten(-1, (self.heads, -1)) for layer in (self.key, self.value))
-        # Where a candidate sees only its own oldest events, its queries stand at the last of them.
+        # Where a candidate sees only its own oldest events, its queries have the position of the last one.
         last = None if view.prefix_len is None else (view.prefix_len - 1).repeat_interleave(n)
         if self.rotary:
             end = events.end[view.request] if view.prefix_len is None else view.prefix_len

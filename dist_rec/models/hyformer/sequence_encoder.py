@@ -19,8 +19,8 @@ from dist_rec.models.layers.jagged import newest, offsets_of, position_in_reques
 class Encoded:
     """Jagged rows (N, D) of one sequence, `lengths` (B,) int32, and `position` (N,) int64 of each row in its sequence.
 
-    `end` (B,) int32 is how long the whole sequence is: where the queries stand. `recent`: only so many newest rows are
-    left of it, or None while all are there."""
+    `end` (B,) int32 is the length of the whole sequence: the position of the queries. `recent`: only so many newest
+    rows are left of it, or None while all are there."""
 
     rows: Tensor
     lengths: Tensor
@@ -34,8 +34,8 @@ class Encoded:
 
 
 class AttentionEncoder(nn.Module):
-    """A transformer layer. `full`: every event asks. `longer`: the newest `recent` events ask and are what remains,
-    `CrossAttn(S_short, S, S)`, which on a sequence that short already is the full layer."""
+    """A transformer layer. `full`: every event is a query row. `longer`: the newest `recent` events are, and they
+    remain, `CrossAttn(S_short, S, S)`, which on a sequence that short already is the full layer."""
 
     def __init__(self, config: HyFormerConfig, sequence: HyFormerSequence, width: int) -> None:
         super().__init__()

@@ -95,7 +95,7 @@ def join_sequences(parts: list[Tensor], lengths: list[Tensor]) -> tuple[Tensor, 
 class GroupLayout:
     """Rows of every request as `[events oldest..newest, group 1, ..., group c]`, jagged over requests.
 
-    - `event_index` (sum events,), `group_index` (C * m,) int64: where each row stands in the result
+    - `event_index` (sum events,), `group_index` (C * m,) int64: the index of each row in the result
     - `lengths` (B,) and `offsets` (B + 1,) int32 of the result
     """
 

@@ -60,6 +60,6 @@ def side_by_side(view: CandidateView) -> Tensor:
 
 
 def make_non_sequential(config: ModelConfig, columns: FeatureColumns, width: int) -> GroupedTokens | SlicedTokens:
-    """The tokens that the recipe asks for: one per group of the schema, or equal slices."""
+    """The tokens of the recipe: one per group of the schema, or equal slices."""
     split = config.non_sequential.split
     return GroupedTokens(columns.groups, width) if split is None else SlicedTokens(columns.total, split, width)

@@ -1,9 +1,8 @@
 """LONGER (arXiv 2505.04421): token merge, global tokens, one cross-causal layer, N self-causal layers.
 
-Legend: B requests, N events, K merge factor, M merged tokens, d token width, D = K * d merged width, k query rows,
-m rows of one candidate's group, C candidates. Rows stand oldest first with the candidates' groups after the events; the
-paper writes newest first with the globals in front, which is the same thing reversed.
-"""
+Legend: B requests, N events, K merge factor, M merged tokens, d token width, D = K * d merged width, k query rows, m
+rows of one candidate's group, C candidates. Rows are ordered oldest first, with the candidates' groups after the
+events; the paper writes newest first with the globals in front, which is the same thing reversed."""
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +22,16 @@ from dist_rec.models.protocol import ModelInputs, SequenceSummary
 
 class Longer(SequenceSummary):
     """Event tokens (N, d) and candidates -> (C, `width`): the outputs of each candidate's global tokens, and the mean
-    of the sequence outputs that it sees; each only where the head asks for it, both for RankMixer."""
+    of the sequence outputs that it sees. The head decides which; RankMixer gets both."""
 
     Config = LongerConfig
 
     def __init__(self, longer: LongerConfig, inputs: ModelInputs) -> None:
         super().__init__()
-        config, asked = inputs.config, longer.head_inputs(inputs.config)
+        config, wanted = inputs.config, longer.head_inputs(inputs.config)
         self.config, self.recompute = longer, frozenset(config.recompute)
-        self.sequence_mean = longer.mixes(config) or "sequence_mean" in asked
-        self.with_globals = longer.mixes(config) or "globals" in asked
+        self.sequence_mean = longer.mixes(config) or "sequence_mean" in wanted
+        self.with_globals = longer.mixes(config) or "globals" in wanted
         d, width = config.tokens.width, config.tokens.width * longer.merge
         self.inner = (
             InnerTrans(d, longer.inner_heads, longer.ffn_expansion, longer.dropout) if longer.inner_trans else None

@@ -19,7 +19,7 @@ class QueryRows:
 
 
 def select_queries(config: LongerConfig, lengths: Tensor, total: int) -> tuple[QueryRows, Tensor]:
-    """Which of each request's M merged rows ask: (QueryRows, (B,) int32 query rows per request).
+    """Which of each request's M merged rows are query rows: (QueryRows, (B,) int32 query rows per request).
 
     recent: the newest min(k, M). uniform: min(k, M) evenly spaced, the newest included. mixed: k // 2 evenly spaced
     among the older ones, then the newest k - k // 2. learnable: k rows that are not events and see all of them."""

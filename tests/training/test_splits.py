@@ -1,0 +1,49 @@
+"""The batches of a split: how a recipe becomes a reader, and how many steps a run has."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_rec.common.strict import ConfigError
+from dist_rec.data.schema import load_schema
+from dist_rec.training.ranks import Ranks
+from dist_rec.training.splits import evaluation_loader, open_split, training_loader, training_steps
+from tests.training.runs import make_config
+
+
+def test_training_shuffles_and_repeats_and_evaluation_does_not(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    config, schema = make_config(data, tmp_path, run={"epochs": 3, "seed": 5}), load_schema(data)
+    train = open_split(config, schema, alone, ["train"], train=True)
+    assert (train.batch_size, train.epochs, train.shuffle_window, train.seed) == (8, 3, 8192, 5)
+    test = open_split(config, schema, alone, ["valid", "test"], train=False)
+    assert (test.batch_size, test.epochs, test.shuffle_window, test.num_rows) == (5, 1, 0, 12 + 15)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, 6),
+        ({"run": {"epochs": 2}}, 12),
+        ({"run": {"max_steps": 4}}, 4),
+        ({"optim": {"accumulation_steps": 4}}, 4),
+        ({"optim": {"accumulation_steps": 4}, "run": {"epochs": 2}}, 12),
+    ],
+)
+def test_a_run_has_whole_updates(data: Path, tmp_path: Path, alone: Ranks, changes: dict[str, Any], steps: int) -> None:
+    config = make_config(data, tmp_path, **changes)
+    reader = open_split(config, load_schema(data), alone, ["train"], train=True)
+    assert training_steps(config, reader) == steps
+
+
+def test_a_run_without_one_update_is_refused(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    config = make_config(data, tmp_path, optim={"accumulation_steps": 7})
+    with pytest.raises(ConfigError, match="accumulation_steps=7: the run has only 6 batches"):
+        training_steps(config, open_split(config, load_schema(data), alone, ["train"], train=True))
+
+
+def test_loaders_give_every_request(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    config, schema = make_config(data, tmp_path), load_schema(data)
+    loader = training_loader(config, open_split(config, schema, alone, ["train"], train=True))
+    assert sum(batch.num_requests for batch in loader) == 48
+    assert sum(batch.num_requests for batch in evaluation_loader(config, schema, alone, ["test"])) == 15
