@@ -63,12 +63,12 @@ class Kind:
                 raise ConfigError(f"{self.key}: {self._unknown(name)}")
             return _load(self.built_in[name], self.key)
         found, base = _load(name, self.key), _load(self.base, self.key)
-        if not (inspect.isclass(found) and issubclass(found, base)):
+        if not _is_kind_of(found, base):
             came = f"{found.__qualname__}, which is none" if inspect.isclass(found) else type(found).__name__
             raise ConfigError(
                 f"{self.key}={name}: expected a subclass of {base.__module__}.{base.__qualname__}, got {came}"
             )
-        if not (inspect.isclass(found.Config) and issubclass(found.Config, base.Config)):
+        if not _is_kind_of(found.Config, base.Config):
             raise ConfigError(f"{self.key}={name}: expected its Config to be a subclass of {base.Config.__qualname__}")
         return found
 
@@ -149,6 +149,10 @@ METRICS = Kind(what="metric", key="run.metrics", built_in={}, base="dist_rec.tra
 def model_section(name: str) -> type[Strict] | None:
     """The options of a built-in section of `model`; None for any other name. Does not import torch."""
     return _load(MODEL_SECTIONS[name], f"model.{name}") if name in MODEL_SECTIONS else None
+
+
+def _is_kind_of(found: Any, base: Any) -> bool:
+    return inspect.isclass(found) and issubclass(found, base)
 
 
 def _load(name: str, key: str) -> Any:
