@@ -91,8 +91,7 @@ def run(candidates: int, repeats: int) -> str:
     ratio = samples["together"] / samples["apart"]
     return (
         f"| {candidates} | {times['together']} | {samples['together']:,.0f} | {times['apart']} | "
-        f"{samples['apart']:,.0f} "
-        f"| {ratio:.1f} | {difference:.0e} |"
+        f"{samples['apart']:,.0f} | {ratio:.1f} | {difference:.0e} |"
     )
 
 

@@ -17,8 +17,8 @@ from dist_rec.common.provenance import provenance_lines
 TITLES = {
     "host": "Host dedup, M events/s of one core (batch of 512 x 2000 events; p50)",
     "bytes": (
-        "Bytes from host to device (512 requests x 2000 events, 2 dynamic fields: an action and a time; 1 "
-        "candidate each)"
+        "Bytes from host to device (512 requests x 2000 events, 2 dynamic fields: an action and a time; 1 candidate "
+        "each)"
     ),
     "training": "The quickstart with dedup and without (two gloo ranks, one thread each, synchronous updates)",
 }

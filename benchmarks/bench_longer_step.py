@@ -77,8 +77,7 @@ def run(requests: int, repeats: int) -> str:
     lengths = next(iter(batch.sequences.values())).lengths
     return (
         f"| {requests} | {int(lengths.max())}, mean {lengths.float().mean():.0f} | {times['packed']} | "
-        f"{times['padded']} "
-        f"| {times['padded'].p50 / times['packed'].p50:.2f} | {difference:.0e} |"
+        f"{times['padded']} | {times['padded'].p50 / times['packed'].p50:.2f} | {difference:.0e} |"
     )
 
 

@@ -91,8 +91,7 @@ def main() -> None:
             best = min(fitting, key=lambda tile: fitting[tile])
             print(
                 f"{shape.name} {kernel}: now {now} {1e3 * fitting[now]:.3f} ms, best {best} {1e3 * fitting[best]:.3f} "
-                "ms "
-                f"({len(fitting)} of {len(times)} tiles fit)",
+                f"ms ({len(fitting)} of {len(times)} tiles fit)",
                 flush=True,
             )
 

@@ -32,8 +32,7 @@ class DataConfig(Strict):
     folds: list[str] = Field(
         default=[],
         description="Cross-validation: fold i is the test split, fold i+1 (cyclic) the validation split, the rest "
-        "train. "
-        "Replaces train, valid and test.",
+        "train. Replaces train, valid and test.",
     )
     batch_size: Size = Field(default=64, ge=1, description="Requests per rank and step.")
     eval_batch_size: Size = Field(default=128, ge=1, description="Requests per rank and evaluation step.")
@@ -101,8 +100,8 @@ class TableConfig(Strict):
             )
         if self.sharding and "data_parallel" in self.sharding and (len(self.sharding) > 1 or self.kernel):
             raise ValueError(
-                "a data_parallel table is not planned: expected sharding: [data_parallel] alone, "
-                f"got {self.sharding}, kernel {self.kernel}"
+                f"a data_parallel table is not planned: expected sharding: [data_parallel] alone, got {self.sharding}, "
+                f"kernel {self.kernel}"
             )
         return self
 
@@ -158,11 +157,9 @@ class OptimConfig(Strict):
     )
     optimizer: Annotated[Part, AfterValidator(OPTIMIZERS.known)] = Field(
         default=Part(name="adamw"),
-        description="Of the dense parameters: adamw, adam, adagrad, sgd, muon, or a DenseOptimizer of one's own. "
-        "muon: for "
-        "matrices, at AdamW's scale; AdamW for the rest: vectors and the 3-D weights of per-token layers, which "
-        "torch's Muon "
-        "does not take.",
+        description="Of the dense parameters: adamw, adam, adagrad, sgd, muon, or a DenseOptimizer of one's own. muon: "
+        "for matrices, at AdamW's scale; AdamW for the rest: vectors and the 3-D weights of per-token layers, which "
+        "torch's Muon does not take.",
     )
     lr: float = Field(default=1e-3, gt=0.0, description="Learning rate at its highest.")
     betas: tuple[float, float] = Field(

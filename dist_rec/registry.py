@@ -184,8 +184,7 @@ def _missing(wanted: str, done: str, found: Any) -> str:
     if not done:
         return (
             f"no module {wanted} where Python looks; expected its folder on PYTHONPATH or installed, or the run to be "
-            "started "
-            "in the folder around it"
+            "started in the folder around it"
         )
     step = wanted.rpartition(".")[2]
     if not hasattr(found, "__path__"):

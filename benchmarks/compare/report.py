@@ -14,8 +14,7 @@ BASE_ARCH = "LONGER + RankMixer"
 HYFORMERS = tuple(f"HyFormer, {encoder}" for encoder in ENCODERS)
 HEADER = (
     "| model | AUC | against LONGER, same seeds | grouped AUC | logloss | NE | parameters | MFLOP per sample | "
-    "samples/s "
-    "| setting | seeds |"
+    "samples/s | setting | seeds |"
 )
 
 

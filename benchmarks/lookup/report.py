@@ -77,12 +77,12 @@ def page(lines: list[Line], operators: list[OperatorLine], bandwidth: float, *, 
         f"- B {size.requests}, L {size.length}: N {size.events} events of one field; {size.rows} fp32 rows; one rank",
         "",
         "A step looks N events up and takes a ready gradient (N, D) back, in which row-wise Adagrad updates the table.",
-        "Features are on the device before, for the host's dedup already unique. Wall: from one synchronisation to "
-        "the next.",
+        "Features are on the device before, for the host's dedup already unique. Wall: from one synchronisation to the "
+        "next.",
         "Needed bytes: `4 D (3 U + 2 N) + 8 N`, that is U rows read, N rows written and N gradients read, U rows read "
         "and",
-        "written by the update, and an index of 4 bytes per event forward and backward. Same bits: the first output "
-        "is the",
+        "written by the update, and an index of 4 bytes per event forward and backward. Same bits: the first output is "
+        "the",
         "plain one.",
         "",
         *_table(HEADER, rows_of(lines, bandwidth)),

@@ -48,9 +48,9 @@ def _line(mode: str, modes: dict[str, list[Row]]) -> str:
     against = "-" if "sync" in mode else _spread(pairs, "+.4f")
     marks = "" if len(rows) == len(SEEDS) else f" of {len(SEEDS)}"
     return (
-        f"| {mode} | {_spread([float(row['auc']) for row in rows.values()], '.4f')} | {against} "
-        f"| {_spread([float(row['ne']) for row in rows.values()], '.4f')} | {steps} "
-        f"| {statistics.mean(cosines) if cosines else float('nan'):.2f} | {len(rows)}{marks} |"
+        f"| {mode} | {_spread([float(row['auc']) for row in rows.values()], '.4f')} | {against} | "
+        f"{_spread([float(row['ne']) for row in rows.values()], '.4f')} | {steps} | "
+        f"{statistics.mean(cosines) if cosines else float('nan'):.2f} | {len(rows)}{marks} |"
     )
 
 

@@ -156,10 +156,9 @@ def slow_link(steps: int, rounds: int, ids: int) -> tuple[list[str], list[dict[s
             print(rows[-1], flush=True)
     title = (
         f"{LAYERS} layers of {WIDTH} x {WIDTH} and a small sharded table: {GRADIENT_BYTES / 1e6:.1f} MB of dense "
-        "gradients in "
-        f"buckets of {BUCKET_MB:.0f} MB, {BATCH} samples per rank ({ids} of them with an id), AdamW, stock pipeline; "
-        f"two hosts with one rank of one thread each, gloo. {rounds} rounds of {steps} steps of every kind in turns. "
-        "In ms."
+        f"gradients in buckets of {BUCKET_MB:.0f} MB, {BATCH} samples per rank ({ids} of them with an id), AdamW, "
+        f"stock pipeline; two hosts with one rank of one thread each, gloo. {rounds} rounds of {steps} steps of every "
+        "kind in turns. In ms."
     )
     lines = [*provenance_lines(), "", title, "", *_table(rows)]
     return lines, rows
@@ -192,8 +191,8 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         lines.append(f"| {row['link']} | {' | '.join(row['timing'][kind] for kind in ('reduce', *KINDS))} |")
     header = (
-        "| link | all-reduce / step | no all-reduce | sync | stashed | delayed | ideal | hidden: delayed | "
-        "stashed | gain |"
+        "| link | all-reduce / step | no all-reduce | sync | stashed | delayed | ideal | hidden: delayed | stashed | "
+        "gain |"
     )
     lines += ["", "Mean step of a round, median of the rounds:", "", header, "| --- " * 10 + "|"]
     for row in rows:

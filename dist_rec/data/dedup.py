@@ -90,8 +90,8 @@ def native() -> ModuleType | None:
         return import_module("dist_rec.data._host")
     except ImportError as error:
         _log.warning(
-            "dedup: the C++ extension is not built (%s), so pyarrow deduplicates, more slowly; reinstall dist-rec "
-            "with a C++17 compiler and Python's headers in reach",
+            "dedup: the C++ extension is not built (%s), so pyarrow deduplicates, more slowly; reinstall dist-rec with "
+            "a C++17 compiler and Python's headers in reach",
             error,
         )
         return None

@@ -122,8 +122,8 @@ class DedupLoader:
         def change(features: Any) -> Any:
             if isinstance(features, UniqueFeatures):
                 raise ValueError(
-                    "DedupLoader: expected plain features, got UniqueFeatures: the batch is deduplicated already; "
-                    "wrap the loader once, or leave `deduplicate` out of its collate_fn"
+                    "DedupLoader: expected plain features, got UniqueFeatures: the batch is deduplicated already; wrap "
+                    "the loader once, or leave `deduplicate` out of its collate_fn"
                 )
             if not features.keys():
                 return features

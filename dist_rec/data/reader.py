@@ -171,8 +171,8 @@ def _warn_of_few_row_groups(reader: RequestReader, workers: int) -> None:
         folders = ", ".join(str(folder) for folder in reader.folders)
         advice = f", or set data.workers={max(1, groups // ranks)}" if workers > 1 else ""
         warn_once(
-            f"{folders}: {groups} row groups for {ranks} ranks x {workers} workers: {' and '.join(costs)}; "
-            f"write smaller row groups (row_group_size=256){advice}"
+            f"{folders}: {groups} row groups for {ranks} ranks x {workers} workers: {' and '.join(costs)}; write "
+            f"smaller row groups (row_group_size=256){advice}"
         )
 
 

@@ -87,8 +87,8 @@ class CandidateSchema(Strict):
                 raise ValueError(f"given {task}: {condition}: expected another label as the condition")
             if condition in self.given:
                 raise ValueError(
-                    f"given {task}: {condition}: expected a condition that is always defined, "
-                    f"but '{condition}' is itself given '{self.given[condition]}'"
+                    f"given {task}: {condition}: expected a condition that is always defined, but '{condition}' is "
+                    f"itself given '{self.given[condition]}'"
                 )
         return self
 
@@ -179,8 +179,8 @@ def load_schema(folder: str | Path, leave_out: Sequence[str] = ()) -> Schema:
     Raises ConfigError if the schema is missing or wrong, or has no such context field."""
     path = Path(folder) / SCHEMA_FILE
     missing = (
-        "no such file; expected a dataset folder, made by `dist-rec data synth`, by `dist-rec data import`, or "
-        "from your own Parquet files with a schema.yaml beside them (docs/data.md)"
+        "no such file; expected a dataset folder, made by `dist-rec data synth`, by `dist-rec data import`, or from "
+        "your own Parquet files with a schema.yaml beside them (docs/data.md)"
     )
     schema = check(Schema, with_todays_words(read_yaml(path, missing), str(path)), str(path))
     known = [field.name for field in schema.context]

@@ -127,8 +127,8 @@ def _from_pipe(content: bytes, slots: dict[str, BufferSlot]) -> TransferBuffer:
 @functools.cache
 def _warn_of_little_room() -> None:
     log.warning(
-        "shared memory (%s) is nearly full: batches come from the reader processes through a pipe, which takes "
-        "longer; enlarge it (docker run --shm-size=1g), or set data.workers=0",
+        "shared memory (%s) is nearly full: batches come from the reader processes through a pipe, which takes longer; "
+        "enlarge it (docker run --shm-size=1g), or set data.workers=0",
         SHARED_MEMORY,
     )
 

@@ -291,6 +291,6 @@ def _check_same_lengths(lengths: dict[str, Tensor]) -> None:
         if not torch.equal(expected, got):
             sample = int((expected != got).nonzero()[0])
             raise ValueError(
-                f"feature_sets: keys of one set need the same lengths, but sample {sample} has "
-                f"{int(expected[sample])} values of {first!r} and {int(got[sample])} of {key!r}"
+                f"feature_sets: keys of one set need the same lengths, but sample {sample} has {int(expected[sample])} "
+                f"values of {first!r} and {int(got[sample])} of {key!r}"
             )

@@ -65,8 +65,8 @@ def _way_out(features: Any) -> str:
         return "; give it what DedupLoader puts in the place of a KeyedJaggedTensor"
     if reason := why_not(features):
         return (
-            f": these {reason}. DedupLoader leaves such features as they are; look them up in a collection that "
-            "is not wrapped"
+            f": these {reason}. DedupLoader leaves such features as they are; look them up in a collection that is not "
+            "wrapped"
         )
     return (
         "; wrap the loader in DedupLoader and give it the features as they came in the batch, not what split, permute "

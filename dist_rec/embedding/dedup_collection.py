@@ -70,8 +70,8 @@ class _DedupCollection(Renamed):
 
     def _unsharded(self, what: str) -> str:
         return (
-            f"{type(self).__name__} {what} while it is not sharded. Expected DistributedModelParallel to shard what "
-            f"it holds ({', '.join(self.holders())}) as EmbeddingCollection: sharders=[...] needs an "
+            f"{type(self).__name__} {what} while it is not sharded. Expected DistributedModelParallel to shard what it "
+            f"holds ({', '.join(self.holders())}) as EmbeddingCollection: sharders=[...] needs an "
             "EmbeddingCollectionSharder(), also where bags are wrapped (the default sharders have one), and a plan of "
             "your own an entry of that name"
         )

@@ -43,9 +43,8 @@ class NonSequentialConfig(Strict):
     split: Size | None = Field(
         default=None,
         ge=1,
-        description="Cut the concatenated features into this many equal slices, one token each; by default every "
-        "group of "
-        "the schema is a token.",
+        description="Cut the concatenated features into this many equal slices, one token each; by default every group "
+        "of the schema is a token.",
     )
 
 
@@ -57,11 +56,9 @@ class HeadConfig(Strict):
         default=None,
         min_length=1,
         description="What the head sees. Of models that summarise sequences: outputs of the global tokens (globals), "
-        "mean of "
-        "the sequence outputs (sequence_mean), context, candidate; by default all. Of HyFormer and RankMixer: all "
-        "tokens side "
-        "by side (mixed, the default), query tokens only (mixed_queries) or the mean token (mixed_mean); context, "
-        "candidate.",
+        "mean of the sequence outputs (sequence_mean), context, candidate; by default all. Of HyFormer and RankMixer: "
+        "all tokens side by side (mixed, the default), query tokens only (mixed_queries) or the mean token "
+        "(mixed_mean); context, candidate.",
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout after each hidden layer.")
     loss: Annotated[Part, AfterValidator(LOSSES.known)] = Field(
@@ -93,16 +90,14 @@ class ModelConfig(Strict):
 
     name: str = Field(
         default="longer",
-        description="The sequence model: longer, sum_pooling, din, hyformer, or package.module:Name; all built-in "
-        "ones but "
-        "hyformer summarise every sequence for itself.",
+        description="The sequence model: longer, sum_pooling, din, hyformer, or package.module:Name; all built-in ones "
+        "but hyformer summarise every sequence for itself.",
     )
     options: dict[str, Any] = Field(default={}, description="Options of a model of one's own, checked by its `Config`.")
     interaction: Literal["concat", "rankmixer"] = Field(
         default="concat",
         description="How summaries of sequences, context and candidate meet: side by side in the head, or as "
-        "RankMixer's "
-        "tokens before it. HyFormer has an interaction of its own.",
+        "RankMixer's tokens before it. HyFormer has an interaction of its own.",
     )
     tokens: TokenConfig = TokenConfig()
     non_sequential: NonSequentialConfig = NonSequentialConfig()

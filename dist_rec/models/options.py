@@ -80,8 +80,7 @@ class ModelOptions(Strict):
         if model.non_sequential.split is not None and not self.mixes(model):
             raise ValueError(
                 f"non_sequential.split={model.non_sequential.split}: {model.name} makes no tokens of context and "
-                "candidate; "
-                "expected name: hyformer or interaction: rankmixer"
+                "candidate; expected name: hyformer or interaction: rankmixer"
             )
 
 
@@ -94,9 +93,9 @@ def check_divides(width: int, counts: dict[str, int], where: str) -> int:
         lower, upper = width // tokens * tokens, (width // tokens + 1) * tokens
         near = f"{lower} or {upper}" if lower else f"{upper}"
         raise ConfigError(
-            f"{where}={width}: token mixing needs a multiple of the number of tokens, T = {parts} = {tokens}; "
-            "expected for "
-            f"example {near}, or another number of tokens (queries, groups of the schema, model.non_sequential.split)"
+            f"{where}={width}: token mixing needs a multiple of the number of tokens, T = {parts} = {tokens}; expected "
+            f"for example {near}, or another number of tokens (queries, groups of the schema, "
+            "model.non_sequential.split)"
         )
     return tokens
 

@@ -24,8 +24,8 @@ def check_modules(model: nn.Module) -> None:
         if isinstance(module, FullyShardedDataParallel):
             raise ValueError(
                 f"{name or 'the model'} is a FullyShardedDataParallel (FSDP), which spreads parameters over ranks and "
-                "reduces their gradients itself; expected dense parameters that every rank holds whole, as in plain "
-                "or DDP modules"
+                "reduces their gradients itself; expected dense parameters that every rank holds whole, as in plain or "
+                "DDP modules"
             )
 
 

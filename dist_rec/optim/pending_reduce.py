@@ -92,8 +92,8 @@ class PendingReduce:
         if changed not in (0, ranks):
             raise RuntimeError(
                 f"p.grad was changed (clipped, for example) between backward() and step() on {changed} of {ranks} "
-                "ranks, so that their weights differ now; a rank without data finds nothing there. Expected "
-                "clip_norm in its place"
+                "ranks, so that their weights differ now; a rank without data finds nothing there. Expected clip_norm "
+                "in its place"
             )
         return {name: self._means[name] for name, flag in zip(self.names, flags, strict=True) if flag > 0}
 

@@ -187,8 +187,7 @@ def load_position(folder: Path, ranks: Ranks, workers: int) -> Position:
     if not path.is_file():
         raise ConfigError(
             f"{path}: no such file; resuming needs a checkpoint made by `checkpoint.every_steps` with the same number "
-            "of ranks "
-            f"({ranks.world_size} now)"
+            f"of ranks ({ranks.world_size} now)"
         )
     try:
         position = Position.model_validate(json.loads(path.read_bytes()))
@@ -201,8 +200,7 @@ def load_position(folder: Path, ranks: Ranks, workers: int) -> Position:
     if position.workers != workers:
         raise ConfigError(
             f"{folder}: cannot resume the data stream: it was saved with data.workers={position.workers}, now it is "
-            f"{workers}; "
-            f"the order of the data depends on it, so expected --set data.workers={position.workers}"
+            f"{workers}; the order of the data depends on it, so expected --set data.workers={position.workers}"
         )
     if math.isfinite(position.run.best):
         read_index(folder / BEST)

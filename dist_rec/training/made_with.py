@@ -53,8 +53,7 @@ class MadeWith(BaseModel):
         if not path.is_file():
             raise ConfigError(
                 f"{checkpoint}: not a checkpoint, or an incomplete one: it has no {FILE}; expected a folder made by a "
-                "run, "
-                "such as runs/quickstart/checkpoints/last"
+                "run, such as runs/quickstart/checkpoints/last"
             )
         try:
             tree = json.loads(path.read_bytes())
@@ -80,8 +79,7 @@ class MadeWith(BaseModel):
         if resumed and self.optimizer_state != OPTIMIZER_STATE:
             raise ConfigError(
                 f"{checkpoint}: saved by an earlier version of dist_rec, which kept the state of the optimizer in "
-                "another form; "
-                "its weights can be evaluated, but a run cannot resume from it"
+                "another form; its weights can be evaluated, but a run cannot resume from it"
             )
         differing = _differences(_facts(self.schema_), _facts(schema))
         differing += _differences(self._settings(self.recipe, resumed), self._settings(recipe, resumed))

@@ -98,8 +98,7 @@ def _check_environment() -> None:
         told = ", ".join(f"{name}={found[name]}" for name in there)
         raise ConfigError(
             f"the environment has {told}, but not {', '.join(missing)}: expected all of them, as torchrun sets them, "
-            "or none, "
-            f"for a job of one rank (unset {' '.join(there)})"
+            f"or none, for a job of one rank (unset {' '.join(there)})"
         )
     if missing:
         return
@@ -110,8 +109,8 @@ def _check_environment() -> None:
             raise ConfigError(f"the environment has {name}={value!r}, expected a number, as torchrun sets it")
     if not int(numbers["RANK"]) < int(numbers["WORLD_SIZE"]):
         raise ConfigError(
-            f"the environment has RANK={numbers['RANK']} and WORLD_SIZE={numbers['WORLD_SIZE']}, expected a rank "
-            "below it"
+            f"the environment has RANK={numbers['RANK']} and WORLD_SIZE={numbers['WORLD_SIZE']}, expected a rank below "
+            "it"
         )
 
 
@@ -133,8 +132,7 @@ def _join(backend: str, timeout_s: int) -> None:
         kind = ConfigError if rank == 0 or "connect" not in text else RunError
         raise kind(
             f"{place}: rank {rank} has not met all {world_size} ranks within {timeout_s} s (parallel.join_timeout_s); "
-            "expected "
-            f"all of them to be started, and to reach this address: {text[:200]}"
+            f"expected all of them to be started, and to reach this address: {text[:200]}"
         ) from None
     store.set_timeout(dist.default_pg_timeout)
     dist.init_process_group(backend, store=prefixed, rank=rank, world_size=world_size)

@@ -43,8 +43,8 @@ def metrics_table(metrics: dict[str, TaskMetrics]) -> list[str]:
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for task, m in metrics.items():
         lines.append(
-            f"| {task} | {m.auc:.4f} | {m.grouped_auc:.4f} | {m.logloss:.4f} | {m.ne:.4f} | {m.calibration:.3f} "
-            f"| {m.candidates} | {m.label_rate:.3f} |" + "".join(f" {m.own[name]:.4f} |" for name in own)
+            f"| {task} | {m.auc:.4f} | {m.grouped_auc:.4f} | {m.logloss:.4f} | {m.ne:.4f} | {m.calibration:.3f} | "
+            f"{m.candidates} | {m.label_rate:.3f} |" + "".join(f" {m.own[name]:.4f} |" for name in own)
         )
     return lines
 
@@ -62,8 +62,8 @@ def against_baselines(config: Config, metrics: dict[str, TaskMetrics]) -> list[s
             continue
         way = (m.auc - popularity) / (m.best_auc - popularity)
         lines.append(
-            f"{task}: test AUC {m.auc:.4f}, best reachable {m.best_auc:.4f}, popularity {popularity:.4f}: {way:.0%} "
-            "of the way"
+            f"{task}: test AUC {m.auc:.4f}, best reachable {m.best_auc:.4f}, popularity {popularity:.4f}: {way:.0%} of "
+            "the way"
         )
     return lines
 

@@ -80,8 +80,7 @@ class RunLog:
         saved = 1 - window.bytes_per_step / max(window.plain_bytes_per_step, 1)
         status = (
             f"loss {window.loss:.4f}  {_count(window.candidates_per_s)} samples/s  {_count(window.events_per_s)} "
-            "events/s  "
-            f"{_count(window.bytes_per_step)}B/step to the device ({saved:.0%} less than as plain int64)"
+            f"events/s  {_count(window.bytes_per_step)}B/step to the device ({saved:.0%} less than as plain int64)"
         )
         if cache is not None:
             status += f"  cache hits {cache.hit_rate:.1%}, {_count(cache.fetched_bytes / window.steps)}B/step fetched"

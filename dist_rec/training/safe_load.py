@@ -107,8 +107,7 @@ def _check_entries(path: Path, index: Metadata) -> None:
         if not inside or not covered or any((name, at) not in stored for at, of in parts if prod(of)):
             raise ConfigError(
                 f"{path}: expected the index of a DCP checkpoint, got one that is damaged or incomplete: {name} of "
-                "shape "
-                f"{size} is not stored whole"
+                f"shape {size} is not stored whole"
             )
 
 
@@ -127,8 +126,7 @@ def _check_files(folder: Path, index: Metadata) -> None:
             came = "nothing there" if size is None else f"{size}"
             raise ConfigError(
                 f"{folder}: the checkpoint is damaged or incomplete: expected {end} bytes in {name}, got {came}; was "
-                "it copied "
-                "whole?"
+                "it copied whole?"
             )
 
 

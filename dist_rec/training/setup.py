@@ -138,6 +138,5 @@ def _resume(run: Run, checkpoint: Path) -> None:
         raise ConfigError(
             f"{checkpoint}: saved when the run had ended after step {run.steps_done}, since "
             f"run.patience={run.config.run.patience} validations had brought nothing better; expected an earlier "
-            "checkpoint, "
-            "or a larger run.patience"
+            "checkpoint, or a larger run.patience"
         )

@@ -49,8 +49,7 @@ def check_study(config: Config, resume: Path | None) -> None:
     if resume is not None and len(members(config)) > 1:
         raise ConfigError(
             f"--resume {resume}: a checkpoint belongs to one run, but data.folds and run.seeds make "
-            f"{len(members(config))}; "
-            "resume with that run's own recipe.yaml"
+            f"{len(members(config))}; resume with that run's own recipe.yaml"
         )
 
 

@@ -73,8 +73,7 @@ def check_values(sum_q: int, sum_kv: int, q_offsets: Tensor, kv_offsets: Tensor,
         request = int(wrong.nonzero()[0])
         raise ValueError(
             f"num_candidates: request {request} has {int(counts[request])} candidates of {mask.group_size} rows, but "
-            "only "
-            f"{int(rows[request])} key rows in all"
+            f"only {int(rows[request])} key rows in all"
         )
     if prefix_len is not None and len(prefix_len) != (total := int(counts.sum())):
         raise ValueError(f"prefix_len must be (sum of num_candidates,) = ({total},), got {tuple(prefix_len.shape)}")

@@ -58,8 +58,7 @@ def _given(given: dict[str, str]) -> dict:
         (
             {"sequences": [{"name": "a.b", "ids": ["item"]}]},
             "sequences: 'a.b' cannot be a name here; expected one without dots that is no attribute of torch's "
-            "ModuleDict, "
-            "for example a_b_1",
+            "ModuleDict, for example a_b_1",
         ),
         ({"sequences": [{"name": "clicks", "ids": ["item"], "side": {"type": 3}}]}, "clicks.side: 'type' cannot"),
         ({"candidate": {"ids": ["item"], "side": {"": 3}, "labels": ["click"]}}, "candidate.side: '' cannot"),
@@ -67,8 +66,8 @@ def _given(given: dict[str, str]) -> dict:
         ({"sequences": [{"name": "candidate", "ids": ["item"]}]}, "not be 'candidate' or 'context'"),
         (
             {"feature_groups": {"user": ["context.usr"]}},
-            "feature_groups.user: 'context.usr' is no context or candidate field; these are: "
-            "context.user, candidate.item, candidate.kind",
+            "feature_groups.user: 'context.usr' is no context or candidate field; these are: context.user, "
+            "candidate.item, candidate.kind",
         ),
         (
             {"feature_groups": {"a": ["context.user"], "b": ["candidate.item", "context.user"]}},

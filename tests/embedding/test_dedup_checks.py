@@ -75,8 +75,8 @@ SLIPS: dict[str, tuple[Any, str]] = {
         lambda: FeatureProcessedEmbeddingBagCollection(
             bags(True), PositionWeightedModuleCollection({"a": 5, "b": 5}, device=CPU)
         ),
-        "got a FeatureProcessedEmbeddingBagCollection; it changes its features before it looks them up, leave it as "
-        "it is",
+        "got a FeatureProcessedEmbeddingBagCollection; it changes its features before it looks them up, leave it as it "
+        "is",
     ),
     "managed rows": (
         lambda: managed(ManagedCollisionEmbeddingCollection, rows(), ROW),

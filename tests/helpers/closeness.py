@@ -28,9 +28,8 @@ def assert_close_to_truth(got: Tensor, truth_float64: Tensor, plain_low_precisio
     worst = int(error.argmax())
     index = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), got.shape))
     assert error.max().item() <= allowed, (
-        f"largest error {error.max().item():.3e} at {index}, "
-        f"allowed {allowed:.3e} ({factor} x plain {got.dtype} maths + one rounding): "
-        f"got {got.detach().flatten()[worst].item()!r}, truth {truth.flatten()[worst].item()!r}, "
+        f"largest error {error.max().item():.3e} at {index}, allowed {allowed:.3e} ({factor} x plain {got.dtype} maths "
+        f"+ one rounding): got {got.detach().flatten()[worst].item()!r}, truth {truth.flatten()[worst].item()!r}, "
         f"plain {plain_low_precision.detach().flatten()[worst].item()!r}"
     )
 

@@ -102,8 +102,8 @@ def test_says_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
     assert output.getvalue().splitlines() == [
         "runs/[x]/y",
         *(
-            f"step {step}/60  loss 0.6250  12.3k samples/s  2.5M events/s  "
-            "4.0kB/step to the device (75% less than as plain int64)"
+            f"step {step}/60  loss 0.6250  12.3k samples/s  2.5M events/s  4.0kB/step to the device (75% less than as "
+            "plain int64)"
             for step in (20, 40)
         ),
         "valid after step 40, click: AUC 0.7500  grouped AUC 0.7000  logloss 0.5000  NE 0.9000  calibration 1.100",

@@ -21,8 +21,7 @@ class HyFormerSequence(Strict):
     encoder: Literal["full", "longer", "swiglu"] = Field(
         default="longer",
         description="full: a transformer layer over all events. longer: in the first layer the newest events look at "
-        "all, "
-        "later layers stay with them; with fewer events than `recent` the same as full. swiglu: no attention.",
+        "all, later layers stay with them; with fewer events than `recent` the same as full. swiglu: no attention.",
     )
     recent: Size = Field(default=128, ge=1, description="L_H: newest events that are query rows, with encoder: longer.")
     causal: bool = Field(
@@ -79,8 +78,7 @@ class HyFormerConfig(ModelOptions):
     merge_sequences: bool = Field(
         default=False,
         description="Join all sequences, in the order of the schema, into one with the settings of the first; to "
-        "compare. "
-        "Newest events of the joined sequence are those at its end: of the schema's last sequence.",
+        "compare. Newest events of the joined sequence are those at its end: of the schema's last sequence.",
     )
     rotary: bool = Field(
         default=False, description="Rotate queries and keys by their position (relative positions); not in the paper."
@@ -121,8 +119,7 @@ class HyFormerConfig(ModelOptions):
         if self.merge_sequences and (others := sorted(set(self.sequences) - {known[0]})):
             raise ConfigError(
                 "model.hyformer.sequences: merge_sequences joins all into one with the settings of the first, "
-                f"{known[0]}; "
-                f"expected nothing for {', '.join(others)}"
+                f"{known[0]}; expected nothing for {', '.join(others)}"
             )
         if "candidate" in self.query_inputs and model.non_sequential.split is not None:
             raise ConfigError(
@@ -146,8 +143,6 @@ class HyFormerConfig(ModelOptions):
             if sequence.encoder == "longer" or (sequence.encoder == "full" and not sequence.causal):
                 raise ConfigError(
                     f"model.hyformer.sequences.{name}: candidates with their own `visible_events` need states of "
-                    "events that know no "
-                    "later one, for all events; expected encoder: full with causal: true, or encoder: swiglu, got "
-                    "encoder: "
-                    f"{sequence.encoder}, causal: {str(sequence.causal).lower()}"
+                    "events that know no later one, for all events; expected encoder: full with causal: true, or "
+                    f"encoder: swiglu, got encoder: {sequence.encoder}, causal: {str(sequence.causal).lower()}"
                 )

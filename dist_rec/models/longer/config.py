@@ -61,17 +61,17 @@ class LongerConfig(ModelOptions):
     def check_schema(self, model: "ModelConfig", schema: "Schema") -> None:
         if not self.mixes(model) and not {"globals", "sequence_mean"} & set(self.head_inputs(model)):
             raise ConfigError(
-                "model.head.inputs: longer gives globals and sequence_mean, and the head would see neither; "
-                f"expected at least one of them, got {model.head.inputs}"
+                "model.head.inputs: longer gives globals and sequence_mean, and the head would see neither; expected "
+                f"at least one of them, got {model.head.inputs}"
             )
         if schema.candidate.visible_events and (self.merge != 1 or self.k != 0 or self.queries != "recent"):
             raise ConfigError(
                 "model.longer: candidates with their own `visible_events` need every event as a row of its own; "
-                "expected merge: 1, k: 0, "
-                f"queries: recent, got merge: {self.merge}, k: {self.k}, queries: {self.queries}"
+                f"expected merge: 1, k: 0, queries: recent, got merge: {self.merge}, k: {self.k}, queries: "
+                f"{self.queries}"
             )
         if "user" in self.globals and not schema.context:
             raise ConfigError(
-                "model.longer.globals: global token 'user' needs context fields, but the schema declares none; take "
-                "it out"
+                "model.longer.globals: global token 'user' needs context fields, but the schema declares none; take it "
+                "out"
             )
