@@ -1,6 +1,6 @@
 # Thin verbs over the scripts in launch/. `make run` and `make test` set everything up by themselves.
 .DELETE_ON_ERROR:
-.PHONY: help setup run test quick check clean
+.PHONY: help setup run test quick check docs clean
 
 PYTHON := .venv/bin/python
 # Two workers: the ranks that a test starts are single-threaded processes of their own. More cores take more: make test WORKERS=8
@@ -18,6 +18,7 @@ help:
 	@echo "make quick      tests of the whole package, the models, the kernels' references, and one curve: about a minute"
 	@echo "make test       all tests"
 	@echo "make check      ruff, format, pyright, the rules of the architecture"
+	@echo "make docs       the documents as a site in build/site; broken links and unknown names fail"
 
 setup:
 	@launch/install.sh
@@ -39,6 +40,10 @@ check: setup
 	@$(PYTHON) -m ruff format --check .
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(PYTHON) -m pyright
 	@$(PYTHON) -m pytest -q tests/test_architecture.py
+
+docs: setup
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -r launch/requirements/docs.txt
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -216,7 +216,7 @@ def main() -> None:
     from dist_rec.common.strict import ConfigError
     from dist_rec.data.validate import DataError
 
-    sys.path.insert(0, os.getcwd())  # parts of one's own: also where the console script is called, which leaves it out
+    sys.path.append(os.getcwd())  # parts of one's own: the console script leaves it out
     try:
         app()
     except (ConfigError, DataError, NotOurs, RunError, OSError) as error:

@@ -1,8 +1,7 @@
 """What users import: the names, their signatures, and what an import costs.
 
-A change here is a change for users and belongs into CHANGELOG.md. `python -m tests.golden.write --surface` writes the
-list.
-"""
+A change here is a change for users: it belongs into CHANGELOG.md. `python -m tests.golden.write --surface` writes the
+list."""
 
 import json
 import subprocess
@@ -31,8 +30,9 @@ def test_the_public_names_and_signatures_are_those_that_are_kept() -> None:
 
 
 def _run(code: str) -> str:
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.strip()
 

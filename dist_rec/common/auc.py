@@ -1,18 +1,18 @@
-"""AUC, exact: by ranks in float64. (torchmetrics squashes logits, which ties large ones, and divides in float32.)"""
+"""Exact AUC by ranks in float64. (torchmetrics squashes logits, which ties large ones, and divides in float32.)"""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def auc(scores: NDArray, labels: NDArray) -> float:
-    """Area under the ROC curve, ties counted half. scores and labels (N,). NaN unless both classes are present and all
-    scores are numbers."""
+    """Area under the ROC curve, ties counted half. scores and labels (N,). NaN without both classes, or with a NaN."""
     return grouped_auc(scores, labels, np.zeros(len(labels)))
 
 
 def grouped_auc(scores: NDArray, labels: NDArray, groups: NDArray) -> float:
-    """AUC within each group, averaged with the group's number of candidates as weight; groups of one class are left
-    out. NaN if a score is: a NaN has no place among the others, and sorting would give it one."""
+    """Mean AUC of the groups, weighted by their numbers of candidates, without groups of one class.
+
+    scores, labels and groups (N,). NaN if a score is NaN, which has no rank, or if no group has both classes."""
     if np.isnan(scores).any():
         return float("nan")
     order = np.lexsort((scores, groups))

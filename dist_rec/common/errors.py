@@ -1,5 +1,5 @@
-"""What ends a run through nobody's bug."""
+"""Errors that end a run without a bug."""
 
 
 class RunError(RuntimeError):
-    """A run cannot go on; the message says why and what to do. Unlike a wrong recipe, one rank may meet it alone."""
+    """A run cannot continue; the message has the reason and the remedy. It may occur on one rank alone."""

@@ -1,4 +1,4 @@
-"""Logging of a many-rank run: rank 0 speaks, the others only warn."""
+"""Logging of a run with many ranks: rank 0 logs from INFO on, other ranks from WARNING on."""
 
 import logging
 import sys
@@ -6,7 +6,7 @@ import warnings
 
 
 def setup_logging(rank: int) -> None:
-    """Plain lines on stderr; call once, in the process's main module."""
+    """Logs plain lines to stderr; call it once, in the process's main module."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(f"%(asctime)s [{rank}] %(name)s: %(message)s", "%H:%M:%S"))
     root = logging.getLogger("dist_rec")
@@ -17,8 +17,7 @@ def setup_logging(rank: int) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Advice from libraries to their own developers, which a user of this program cannot act on. Errors still come
-    through."""
+    """Hides warnings of libraries that a user of this program cannot act on. Errors stay."""
     for name in ("torchrec", "torch.fx"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("torchdata", "torchrec", "torch.fx", "torch.utils.data", "torch.distributed"):

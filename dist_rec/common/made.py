@@ -1,8 +1,7 @@
-"""What this project made, so that it replaces that and nothing else.
+"""Marks folders that this project made, so that it replaces these and nothing else.
 
-A folder that the project makes and may later replace holds a hidden file `.dist_rec.json`: the kind of thing it is, and
-the size and time of change of every file in it. A folder without one, or with files (or empty folders) that were added
-or changed since, is the user's."""
+Such a folder has a hidden file `.dist_rec.json` with its kind, and with the size and time of change of every file in
+it. A folder without the marker, or with files (or empty folders) added or changed since, is the user's."""
 
 import json
 import os
@@ -18,17 +17,14 @@ Record = tuple[int, int]  # size in bytes, time of change in ns
 
 
 class NotOurs(ValueError):
-    """Something stands where the project wants to write, and the project did not make it as it is."""
+    """The target of a write exists, and the project did not make it, or somebody changed it since."""
 
 
 def mark(folder: Path, kind: str, files: Iterable[Path] | None = None) -> None:
-    """Notes that the project made a folder, with all files that are in it now.
+    """Writes the marker of a folder that the project made, with all its current files.
 
-    `kind` says what the folder is, in a word, such as "dataset" or "checkpoint". With `files`, only these are noted,
-    beside what the folder's marker notes already; all others stay the user's.
-
-    Raises OSError.
-    """
+    `kind` is one word, such as "dataset" or "checkpoint". With `files`, it adds only these to the files of the folder's
+    marker; all other files stay the user's. Raises OSError."""
     known = {} if files is None else _read(folder)[1]
     paths = _files(folder) if files is None else files
     known |= {path.relative_to(folder).as_posix(): _record(path) for path in paths}
@@ -38,21 +34,21 @@ def mark(folder: Path, kind: str, files: Iterable[Path] | None = None) -> None:
 
 
 def kind_of(folder: Path) -> str | None:
-    """What `mark` called the folder; None if the project did not make it."""
+    """The `kind` from `mark`; None if the project did not make the folder."""
     return _read(folder)[0]
 
 
 def is_unchanged(path: Path) -> bool:
-    """Whether the marker of the file's own folder notes the file as it is now."""
+    """Whether the file is the same as in the marker of its folder."""
     return path.is_file() and _read(path.parent)[1].get(path.name) == _record(path)
 
 
 def check_replaceable(folder: Path, kind: str, *, force: bool = False) -> None:
-    """Raises NotOurs if writing a `kind` to this place would delete anything that is not an unchanged `kind` of ours.
+    """Raises NotOurs if writing a `kind` to this place would delete anything but an unchanged `kind` of the project.
 
-    Nothing there and an empty folder are fine. `force` allows any folder, except for the root, the home folder, the
-    working directory, whatever contains one of these, and a mount point. Links are followed. Raises OSError if the
-    place cannot be read."""
+    A missing and an empty folder are fine. `force` allows any folder, except for the root, the home folder, the working
+    directory, folders that contain one of these, and a mount point. Links are followed. Raises OSError if the place
+    cannot be read."""
     place = real(folder)
     wanted = f"{folder}: expected a new or empty folder, or a {kind} that dist_rec made and nobody changed since, got"
     if not place.exists():
@@ -66,18 +62,15 @@ def check_replaceable(folder: Path, kind: str, *, force: bool = False) -> None:
     if place.is_mount():
         raise NotOurs(f"{wanted} a mount point, which cannot be replaced; name a folder inside it")
     if not force and (strange := _strange(place, kind)):
-        raise NotOurs(
-            f"{wanted} {strange}; name another folder, or say --force (in Python force=True) to delete all that is "
-            "there"
-        )
+        advice = "name another folder, or say --force (in Python force=True) to delete all that is there"
+        raise NotOurs(f"{wanted} {strange}; {advice}")
 
 
 def replace(folder: Path, by: Path, kind: str, *, force: bool = False) -> None:
-    """Moves the folder `by`, on the same file system, to `folder` and then deletes what was there.
+    """Moves the folder `by`, on the same file system, to `folder` and then deletes the old folder.
 
-    At any moment either the old or the new is complete, there or under a hidden name beside it. Raises what
-    `check_replaceable` raises, and OSError; the old is then back in its place.
-    """
+    At any moment the old or the new folder is complete, in place or under a hidden name beside it. Raises OSError, and
+    errors of `check_replaceable`; the old folder is then back in its place."""
     check_replaceable(folder, kind, force=force)
     place = real(folder)
     if not place.exists():
@@ -98,12 +91,12 @@ def replace(folder: Path, by: Path, kind: str, *, force: bool = False) -> None:
 
 
 def real(path: Path) -> Path:
-    """The absolute path with all links followed, whether something is there or not."""
+    """The absolute path with all links followed; it need not exist."""
     return Path(os.path.realpath(path))
 
 
 def _strange(folder: Path, kind: str) -> str:
-    """What shows that a folder is not an unchanged `kind` of ours; empty if nothing does."""
+    """The difference of a folder from an unchanged `kind` of the project; empty if there is none."""
     first = next(_files(folder), None)
     if first is None and kind_of(folder) is None:
         return ""
@@ -116,7 +109,7 @@ def _strange(folder: Path, kind: str) -> str:
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()
         if name in holding and path.is_dir():
-            continue  # of a folder of ours, whose files are gone
+            continue  # its marked files are gone
         if name not in known:
             return f"one to which {name} was added"
         if known[name] != _record(path):
@@ -125,7 +118,7 @@ def _strange(folder: Path, kind: str) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files, links and empty folders below, but for the folder's own marker, in order; links are not followed."""
+    """Files, links and empty folders below, without the marker, in order; links are not followed."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -143,12 +136,12 @@ def _files(folder: Path) -> Iterator[Path]:
 def _record(path: Path) -> Record:
     stat = path.lstat()
     if S_ISDIR(stat.st_mode):
-        return 0, 0  # an empty folder; that it is there is all there is to note
+        return 0, 0  # an empty folder has no other properties
     return stat.st_size, stat.st_mtime_ns
 
 
 def _read(folder: Path) -> tuple[str | None, dict[str, Record]]:
-    """Kind and files that the marker notes; no kind and no files without a marker of ours."""
+    """Kind and files of the marker; None and no files without a valid marker."""
     path = folder / MARKER
     if path.is_symlink() or not path.is_file():
         return None, {}

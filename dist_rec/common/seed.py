@@ -1,4 +1,4 @@
-"""One place for randomness: the seeds of a run and the switch that makes operators deterministic."""
+"""Seeds and random state of a run, and the switch for deterministic operators."""
 
 import random
 
@@ -6,10 +6,10 @@ import torch
 
 
 def seed_everything(seed: int, *, deterministic: bool) -> None:
-    """Seeds python and torch alike on every rank, so that all ranks initialise the same dense parameters.
+    """Seeds python and torch equally on every rank, so that all ranks initialise the same dense parameters.
 
-    With `deterministic`, torch raises where an operator has no deterministic form, and attention on the CPU pads its
-    keys to whole blocks, so that what stands behind a row cannot change its rounding (with MKL_CBWR set, see
+    With `deterministic`, torch raises for an operator without a deterministic form, and attention on the CPU pads its
+    keys to whole blocks. Later rows then cannot change the rounding of a row (with MKL_CBWR set, see
     launch/README.md)."""
     random.seed(seed)
     torch.manual_seed(seed)
@@ -17,13 +17,13 @@ def seed_everything(seed: int, *, deterministic: bool) -> None:
 
 
 def random_state() -> dict[str, list[int]]:
-    """Torch's random state on this rank, as plain numbers: of the CPU, and of the current GPU if one is in use."""
+    """Torch's random state on this rank as integers: of the CPU, and of the current GPU if one is in use."""
     state = {"cpu": torch.get_rng_state().tolist()}
     return state | ({"cuda": torch.cuda.get_rng_state().tolist()} if torch.cuda.is_initialized() else {})
 
 
 def restore_random_state(state: dict[str, list[int]]) -> None:
-    """Goes on from what `random_state` gave."""
+    """Sets a state from `random_state`."""
     torch.set_rng_state(torch.tensor(state["cpu"], dtype=torch.uint8))
     if "cuda" in state:
         torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8))

@@ -1,7 +1,7 @@
-"""Declared structures (recipes, schemas, options of parts): how they are checked and how their mistakes are
-explained."""
+"""Declared structures (recipes, schemas, options of parts): their checks and error messages."""
 
 import difflib
+import itertools
 import os.path
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
@@ -12,12 +12,11 @@ T = TypeVar("T", bound="Strict")
 
 
 class ConfigError(ValueError):
-    """A recipe, an override or a schema is wrong; the message gives the key, its place, what was expected and what
-    came."""
+    """A recipe, an override or a schema is wrong. The message has the key, its place, expected and got."""
 
 
 def folder_name(path: str) -> str:
-    """The path with ~ as the home folder. Raises ValueError if no folder can have this name."""
+    """The path with ~ replaced by the home folder. Raises ValueError if no folder can have this name."""
     if "\0" in path:
         raise ValueError(f"expected a path without zero bytes, got {path!r}")
     return os.path.expanduser(path)
@@ -30,29 +29,25 @@ Folder = Annotated[str, AfterValidator(folder_name)]
 
 
 class Strict(BaseModel):
-    """Base of every declared structure: unknown keys are errors, numbers are finite, values do not change after
-    creation."""
+    """Base of every declared structure: unknown keys are errors, numbers are finite, values are frozen."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads yes, no, on and off as booleans, which would pass as 1 or 0."""
+        """YAML reads yes, no, on and off as booleans, which pydantic would accept as 1 or 0."""
         entries = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
         field = cls.model_fields.get(info.field_name or "")
         kinds = set(_leaves(field.annotation)) if field is not None else set()
-        if (
-            kinds & {int, float}
-            and bool not in kinds
-            and (wrong := [entry for entry in entries if isinstance(entry, bool)])
-        ):
+        wrong = [entry for entry in entries if isinstance(entry, bool)]
+        if wrong and kinds & {int, float} and bool not in kinds:
             raise ValueError(f"expected a number, got {wrong[0]} (what yes, no, on and off are in YAML, too)")
         return value
 
     @classmethod
     def known_keys(cls) -> list[str]:
-        """Every key that a mapping of this kind may have."""
+        """All keys of this structure."""
         return list(cls.model_fields)
 
     @classmethod
@@ -78,7 +73,7 @@ def check_distinct(what: str, names: Sequence[str], why: str) -> None:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The known name that is most like `name`, as the end of a message, or all known names if none is."""
+    """The end of a message: the known name most similar to `name`, or all known names if none is similar."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known) or 'none'}"
 
@@ -97,22 +92,19 @@ def _explain(kind: type[Strict], problem: Any) -> str:
 
 
 def _keys_at(kind: type[Strict], place: Sequence[str]) -> list[str]:
-    """Names that are valid under a path of keys; descends through nested structures, lists and mappings of them."""
+    """Valid names under a path of keys through nested structures, lists and mappings."""
     current: type[Strict] | None = kind
     for step in place:
         below = current.kind_below(step) if current is not None else None
-        # An index of a list or a name in a mapping: the structure is that of its entries.
+        # An index of a list or a name in a mapping leads to the structure of its entries.
         current = below if below is not None or current is None or step in current.known_keys() else current
     return current.known_keys() if current is not None else []
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:
-    """The types that a field's annotation is made of."""
+    """The types inside a field's annotation."""
     inner = get_args(annotation)
-    if not inner:
-        yield annotation
-    for part in inner:
-        yield from _leaves(part)
+    return itertools.chain.from_iterable(map(_leaves, inner)) if inner else iter([annotation])
 
 
 def _kind_inside(annotation: Any) -> type[Strict] | None:

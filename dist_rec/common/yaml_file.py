@@ -1,4 +1,4 @@
-"""YAML files of users: plain data in UTF-8, every key once, every mistake told with its place."""
+"""YAML files of users: plain data in UTF-8, every key once, errors with their place."""
 
 import codecs
 from pathlib import Path
@@ -12,8 +12,7 @@ MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 def read_yaml(path: Path, missing: str = "no such file") -> dict[str, Any]:
-    """A YAML mapping from a file in UTF-8. Raises ConfigError, with `missing` in its message if there is no such
-    file."""
+    """A YAML mapping from a file in UTF-8. Raises ConfigError, with `missing` in its message for a missing file."""
     try:
         content = path.read_bytes()
         text = content.removeprefix(codecs.BOM_UTF8).decode()  # some editors put a byte order mark in front
@@ -50,7 +49,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 class _OnceLoader(yaml.SafeLoader):
-    """Plain data only, and no key twice in one mapping: plain YAML would keep the last one and drop the others."""
+    """Accepts plain data only, and every key of a mapping once: plain YAML would drop all but the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -73,6 +72,6 @@ def _parse(text: str, wrong: str) -> Any:
         return yaml.load(text, Loader=_OnceLoader)
     except RecursionError as error:
         raise ConfigError(f"{wrong}: it is nested too deeply, or holds itself") from error
-    # PyYAML raises these for a value that does not fit its tag: 2024-13-01, !!timestamp x, !!bool x.
+    # PyYAML raises these for a value that does not match its tag: 2024-13-01, !!timestamp x, !!bool x.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise ConfigError(f"{wrong}: {error}") from error

@@ -1,4 +1,4 @@
-"""A thread that works ahead on the batches of a loader, and remembers where the loader stood behind each."""
+"""A thread that prepares the batches of a loader ahead, and keeps the loader's position after each batch."""
 
 import copy
 import queue
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-STOP_S = 5.0  # that leaving early waits for the thread
+STOP_S = 5.0  # longest wait for the thread at an early end
 KEPT_POSITIONS = 16  # more batches than any pipeline holds
 
 
@@ -20,7 +20,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class _Made:
-    """A batch, or what the loader's end left in its place, and the position of the loader behind it."""
+    """A batch, or `_END`, and the position of the loader after it."""
 
     batch: Any
     position: Any
@@ -30,8 +30,7 @@ _END = object()
 
 
 def position_of(loader: Any) -> dict[str, Any] | Failed | None:
-    """A copy of the loader's `state_dict`; None if it has none, and the error if it has one that fails: only who asks
-    for the position should meet it."""
+    """A copy of the loader's `state_dict`, None without one; a `Failed` if it fails, for users of the position only."""
     if not hasattr(loader, "state_dict"):
         return None
     try:
@@ -41,11 +40,10 @@ def position_of(loader: Any) -> dict[str, Any] | Failed | None:
 
 
 class Ahead:
-    """One pass over `loader`: `make(batch)` for each of its batches, in a thread of its own that keeps `prefetch`
-    ready.
+    """One pass over `loader`: `make(batch)` for each batch, in a thread that keeps `prefetch` results ready.
 
-    - `positions`: of the loader before the first batch and behind each that was handed out, the last ones
-    - `end`: of the loader when it was exhausted and the consumer knows
+    - `positions`: of the loader before the first batch and after each batch that was yielded, the latest ones
+    - `end`: of the loader at its end, once the consumer got there
     """
 
     def __init__(self, loader: Iterable[Any], make: Callable[[Any], Any], prefetch: int) -> None:
@@ -53,8 +51,8 @@ class Ahead:
         self.end: dict[str, Any] | Failed | None = None
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=prefetch)
         self._stopped = threading.Event()
-        # The thread alone holds the loader: in a cycle with what made it, a loader with workers would be taken apart in
-        # an order in which they do not end.
+        # Only the thread references the loader: garbage collection of a cycle could delete a loader with workers in an
+        # order in which they do not end.
         self._worker = threading.Thread(target=self._work, args=(loader, make), name="DedupLoader", daemon=True)
         self._worker.start()
 
@@ -70,8 +68,8 @@ class Ahead:
             yield made.batch
 
     def stop(self, why: str = "") -> None:
-        """Ends the thread; with `why`, whoever still asks for batches is told."""
-        # The worker may wait for room; if it waits for its loader instead, it ends with the next batch or the process.
+        """Ends the thread; with `why`, a consumer that continues gets a RuntimeError with it."""
+        # A worker that waits for room ends now; one that waits for its loader ends with the next batch or the process.
         self._stopped.set()
         given_up = time.monotonic() + STOP_S
         while self._worker.is_alive() and time.monotonic() < given_up:

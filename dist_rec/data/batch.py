@@ -1,4 +1,4 @@
-"""The batch as models see it: unique ids, inverse indices, and what is truly per event. How it crosses: host_batch.py.
+"""The batch of a model: unique ids, inverse indices and values per event. Its transfer: host_batch.py.
 
 Shapes: B requests, N events of one sequence, C candidates, U unique tokens of one feature set, T tasks.
 Nothing here is 8 bytes wide per event.
@@ -37,17 +37,15 @@ class SequenceBatch(Multistreamable):
     """One step's input on one rank, on its device.
 
     - `unique`: KeyedJaggedTensor of stride 1 with one key per field of each feature set ("history.item"), U ids each
-    - `context` (B,) row of each request in the feature set "context" as an `inverse` is, or None without context fields
+    - `context` (B,) row of each request in the feature set "context", like an `inverse`; None without context fields
     - `sequences` by name, `candidates` with `lengths` = candidates per request
-    - `labels` (C, T) float32, 0 or 1, NaN where not defined: a task that is given another one, where that one's label
-      is 0
-    - `oracle` (C, T) float32 or None, also where the label is not defined
-    - `visible_events` (C,) int32 or None: how many of the oldest events the candidate sees
+    - `labels` (C, T) float32, 0 or 1; NaN where a task is given another task whose label is 0
+    - `oracle` (C, T) float32 or None, also where the label is NaN
+    - `visible_events` (C,) int32 or None: number of the oldest events that the candidate sees
     - `grouping_key` (B,) int64, of grouped metrics
-    - `candidates_per_rank` () float32: candidates of an average rank in this step. The loss is divided by it, so that
-      the mean over ranks of the gradients is the gradient of the mean over all candidates, however unevenly they are
-      spread
-    - `max_candidates`: most candidates of one request, known on the host
+    - `candidates_per_rank` () float32: mean candidates per rank in this step. The loss is divided by it: the mean of
+      the ranks' gradients is then the gradient of the mean over all candidates, also if they are spread unevenly
+    - `max_candidates`: most candidates of one request, on the host
     """
 
     unique: KeyedJaggedTensor

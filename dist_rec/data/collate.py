@@ -1,4 +1,4 @@
-"""Rows of a file -> one `HostBatch`: the dedup of a batch happens here, on the host, in the reader worker.
+"""Rows of a file -> one `HostBatch`. The reader worker deduplicates the batch here, on the host.
 
 Shapes: B requests, N events of one sequence, C candidates, U unique tokens of one feature set, T tasks.
 """
@@ -23,7 +23,7 @@ MAX_AGE_SECONDS = 2**31 - 1
 
 @dataclass(frozen=True)
 class _Events:
-    """One sequence, or the candidates, of B requests: ids (N,) per field, and what is beside them by its name."""
+    """One sequence, or the candidates, of B requests: ids (N,) per field, and other tensors by name."""
 
     ids: list[NDArray[np.int64]]
     tensors: dict[str, Tensor]
@@ -33,12 +33,12 @@ class _Events:
 def collate(table: pa.Table, schema: Schema, max_length: int | None = None, *, dedup: bool = True) -> HostBatch:
     """One batch from B valid rows (see `validate`); with `max_length`, only the newest events of each sequence.
 
-    - ids in order of first occurrence; without `dedup` every event is a token of its own
-    - side values uint8 up to 256 values and int16 above, ages int32 seconds clipped to [0, 2^31 - 1]
-    - `labels` of a task that is `given` another one are NaN where that one's label is 0, whatever the file says there
-    - `candidates_per_rank` is C; the training loop replaces it by what its ranks have on average
-    - `plain_bytes`: the ids, side values and times of this batch as int64 KeyedJaggedTensors (8 bytes per value, 4
-      bytes of length per field and request), and labels, oracle, visible events and grouping keys as here
+    - ids are in order of first occurrence; without `dedup` every event is a token of its own
+    - side values are uint8 up to 256 values and int16 above; ages are int32 seconds clipped to [0, 2^31 - 1]
+    - `labels` of a task that is `given` another task are NaN where the other label is 0, whatever the file has there
+    - `candidates_per_rank` is C; the training loop replaces it by the mean over its ranks
+    - `plain_bytes` counts ids, side values and times as int64 KeyedJaggedTensors (8 bytes per value, 4 bytes of length
+      per field and request), and labels, oracle, visible events and grouping keys as they are here
     """
     now = None if schema.request.time is None else scalar_values(table, schema.request.time).astype(np.int64)
     events = {
@@ -67,17 +67,16 @@ def collate(table: pa.Table, schema: Schema, max_length: int | None = None, *, d
 
 
 def empty_batch(schema: Schema) -> HostBatch:
-    """A batch of no requests, for a rank that has run out of rows: every length 0, same keys as any other."""
+    """A batch without requests, for a rank without more rows: every length is 0, the keys are the usual ones."""
     return collate(arrow_schema(schema).empty_table(), schema)
 
 
 def _read_outcome(table: pa.Table, schema: Schema) -> dict[str, Tensor]:
-    """`labels`, and where the schema has them `oracle` and `visible_events`."""
+    """`labels`, and `oracle` and `visible_events` if the schema has them."""
 
     def columns(names: list[str]) -> Tensor:
-        return torch.from_numpy(
-            np.stack([ragged_values(table, name).values.astype(np.float32) for name in names], axis=1)
-        )
+        values = [ragged_values(table, name).values.astype(np.float32) for name in names]
+        return torch.from_numpy(np.stack(values, axis=1))
 
     names = schema.candidate.labels
     labels = [f"{CANDIDATE}.{label}" for label in names]
@@ -88,9 +87,8 @@ def _read_outcome(table: pa.Table, schema: Schema) -> dict[str, Tensor]:
     if schema.candidate.oracle:
         outcome["oracle"] = columns([f"{label}.oracle" for label in labels])
     if schema.candidate.visible_events:
-        outcome["visible_events"] = torch.from_numpy(
-            ragged_values(table, f"{CANDIDATE}.visible_events").values.astype(np.int32)
-        )
+        visible = ragged_values(table, f"{CANDIDATE}.visible_events").values
+        outcome["visible_events"] = torch.from_numpy(visible.astype(np.int32))
     return outcome
 
 
@@ -101,7 +99,7 @@ def _read_events(
     now: NDArray[np.int64] | None,
     max_length: int | None,
 ) -> _Events:
-    """With `now` (B,) seconds, ages are counted from it."""
+    """Ages count back from `now` (B,) seconds; without it there are none."""
     offsets = ragged_values(table, f"{owner}.{declared.ids[0].name}").offsets
     lengths = np.diff(offsets)
     keep: slice | NDArray[np.bool_] = slice(None)

@@ -1,7 +1,4 @@
-"""The columns of a dataset file, read off its schema, and list columns as plain numpy arrays.
-
-One place that knows how a field is called in Parquet, what type it is written as, and which values it may take.
-"""
+"""The columns of a dataset file (names, types and sizes, from its schema), and list columns as numpy arrays."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,8 +8,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dist_rec.common.strict import ConfigError
-from dist_rec.data.schema import Schema
+from dist_rec.data.schema import Schema, SequenceSchema
 
+Ints = NDArray[np.int64]
 Kind = Literal["id", "time", "label", "oracle", "visible_events", "grouping_key"]
 REQUEST = "request"
 CANDIDATE = "candidate"
@@ -34,7 +32,7 @@ class Column:
 
     @property
     def arrow_type(self) -> pa.DataType:
-        """The type the writer uses; readers accept any integer type (labels also floats and booleans)."""
+        """The type in files of the writer; readers accept others (types.py)."""
         kinds = {
             "time": pa.int64(),
             "grouping_key": pa.int64(),
@@ -49,29 +47,31 @@ class Column:
 def columns_of(schema: Schema) -> list[Column]:
     """Every column that a file of this schema must have. A grouping key that is also a context field is one column.
 
-    Raises ConfigError if two fields would share a column otherwise.
-    """
-    columns = [Column(field.name, REQUEST, "id", schema.tables[field.table]) for field in schema.context]
+    Raises ConfigError if two other fields share a column."""
+    candidate, tables = schema.candidate, schema.tables
+    columns = [Column(field.name, REQUEST, "id", tables[field.table]) for field in schema.context]
     if schema.request.grouping_key not in {column.name for column in columns}:
         columns.append(Column(schema.request.grouping_key, REQUEST, "grouping_key"))
     if schema.request.time is not None:
         columns.append(Column(schema.request.time, REQUEST, "time"))
-    for sequence in schema.sequences:
-        owner = sequence.name
-        columns += [Column(f"{owner}.{field.name}", owner, "id", schema.tables[field.table]) for field in sequence.ids]
-        columns += [Column(f"{owner}.{name}", owner, "id", size) for name, size in sequence.side.items()]
-        columns += [Column(f"{owner}.time", owner, "time")] * sequence.time
-    columns += _candidate_columns(schema)
+    for owner, of in [*((sequence.name, sequence) for sequence in schema.sequences), (CANDIDATE, candidate)]:
+        columns += [Column(f"{owner}.{field.name}", owner, "id", tables[field.table]) for field in of.ids]
+        columns += [Column(f"{owner}.{name}", owner, "id", size) for name, size in of.side.items()]
+        if isinstance(of, SequenceSchema) and of.time:
+            columns.append(Column(f"{owner}.time", owner, "time"))
+    labels = [f"{CANDIDATE}.{label}" for label in candidate.labels]
+    columns += [Column(label, CANDIDATE, "label") for label in labels]
+    columns += [Column(f"{label}.oracle", CANDIDATE, "oracle") for label in labels if candidate.oracle]
+    if candidate.visible_events:
+        columns.append(Column(f"{CANDIDATE}.visible_events", CANDIDATE, "visible_events"))
     names = [column.name for column in columns]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(
-            f"schema {schema.name}: expected one field per column, got several named {', '.join(sorted(twice))}"
-        )
+    if twice := ", ".join(sorted({name for name in names if names.count(name) > 1})):
+        raise ConfigError(f"schema {schema.name}: expected one field per column, got several named {twice}")
     return columns
 
 
 def arrow_schema(schema: Schema) -> pa.Schema:
-    """Arrow types of the files the writer makes."""
+    """Columns and Arrow types of the files of the writer."""
     return pa.schema([pa.field(column.name, column.arrow_type) for column in columns_of(schema)])
 
 
@@ -80,10 +80,10 @@ class Ragged:
     """A list column of B rows: `values` (N,), `offsets` (B + 1,) int64 from 0 to N."""
 
     values: NDArray
-    offsets: NDArray[np.int64]
+    offsets: Ints
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> Ints:
         """(B,) int64"""
         return np.diff(self.offsets)
 
@@ -109,37 +109,21 @@ def ragged_values(table: pa.Table, name: str) -> Ragged:
 def one_array(table: pa.Table, name: str) -> pa.Array:
     """A column as one contiguous array, however the table is chunked."""
     chunked = table.column(name)
-    return (
-        chunked.chunk(0)
-        if chunked.num_chunks == 1
-        else pa.concat_arrays(chunked.chunks or [pa.array([], chunked.type)])
-    )
+    if chunked.num_chunks == 1:
+        return chunked.chunk(0)
+    return pa.concat_arrays(chunked.chunks or [pa.array([], chunked.type)])
 
 
-def list_column(lengths: NDArray[np.int64], values: NDArray) -> pa.Array:
+def list_column(lengths: Ints, values: NDArray) -> pa.Array:
     """A list column of B rows from (B,) lengths and the (N,) values of all rows."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
-def expand_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For ranges `starts[b] : starts[b] + lengths[b]`: the range and the index of each of the N elements, both (N,)
-    int64."""
+def expand_ranges(starts: Ints, lengths: Ints) -> tuple[Ints, Ints]:
+    """Range number and index of each of the N elements of `starts[b] : starts[b] + lengths[b]`, both (N,) int64."""
     row = np.repeat(np.arange(len(lengths)), lengths)
     return row, np.arange(len(row)) + (starts - np.cumsum(lengths) + lengths)[row]
-
-
-def _candidate_columns(schema: Schema) -> list[Column]:
-    candidate = schema.candidate
-    columns = [
-        Column(f"{CANDIDATE}.{field.name}", CANDIDATE, "id", schema.tables[field.table]) for field in candidate.ids
-    ]
-    columns += [Column(f"{CANDIDATE}.{name}", CANDIDATE, "id", size) for name, size in candidate.side.items()]
-    columns += [Column(f"{CANDIDATE}.{label}", CANDIDATE, "label") for label in candidate.labels]
-    columns += [
-        Column(f"{CANDIDATE}.{label}.oracle", CANDIDATE, "oracle") for label in candidate.labels if candidate.oracle
-    ]
-    return columns + [Column(f"{CANDIDATE}.visible_events", CANDIDATE, "visible_events")] * candidate.visible_events
 
 
 def _id_type(size: int) -> pa.DataType:

@@ -1,10 +1,10 @@
-"""Host-side dedup: the distinct tokens of a batch and, for every event, which of them it is.
+"""Host-side dedup: the distinct tokens of a batch, and the token of every event.
 
-A token is the tuple of ids of one event. Everything later (transfer, lookup, all-to-all) handles the U unique
-tokens; the N events keep only an index into them. Legend: N events, U unique tokens, F fields.
+A token is the tuple of ids of one event. Everything later (transfer, lookup, all-to-all) handles the U unique tokens;
+the N events keep only an index into them. Legend: N events, U unique tokens, F fields.
 
-Tokens are numbered in order of first occurrence by a hash table in C++ (`_host.cpp`, built by setup.py). Where it could
-not be built, pyarrow's dictionary encoding gives the same numbers more slowly; which of them runs is logged once."""
+A hash table in C++ (`_host.cpp`, built by setup.py) numbers tokens in order of first occurrence. Without it, pyarrow's
+dictionary encoding gives the same numbers more slowly, which is logged once."""
 
 import functools
 import logging
@@ -37,7 +37,7 @@ class DistinctRows:
 def unique_tokens(columns: list[NDArray]) -> DistinctRows:
     """Distinct rows of parallel integer columns in order of first occurrence, with the inverse index.
 
-    The result depends on the values and their order alone, not on workers, ranks or the implementation.
+    The result depends only on the values and their order, not on workers, ranks or the implementation.
 
     Args:
         columns: per field (N,), any integers that fit int64.
@@ -58,12 +58,12 @@ def unique_tokens(columns: list[NDArray]) -> DistinctRows:
 
 
 def every_token(columns: list[NDArray[np.int64]]) -> DistinctRows:
-    """No dedup: every event is a token of its own, in its own place."""
+    """No dedup: every event is a token of its own."""
     return DistinctRows(columns, np.arange(len(columns[0]), dtype=np.int32))
 
 
 def pack_inverse(inverse: Tensor, num_tokens: int) -> BitPackedIndex:
-    """An inverse index (N,) int32 in host memory, in ceil(log2 U) bits per event. Values must be in [0, num_tokens)."""
+    """An inverse index (N,) int32 in host memory in ceil(log2 U) bits per event. Values must be in [0, num_tokens)."""
     host = native()
     if host is None:
         return pack_index(inverse, num_tokens)
@@ -85,14 +85,13 @@ def unpack_inverse(packed: BitPackedIndex) -> Tensor:
 
 @functools.cache
 def native() -> ModuleType | None:
-    """The C++ module, or None where it was not built. Logs its absence, once per process."""
+    """The C++ module, or None where it was not built, which is logged once per process."""
     try:
         return import_module("dist_rec.data._host")
     except ImportError as error:
         _log.warning(
             "dedup: the C++ extension is not built (%s), so pyarrow deduplicates, more slowly; reinstall dist-rec "
-            "with a C++17 "
-            "compiler and Python's headers in reach",
+            "with a C++17 compiler and Python's headers in reach",
             error,
         )
         return None
@@ -100,7 +99,7 @@ def native() -> ModuleType | None:
 
 def _unique_by_hash(host: ModuleType, columns: list[NDArray[np.int64]]) -> DistinctRows:
     count = len(columns[0])
-    # Room for all tokens; what is not written to takes no memory.
+    # Room for all tokens; pages that are not written take no memory.
     unique = tuple(np.empty(count, np.int64) for _ in columns)
     inverse = np.empty(count, np.int32)
     found = host.unique_tokens(tuple(columns), unique, inverse, count)
@@ -108,8 +107,7 @@ def _unique_by_hash(host: ModuleType, columns: list[NDArray[np.int64]]) -> Disti
 
 
 def unique_by_pyarrow(columns: list[NDArray[np.int64]]) -> DistinctRows:
-    """The same as `unique_tokens` with a library. Fields are folded in one at a time through the index found so far,
-    which keeps every key below 2^62 whatever the ids are."""
+    """`unique_tokens` by pyarrow. It adds one field at a time to the index so far: every key is below 2^62."""
     unique, inverse = _encode(columns[0])
     rows = [unique]
     for column in columns[1:]:

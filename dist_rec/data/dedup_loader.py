@@ -1,5 +1,4 @@
-"""`DedupLoader`: any loader's batches with their `KeyedJaggedTensor`s deduplicated on the host, off the training
-thread."""
+"""`DedupLoader`: deduplicates the `KeyedJaggedTensor`s of any loader's batches on the host, in a thread."""
 
 import itertools
 import logging
@@ -19,31 +18,28 @@ _log = logging.getLogger(__name__)
 class DedupLoader:
     """Yields the batches of `loader` with every `KeyedJaggedTensor` replaced by `UniqueFeatures`.
 
-    A batch may be a `KeyedJaggedTensor` itself, or hold some at any depth: in tuples, lists, dicts, dataclasses,
-    pydantic models or objects of your own (`replace_inside` says what is looked into). Whatever holds one is copied,
-    never changed. Features with weights, a stride per key or a key more than once cannot be deduplicated: beside others
-    they stay as they are, which is logged once. The work is done by a thread of its own, which keeps `prefetch` batches
-    ready; hashing runs without Python's lock, so the training thread is not held up. The order of the batches is that
-    of `loader`. Whoever leaves early waits for the thread to end, up to 5 s where `loader` is slow to give its next
-    batch.
+    A batch may be a `KeyedJaggedTensor`, or contain some at any depth: in tuples, lists, dicts, dataclasses, pydantic
+    models or other objects (see `replace_inside`). The objects around are copied, never changed. Features with weights,
+    a stride per key or a repeated key cannot be deduplicated: beside others they stay unchanged, which is logged once.
+    A thread keeps `prefetch` batches ready, in the order of `loader`. It hashes without Python's lock, so the training
+    thread does not wait. An early end of the iteration waits for the thread, up to 5 s if `loader` is slow.
 
-    A loader with `state_dict` and `load_state_dict`, such as torchdata's `StatefulDataLoader`, keeps them here, for the
-    batches that were handed out and not for those that were read ahead: it is asked for its state behind every batch.
-    What is saved is the loader's own state, so it loads into the loader alone as well.
+    With a loader that has `state_dict` and `load_state_dict`, such as torchdata's `StatefulDataLoader`, both exist here
+    too. The state counts the batches that were yielded, not the batches that were read ahead. It is the loader's own
+    state, so the loader alone can load it as well.
 
     Args:
         loader: any iterable of batches in host memory. If it pins memory itself, its own tensors stay pinned.
         feature_sets: keys to deduplicate together, such as `[["item", "category"]]`: they have the same lengths in
             every sample and share one inverse index. Every other key is deduplicated alone.
-        num_embeddings: key -> number of rows of its table, so that ids cross in the smallest integer that holds it.
-            Without it the largest id of each batch decides.
+        num_embeddings: key -> number of rows of its table, which decides the integer type of the transfer. Without it
+            the largest id of each batch decides.
         prefetch: batches ready ahead, at least 1.
-        pin_memory: whether deduplicated features are pinned, so that they cross without waiting; by default, if there
-        is a GPU.
+        pin_memory: whether to pin deduplicated features, for asynchronous copies; by default, if there is a GPU.
 
     Raises:
         ValueError: (while iterating) a batch in which nothing can be deduplicated, or that is deduplicated already, and
-            what `UniqueFeatures.of` refuses. Errors of `loader` are raised as they are, behind the batches before them.
+            all errors of `UniqueFeatures.of`. Errors of `loader` are raised unchanged, after the batches before them.
     """
 
     def __init__(
@@ -66,7 +62,7 @@ class DedupLoader:
         self._told: set[tuple[str, ...]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_ahead": None}  # a copy, such as that in a worker, has not begun to iterate
+        return vars(self) | {"_ahead": None}  # a copy, such as one in a worker, has not begun to iterate
 
     def __len__(self) -> int:
         return len(cast(Any, self.loader))
@@ -79,43 +75,39 @@ class DedupLoader:
             ahead.stop()
 
     def state_dict(self, untrained: int = 0) -> dict[str, Any]:
-        """Where to go on: the loader's `state_dict` as it was behind the last batch that was handed out.
+        """The loader's `state_dict` after the last batch that was yielded.
 
         Args:
-            untrained: how many of the batches that were handed out are not trained yet, and are to come again. A
-            pipeline
-                holds some: between two calls of `progress`, a `TrainPipelineSparseDist` holds `len(pipeline.batches)`.
+            untrained: number of yielded batches that are not trained yet, and have to come again. A pipeline has some:
+                between two calls of `progress`, a `TrainPipelineSparseDist` has `len(pipeline.batches)`.
 
         Raises:
             TypeError: the loader has no position of its own.
-            ValueError: more than were handed out since this pass over the loader began, or than the last 16.
+            ValueError: `untrained` exceeds the batches of this pass over the loader, or 16.
         """
         self._check_has_position()
         if untrained < 0:
             raise ValueError(f"untrained: expected a number of batches, 0 or more, got {untrained}")
-        known = self._ahead.positions if self._ahead is not None else []
-        if not known:  # nothing was handed out since the start, or since a state was loaded
+        if self._ahead is None or not (known := self._ahead.positions):  # nothing was yielded since start or load
             if untrained:
                 raise ValueError(f"untrained: no batch has been handed out yet, got {untrained}")
             found = position_of(self.loader)
         elif untrained >= len(known):
             raise ValueError(
                 f"untrained: expected at most {len(known) - 1}, got {untrained}; known are the batches of this pass, "
-                "at most "
-                f"the last {KEPT_POSITIONS}"
+                f"at most the last {KEPT_POSITIONS}"
             )
+        elif untrained == 0 and self._ahead.end is not None:
+            found = self._ahead.end
         else:
-            assert self._ahead is not None
-            ended = self._ahead.end if untrained == 0 else None
-            found = known[-1 - untrained] if ended is None else ended
+            found = known[-1 - untrained]
         if isinstance(found, Failed):
             raise found.error
         assert found is not None
         return found
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next iteration goes on from there; one that is under way is over. Raises TypeError as `state_dict`
-        does."""
+        """The next iteration starts from `state`; a running one ends. Raises TypeError as `state_dict` does."""
         self._check_has_position()
         if self._ahead is not None:
             self._ahead.stop("its load_state_dict was called: iterate again")
@@ -131,8 +123,7 @@ class DedupLoader:
             if isinstance(features, UniqueFeatures):
                 raise ValueError(
                     "DedupLoader: expected plain features, got UniqueFeatures: the batch is deduplicated already; "
-                    "wrap the "
-                    "loader once, or leave `deduplicate` out of its collate_fn"
+                    "wrap the loader once, or leave `deduplicate` out of its collate_fn"
                 )
             if not features.keys():
                 return features
@@ -145,33 +136,22 @@ class DedupLoader:
 
         found = replace_inside(batch, (KeyedJaggedTensor, UniqueFeatures), change)
         if not keys:
-            why = "".join(f"; {', '.join(of)}: {reason}" for of, reason in left.items())
-            raise ValueError(
-                "DedupLoader: expected a batch that holds a KeyedJaggedTensor with keys, got "
-                f"{type(batch).__name__}{why}"
-            )
-        self._tell(left)
-        for argument, named in (
-            ("feature_sets", itertools.chain(*self.feature_sets)),
-            ("num_embeddings", self.num_embeddings),
-        ):
-            for key in named:
-                if key in keys:
-                    continue
+            got = type(batch).__name__ + "".join(f"; {', '.join(of)}: {reason}" for of, reason in left.items())
+            raise ValueError(f"DedupLoader: expected a batch that holds a KeyedJaggedTensor with keys, got {got}")
+        for of, reason in left.items():
+            if of not in self._told:
+                self._told.add(of)
+                _log.warning("%s: left as they are, for a collection that is not wrapped: %s", ", ".join(of), reason)
+        in_sets = itertools.chain(*self.feature_sets)
+        for argument, named in (("feature_sets", in_sets), ("num_embeddings", self.num_embeddings)):
+            for key in (key for key in named if key not in keys):
                 why = "".join(f"; {key!r} stays as it is: {reason}" for of, reason in left.items() if key in of)
                 raise ValueError(f"{argument}: no key {key!r} in the batch; there are: {', '.join(keys)}{why}")
         return found
-
-    def _tell(self, left: dict[tuple[str, ...], str]) -> None:
-        for keys, reason in left.items():
-            if keys not in self._told:
-                self._told.add(keys)
-                _log.warning("%s: left as they are, for a collection that is not wrapped: %s", ", ".join(keys), reason)
 
     def _check_has_position(self) -> None:
         if not (hasattr(self.loader, "state_dict") and hasattr(self.loader, "load_state_dict")):
             raise TypeError(
                 "DedupLoader has the position of its loader: expected one with state_dict() and load_state_dict(), "
-                "such as "
-                f"torchdata's StatefulDataLoader, got a {type(self.loader).__name__}"
+                f"such as torchdata's StatefulDataLoader, got a {type(self.loader).__name__}"
             )

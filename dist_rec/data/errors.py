@@ -1,4 +1,4 @@
-"""What is wrong with data, and errors of the file system and of Arrow said in one sentence with their path."""
+"""`DataError`, and file system errors as a DataError of one sentence with the path."""
 
 import errno
 from collections.abc import Iterator
@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-# What pyarrow raises on damaged files, beside its own: OSError, ValueError (column names that are no text),
-# OverflowError.
+# pyarrow raises these on damaged files; ValueError for column names that are no text.
 READ_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)
 
 
@@ -18,33 +17,30 @@ class DataError(ValueError):
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Makes an OSError of the block a DataError that names what could not be read."""
+    """Turns an OSError of the block into a DataError with the path that could not be read."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"{_place(error, path)}: cannot be read: {_reason(error)}") from error
+        raise DataError(_sentence(error, path, "read")) from error
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Makes an OSError of the block, Arrow's too, a DataError that names what could not be written."""
+    """Turns an OSError of the block, Arrow's too, into a DataError with the path that could not be written."""
     try:
         yield
     except OSError as error:
         advice = "; make room, or name another place" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise DataError(f"{_place(error, path)}: cannot be written: {_reason(error)}{advice}") from error
+        raise DataError(_sentence(error, path, "written") + advice) from error
 
 
-def _place(error: OSError, path: Path) -> str:
-    """The path that was asked for, and the one the system stumbled over where that is another."""
+def _sentence(error: OSError, path: Path, done: str) -> str:
+    """The requested path, the path in the error if it differs, and the reason."""
     named = error.filename if isinstance(error.filename, str) else ""
-    return str(path) if not named or named == str(path) else f"{path} ({named})"
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or one_line(error)
+    place = f"{path} ({named})" if named and named != str(path) else str(path)
+    return f"{place}: cannot be {done}: {error.strerror or one_line(error)}"
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks."""
+    """The message of an error without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,10 +1,9 @@
-"""Which files of a split's folder hold its rows.
+"""The data files of a split's folder.
 
-All Parquet files in the folder and its sub-folders, in order of their path below it: names that end in .parquet, .parq
-or .pq, in any case. As for Spark and Arrow, names that begin with "." or "_" are no data (`_SUCCESS`,
-`._part-0.parquet`, a file that is being written), except for partition folders such as `_day=2`. Files without rows, as
-Spark leaves them, are passed over, whatever their columns are. Values of partition folders (`date=2024-01-02`) are not
-read."""
+All Parquet files in the folder and its sub-folders count, in order of their path: names that end in .parquet, .parq or
+.pq, in any case. As in Spark and Arrow, names that begin with "." or "_" are no data (`_SUCCESS`, `._part-0.parquet`,
+unfinished files), except for partition folders such as `_day=2`. Files without rows are skipped, whatever their columns
+are: Spark writes some. Values of partition folders (`date=2024-01-02`) are not read."""
 
 import functools
 import logging
@@ -21,7 +20,7 @@ from dist_rec.data.times import EXPECTED, Span, mixed_units, other_unit, outlier
 from dist_rec.data.validate import open_parquet
 
 SUFFIXES = (".parquet", ".parq", ".pq")
-LIST_ENTRIES = ("list.element", "list.item", "bag.array_element", "array")  # what writers call the values of a list
+LIST_ENTRIES = ("list.element", "list.item", "bag.array_element", "array")  # writers' names for the values of a list
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +33,9 @@ class RowGroup:
 
 
 def row_groups(folder: Path, schema: Schema) -> list[RowGroup]:
-    """The row groups of a split that have rows, in order of path and place; reads footers only.
+    """The row groups of a split that have rows, in order of path and index. Reads footers only.
 
-    Raises DataError if the folder has no rows, or has a file that cannot be read or does not fit the schema.
-    """
+    Raises DataError if the folder has no rows, or has a file that cannot be read or does not fit the schema."""
     paths, others = data_files(folder)
     if others:
         some = str(others[0]) if len(others) == 1 else f"{others[0]} and {len(others) - 1} other files"
@@ -56,10 +54,9 @@ def row_groups(folder: Path, schema: Schema) -> list[RowGroup]:
 
 
 def data_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files of a folder that hold rows, in order, and those that are neither data nor hidden.
+    """The data files of a folder, in order, and its other files that are not hidden.
 
-    Raises DataError if it is no folder, or cannot be read, or a link in it leads back to a folder around it.
-    """
+    Raises DataError if it is no folder, or cannot be read, or if a link in it leads back to a folder around it."""
     with reading(folder):
         if not folder.is_dir():
             got = "a file" if folder.exists() else "nothing there"
@@ -76,7 +73,7 @@ def is_hidden(name: str) -> bool:
 
 @functools.cache
 def warn_once(text: str) -> None:
-    """Logs a warning the first time that this process says it: the splits of a run are opened many times."""
+    """Logs a warning once per process: a run opens its splits many times."""
     log.warning("%s", text)
 
 
@@ -86,10 +83,7 @@ def _visible_files(folder: Path, around: tuple[str, ...]) -> Iterator[Path]:
         raise DataError(f"{folder}: expected a folder of data, got a link that leads back to {around[-1]}")
     for path in folder.iterdir():
         if not is_hidden(path.name):
-            if path.is_dir():
-                yield from _visible_files(path, around)
-            else:
-                yield path
+            yield from _visible_files(path, around) if path.is_dir() else [path]
 
 
 def _check_statistics(metadata: Any, schema: Schema, path: Path) -> None:
@@ -109,14 +103,11 @@ def _check_statistics(metadata: Any, schema: Schema, path: Path) -> None:
 
 
 def _span(column: Column, chunks: list[Any]) -> Span | None:
-    """What statistics say of an integer column; None where they say nothing."""
+    """Lowest and highest value of an integer column by its statistics; None without them."""
     paths = [f"{column.name}.{entry}" for entry in LIST_ENTRIES] if column.is_list else [column.name]
-    for chunk in chunks:
-        if chunk.path_in_schema in paths:
-            found = chunk.statistics
-            if found is None or not found.has_min_max:
-                return None
-            # Timestamps are in seconds whatever their unit, and those in nanoseconds cannot be asked for.
-            integers = found.physical_type in ("INT32", "INT64") and found.logical_type.type in ("NONE", "INT")
-            return Span(found.min, found.max) if integers else None
-    return None
+    found = next((chunk.statistics for chunk in chunks if chunk.path_in_schema in paths), None)
+    if found is None or not found.has_min_max:
+        return None
+    # Timestamps are converted to seconds whatever their unit; pyarrow has no statistics of nanoseconds.
+    integers = found.physical_type in ("INT32", "INT64") and found.logical_type.type in ("NONE", "INT")
+    return Span(found.min, found.max) if integers else None

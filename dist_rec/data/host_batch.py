@@ -1,5 +1,4 @@
-"""A batch as it leaves a reader worker: one buffer in host memory, which crosses by one copy and is opened on the
-device."""
+"""The batch of a reader worker: one buffer in host memory, which one copy moves to the device."""
 
 from dataclasses import dataclass
 
@@ -12,11 +11,11 @@ from dist_rec.data.unique_tokens import UniqueTokens
 
 @dataclass(frozen=True, eq=False)
 class HostBatch(UniqueTokens):
-    """What `collate` makes, and `to` turns into a `SequenceBatch`, where the shapes and types of the tensors are.
+    """Made by `collate`; `to` makes a `SequenceBatch` of it, which documents the shapes and types of the tensors.
 
-    - owners are the sequences, "candidate" and "context"; beside the ids there are for every owner but context
-      `lengths.<owner>`, `side.<owner>.<field>` and `age.<owner>`, and `labels`, `oracle`, `visible_events`,
-      `grouping_key`, `candidates_per_rank`
+    - owners are the sequences, "candidate" and "context". Every owner but context also has `lengths.<owner>`,
+      `side.<owner>.<field>` and `age.<owner>`; there are also `labels`, `oracle`, `visible_events`, `grouping_key` and
+      `candidates_per_rank`
     - `side` owner -> names of its side values
     - `plain_bytes`: bytes the same batch would take as int64 KeyedJaggedTensors without dedup
     """
@@ -38,13 +37,13 @@ class HostBatch(UniqueTokens):
         return sum(count for owner, count in self.counts.items() if owner not in (CANDIDATE, CONTEXT))
 
     def set_candidates_per_rank(self, count: float) -> None:
-        """Writes the number of an average rank in this step into the buffer, before it is copied."""
+        """Writes the mean number per rank in this step into the buffer, before the buffer is copied."""
         self.tensors["candidates_per_rank"].fill_(count)
 
     def to(  # pyright: ignore[reportIncompatibleMethodOverride] - an opened batch moves no further
         self, device: torch.device, non_blocking: bool = False
     ) -> SequenceBatch:
-        """One copy of the buffer, then views of it. Only ids are made anew there, as int64."""
+        """One copy of the buffer, then views of it. Only ids are new tensors there, as int64."""
         there = super().to(device, non_blocking)
         tensors = there.tensors
         events = {

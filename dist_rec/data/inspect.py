@@ -1,4 +1,4 @@
-"""What is in a dataset folder: rows, lengths, labels, ids, and what dedup saves on the way to the device."""
+"""Statistics of a dataset folder: rows, lengths, labels, ids, and bytes to the device with and without dedup."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ class SplitReport:
     rows: int
     candidates: int
     lengths: dict[str, dict[str, float]]  # sequence -> p10, p50, p90, p99, mean, max
-    label_rate: dict[str, float]  # task -> share of ones among the labels that are defined is
+    label_rate: dict[str, float]  # task -> share of ones among the defined labels
     duplicate_share: float  # of events and candidates: 1 - unique tokens / tokens
     bytes_per_batch: float  # host to device, as sent
     plain_bytes_per_batch: float  # as int64 KeyedJaggedTensors without dedup
@@ -42,10 +42,9 @@ class DatasetReport:
 
 
 def inspect_dataset(path: Path) -> DatasetReport:
-    """Reads a whole dataset once, validating it on the way.
+    """Reads and validates a whole dataset.
 
-    Raises ConfigError for its schema, and DataError for its files or if it has no split.
-    """
+    Raises ConfigError for its schema, and DataError for its files or if it has no split."""
     schema = load_schema(path)
     folders = split_folders(Path(path))
     if not folders:
@@ -59,16 +58,10 @@ def render(report: DatasetReport) -> RenderableType:
     """Two tables for a terminal: one row per split, one row per field."""
     splits = Table(title=f"{report.name}: splits")
     percentiles = [f"p{p}" for p in PERCENTILES]
-    for header in (
-        "split",
-        "rows",
-        "candidates",
-        "label rate",
-        f"length {' / '.join(percentiles)} / max",
-        "duplicates",
-    ):
+    lengths = f"length {' / '.join(percentiles)} / max"
+    saved = f"KiB per {BATCH_REQUESTS} requests, sent / plain"
+    for header in ("split", "rows", "candidates", "label rate", lengths, "duplicates", saved):
         splits.add_column(header, justify="left" if header == "split" else "right")
-    splits.add_column(f"KiB per {BATCH_REQUESTS} requests, sent / plain", justify="right")
     for split in report.splits:
         rates = ", ".join(f"{task} {rate:.3f}" for task, rate in split.label_rate.items())
         lines = [" / ".join(f"{of[key]:,.0f}" for key in (*percentiles, "max")) for of in split.lengths.values()]
@@ -86,7 +79,7 @@ def render(report: DatasetReport) -> RenderableType:
 
 
 def split_folders(path: Path) -> list[Path]:
-    """Folders right below that have Parquet files, at any depth. What else looks like data is named in a warning."""
+    """Direct sub-folders that have Parquet files, at any depth. A warning names others that look like data."""
     with reading(path):
         entries = sorted(entry for entry in path.iterdir() if not is_hidden(entry.name))
         folders = [entry for entry in entries if entry.is_dir()]

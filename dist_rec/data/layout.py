@@ -1,4 +1,4 @@
-"""Which ids are deduplicated and looked up together. Free of torch."""
+"""Ids that are deduplicated and looked up together. Does not import torch."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ class FeatureSet:
 class Layout:
     """The ids in a batch of a schema.
 
-    - `owners` what has ids -> its feature set: "context" (if there are context fields), every sequence, "candidate".
-      Sequences and candidates with the same fields share one, named after the first of them; context has its own
+    - `owners` owner of ids -> its feature set: "context" (if there are context fields), every sequence, "candidate".
+      Sequences and candidates with the same fields share a set, named after the first of them; context has its own
     - `feature_sets` by name, in the order of their first owners
     - `tables` key -> its table, `sizes` key -> rows of that table; keys are "<feature set>.<field>", set after set
     """

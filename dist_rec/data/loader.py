@@ -1,5 +1,4 @@
-"""A DataLoader whose errors a user can read: what goes wrong in a reader process is raised here as it was said
-there."""
+"""A DataLoader with readable errors: an error of a reader process is raised here with its own type and message."""
 
 import errno
 import signal
@@ -17,19 +16,19 @@ from torchdata.stateful_dataloader.stateful_dataloader import _StatefulMultiProc
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.errors import DataError
 
-DEATH_S = 0.2  # that a process whose connection broke may take to be gone
+DEATH_S = 0.2  # from a broken connection to the end of the process
 SHARED_MEMORY = "shared memory (/dev/shm; docker run --shm-size=1g enlarges it)"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An error on its way out of a worker, in place of a batch: torch would wrap it in the worker's traceback."""
+    """An error of a worker, sent in place of a batch: torch would wrap it in the worker's traceback."""
 
     error: Exception
 
 
 def failures_as_values(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches, and a `Failure` at the end if they end by an error that is the user's to mend."""
+    """The batches, and a `Failure` at the end if they end by a ConfigError or DataError."""
     try:
         yield from batches
     except (ConfigError, DataError) as error:
@@ -37,17 +36,14 @@ def failures_as_values(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 class ReaderLoader(StatefulDataLoader):
-    """Raises ConfigError and DataError as the reader raised them, and DataError if reader processes cannot start or
-    die.
-
-    ConfigError too where the state it was given is not whole.
-    """
+    """Raises ConfigError and DataError as the reader raised them, DataError if reader processes cannot start or die,
+    and ConfigError for a state with parts missing."""
 
     def __iter__(self) -> Any:
         resumed = self.next_iter_state is not None
         try:
             batches = super().__iter__()
-        except (AssertionError, KeyError, TypeError) as error:  # what torchdata makes of a state with parts missing
+        except (AssertionError, KeyError, TypeError) as error:  # torchdata's errors for a state with parts missing
             if not resumed:
                 raise
             raise ConfigError(f"cannot resume the data stream: its saved position is damaged: {error}") from error
@@ -59,13 +55,10 @@ class ReaderLoader(StatefulDataLoader):
         try:
             iterator = _Workers(self, self.next_iter_state)
         except OSError as error:
-            advice = (
-                f"expected room in {SHARED_MEMORY}" if error.errno == errno.ENOSPC else "expected more of what it lacks"
-            )
+            lacking = f"room in {SHARED_MEMORY}" if error.errno == errno.ENOSPC else "more of what it lacks"
             raise DataError(
-                f"the system cannot start reader processes, {self.num_workers} for each rank: "
-                f"{error.strerror or error}; "
-                f"{advice}, or lower data.workers, which sets how many there are (0: none)"
+                f"the system cannot start reader processes, {self.num_workers} for each rank: {error.strerror or error}"
+                f"; expected {lacking}, or lower data.workers, which sets how many there are (0: none)"
             ) from error
         except RuntimeError as error:
             if _is_death(error):
@@ -84,31 +77,28 @@ class ReaderLoader(StatefulDataLoader):
                 if isinstance(batches, _Workers) and _is_death(error):
                     raise _death(batches.how_one_died() or "without a word") from error
                 if "Too many open files" in str(error):
-                    advice = "raise the limit (ulimit -n), or lower data.workers, which sets how many there are"
                     raise DataError(
-                        f"the batches of reader processes need more open files than the system allows; {advice}"
+                        "the batches of reader processes need more open files than the system allows; raise the limit "
+                        "(ulimit -n), or lower data.workers, which sets how many there are"
                     ) from error
                 raise
             if isinstance(batch, Failure):
                 try:
                     raise batch.error
                 finally:
-                    del batch  # a frame that its own error keeps alive would keep the workers, too
+                    del batch  # the error keeps this frame alive, and the frame would keep the workers
             yield batch
 
 
 class _Workers(_StatefulMultiProcessingDataLoaderIter):
-    """Torch's own, but nothing is printed if it is thrown away half built, and a death is explained."""
+    """Torch's iterator, silent if it is dropped half built, and with the reason of a worker's death."""
 
     def __init__(self, loader: StatefulDataLoader, state: Any) -> None:
         super().__init__(loader, state)
         _running.add(self)
         before = signal.getsignal(signal.SIGCHLD)
-        if (
-            callable(before)
-            and not isinstance(before, _OnDeath)
-            and threading.current_thread() is threading.main_thread()
-        ):
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and callable(before) and not isinstance(before, _OnDeath):
             signal.signal(signal.SIGCHLD, _OnDeath(before))
 
     def __del__(self) -> None:
@@ -128,8 +118,7 @@ _running: WeakSet[_Workers] = WeakSet()
 
 
 class _OnDeath:
-    """Torch's signal handler raises RuntimeError wherever the main thread is when a worker dies; for ours, raises
-    DataError."""
+    """Raises DataError when one of our workers dies; torch's own signal handler (`before`) raises RuntimeError."""
 
     def __init__(self, before: Callable[[int, FrameType | None], Any]) -> None:
         self.before = before
@@ -145,15 +134,13 @@ class _OnDeath:
 
 
 def _is_death(error: Exception) -> bool:
-    """Torch's error, or that of a connection to a worker that is gone."""
-    return isinstance(error, ConnectionError | EOFError | FileNotFoundError) or str(error).startswith(
-        "DataLoader worker (pid"
-    )
+    """Torch's error for a dead worker, or the error of a connection to one."""
+    gone = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+    return gone or str(error).startswith("DataLoader worker (pid")
 
 
 def _death(how: str) -> DataError:
     return DataError(
         f"a reader process died ({how}): expected enough memory for all readers; lower data.workers or "
-        "data.shuffle_window, or "
-        f"give the machine or container more memory or {SHARED_MEMORY}"
+        f"data.shuffle_window, or give the machine or container more memory or {SHARED_MEMORY}"
     )

@@ -1,32 +1,29 @@
-"""`dist-rec data migrate`: a dataset written in the words of before 0.1.0 in today's words, in its place."""
+"""`dist-rec data migrate`: rewrites a dataset from before 0.1.0 in today's words, in its place."""
 
 import shutil
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from dist_rec.common.strict import check
 from dist_rec.common.yaml_file import read_yaml
-from dist_rec.data.columns import arrow_schema
 from dist_rec.data.errors import writing
 from dist_rec.data.files import data_files
 from dist_rec.data.inspect import split_folders
-from dist_rec.data.older_words import stored_names, with_todays_words
+from dist_rec.data.older_words import with_todays_words
 from dist_rec.data.schema import SCHEMA_FILE, Schema
-from dist_rec.data.validate import open_parquet
+from dist_rec.data.validate import in_todays_words, open_parquet
 from dist_rec.data.writer import staged_file
 
 BEFORE = "schema_before_0.1.0.yaml"
 
 
 def migrate_dataset(folder: Path) -> list[Path]:
-    """Renames columns of every file and keys of the schema, whose text before stays beside it; the files that were
-    changed.
+    """Renames columns of every file and keys of the schema, keeps a copy of the old schema; returns the changed files.
 
-    Every file is replaced as a whole, the schema last: whenever it is interrupted, the dataset can be read, and
-    migrated again. Raises ConfigError for a wrong schema and DataError for a file that cannot be read or written."""
+    Every file is replaced as a whole, the schema last: after an interruption the dataset can be read, and migrated
+    again. Raises ConfigError for a wrong schema and DataError for a file that cannot be read or written."""
     path = folder / SCHEMA_FILE
     tree = read_yaml(path)
     today = with_todays_words(tree, str(path))
@@ -44,13 +41,10 @@ def migrate_dataset(folder: Path) -> list[Path]:
 
 def _rename_columns(path: Path, schema: Schema) -> bool:
     """Whether the file had older names."""
-    names = arrow_schema(schema).names
     with open_parquet(path, schema) as file:
-        found = file.schema_arrow
-        today = dict(zip(stored_names(names, found.names), names, strict=True))
-        if all(today.get(name, name) == name for name in found.names):
+        renamed = in_todays_words(file.schema_arrow, schema)
+        if renamed.names == file.schema_arrow.names:
             return False
-        renamed = pa.schema([field.with_name(today.get(field.name, field.name)) for field in found], found.metadata)
         with (
             writing(path),
             staged_file(path) as temporary,

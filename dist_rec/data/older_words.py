@@ -1,7 +1,6 @@
-"""Schemas, columns and checkpoints in the words of before 0.1.0: read all the same, and said once. Free of torch.
+"""Reads schemas, columns and checkpoints from before 0.1.0, which used other words. Does not import torch.
 
-`dist-rec data migrate` (migrate.py) writes a dataset in today's words.
-"""
+`dist-rec data migrate` (migrate.py) rewrites a dataset in today's words."""
 
 import functools
 import logging
@@ -17,7 +16,7 @@ _log = logging.getLogger("dist_rec.data")
 
 
 def with_todays_words(tree: dict[str, Any], where: str) -> dict[str, Any]:
-    """The tree of a schema; older keys are renamed, which is logged once for each `where`. Wrong trees stay wrong."""
+    """The tree of a schema with older keys renamed, which is logged once per `where`. Wrong trees stay wrong."""
     renamed = _renamed(tree, AT_THE_TOP)
     for key, words in (("request", IN_REQUEST), ("candidate", IN_CANDIDATE)):
         if isinstance(renamed.get(key), dict):
@@ -30,21 +29,21 @@ def with_todays_words(tree: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def older_column(name: str) -> str:
-    """How a column was called: `candidate.seen`, `candidate.<label>.truth`; other names are the same."""
+    """The older name of a column: `candidate.seen`, `candidate.<label>.truth`; other names are unchanged."""
     if name == "candidate.visible_events":
         return "candidate.seen"
-    return (
-        name.removesuffix(".oracle") + ".truth" if name.startswith("candidate.") and name.endswith(".oracle") else name
-    )
+    if name.startswith("candidate.") and name.endswith(".oracle"):
+        return name.removesuffix(".oracle") + ".truth"
+    return name
 
 
 def stored_names(names: Sequence[str], found: Collection[str]) -> list[str]:
-    """How each of these columns is called in a file with the columns `found`: as today, or as it was called before."""
+    """Each of these columns' name in a file with the columns `found`: today's name, or the older one."""
     return [older if name not in found and (older := older_column(name)) in found else name for name in names]
 
 
 def recipe_with_todays_words(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe in a checkpoint; options that were removed are left out."""
+    """The recipe in a checkpoint, without options that no longer exist."""
     model, optim = dict(recipe.get("model", {})), dict(recipe.get("optim", {}))
     if isinstance(model.get("tokens"), dict):
         model["tokens"] = _renamed(model["tokens"], {"dynamic_dim": "side_dim"})
@@ -61,6 +60,5 @@ def _renamed(tree: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
 
 @functools.cache
 def _say_once(where: str) -> None:
-    _log.warning(
-        "%s: written in words of before 0.1.0, which are still read; `dist-rec data migrate` rewrites them", where
-    )
+    said = "%s: written in words of before 0.1.0, which are still read; `dist-rec data migrate` rewrites them"
+    _log.warning(said, where)

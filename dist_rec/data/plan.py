@@ -1,18 +1,18 @@
-"""Which rows every rank and reader worker makes batches of, for every step of every epoch.
+"""The rows of every rank and reader worker, for every step of every epoch.
 
-A **lane** is one (rank, slot); a rank with W workers has W slots. Every epoch, row groups in seeded order go one by one
-to the lane with the fewest rows. A slot has as many batches as the longest of its lanes on any rank. Steps take one
-batch of every slot in turn, as long as the slot has any, so that some rank has rows. All ranks compute this from the
-Parquet footers alone, so they agree without communication.
+A **lane** is one (rank, slot); a rank with W workers has W slots. Every epoch, row groups in seeded order are assigned
+one by one to the lane with the fewest rows. A slot has as many batches as the longest of its lanes on any rank. Steps
+take one batch of every slot in turn, as long as the slot has any, so that some rank has rows. All ranks compute this
+from the Parquet footers alone, so they agree without communication.
 
-A DataLoader takes batches from its workers in turn, so step t of the run is made by worker t mod W, whatever its slot.
-As long as all slots have batches, a worker stays with one slot; when some have run out, or there are fewer row groups
-than lanes, the workers read the same row groups and take turns with their batches. Epochs have equally many steps: one
-that needs fewer than another cuts some of its batches in two. Only where no batch has two rows to cut, as with a batch
-size of 1, does a step stay without rows on all ranks.
+A DataLoader takes batches from its workers in turn, so worker t mod W makes step t of the run, whatever its slot. While
+all slots have batches, a worker stays with one slot. Later, or with fewer row groups than lanes, the workers read the
+same row groups and take turns with their batches. All epochs have equally many steps: an epoch that needs fewer cuts
+some of its batches in two. A step has no rows on any rank only if no batch has two rows to cut, as with a batch size
+of 1.
 
-The order of the row groups repeats after `ORDERS` epochs (that of the rows does not), so a start takes no longer for
-more."""
+The order of the row groups repeats after `ORDERS` epochs (the order of the rows does not), which bounds the time of a
+start."""
 
 import heapq
 from collections.abc import Sequence
@@ -20,19 +20,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dist_rec.data.columns import Ints
 from dist_rec.data.files import RowGroup
-
-Ints = NDArray[np.int64]
 
 ORDERS = 1000  # epochs until the row groups come in the same order again
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """Lanes of one epoch, and per step (S,) its slot and which rows of the slot's lanes it takes: `count` from `first`
-    on."""
+    """Lanes of one epoch, and per step (S,) its slot and the rows of the slot's lanes: `count` from `first` on."""
 
     lanes: list[list[RowGroup]]  # of (slot 0, rank 0), (slot 0, rank 1), ...
     slot: Ints
@@ -41,7 +38,7 @@ class Epoch:
 
 
 class Plan:
-    """The steps of a run; `seed` None keeps the order of the row groups, and all epochs are alike."""
+    """The steps of a run. With `seed` None, row groups keep their order and all epochs are alike."""
 
     def __init__(
         self,
@@ -72,19 +69,19 @@ class Plan:
 
     @cached_property
     def steps(self) -> int:
-        """Steps of every epoch: the most that any needs, so that schedules and resuming can count on one number."""
+        """Steps of every epoch: the most that any epoch needs."""
         alike = self.seed is None or len({group.rows for group in self.groups}) == 1
         epochs = 1 if alike else min(self.epochs, ORDERS)
         return max(int(self._batches(self.assign(epoch)).max(axis=1).sum()) for epoch in range(epochs))
 
     @property
     def empty_share(self) -> float:
-        """Which part of the ranks' batches in the first epoch has no rows."""
+        """Share of the ranks' batches in the first epoch that have no rows."""
         batches = self._batches(self.assign(0))
         return 1 - float(batches.sum() / (self.world_size * batches.max(axis=1).sum()))
 
     def epoch(self, epoch: int) -> Epoch:
-        """What the steps of an epoch read; the last one asked for is kept."""
+        """The rows of an epoch's steps; the latest epoch is cached."""
         if self._latest is None or self._latest[0] != epoch:
             self._latest = (epoch, self._epoch(epoch))
         return self._latest[1]
@@ -97,7 +94,7 @@ class Plan:
         longest = self._rows(lanes).max(axis=1)
         for _ in range(self.steps - len(slot)):
             rows = np.minimum(count, longest[slot] - first)
-            largest = len(rows) - 1 - int(np.argmax(rows[::-1]))  # the last one: behind it, workers change places
+            largest = len(rows) - 1 - int(np.argmax(rows[::-1]))  # the last one: after it, workers change places
             half = int(rows[largest]) // 2  # 0 only if no batch has two rows; that step then stays empty
             slot = np.insert(slot, largest, slot[largest])
             first = np.insert(first, largest, first[largest])

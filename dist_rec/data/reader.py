@@ -1,7 +1,7 @@
 """Streams a split to the ranks and workers of a job, one `HostBatch` at a time, and can resume at any batch.
 
-Which rows come in which step: plan.py. A lane reads its row groups a **window** at a time and permutes the rows of the
-window; batches are cut from the permuted rows. A lane whose rows are used up makes empty batches."""
+plan.py assigns rows to steps. A lane reads its row groups a **window** at a time and permutes the rows of the window;
+batches are cut from the permuted rows. A lane without more rows makes empty batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ class RequestReader(IterableDataset):
     - `batch_size` requests per rank and step; the last batches of an epoch may hold fewer, or none
     - `rows` lists and reads the row groups of the folders
     - `shuffle_window` 0 keeps the order of the files; n permutes at least n consecutive rows of a lane (fewer if the
-      lane has fewer), which is also what is held in memory
-    - the order depends on `seed`, the epoch, `world_size` and the number of workers, and on nothing else
+      lane has fewer), which are in memory together
+    - the order depends only on `seed`, the epoch, `world_size` and the number of workers
 
     Raises DataError for a folder or file that cannot be read, and ConfigError for settings that exclude each other.
     """
@@ -56,7 +56,7 @@ class RequestReader(IterableDataset):
         self.row_groups = [
             group for folder in self.folders for group in self.rows.row_groups(Path(folder), self.schema)
         ]
-        self._plans: dict[int, Plan] = {}  # by workers; a process of a worker gets them with the reader
+        self._plans: dict[int, Plan] = {}  # by number of workers; worker processes get them with the reader
         self._emitted = 0
         self._resume_at = 0
         self._refused: ConfigError | None = None
@@ -71,7 +71,7 @@ class RequestReader(IterableDataset):
         return self.plan(workers).steps
 
     def plan(self, workers: int) -> Plan:
-        """What every step of the run reads with this many DataLoader workers (0 counts as 1)."""
+        """The rows of every step of the run with this many DataLoader workers (0 counts as 1)."""
         workers = max(1, workers)
         if workers not in self._plans:
             self._plans[workers] = Plan(
@@ -85,7 +85,7 @@ class RequestReader(IterableDataset):
         return self._plans[workers]
 
     def __iter__(self) -> Iterator[Any]:
-        """`HostBatch`es; in a worker process a `Failure` at the end if they end by an error of the user's."""
+        """`HostBatch`es; in a worker process a `Failure` at the end after a ConfigError or DataError."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         self._emitted, self._resume_at = self._resume_at, 0
@@ -97,10 +97,9 @@ class RequestReader(IterableDataset):
         return {"emitted": self._emitted, "settings": self._settings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next iteration goes on behind the last batch of `state`.
+        """The next iteration starts after the last batch of `state`.
 
-        Raises ConfigError if it belongs to other settings; in a worker process it is the iteration that raises it.
-        """
+        Raises ConfigError if `state` has other settings; in a worker process the iteration raises it."""
         for name, value in self._settings.items():
             if (was := state["settings"][name]) != value:
                 error = ConfigError(f"cannot resume the data stream: it was saved with {name}={was}, now it is {value}")
@@ -135,20 +134,19 @@ class RequestReader(IterableDataset):
 
 
 def check_max_length(schema: Schema, max_length: int | None) -> None:
-    """Raises ConfigError if histories may not be cut."""
+    """Raises ConfigError for a `max_length` of a dataset whose histories may not be cut."""
     if max_length is not None and schema.candidate.visible_events:
         raise ConfigError(
             f"data.max_length={max_length}: expected none for this dataset (candidate.visible_events is true), since "
-            "cutting a history "
-            "would leave its early candidates without events"
+            "cutting a history would leave its early candidates without events"
         )
 
 
 def make_loader(reader: RequestReader, workers: int) -> StatefulDataLoader:
     """Reads in `workers` processes (0: in this one), pins memory if there is a GPU, and can be saved after every batch.
 
-    Each worker computes with one thread. What goes wrong in a worker is raised here as it would be without workers.
-    Rank 0 warns once if there are too few row groups for ranks and workers."""
+    Each worker computes with one thread. Errors of a worker are raised here as without workers. Rank 0 warns once if
+    there are too few row groups for ranks and workers."""
     if reader.rank == 0:
         _warn_of_few_row_groups(reader, max(1, workers))
     return ReaderLoader(
@@ -189,7 +187,7 @@ class _Lane:
         self._loaded: tuple[int, pa.Table, np.ndarray] | None = None
 
     def read(self, *, first: int, count: int) -> pa.Table | None:
-        """Rows `first` to `first + count` of the lane, fewer at its end, None behind it."""
+        """Rows `first` to `first + count` of the lane, fewer at its end, None after it."""
         end = min(first + count, int(self.starts[-1]))
         parts: list[pa.Table] = []
         while first < end:
@@ -205,7 +203,7 @@ class _Lane:
     def _load(self, window: int) -> tuple[pa.Table, np.ndarray]:
         if self._loaded is None or self._loaded[0] != window:
             self._loaded = None  # frees the old window before the new one is read
-            # One chunk per column: taking rows from many chunks would join them anew for every batch.
+            # One chunk per column: `take` would join several chunks again for every batch.
             table = self.reader.rows.read(self.windows[window], self.reader.schema).combine_chunks()
             order = np.arange(table.num_rows)
             if self.reader.shuffle_window:

@@ -1,4 +1,4 @@
-"""Replacing what stands somewhere inside a batch, and leaving the batch itself as it is."""
+"""Replaces values at any depth inside a batch, without changing the batch itself."""
 
 import collections
 import copy
@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
-# A batch may point at these, but what they hold is not part of it.
+# The search does not look into these.
 _WHOLE = (
     *(str, bytes, bytearray, int, float, complex, types.NoneType, Enum, np.ndarray, np.generic),
     *(torch.Tensor, torch.Generator, JaggedTensor, KeyedTensor),
@@ -25,32 +25,25 @@ _WHOLE = (
     *(type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial),
     *(types.GeneratorType, threading.Thread, logging.Logger),
 )
-_IN_PLACE = (dict, list, collections.deque)  # copied first and filled then, so that they may contain themselves
-_COPY_HOOKS = (
-    "__copy__",
-    "__reduce__",
-    "__reduce_ex__",
-    "__getstate__",
-    "__setstate__",
-    "__getnewargs__",
-    "__getnewargs_ex__",
-)
+_IN_PLACE = (dict, list, collections.deque)  # copied first and filled later, so that they may contain themselves
+_COPY_HOOKS = ("__copy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
+_COPY_HOOKS += ("__getnewargs__", "__getnewargs_ex__")
 _WRITTEN_IN_PYTHON = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 
 
 def replace_inside(value: Any, kinds: tuple[type, ...], change: Callable[[Any], Any]) -> Any:
     """`value` with `change(x)` in place of every x of `kinds` inside, at any depth; `value` itself if none changes.
 
-    Looked into: dicts, lists, tuples (named ones, too), deques and sets, whatever their subclass, and the attributes of
-    all other objects, in `__dict__` or `__slots__`: dataclasses, attrs, pydantic models, objects of one's own, frozen
-    or not. Not looked into: tensors, modules, optimizers, data sets and loaders, types, functions. What holds no x
-    stays the same object; what holds one is copied, with its type, by what its class says about copies, or field by
-    field where it says nothing. Something met twice is changed once, and cycles are kept.
+    The search looks into dicts, lists, tuples (also named), deques and sets and their subclasses, and into the
+    attributes of all other objects, in `__dict__` or `__slots__`: dataclasses, attrs, pydantic models and other
+    classes, frozen or not. It does not look into tensors, modules, optimizers, data sets and loaders, types, functions.
+    An object without an x stays the same object. An object with an x is copied with its type: by the copy hooks of its
+    class, or field by field without hooks. An object that occurs twice is changed once, and cycles are kept.
 
     Raises:
-        TypeError: an object that would have to be copied, but cannot be, or gives itself as its copy.
+        TypeError: an object that has to be copied, but cannot be, or returns itself as its copy.
     """
-    twins: dict[int, Any] = {}  # by the id of what they replace
+    twins: dict[int, Any] = {}  # by the id of the replaced object
     holders: dict[int, list[Any]] = {}
     seen: dict[int, Any] = {id(value): value}  # keeps ids valid
     waiting, changed = [value], []
@@ -78,7 +71,7 @@ def replace_inside(value: Any, kinds: tuple[type, ...], change: Callable[[Any], 
 
 
 def _parts(value: Any) -> Iterable[Any]:
-    """What `value` holds directly, in the order of a reader: the walk takes the last one first."""
+    """Direct parts of `value` in reversed order: the walk takes the last one first."""
     return reversed([*_elements(value), *_attributes(value).values()])
 
 
@@ -103,7 +96,7 @@ def _attributes(value: Any) -> dict[str, Any]:
 
 
 def _dict_of(value: Any) -> dict[str, Any]:
-    """Its own `__dict__`, not what a `__getattr__` that passes questions on finds; empty if it has none."""
+    """Its own `__dict__`, not that of an object behind its `__getattr__`; empty without one."""
     try:
         return object.__getattribute__(value, "__dict__")
     except AttributeError:
@@ -111,7 +104,7 @@ def _dict_of(value: Any) -> dict[str, Any]:
 
 
 def _slots(kind: type) -> dict[str, Any]:
-    """The slots that Python classes declared, by name. They are written to directly: a frozen class has no setter."""
+    """The slots of Python classes, by name. They are written directly: a frozen class has no setter."""
     declared = [vars(of) for of in kind.__mro__ if "__slots__" in vars(of)]
     return {name: slot for of in declared for name, slot in of.items() if isinstance(slot, types.MemberDescriptorType)}
 
@@ -123,7 +116,7 @@ def _rebuilt(value: Any, touched: set[int], twins: dict[int, Any]) -> Any:
         return value
     if isinstance(value, tuple | set | frozenset | types.MappingProxyType):
         twin = _built_at_once(value, touched, twins)
-        if id(value) in twins:  # a cycle through something that is filled later has made it already
+        if id(value) in twins:  # a cycle through an object that is filled later made it already
             return twins[id(value)]
         twins[id(value)] = twin
     else:
@@ -131,8 +124,7 @@ def _rebuilt(value: Any, touched: set[int], twins: dict[int, Any]) -> Any:
         if twin is value:
             raise TypeError(
                 f"expected to copy a {type(value).__name__}, which holds features to be replaced, but its copy is "
-                "itself; "
-                "let its __copy__ give another object"
+                "itself; let its __copy__ give another object"
             )
         twins[id(value)] = twin
         base = next((of for of in _IN_PLACE if isinstance(value, of)), None)
@@ -141,15 +133,19 @@ def _rebuilt(value: Any, touched: set[int], twins: dict[int, Any]) -> Any:
             for place, part in zip(places, _elements(value), strict=True):
                 if (new := _rebuilt(part, touched, twins)) is not part:
                     base.__setitem__(twin, place, new)  # the subclass may check, or forbid, what is set
-    slots = _slots(type(value))
-    for name, part in _attributes(value).items():
-        if (new := _rebuilt(part, touched, twins)) is part:
-            continue
-        if name in slots:
-            slots[name].__set__(twin, new)
-        else:
-            _dict_of(twin)[name] = new
+    parts = _attributes(value)
+    new = {name: _rebuilt(part, touched, twins) for name, part in parts.items()}
+    _set_attributes(twin, {name: part for name, part in new.items() if part is not parts[name]})
     return twin
+
+
+def _set_attributes(twin: Any, values: dict[str, Any]) -> None:
+    slots = _slots(type(twin))
+    for name, value in values.items():
+        if name in slots:
+            slots[name].__set__(twin, value)
+        else:
+            _dict_of(twin)[name] = value
 
 
 def _copied(value: Any) -> Any:
@@ -171,7 +167,7 @@ def _says_nothing_about_copies(kind: type) -> bool:
 
 
 def _copied_by_field(value: Any) -> Any:
-    """`copy.copy` asks the empty twin how it is filled, which one that passes questions on cannot answer yet."""
+    """Unlike `copy.copy`, this calls no `__getattr__` of the empty twin, which may fail."""
     kind: Any = type(value)
     twin = kind.__new__(kind)
     if isinstance(value, dict):
@@ -179,12 +175,7 @@ def _copied_by_field(value: Any) -> Any:
             dict.__setitem__(twin, key, part)
     elif isinstance(value, list):
         list.extend(twin, list.__iter__(value))
-    slots = _slots(kind)
-    for name, part in _attributes(value).items():
-        if name in slots:
-            slots[name].__set__(twin, part)
-        else:
-            _dict_of(twin)[name] = part
+    _set_attributes(twin, _attributes(value))
     return twin
 
 
@@ -194,7 +185,7 @@ def _built_at_once(value: Any, touched: set[int], twins: dict[int, Any]) -> Any:
         return types.MappingProxyType(dict(zip(value, parts, strict=True)))
     if not isinstance(value, tuple):
         return type(value)(parts)
-    twin = tuple.__new__(type(value), parts)  # a named one takes its fields one by one, others check them
+    twin = tuple.__new__(type(value), parts)  # without the constructor, whose arguments may differ
     if own := _dict_of(value):
         _dict_of(twin).update(own)
     return twin

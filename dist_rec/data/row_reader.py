@@ -1,7 +1,6 @@
-"""Where the rows of a split come from: a reader lists its row groups and reads them.
+"""Row readers list the row groups of a split and read them.
 
-All else is the same for every reader (reader.py): which rank and worker reads which row group, the order, resuming,
-dedup."""
+reader.py does the rest for every reader: it assigns row groups to ranks and workers, orders, resumes, deduplicates."""
 
 import itertools
 from collections.abc import Sequence
@@ -25,16 +24,13 @@ class RowReader:
         self.options = options
 
     def row_groups(self, folder: Path, schema: Schema) -> list[RowGroup]:
-        """The row groups of a split, in order, the same on every rank. Called once per run: it should not read the
-        rows.
+        """The row groups of a split, in order, the same on every rank. It should not read the rows.
 
-        Raises DataError if there are none or they cannot be read.
-        """
+        Raises DataError if there are none or they cannot be read."""
         raise NotImplementedError
 
     def read_group(self, group: RowGroup, schema: Schema) -> pa.Table:
-        """The rows of one row group, `group.rows` of them, with the columns of the schema; they are validated
-        afterwards."""
+        """The `group.rows` rows of a row group, with the columns of the schema. `read` validates them."""
         raise NotImplementedError
 
     def read(self, groups: Sequence[RowGroup], schema: Schema) -> pa.Table:
@@ -63,9 +59,8 @@ PARQUET = ParquetReader(Strict())
 
 
 def check_splits(path: str | Path, schema: Schema, folders: Sequence[str], reader: RowReader = PARQUET) -> None:
-    """Lists the row groups of these folders of a dataset, so that what that tells is known before a run starts.
+    """Lists the row groups of these folders of a dataset, to find their errors before a run starts.
 
-    Folders may be named several times. Raises DataError; ConfigError if two fields of the schema share a column.
-    """
+    Folders may repeat. Raises DataError, and ConfigError if two fields of the schema share a column."""
     for folder in dict.fromkeys(folders):
         reader.row_groups(Path(path) / folder, schema)

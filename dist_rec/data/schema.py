@@ -1,19 +1,20 @@
-"""The schema of a dataset: which columns a request has and which embedding table each id belongs to.
+"""The schema of a dataset: the columns of a request and the embedding table of each id.
 
-Kept as `schema.yaml` beside the Parquet files. A row of a file is one **request**: context, behaviour sequences (oldest
+It is `schema.yaml` beside the Parquet files. A row of a file is one **request**: context, behaviour sequences (oldest
 event first), and one or more candidates with their labels. Columns:
 
-    <field>                      context field, int <grouping key>               int, as named under `request`; any of
-    64 bits, signed or not, such as a hash <time>                       int seconds or a timestamp, as named under
-    `request` <sequence>.<field>           list of int, one entry per event, for every field of `ids` and `side`
-    <sequence>.time              list of int seconds or of timestamps, if the sequence has `time: true`
-    candidate.<field>            list of int, one entry per candidate candidate.<label>            list of 0/1; any of
-    both where `given` leaves the label undefined candidate.visible_events     list of int, if `visible_events: true`:
-    how many of the oldest events a candidate sees candidate.<label>.oracle     list of float, if `oracle: true`: the
-    probability the label was drawn with, given its condition
+- `<field>`: context field, int
+- `<grouping key>`, named under `request`: int, any 64 bits, signed or not, such as a hash
+- `<time>`, named under `request`: int seconds or a timestamp
+- `<sequence>.<field>`: list of int, one entry per event, for every field of `ids` and `side`
+- `<sequence>.time`: list of int seconds or of timestamps, if the sequence has `time: true`
+- `candidate.<field>`: list of int, one entry per candidate
+- `candidate.<label>`: list of 0/1; either value where `given` leaves the label undefined
+- `candidate.visible_events`: list of int, if `visible_events: true`: number of the oldest events that a candidate sees
+- `candidate.<label>.oracle`: list of float, if `oracle: true`: the true probability of the label, given its condition
 
-Int is any integer type of Parquet, list any of its list types; which files of a folder are read: files.py. Schemas and
-files written with other words before 0.1.0: older_words.py.
+Int is any integer type of Parquet, list any of its list types. files.py picks the files of a folder. older_words.py
+reads schemas and files from before 0.1.0.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,7 +35,7 @@ TAKEN_NAMES = frozenset(dir(nn.ModuleDict()))  # modules are named after sequenc
 
 
 class IdField(Strict):
-    """An id that is looked up in an embedding table. In YAML a bare name `item` means `{name: item, table: item}`."""
+    """An id with an embedding table. In YAML a bare name `item` means `{name: item, table: item}`."""
 
     name: str
     table: str = ""
@@ -66,8 +67,7 @@ class CandidateSchema(Strict):
     labels: list[str] = Field(min_length=1, description="One 0/1 label per task.")
     given: dict[str, str] = Field(
         default={},
-        description="task -> task: a label that is only defined where another one is 1, such as conversion given "
-        "click.",
+        description="task -> task: a label that is defined only where another is 1, such as conversion given click.",
     )
     visible_events: bool = Field(
         default=False,
@@ -81,9 +81,8 @@ class CandidateSchema(Strict):
         for task, condition in self.given.items():
             for name in (task, condition):
                 if name not in self.labels:
-                    raise ValueError(
-                        f"given {task}: {condition}: '{name}' is no label; these are: {', '.join(self.labels)}"
-                    )
+                    labels = ", ".join(self.labels)
+                    raise ValueError(f"given {task}: {condition}: '{name}' is no label; these are: {labels}")
             if task == condition:
                 raise ValueError(f"given {task}: {condition}: expected another label as the condition")
             if condition in self.given:
@@ -104,8 +103,7 @@ class Schema(Strict):
     feature_groups: dict[str, list[str]] = Field(
         default={},
         description="Context and candidate fields that belong together, as context.<field> and candidate.<field>; "
-        "HyFormer and "
-        "RankMixer make one token of each group. One group per field if none is declared.",
+        "HyFormer and RankMixer make one token of each group. One group per field if none is declared.",
     )
 
     @field_validator("tables")
@@ -119,20 +117,15 @@ class Schema(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "Schema":
-        for place, fields in [
-            ("context", self.context),
-            *((s.name, s.ids) for s in self.sequences),
-            ("candidate", self.candidate.ids),
-        ]:
+        owners = [("context", self.context, {}), *((s.name, s.ids, s.side) for s in self.sequences)]
+        owners.append(("candidate", self.candidate.ids, self.candidate.side))
+        for place, fields, side in owners:
             for field in fields:
                 if field.table not in self.tables:
+                    declared = ", ".join(self.tables)
                     raise ValueError(
-                        f"{place}.{field.name}: table '{field.table}' is not declared; declared: "
-                        f"{', '.join(self.tables)}"
+                        f"{place}.{field.name}: table '{field.table}' is not declared; declared: {declared}"
                     )
-        owners = [*((s.name, s.ids, s.side) for s in self.sequences)]
-        owners += [("context", self.context, {}), ("candidate", self.candidate.ids, self.candidate.side)]
-        for place, fields, side in owners:
             check_distinct(place, [*(field.name for field in fields), *side], "a field is one column")
         names = [s.name for s in self.sequences]
         _check_names("sequences", names)
@@ -142,7 +135,7 @@ class Schema(Strict):
             raise ValueError("a sequence has times, so request.time must name the column with the request's time")
         if self.candidate.visible_events and len(self.sequences) != 1:
             raise ValueError(f"candidate.visible_events needs exactly one sequence, got {len(self.sequences)}")
-        for place, side in [*((s.name, s.side) for s in self.sequences), ("candidate", self.candidate.side)]:
+        for place, _, side in owners:
             _check_names(f"{place}.side", side)
             for name, size in side.items():
                 if not 0 < size <= 2**15:
@@ -153,13 +146,13 @@ class Schema(Strict):
 
     @property
     def grouped_fields(self) -> list[str]:
-        """Every field outside the sequences, as groups name it: context, then ids and side values of the candidate."""
+        """Names in groups of all fields outside the sequences: context, then ids and side values of the candidate."""
         candidate = [*(field.name for field in self.candidate.ids), *self.candidate.side]
         return [*(f"context.{field.name}" for field in self.context), *(f"candidate.{name}" for name in candidate)]
 
     @property
     def token_groups(self) -> dict[str, list[str]]:
-        """Fields by group: as declared, or every field as the group of its own name ("context.user")."""
+        """Fields by group: as declared, or every field in a group of its own name ("context.user")."""
         return self.feature_groups or {name: [name] for name in self.grouped_fields}
 
     @cached_property
@@ -181,10 +174,9 @@ class Schema(Strict):
 
 
 def load_schema(folder: str | Path, leave_out: Sequence[str] = ()) -> Schema:
-    """The schema of a dataset folder without the context fields named in `leave_out`.
+    """The schema of a dataset folder without the context fields in `leave_out`.
 
-    Raises ConfigError if it is missing or wrong, or if it has no such context field.
-    """
+    Raises ConfigError if the schema is missing or wrong, or has no such context field."""
     path = Path(folder) / SCHEMA_FILE
     missing = (
         "no such file; expected a dataset folder, made by `dist-rec data synth`, by `dist-rec data import`, or "
@@ -197,15 +189,10 @@ def load_schema(folder: str | Path, leave_out: Sequence[str] = ()) -> Schema:
             there = ", ".join(known) or "none"
             raise ConfigError(f"data.leave_out: '{name}' is no context field of {path}; these are: {there}")
     left_out = {f"context.{name}" for name in leave_out}
-    groups = {
-        group: [field for field in fields if field not in left_out] for group, fields in schema.feature_groups.items()
-    }
-    return schema.model_copy(
-        update={
-            "context": [field for field in schema.context if field.name not in leave_out],
-            "feature_groups": {group: fields for group, fields in groups.items() if fields},
-        }
-    )
+    groups = {name: [of for of in fields if of not in left_out] for name, fields in schema.feature_groups.items()}
+    context = [field for field in schema.context if field.name not in leave_out]
+    update = {"context": context, "feature_groups": {name: fields for name, fields in groups.items() if fields}}
+    return schema.model_copy(update=update)
 
 
 def _check_names(place: str, names: Iterable[str]) -> None:
@@ -221,19 +208,14 @@ def _check_groups(groups: dict[str, list[str]], known: list[str]) -> None:
     """Raises ValueError unless every known field is in exactly one group, once, and no group is empty."""
     owner: dict[str, str] = {}
     for group, fields in groups.items():
+        place = f"feature_groups.{group}"
         if not fields:
-            raise ValueError(f"feature_groups.{group}: expected at least one field, got none")
+            raise ValueError(f"{place}: expected at least one field, got none")
         for field in fields:
             if field not in known:
-                raise ValueError(
-                    f"feature_groups.{group}: '{field}' is no context or candidate field; these are: {', '.join(known)}"
-                )
+                raise ValueError(f"{place}: '{field}' is no context or candidate field; these are: {', '.join(known)}")
             if field in owner:
-                raise ValueError(
-                    f"feature_groups.{group}: '{field}' is in group {owner[field]} already; a field has one group"
-                )
+                raise ValueError(f"{place}: '{field}' is in group {owner[field]} already; a field has one group")
             owner[field] = group
-    if missing := [field for field in known if field not in owner]:
-        raise ValueError(
-            f"feature_groups: expected every field in a group, but these are in none: {', '.join(missing)}"
-        )
+    if missing := ", ".join(field for field in known if field not in owner):
+        raise ValueError(f"feature_groups: expected every field in a group, but these are in none: {missing}")

@@ -1,6 +1,6 @@
-"""Whether times are in seconds, told by their size: no times of these days in seconds reach 10^11 (the year 5138).
+"""Guesses from their size whether times are in seconds: 10^11 seconds since 1970 are reached in the year 5138.
 
-Small numbers that only count (days, steps) are fine as long as request and events count alike.
+Small numbers that only count (days, steps) are fine as long as request and events use one unit.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Span:
 
 
 def other_unit(value: int) -> str | None:
-    """What a time looks like that cannot be in seconds; None if it can be."""
+    """The unit that a time seems to have; None if it can be in seconds."""
     return next((f"{value}, which looks like {unit}" for limit, unit in UNITS if abs(value) >= limit), None)
 
 
@@ -30,10 +30,9 @@ def outlier(span: Span) -> int:
 
 
 def mixed_units(request: Span, events: Span) -> str | None:
-    """What shows that request and events do not count in one unit; None if nothing does.
+    """The values that show two units, one of them seconds since 1970; None if the units can be equal.
 
-    One side is then in seconds since 1970 and the other side is not. Events at 0 or below have no say: it is what
-    unknown times are written as."""
+    Events at 0 or below do not count: unknown times are written like that."""
     if events.high <= 0:
         return None
     if request.low >= EPOCH_FROM and events.high < COUNT_BELOW:

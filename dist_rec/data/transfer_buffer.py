@@ -1,5 +1,4 @@
-"""What crosses from host to device: named tensors in one buffer, moved by one copy, in the smallest integers that hold
-them."""
+"""Named tensors in one buffer, which one copy moves from host to device, and ids in the smallest integer type."""
 
 import functools
 import logging
@@ -13,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ALIGNMENT = 16  # bytes: every tensor starts where any type may start
+ALIGNMENT = 16  # bytes, enough for every dtype
 SHARED_MEMORY = "/dev/shm"
-KEPT_FREE = 0.25  # of shared memory: batches are not the only things that live there (locks of processes, NCCL)
+KEPT_FREE = 0.25  # of shared memory, for other users (locks of processes, NCCL)
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class BufferSlot:
-    """Where a tensor is in a transfer buffer; `start` in bytes."""
+    """Place of a tensor in a transfer buffer; `start` in bytes."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -38,7 +37,7 @@ class TransferBuffer(Mapping[str, Tensor]):
     """Tensors by name, each a view of one buffer.
 
     - `buffer` (bytes,) uint8
-    - `slots` name -> where the tensor is
+    - `slots` name -> place of the tensor
     """
 
     buffer: Tensor
@@ -46,7 +45,7 @@ class TransferBuffer(Mapping[str, Tensor]):
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], *, pin_memory: bool = False) -> "TransferBuffer":
-        """Copies CPU tensors side by side, into pinned memory if wanted."""
+        """Copies CPU tensors side by side, into pinned memory with `pin_memory`."""
         slots: dict[str, BufferSlot] = {}
         end = 0
         for name, tensor in tensors.items():
@@ -73,15 +72,14 @@ class TransferBuffer(Mapping[str, Tensor]):
         return self.buffer.nbytes
 
     def map(self, move: Callable[[Tensor], Tensor]) -> "TransferBuffer":
-        """The same tensors in what `move` makes of the buffer, such as its copy on a device."""
+        """The same tensors in `move(buffer)`, such as a copy on a device."""
         return TransferBuffer(move(self.buffer), self.slots)
 
 
 def shrink_ids(ids: Tensor, num_values: int | None = None) -> Tensor:
     """Ids in the smallest of uint8, int16 (as if unsigned), int32 and int64 that holds `num_values` values from 0 on.
 
-    Without `num_values`, the largest id decides; ids below zero keep 64 bits.
-    """
+    Without `num_values`, the largest id decides; ids below zero keep 64 bits."""
     if num_values is None:
         low, high = (int(x) for x in torch.aminmax(ids)) if len(ids) else (0, 0)
         num_values = 2**63 if low < 0 else high + 1
@@ -93,22 +91,20 @@ def shrink_ids(ids: Tensor, num_values: int | None = None) -> Tensor:
 
 
 def restore_ids(ids: Tensor) -> Tensor:
-    """int64 ids from what `shrink_ids` made of them."""
+    """The int64 ids from before `shrink_ids`."""
     restored = ids.to(torch.int64)
     return restored & 0xFFFF if ids.dtype == torch.int16 else restored
 
 
 def _reduce(sent: TransferBuffer) -> tuple[Any, ...]:
-    """How a transfer buffer goes to another process: its buffer in shared memory, or through the pipe where that has no
-    room.
+    """Pickles a transfer buffer for another process: in shared memory, or through the pipe if that has no room.
 
-    What shared memory cannot take would be lost: torch finds out in a thread that nobody listens to.
-    """
+    Without the check, the batch would be lost: torch meets the error in a thread whose errors nobody reads."""
     if _has_room(sent.nbytes):
         try:
             sent.buffer.share_memory_()
             return TransferBuffer, (sent.buffer, sent.slots)
-        except RuntimeError:  # somebody else was faster
+        except RuntimeError:  # another process took the room
             pass
     return _from_pipe, (sent.buffer.numpy().tobytes(), sent.slots)
 
@@ -132,8 +128,7 @@ def _from_pipe(content: bytes, slots: dict[str, BufferSlot]) -> TransferBuffer:
 def _warn_of_little_room() -> None:
     log.warning(
         "shared memory (%s) is nearly full: batches come from the reader processes through a pipe, which takes "
-        "longer; enlarge "
-        "it (docker run --shm-size=1g), or set data.workers=0",
+        "longer; enlarge it (docker run --shm-size=1g), or set data.workers=0",
         SHARED_MEMORY,
     )
 

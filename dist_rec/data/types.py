@@ -1,5 +1,6 @@
-"""Which Arrow types can hold a field, and columns in the plain ones: what others write as a large or fixed-size list,
-with a dictionary, as a timestamp or as an unsigned hash means the same as what the writer makes of it."""
+"""Arrow types that can hold a field, and their conversion to the plain types of the writer.
+
+Other writers use large or fixed-size lists, dictionaries, timestamps and unsigned hashes for the same values."""
 
 import pyarrow as pa
 from pyarrow import types
@@ -12,7 +13,7 @@ LISTS = (types.is_list, types.is_large_list, types.is_fixed_size_list)
 
 
 def fits(column: Column, kind: pa.DataType) -> bool:
-    """Whether a column of this type can hold the field. A type of nulls can: a list column without any entry has it."""
+    """Whether a column of this type can hold the field. The null type can: a list column without entries has it."""
     if column.is_list:
         if not _is_list(kind):
             return False
@@ -31,10 +32,9 @@ def fits(column: Column, kind: pa.DataType) -> bool:
 
 
 def wanted(column: Column) -> str:
-    """What `fits` expects, for a message."""
-    value = {"label": "0/1 numbers", "oracle": "floats", "time": "integers (seconds) or timestamps"}.get(
-        column.kind, "integers"
-    )
+    """The types that `fits` accepts, for a message."""
+    kinds = {"label": "0/1 numbers", "oracle": "floats", "time": "integers (seconds) or timestamps"}
+    value = kinds.get(column.kind, "integers")
     hint = " (number other ids, or hash them to 64 bits)" if column.kind == "grouping_key" else ""
     return f"a list of {value}" if column.is_list else value + hint
 
@@ -47,10 +47,10 @@ def has_zone(kind: pa.DataType) -> bool | None:
 
 
 def plain(table: pa.Table, schema: Schema) -> pa.Table:
-    """The columns of a schema as int, float or bool, or as plain lists of these; nulls stay.
+    """The columns of a schema as int, float or bool, or as plain lists of these types; nulls stay.
 
-    Timestamps and dates become whole seconds since 1970 (int64, parts of a second dropped), without a zone as if in
-    UTC. An unsigned 64-bit grouping key becomes the int64 of the same bits. Every column must fit."""
+    Timestamps and dates become whole seconds since 1970 (int64, fractions dropped); a timestamp without a zone counts
+    as UTC. An unsigned 64-bit grouping key becomes the int64 of the same bits. Every column must fit."""
     columns = [_plain(table.column(column.name), column) for column in columns_of(schema)]
     return pa.table(columns, names=arrow_schema(schema).names)
 

@@ -1,7 +1,7 @@
-"""A `KeyedJaggedTensor` without repetition: what `DedupLoader` puts in its place and the dedup collections look up.
+"""A `KeyedJaggedTensor` without repetition, made by `DedupLoader` and looked up by the dedup collections.
 
-Whoever else reads it, such as a model that builds its mask from lengths or a collection that is not wrapped, finds a
-`KeyedJaggedTensor` there: every public method of one answers as the original would.
+Other readers, such as a model that builds its mask from lengths or a collection that is not wrapped, can use it like a
+`KeyedJaggedTensor`: every public method returns what the original returns.
 
 Legend: B samples, N values of one key, U distinct ones, F keys.
 """
@@ -25,18 +25,18 @@ from dist_rec.kernels.unique_ids import BitPackedIndex, Segments, unique_ids_bou
 
 @dataclass(frozen=True, eq=False, repr=False)
 class UniqueFeatures(UniqueTokens):
-    """Distinct ids of every key, and where they belong; in all else the `KeyedJaggedTensor` it was made of.
+    """Distinct ids of every key and their inverse index, with the methods of the original `KeyedJaggedTensor`.
 
     Its own methods are about one key (`ids_of`, `inverse_of`, `lengths_of`, `offsets_of`). The public methods of a
-    `KeyedJaggedTensor` (`values()`, `lengths()`, `to_dict()`, `permute()`, `["key"]` and so on) give what the original
-    gives. The first that needs the repeated values makes them, where the ids are, and they are kept. `isinstance` still
-    tells the two apart, and methods that give a whole `KeyedJaggedTensor` give a plain one.
+    `KeyedJaggedTensor` (`values()`, `lengths()`, `to_dict()`, `permute()`, `["key"]` and so on) return what the
+    original returns. The first method that needs the repeated values makes them, on the device of the ids, and keeps
+    them. It is no instance of `KeyedJaggedTensor`, and methods that return a `KeyedJaggedTensor` return a plain one.
 
-    - owners are the feature sets, each named after its first key; beside the ids there is `lengths.<feature set>` (B,)
-      int32. Made by `of` it is one buffer on the host, which `to` moves by one copy
+    - owners are the feature sets, each named after its first key. There is also `lengths.<feature set>` (B,) int32.
+      `of` makes one buffer on the host, which `to` moves by one copy
     - `feature_sets`: keys that share an inverse index
-    - `samples` B; `values_dtype` and `lengths_dtype` those of the original
-    - `segments` by feature set, where the order of its inverse index is known already
+    - `samples` B; `values_dtype` and `lengths_dtype` of the original
+    - `segments` by feature set, if the order of its inverse index is known
     - `plain_bytes`: bytes of the original
     """
 
@@ -61,19 +61,18 @@ class UniqueFeatures(UniqueTokens):
         Args:
             features: in host memory, int32 or int64 values, any ids.
             feature_sets: keys to deduplicate together; every other key is a set of its own.
-            num_embeddings: key -> ids are below this, which decides how many bytes they cross in; without it, the
-                largest id of the batch does.
+            num_embeddings: key -> upper limit of its ids, which decides their integer type; without it, the largest
+                id of the batch decides.
 
         Raises:
             ValueError: weights, strides that differ between keys, repeated keys, values that are not ids or not in host
-                memory, a key that is not there or is in two sets, lengths that differ within a set.
+                memory, a missing key or a key in two sets, lengths that differ within a set.
         """
         check_supported(features)
         if features.device().type != "cpu":
             raise ValueError(
                 f"expected features in host memory, got them on {features.device()}; deduplicate before they are "
-                "moved, or "
-                "where they are, by a collection with dedup='device'"
+                "moved, or where they are, by a collection with dedup='device'"
             )
         found = complete_sets(features.keys(), feature_sets)
         by_key = _by_key(features)
@@ -88,15 +87,14 @@ class UniqueFeatures(UniqueTokens):
 
     @classmethod
     def on_device(cls, features: KeyedJaggedTensor) -> "UniqueFeatures":
-        """Deduplicates every key on the device where the features are, by sorting. The host waits once, for the numbers
-        of distinct ids. Raises ValueError for weights, strides that differ between keys, repeated keys and values that
-        are not ids."""
+        """Deduplicates every key on the device of the features, by sorting. The host waits once, for the numbers of
+        distinct ids. Raises ValueError for weights, strides that differ between keys, repeated keys and values that are
+        not ids."""
         check_supported(features)
         by_key = _by_key(features)
         bounded = {key: unique_ids_bounded(jagged.values()) for key, jagged in by_key.items()}
-        counts = torch.stack(
-            [found.count for found in bounded.values()]
-        ).tolist()  # host sync: shapes of all that follows
+        # Host sync: the shapes of all tensors below.
+        counts = torch.stack([found.count for found in bounded.values()]).tolist()
         num_unique = dict(zip(bounded, counts, strict=True))
         tensors = {f"ids.{key}": of.values[: num_unique[key]] for key, of in bounded.items()}
         tensors |= {f"inverse.{key}": of.inverse for key, of in bounded.items()}
@@ -105,9 +103,8 @@ class UniqueFeatures(UniqueTokens):
         segments = {
             key: Segments(of.segments.order, of.segments.offsets[: num_unique[key] + 1]) for key, of in bounded.items()
         }
-        tokens = UniqueTokens(
-            tensors, num_unique, bits={}, counts={key: len(of.inverse) for key, of in bounded.items()}
-        )
+        totals = {key: len(of.inverse) for key, of in bounded.items()}
+        tokens = UniqueTokens(tensors, num_unique, bits={}, counts=totals)
         return cls._made_of(features, tokens, [FeatureSet(key, (key,)) for key in by_key], segments)
 
     @classmethod
@@ -153,7 +150,7 @@ class UniqueFeatures(UniqueTokens):
         return torch.cat([self.lengths_of(key) for key in self])
 
     def clear_storage(self) -> int:
-        """Frees the repeated values, where they were made; asked for again, they are made again."""
+        """Frees the repeated values if they exist; the next use makes them again."""
         plain = vars(self).pop("plain", None)
         return 0 if plain is None else plain.clear_storage()
 
@@ -181,11 +178,11 @@ class UniqueFeatures(UniqueTokens):
 
     def __repr__(self) -> str:
         counts, distinct = self.counts, self.num_unique
-        told = ", ".join(f"{key}: {counts[self._set_of[key]]} values, {distinct[key]} distinct" for key in self)
-        return f"UniqueFeatures({self.samples} samples on {self.device()}; {told})"
+        keys = ", ".join(f"{key}: {counts[self._set_of[key]]} values, {distinct[key]} distinct" for key in self)
+        return f"UniqueFeatures({self.samples} samples on {self.device()}; {keys})"
 
     def inverse_of(self, key: str) -> Tensor | BitPackedIndex:
-        """(N,) the place of each value among the distinct ones of its key, as `UniqueTokens.inverse` gives it."""
+        """(N,) the index of each value among the distinct values of its key, see `UniqueTokens.inverse`."""
         return self._inverses[self._set_of[key]]
 
     def segments_of(self, key: str) -> Segments | None:
@@ -208,7 +205,7 @@ class UniqueFeatures(UniqueTokens):
     def to(
         self, device: torch.device, non_blocking: bool = False, dtype: torch.dtype | None = None
     ) -> "UniqueFeatures":
-        """`dtype` is that of weights, as for a `KeyedJaggedTensor`; there are none."""
+        """`dtype` has no effect: in a `KeyedJaggedTensor` it is the dtype of weights."""
         return super().to(device, non_blocking)
 
     def record_stream(self, stream: torch.Stream) -> None:
@@ -216,9 +213,8 @@ class UniqueFeatures(UniqueTokens):
         for of in (self.segments or {}).values():
             for tensor in (of.order, of.offsets):
                 tensor.record_stream(stream)  # pyright: ignore[reportArgumentType] - as in UniqueTokens
-        for made in (self.__dict__.get("deduplicated"), self.__dict__.get("plain")):
-            if made is not None:
-                made.record_stream(stream)
+        for name in {"deduplicated", "plain"} & vars(self).keys():  # those that exist
+            vars(self)[name].record_stream(stream)
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> "UniqueFeatures":
         return replace(super()._map(move), segments=None)
@@ -235,8 +231,8 @@ class UniqueFeatures(UniqueTokens):
         return {key: of.name for of in self.feature_sets for key in of.keys}
 
 
-# What a KeyedJaggedTensor answers and is answered from `UniqueFeatures.plain`: its public methods, and the fields that
-# TorchRec's own functions read, which are named after the arguments of its constructor.
+# Attributes that `UniqueFeatures` takes from `plain`: public methods of a KeyedJaggedTensor, and the fields that
+# TorchRec's own functions read, named after the arguments of its constructor.
 _PLAIN = frozenset(name for name in dir(KeyedJaggedTensor) if not name.startswith("_")) - set(dir(UniqueFeatures))
 _PLAIN |= {f"_{name}" for name in inspect.signature(KeyedJaggedTensor.__init__).parameters if name != "self"} | {
     "_key_indices"
@@ -244,7 +240,7 @@ _PLAIN |= {f"_{name}" for name in inspect.signature(KeyedJaggedTensor.__init__).
 
 
 def why_not(features: KeyedJaggedTensor) -> str:
-    """Why deduplication would lose a part of these features; empty where it would not."""
+    """The part of these features that deduplication would lose, as a sentence; empty if there is none."""
     if features.weights_or_none() is not None:
         return "features have weights, which belong to single values and cannot be deduplicated with them"
     if features.variable_stride_per_key() or features.inverse_indices_or_none() is not None:
@@ -255,8 +251,7 @@ def why_not(features: KeyedJaggedTensor) -> str:
 
 
 def check_supported(features: KeyedJaggedTensor) -> None:
-    """Raises ValueError for what deduplication would lose (weights, strides that differ between keys, repeated keys)
-    and for values that are not ids."""
+    """Raises ValueError for weights, strides that differ between keys, repeated keys, and values that are not ids."""
     if reason := why_not(features):
         raise ValueError(
             f"{reason}; expected every key once, one stride for all, no weights and no inverse_indices, or leave these "
@@ -267,10 +262,9 @@ def check_supported(features: KeyedJaggedTensor) -> None:
 
 
 def complete_sets(keys: Sequence[str], feature_sets: Sequence[Sequence[str]]) -> list[FeatureSet]:
-    """The given feature sets, then one for every key that is in none, each named after its first key.
+    """The given feature sets, then one for every other key, each named after its first key.
 
-    Raises ValueError for an unknown or repeated key, and for a set without keys.
-    """
+    Raises ValueError for an unknown or repeated key, and for a set without keys."""
     named = [key for of in feature_sets for key in of]
     for key in named:
         if key not in keys:
@@ -286,7 +280,7 @@ def complete_sets(keys: Sequence[str], feature_sets: Sequence[Sequence[str]]) ->
 def _by_key(features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
     if features.stride() > 0:
         return features.to_dict()
-    # TorchRec cannot take features without samples apart.
+    # `to_dict` of TorchRec fails for features without samples.
     return {key: JaggedTensor(values=features.values(), lengths=features.lengths()) for key in features.keys()}  # noqa: SIM118
 
 
@@ -298,6 +292,5 @@ def _check_same_lengths(lengths: dict[str, Tensor]) -> None:
             sample = int((expected != got).nonzero()[0])
             raise ValueError(
                 f"feature_sets: keys of one set need the same lengths, but sample {sample} has "
-                f"{int(expected[sample])} values "
-                f"of {first!r} and {int(got[sample])} of {key!r}"
+                f"{int(expected[sample])} values of {first!r} and {int(got[sample])} of {key!r}"
             )

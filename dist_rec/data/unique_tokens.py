@@ -1,6 +1,6 @@
-"""Deduplicated ids on their way to the device: the distinct ids of every key, and which of them each element has.
+"""Deduplicated ids on their way to the device: the distinct ids of every key, and the index of each element's id.
 
-Training's `HostBatch` and the plug-in's `UniqueFeatures` are this value with more tensors in the same buffer.
+`HostBatch` (training) and `UniqueFeatures` (plug-in) add more tensors to the same buffer.
 
 Legend: N elements of one owner, U distinct tokens of one feature set, F keys.
 """
@@ -32,13 +32,13 @@ class UniqueTokens(Pipelineable):
     An owner has elements with ids, such as the events of a sequence. Owners of one feature set are deduplicated
     together.
 
-    `tensors`, views of one `TransferBuffer` or apart, may hold others of the batch, too:
+    `tensors` are views of one `TransferBuffer`, or apart. There may be others of the batch beside these:
 
     - `ids.<key>` (U,) in the smallest integer type, see `shrink_ids`
     - `inverse.<owner>` the words of a bit-packed index, or (N,) int32 for an owner without `bits`
     - `unique` (F,) int32, U of every key
 
-    The host knows:
+    On the host:
 
     - `num_unique` key -> U, in the order of the keys
     - `bits` owner -> bits of its inverse index
@@ -51,17 +51,16 @@ class UniqueTokens(Pipelineable):
     counts: dict[str, int]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # not what can be made again
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # without cached properties
 
     def ids_of(self, key: str) -> Tensor:
         """(U,) int64 distinct ids."""
         return restore_ids(self.tensors[f"ids.{key}"])
 
     def inverse(self, owner: str) -> Tensor | BitPackedIndex:
-        """(N,) the row of each element among the distinct tokens: int32, or bit-packed on a GPU if it came bit-packed.
+        """(N,) the row of each element among the distinct tokens: int32, or bit-packed on a GPU if it was sent so.
 
-        Kernels on a GPU unpack it as they read.
-        """
+        Kernels on a GPU unpack it while they read it."""
         index = self.tensors[f"inverse.{owner}"]
         if owner not in self.bits:
             return index
@@ -70,23 +69,23 @@ class UniqueTokens(Pipelineable):
 
     @cached_property
     def deduplicated(self) -> KeyedJaggedTensor:
-        """What is looked up: stride 1, the U ids of each key, int64."""
+        """The features to look up: stride 1, the U ids of each key, int64."""
         return KeyedJaggedTensor(
             keys=list(self.num_unique),
             values=torch.cat([self.ids_of(key) for key in self.num_unique]),
-            # Pipelines may free the memory of what they sent; `tensors` is needed longer.
+            # Pipelines may free the memory of their input; `tensors` is needed longer.
             lengths=self.tensors["unique"].clone(),
             stride=1,
-            length_per_key=list(self.num_unique.values()),  # known here, so that nobody waits for the device
+            length_per_key=list(self.num_unique.values()),  # else TorchRec would wait for the device
         )
 
     @property
     def nbytes(self) -> int:
-        """Bytes that `to` moves, those of other tensors in the buffer included."""
+        """Bytes that `to` moves, with all other tensors in the buffer."""
         return sum(tensor.nbytes for tensor in self._memory())
 
     def to(self: T, device: torch.device, non_blocking: bool = False) -> T:
-        """One copy of the buffer; it does not wait only if the buffer is pinned."""
+        """One copy of the buffer; with `non_blocking` it does not wait if the buffer is pinned."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self: T) -> T:
@@ -113,13 +112,13 @@ def deduplicate(
     sizes: Mapping[str, int | None],
     find: Callable[[list[NDArray]], DistinctRows] = unique_tokens,
 ) -> UniqueTokens:
-    """Tokens of a batch in host memory; the tensors are apart, `unique` is the last.
+    """Tokens of a batch in host memory, not in one buffer; `unique` is the last tensor.
 
     Args:
         columns: owner -> (N,) ids for each key of its feature set, any integers that fit int64.
         owners: owner -> its feature set.
-        sizes: key -> ids are below this, in the order of the keys; with None the largest id of the batch decides.
-        find: what finds the distinct rows of the columns of a feature set.
+        sizes: key -> upper limit of its ids, in the order of the keys; None: the largest id of the batch decides.
+        find: finds the distinct rows of the columns of a feature set.
 
     Raises:
         ValueError: an id outside [0, size), and what `unique_tokens` refuses.

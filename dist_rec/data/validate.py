@@ -1,8 +1,6 @@
-"""Checks of data files. Every problem is a `DataError` naming file, row group, row, field, what was expected and what
-came."""
+"""Checks of data files. A `DataError` names file, row group, row, field, what was expected and what came."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +27,14 @@ from dist_rec.data.times import EXPECTED, Span, mixed_units, other_unit, outlier
 from dist_rec.data.types import fits, has_zone, plain, wanted
 
 PARQUET_MAGIC = b"PAR1"
-LIST_OF_NONE = re.compile(r"Expected all lists to be of size=\d+ but index (\d+) had size=0")
+NULL_LIST = re.compile(r"Expected all lists to be of size=\d+ but index (\d+) had size=0")
 
 
 def open_parquet(path: Path, schema: Schema) -> pq.ParquetFile:
-    """Opens a data file, reading its footer only. One without rows may have any columns.
+    """Opens a data file and reads its footer only. A file without rows may have any columns.
 
-    Raises DataError if it is missing, empty, truncated, not Parquet or cannot be read, or if it lacks a column or has
-    it in a type that cannot hold the field."""
+    Raises DataError if the file is missing, empty, truncated, not Parquet or unreadable, if a column is missing, or if
+    the type of a column cannot hold its field."""
     with reading(path):
         if not path.is_file():
             raise DataError(f"{path}: expected a Parquet file, got {_what_is_there(path)}")
@@ -59,22 +57,20 @@ def open_parquet(path: Path, schema: Schema) -> pq.ParquetFile:
             return file
         found = file.schema_arrow
     except READ_ERRORS as error:
-        raise DataError(
-            f"{path}: expected a readable Parquet footer, got: {one_line(error)}; the file is damaged"
-        ) from error
-    check_columns(_in_todays_words(found, schema), schema, file=path)
+        expected = "expected a readable Parquet footer"
+        raise DataError(f"{path}: {expected}, got: {one_line(error)}; the file is damaged") from error
+    check_columns(in_todays_words(found, schema), schema, file=path)
     return file
 
 
 def read_row_group(file: pq.ParquetFile, schema: Schema, *, path: Path, row_group: int) -> pa.Table:
-    """One row group, validated, its columns in the types of `arrow_schema`.
+    """One row group, validated, with the column types of `arrow_schema`.
 
-    Raises DataError, also if the bytes of the group are damaged.
-    """
+    Raises DataError, also if the bytes of the group are damaged."""
     names = arrow_schema(schema).names
     stored = stored_names(names, file.schema_arrow.names)
     try:
-        # Threads of pyarrow would fight the other workers for the cores, and do not survive a fork.
+        # Threads of pyarrow compete with the other workers for the cores, and do not survive a fork.
         table = file.read_row_group(row_group, columns=stored, use_threads=False).select(stored).rename_columns(names)
     except READ_ERRORS as error:
         place = _Place(f"{path}, row group {row_group}")
@@ -85,26 +81,26 @@ def read_row_group(file: pq.ParquetFile, schema: Schema, *, path: Path, row_grou
     return validate(table, schema, file=path, row_group=row_group)
 
 
-def _in_todays_words(found: pa.Schema, schema: Schema) -> pa.Schema:
+def in_todays_words(found: pa.Schema, schema: Schema) -> pa.Schema:
+    """The Arrow schema of a file with older column names (older_words.py) renamed."""
     names = arrow_schema(schema).names
     today = dict(zip(stored_names(names, found.names), names, strict=True))
-    return pa.schema([field.with_name(today.get(field.name, field.name)) for field in found])
+    return pa.schema([field.with_name(today.get(field.name, field.name)) for field in found], found.metadata)
 
 
 def _null_of_one_length(file: pq.ParquetFile, name: str, row_group: int) -> int | None:
-    """The first row with a null in a column of lists of one length, which Arrow writes, but does not read."""
+    """The first row with a null in a column of fixed-size lists: Arrow writes such nulls, but does not read them."""
     if pa.types.is_fixed_size_list(file.schema_arrow.field(name).type):
         try:
             file.read_row_group(row_group, columns=[name], use_threads=False)
         except READ_ERRORS as error:
-            found = LIST_OF_NONE.search(str(error))
+            found = NULL_LIST.search(str(error))
             return int(found[1]) - 1 if found else None  # Arrow counts from 1 here
     return None
 
 
 def check_columns(found: pa.Schema, schema: Schema, *, file: str | Path) -> None:
-    """Raises DataError if a column is missing or of a wrong type, or if only some of the timestamps have a time
-    zone."""
+    """Raises DataError if a column is missing or of a wrong type, or if only some timestamps have a time zone."""
     zones: dict[bool, str] = {}
     for column in columns_of(schema):
         indices = found.get_all_field_indices(column.name)
@@ -125,12 +121,12 @@ def check_columns(found: pa.Schema, schema: Schema, *, file: str | Path) -> None
 
 
 def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: int) -> pa.Table:
-    """Checks one row group and returns it with its columns in the types of `arrow_schema`, others dropped.
+    """Checks one row group and returns the columns of `arrow_schema`, in its types.
 
-    Raises DataError for the first problem found; rows are counted from 0 within the row group. Checked: columns and
-    types; no nulls; ids and side values within their tables; equal lengths of the fields of one sequence and of the
-    candidates; labels 0 or 1; oracle within [0, 1]; visible events within [0, length of the sequence]; event times
-    ascending and not after the request; times in seconds (see times.py). A request without candidates is allowed."""
+    Raises DataError for the first problem; rows count from 0 within the row group. Checked are: columns and types;
+    nulls; ids and side values within their tables; equal lengths of the fields of a sequence and of the candidates;
+    labels 0 or 1; oracle within [0, 1]; visible events within [0, length of the sequence]; event times ascending and
+    not after the request; times in seconds (see times.py). A request without candidates is allowed."""
     place = _Place(f"{file}, row group {row_group}")
     check_columns(table.schema, schema, file=place.where)
     table = plain(table, schema)
@@ -139,18 +135,17 @@ def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: in
         _check_nulls(place, table, column)
         if column.is_list:
             ragged = ragged_values(table, column.name)
-            _check_values(place, column, ragged.values, ragged.row_of, ragged)
+            _check_values(place, column, ragged.values, ragged)
             lists.setdefault(column.owner, {})[column.name] = ragged
         else:
-            _check_values(place, column, scalar_values(table, column.name), lambda index: index, None)
+            _check_values(place, column, scalar_values(table, column.name), None)
     for fields in lists.values():
         _check_lengths(place, fields)
     for sequence in schema.sequences:
         if sequence.time and schema.request.time is not None:
             times = lists[sequence.name][f"{sequence.name}.time"]
-            _check_times(
-                place, f"{sequence.name}.time", times, schema.request.time, scalar_values(table, schema.request.time)
-            )
+            now = scalar_values(table, schema.request.time)
+            _check_times(place, f"{sequence.name}.time", times, schema.request.time, now)
     if schema.candidate.visible_events:
         events = next(iter(lists[schema.sequences[0].name].values()))
         _check_visible_events(place, lists[CANDIDATE][f"{CANDIDATE}.visible_events"], events)
@@ -164,6 +159,11 @@ class _Place:
     def error(self, row: int, field: str, expected: str, got: Any) -> DataError:
         return DataError(f"{self.where}, row {row}, field {field}: expected {expected}, got {got}")
 
+    def entry_error(self, ragged: Ragged, index: int, field: str, expected: str, got: Any) -> DataError:
+        """For the value at `index` of a list column."""
+        row = ragged.row_of(index)
+        return self.error(row, field, expected, f"{got} at entry {index - ragged.offsets[row]}")
+
 
 def _check_nulls(place: _Place, table: pa.Table, column: Column) -> None:
     array = one_array(table, column.name)
@@ -174,27 +174,27 @@ def _check_nulls(place: _Place, table: pa.Table, column: Column) -> None:
         index = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
         offsets = array.offsets.to_numpy().astype(np.int64)
         ragged = Ragged(np.empty(0), offsets - offsets[0])
-        raise place.error(ragged.row_of(index), column.name, "a value for every entry", f"null{_entry(ragged, index)}")
+        raise place.entry_error(ragged, index, column.name, "a value for every entry", "null")
 
 
-def _check_values(
-    place: _Place, column: Column, values: NDArray, row_of: Callable[[int], int], ragged: Ragged | None
-) -> None:
+def _check_values(place: _Place, column: Column, values: NDArray, ragged: Ragged | None) -> None:
+    got: Any = None
     if column.kind == "id":
         bad, expected = (values < 0) | (values >= column.size), f"an id from 0 to {(column.size or 0) - 1}"
     elif column.kind == "label":
         bad, expected = ~((values == 0) | (values == 1)), "a label of 0 or 1"
     elif column.kind == "oracle":
         bad, expected = ~((values >= 0) & (values <= 1)), "a probability from 0 to 1"
-    elif column.kind == "time" and len(values) and (got := other_unit(extreme := outlier(span_of(values)))):
-        index = int(np.argmax(values == extreme))
-        raise place.error(row_of(index), column.name, EXPECTED, f"{got}{_entry(ragged, index) if ragged else ''}")
+    elif column.kind == "time" and len(values) and (got := other_unit(extreme := outlier(_span_of(values)))):
+        bad, expected = values == extreme, EXPECTED
     else:
         return
     if bad.any():
         index = int(np.argmax(bad))
-        got = f"{values[index]}{_entry(ragged, index)}" if ragged else str(values[index])
-        raise place.error(row_of(index), column.name, expected, got)
+        got = got or values[index]
+        if ragged:
+            raise place.entry_error(ragged, index, column.name, expected, got)
+        raise place.error(index, column.name, expected, got)
 
 
 def _check_lengths(place: _Place, fields: dict[str, Ragged]) -> None:
@@ -208,14 +208,13 @@ def _check_lengths(place: _Place, fields: dict[str, Ragged]) -> None:
             raise place.error(row, name, expected, f"{fields[name].lengths[row]} entries")
 
 
-def span_of(values: NDArray) -> Span:
-    """Of (n,) integers, n > 0."""
+def _span_of(values: NDArray) -> Span:
     return Span(int(values.min()), int(values.max()))
 
 
 def _check_times(place: _Place, name: str, times: Ragged, request_name: str, request_time: NDArray) -> None:
     values = times.values.astype(np.int64)
-    if len(values) and (got := mixed_units(span_of(request_time), span_of(values))):
+    if len(values) and (got := mixed_units(_span_of(request_time), _span_of(values))):
         raise DataError(f"{place.where}, field {name}: expected times in seconds, as in {request_name}, got {got}")
     falls = np.diff(values) < 0
     starts = times.offsets[1:-1]
@@ -223,13 +222,12 @@ def _check_times(place: _Place, name: str, times: Ragged, request_name: str, req
     if falls.any():
         index = int(np.argmax(falls)) + 1
         expected = f"times in ascending order (oldest first), at least {values[index - 1]}"
-        raise place.error(times.row_of(index), name, expected, f"{values[index]}{_entry(times, index)}")
+        raise place.entry_error(times, index, name, expected, values[index])
     late = values > np.repeat(request_time.astype(np.int64), times.lengths)
     if late.any():
         index = int(np.argmax(late))
-        row = times.row_of(index)
-        expected = f"a time not after the request's {request_time[row]}"
-        raise place.error(row, name, expected, f"{values[index]}{_entry(times, index)}")
+        expected = f"a time not after the request's {request_time[times.row_of(index)]}"
+        raise place.entry_error(times, index, name, expected, values[index])
 
 
 def _check_visible_events(place: _Place, visible: Ragged, events: Ragged) -> None:
@@ -238,16 +236,7 @@ def _check_visible_events(place: _Place, visible: Ragged, events: Ragged) -> Non
     if bad.any():
         index = int(np.argmax(bad))
         expected = f"a number of events from 0 to {limit[index]}"
-        raise place.error(
-            visible.row_of(index),
-            f"{CANDIDATE}.visible_events",
-            expected,
-            f"{visible.values[index]}{_entry(visible, index)}",
-        )
-
-
-def _entry(ragged: Ragged, index: int) -> str:
-    return f" at entry {index - ragged.offsets[ragged.row_of(index)]}"
+        raise place.entry_error(visible, index, f"{CANDIDATE}.visible_events", expected, visible.values[index])
 
 
 def _what_is_there(path: Path) -> str:

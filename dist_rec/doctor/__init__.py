@@ -1,4 +1,4 @@
-"""`dist-rec doctor`: would a run work on this machine, and if not, what has to be installed."""
+"""`dist-rec doctor`: checks whether a run would work on this machine, and names the missing installs."""
 
 from dist_rec.doctor.report import run_doctor
 

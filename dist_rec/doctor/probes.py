@@ -1,9 +1,6 @@
-"""Small real runs of what training needs: `python -m dist_rec.doctor.probes NAME [ARGUMENT ...]` prints a line on
-success.
+"""Small runs of the parts of training: `python -m dist_rec.doctor.probes NAME [ARGUMENT ...]` prints a line on success.
 
-Each runs in a process of its own, so that a library that crashes, hangs or does not import is reported and does not end
-the doctor.
-"""
+The doctor runs each probe in its own process, so it can report a library that crashes, hangs or does not import."""
 
 import os
 import sys
@@ -24,7 +21,7 @@ OPERATORS = (
 
 
 def probe_torch() -> str:
-    """`GPUs as torch sees them` first: the doctor reads it."""
+    """The doctor parses the first word, the number of GPUs."""
     import torch
 
     return f"{torch.cuda.device_count() if torch.cuda.is_available() else 0} GPU(s), CUDA {torch.version.cuda}"
@@ -35,20 +32,15 @@ def probe_operators() -> str:
     import torch
     import torchrec  # noqa: F401
 
-    registered = {
-        name.partition("::")[2].partition(".")[0]
-        for name in torch._C._dispatch_get_all_op_names()
-        if name.startswith("fbgemm::")
-    }
-    missing = [name for name in OPERATORS if name not in registered]
+    registered = {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names()}
+    missing = [name for name in OPERATORS if f"fbgemm::{name}" not in registered]
     if missing:
         raise RuntimeError(f"fbgemm_gpu registered no operator {', '.join(missing)}")
     return f"{len(OPERATORS)} FBGEMM operators that TorchRec calls are registered"
 
 
 def probe_embedding() -> str:
-    """An EmbeddingCollection forward and backward, then FBGEMM's lookup with row-wise Adagrad fused into its
-    backward."""
+    """Forward and backward of an EmbeddingCollection, then FBGEMM's lookup with fused row-wise Adagrad."""
     import torch
     from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
 
@@ -69,13 +61,9 @@ def _fused_step(device: str) -> None:
         SplitTableBatchedEmbeddingBagsCodegen,
     )
 
-    on_gpu = device == "cuda"
-    spec = (
-        8,
-        4,
-        EmbeddingLocation.DEVICE if on_gpu else EmbeddingLocation.HOST,
-        ComputeDevice.CUDA if on_gpu else ComputeDevice.CPU,
-    )
+    spec = (8, 4, EmbeddingLocation.HOST, ComputeDevice.CPU)
+    if device == "cuda":
+        spec = (8, 4, EmbeddingLocation.DEVICE, ComputeDevice.CUDA)
     tables = SplitTableBatchedEmbeddingBagsCodegen(
         [spec],
         optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
@@ -102,14 +90,14 @@ def probe_triton() -> str:
 
 
 def probe_dedup() -> str:
-    """The C++ extension; without it a library does its work more slowly."""
+    """The C++ extension of host dedup."""
     import dist_rec.data._host as host
 
     return f"tokens are hashed by {os.path.basename(str(host.__file__))}"
 
 
 def probe_rank(backend: str, rank: str, world_size: str, store: str) -> str:
-    """One rank of an all-reduce and an all-to-all; the ranks meet in the file `store`, so that no port can be taken."""
+    """One rank of an all-reduce and an all-to-all. The ranks meet in the file `store`, which needs no free port."""
     import torch
     import torch.distributed as dist
 
@@ -143,5 +131,5 @@ PROBES: dict[str, Callable[..., str]] = {
 if __name__ == "__main__":
     message = PROBES[sys.argv[1]](*sys.argv[2:])
     print(message, flush=True)
-    # Some builds crash while tearing down at exit, which says nothing about training.
+    # Some builds crash at exit, which does not matter for training.
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Runs every check and prints one table: ok, what is wrong, what to do."""
+"""Runs every check and prints a table of results, and what to do about failures."""
 
 import os
 import subprocess
@@ -16,12 +16,11 @@ from dist_rec.doctor.versions import Finding, Machine, Verdict, check_versions
 TIMEOUT_S = 120
 _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _REINSTALL = "repair the versions above first; if all are ok, install again: rm -rf .venv && launch/install.sh"
-# Name, argument of probes.py, title, what to do about a failure.
 _COMPILE = (
     "pyarrow deduplicates meanwhile, several times more slowly; have a C++17 compiler (g++) and Python's headers in "
-    "reach and "
-    "install again: rm .venv/dist_rec.stamp && launch/install.sh"
+    "reach and install again: rm .venv/dist_rec.stamp && launch/install.sh"
 )
+# Name of the probe, title, what to do about a failure.
 _PROBES = (
     ("operators", "import torchrec, fbgemm_gpu", _REINSTALL),
     ("embedding", "embedding forward and backward", _REINSTALL),
@@ -30,7 +29,7 @@ _PROBES = (
 
 
 def run_doctor() -> bool:
-    """Prints what was found and what to do; False if something would break a run."""
+    """Prints all findings and remedies; False if something would break a run."""
     console = Console(soft_wrap=True)
     with console.status("looking at versions, operators, Triton and collectives ..."):
         findings = examine()
@@ -68,15 +67,12 @@ def _check_ranks(cuda_devices: int) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         outcomes = _run_probes([["rank", backend, str(rank), "2", f"{folder}/store"] for rank in range(2)])
     variable = f"{backend.upper()}_SOCKET_IFNAME"
-    fix = (
-        "ranks on this host must reach each other: look at its firewall, or name a working interface: export "
-        f"{variable}=lo"
-    )
-    return _finding("two ranks", outcomes, fix)
+    advice = "look at its firewall, or name a working interface"
+    return _finding("two ranks", outcomes, f"ranks on this host must reach each other: {advice}: export {variable}=lo")
 
 
 class _Outcome:
-    """How one probe process ended: its line, or the last words of its error."""
+    """Result of one probe process: its line, or the last line of its error."""
 
     def __init__(self, returncode: int | None, out: str, err: str) -> None:
         self.worked = returncode == 0
@@ -125,13 +121,11 @@ def _wait(process: subprocess.Popen[bytes], deadline: float) -> int | None:
 
 def _finding(title: str, outcomes: Sequence[_Outcome], fix: str, *, otherwise: Verdict = "fail") -> Finding:
     wrong = [outcome.text for outcome in outcomes if not outcome.worked]
-    if wrong:
-        return Finding(title, otherwise, wrong[0], fix=fix)
-    return Finding(title, "ok", outcomes[0].text)
+    return Finding(title, otherwise, wrong[0], fix=fix) if wrong else Finding(title, "ok", outcomes[0].text)
 
 
 def _count_gpus() -> int:
-    """GPUs as the driver lists them, whatever torch can do with them."""
+    """Number of GPUs that the driver lists; torch may be unable to use them."""
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -150,5 +144,5 @@ def _print(console: Console, findings: Sequence[Finding]) -> None:
 
 
 def _plain(text: str) -> str:
-    """Rich would read [brackets] of an error message as markup."""
+    """Escapes [brackets], which rich would read as markup."""
     return text.replace("[", r"\[")

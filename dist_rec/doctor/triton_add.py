@@ -1,4 +1,4 @@
-"""The smallest Triton kernel: adds two vectors. On the GPU, or under the interpreter when TRITON_INTERPRET=1."""
+"""The smallest Triton kernel adds two vectors, on the GPU or, with TRITON_INTERPRET=1, under the interpreter."""
 
 # Triton reads annotations as code, hence for its kernels:
 # pyright: reportMissingParameterType=false

@@ -1,7 +1,6 @@
-"""Which versions fit together, what is installed, and the command that repairs each mismatch.
+"""Compares installed versions with versions that work together, and names the command that repairs a mismatch.
 
-Reads metadata only: a package that is broken is not imported.
-"""
+Reads metadata only, since the import of a broken package may fail."""
 
 import importlib.metadata
 import sys
@@ -10,7 +9,7 @@ from typing import Literal
 
 Verdict = Literal["ok", "warn", "fail"]
 
-# What the tests run with; the same as in launch/requirements/, which a test holds them to.
+# The versions of the tests, equal to launch/requirements/ (which a test checks).
 TESTED = {
     "torch": "2.13.0",
     "torchrec": "1.8.0",
@@ -20,7 +19,7 @@ TESTED = {
     "torchmetrics": "1.0.3",
     "tensordict": "0.15.3",
 }
-# The rest needs no fine fit: a lower bound each, as in setup.py.
+# Lower bounds of all other packages, as in setup.py.
 AT_LEAST = {
     "numpy": "1.26",
     "pyarrow": "16",
@@ -37,8 +36,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's table. `fail` means that a run would break, `warn` that it works but was never tested
-    so."""
+    """One line of the doctor's table. `fail`: a run would break; `warn`: it should work, but is not tested so."""
 
     name: str
     verdict: Verdict
@@ -49,7 +47,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the versions have to fit to."""
+    """The machine that the versions have to match."""
 
     gpus: int = 0  # as nvidia-smi counts them
     cuda_works: bool = False  # as torch sees it
@@ -64,7 +62,7 @@ def installed_version(package: str) -> str | None:
 
 
 def check_versions(machine: Machine) -> list[Finding]:
-    """Every package against the tested set and against each other."""
+    """Compares every package with the tested set and with the others."""
     torch_version = installed_version("torch")
     findings = [_check_python(), _check_torch(torch_version, machine)]
     if torch_version is not None:
@@ -87,20 +85,12 @@ def _check_torch(found: str | None, machine: Machine) -> Finding:
     if found is None:
         return Finding("torch", "fail", "not installed", TESTED["torch"], fix)
     if gpu_build and found.endswith("+cpu"):
-        return Finding(
-            "torch", "fail", found, f"a CUDA build, for the {machine.gpus} GPU(s) here", _replace("torch", fix)
-        )
+        expected = f"a CUDA build, for the {machine.gpus} GPU(s) here"
+        return Finding("torch", "fail", found, expected, _replace("torch", fix))
     if gpu_build and not machine.cuda_works:
-        return Finding(
-            "torch",
-            "fail",
-            found,
-            "torch.cuda.is_available()",
-            "install an NVIDIA driver >= 580 (torch 2.13 is built for CUDA 13)",
-        )
-    if _public(found) == TESTED["torch"]:
-        return Finding("torch", "ok", found)
-    return Finding("torch", "warn", found, TESTED["torch"], fix)
+        driver = "install an NVIDIA driver >= 580 (torch 2.13 is built for CUDA 13)"
+        return Finding("torch", "fail", found, "torch.cuda.is_available()", driver)
+    return _ok_or_untested("torch", found, fix)
 
 
 def _check_torchrec(torch_version: str) -> Finding:
@@ -114,25 +104,20 @@ def _check_torchrec(torch_version: str) -> Finding:
 def _check_fbgemm(torch_version: str, machine: Machine) -> Finding:
     """Exactly one of the two FBGEMM packages (they write the same folder), of the kind and minor version of torch."""
     cpu, cuda = installed_version("fbgemm-gpu-cpu"), installed_version("fbgemm-gpu")
-    right, wrong = (
-        ("fbgemm-gpu", "fbgemm-gpu-cpu") if _is_cuda(torch_version, machine) else ("fbgemm-gpu-cpu", "fbgemm-gpu")
-    )
+    right, wrong = "fbgemm-gpu-cpu", "fbgemm-gpu"
+    # PyPI's torch is a CUDA build without a label; without a GPU the CPU library suffices beside it.
+    if machine.gpus and not torch_version.endswith("+cpu"):
+        right, wrong = wrong, right
     expected = _partner(torch_version)
     install = _pip(f"install --no-deps {right}=={_release(expected, right)}")
     if cpu and cuda:
-        fix = f"{_pip('uninstall -y fbgemm-gpu fbgemm-gpu-cpu')} && {install}"
-        return Finding(
-            "fbgemm",
-            "fail",
-            f"fbgemm-gpu {cuda} and fbgemm-gpu-cpu {cpu}",
-            f"{right} alone: they overwrite each other",
-            fix,
-        )
+        found, alone = f"fbgemm-gpu {cuda} and fbgemm-gpu-cpu {cpu}", f"{right} alone: they overwrite each other"
+        return Finding("fbgemm", "fail", found, alone, _replace("fbgemm-gpu fbgemm-gpu-cpu", install))
     found = installed_version(right)
     if found is None:
         other = installed_version(wrong)
         came = "not installed" if other is None else f"{wrong} {other}"
-        fix = install if other is None else f"{_pip(f'uninstall -y {wrong}')} && {install}"
+        fix = install if other is None else _replace(wrong, install)
         return Finding("fbgemm", "fail", came, f"{right} {expected}.* (for torch {torch_version})", fix)
     if _minor(found) != expected:
         return Finding(right, "fail", found, f"{expected}.* (for torch {torch_version})", install)
@@ -140,11 +125,10 @@ def _check_fbgemm(torch_version: str, machine: Machine) -> Finding:
 
 
 def _check_pin(name: str, verdict: Verdict) -> Finding:
-    """A package with a tested version. Missing has the given weight; another version is untested."""
+    """A package with a tested version; `verdict` if it is missing, a warning for another version."""
     found = installed_version(name)
-    fix = _pip(f"install --no-deps {name}=={TESTED[name]}")
     if found is None:
-        return Finding(name, verdict, "not installed", TESTED[name], fix)
+        return Finding(name, verdict, "not installed", TESTED[name], _install_tested(name))
     return _ok_or_untested(name, found)
 
 
@@ -155,25 +139,23 @@ def _check_bound(name: str, bound: str) -> Finding:
     return Finding(name, "fail", found or "not installed", f">= {bound}", _pip(f"install '{name}>={bound}'"))
 
 
-def _ok_or_untested(name: str, found: str) -> Finding:
+def _ok_or_untested(name: str, found: str, fix: str = "") -> Finding:
     if _public(found) == TESTED[name]:
         return Finding(name, "ok", found)
-    return Finding(name, "warn", found, TESTED[name], _pip(f"install --no-deps {name}=={TESTED[name]}"))
+    return Finding(name, "warn", found, TESTED[name], fix or _install_tested(name))
 
 
-def _is_cuda(torch_version: str, machine: Machine) -> bool:
-    """Which FBGEMM is right. PyPI's torch is a CUDA build without a label; without a GPU the CPU library does beside
-    it."""
-    return machine.gpus > 0 and not torch_version.endswith("+cpu")
+def _install_tested(name: str) -> str:
+    return _pip(f"install --no-deps {name}=={TESTED[name]}")
 
 
 def _partner(torch_version: str) -> str:
-    """torch 2.N goes with TorchRec and FBGEMM 1.(N-5) (fbgemm_gpu's own table; both are released with torch)."""
+    """torch 2.N needs TorchRec and FBGEMM 1.(N-5) (by fbgemm_gpu's own table; both are released with torch)."""
     return f"1.{_numbers(torch_version)[1] - 5}"
 
 
 def _release(minor: str, package: str) -> str:
-    """The tested release if it is of that minor version, else its first."""
+    """The tested release if it has this minor version, else the first release of the minor version."""
     return TESTED[package] if _minor(TESTED[package]) == minor else f"{minor}.0"
 
 

@@ -1,8 +1,8 @@
-"""Tables larger than the GPU: rows in host memory, a cache of them on the device, and what crosses between the two.
+"""Tables larger than the GPU: rows in host memory, a cache of rows on the device, and the traffic between them.
 
-FBGEMM keeps the table in memory that the GPU can read over the bus (`fused_uvm_caching`). Since only distinct ids are
-looked up, a row crosses at most once per step; `PrefetchTrainPipelineSparseDist` fetches those of the next batch during
-this one's compute. Without a GPU there is nothing to cache for, and the same recipe gets plain tables."""
+FBGEMM keeps the table in memory that the GPU can read over the bus (`fused_uvm_caching`). Lookups have distinct ids
+only, so a row is fetched at most once per step; `PrefetchTrainPipelineSparseDist` fetches the rows of the next batch
+during the compute of this batch. Without a GPU the same recipe makes plain tables."""
 
 import logging
 from dataclasses import dataclass
@@ -25,8 +25,7 @@ _log = logging.getLogger("dist_rec.embedding")
 
 @dataclass(frozen=True)
 class CacheUse:
-    """Distinct rows that one rank asked its caches for, those that were not there, and the bytes of the rows
-    fetched."""
+    """Distinct rows that one rank looked up in its caches, missed rows, and bytes of fetched rows."""
 
     rows: int
     missed: int
@@ -38,12 +37,12 @@ class CacheUse:
 
 
 def caches(config: EmbeddingConfig, device: torch.device) -> bool:
-    """Whether any table has its rows in host memory and a cache on this device."""
+    """Whether any table has rows in host memory and a cache on this device."""
     return device.type == "cuda" and any(CACHING in (table.kernel or []) for table in config.tables.values())
 
 
 def kernels_here(name: str, table: TableConfig, device: torch.device) -> list[str] | None:
-    """The compute kernels that the planner may choose from on this device; None for all it knows."""
+    """The compute kernels that the planner may choose from on this device; None for all."""
     kernels: list[str] = list(table.kernel or [])
     if device.type != "cpu" or not any("uvm" in kernel for kernel in kernels):
         return kernels or None
@@ -52,7 +51,7 @@ def kernels_here(name: str, table: TableConfig, device: torch.device) -> list[st
 
 
 def cache_params(table: TableConfig, device: torch.device) -> CacheParams | None:
-    """Size of a table's cache; `prefetch_pipeline` keeps rows that were fetched ahead until their step is over."""
+    """Size of a table's cache; `prefetch_pipeline` keeps rows that were fetched ahead until the end of their step."""
     if device.type == "cpu" or CACHING not in (table.kernel or []):
         return None
     return CacheParams(load_factor=table.cache_fraction or DEFAULT_FRACTION, prefetch_pipeline=True)
@@ -70,7 +69,7 @@ class CacheMeter:
         self._before = self._total()
 
     def since_last(self) -> CacheUse | None:
-        """What happened since the last reading, on this rank; None where nothing is cached."""
+        """Use since the last reading, on this rank; None without caches."""
         if not self._lookups:
             return None
         now, before = self._total(), self._before

@@ -1,4 +1,4 @@
-"""What the deduplicated collections say at their door: which collection they expect, and which features."""
+"""Checks of the arguments of the deduplicated collections: the wrapped collection, and the features."""
 
 import inspect
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _WRAPPERS = {EmbeddingCollection: "DedupEmbeddingCollection", EmbeddingBagCollec
 
 
 def check_collection(wrapper: str, collection: Any, expected: type[nn.Module]) -> None:
-    """Raises TypeError for anything but an `expected` that is not sharded and looks up as TorchRec's own does."""
+    """Raises TypeError for anything but an unsharded `expected` with TorchRec's own forward."""
     if isinstance(collection, expected) and type(collection).forward is expected.forward:
         return
     came = collection.__name__ + ", the class" if inspect.isclass(collection) else _article(type(collection).__name__)
@@ -25,7 +25,8 @@ def check_collection(wrapper: str, collection: Any, expected: type[nn.Module]) -
 
 
 def _advice(collection: Any, expected: type[nn.Module]) -> str:
-    inside = [*collection.modules()] if isinstance(collection, nn.Module) else []
+    inside = collection.modules() if isinstance(collection, nn.Module) else []
+    kinds = {ShardedModule if isinstance(module, ShardedModule) else type(module) for module in inside}
     if inspect.isclass(collection):
         return "; make one of it first"
     for kind, wrapper in _WRAPPERS.items():
@@ -33,11 +34,11 @@ def _advice(collection: Any, expected: type[nn.Module]) -> str:
             return f"; {wrapper} is the one for it"
         if type(collection).__name__ == wrapper:
             return "; it is deduplicated already, wrap a collection once"
-    if any(isinstance(module, ShardedModule) for module in inside):
+    if ShardedModule in kinds:
         return "; it is sharded already, wrap the collection first and give the model to DistributedModelParallel then"
     if isinstance(collection, expected):
         return "; it has a forward of its own, which deduplication would leave out: leave it as it is"
-    if any(type(module) in _WRAPPERS for module in inside):
+    if kinds & _WRAPPERS.keys():
         if type(collection).__module__.startswith("torchrec."):
             return "; it changes its features before it looks them up, leave it as it is"
         return "; wrap the collection inside"
@@ -45,27 +46,18 @@ def _advice(collection: Any, expected: type[nn.Module]) -> str:
 
 
 def check_features(wrapper: str, features: Any, keys: Sequence[str], *, on_device: bool) -> None:
-    """Raises TypeError for features of another kind than the wrapper takes, ValueError where a key of its tables is
-    missing."""
+    """Raises TypeError for features of another kind than the wrapper takes, ValueError for a missing key."""
+    got = _article(type(features).__name__)
+    is_unique = isinstance(features, UniqueFeatures)
     if on_device and not isinstance(features, KeyedJaggedTensor):
-        hint = (
-            "; it is deduplicated already: use dedup='host', or leave DedupLoader out" if _is_unique(features) else ""
-        )
-        raise TypeError(
-            f"{wrapper} with dedup='device' expected a KeyedJaggedTensor, got {_article(type(features).__name__)}{hint}"
-        )
-    if not on_device and not _is_unique(features):
-        raise TypeError(
-            f"{wrapper} expected UniqueFeatures, got {_article(type(features).__name__)}{_way_out(features)}"
-        )
+        hint = "; it is deduplicated already: use dedup='host', or leave DedupLoader out" if is_unique else ""
+        raise TypeError(f"{wrapper} with dedup='device' expected a KeyedJaggedTensor, got {got}{hint}")
+    if not on_device and not is_unique:
+        raise TypeError(f"{wrapper} expected UniqueFeatures, got {got}{_way_out(features)}")
     there = features.keys()
     for key in keys:
         if key not in there:
             raise ValueError(f"{wrapper}: expected key {key!r} in the features; there are: {', '.join(there)}")
-
-
-def _is_unique(features: Any) -> bool:
-    return isinstance(features, UniqueFeatures)
 
 
 def _way_out(features: Any) -> str:
@@ -78,8 +70,7 @@ def _way_out(features: Any) -> str:
         )
     return (
         "; wrap the loader in DedupLoader and give it the features as they came in the batch, not what split, permute "
-        "or "
-        "concat made of them, or deduplicate on the device with dedup='device'"
+        "or concat made of them, or deduplicate on the device with dedup='device'"
     )
 
 

@@ -1,11 +1,10 @@
-"""TorchRec's collections over deduplicated features: same outputs, same names, same checkpoints, unique ids alone
-looked up and sent.
+"""TorchRec's collections over deduplicated features: same outputs, names and checkpoints, from distinct ids only.
 
     model.ec = DedupEmbeddingCollection(model.ec)      # before sharding
     batches = DedupLoader(loader)                      # host side
 
-The wrapped collection stays an ordinary one inside, so stock sharders shard it and `TrainPipelineSparseDist` pipelines
-it: what it is called with is an attribute of what came in the batch, which that pipeline's tracer can follow.
+The wrapper keeps an ordinary collection inside, so stock sharders shard it and `TrainPipelineSparseDist` pipelines it:
+its input is an attribute of an object in the batch, which the tracer of the pipeline can follow.
 
 Legend: B samples, N values of one key, U distinct ones, D row width.
 """
@@ -38,7 +37,7 @@ Where = Literal["host", "device"]
 
 
 class _DedupCollection(Renamed):
-    """What both wrappers share: where features are deduplicated, and what is said about them and about sharding."""
+    """Base of both wrappers: place of the deduplication, and errors about features and sharding."""
 
     def __init__(self, tables: str, homes: dict[str, str], keys: list[str], dedup: Where) -> None:
         super().__init__(tables, homes)
@@ -50,7 +49,7 @@ class _DedupCollection(Renamed):
 
     @property
     def device(self) -> torch.device:
-        """Of the tables, before sharding; sharded collections of TorchRec do not answer it."""
+        """Device of the tables, before sharding; sharded collections of TorchRec have no such attribute."""
         return cast(Any, self.held()[0]).device
 
     def reset_parameters(self) -> None:
@@ -59,7 +58,7 @@ class _DedupCollection(Renamed):
 
     def _deduplicate(self, features: Any) -> Any:
         unsharded = any(isinstance(collection, EmbeddingCollection) for collection in self.held())
-        if isinstance(features, torch.fx.Proxy):  # of which only attributes may be asked
+        if isinstance(features, torch.fx.Proxy):  # only its attributes exist
             if unsharded:
                 raise TypeError(self._unsharded("cannot be traced by torch.fx, as TrainPipelineSparseDist does,"))
             return features if self.unique is None else self.unique(features)
@@ -72,33 +71,31 @@ class _DedupCollection(Renamed):
     def _unsharded(self, what: str) -> str:
         return (
             f"{type(self).__name__} {what} while it is not sharded. Expected DistributedModelParallel to shard what "
-            "it holds "
-            f"({', '.join(self.holders())}) as EmbeddingCollection: sharders=[...] needs an "
-            "EmbeddingCollectionSharder(), also "
-            "where bags are wrapped (the default sharders have one), and a plan of your own an entry of that name"
+            f"it holds ({', '.join(self.holders())}) as EmbeddingCollection: sharders=[...] needs an "
+            "EmbeddingCollectionSharder(), also where bags are wrapped (the default sharders have one), and a plan of "
+            "your own an entry of that name"
         )
 
 
 class DedupEmbeddingCollection(_DedupCollection):
-    """An `EmbeddingCollection` that looks every distinct id up once.
+    """An `EmbeddingCollection` that looks up every distinct id once.
 
     Forward: `UniqueFeatures` (from `DedupLoader`) -> dict of embedding name -> `JaggedTensor`, with values (N, D),
-    lengths (B,) and, with `need_indices`, the ids as weights: what the wrapped collection gives for the plain features,
-    bit for bit. State dicts, parameters and fused optimizer states have the names of the wrapped collection; sharding
-    plans name it `<path>.collection`.
+    lengths (B,) and, with `need_indices`, the ids as weights. The output equals the output of the wrapped collection
+    for the plain features, bit for bit. State dicts, parameters and fused optimizer states have the names of the
+    wrapped collection; sharding plans name it `<path>.collection`.
 
     Args:
-        collection: to be sharded with the model around it; its parameters are taken over.
-        dedup: `host` takes what a `DedupLoader` made. `device` takes plain `KeyedJaggedTensor`s and sorts them where
-            they are, before the all-to-all; for `TrainPipelineSparseDist` to do that ahead, too, give it
-            `pipeline_postproc=True`.
+        collection: the collection to wrap, with its parameters, before the model around it is sharded.
+        dedup: `host` takes features of a `DedupLoader`. `device` takes plain `KeyedJaggedTensor`s and sorts them on
+            their device, before the all-to-all; with `pipeline_postproc=True`, `TrainPipelineSparseDist` does that
+            ahead, too.
 
     Raises:
-        TypeError: anything but an `EmbeddingCollection` that is not sharded yet. Forward: anything but
-            `UniqueFeatures`, or, with `dedup="device"`, anything but a `KeyedJaggedTensor`; a trace by torch.fx before
-            sharding.
-        ValueError: (forward) features without a key of the tables; with `dedup="device"`, with weights or a stride per
-        key.
+        TypeError: anything but an unsharded `EmbeddingCollection`. Forward: anything but `UniqueFeatures`, or, with
+            `dedup="device"`, anything but a `KeyedJaggedTensor`; a trace by torch.fx before sharding.
+        ValueError: (forward) features without a key of the tables; with `dedup="device"`, features with weights or a
+            stride per key.
     """
 
     def __init__(self, collection: EmbeddingCollection, dedup: Where = "host") -> None:
@@ -134,24 +131,22 @@ class DedupEmbeddingCollection(_DedupCollection):
 
 
 class DedupEmbeddingBagCollection(_DedupCollection):
-    """An `EmbeddingBagCollection` that looks every distinct id up once and pools on this rank, straight from distinct
-    rows.
+    """An `EmbeddingBagCollection` that looks up every distinct id once and pools the distinct rows on this rank.
 
-    Forward: `UniqueFeatures` (from `DedupLoader`) -> `KeyedTensor` (B, sum of D), as the wrapped collection gives. The
-    tables are held, and sharded, as `EmbeddingCollection`s, one per row width, under `<path>.collections.dim_<width>`:
-    plans use those paths, a list of sharders needs an `EmbeddingCollectionSharder`, and table-row-wise,
-    table-column-wise and grid sharding, which an `EmbeddingCollection` does not have, are not possible. State dicts,
-    parameters and fused optimizer states have the names of the wrapped collection. Weights survive sharding, as those
-    of an `EmbeddingCollection` do; a plain bag collection that stands on a CPU draws new ones then (TorchRec 1.8.0).
-    Between ranks there travel distinct rows instead of pooled ones: fewer bytes where samples share their ids, more
-    where bags are long and all different.
+    Forward: `UniqueFeatures` (from `DedupLoader`) -> `KeyedTensor` (B, sum of D), as in the wrapped collection. The
+    wrapper keeps and shards the tables as `EmbeddingCollection`s, one per row width, under
+    `<path>.collections.dim_<width>`. Plans use these paths, and a list of sharders needs an
+    `EmbeddingCollectionSharder`. Table-row-wise, table-column-wise and grid sharding are not possible, since an
+    `EmbeddingCollection` does not have them. State dicts, parameters and fused optimizer states have the names of the
+    wrapped collection. Sharding keeps the weights, as in an `EmbeddingCollection`; a plain bag collection on a CPU
+    draws new weights (TorchRec 1.8.0). Ranks exchange distinct rows instead of pooled rows: fewer bytes if samples
+    share their ids, more if bags are long and all different.
 
     Args:
         collection, dedup: as in `DedupEmbeddingCollection`.
 
     Raises:
-        TypeError: anything but an `EmbeddingBagCollection` that is not sharded yet. Forward: as
-        `DedupEmbeddingCollection`.
+        TypeError: anything but an unsharded `EmbeddingBagCollection`. Forward: as `DedupEmbeddingCollection`.
         ValueError: a weighted collection, or another pooling than sum and mean. Forward: as `DedupEmbeddingCollection`.
     """
 
@@ -160,9 +155,8 @@ class DedupEmbeddingBagCollection(_DedupCollection):
         if collection.is_weighted():
             raise ValueError(
                 "a weighted EmbeddingBagCollection cannot be deduplicated: weights belong to single values; expected "
-                "an "
-                "EmbeddingBagCollection with is_weighted=False, or leave it as it is: DedupLoader leaves its features "
-                "alone"
+                "an EmbeddingBagCollection with is_weighted=False, or leave it as it is: DedupLoader leaves its "
+                "features alone"
             )
         configs = collection.embedding_bag_configs()
         homes = {table.name: collection_name(table.embedding_dim) for table in configs}
@@ -173,7 +167,7 @@ class DedupEmbeddingBagCollection(_DedupCollection):
         for name, home in homes.items():
             inner: Any = self.collections[home]
             inner.embeddings[name].weight = collection.embedding_bags[name].weight
-            # Sharding copies the weights only of a collection that does not say it is on the meta device.
+            # Sharding copies weights only of a collection whose device is not meta.
             inner._device = collection.device
         bags: list[Bag] = []
         inside = cast("list[EmbeddingCollection]", list(self.collections.values()))
@@ -207,8 +201,7 @@ def _unpooled(table: Any) -> EmbeddingConfig:
 
 
 def _mode(table: str, pooling: PoolingType) -> Mode:
-    if pooling is PoolingType.SUM:
-        return "sum"
-    if pooling is PoolingType.MEAN:
-        return "mean"
-    raise ValueError(f"table {table}: expected sum or mean pooling, got {pooling}")
+    modes: dict[PoolingType, Mode] = {PoolingType.SUM: "sum", PoolingType.MEAN: "mean"}
+    if pooling not in modes:
+        raise ValueError(f"table {table}: expected sum or mean pooling, got {pooling}")
+    return modes[pooling]

@@ -1,6 +1,6 @@
-"""The lookup of distinct ids, and what happens to features before it and to rows behind it.
+"""The lookup of distinct ids, deduplication before it on the device, and the outputs made of its rows.
 
-The modules are leaves to pipelines and torch.fx; `look_up` is traced.
+The modules are leaves for pipelines and torch.fx; `look_up` is traced.
 
 Legend: B samples, N values of one key, U distinct ones, D row width.
 """
@@ -19,12 +19,12 @@ from dist_rec.kernels.gather_pool import Mode, expand, pool
 
 
 def collection_name(width: int) -> str:
-    """Name of the collection with the tables of this row width."""
+    """Name of the collection of all tables with this row width."""
     return f"dim_{width}"
 
 
 def collections_by_width(tables: Iterable[EmbeddingConfig]) -> nn.ModuleDict:
-    """One `EmbeddingCollection` per row width, since it can hold only one; by name, on the meta device."""
+    """One `EmbeddingCollection` per row width (it supports a single width), by name, on the meta device."""
     members: dict[str, list[EmbeddingConfig]] = {}
     for table in tables:
         members.setdefault(collection_name(table.embedding_dim), []).append(table)
@@ -33,22 +33,21 @@ def collections_by_width(tables: Iterable[EmbeddingConfig]) -> nn.ModuleDict:
 
 
 def look_up(collections: nn.ModuleDict, unique: KeyedJaggedTensor) -> dict[str, Any]:
-    """Distinct ids -> rows by name of the collection and of the embedding, as each collection gives them.
+    """Distinct ids -> collection -> its output: rows by name of the embedding, or an awaitable of them.
 
-    torch.fx can trace it, also where the collections are sharded and give awaitables.
-    """
+    torch.fx can trace this, also with sharded collections."""
     return {name: collection(unique) for name, collection in collections.items()}
 
 
 class UniqueOnDevice(nn.Module):
-    """`KeyedJaggedTensor` -> `UniqueFeatures`, where it is; a module of its own, for the pipeline to run ahead."""
+    """`KeyedJaggedTensor` -> `UniqueFeatures`, on its device. As a module, a pipeline can run it ahead."""
 
     def forward(self, features: KeyedJaggedTensor) -> UniqueFeatures:
         return UniqueFeatures.on_device(features)
 
 
 class RebuildSequences(nn.Module):
-    """Distinct rows and the features they belong to -> a `JaggedTensor` per embedding name. A leaf to torch.fx.
+    """Distinct rows and their features -> a `JaggedTensor` per embedding name. A leaf for torch.fx.
 
     `pairs`: (embedding name, key of the features).
     """
@@ -70,16 +69,15 @@ class RebuildSequences(nn.Module):
 
 
 def _arrived(rows: dict[str, JaggedTensor]) -> dict[str, JaggedTensor]:
-    """What a sharded collection gives, waited for."""
+    """Waits for the output of a sharded collection."""
     try:
-        return {name: rows[name] for name in rows.keys()}  # noqa: SIM118 - an awaitable knows nothing else
+        return {name: rows[name] for name in rows.keys()}  # noqa: SIM118 - an awaitable has no other methods
     except RuntimeError as error:
         if "storage of size 0" not in str(error):
             raise
         raise RuntimeError(
             "a pipeline with clear_data_dist_inputs=True has freed lengths that a sharded EmbeddingCollection still "
-            "reads "
-            "(TorchRec 1.8), and deduplicated tables are sharded as one: expected clear_data_dist_inputs=False"
+            "reads (TorchRec 1.8), and deduplicated tables are sharded as one: expected clear_data_dist_inputs=False"
         ) from error
 
 
@@ -88,10 +86,10 @@ Bag = tuple[str, str, str, str, int, Mode]
 
 
 class PoolBags(nn.Module):
-    """Distinct rows by collection and the features they belong to -> pooled rows. A leaf to torch.fx.
+    """Distinct rows by collection and their features -> pooled rows. A leaf for torch.fx.
 
-    A mean rounds as that of the wrapped collection: torch divides, FBGEMM (`sharded`) multiplies the sum by 1 / length.
-    Only row-wise sharding is different: there the plain collection adds partial sums of the ranks."""
+    A mean rounds as in the wrapped collection: torch divides, FBGEMM (`sharded`) multiplies the sum by 1 / length. With
+    row-wise sharding the rounding differs, since the plain collection adds partial sums of the ranks."""
 
     def __init__(self, bags: list[Bag]) -> None:
         super().__init__()

@@ -1,16 +1,15 @@
-"""One name for a table everywhere: in state dicts, among parameters and in fused optimizer states, before sharding and
-after.
+"""Keeps the names of tables in state dicts, parameters and fused optimizer states, before and after sharding.
 
-A wrapper holds tables elsewhere than the collection it wraps, and jobs choose optimizers, freeze, log and save by name.
-So a `Renamed` module answers with the names of the wrapped collection, itself and for every module around it:
+A wrapper has its tables at other paths than the wrapped collection, and jobs choose optimizers, freeze, log and save by
+name. So a `Renamed` module uses the names of the wrapped collection, for itself and for every module around it:
 
-- plain modules collect parameters from `named_modules`, which is answered under those names;
-- `DistributedModelParallel` asks every sharded module, by `named_children`, for its parameters and buffers, with the
-  path where it stands; a sharded module in here is told to answer with the other name (DDP leaves parameters to it by
-  name);
-- fused optimizers are collected from the first `FusedOptimizerModule` on the way down, which is the wrapper.
+- plain modules collect parameters from `named_modules`, which yields these names;
+- `DistributedModelParallel` finds sharded modules by `named_children` and calls their `named_parameters` and
+  `named_buffers` with their paths. A `Renamed` module replaces both methods of its sharded modules (DDP skips their
+  parameters by name);
+- fused optimizers come from the first `FusedOptimizerModule` from the top, which is the wrapper.
 
-The collections inside keep their true paths, by which plans name them and pipelines find them.
+The collections inside keep their true paths, which plans and pipelines use.
 """
 
 import functools
@@ -26,26 +25,25 @@ INNER = "embeddings"  # where an EmbeddingCollection, sharded or not, has its ta
 
 
 class Renamed(nn.Module, FusedOptimizerModule):
-    """A module that holds `EmbeddingCollection`s, with tables that have the names `<tables>.<table>...` outside.
+    """A module with `EmbeddingCollection`s whose tables have the names `<tables>.<table>...` outside.
 
     Args:
-        tables: where the wrapped collection has its tables, `embeddings` or `embedding_bags`.
-        homes: path of the collection here by name of the table, in the order of the tables.
+        tables: attribute of the wrapped collection with its tables, `embeddings` or `embedding_bags`.
+        homes: table name -> path of its collection in this module, in the order of the tables.
     """
 
     def __init__(self, tables: str, homes: dict[str, str]) -> None:
         super().__init__()
         self._tables, self._homes = tables, homes
         self._order = {name: place for place, name in enumerate(homes)}
-        self._loading: tuple[str, list[str]] | None = (
-            None  # what post hooks are not told: the prefix, and errors up to here
-        )
+        # The prefix and the errors so far of a load, which post hooks do not get.
+        self._loading: tuple[str, list[str]] | None = None
         self.register_state_dict_post_hook(_rename_saved)
         self.register_load_state_dict_pre_hook(_rename_loaded)
         self.register_load_state_dict_post_hook(_rename_complaints)
 
     def holders(self) -> list[str]:
-        """Paths of the collections here."""
+        """Paths of the collections in this module."""
         return list(dict.fromkeys(self._homes.values()))
 
     def held(self) -> list[nn.Module]:
@@ -57,20 +55,20 @@ class Renamed(nn.Module, FusedOptimizerModule):
         return nn.ModuleDict({name: inside[path][name] for name, path in self._homes.items()})
 
     def outer(self, name: str) -> str:
-        """The name outside of what is called `name` in here."""
+        """The outer name of the inner name `name`."""
         for path in self.holders():
             if name == f"{path}.{INNER}" or name.startswith(f"{path}.{INNER}."):
                 return self._tables + name[len(path) + 1 + len(INNER) :]
         return name
 
     def inner(self, name: str) -> str:
-        """The other way."""
+        """The inner name of the outer name `name`."""
         first, _, rest = name.partition(".")
         home = self._homes.get(rest.partition(".")[0]) if first == self._tables else None
         return name if home is None else f"{home}.{INNER}.{rest}"
 
     def place(self, name: str) -> int:
-        """Of a name outside, among the tables; what is no table comes first."""
+        """Index of an outer name among the tables; -1 for other names."""
         first, _, rest = name.partition(".")
         return self._order.get(rest.partition(".")[0], -1) if first == self._tables else -1
 
@@ -83,7 +81,7 @@ class Renamed(nn.Module, FusedOptimizerModule):
             (self.outer(name[len(start) :]), name, module)
             for name, module in super().named_modules(memo, prefix, remove_duplicate)
         ]
-        # Parameters come in the order of the tables, by which torch's optimizers number them.
+        # The order of the tables decides the numbers of parameters in torch's optimizers.
         for outer, name, module in sorted(found, key=lambda item: self.place(item[0])):
             yield (name if outer == name[len(start) :] else start + outer), module
 
@@ -93,14 +91,13 @@ class Renamed(nn.Module, FusedOptimizerModule):
 
     @property
     def fused_optimizer(self) -> CombinedOptimizer:
-        """Of the collections that are sharded, with states under the names outside."""
+        """The fused optimizers of the sharded collections, with states under outer names."""
         held = zip(self.holders(), self.held(), strict=True)
         fused: list[Any] = [(path, of.fused_optimizer) for path, of in held if isinstance(of, FusedOptimizerModule)]
         return _RenamedOptimizer(fused, self)
 
     def _name_sharded(self) -> None:
-        """Sharding puts a module of TorchRec's in the place of a collection; it is met here before anyone asks it for
-        names."""
+        """Renames the parameters of the modules that sharding put in the place of collections, before their use."""
         for path in self.holders():
             collection = self.get_submodule(path)
             if isinstance(collection, ShardedModule) and "named_parameters" not in vars(collection):
@@ -122,8 +119,7 @@ def _named(
     recurse: bool = True,
     remove_duplicate: bool = True,
 ) -> Iterator[tuple[str, Any]]:
-    """`collection.named_parameters` or `named_buffers`, under the names outside where `prefix` says that it stands in
-    the wrapper (at `path`)."""
+    """`collection.named_parameters` or `named_buffers`, with outer names if `prefix` ends at `path` in the wrapper."""
     here = f"{prefix}.{INNER}."
     within = f".{prefix}.".endswith(f".{path}")
     for name, value in getattr(type(collection), listing)(collection, prefix, recurse, remove_duplicate):
@@ -133,8 +129,7 @@ def _named(
 
 
 class _RenamedOptimizer(CombinedOptimizer):
-    """The fused optimizers of a `Renamed` module; `CombinedOptimizer` saves and loads states by the keys of
-    `params`."""
+    """The fused optimizers of a `Renamed` module: `CombinedOptimizer` saves and loads by the keys of `params`."""
 
     def __init__(self, optimizers: list[Any], names: Renamed) -> None:
         self._outer = names.outer
@@ -162,7 +157,7 @@ def _rename_loaded(module: nn.Module, state: dict[str, Any], prefix: str, *other
         name = key[len(prefix) :]
         inner = module.inner(name)
         if inner == name and name.startswith(f"{module._tables}.") and isinstance(collection, ShardedModule):
-            # No table of that name: a sharded collection raises what is unexpected, its surroundings do not.
+            # No table has this name: a sharded collection reports an unexpected key, the modules around do not.
             inner = f"{first}.{INNER}{name[len(module._tables) :]}"
         if inner != name:
             state[prefix + inner] = state.pop(key)
@@ -187,8 +182,7 @@ def _keep_missing(
     ___: list[str],
     errors: list[str],
 ) -> None:
-    """Tables of a sharded collection (at `path` in its wrapper) that are not in the state: reported, and loaded as they
-    are."""
+    """Reports tables of a sharded collection (at `path` in its wrapper) that the state lacks; their values stay."""
     outside = (prefix.removesuffix(path) if prefix.endswith(path) else prefix) + tables
     vars(collection)["_loading_here"] = (f"{prefix}{INNER}.", outside, errors)
     for name, table in collection.state_dict().items():
@@ -205,11 +199,11 @@ def _rename_complaints_of_sharded(collection: nn.Module, complaints: Any) -> Non
 
 
 def _rename_all(complaints: Any, errors: list[str], start: str, rename: Callable[[str], str]) -> None:
-    """Renames in place what comes after `start` in keys and in errors."""
+    """Renames in place the part after `start` of keys and errors."""
     for names in (complaints.missing_keys, complaints.unexpected_keys):
         names[:] = [rename(name[len(start) :]) if name.startswith(start) else name for name in names]
+    begin = "size mismatch for "
     for place, error in enumerate(errors):
-        told = "size mismatch for "
-        if error.startswith(told + start):
-            name, colon, rest = error[len(told + start) :].partition(":")
-            errors[place] = told + rename(name) + colon + rest
+        if error.startswith(begin + start):
+            name, colon, rest = error[len(begin + start) :].partition(":")
+            errors[place] = begin + rename(name) + colon + rest

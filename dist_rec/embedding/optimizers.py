@@ -22,16 +22,15 @@ class FusedOptimizer:
         self.options = options
 
     def kind(self) -> type[torch.optim.Optimizer]:
-        """The class that stands for it in TorchRec: a torch optimizer, or one of `torchrec.optim`."""
+        """The class for TorchRec: a torch optimizer, or one of `torchrec.optim`."""
         raise NotImplementedError
 
     def settings(self, config: EmbeddingConfig) -> dict[str, Any]:
-        """Arguments of that class, by the names that TorchRec translates for FBGEMM (lr, eps, weight_decay, beta1,
-        ...)."""
+        """Arguments of the class, by TorchRec's names (lr, eps, weight_decay, beta1, ...)."""
         return {"lr": config.lr, "weight_decay": config.weight_decay, "eps": config.eps}
 
     def state_numel(self, rows: int, dim: int) -> int:
-        """Numbers of state, fp32, that a table of this size has."""
+        """Number of fp32 state values of a table of this size."""
         raise NotImplementedError
 
 
@@ -69,7 +68,7 @@ class Sgd(FusedOptimizer):
 
 
 def fused_optimizer(config: EmbeddingConfig, device_type: str) -> FusedOptimizer:
-    """The optimizer that a recipe asks for. Raises ConfigError if FBGEMM cannot apply it on this kind of device."""
+    """The optimizer of a recipe. Raises ConfigError if FBGEMM cannot apply it on this kind of device."""
     name = config.optimizer.name
     made: FusedOptimizer = FUSED_OPTIMIZERS.make(config.optimizer)
     if name == "adam" and device_type == "cpu":
@@ -83,7 +82,6 @@ def fused_optimizer(config: EmbeddingConfig, device_type: str) -> FusedOptimizer
     except ValueError:
         raise ConfigError(
             f"embedding.optimizer={name}: FBGEMM has no fused form of {made.kind().__name__}; expected torch's SGD, "
-            "Adagrad or "
-            "Adam, or a class of torchrec.optim"
+            "Adagrad or Adam, or a class of torchrec.optim"
         ) from None
     return made

@@ -1,4 +1,4 @@
-"""Where tables live: the recipe's constraints turned into a TorchRec plan, and sharding itself."""
+"""Makes a TorchRec sharding plan from the constraints of a recipe, and the sharders."""
 
 import os
 from typing import Any
@@ -21,10 +21,9 @@ from dist_rec.embedding.optimizers import fused_optimizer
 
 
 def fuse_optimizer(tables: nn.Module, config: EmbeddingConfig, device: torch.device) -> None:
-    """Marks the tables' optimizer to be applied inside the backward; call before sharding.
+    """Applies the tables' optimizer inside the backward; call this before sharding.
 
-    Raises ConfigError for an optimizer that FBGEMM cannot fuse on this device.
-    """
+    Raises ConfigError for an optimizer that FBGEMM cannot fuse on this device."""
     optimizer = fused_optimizer(config, device.type)
     apply_optimizer_in_backward(optimizer.kind(), tables.parameters(), optimizer.settings(config))
 
@@ -32,7 +31,7 @@ def fuse_optimizer(tables: nn.Module, config: EmbeddingConfig, device: torch.dev
 def make_plan(
     model: nn.Module, config: EmbeddingConfig, device: torch.device, world_size: int, batch_size: int
 ) -> ShardingPlan:
-    """Plan of every table, the same on all ranks. Comm: one broadcast of the plan when a process group is up."""
+    """Plan of every table, the same on all ranks. Comm: one broadcast of the plan if there is a process group."""
     collections = [module for module in model.modules() if isinstance(module, EmbeddingCollection)]
     names = [table.name for collection in collections for table in collection.embedding_configs()]
     constraints = {name: _constraints(name, config.tables.get(name, TableConfig()), device) for name in names}
@@ -49,8 +48,7 @@ def make_plan(
 
 
 def default_sharders(config: EmbeddingConfig, device: torch.device) -> list[ModuleSharder[nn.Module]]:
-    """The stock sharder of EmbeddingCollection. FBGEMM ignores weight decay unless its mode is named, and counts what
-    its caches do only if asked."""
+    """The stock sharder of EmbeddingCollection. FBGEMM needs options for weight decay and for counters of caches."""
     fused_params: dict[str, Any] = {"weight_decay_mode": WeightDecayMode.DECOUPLE} if config.weight_decay else {}
     if caches(config, device):
         fused_params["gather_uvm_cache_stats"] = True

@@ -28,8 +28,7 @@ def check_tables(schema: Schema, config: EmbeddingConfig) -> None:
 def build_collections(schema: Schema, config: EmbeddingConfig) -> nn.ModuleDict:
     """The sharded tables, on the meta device: one EmbeddingCollection per row width.
 
-    There is one table per name that a field uses; features are named "<feature set>.<field>".
-    Raises ConfigError for an override of a table that no field uses, or if every table is data-parallel.
+    There is one table per name that a field uses; features are named "<feature set>.<field>". Raises as `check_tables`.
     """
     check_tables(schema, config)
     return collections_by_width(
@@ -49,9 +48,8 @@ def build_collections(schema: Schema, config: EmbeddingConfig) -> nn.ModuleDict:
 def build_replicated(schema: Schema, config: EmbeddingConfig, device: torch.device) -> nn.ModuleDict:
     """The data-parallel tables, as plain embeddings: their gradient is dense and belongs to the dense optimizer.
 
-    TorchRec's own data-parallel tables have the same meaning but cannot be used on CPU: FBGEMM's dense CPU kernel pools
-    rows although no pooling was asked for (seen with 1.8.0).
-    """
+    TorchRec's own data-parallel tables do not work on CPU: FBGEMM's dense CPU kernel pools rows even without pooling
+    (1.8.0)."""
     tables = nn.ModuleDict()
     for name in _features_by_table(schema):
         if config.is_replicated(name):

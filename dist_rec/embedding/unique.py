@@ -13,24 +13,20 @@ from dist_rec.embedding.tables import build_collections, build_replicated
 class TokenEmbedding(nn.Module):
     """KeyedJaggedTensor of unique ids (stride 1, one key per field of each feature set) -> feature set -> (U, D) rows.
 
-    A token's row is the concatenation of its fields' rows. The batch's `inverse` index turns rows into events:
-    `rows[inverse]` equals looking every event up, bit for bit. Outputs of the collection are indexed by the names known
-    here and never iterated over, which is what torch.fx can trace through a sharded collection.
+    A token's row is the concatenation of its fields' rows. `rows[inverse]`, with the batch's `inverse` index, equals a
+    lookup of every event, bit for bit. The forward indexes outputs of collections by known names and never iterates
+    over them, so that torch.fx can trace it through a sharded collection.
 
-    Sharded tables are in `collections`, one per row width; data-parallel ones in `replicated`, where they are dense
-    parameters like any other.
+    Sharded tables are in `collections`, one per row width; data-parallel tables in `replicated`, as dense parameters.
     """
 
     def __init__(self, schema: Schema, config: EmbeddingConfig, device: torch.device) -> None:
         super().__init__()
         self.collections = build_collections(schema, config)
         self.replicated = build_replicated(schema, config, device)
+        tables = schema.layout.tables
         self.sources = {
-            name: [
-                (key, table, _source(config, table))
-                for key in feature_set.keys
-                for table in [schema.layout.tables[key]]
-            ]
+            name: [(key, tables[key], _source(config, tables[key])) for key in feature_set.keys]
             for name, feature_set in schema.layout.feature_sets.items()
         }
 

@@ -19,7 +19,8 @@ MODULES = (
 
 
 def surface() -> dict[str, str]:
-    """`module.name` -> what it is: the signature of a function, of a class and its public methods, or a type's text."""
+    """`module.name` -> what it is: the signature of a function, of a class and of its public methods, or a type's
+    text."""
     found: dict[str, str] = {}
     for module in MODULES:
         for name in sorted(import_module(module).__all__):

@@ -1,11 +1,11 @@
-"""Logs of learners answering exercises, ASSISTments 2009 and Statics 2011: predict whether the next answer is correct.
+"""Learners' answers to exercises, ASSISTments 2009 and Statics 2011; the task is whether the next answer is correct.
 
-Files `assist2009_pid_test1.csv` ... `5` or `statics_test1.csv` ... `5` are the five folds, disjoint by user; they
-become the splits `fold1` ... `fold5`. A row is one user: the history is all the user's events with the answer as side
-value `correct`, and every event is also a candidate that sees only the events before it.
+Files `assist2009_pid_test1.csv` ... `5` or `statics_test1.csv` ... `5` are the five folds, disjoint by user. They
+become the splits `fold1` ... `fold5`. A row is one user. The history is all events of the user, with the answer as
+side value `correct`. Every event is also a candidate that sees only the events before it.
 
-ASSISTments writes an answer once per skill of the problem, so runs of one problem are a single answer whose label would
-stand in its own history. Only the first event of each run is kept."""
+ASSISTments repeats an answer for every skill of its problem. Later events of such a run would have their own label in
+the history, so the importer keeps only the first one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,21 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from dist_rec.data.columns import list_column
+from dist_rec.data.columns import Ints, list_column
 from dist_rec.data.errors import DataError
 from dist_rec.data.importers.source import (
     Importer,
     ImportSummary,
-    check_apart,
     is_there,
     line_error,
     read_text,
     to_integers,
+    write_dataset,
 )
 from dist_rec.data.schema import CandidateSchema, IdField, RequestSchema, Schema, SequenceSchema
-from dist_rec.data.writer import staged, write_schema, write_split
 
 FOLDS = (1, 2, 3, 4, 5)
 ROWS_PER_GROUP = 16  # users are few, and every rank should get its share
@@ -45,43 +43,40 @@ class _Format:
 
 ASSIST2009 = _Format("assist2009", "assist2009_pid_test{}.csv", ("problem", "skill"), collapse=True)
 STATICS2011 = _Format("statics2011", "statics_test{}.csv", ("exercise",), collapse=False)
+FORMATS = (ASSIST2009, STATICS2011)
 
 
 @dataclass(frozen=True)
 class _User:
     group: int
-    fields: list[NDArray[np.int64]]  # per field: (L,) raw ids
-    correct: NDArray[np.int64]  # (L,)
+    fields: list[Ints]  # per field: (L,) raw ids
+    correct: Ints  # (L,)
 
 
 class Assist(Importer):
-    """assist2009 or statics2011, whichever has its five files in the folder. `out` is data/<name of the set> by
-    default."""
+    """assist2009 or statics2011, whichever has its files in the folder; `out` defaults to data/<name of the set>."""
 
     def __call__(self, source: Path, out: Path | None = None, *, force: bool = False) -> ImportSummary:
-        """Raises DataError for missing files and malformed lines, and if the folder cannot be written, or replaced (see
-        `staged`); nothing is written then."""
-        found = [kind for kind in (ASSIST2009, STATICS2011) if is_there(source, kind.file.format(1))]
-        if not found:
-            expected = " or ".join(kind.file.format(1) for kind in (ASSIST2009, STATICS2011))
+        kind = next((kind for kind in FORMATS if is_there(source, kind.file.format(1))), None)
+        if kind is None:
+            expected = " or ".join(kind.file.format(1) for kind in FORMATS)
             raise DataError(f"{source}: expected {expected} (plain or .xz), got neither")
-        kind = found[0]
         folds: dict[str, list[_User]] = {}
         for fold in FOLDS:
             folds[f"fold{fold}"] = _read_fold(source, kind, fold, first_group=sum(map(len, folds.values())))
         events = sum(len(user.correct) for users in folds.values() for user in users)
         if kind.collapse:
             folds = {name: [_first_of_runs(user) for user in users] for name, users in folds.items()}
-        rows = {name: len(users) for name, users in folds.items()}
         candidates = {name: sum(len(user.correct) for user in users) for name, users in folds.items()}
         out = out or Path("data") / kind.name
-        check_apart(source, out)
-        _write(out, kind, folds, force=force)
-        dropped = (
-            {"events that repeat the problem of the event before": events - sum(candidates.values())}
-            if kind.collapse
-            else {}
-        )
+        everyone = [user for users in folds.values() for user in users]
+        known = [np.unique(np.concatenate(column)) for column in zip(*(user.fields for user in everyone))]
+        tables = {name: [_table(kind, users, known)] for name, users in folds.items()}
+        schema = _schema(kind, [len(ids) for ids in known])
+        rows = write_dataset(source, out, schema, tables, rows_per_group=ROWS_PER_GROUP, force=force)
+        dropped = {}
+        if kind.collapse:
+            dropped["events that repeat the problem of the event before"] = events - sum(candidates.values())
         return ImportSummary(kind.name, out, rows, candidates, dropped)
 
 
@@ -108,29 +103,19 @@ def _read_user(path: Path, lines: Sequence[str], start: int, kind: _Format, grou
     return _User(group, fields, correct)
 
 
-def _integers(path: Path, lines: Sequence[str], index: int, name: str) -> NDArray[np.int64]:
+def _integers(path: Path, lines: Sequence[str], index: int, name: str) -> Ints:
     texts = lines[index].rstrip(",").split(",")
     return to_integers(texts, lambda _, got: line_error(path, index + 1, f"integers as {name}", got))
 
 
 def _first_of_runs(user: _User) -> _User:
-    """The events whose problem differs from that of the event before."""
+    """The events whose problem differs from the problem of the event before."""
     problem = user.fields[0]
     keep = np.concatenate([[True], problem[1:] != problem[:-1]])
     return _User(user.group, [field[keep] for field in user.fields], user.correct[keep])
 
 
-def _write(out: Path, kind: _Format, folds: dict[str, list[_User]], *, force: bool) -> None:
-    users = [user for fold in folds.values() for user in fold]
-    known = [np.unique(np.concatenate([user.fields[index] for user in users])) for index in range(len(kind.fields))]
-    schema = _schema(kind, [len(ids) for ids in known])
-    with staged(out, force=force) as folder:
-        write_schema(folder, schema)
-        for name, members in folds.items():
-            write_split(folder / name, _table(kind, members, known), schema, rows_per_group=ROWS_PER_GROUP)
-
-
-def _table(kind: _Format, users: list[_User], known: list[NDArray[np.int64]]) -> pa.Table:
+def _table(kind: _Format, users: list[_User], known: list[Ints]) -> pa.Table:
     lengths = np.array([len(user.correct) for user in users])
     columns = {"user": pa.array([user.group for user in users])}
     for index, name in enumerate(kind.fields):

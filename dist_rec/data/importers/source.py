@@ -1,23 +1,26 @@
-"""Reads the text files of public datasets, plain or `.xz`; every problem is a DataError naming file, line, expected and
-got."""
+"""Reads the text files of public datasets, plain or `.xz`. Errors name the file, the line, expected and got."""
 
 import lzma
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dist_rec.common.made import real
 from dist_rec.common.strict import Strict
+from dist_rec.data.columns import Ints
 from dist_rec.data.errors import DataError, reading
+from dist_rec.data.schema import Schema
+from dist_rec.data.writer import ROWS_PER_GROUP, staged, write_schema, write_split
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an importer wrote (rows and candidates per split) and left out (reason -> how many)."""
+    """Rows and candidates that an importer wrote, per split, and events that it dropped, by reason."""
 
     name: str
     out: Path
@@ -35,11 +38,11 @@ class Importer:
         self.options = options
 
     def __call__(self, source: Path, out: Path | None, *, force: bool = False) -> ImportSummary:
-        """Writes a dataset folder (`staged`, `write_schema`, `write_split` of dist_rec.data.writer) from the data set's
-        files.
+        """Writes a dataset folder from the files in `source`, see `write_dataset`.
 
-        Without `out` the importer names the folder. With `force` any folder that is there is replaced. Raises
-        DataError."""
+        Without `out` the importer names the folder. With `force`, it replaces any folder at that place. Raises
+        DataError for missing files and malformed lines, and if the folder cannot be written or replaced; nothing is
+        written then."""
         raise NotImplementedError
 
 
@@ -57,20 +60,37 @@ class Lines:
     def column(self, index: int) -> list[str]:
         return [fields[index] for fields in self.fields]
 
-    def integers(self, index: int, name: str) -> NDArray[np.int64]:
+    def integers(self, index: int, name: str) -> Ints:
         """(lines,) one field of every line as int64."""
         return to_integers(self.column(index), lambda row, got: self.error(row, f"an integer as {name}", got))
 
 
-def check_apart(src: Path, out: Path) -> None:
-    """Raises DataError if writing to `out` would replace the source."""
-    if real(out) in (real(src), *real(src).parents):
+def write_dataset(
+    source: Path,
+    out: Path,
+    schema: Schema,
+    splits: Mapping[str, Iterable[pa.Table]],
+    *,
+    rows_per_group: int = ROWS_PER_GROUP,
+    force: bool = False,
+) -> dict[str, int]:
+    """Writes schema and splits and returns the rows per split.
+
+    Raises DataError if that would replace the source, and what `staged` and `write_split` raise."""
+    if real(out) in (real(source), *real(source).parents):
         raise DataError(
-            f"{out}: expected another place than that of the source {src}, which would be deleted; name another folder"
+            f"{out}: expected another place than the source {source}, which would be deleted; name another folder"
         )
+    with staged(out, force=force) as folder:
+        write_schema(folder, schema)
+        return {
+            name: write_split(folder / name, tables, schema, rows_per_group=rows_per_group)
+            for name, tables in splits.items()
+        }
 
 
 def is_there(folder: Path, name: str) -> bool:
+    """Whether the folder has the file, plain or as `.xz`."""
     with reading(folder):
         return (folder / name).is_file() or (folder / f"{name}.xz").is_file()
 
@@ -103,9 +123,8 @@ def read_fields(
     lines = Lines(path, 2 if header else 1, [line.split(separator) for line in (text[1:] if header else text)])
     for row, fields in enumerate(lines.fields):
         if len(fields) != count:
-            raise lines.error(
-                row, f"{count} fields separated by {separator!r}", f"{len(fields)} in {separator.join(fields)!r}"
-            )
+            got = f"{len(fields)} in {separator.join(fields)!r}"
+            raise lines.error(row, f"{count} fields separated by {separator!r}", got)
     return lines
 
 
@@ -114,9 +133,8 @@ def line_error(path: Path, line: int, expected: str, got: str) -> DataError:
     return DataError(f"{path}, line {line}: expected {expected}, got {shown}")
 
 
-def to_integers(texts: Sequence[str], error: Callable[[int, str], DataError]) -> NDArray[np.int64]:
-    """Whole numbers, also if written like 4.0; `error(position, text)` makes the exception for the first that is not
-    one."""
+def to_integers(texts: Sequence[str], error: Callable[[int, str], DataError]) -> Ints:
+    """Whole numbers, also written like 4.0; `error(position, text)` makes the exception for the first other text."""
     try:
         return np.array([int(text) for text in texts], dtype=np.int64)
     except (ValueError, OverflowError):
@@ -133,7 +151,7 @@ def to_integers(texts: Sequence[str], error: Callable[[int, str], DataError]) ->
     return values
 
 
-def dense_ids(raw: NDArray | list[str]) -> tuple[NDArray, NDArray[np.int64]]:
-    """The distinct raw ids in sorted order, and for every entry its index among them."""
+def dense_ids(raw: NDArray | list[str]) -> tuple[NDArray, Ints]:
+    """The distinct raw ids in sorted order, and the index of every entry among them."""
     known, ids = np.unique(np.asarray(raw), return_inverse=True)
     return known, ids.astype(np.int64)

@@ -1,13 +1,11 @@
-"""A dataset with a planted truth: every label is drawn from a known probability, so the best reachable AUC is known.
+"""A dataset with a planted truth: labels are drawn from known probabilities, so the best reachable AUC is known.
 
-Users visit in sessions. A session has one focus category, taken from the user's few interests, and interests drift from
-era to era. Items of a category are chosen by Zipf's law; some events return to an item of a little while ago. A
-candidate is clicked with a probability that rises with the share of its category among the newest events, separately
-with its share among the older ones (both weighted by action), with the quality of the item, and with the user's
-segment."""
+Users visit in sessions. A session has one focus category out of the user's few interests, and interests drift from era
+to era. Items of a category follow Zipf's law, and some events repeat a recent item. The click probability of a
+candidate rises with the share of its category among the newest events, and separately with its share among the older
+events (both weighted by action). It also rises with the quality of the item and depends on the user's segment."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,23 +15,25 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from dist_rec.common.strict import Strict
-from dist_rec.data.columns import expand_ranges, list_column
+from dist_rec.data.columns import Ints, expand_ranges, list_column, ragged_values
 from dist_rec.data.schema import CandidateSchema, IdField, RequestSchema, Schema, SequenceSchema
 from dist_rec.data.synthetic.parts import (
     ACTION_WEIGHT,
     ACTIONS,
-    SPLIT_ENDS,
-    auc_or_half,
+    PlantedConfig,
+    Tally,
+    ZipfItems,
+    draw_actions,
     draw_requests,
     event_times,
-    popularity_auc,
     saturated,
+    shares,
     sigmoid,
     timeline_lengths,
+    write_planted,
     zipf_cdf,
 )
-from dist_rec.data.writer import staged, write_schema, write_split
+from dist_rec.data.writer import in_parts
 
 FOCUS_ACTION_P = np.array([0.55, 0.28, 0.12, 0.05])  # inside the session's focus category
 STRAY_ACTION_P = np.array([0.90, 0.08, 0.015, 0.005])
@@ -47,24 +47,20 @@ REVISIT_EVENTS = 15  # mean distance to the event that is repeated
 RECENT_EVENTS = 20  # "newest events" of the click probability
 ITEM_ZIPF = 1.0
 CATEGORY_ZIPF = 0.4
-EVENTS_PER_CHUNK = 2_000_000
 
 # The click probability: sigmoid(bias + sum of weight * term), terms in the order of `_Truth._table`.
 BIAS, RECENT_WEIGHT, OLD_WEIGHT, QUALITY_WEIGHT, SEGMENT_WEIGHT = -3.2, 3.4, 3.0, 0.8, 0.35
 
 
-class SynthConfig(Strict):
-    """What `dist-rec data synth` makes. 80 / 10 / 10 % of the requests, in order of time, are train, valid and test."""
+class SynthConfig(PlantedConfig):
+    """Options of `dist-rec data synth`."""
 
     requests: int = Field(default=40_000, ge=10, description="Requests over all splits.")
     candidates: int = Field(4, ge=1, description="Candidates per request.")
     max_length: int = Field(1_000, ge=10, description="Longest history, in events.")
     mean_length: int | None = Field(None, ge=5, description="Mean history, in events; 12 % of max_length by default.")
-    users: int | None = Field(None, ge=1, description="Users; one per 5 requests by default.")
     items: int = Field(10_000, ge=1)
     categories: int = Field(16, ge=2)
-    segments: int = Field(8, ge=1, description="Values of the users' context field `segment`.")
-    seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> "SynthConfig":
@@ -72,13 +68,7 @@ class SynthConfig(Strict):
             raise ValueError(
                 f"items={self.items}: expected at least one item per category, categories={self.categories}"
             )
-        if self.mean_length is not None and self.mean_length >= self.max_length:
-            raise ValueError(f"mean_length={self.mean_length}: expected less than max_length={self.max_length}")
         return self
-
-    @property
-    def num_users(self) -> int:
-        return self.users or max(1, self.requests // 5)
 
 
 def synthesize(out: Path, config: SynthConfig, *, force: bool = False) -> dict[str, Any]:
@@ -87,57 +77,40 @@ def synthesize(out: Path, config: SynthConfig, *, force: bool = False) -> dict[s
     Raises DataError if the folder cannot be written, or replaced (see `staged`).
 
     Stats per split: rows, candidates, label_rate, mean_length, max_length and duplicate_share (of the tokens in batches
-    of 64 requests, in the order of the file); for test also best_auc (of the true probability), popularity_auc and
-    popularity_score (which was better: the smoothed click rate of the candidate item in train, or its count there)."""
-    with staged(out, force=force) as folder:
+    of 64 requests, in the order of the file). Test also has best_auc (of the true probability), popularity_auc and
+    popularity_score (the better score: the smoothed click rate of the candidate item in train, or its count there)."""
+
+    def plant() -> tuple[Ints, Callable[[Ints], Iterator[pa.Table]]]:
         rng = np.random.default_rng(config.seed)
         catalog = _Catalog(config, rng)
         timelines = _timelines(config, catalog, rng)
         requests = draw_requests(timelines.offsets, timelines.time, config.requests, rng)
-        truth = _Truth(config, catalog, timelines, rng)
-        schema = _schema(config)
-        ends = {name: round(share * config.requests) for name, share in SPLIT_ENDS.items()}
-        tallies = {name: _Tally(config) for name in ends}
-        write_schema(folder, schema)
-        start = 0
-        for name, end in ends.items():
-            tables = truth.tables(requests[start:end], rng)
-            write_split(folder / name, map(tallies[name].add, tables), schema)
-            start = end
-        stats = {name: tally.summary() for name, tally in tallies.items()}
-        stats["test"] |= tallies["test"].quality(tallies["train"])
-        (folder / "stats.json").write_text(json.dumps(stats, indent=2) + "\n")
-    return stats
+        return requests, _Truth(config, catalog, timelines, rng).tables
+
+    return write_planted(out, _schema(config), plant, lambda: _Tally(config), force=force)
 
 
 class _Catalog:
-    """Items: `category + categories * rank` before a permutation, so that ids tell nothing; rank 0 is the most
-    visited."""
+    """Draws categories, and items of a category."""
 
     def __init__(self, config: SynthConfig, rng: np.random.Generator) -> None:
-        self.categories = config.categories
-        self.ids = rng.permutation(config.items)
+        self.items = ZipfItems(config.items, config.categories, ITEM_ZIPF, rng)
         self.quality = rng.standard_normal(config.items)  # by id
-        self._rank_cdf = zipf_cdf(config.items // config.categories, ITEM_ZIPF)
         self._category_cdf = zipf_cdf(config.categories, CATEGORY_ZIPF)
 
-    def draw_categories(self, shape: int | tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:
+    def draw_categories(self, shape: int | tuple[int, ...], rng: np.random.Generator) -> Ints:
         return np.searchsorted(self._category_cdf, rng.random(shape), side="right")
-
-    def draw_items(self, category: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        rank = np.searchsorted(self._rank_cdf, rng.random(category.shape), side="right")
-        return self.ids[category + self.categories * rank]
 
 
 @dataclass(frozen=True)
 class _Timelines:
     """Events of all users, packed user after user, oldest first."""
 
-    offsets: NDArray[np.int64]  # (users + 1,)
-    item: NDArray[np.int64]
-    category: NDArray[np.int64]
-    action: NDArray[np.int64]
-    time: NDArray[np.int64]
+    offsets: Ints  # (users + 1,)
+    item: Ints
+    category: Ints
+    action: Ints
+    time: Ints
 
 
 def _timelines(config: SynthConfig, catalog: _Catalog, rng: np.random.Generator) -> _Timelines:
@@ -154,28 +127,27 @@ def _timelines(config: SynthConfig, catalog: _Catalog, rng: np.random.Generator)
     focus = _drifting_interests(catalog, first=(position == 0)[position % ERA_EVENTS == 0], rng=rng)[era, slot]
     stray = rng.random(len(index)) < STRAY_P
     category = np.where(stray, catalog.draw_categories(len(index), rng), focus)
-    item = catalog.draw_items(category, rng)
+    item = catalog.items.draw(category, rng)
     source = _revisits(position, rng)
     return _Timelines(
         offsets=offsets,
         item=item[source],
         category=category[source],
-        action=_draw_actions(category[source] == focus, rng),
+        action=draw_actions(category[source] == focus, FOCUS_ACTION_P, STRAY_ACTION_P, rng.random(len(index))),
         time=event_times(offsets, new_session, SESSION_EVENTS, rng),
     )
 
 
-def _drifting_interests(catalog: _Catalog, first: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
-    """(eras, interests) category; `first` marks the first era of each user, where nothing is kept."""
+def _drifting_interests(catalog: _Catalog, first: NDArray[np.bool_], rng: np.random.Generator) -> Ints:
+    """(eras, interests) category; `first` marks the first era of each user, which keeps nothing."""
     shape = (len(first), len(INTEREST_P))
     changed = (rng.random(shape) >= KEEP_INTEREST_P) | first[:, None]
     since = np.maximum.accumulate(np.where(changed, np.arange(len(first))[:, None], 0), axis=0)
     return np.take_along_axis(catalog.draw_categories(shape, rng), since, axis=0)
 
 
-def _revisits(position: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """(events,) index of the event whose item each event shows: itself, or after a revisit the first one of the
-    chain."""
+def _revisits(position: Ints, rng: np.random.Generator) -> Ints:
+    """(events,) index of the event whose item each event shows: itself, or the first event of a chain of revisits."""
     index = np.arange(len(position))
     back = np.minimum(rng.geometric(1 / REVISIT_EVENTS, len(position)), position)
     source = np.where(rng.random(len(position)) < REVISIT_P, index - back, index)
@@ -184,61 +156,46 @@ def _revisits(position: NDArray[np.int64], rng: np.random.Generator) -> NDArray[
     return source
 
 
-def _draw_actions(in_focus: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
-    draw = rng.random(len(in_focus))
-    focus, stray = (np.searchsorted(np.cumsum(p)[:-1], draw, side="right") for p in (FOCUS_ACTION_P, STRAY_ACTION_P))
-    return np.where(in_focus, focus, stray)
-
-
 class _Truth:
     """Draws candidates and labels, and packs requests into tables."""
 
     def __init__(self, config: SynthConfig, catalog: _Catalog, timelines: _Timelines, rng: np.random.Generator) -> None:
-        self.config = config
-        self.catalog = catalog
-        self.timelines = timelines
+        self.config, self.catalog, self.timelines, self.rng = config, catalog, timelines, rng
         self.segment = rng.integers(0, config.segments, config.num_users)
         self.taste = rng.standard_normal((config.segments, config.categories))
 
-    def tables(self, requests: NDArray[np.int64], rng: np.random.Generator) -> Iterator[pa.Table]:
-        """The requests in tables of some million events at most."""
-        chunk = np.cumsum(requests[:, 1]) // EVENTS_PER_CHUNK
-        for part in np.split(requests, np.flatnonzero(np.diff(chunk)) + 1):
-            yield self._table(part, rng)
+    def tables(self, requests: Ints) -> Iterator[pa.Table]:
+        for part in in_parts(requests, requests[:, 1]):
+            yield self._table(part)
 
-    def _table(self, requests: NDArray[np.int64], rng: np.random.Generator) -> pa.Table:
+    def _table(self, requests: Ints) -> pa.Table:
         user, history, time = requests.T
         row, events = expand_ranges(self.timelines.offsets[user], history)
-        category = self._draw_candidate_categories(user, history, rng)
-        item = self.catalog.draw_items(category, rng)
+        category = self._draw_candidate_categories(user, history)
+        item = self.catalog.items.draw(category, self.rng)
+        event_category = self.timelines.category[events]
         weight = ACTION_WEIGHT[self.timelines.action[events]]
         recent = np.cumsum(history)[row] - np.arange(len(row)) <= RECENT_EVENTS
         terms = [
-            RECENT_WEIGHT * self._match(row, events, weight * recent, category),
-            OLD_WEIGHT * self._match(row, events, weight * ~recent, category),
+            RECENT_WEIGHT * saturated(shares(row, event_category, weight * recent, category)),
+            OLD_WEIGHT * saturated(shares(row, event_category, weight * ~recent, category)),
             QUALITY_WEIGHT * self.catalog.quality[item],
             SEGMENT_WEIGHT * self.taste[self.segment[user][:, None], category],
         ]
         truth = sigmoid(BIAS + np.sum(terms, axis=0)).astype(np.float32)
-        label = rng.random(truth.shape) < truth
+        label = self.rng.random(truth.shape) < truth
         columns = {"user": user, "segment": self.segment[user], "time": time}
         for name in ("item", "category", "action", "time"):
             columns[f"history.{name}"] = list_column(history, getattr(self.timelines, name)[events])
         per_request = np.full(len(user), self.config.candidates)
-        for name, values in {
-            "item": item,
-            "category": category,
-            "click": label.astype(np.int8),
-            "click.oracle": truth,
-        }.items():
-            columns[f"candidate.{name}"] = list_column(per_request, values.ravel())
+        values = {"item": item, "category": category, "click": label.astype(np.int8), "click.oracle": truth}
+        for name, of in values.items():
+            columns[f"candidate.{name}"] = list_column(per_request, of.ravel())
         return pa.table(columns)
 
-    def _draw_candidate_categories(
-        self, user: NDArray[np.int64], history: NDArray[np.int64], rng: np.random.Generator
-    ) -> NDArray[np.int64]:
-        """(B, candidates): a third from the newest events, a third from the whole history, a third from all
-        categories."""
+    def _draw_candidate_categories(self, user: Ints, history: Ints) -> Ints:
+        """(B, candidates): a third each from the newest events, the whole history and all categories."""
+        rng = self.rng
         shape = (len(user), self.config.candidates)
         length = history[:, None]
         back = np.where(rng.random(shape) < 0.5, np.minimum(length, RECENT_EVENTS), length)
@@ -246,45 +203,22 @@ class _Truth:
         anywhere = rng.random(shape) < 1 / 3
         return np.where(anywhere, self.catalog.draw_categories(shape, rng), self.timelines.category[event])
 
-    def _match(
-        self, row: NDArray[np.int64], events: NDArray[np.int64], weight: NDArray, category: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """(B, candidates) saturated share of each candidate's category in the weight of the events."""
-        total = np.bincount(row, weight, len(category))
-        terms = []
-        for column in category.T:
-            same = self.timelines.category[events] == column[row]
-            share = np.bincount(row, weight * same, len(category)) / np.maximum(total, 1.0)
-            terms.append(saturated(share))
-        return np.stack(terms, axis=1)
 
-
-class _Tally:
-    """What stats.json says about a split, gathered while it is written."""
-
+class _Tally(Tally):
     def __init__(self, config: SynthConfig) -> None:
-        self.candidates_per_request = config.candidates
-        self.items = config.items
-        self.parts: list[dict[str, NDArray]] = []
-        self.lengths: list[NDArray[np.int64]] = []
+        super().__init__(config)
         self.tokens = self.duplicates = 0
 
     def add(self, table: pa.Table) -> pa.Table:
-        """Counts a table and hands it on."""
-        names = ("candidate.item", "candidate.click", "candidate.click.oracle")
-        self.parts.append({name: table.column(name).combine_chunks().flatten().to_numpy() for name in names})
-        self.lengths.append(np.diff(table.column("history.item").combine_chunks().offsets.to_numpy()))
         for start in range(0, table.num_rows, 64):
             rows = table.slice(start, 64)
-            owners = (rows.column(name).combine_chunks() for name in ("history.item", "candidate.item"))
-            items = np.concatenate([owner.flatten() for owner in owners])
+            items = np.concatenate([ragged_values(rows, name).values for name in ("history.item", "candidate.item")])
             self.tokens += len(items)
             self.duplicates += len(items) - len(np.unique(items))
-        return table
+        return super().add(table)
 
     def summary(self) -> dict[str, Any]:
-        label = self._column("candidate.click")
-        lengths = np.concatenate(self.lengths)
+        label, lengths = self.column("click"), np.concatenate(self.lengths["history"])
         return {
             "rows": len(lengths),
             "candidates": len(label),
@@ -294,19 +228,9 @@ class _Tally:
             "duplicate_share": self.duplicates / self.tokens,
         }
 
-    def quality(self, train: "_Tally") -> dict[str, Any]:
-        """AUC of the truth, and of what can be said without looking at the history."""
-        item, label = self._column("candidate.item"), self._column("candidate.click")
-        shown, clicked = train._column("candidate.item"), train._column("candidate.click")
-        popularity, score = popularity_auc(shown, clicked, item, label, self.items)
-        return {
-            "best_auc": auc_or_half(self._column("candidate.click.oracle"), label),
-            "popularity_auc": popularity,
-            "popularity_score": score,
-        }
-
-    def _column(self, name: str) -> NDArray:
-        return np.concatenate([part[name] for part in self.parts])
+    def quality(self, train: Tally) -> dict[str, Any]:
+        """AUC of the truth, and of the best score that does not use the history."""
+        return dict(zip(("best_auc", "popularity_auc", "popularity_score"), self.auc_of_task(train, "click")))
 
 
 def _schema(config: SynthConfig) -> Schema:

@@ -1,16 +1,50 @@
-"""What the kinds of synthetic data share: how things are drawn, and what is measured about them."""
+"""Parts shared by all kinds of synthetic data: options, random draws, statistics and the writer."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from dist_rec.common.auc import auc
+from dist_rec.common.strict import Strict
+from dist_rec.data.columns import Ints, ragged_values
+from dist_rec.data.schema import Schema
+from dist_rec.data.writer import split_in_order, staged, write_schema, write_split
 
 ACTIONS = ("view", "click", "cart", "buy")
 ACTION_WEIGHT = np.array([1.0, 2.0, 3.0, 4.0])
 FIRST_SECOND = 1_700_000_000
 DAY_SECONDS = 86_400
-SPLIT_ENDS = {"train": 0.8, "valid": 0.9, "test": 1.0}  # of the requests in order of time
 SHARE_SCALE = 0.2  # share at which its term reaches 63 % of its weight
+
+
+class PlantedConfig(Strict):
+    """Options of every kind of synthetic data. Train, valid and test are 80, 10 and 10 % of the requests, by time."""
+
+    requests: int = Field(ge=10, description="Requests over all splits.")
+    candidates: int = Field(ge=1, description="Candidates per request.")
+    max_length: int = Field(ge=10)
+    mean_length: int | None = Field(None, ge=5)
+    users: int | None = Field(None, ge=1, description="Users; one per 5 requests by default.")
+    items: int = Field(ge=1)
+    segments: int = Field(8, ge=1, description="Values of the users' context field `segment`.")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> "PlantedConfig":
+        if self.mean_length is not None and self.mean_length >= self.max_length:
+            raise ValueError(f"mean_length={self.mean_length}: expected less than max_length={self.max_length}")
+        return self
+
+    @property
+    def num_users(self) -> int:
+        return self.users or max(1, self.requests // 5)
 
 
 def zipf_cdf(count: int, exponent: float) -> NDArray[np.float64]:
@@ -30,18 +64,14 @@ def sigmoid(score: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-score))
 
 
-def timeline_lengths(mean_length: int, max_length: int, users: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """(users,) log-normal; requests fall into the last 60 % of a timeline, so histories are about 0.7 as long in the
-    mean."""
+def timeline_lengths(mean_length: int, max_length: int, users: int, rng: np.random.Generator) -> Ints:
+    """(users,) log-normal; requests are in the last 60 % of a timeline, so the mean history is about 0.7 as long."""
     lengths = rng.lognormal(np.log(mean_length / 0.7) - 0.5, 1.0, users)
     return np.clip(lengths, 5, max_length).astype(np.int64)
 
 
-def event_times(
-    offsets: NDArray[np.int64], new_session: NDArray[np.bool_], session_events: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """(events,) seconds: every user is active for about 60 days, starting within the first 120; users' timelines are
-    packed."""
+def event_times(offsets: Ints, new_session: NDArray[np.bool_], session_events: int, rng: np.random.Generator) -> Ints:
+    """(events,) seconds; every user is active for about 60 days and starts within the first 120."""
     lengths = np.diff(offsets)
     user = np.repeat(np.arange(len(lengths)), lengths)
     gap_seconds = 60 * DAY_SECONDS / np.maximum(1, lengths / session_events)
@@ -51,10 +81,8 @@ def event_times(
     return (FIRST_SECOND + start[user] + elapsed).astype(np.int64)
 
 
-def draw_requests(
-    offsets: NDArray[np.int64], times: NDArray[np.int64], requests: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """(requests, 3) user, events of the timeline that are history, and time, in order of time."""
+def draw_requests(offsets: Ints, times: Ints, requests: int, rng: np.random.Generator) -> Ints:
+    """(requests, 3) user, length of the history, and time, in order of time."""
     user = rng.integers(0, len(offsets) - 1, requests)
     lengths = np.diff(offsets)[user]
     history = np.ceil(lengths * rng.uniform(0.4, 1.0, requests)).astype(np.int64)
@@ -69,21 +97,113 @@ def auc_or_half(score: NDArray, label: NDArray) -> float:
 
 
 def popularity_auc(
-    train_item: NDArray[np.int64],
+    train_item: Ints,
     train_label: NDArray,
-    test_item: NDArray[np.int64],
+    test_item: Ints,
     test_label: NDArray,
     items: int,
 ) -> tuple[float, str]:
-    """AUC on test of the better score of an item, and which: its smoothed rate of ones in train, or its count there.
+    """AUC on test of the better score of an item, and its name: smoothed rate of ones in train, or count there.
 
-    Items and labels are those of all candidates of a split, (N,) each; `items` is the number of ids.
+    Items and labels of all candidates of a split are (N,) each; `items` is the number of ids.
     """
     shown = np.bincount(train_item, minlength=items)
-    rate = (np.bincount(train_item, train_label, items) + 10 * (train_label.mean() if len(train_label) else 0.0)) / (
-        shown + 10
-    )
+    mean = train_label.mean() if len(train_label) else 0.0
+    rate = (np.bincount(train_item, train_label, items) + 10 * mean) / (shown + 10)
     rates, counts = auc_or_half(rate[test_item], test_label), auc_or_half(shown[test_item], test_label)
     scores = {"click rate in train": rates, "count in train": counts}
     best = max(scores, key=scores.__getitem__)
     return scores[best], best
+
+
+class ZipfItems:
+    """Item ids by kind (category, brand) and popularity.
+
+    An id is `kind + kinds * rank` before a permutation, so that ids carry no meaning; rank 0 is the most visited."""
+
+    def __init__(self, items: int, kinds: int, exponent: float, rng: np.random.Generator) -> None:
+        self.kinds = kinds
+        self.ids = rng.permutation(items)
+        self._rank_cdf = zipf_cdf(items // kinds, exponent)
+
+    def draw(self, kind: Ints, rng: np.random.Generator) -> Ints:
+        """One item of each kind, in the shape of `kind`."""
+        rank = np.searchsorted(self._rank_cdf, rng.random(kind.shape), side="right")
+        return self.ids[kind + self.kinds * rank]
+
+
+def draw_actions(inside: NDArray[np.bool_], inside_p: NDArray, outside_p: NDArray, draw: NDArray) -> Ints:
+    """(N,) actions by `inside_p` where `inside` (N,) is true, else by `outside_p`; `draw` (N,) in [0, 1)."""
+    return np.where(inside, *(np.searchsorted(np.cumsum(p)[:-1], draw, side="right") for p in (inside_p, outside_p)))
+
+
+def shares(row: Ints, kind: Ints, weight: NDArray, wanted: Ints) -> NDArray[np.float64]:
+    """(B, candidates) share of each wanted kind in the weight of its request's events.
+
+    The N events have a request `row`, a `kind` and a `weight`, all (N,); `wanted` is (B, candidates)."""
+    total = np.maximum(np.bincount(row, weight, len(wanted)), 1.0)
+    same = (np.bincount(row, weight * (kind == column[row]), len(wanted)) for column in wanted.T)
+    return np.stack([of / total for of in same], axis=1)
+
+
+class Tally(ABC):
+    """Collects what stats.json has about a split while the split is written."""
+
+    def __init__(self, config: PlantedConfig) -> None:
+        self.items = config.items
+        self.parts: list[dict[str, NDArray]] = []
+        self.lengths: dict[str, list[Ints]] = {}
+
+    def add(self, table: pa.Table) -> pa.Table:
+        """Counts a table and returns it."""
+        names = [name for name in table.column_names if name.startswith("candidate.")]
+        self.parts.append({name: ragged_values(table, name).values for name in names})
+        for name in table.column_names:
+            if name.endswith(".time"):
+                lengths = ragged_values(table, name).lengths
+                self.lengths.setdefault(name.removesuffix(".time"), []).append(lengths)
+        return table
+
+    @abstractmethod
+    def summary(self) -> dict[str, Any]:
+        """Sizes and rates of the split."""
+
+    @abstractmethod
+    def quality(self, train: Any) -> dict[str, Any]:
+        """AUCs on this split; `train` is the tally of the training split."""
+
+    def column(self, name: str, given: str | None = None) -> NDArray:
+        """A column of the candidates; with `given`, only of candidates with 1 in that column."""
+        values = np.concatenate([part[f"candidate.{name}"] for part in self.parts])
+        return values if given is None else values[self.column(given) == 1]
+
+    def auc_of_task(self, train: "Tally", task: str, given: str | None = None) -> tuple[float, float, str]:
+        """AUC of the truth of a task, and what `popularity_auc` returns for it."""
+        item, label = self.column("item", given), self.column(task, given)
+        best = auc_or_half(self.column(f"{task}.oracle", given), label)
+        return best, *popularity_auc(train.column("item", given), train.column(task, given), item, label, self.items)
+
+
+def write_planted(
+    out: Path,
+    schema: Schema,
+    plant: Callable[[], tuple[Ints, Callable[[Ints], Iterable[pa.Table]]]],
+    tally: Callable[[], Tally],
+    *,
+    force: bool,
+) -> dict[str, Any]:
+    """Writes a dataset folder with stats.json and returns the content of stats.json.
+
+    `plant` draws the requests (in order of time) and returns them with a function that makes tables of a part.
+    Raises DataError if the folder cannot be written, or replaced (see `staged`)."""
+    with staged(out, force=force) as folder:
+        requests, tables = plant()
+        write_schema(folder, schema)
+        tallies: dict[str, Tally] = {}
+        for name, part in split_in_order(requests).items():
+            tallies[name] = tally()
+            write_split(folder / name, map(tallies[name].add, tables(part)), schema)
+        stats = {name: of.summary() for name, of in tallies.items()}
+        stats["test"] |= tallies["test"].quality(tallies["train"])
+        (folder / "stats.json").write_text(json.dumps(stats, indent=2) + "\n")
+    return stats

@@ -1,22 +1,20 @@
-"""A dataset with a planted truth that no behaviour sequence tells alone: clicks, searches and a feed have to be
-crossed.
+"""A dataset with a planted truth that crosses three behaviour sequences: clicks, searches and a feed.
 
-Every user clicks items of a few topics of interest, and each topic satisfies that user or does not: clicks of a topic
-that satisfies end in carts and buys, others in views. A request has a **scene**, and with it an **intent**, the topic
-that most of the newest searches are about (scene 0), or most of the liked ones among the newest events of the feed
-(scene 1). A candidate is clicked with a probability that rises with how far the user's clicks *of the intent's topic*
-went, and a little with the share of its brand among the clicks, with the quality of the item and with the taste of the
-user's segment. A clicked candidate converts with a probability that rises with its brand's share among all carts and
-buys, and with the quality.
+Every user clicks items of a few topics of interest, and each topic satisfies that user or does not. Clicks of a topic
+that satisfies end in carts and buys, other clicks in views. A request has a **scene**, which selects an **intent**: the
+topic of most of the newest searches (scene 0), or of most of the liked ones among the newest events of the feed (scene
+1). The click probability of a candidate rises with how far the user's clicks *of the intent's topic* went. It also
+rises a little with the share of its brand among the clicks, with its quality and with the taste of the user's segment.
+A clicked candidate converts with a probability that rises with its brand's share among all carts and buys, and with its
+quality.
 
-So the long sequence has to be read at a place that only a short one tells, and the context says which one. A model that
-sums up every sequence for itself has to carry what happened in every topic to where the intent is known; what it gets
-for nothing is the mean over all topics. What is crossed says nothing about one candidate against another of the same
-request: it moves AUC over all, and grouped AUC only as far as a group holds several requests. Clicks grow with the user
-from request to request; searches and feed are drawn for each request."""
+So a model has to read the long sequence at a place that only a short sequence shows, and the context selects the short
+sequence. A model that sums up every sequence for itself gets only the mean over all topics, unless it carries what
+happened in every topic to where the intent is known. The crossed term is equal for all candidates of a request: it
+moves AUC over all, and grouped AUC only as far as a group holds several requests. Clicks grow with the user from
+request to request. Searches and feed are drawn for each request."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,24 +24,25 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from dist_rec.common.strict import Strict
-from dist_rec.data.columns import expand_ranges, list_column
+from dist_rec.data.columns import Ints, expand_ranges, list_column
 from dist_rec.data.schema import CandidateSchema, IdField, RequestSchema, Schema, SequenceSchema
 from dist_rec.data.synthetic.parts import (
     ACTION_WEIGHT,
     ACTIONS,
     DAY_SECONDS,
-    SPLIT_ENDS,
+    PlantedConfig,
+    Tally,
+    ZipfItems,
     auc_or_half,
+    draw_actions,
     draw_requests,
     event_times,
-    popularity_auc,
     saturated,
+    shares,
     sigmoid,
     timeline_lengths,
-    zipf_cdf,
+    write_planted,
 )
-from dist_rec.data.writer import staged, write_schema, write_split
 
 INTERESTS = 6  # topics of a user
 CLICK_SESSION = 6  # clicks in a row that are about one interest, in the mean
@@ -58,6 +57,7 @@ FEED_SCENE_P = 0.25
 ABOUT_P = 0.95  # a search, or a liked event of the feed, is about the topic of its session; others are about any
 FAMILIAR_P = 0.6  # a candidate's brand is preferred in one of the interests; else any
 REQUESTS_PER_CHUNK = 10_000
+TASKS = {"click": None, "conversion": "click"}  # task -> the label it is given
 
 # The probabilities: sigmoid(bias + sum of weight * term).
 CLICK_BIAS, SATISFIED_WEIGHT, BRAND_WEIGHT, QUALITY_WEIGHT, SEGMENT_WEIGHT = -5.0, 10.0, 0.5, 0.1, 0.1
@@ -66,23 +66,21 @@ CONVERSION_BIAS, LOYALTY_WEIGHT, CONVERSION_QUALITY_WEIGHT = -1.8, 3.0, 0.6
 
 @dataclass(frozen=True)
 class _Short:
-    """A short sequence: its longest and mean length, how many events in a row are about one topic (the newest of these
-    tell the intent), how often its flag is set, and whether events without it say nothing."""
+    """A short sequence."""
 
     longest: int
     mean: int
-    session: int
+    session: int  # events in a row about one topic; the newest session shows the intent
     flag_p: float
-    flagged_only: bool
+    flagged_only: bool  # events without the flag do not count
 
 
 SEARCH = _Short(longest=20, mean=8, session=8, flag_p=0.4, flagged_only=False)  # clicked
 FEED = _Short(longest=30, mean=14, session=12, flag_p=0.5, flagged_only=True)  # like
 
 
-class ThreeConfig(Strict):
-    """What `dist-rec data synth --kind three` makes. 80 / 10 / 10 % of the requests, in order of time, are the
-    splits."""
+class ThreeConfig(PlantedConfig):
+    """Options of `dist-rec data synth --kind three`."""
 
     requests: int = Field(default=120_000, ge=10, description="Requests over all splits.")
     candidates: int = Field(2, ge=1, description="Candidates per request.")
@@ -90,27 +88,18 @@ class ThreeConfig(Strict):
     mean_length: int | None = Field(
         None, ge=5, description="Mean number of clicks; 24, or a fifth of max_length if less."
     )
-    users: int | None = Field(None, ge=1, description="Users; one per 5 requests by default.")
     items: int = Field(500, ge=1)
     topics: int = Field(12, ge=INTERESTS)
     brands: int = Field(16, ge=2)
     queries: int = Field(24, ge=1)
     channels: int = Field(24, ge=1)
-    segments: int = Field(8, ge=1, description="Values of the users' context field `segment`.")
-    seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> "ThreeConfig":
         for name, per in (("items", "brands"), ("queries", "topics"), ("channels", "topics")):
             if (have := getattr(self, name)) < (need := getattr(self, per)):
                 raise ValueError(f"{name}={have}: expected at least one per {per.rstrip('s')}, {per}={need}")
-        if self.mean_length is not None and self.mean_length >= self.max_length:
-            raise ValueError(f"mean_length={self.mean_length}: expected less than max_length={self.max_length}")
         return self
-
-    @property
-    def num_users(self) -> int:
-        return self.users or max(1, self.requests // 5)
 
 
 def synthesize_three(out: Path, config: ThreeConfig, *, force: bool = False) -> dict[str, Any]:
@@ -118,28 +107,19 @@ def synthesize_three(out: Path, config: ThreeConfig, *, force: bool = False) -> 
 
     Raises DataError if the folder cannot be written, or replaced (see `staged`).
 
-    Stats per split: rows, candidates, label_rate per task (where defined), mean_length and max_length per sequence. For
-    test also, per task, best_auc (of the true probability), popularity_auc and popularity_score; and for the click
-    no_interaction_auc: of its score with how far clicks went in the mean of all topics in place of the intent's. That
-    needs no crossing; it is a mark to compare with, not a bound for models that do not cross."""
-    with staged(out, force=force) as folder:
+    Stats per split: rows, candidates, label_rate per task (where defined), mean_length and max_length per sequence.
+    Test also has, per task, best_auc (of the true probability), popularity_auc and popularity_score. For the click it
+    has no_interaction_auc: the AUC of its score with the mean over all topics in place of the intent's topic. That
+    score needs no crossing. It is a mark to compare with, not a bound for models that do not cross."""
+
+    def plant() -> tuple[Ints, Callable[[Ints], Iterator[pa.Table]]]:
         rng = np.random.default_rng(config.seed)
         world = _World(config, rng)
         clicks = _clicks(config, world, rng)
         requests = draw_requests(clicks.offsets, clicks.time, config.requests, rng)
-        truth = _Truth(config, world, clicks)
-        schema = _schema(config)
-        ends = {name: round(share * config.requests) for name, share in SPLIT_ENDS.items()}
-        tallies = {name: _Tally(config.items) for name in ends}
-        write_schema(folder, schema)
-        start = 0
-        for name, end in ends.items():
-            write_split(folder / name, map(tallies[name].add, truth.tables(requests[start:end], rng)), schema)
-            start = end
-        stats = {name: tally.summary() for name, tally in tallies.items()}
-        stats["test"] |= tallies["test"].quality(tallies["train"])
-        (folder / "stats.json").write_text(json.dumps(stats, indent=2) + "\n")
-    return stats
+        return requests, _Truth(config, world, clicks, rng).tables
+
+    return write_planted(out, _schema(config), plant, lambda: _Tally(config), force=force)
 
 
 class _World:
@@ -148,7 +128,6 @@ class _World:
 
     def __init__(self, config: ThreeConfig, rng: np.random.Generator) -> None:
         users, topics = config.num_users, config.topics
-        self.brands = config.brands
         self.segment = rng.integers(0, config.segments, users)
         self.interests = np.argsort(rng.random((users, topics)), axis=1)[:, :INTERESTS]  # (users, 6) topics that differ
         self.satisfied = rng.random((users, topics)) < SATISFIED_P
@@ -157,16 +136,9 @@ class _World:
         self.quality = rng.standard_normal(config.items)
         sizes = {"query": config.queries, "channel": config.channels}
         self.topics_of = {name: rng.permutation(size) % topics for name, size in sizes.items()}
-        # Item ids are `brand + brands * rank` before a permutation, so that ids tell nothing; rank 0 is the most
-        # visited.
-        self._ids = rng.permutation(config.items)
-        self._rank_cdf = zipf_cdf(config.items // config.brands, ITEM_ZIPF)
+        self.items = ZipfItems(config.items, config.brands, ITEM_ZIPF, rng)
 
-    def draw_items(self, brand: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        rank = np.searchsorted(self._rank_cdf, rng.random(brand.shape), side="right")
-        return self._ids[brand + self.brands * rank]
-
-    def draw_of_topic(self, name: str, topic: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    def draw_of_topic(self, name: str, topic: Ints, rng: np.random.Generator) -> Ints:
         """A query or channel of each topic, all alike."""
         order = np.argsort(self.topics_of[name], kind="stable")
         count = np.bincount(self.topics_of[name])
@@ -178,12 +150,12 @@ class _World:
 class _Clicks:
     """Clicks of all users, packed user after user, oldest first."""
 
-    offsets: NDArray[np.int64]  # (users + 1,)
-    item: NDArray[np.int64]
-    topic: NDArray[np.int64]
-    brand: NDArray[np.int64]
-    action: NDArray[np.int64]
-    time: NDArray[np.int64]
+    offsets: Ints  # (users + 1,)
+    item: Ints
+    topic: Ints
+    brand: Ints
+    action: Ints
+    time: Ints
 
 
 def _clicks(config: ThreeConfig, world: _World, rng: np.random.Generator) -> _Clicks:
@@ -198,13 +170,12 @@ def _clicks(config: ThreeConfig, world: _World, rng: np.random.Generator) -> _Cl
     preferred = rng.random(len(index)) < PREFERRED_P
     brand = np.where(preferred, world.preferred[user, topic], rng.integers(0, config.brands, len(index)))
     draw = rng.random(len(index))
-    action = [np.searchsorted(np.cumsum(p)[:-1], draw, side="right") for p in (SATISFIED_ACTION_P, OTHER_ACTION_P)]
     return _Clicks(
         offsets=offsets,
-        item=world.draw_items(brand, rng),
+        item=world.items.draw(brand, rng),
         topic=topic,
         brand=brand,
-        action=np.where(world.satisfied[user, topic], *action),
+        action=draw_actions(world.satisfied[user, topic], SATISFIED_ACTION_P, OTHER_ACTION_P, draw),
         time=event_times(offsets, new_session, CLICK_SESSION, rng),
     )
 
@@ -213,49 +184,46 @@ def _clicks(config: ThreeConfig, world: _World, rng: np.random.Generator) -> _Cl
 class _Session:
     """A short sequence of B requests, oldest first."""
 
-    lengths: NDArray[np.int64]  # (B,)
-    topic: NDArray[np.int64]  # (N,)
+    lengths: Ints  # (B,)
+    topic: Ints  # (N,)
     flag: NDArray[np.bool_]  # (N,) clicked, liked
-    time: NDArray[np.int64]  # (N,)
-    intent: NDArray[
-        np.int64
-    ]  # (B,) the topic that most of the newest events that count are about, -1 if there are none
+    time: Ints  # (N,)
+    intent: Ints  # (B,) the topic of most of the newest events that count, -1 if there are none
 
 
 class _Truth:
     """Draws the short sequences, candidates and labels, and packs requests into tables."""
 
-    def __init__(self, config: ThreeConfig, world: _World, clicks: _Clicks) -> None:
-        self.config, self.world, self.clicks = config, world, clicks
+    def __init__(self, config: ThreeConfig, world: _World, clicks: _Clicks, rng: np.random.Generator) -> None:
+        self.config, self.world, self.clicks, self.rng = config, world, clicks, rng
 
-    def tables(self, requests: NDArray[np.int64], rng: np.random.Generator) -> Iterator[pa.Table]:
+    def tables(self, requests: Ints) -> Iterator[pa.Table]:
         for start in range(0, len(requests), REQUESTS_PER_CHUNK):
-            yield self._table(requests[start : start + REQUESTS_PER_CHUNK], rng)
+            yield self._table(requests[start : start + REQUESTS_PER_CHUNK])
 
-    def _table(self, requests: NDArray[np.int64], rng: np.random.Generator) -> pa.Table:
-        """One table; beside the columns of the schema, the score of a click without the intent, which is not
-        written."""
+    def _table(self, requests: Ints) -> pa.Table:
+        """The columns of the schema, and for the tally `candidate.click.mean`, a click's score without the intent."""
         user, history, time = requests.T
-        world, clicks = self.world, self.clicks
+        world, clicks, rng = self.world, self.clicks, self.rng
         row, events = expand_ranges(clicks.offsets[user], history)
         slots = np.argsort(rng.random((len(user), INTERESTS)), axis=1)[:, :2]  # searches and feed differ
         about = np.take_along_axis(world.interests[user], slots, axis=1)
-        searches = self._session(SEARCH, about[:, 0], requests, rng)
-        feed = self._session(FEED, about[:, 1], requests, rng)
+        searches = self._session(SEARCH, about[:, 0], requests)
+        feed = self._session(FEED, about[:, 1], requests)
         scene = (rng.random(len(user)) < FEED_SCENE_P).astype(np.int64)
-        brand = self._draw_candidate_brands(user, rng)
-        item = world.draw_items(brand, rng)
+        brand = self._draw_candidate_brands(user)
+        item = world.items.draw(brand, rng)
 
         action, everywhere = clicks.action[events], np.ones(len(row), dtype=bool)
         about_intent = clicks.topic[events] == np.where(scene == 0, searches.intent, feed.intent)[row]
         rest = CLICK_BIAS + QUALITY_WEIGHT * world.quality[item]
         rest += SEGMENT_WEIGHT * world.taste[world.segment[user][:, None], brand]
-        rest += BRAND_WEIGHT * saturated(_share(row, events, clicks.brand, ACTION_WEIGHT[action], brand))
+        rest += BRAND_WEIGHT * saturated(shares(row, clicks.brand[events], ACTION_WEIGHT[action], brand))
         crossed, mean = (
             rest + SATISFIED_WEIGHT * _how_far(row, action, of, len(user)) for of in (about_intent, everywhere)
         )
         bought = clicks.action[events] >= ACTIONS.index("cart")
-        loyalty = saturated(_share(row, events, clicks.brand, bought.astype(np.float64), brand))
+        loyalty = saturated(shares(row, clicks.brand[events], bought.astype(np.float64), brand))
         converts = CONVERSION_BIAS + LOYALTY_WEIGHT * loyalty + CONVERSION_QUALITY_WEIGHT * world.quality[item]
         truth = {"click": sigmoid(crossed), "conversion": sigmoid(converts)}
         label = {task: rng.random(item.shape) < p.astype(np.float32) for task, p in truth.items()}
@@ -281,11 +249,9 @@ class _Truth:
             columns | {f"candidate.{name}": list_column(per_request, of.ravel()) for name, of in values.items()}
         )
 
-    def _session(
-        self, kind: _Short, focus: NDArray[np.int64], requests: NDArray[np.int64], rng: np.random.Generator
-    ) -> _Session:
-        """The newest `kind.session` events are about `focus` (B,), earlier ones about another interest for each
-        session."""
+    def _session(self, kind: _Short, focus: Ints, requests: Ints) -> _Session:
+        """The newest `kind.session` events are about `focus` (B,), older sessions about another interest each."""
+        rng = self.rng
         user, _, time = requests.T
         lengths = np.minimum(1 + rng.poisson(kind.mean, len(user)), kind.longest)
         lengths[rng.random(len(user)) < EMPTY_P] = 0
@@ -300,76 +266,37 @@ class _Truth:
         counts = (number == 0) & (flag | (not kind.flagged_only))
         # Minutes within a session, days between sessions, never after the request.
         ago = (60 * (back + 1) + DAY_SECONDS * number + rng.integers(0, 60, len(row))).astype(np.int64)
-        return _Session(
-            lengths, topic, flag, time[row] - ago, _most(row, topic, counts, back, (len(user), self.config.topics))
-        )
+        intent = _most(row, topic, counts, back, (len(user), self.config.topics))
+        return _Session(lengths, topic, flag, time[row] - ago, intent)
 
-    def _draw_candidate_brands(self, user: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    def _draw_candidate_brands(self, user: Ints) -> Ints:
         """(B, candidates): the brand preferred in one of the user's interests, or any."""
+        rng = self.rng
         shape = (len(user), self.config.candidates)
         topic = np.take_along_axis(self.world.interests[user], rng.integers(0, INTERESTS, shape), axis=1)
         familiar = rng.random(shape) < FAMILIAR_P
-        return np.where(
-            familiar, self.world.preferred[user[:, None], topic], rng.integers(0, self.config.brands, shape)
-        )
+        preferred = self.world.preferred[user[:, None], topic]
+        return np.where(familiar, preferred, rng.integers(0, self.config.brands, shape))
 
 
-def _how_far(
-    row: NDArray[np.int64], action: NDArray[np.int64], of: NDArray[np.bool_], requests: int
-) -> NDArray[np.float64]:
+def _how_far(row: Ints, action: Ints, of: NDArray[np.bool_], requests: int) -> NDArray[np.float64]:
     """(B, 1) mean action, from 0 (views) to 1 (buys), of the clicks marked in `of` (N,) and one click of 1/3 more."""
     count, total = np.bincount(row, of, requests), np.bincount(row, of * action, requests)
     return ((total + 1) / (count + 1) / (len(ACTIONS) - 1))[:, None]
 
 
-def _share(
-    row: NDArray[np.int64],
-    events: NDArray[np.int64],
-    kind: NDArray[np.int64],
-    weight: NDArray,
-    wanted: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    """(B, candidates) share of each candidate's kind, wanted (B, candidates), in the weight (N,) of the request's
-    events."""
-    total = np.maximum(np.bincount(row, weight, len(wanted)), 1.0)
-    same = (np.bincount(row, weight * (kind[events] == column[row]), len(wanted)) for column in wanted.T)
-    return np.stack([of / total for of in same], axis=1)
-
-
-def _most(
-    row: NDArray[np.int64],
-    topic: NDArray[np.int64],
-    counts: NDArray[np.bool_],
-    back: NDArray[np.int64],
-    shape: tuple[int, int],
-) -> NDArray[np.int64]:
-    """(B,) topic, by `shape` (B, topics), of most of the events that count, the newest of equals; -1 without such
-    events."""
+def _most(row: Ints, topic: Ints, counts: NDArray[np.bool_], back: Ints, shape: tuple[int, int]) -> Ints:
+    """(B,) the topic of most events that count, the newest of equals; -1 without such events. `shape` (B, topics)."""
     # Newer events weigh a little more, all together less than half an event.
     weight = counts * (1.0 + 2.0 ** -(back + 3.0))
     votes = np.bincount(np.ravel_multi_index((row, topic), shape), weight, shape[0] * shape[1]).reshape(shape)
     return np.where(votes.any(1), votes.argmax(1), -1)
 
 
-class _Tally:
-    """What stats.json says about a split, gathered while it is written."""
-
-    def __init__(self, items: int) -> None:
-        self.items = items
-        self.parts: list[dict[str, NDArray]] = []
-        self.lengths: dict[str, list[NDArray[np.int64]]] = {"clicks": [], "search": [], "feed": []}
-
-    def add(self, table: pa.Table) -> pa.Table:
-        """Counts a table and hands it on."""
-        names = [name for name in table.column_names if name.startswith("candidate.")]
-        self.parts.append({name: table.column(name).combine_chunks().flatten().to_numpy() for name in names})
-        for owner, lengths in self.lengths.items():
-            lengths.append(np.diff(table.column(f"{owner}.time").combine_chunks().offsets.to_numpy()))
-        return table
-
+class _Tally(Tally):
     def summary(self) -> dict[str, Any]:
         lengths = {owner: np.concatenate(parts) for owner, parts in self.lengths.items()}
-        click, conversion = self._column("click"), self._column("conversion", "click")
+        click, conversion = self.column("click"), self.column("conversion", "click")
         return {
             "rows": len(lengths["clicks"]),
             "candidates": len(click),
@@ -381,25 +308,13 @@ class _Tally:
             "max_length": {owner: int(of.max()) for owner, of in lengths.items()},
         }
 
-    def quality(self, train: "_Tally") -> dict[str, Any]:
-        """AUC per task of the truth, of popularity, and of the click without its intent."""
-        best, popularity, score = {}, {}, {}
-        for task, given in (("click", None), ("conversion", "click")):
-            item, label = self._column("item", given), self._column(task, given)
-            best[task] = auc_or_half(self._column(f"{task}.oracle", given), label)
-            shown, ones = train._column("item", given), train._column(task, given)
-            popularity[task], score[task] = popularity_auc(shown, ones, item, label, self.items)
-        return {
-            "best_auc": best,
-            "popularity_auc": popularity,
-            "popularity_score": score,
-            "no_interaction_auc": {"click": auc_or_half(self._column("click.mean"), self._column("click"))},
-        }
-
-    def _column(self, name: str, given: str | None = None) -> NDArray:
-        """A candidates' column, of those only whose label `given` is 1."""
-        values = np.concatenate([part[f"candidate.{name}"] for part in self.parts])
-        return values if given is None else values[self._column(given) == 1]
+    def quality(self, train: Tally) -> dict[str, Any]:
+        """AUC per task of the truth and of popularity, and of the click without its intent."""
+        of_task = {task: self.auc_of_task(train, task, given) for task, given in TASKS.items()}
+        names = ("best_auc", "popularity_auc", "popularity_score")
+        values = {name: {task: of[index] for task, of in of_task.items()} for index, name in enumerate(names)}
+        click = auc_or_half(self.column("click.mean"), self.column("click"))
+        return values | {"no_interaction_auc": {"click": click}}
 
 
 def _schema(config: ThreeConfig) -> Schema:

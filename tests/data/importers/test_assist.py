@@ -113,5 +113,5 @@ def test_the_source_is_never_replaced(tmp_path: Path) -> None:
     src = _statics(tmp_path / "place" / "src")
     (tmp_path / "link").symlink_to(src)
     for out in (src, src.parent, tmp_path / "link"):
-        with pytest.raises(DataError, match="another place than that of the source"):
+        with pytest.raises(DataError, match="another place than the source"):
             Assist(Strict())(src, out, force=True)

@@ -128,7 +128,7 @@ def test_bad_lines_100k(tmp_path: Path, rating: str, message: str) -> None:
 def test_rating_without_interaction_1m(tmp_path: Path) -> None:
     src = _ml_1m(tmp_path / "src", **{"ratings_sample_100k.dat": ["4::30::2::900"]})
     with pytest.raises(
-        DataError, match=r"dat, line 1: expected a user and movie that stand in interactions_\*, got 4::30"
+        DataError, match=r"dat, line 1: expected a user and movie of a line in interactions_\*, got 4::30"
     ):
         MovieLens(Strict())(src, tmp_path / "out")
 
@@ -155,5 +155,5 @@ def test_the_source_is_never_replaced(tmp_path: Path) -> None:
     src = _ml_100k(tmp_path / "place" / "src")
     (tmp_path / "link").symlink_to(src)
     for out in (src, src.parent, tmp_path / "link"):
-        with pytest.raises(DataError, match="another place than that of the source"):
+        with pytest.raises(DataError, match="another place than the source"):
             MovieLens(Strict())(src, out, force=True)
