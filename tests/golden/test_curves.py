@@ -24,7 +24,7 @@ class Curves:
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Curves:
     """One job for all the recipes that are tested, which may be a selection."""
     tested = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
-    names = {item.callspec.params["name"] for item in tested if item.callspec.params["found"] == request.param}
+    names = {str(item.callspec.params["name"]) for item in tested if item.callspec.params["found"] == request.param}
     folder = tmp_path_factory.mktemp("curves")
     return Curves(request.param, curves(sorted(names), request.param, Sets(folder / "data"), folder))
 
