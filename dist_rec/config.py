@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from dist_rec.common.choices import Compress, CorrectionKind, DenseUpdate
 from dist_rec.common.strict import Folder, Seed, Size, Strict, check, check_distinct
 from dist_rec.common.yaml_file import apply_override, read_yaml
 from dist_rec.models.config import ModelConfig
@@ -132,20 +133,20 @@ class EmbeddingConfig(Strict):
 
 
 class OptimConfig(Strict):
-    dense_update: Literal["sync", "delayed"] = Field(
+    dense_update: DenseUpdate = Field(
         default="delayed",
         description="sync: DDP, W_k = W_{k-1} + g_k. delayed: the all-reduce of g_k is waited for one step later.",
     )
     warmup_sync_steps: Size = Field(
         default=1000, ge=0, description="With delayed: this many first steps apply their own gradient at once."
     )
-    correction: Literal["none", "extrapolate", "error_feedback"] = Field(
+    correction: CorrectionKind = Field(
         default="none", description="Correction of delayed gradients, see dist_rec/optim/correction.py."
     )
     delayed_lr_factor: float = Field(
         default=1.0, gt=0.0, le=1.0, description="Factor of the learning rate of delayed updates."
     )
-    compress: Literal["none", "bf16"] = Field(
+    compress: Compress = Field(
         default="none", description="bf16: fp32 gradients travel in bf16; what rounding takes is added to the next one."
     )
     bucket_cap_mb: float = Field(default=25.0, gt=0.0, description="Largest bucket of the dense all-reduce, in MB.")

@@ -8,8 +8,8 @@ d + 1))).)"""
 import torch
 from torch import nn
 
-from dist_rec.optim.correction import CorrectionKind
-from dist_rec.optim.hybrid import DenseUpdate, HybridOptimizer
+from dist_rec.common.choices import CorrectionKind, DenseUpdate
+from dist_rec.optim.hybrid import HybridOptimizer
 
 STEPS = 2000
 MOMENTA = (0.0, 0.9, 0.95)

@@ -6,15 +6,18 @@ Notation: g_k is the gradient of step k, computed at the weights W_{k-1}; the up
 - `error_feedback` corrects the update instead of the gradient. Let u(g) be the change of the weights that the optimizer
   computes from g. Step k - 1 applied u(g_{k-2}) because u(g_{k-1}) was not known yet. Step k knows the difference and
   adds it: u(g_{k-1}) + (u(g_{k-1}) - u(g_{k-2})). This equals `extrapolate` for plain SGD, but not for optimizers with
-  state."""
+  state.
+
+To add one: its name in `CorrectionKind` (common/choices.py), its maths in `gradients` (before the update) or `finish`
+(after it), its history in `last`, which is saved and resumed; `changes_gradients` if the norm for clipping changes.
+"""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-CorrectionKind = Literal["none", "extrapolate", "error_feedback"]
+from dist_rec.common.choices import CorrectionKind
 
 
 class Correction:

@@ -7,7 +7,6 @@ by parameter name, so that nothing depends on DDP's buckets, which DDP changes a
 
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -16,12 +15,11 @@ from torch.profiler import record_function
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from dist_rec.common.choices import Compress
 from dist_rec.optim.buckets import Bucket, lay_out
 from dist_rec.optim.pending_reduce import PendingReduce
 from dist_rec.optim.placeholder import SECOND_GRADIENT, Placeholder, Resolve
 from dist_rec.optim.process_groups import host_group_of, own_group, start_all_reduce
-
-Compress = Literal["none", "bf16"]
 
 # Maps each parameter to the DelayedAllReduce that owns it; weak, because the owner holds the parameter.
 _owners = WeakTensorKeyDictionary()

@@ -9,7 +9,7 @@ weights and advance bias correction.
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakMethod, WeakValueDictionary
 
 import torch
@@ -19,9 +19,10 @@ from torch.profiler import record_function
 from torchrec.optim.keyed import KeyedOptimizer
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from dist_rec.optim.correction import Correction, CorrectionKind
+from dist_rec.common.choices import Compress, CorrectionKind, DenseUpdate, check_choice
+from dist_rec.optim.correction import Correction
 from dist_rec.optim.ddp import outermost_ddps, plain_buffers, silence, slices
-from dist_rec.optim.delayed import Compress, DelayedAllReduce
+from dist_rec.optim.delayed import DelayedAllReduce
 from dist_rec.optim.dense import DenseFactory, DenseOptimizers, ParamGroups
 from dist_rec.optim.dense_step import DenseStep
 from dist_rec.optim.health import Health, HealthMeter
@@ -32,8 +33,6 @@ from dist_rec.optim.process_groups import broadcast
 from dist_rec.optim.resumable import Resumable
 from dist_rec.optim.saved import Beside
 from dist_rec.optim.view import View
-
-DenseUpdate = Literal["sync", "delayed"]
 
 
 class HybridOptimizer(Resumable):
@@ -101,9 +100,9 @@ class HybridOptimizer(Resumable):
         bucket_cap_mb: float = 25.0,
         compress: Compress = "none",
     ) -> None:
-        _check_choice("dense_update", dense_update, ("sync", "delayed"))
-        _check_choice("correction", correction, ("none", "extrapolate", "error_feedback"))
-        _check_choice("compress", compress, ("none", "bf16"))
+        check_choice("dense_update", dense_update, DenseUpdate)
+        check_choice("correction", correction, CorrectionKind)
+        check_choice("compress", compress, Compress)
         if accumulation_steps < 1:
             raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
         # As in TorchRec's CombinedOptimizer, `params`, `state` and `param_groups` are views of the optimizers below.
@@ -187,7 +186,7 @@ class HybridOptimizer(Resumable):
 
     @dense_update.setter
     def dense_update(self, value: DenseUpdate) -> None:
-        _check_choice("dense_update", value, ("sync", "delayed"))
+        check_choice("dense_update", value, DenseUpdate)
         self._check_between_steps("dense_update")
         self.flush()
         if value == "delayed" and self._reduce is None:
@@ -390,8 +389,3 @@ class HybridOptimizer(Resumable):
             gradient.reduce.release()
         if view is not None:
             self._close_view()
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")

@@ -9,12 +9,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from dist_rec.common.choices import DenseUpdate
 from dist_rec.config import Config
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
 from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
 from dist_rec.models.build import build_model
-from dist_rec.optim.hybrid import DenseUpdate, HybridOptimizer
+from dist_rec.optim.hybrid import HybridOptimizer
 from tests.data.requests import make_schema, make_table
 from tests.models.batches import Row, model_config
 

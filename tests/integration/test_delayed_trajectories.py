@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dist_rec.optim.hybrid import DenseUpdate, HybridOptimizer
+from dist_rec.common.choices import DenseUpdate
+from dist_rec.optim.hybrid import HybridOptimizer
 from tests.helpers.ranks import run_ranks
 from tests.optim.trajectories import (
     BUCKET_MB,

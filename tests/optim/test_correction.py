@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from dist_rec.optim.correction import Correction, CorrectionKind
+from dist_rec.common.choices import CorrectionKind
+from dist_rec.optim.correction import Correction
 
 
 def _apply(correction: Correction, w: nn.Parameter, g: float, *, delayed: bool = True) -> float:

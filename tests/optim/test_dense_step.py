@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from dist_rec.optim.correction import Correction, CorrectionKind
+from dist_rec.common.choices import CorrectionKind
+from dist_rec.optim.correction import Correction
 from dist_rec.optim.dense import DenseOptimizers
 from dist_rec.optim.dense_step import DenseStep
 from dist_rec.optim.health import HealthMeter

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dist_rec.common.choices import CorrectionKind, DenseUpdate
 from dist_rec.optim import delayed
-from dist_rec.optim.correction import CorrectionKind
 from dist_rec.optim.dense import DenseFactory
-from dist_rec.optim.hybrid import DenseUpdate, HybridOptimizer
+from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.optim.process_groups import host_group_of, own_group
 
 STEPS = 20

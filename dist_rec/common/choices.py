@@ -1,0 +1,13 @@
+"""Choices that a recipe and the optimizer share, each written once. No torch."""
+
+from typing import Any, Literal, get_args
+
+DenseUpdate = Literal["sync", "delayed"]
+CorrectionKind = Literal["none", "extrapolate", "error_feedback"]
+Compress = Literal["none", "bf16"]
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raises ValueError if `value` is none of a Literal's."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be {' or '.join(get_args(choices))}, got {value!r}")
