@@ -1,6 +1,6 @@
 # Thin verbs over the scripts in launch/. `make run` and `make test` set everything up by themselves.
 .DELETE_ON_ERROR:
-.PHONY: help setup run test quick check docs clean
+.PHONY: help setup run test slow quick check docs clean
 
 PYTHON := .venv/bin/python
 # Two workers: the ranks that a test starts are single-threaded processes of their own. More cores take more: make test WORKERS=8
@@ -16,7 +16,8 @@ help:
 	@echo "make setup      create .venv with pinned, mutually fitting packages (CPU or CUDA, by what the machine has)"
 	@echo "make run        train LONGER on synthetic data with two ranks, or one per GPU"
 	@echo "make quick      tests of the whole package, the models, the kernels' references, and one curve: about a minute"
-	@echo "make test       all tests"
+	@echo "make test       all tests but the slow ones"
+	@echo "make slow       compile all variants of the kernels for sm_80, sm_90 and sm_100"
 	@echo "make check      ruff, format, pyright, the rules of the architecture"
 	@echo "make docs       the documents as a site in build/site; broken links and unknown names fail"
 
@@ -30,7 +31,10 @@ run: setup data/quickstart/schema.yaml
 	@launch/local.sh launch/recipes/quickstart.yaml
 
 test: setup
-	@$(PYTEST)
+	@$(PYTEST) -m "not slow"
+
+slow: setup
+	@$(PYTEST) -m slow
 
 quick: setup
 	@$(PYTEST) $(QUICK)

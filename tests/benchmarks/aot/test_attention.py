@@ -13,6 +13,7 @@ from dist_rec.kernels.cross_causal_attention.tile_table import Tile, tile_table
 _CLEAN = {"HGMMA": 8, "HMMA": 0, "UTCHMMA": 0, "LDL": 0, "STL": 0, "LDGSTS": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "bits", "hardest"),
     [(90, 16, False), (100, 16, False), (80, 16, True), (90, 32, True), (100, 32, True), (80, 32, True)],

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.aot.gather_pool import USES, WIDTHS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [80, 90])
 @pytest.mark.parametrize("bits", [16, 32])
 def test_kernels_compile_without_spills(architecture: int, bits: int, tmp_path: Path) -> None:
