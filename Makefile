@@ -5,7 +5,7 @@
 PYTHON := .venv/bin/python
 # Two workers: the ranks that a test starts are single-threaded processes of their own. More cores take more: make test WORKERS=8
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup -q
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile -q
 # What tells most in a minute: the whole package but its commands, models, what kernels are held against and refuse,
 # and one curve.
 QUICK := $(filter-out tests/test_cli.py,$(wildcard tests/test_*.py)) tests/common tests/models \
@@ -17,7 +17,7 @@ help:
 	@echo "make run        train LONGER on synthetic data with two ranks, or one per GPU"
 	@echo "make quick      tests of the whole package, the models, the kernels' references, and one curve: about a minute"
 	@echo "make test       all tests but the slow ones"
-	@echo "make slow       compile all variants of the kernels for sm_80, sm_90 and sm_100"
+	@echo "make slow       the slow tests: all variants of the kernels compiled for sm_80, sm_90 and sm_100, and more"
 	@echo "make check      ruff, format, pyright, the rules of the architecture"
 	@echo "make docs       the documents as a site in build/site; broken links and unknown names fail"
 

@@ -30,17 +30,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     marker = item.get_closest_marker("unfilled")
     if marker is not None and not (marker.args and isinstance(marker.args[0], str)):
         raise pytest.UsageError(f"{item.nodeid}: expected unfilled(reason), got no reason")
-    if _has_module_fixture(item):
-        item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
-
-
-def _has_module_fixture(item: pytest.Item) -> bool:
-    """Whether a fixture is made once for the tests of a module: then one worker takes them all, so that it is made
-    once."""
-    if not isinstance(item, pytest.Function):
-        return False
-    known = item._fixtureinfo.name2fixturedefs
-    return any(fixtures[-1].scope == "module" for fixtures in known.values() if fixtures)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -40,7 +40,7 @@ RULES = {
     "dist_rec.common": Rule(others=("numpy", "pydantic", "torch", "yaml")),
     "dist_rec.registry": Rule(project=("dist_rec.common.strict",), others=("pydantic",)),
     "dist_rec.config": Rule(
-        project=("dist_rec.common.strict", "dist_rec.common.yaml_file", "dist_rec.models.config", "dist_rec.registry"),
+        project=("dist_rec.common", "dist_rec.models.config", "dist_rec.registry"),
         others=("pydantic",),
     ),
     "dist_rec.kernels": Rule(others=("torch", "triton"), never=("torch.distributed",)),
@@ -66,7 +66,7 @@ RULES = {
         others=("pydantic", "pydantic_core", "torch"),
         never=("torch.distributed",),
     ),
-    "dist_rec.optim": Rule(project=("dist_rec.config",), others=("torch", "torchrec.optim")),
+    "dist_rec.optim": Rule(project=("dist_rec.common.choices", "dist_rec.config"), others=("torch", "torchrec.optim")),
     "dist_rec.training": Rule(
         project=(
             *("dist_rec.common", "dist_rec.config", "dist_rec.registry"),

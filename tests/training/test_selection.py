@@ -156,7 +156,7 @@ def _resume_members(data: Path, out: Path) -> dict[str, list[Outcome]]:
     return found
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=lambda ranks: f"{ranks}-ranks")
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 2], ids=lambda ranks: f"{ranks}-ranks")
 def world(request: pytest.FixtureRequest) -> int:
     return request.param
 

@@ -113,6 +113,6 @@ def test_a_single_run_needs_no_summary(
 
 def test_one_checkpoint_is_not_the_start_of_several_runs(data: Path, tmp_path: Path, alone: Ranks) -> None:
     config = make_config(data, tmp_path, run={"seeds": [1, 2]})
-    with pytest.raises(ConfigError, match=r"a checkpoint belongs to one run, but data\.folds and run\.seeds ask for 2"):
+    with pytest.raises(ConfigError, match=r"a checkpoint belongs to one run, but data\.folds and run\.seeds make 2"):
         run_study(config, alone, resume=tmp_path / "step-1")
     assert not (tmp_path / "tiny").exists()

@@ -196,7 +196,7 @@ for call in (expand, lambda *x, **y: expand_add(*x, [], **y), lambda *x, **y: po
     )
     assert ran.returncode == 0, ran.stderr
     *said, values = ran.stdout.splitlines()[:4]
-    assert said == [f"{name}: torch (inputs on cpu)" for name in ("expand", "expand_add", "pool")]
+    assert said == [f"{name}: torch (inputs on cpu)" for name in ("pool", "expand", "expand_add")]
     expanded = "[[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]"
     assert values == f"{expanded} {expanded} [[1.0, 0.0, 1.0]]"
     refused = "it is not installed" if missing else "needs CUDA tensors, got cpu"
