@@ -14,7 +14,13 @@ import triton
 import triton.language as tl
 
 from dist_rec.kernels.cross_causal_attention.row_statistics import weights
-from dist_rec.kernels.cross_causal_attention.tile_masks import block_ranges, hide, inverse, row_bounds, tile_ranges
+from dist_rec.kernels.cross_causal_attention.tile_masks import (
+    are_visible,
+    block_ranges,
+    inverse,
+    row_bounds,
+    tile_ranges,
+)
 
 
 @triton.jit(do_not_specialize=["group_size"])
@@ -154,7 +160,8 @@ def backward_one_pass(
         load = there[:, None] & keys_in_head
         k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=load, other=0.0)
         v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=load, other=0.0)
-        s = hide(tl.dot(q, tl.trans(k), input_precision=PRECISION), j, there, limit, start, stop, NUM_CANDIDATES)
+        visible = are_visible(j, there, limit, start, stop, NUM_CANDIDATES)
+        s = tl.where(visible, tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
         p = weights(s, peak, scale2, ANEW) * norm[:, None]
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
         dq = _emit(p, ds, q, do, k, dq, DK, DV, n, on, d, kv_heads, stored, scale, HEAD, PRECISION)

@@ -12,7 +12,13 @@ import triton
 import triton.language as tl
 
 from dist_rec.kernels.cross_causal_attention.row_statistics import weights
-from dist_rec.kernels.cross_causal_attention.tile_masks import block_ranges, hide, inverse, row_bounds, tile_ranges
+from dist_rec.kernels.cross_causal_attention.tile_masks import (
+    are_visible,
+    block_ranges,
+    inverse,
+    row_bounds,
+    tile_ranges,
+)
 
 
 @triton.jit(do_not_specialize=["group_size"])
@@ -140,7 +146,8 @@ def backward_queries(
         load = there[:, None] & in_head[None, :]
         k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=load, other=0.0)
         v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=load, other=0.0)
-        s = hide(tl.dot(q, tl.trans(k), input_precision=PRECISION), j, there, limit, start, stop, NUM_CANDIDATES)
+        visible = are_visible(j, there, limit, start, stop, NUM_CANDIDATES)
+        s = tl.where(visible, tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
         p = weights(s, peak, scale2, ANEW) * norm[:, None]
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
@@ -272,7 +279,8 @@ def backward_keys(
         do = tl.load(DO + place[:, None] * HEAD + d[None, :], mask=rows_in_head, other=0.0)
         peak, total = tl.load(PEAK + place, mask=is_row, other=0.0), tl.load(TOTAL + place, mask=is_row, other=0.0)
         delta = tl.load(DELTA + place, mask=is_row, other=0.0)
-        s = hide(tl.dot(q, tl.trans(k), input_precision=PRECISION), j, there, limit, start, stop, NUM_CANDIDATES)
+        visible = are_visible(j, there, limit, start, stop, NUM_CANDIDATES)
+        s = tl.where(visible, tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
         dk, dv = _gather_rows(s, q, do, v, peak, total, delta, dk, dv, scale2, ANEW, PRECISION)
     for tile in tl.range(full_tile, end_tile, num_stages=STAGES):
         row = tile * BM + tl.arange(0, BM)

@@ -15,7 +15,13 @@ Legend: BM tile rows, BN keys of a block, HEAD head size, D head size padded to 
 import triton
 import triton.language as tl
 
-from dist_rec.kernels.cross_causal_attention.tile_masks import block_ranges, hide, inverse, row_bounds, tile_ranges
+from dist_rec.kernels.cross_causal_attention.tile_masks import (
+    are_visible,
+    block_ranges,
+    inverse,
+    row_bounds,
+    tile_ranges,
+)
 
 # Finite, so that a row before its first visible key subtracts equals and gets exp2(0) * 0, not NaN.
 NO_SCORE = tl.constexpr(-1.0e30)
@@ -144,7 +150,8 @@ def forward(
         load = there[:, None] & in_head[None, :]
         k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=load, other=0.0)
         v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=load, other=0.0)
-        s = hide(tl.dot(q, tl.trans(k), input_precision=PRECISION), j, there, limit, start, stop, NUM_CANDIDATES)
+        visible = are_visible(j, there, limit, start, stop, NUM_CANDIDATES)
+        s = tl.where(visible, tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
         acc, total, peak = _absorb(s, v, acc, total, peak, scale2, PRECISION)
 
     out = acc

@@ -17,7 +17,13 @@ import triton
 import triton.language as tl
 
 from dist_rec.kernels.cross_causal_attention.forward import NO_SCORE
-from dist_rec.kernels.cross_causal_attention.tile_masks import block_ranges, hide, inverse, row_bounds, tile_ranges
+from dist_rec.kernels.cross_causal_attention.tile_masks import (
+    are_visible,
+    block_ranges,
+    inverse,
+    row_bounds,
+    tile_ranges,
+)
 
 
 @triton.jit(do_not_specialize=["group_size", "max_q_len"])
@@ -131,7 +137,8 @@ def row_statistics(
         load = there[:, None] & in_head[None, :]
         k = tl.load(K + n * k_stride + on[:, None] * k_stride + d[None, :], mask=load, other=0.0)
         v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=load, other=0.0)
-        s = hide(tl.dot(q, tl.trans(k), input_precision=PRECISION), j, there, limit, start, stop, NUM_CANDIDATES)
+        visible = are_visible(j, there, limit, start, stop, NUM_CANDIDATES)
+        s = tl.where(visible, tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
         dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
         peak, total, center, spread = _absorb(s, dp, peak, total, center, spread, scale2)
 

@@ -84,12 +84,13 @@ def block_ranges(lowest, highest, own_first, own_end, first_key, end_key, BN: tl
 
 
 @triton.jit
-def hide(s, j, there, limit, start, stop, NUM_CANDIDATES):
-    """Scores s (BM, BN) of a tile of rows and keys j, -inf where a row's bounds hide the key or it is not `there`."""
+def are_visible(j, there, limit, start, stop, NUM_CANDIDATES):
+    """(BM, BN): whether a row's bounds show it the key j, and the key is `there`. Called before the product of scores:
+    after it, the bounds are kept in registers beside the product, and fp32 on sm_100 spills."""
     visible = j[None, :] < limit[:, None]
     if NUM_CANDIDATES is not None:
         visible = visible | ((j[None, :] >= start[:, None]) & (j[None, :] <= stop[:, None]))
-    return tl.where(visible & there[None, :], s, float("-inf"))
+    return visible & there[None, :]
 
 
 @triton.jit
