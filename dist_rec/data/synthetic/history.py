@@ -104,7 +104,7 @@ class _Catalog:
 
 @dataclass(frozen=True)
 class _Timelines:
-    """Events of all users, packed user after user, oldest first."""
+    """Events of all users, jagged: user after user, oldest first."""
 
     offsets: Ints  # (users + 1,)
     item: Ints
