@@ -148,7 +148,7 @@ class _World:
 
 @dataclass(frozen=True)
 class _Clicks:
-    """Clicks of all users, packed user after user, oldest first."""
+    """Clicks of all users, jagged: user after user, oldest first."""
 
     offsets: Ints  # (users + 1,)
     item: Ints
