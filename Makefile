@@ -6,9 +6,9 @@ PYTHON := .venv/bin/python
 # Two workers: the ranks that a test starts are single-threaded processes of their own. More cores take more: make test WORKERS=8
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile -q
-# What tells most in a minute: the whole package but its commands, models, what kernels are held against and refuse,
-# and one curve.
-QUICK := $(filter-out tests/test_cli.py,$(wildcard tests/test_*.py)) tests/common tests/models \
+# What tells most in a minute: the whole package but its commands and what `make check` has, models, what kernels are
+# held against and refuse, and one curve.
+QUICK := $(filter-out tests/test_cli.py tests/test_architecture.py,$(wildcard tests/test_*.py)) tests/common tests/models \
 	$(wildcard tests/kernels/*/test_reference.py tests/kernels/*/test_checks.py) \
 	"tests/golden/test_curves.py::test_the_curve_of_a_recipe_is_the_one_that_is_kept[1-ranks-quickstart]"
 
