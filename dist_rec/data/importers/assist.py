@@ -122,9 +122,9 @@ def _table(kind: _Format, users: list[_User], known: list[Ints]) -> pa.Table:
         ids = np.searchsorted(known[index], np.concatenate([user.fields[index] for user in users]))
         columns |= {f"history.{name}": list_column(lengths, ids), f"candidate.{name}": list_column(lengths, ids)}
     correct = list_column(lengths, np.concatenate([user.correct for user in users]))
-    seen = list_column(lengths, np.concatenate([np.arange(length) for length in lengths]))
+    visible = list_column(lengths, np.concatenate([np.arange(length) for length in lengths]))
     return pa.table(
-        columns | {"history.correct": correct, "candidate.correct": correct, "candidate.visible_events": seen}
+        columns | {"history.correct": correct, "candidate.correct": correct, "candidate.visible_events": visible}
     )
 
 

@@ -37,7 +37,7 @@ UNKNOWN_TIME = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class _Log:
-    """Events packed user after user, oldest first, and properties of users and items; all ids are dense."""
+    """Events, jagged: user after user, oldest first, and properties of users and items; all ids are dense."""
 
     name: str
     user: Ints  # (N,)
