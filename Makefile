@@ -17,7 +17,7 @@ help:
 	@echo "make run        train LONGER on synthetic data with two ranks, or one per GPU"
 	@echo "make quick      tests of the whole package, the models, the kernels' references, and one curve: about a minute"
 	@echo "make test       all tests but the slow ones"
-	@echo "make slow       the slow tests: all variants of the kernels compiled for sm_80, sm_90 and sm_100, and more"
+	@echo "make slow       the slow tests: all variants of the kernels compiled for sm_80, sm_90 and sm_100, properties on new examples"
 	@echo "make check      ruff, format, pyright, the rules of the architecture"
 	@echo "make docs       the documents as a site in build/site; broken links and unknown names fail"
 
@@ -35,6 +35,7 @@ test: setup
 
 slow: setup
 	@$(PYTEST) -m slow
+	@$(PYTEST) -m hypothesis --hypothesis-profile=default
 
 quick: setup
 	@$(PYTEST) $(QUICK)

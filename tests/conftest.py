@@ -6,6 +6,9 @@ top.
 
 Memory that nobody has written reads as NaN (tests/helpers/poison.py), in fixtures and ranks too.
 
+Properties are tried on the same examples every time, so that a commit passes or fails for everybody;
+`--hypothesis-profile=default` looks for new ones.
+
 Markers: `gpu` needs a CUDA device; such tests skip themselves without one. `unfilled(reason)` leaves memory as it is.
 """
 
@@ -14,6 +17,7 @@ import os
 import random
 from collections.abc import Iterator
 
+import hypothesis
 import numpy
 import pytest
 import torch
@@ -22,6 +26,8 @@ from tests.helpers.poison import filled_memory
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+hypothesis.settings.load_profile("ci")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
