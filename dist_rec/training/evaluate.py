@@ -38,7 +38,7 @@ def evaluate(
         _, (_, logits) = model(batch)
         oracle = batch.oracle if batch.oracle is not None else batch.labels
         rows.append(torch.cat([logits, batch.labels, oracle], dim=1).cpu())
-        groups.append(batch.grouping_key.repeat_interleave(batch.candidates.lengths).cpu())
+        groups.append(batch.grouping_key[batch.candidates.lengths.request].cpu())
         has_oracle = batch.oracle is not None
     model.train()
     every = gather_rows(torch.cat(rows), ranks.host_group)
