@@ -67,7 +67,9 @@ def unlock_cached_rows(model: nn.Module) -> None:
     locks in the cache, and rows that stay locked are never replaced."""
     for module in model.modules():
         if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen) and module.lock_cache_line:
-            module.lxu_cache_locking_counter.zero_()
+            counter = module.lxu_cache_locking_counter
+            assert isinstance(counter, torch.Tensor), "a buffer"
+            counter.zero_()
 
 
 class CacheMeter:

@@ -3,10 +3,10 @@
 Legend: C candidates, N events of one sequence, d width of an event token.
 """
 
-import torch
 from torch import Tensor, nn
 
 from dist_rec.data.lengths import Lengths
+from dist_rec.kernels.prefix_sum import prefix_sum
 from dist_rec.models.baselines.config import DinConfig, SumPoolingConfig
 from dist_rec.models.layers.cost import linear_flops
 from dist_rec.models.layers.jagged import CandidateView, visible_mean
@@ -41,9 +41,7 @@ class Din(SequenceSummary):
         x = tokens[pair_event]
         hidden = self.event_part(tokens)[pair_event] + self.candidate_part(candidate)[pair_candidate]
         weight = self.weigh(hidden + self.product_part(x * candidate[pair_candidate]))
-        weighted = weight * x
-        weighted = weighted.to(torch.promote_types(weighted.dtype, torch.float32))  # thousands of terms: never in bf16
-        return weighted.new_zeros(candidate.shape).index_add(0, pair_candidate, weighted)
+        return prefix_sum(weight * x, pairs.offsets)
 
     def flops(self, length: int, candidates: int) -> dict[str, int]:
         once = length * linear_flops(self.event_part)

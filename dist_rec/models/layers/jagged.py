@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dist_rec.data.lengths import Lengths
+from dist_rec.kernels.prefix_sum import prefix_sum
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,9 @@ def visible_mean(values: Tensor, lengths: Lengths, view: CandidateView) -> Tenso
 
     Sums and result are fp32 where the rows are fp16 or bf16: a bf16 sum of ones stops growing at 256.
     """
-    values = values.to(torch.promote_types(values.dtype, torch.float32))
     if view.prefix_len is None:
-        sums = values.new_zeros(len(lengths), values.shape[1]).index_add(0, lengths.request, values)
+        sums = prefix_sum(values, lengths.offsets)
         return (sums / lengths.tensor.clamp(min=1).unsqueeze(1))[view.request]
-    # Prefix sums per request, padded, so that neither other requests nor later events can change a sum's rounding.
-    padded = values.new_zeros(len(lengths), lengths.longest + 1, values.shape[1])
-    place = lengths.request * (lengths.longest + 1) + lengths.position + 1
-    sums = padded.flatten(0, 1).index_copy(0, place, values).view_as(padded).cumsum(1)
     visible = view.prefix_len.tensor
-    return sums[view.request, visible.long()] / visible.clamp(min=1).unsqueeze(1)
+    sums = prefix_sum(values, lengths.offsets, view.counts.offsets, visible)
+    return sums / visible.clamp(min=1).unsqueeze(1)
