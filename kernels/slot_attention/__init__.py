@@ -32,8 +32,8 @@ def slot_attention(qkv: Tensor, real: Tensor, *, backend: Backend = "auto") -> T
     Args:
         qkv: (M, K, 3, H, D) float.
         real: (M, K) bool, the slots that are attended to.
-        backend: `triton` (fp32, fp16, bf16; K up to 16, D up to 128), `torch` is torch's own attention, `reference` is
-            plain maths; `auto` takes `triton` on CUDA where it can, else `torch`.
+        backend: `triton` (fp32, fp16, bf16; K up to 16, D up to 128), `torch` is torch's own attention on a CPU,
+            `reference` is plain maths; `auto` takes `triton` on CUDA where it can, else `torch`.
 
     Returns:
         (M, K, H, D) like qkv. Bytes moved: qkv once and the result; backward the same again, and the gradients.

@@ -1,11 +1,16 @@
-"""Torch's own attention with one sequence per group, which is quick on a CPU."""
+"""Torch's own attention with one sequence per group, which is quick on a CPU. On a GPU plain maths: what torch chooses
+there plans anew for every number of sequences, and some versions of it fail above 65,535."""
 
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from dist_rec.kernels.slot_attention.reference import reference_slot_attention
+
 
 def torch_slot_attention(qkv: Tensor, real: Tensor) -> Tensor:
     """(M, K, 3, H, D) and (M, K) bool -> (M, K, H, D)"""
+    if qkv.device.type != "cpu":
+        return reference_slot_attention(qkv, real)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     empty = ~real.any(1, keepdim=True)
     if not empty.any():
