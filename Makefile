@@ -5,7 +5,7 @@
 PYTHON := .venv/bin/python
 # Two workers: the ranks that a test starts are single-threaded processes of their own. More cores take more: make test WORKERS=8
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile -q
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -q
 # What tells most in a minute: the whole package but its commands and what `make check` has, models, what kernels are
 # held against and refuse, and one curve.
 QUICK := $(filter-out tests/test_cli.py tests/test_architecture.py,$(wildcard tests/test_*.py)) tests/common tests/models \

@@ -167,8 +167,9 @@ def import_data(
 ) -> None:
     """Turn a data set into a dataset folder.
 
-    movielens: MovieLens 100k or 1M, recognised by its files: rating of 4 or more, one request per rating. assist:
-    ASSISTments 2009 or Statics 2011: every answer from the earlier ones, five folds."""
+    movielens: MovieLens 100k or 1M, recognised by its files: rating of 4 or more, one request per rating.
+
+    assist: ASSISTments 2009 or Statics 2011: every answer from the earlier ones, five folds."""
     from dist_rec.common.log import setup_logging
     from dist_rec.common.yaml_file import apply_override
     from dist_rec.registry import IMPORTERS, Part

@@ -15,7 +15,9 @@ Markers: `gpu` needs a CUDA device; such tests skip themselves without one. `unf
 import logging
 import os
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import hypothesis
 import numpy
@@ -30,12 +32,45 @@ if not torch.cuda.is_available():
 hypothesis.settings.load_profile("ci")
 
 
+TESTS = Path(__file__).parent
+LONG = ("training", "integration", "golden")  # folders whose tests start jobs of several ranks
+CollectHook = Generator[None, pytest.CollectReport, pytest.CollectReport]
+# What a host may lack that has a GPU and torch; the kernels need none of it.
+OPTIONAL = ("torchrec", "fbgemm_gpu")
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        item.add_marker(pytest.mark.skip(reason="needs a CUDA device, torch sees none"))
+    if item.get_closest_marker("gpu") and (lacking := lacking_for_a_gpu()):
+        item.add_marker(pytest.mark.skip(reason=lacking))
     marker = item.get_closest_marker("unfilled")
     if marker is not None and not (marker.args and isinstance(marker.args[0], str)):
         raise pytest.UsageError(f"{item.nodeid}: expected unfilled(reason), got no reason")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with few and long tests first: one of them last would keep one worker busy and the others idle."""
+    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in LONG)
+
+
+def lacking_for_a_gpu() -> str:
+    """What keeps tests on a GPU from running here, as a sentence; empty if nothing does."""
+    if not torch.cuda.is_available():
+        return "needs a CUDA device, torch sees none"
+    compilers = [os.environ.get("CC", ""), "gcc", "clang"]  # as Triton looks for them
+    if not any(shutil.which(name) for name in compilers if name):
+        return "needs a C compiler (gcc, clang, or CC): Triton builds the launcher of a kernel with it, found none"
+    return ""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> CollectHook:
+    """A file that needs a package which this host lacks is skipped, and the others run."""
+    report = yield
+    missing = [name for name in OPTIONAL if f"No module named '{name}" in report.longreprtext]
+    if report.outcome == "failed" and missing:
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 1, f"Skipped: needs {missing[0]}, which is not installed")
+    return report
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Multistreamable
 
+from dist_rec.data.lengths import Lengths
 from dist_rec.kernels.unique_ids import BitPackedIndex
 
 
@@ -20,13 +21,13 @@ from dist_rec.kernels.unique_ids import BitPackedIndex
 class JaggedEvents:
     """Events of B requests, request after request: one sequence of every request, or the candidates of every request.
 
-    - `lengths` (B,) int32, sums to N
+    - `lengths` of the requests, N in all
     - `inverse` (N,) the row of each event among the unique tokens of its feature set, int32 or (on a GPU) bit-packed
     - `side` name -> (N,) uint8 or int16
     - `age` (N,) int32, seconds from the event to its request, or None
     """
 
-    lengths: Tensor
+    lengths: Lengths
     inverse: Tensor | BitPackedIndex
     side: dict[str, Tensor]
     age: Tensor | None = None
@@ -41,11 +42,10 @@ class SequenceBatch(Multistreamable):
     - `sequences` by name, `candidates` with `lengths` = candidates per request
     - `labels` (C, T) float32, 0 or 1; NaN where a task is given another task whose label is 0
     - `oracle` (C, T) float32 or None, also where the label is NaN
-    - `visible_events` (C,) int32 or None: number of the oldest events that the candidate sees
+    - `visible_events` of the C candidates, or None: how many of the oldest events each sees
     - `grouping_key` (B,) int64, of grouped metrics
     - `candidates_per_rank` () float32: mean candidates per rank in this step. The loss is divided by it: the mean of
       the ranks' gradients is then the gradient of the mean over all candidates, also if they are spread unevenly
-    - `max_candidates`: most candidates of one request, on the host
     """
 
     unique: KeyedJaggedTensor
@@ -54,10 +54,9 @@ class SequenceBatch(Multistreamable):
     candidates: JaggedEvents
     labels: Tensor
     oracle: Tensor | None
-    visible_events: Tensor | None
+    visible_events: Lengths | None
     grouping_key: Tensor
     candidates_per_rank: Tensor
-    max_candidates: int
 
     @property
     def num_candidates(self) -> int:

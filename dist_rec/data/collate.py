@@ -59,7 +59,6 @@ def collate(table: pa.Table, schema: Schema, max_length: int | None = None, *, d
         bits=tokens.bits,
         counts=tokens.counts,
         side={of.name: tuple(of.side) for of in schema.sequences} | {CANDIDATE: tuple(schema.candidate.side)},
-        max_candidates=max(beside[f"lengths.{CANDIDATE}"].tolist(), default=0),
         plain_bytes=sum(of.plain_bytes for of in events.values())
         + 12 * len(context) * table.num_rows
         + sum(tensor.nbytes for tensor in outcome.values()),

@@ -1,11 +1,14 @@
 """The batch of a reader worker: one buffer in host memory, which one copy moves to the device."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from dist_rec.data.batch import JaggedEvents, SequenceBatch
 from dist_rec.data.columns import CANDIDATE, CONTEXT
+from dist_rec.data.lengths import Lengths
 from dist_rec.data.unique_tokens import UniqueTokens
 
 
@@ -21,7 +24,6 @@ class HostBatch(UniqueTokens):
     """
 
     side: dict[str, tuple[str, ...]]
-    max_candidates: int
     plain_bytes: int
 
     @property
@@ -48,7 +50,7 @@ class HostBatch(UniqueTokens):
         tensors = there.tensors
         events = {
             owner: JaggedEvents(
-                lengths=tensors[f"lengths.{owner}"],
+                lengths=self._lengths(f"lengths.{owner}", tensors),
                 inverse=there.inverse(owner),
                 side={name: tensors[f"side.{owner}.{name}"] for name in names},
                 age=tensors.get(f"age.{owner}"),
@@ -62,8 +64,11 @@ class HostBatch(UniqueTokens):
             sequences=events,
             labels=tensors["labels"],
             oracle=tensors.get("oracle"),
-            visible_events=tensors.get("visible_events"),
+            visible_events=self._lengths("visible_events", tensors) if "visible_events" in tensors else None,
             grouping_key=tensors["grouping_key"],
             candidates_per_rank=tensors["candidates_per_rank"],
-            max_candidates=self.max_candidates,
         )
+
+    def _lengths(self, name: str, there: Mapping[str, Tensor]) -> Lengths:
+        """A copy on the host: the buffer goes back to its allocator before the batch is done."""
+        return Lengths(there[name], self.tensors[name].numpy().copy())

@@ -24,7 +24,12 @@ _COMPILE = (
 _PROBES = (
     ("operators", "import torchrec, fbgemm_gpu", _REINSTALL),
     ("embedding", "embedding forward and backward", _REINSTALL),
-    ("triton", "triton kernel", "repair triton's version above; compiling for a GPU also needs a C compiler (gcc)"),
+    (
+        "triton",
+        "triton kernel",
+        "repair triton's version above. For a GPU, Triton builds a launcher: have a C compiler in reach (apt install "
+        "gcc, or CC=...), Python's headers (apt install python3-dev) and libcuda.so.1 (docker run --gpus all)",
+    ),
 )
 
 
@@ -59,16 +64,20 @@ def examine() -> list[Finding]:
         return findings  # every other probe would repeat the same error
     findings += [_finding(title, _run_probes([[name]]), fix) for name, title, fix in _PROBES]
     findings.append(_finding("host dedup", _run_probes([["dedup"]]), _COMPILE, otherwise="warn"))
-    return [*findings, _check_ranks(cuda_devices)]
+    findings.append(_check_ranks("gloo", 2))
+    if cuda_devices:
+        findings.append(_check_ranks("nccl", min(cuda_devices, 2)))
+    return findings
 
 
-def _check_ranks(cuda_devices: int) -> Finding:
-    backend = "nccl" if cuda_devices >= 2 else "gloo"
+def _check_ranks(backend: str, count: int) -> Finding:
+    """Runs with GPUs use both: NCCL between devices, gloo between hosts."""
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = _run_probes([["rank", backend, str(rank), "2", f"{folder}/store"] for rank in range(2)])
+        outcomes = _run_probes([["rank", backend, str(rank), str(count), f"{folder}/store"] for rank in range(count)])
     variable = f"{backend.upper()}_SOCKET_IFNAME"
     advice = "look at its firewall, or name a working interface"
-    return _finding("two ranks", outcomes, f"ranks on this host must reach each other: {advice}: export {variable}=lo")
+    title = f"{count} rank{'s' * (count > 1)}, {backend}"
+    return _finding(title, outcomes, f"ranks on this host must reach each other: {advice}: export {variable}=lo")
 
 
 class _Outcome:

@@ -42,9 +42,14 @@ def caches(config: EmbeddingConfig, device: torch.device) -> bool:
 
 
 def kernels_here(name: str, table: TableConfig, device: torch.device) -> list[str] | None:
-    """The compute kernels that the planner may choose from on this device; None for all."""
+    """The compute kernels that the planner may choose from on this device; None for all.
+
+    On a GPU only those of device memory, unless the recipe names others: a table that the planner puts into host memory
+    by itself would be looked up over the bus, without a cache of its size and without fetching ahead."""
     kernels: list[str] = list(table.kernel or [])
-    if device.type != "cpu" or not any("uvm" in kernel for kernel in kernels):
+    if device.type != "cpu":
+        return kernels or ["fused"]
+    if not any("uvm" in kernel for kernel in kernels):
         return kernels or None
     _log.info("embedding.tables.%s: %s needs a GPU; a plain table here", name, ", ".join(kernels))
     return [kernel for kernel in kernels if "uvm" not in kernel] or None
@@ -55,6 +60,16 @@ def cache_params(table: TableConfig, device: torch.device) -> CacheParams | None
     if device.type == "cpu" or CACHING not in (table.kernel or []):
         return None
     return CacheParams(load_factor=table.cache_fraction or DEFAULT_FRACTION, prefetch_pipeline=True)
+
+
+def unlock_cached_rows(model: nn.Module) -> None:
+    """Call after lookups without a backward, such as an evaluation's: the backward is what frees the rows that a lookup
+    locks in the cache, and rows that stay locked are never replaced."""
+    for module in model.modules():
+        if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen) and module.lock_cache_line:
+            counter = module.lxu_cache_locking_counter
+            assert isinstance(counter, torch.Tensor), "a buffer"
+            counter.zero_()
 
 
 class CacheMeter:

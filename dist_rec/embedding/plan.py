@@ -36,7 +36,14 @@ def make_plan(
     names = [table.name for collection in collections for table in collection.embedding_configs()]
     constraints = {name: _constraints(name, config.tables.get(name, TableConfig()), device) for name in names}
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # set by torchrun
-    topology = Topology(world_size=world_size, compute_device=device.type, local_world_size=local_world_size)
+    topology = Topology(
+        world_size=world_size,
+        compute_device=device.type,
+        local_world_size=local_world_size,
+        # Without them TorchRec counts on 32 GB of any GPU, and on 128 GB of host memory for every rank.
+        hbm_cap=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
+        ddr_cap=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // local_world_size,
+    )
     planner = EmbeddingShardingPlanner(topology=topology, batch_size=batch_size, constraints=constraints)
     sharders = default_sharders(config, device)
     try:
@@ -44,7 +51,11 @@ def make_plan(
             return planner.collective_plan(model, sharders, dist.group.WORLD)
         return planner.plan(model, sharders)
     except (PlannerError, RuntimeError) as error:
-        raise ConfigError(f"embedding: no sharding plan fits {world_size} rank(s) of {device.type}: {error}") from error
+        hint = "; embedding.tables.<table>.kernel=[fused_uvm_caching] keeps a table in host memory, with a cache here"
+        hint = hint if device.type == "cuda" else ""
+        raise ConfigError(
+            f"embedding: no sharding plan fits {world_size} rank(s) of {device.type}{hint}: {error}"
+        ) from error
 
 
 def default_sharders(config: EmbeddingConfig, device: torch.device) -> list[ModuleSharder[nn.Module]]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from dist_rec.common.strict import Strict
+from dist_rec.data.lengths import Lengths
 from dist_rec.models.config import ModelConfig
 from dist_rec.models.features import FeatureColumns
 from dist_rec.models.layers.jagged import CandidateView, SequenceInputs
@@ -58,8 +59,8 @@ class SequenceModel(Model):
 class SequenceSummary(Model):
     """A model of one sequence, of which every sequence gets one. Made by `Name(options, inputs)`."""
 
-    def forward(self, tokens: Tensor, lengths: Tensor, view: CandidateView) -> Tensor:
-        """Event tokens (N, d), oldest first, request after request; lengths (B,) int32 -> (C, width)."""
+    def forward(self, tokens: Tensor, lengths: Lengths, view: CandidateView) -> Tensor:
+        """Event tokens (N, d), oldest first, request after request, and how many each has -> (C, width)."""
         raise NotImplementedError
 
     def flops(self, length: int, candidates: int) -> dict[str, int]:

@@ -73,7 +73,7 @@ class Ranker(nn.Module):
         parts = [expand(rows[self.candidate_set], batch.candidates.inverse)]
         parts += [embedding(batch.candidates.side[name].int()) for name, embedding in self.candidate_dynamic.items()]
         context = expand(rows["context"], batch.context) if batch.context is not None else None
-        return CandidateView.of(batch, torch.cat(parts, dim=1), context)
+        return CandidateView(torch.cat(parts, dim=1), context, batch.candidates.lengths, batch.visible_events)
 
     def event_tokens(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
         """(N, d) tokens of one sequence."""

@@ -35,13 +35,15 @@ class DelayedAllReduce:
     Args:
         parameters: name -> parameter, the same names in the same order on every rank.
         group: process group of the all-reduce; by default a new group of all ranks, so that no other collective delays
-        it. backwards_per_step: number of accumulated backwards; gradients are divided by it and by the number of ranks.
+            it.
+        backwards_per_step: number of accumulated backwards; gradients are divided by it and by the number of ranks.
         bucket_cap_mb: largest bucket in MB of gradients.
         compress: `bf16` reduces fp32 gradients in bf16. The rounding error is kept in fp32, the residual, and added to
             the parameter's next gradient (error feedback).
         under_ddp: DDP wraps the parameters. DDP needs `p.grad` until the end of the backward, and fills in missing
-        gradients. resolve: method that a placeholder calls when it is used: name -> the tensor meant by `p.grad`. By
-        default any use raises RuntimeError.
+            gradients.
+        resolve: method that a placeholder calls when it is used: name -> the tensor meant by `p.grad`. By default any
+            use raises RuntimeError.
 
     Memory: buffers as large as the gradients, twice with a step of delay and once without. `p.grad` is freed when its
     bucket starts, so a step of delay needs one more copy of the gradients than training without delay; under DDP, which

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dist_rec.optim.step_if import step_if
+
 ParamGroups = Sequence[tuple[str, Mapping[str, Any]]]
 DenseFactory = Callable[[list[Any]], torch.optim.Optimizer | Sequence[torch.optim.Optimizer]]
 
@@ -19,8 +21,8 @@ class DenseOptimizers:
         parameters: name -> parameter.
         make: called with the list of parameters, or with torch's list of group dicts if `param_groups` are given.
             Called again for a state dict while some state does not exist yet, with zeros of the same shapes.
-            param_groups: (pattern, options): a parameter gets the options of the first pattern that `re.search` finds
-            in its name; a parameter that matches none gets the optimizer's defaults.
+        param_groups: (pattern, options): a parameter gets the options of the first pattern that `re.search` finds in
+            its name; a parameter that matches none gets the optimizer's defaults.
 
     Raises:
         ValueError: if a pattern matches no parameter, or a parameter is in no optimizer or in two.
@@ -64,9 +66,13 @@ class DenseOptimizers:
         self._added[optimizer].append((list(parameters), dict(options)))
         return sum(len(o.param_groups) for o in self.optimizers[: optimizer + 1]) - 1
 
-    def step(self) -> None:
+    def step(self, wanted: Tensor | None = None) -> None:
+        """`wanted`: () bool on the device of the parameters that says whether there is a step; None for yes."""
         for optimizer in self.optimizers:
-            optimizer.step()
+            if wanted is None:
+                optimizer.step()
+            else:
+                step_if(optimizer, wanted)
 
     def state_dict(self) -> dict[str, dict[str, dict[str, Tensor]]]:
         """The same keys at any time, which DCP requires for loading.

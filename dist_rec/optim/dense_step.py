@@ -40,16 +40,25 @@ class DenseStep:
         """Call after a group was added to `dense`, with its index among all groups."""
         self._base_lrs.insert(index, self._dense.groups[index]["lr"])
 
-    def apply(self, gradients: dict[str, Tensor], norm: Tensor | None, *, applied: int, delayed: bool) -> None:
-        """Update number `applied`. The gradients end up in `p.grad`, corrected and clipped.
+    def apply(
+        self,
+        gradients: dict[str, Tensor],
+        norm: Tensor | None,
+        *,
+        updates: int,
+        delayed: bool,
+        wanted: Tensor | None = None,
+    ) -> None:
+        """Update number `updates`. The gradients end up in `p.grad`, corrected and clipped.
 
         Args:
             gradients: mean gradient by parameter name; changed in place.
             norm: () norm of all gradients; None if `clip_norm` is.
             delayed: whether the gradients are of the step before.
+            wanted: () bool on the device; where it is false, the weights and the optimizers' state stay. None for true.
         """
         parameters = self._dense.parameters
-        self.health.before(applied, gradients)
+        self.health.before(updates, gradients)
         gradients = self.correction.gradients(gradients, delayed=delayed)
         for name, parameter in parameters.items():
             parameter.grad = gradients.get(name)
@@ -57,18 +66,18 @@ class DenseStep:
             if delayed and self.correction.changes_gradients:
                 norm = total_norm(parameters, gradients)  # of the corrected gradients
             nn.utils.clip_grads_with_norm_(list(parameters.values()), self.clip_norm, norm)
-        self._step(applied, delayed=delayed)
+        self._step(updates, wanted, delayed=delayed)
         self.correction.finish(delayed=delayed)
-        self.health.after(applied)
+        self.health.after(updates)
 
-    def _step(self, applied: int, *, delayed: bool) -> None:
+    def _step(self, updates: int, wanted: Tensor | None, *, delayed: bool) -> None:
         """Steps the optimizers at the present learning rates, and restores rates that a scheduler may have set."""
         groups, slower = self._dense.groups, self._delayed_lr_factor if delayed else 1.0
         rates = [group["lr"] for group in groups]
         if self.lr_factor is not None:
-            rates = [base * self.lr_factor(applied) for base in self._base_lrs]
+            rates = [base * self.lr_factor(updates) for base in self._base_lrs]
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * slower
-        self._dense.step()
+        self._dense.step(wanted)
         for group, rate in zip(groups, rates, strict=True) if self.lr_factor is None else ():
             group["lr"] = rate

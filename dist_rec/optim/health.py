@@ -17,7 +17,8 @@ class Health:
     gradient_cosine: cosine of this update's mean gradient and the previous one, all parameters as one vector. Near one,
         delay costs nothing; near zero, the noise is larger than the effect of delay; below zero, the steps overshoot
         and delay hurts first.
-    update_norm: norm of the change of the weights. weight_norm: norm of the weights before the change.
+    update_norm: norm of the change of the weights.
+    weight_norm: norm of the weights before the change.
     """
 
     applied: int

@@ -27,7 +27,7 @@ from dist_rec.optim.dense import DenseFactory, DenseOptimizers, ParamGroups
 from dist_rec.optim.dense_step import DenseStep
 from dist_rec.optim.health import Health, HealthMeter
 from dist_rec.optim.model_checks import check_frozen, check_modules, check_whole
-from dist_rec.optim.pending_reduce import DelayedGradient, total_norm
+from dist_rec.optim.pending_reduce import DelayedGradient, PendingReduce, total_norm
 from dist_rec.optim.placeholder import Placeholder
 from dist_rec.optim.process_groups import broadcast
 from dist_rec.optim.resumable import Resumable
@@ -55,15 +55,14 @@ class HybridOptimizer(Resumable):
         dense: creates a torch optimizer, or several that divide the parameters, from a list of parameters.
         dense_update: `sync` applies `g_k` in step k, `delayed` in step k + 1. May be changed between steps.
         warmup_sync_steps: with `delayed`, the number of first steps that are synchronous.
-        param_groups: (pattern of names, options) for the dense optimizer, see `DenseOptimizers`. accumulation_steps:
-        calls of `step()` per dense update, which applies the mean of their gradients; `zero_grad` does nothing in
-        between. Every backward updates embedding rows.
-        clip_norm: largest norm of the mean dense gradient over all ranks; sparse gradients do not count. lr_factor:
-        number of dense updates so far -> factor of the learning rates of the next one. Without it the optimizer keeps
-        the learning rates, and a torch scheduler may set them.
+        param_groups: (pattern of names, options) for the dense optimizer, see `DenseOptimizers`.
+        accumulation_steps: calls of `step()` per dense update, which applies the mean of their gradients; `zero_grad`
+            does nothing in between. Every backward updates embedding rows.
+        clip_norm: largest norm of the mean dense gradient over all ranks; sparse gradients do not count.
+        lr_factor: number of dense updates so far, dropped ones too -> factor of the next one's learning rates. Without
+            it the optimizer keeps the rates, and a torch scheduler may set them.
         skip_nonfinite: drop a mean dense gradient with an infinity or a NaN, on all ranks alike; `skipped` counts them.
-            Embedding rows were already updated. On a GPU this check synchronises the host with the all-reduce: one step
-            late, or immediately in `sync` mode.
+            Embedding rows were already updated. A GPU decides by itself; with a `correction` the host waits for it.
         correction: of delayed gradients, see `dist_rec.optim.correction`.
         delayed_lr_factor: factor of the learning rates of delayed updates.
         health_every: measure `health` at every n-th update; 0 never.
@@ -71,9 +70,10 @@ class HybridOptimizer(Resumable):
             TorchRec's all-to-alls do not delay the all-reduce.
 
     Attributes:
-        steps, applied, skipped: steps so far, dense updates applied (the version of the dense weights), gradients
-        dropped. grad_norm: () norm of the last applied gradient before clipping; None if neither clipping nor skipping
-        needs it. health: the latest measurement.
+        steps: steps so far.
+        applied, skipped: dense updates (the version of the weights) and dropped gradients; may wait for the device.
+        grad_norm: () norm of the latest gradient before clipping; None if neither clipping nor skipping needs it.
+        health: the latest measurement.
 
     Comm: one all-reduce per bucket of dense gradients over `group`, and one of a flag per parameter between the hosts.
 
@@ -136,7 +136,8 @@ class HybridOptimizer(Resumable):
         self._in_flight: DelayedGradient | None = None
         self._changed_by_job = False  # the job has changed `p.grad` before a step()
         self._view: View | None = None
-        self.steps = self.applied = self.skipped = 0
+        self.steps = 0
+        self._updates, self._dropped = 0, 0
         self.grad_norm: Tensor | None = None
         in_ddp = {p for ddp in self._ddps for p in ddp.parameters()}
         outside = {name: p for name, p in own.items() if p not in in_ddp}
@@ -376,16 +377,24 @@ class HybridOptimizer(Resumable):
                 # Computed anew for a view, because not every change of shown gradients can be detected.
                 reduce = gradient.reduce if view is None else None
                 norm = total_norm(self._parameters, gradients) if reduce is None else reduce.norm()
-                finite = not self._skip_nonfinite or bool(norm.isfinite() if reduce is None else reduce.is_finite(norm))
-            if gradients and finite:
-                self._dense_step.apply(gradients, norm, applied=self.applied, delayed=delayed)
-                self.applied, self.grad_norm = self.applied + 1, norm
+                finite = not self._skip_nonfinite or self._is_finite(norm, reduce)
+            if gradients and finite is not False:
+                there = finite if isinstance(finite, Tensor) else None
+                self._dense_step.apply(gradients, norm, updates=self._updates, delayed=delayed, wanted=there)
+                self.grad_norm = norm
                 for parameter in self._parameters.values() if self._reduce is not None else ():
                     parameter.grad = None  # frees the memory for the next gradient
             else:
                 self._dense_step.correction.forget()
-            self.skipped += not finite
+            self._updates += bool(gradients)
+            self._dropped = self._dropped + (~finite if isinstance(finite, Tensor) else not finite)
         if gradient.reduce is not None:
             gradient.reduce.release()
         if view is not None:
             self._close_view()
+
+    def _is_finite(self, norm: Tensor, reduce: PendingReduce | None) -> Tensor | bool:
+        """A () bool on a GPU, which the host does not read; or read, also where a correction's history needs it."""
+        if norm.device.type != "cpu" and not self._dense_step.correction.keeps_history:
+            return norm.isfinite()
+        return bool(norm.isfinite()) if reduce is None else reduce.is_finite(norm)

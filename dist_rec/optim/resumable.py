@@ -42,8 +42,16 @@ class Resumable(KeyedOptimizer):
     _beside: Beside
     _offered: "WeakValueDictionary[str, Slot]"  # the slots that `state` returned last
     steps: int
-    applied: int
-    skipped: int
+    _updates: int  # dense updates so far, dropped ones too
+    _dropped: int | Tensor  # of them dropped; counted on the device where that decides
+
+    @property
+    def applied(self) -> int:
+        return self._updates - self.skipped
+
+    @property
+    def skipped(self) -> int:
+        return int(self._dropped)
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -127,7 +135,8 @@ class Resumable(KeyedOptimizer):
 
     def _load_dense(self, state: dict[str, Any], rates: list[float]) -> None:
         self._dense.load_state_dict(state["dense"])
-        self.steps, self.applied, self.skipped, in_flight = (int(count) for count in state["counters"])
+        self.steps, applied, self._dropped, in_flight = (int(count) for count in state["counters"])
+        self._updates = applied + self._dropped
         if self._in_flight is not None and self._in_flight.reduce is not None:
             self._gradients_of(self._in_flight)
             self._in_flight.reduce.release()

@@ -12,6 +12,7 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.row_reader import check_splits
 from dist_rec.data.schema import Schema, load_schema
+from dist_rec.embedding.cache import unlock_cached_rows
 from dist_rec.registry import METRICS, READERS
 from dist_rec.training.checkpoint import load_checkpoint
 from dist_rec.training.made_with import MadeWith
@@ -38,8 +39,9 @@ def evaluate(
         _, (_, logits) = model(batch)
         oracle = batch.oracle if batch.oracle is not None else batch.labels
         rows.append(torch.cat([logits, batch.labels, oracle], dim=1).cpu())
-        groups.append(batch.grouping_key.repeat_interleave(batch.candidates.lengths).cpu())
+        groups.append(batch.grouping_key[batch.candidates.lengths.request].cpu())
         has_oracle = batch.oracle is not None
+    unlock_cached_rows(model)
     model.train()
     every = gather_rows(torch.cat(rows), ranks.host_group)
     group = gather_rows(torch.cat(groups), ranks.host_group)

@@ -71,7 +71,6 @@ def _train(run: Run) -> int:
             trace.step()
             if step % config.run.log_every == 0 or step == total_steps:
                 run.log.training(step, total_steps, throughput.close(), optimizer=optimizer, cache=cache.since_last())
-        pipeline.detach()
         if _due(step, run.eval_every) or step == total_steps:
             optimizer.flush()
             enough = _validate(run, step)

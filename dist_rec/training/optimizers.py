@@ -35,12 +35,13 @@ class DenseOptimizer:
 
 class AdamW(DenseOptimizer):
     def __call__(self, parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        return _adamw(parameters, config)
 
 
 class Adam(DenseOptimizer):
     def __call__(self, parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        settings = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
+        return torch.optim.Adam(parameters, **settings, fused=_fused(parameters))
 
 
 class Adagrad(DenseOptimizer):
@@ -66,7 +67,17 @@ class Muon(DenseOptimizer):
         muon = torch.optim.Muon(
             matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
         )
-        return [muon, torch.optim.AdamW(others, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)]
+        return [muon, _adamw(others, config)]
+
+
+def _adamw(parameters: Parameters, config: OptimConfig) -> torch.optim.AdamW:
+    settings = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
+    return torch.optim.AdamW(parameters, **settings, fused=_fused(parameters))
+
+
+def _fused(parameters: Parameters) -> bool | None:
+    """One kernel for all parameters on a GPU, which also drops an update without the host; None is torch's choice."""
+    return True if parameters and all(p.is_cuda for p in parameters) else None
 
 
 def dense_factory(config: OptimConfig) -> DenseFactory:

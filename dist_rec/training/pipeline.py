@@ -117,10 +117,14 @@ class CountedBatches(Iterator[HostBatch]):
 
 
 def run_through(pipeline: TrainPipelineSparseDist[Any, Any], batches: Iterator[HostBatch]) -> Iterator[Any]:
-    """Outputs of every step until `batches` ends; then nothing is in flight, so that the model may be evaluated or
-    saved."""
+    """Outputs of every step until `batches` ends; then nothing is in flight and the model has its own forward again, so
+    that it may be evaluated or saved."""
+    # After a detach() the pipeline that prefetches needs it said; the others attach by themselves.
+    pipeline.attach()
     while True:
         try:
-            yield pipeline.progress(batches)
+            output = pipeline.progress(batches)
         except StopIteration:
-            return
+            break
+        yield output
+    pipeline.detach()

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dist_rec.training.pipeline import BatchSize
@@ -44,7 +45,7 @@ class Throughput:
         """Statistics of the steps since the last call. Reading the losses waits for the device."""
         steps = len(self._losses)
         mine = [
-            sum(float(loss) for loss in self._losses),
+            float(torch.stack(self._losses).double().sum()),
             *(sum(getattr(size, name) for size in self._sizes) for name in BatchSize.__dataclass_fields__),
         ]
         seconds = time.perf_counter() - self._started

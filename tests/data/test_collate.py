@@ -44,8 +44,8 @@ def test_rebuilds_every_field(count: int, longest: int, seed: int, newest: int |
     assert _ids(batch, "searches.query", batch.sequences["searches"]) == _flat(rows, "searches.query", newest)
     assert history.side["page"].tolist() == _flat(rows, "history.page", newest)
     assert history.age is not None and history.age.tolist() == [1000 - t for t in _flat(rows, "history.time", newest)]
-    assert history.lengths.tolist() == [min(len(row["history.item"]), newest or 99) for row in rows]
-    assert batch.candidates.lengths.tolist() == [len(row["candidate.item"]) for row in rows]
+    assert history.lengths.host.tolist() == [min(len(row["history.item"]), newest or 99) for row in rows]
+    assert batch.candidates.lengths.host.tolist() == [len(row["candidate.item"]) for row in rows]
     assert batch.labels.T.flatten().tolist() == _flat(rows, "candidate.click") + _flat(rows, "candidate.buy")
     assert batch.context is not None
     assert batch.unique.to_dict()["context.user"].values()[batch.context.long()].tolist() == list(range(count))
@@ -63,7 +63,7 @@ def test_types_and_shapes() -> None:
     history = batch.sequences["history"]
     assert batch.unique.stride() == 1 and batch.unique.values().dtype == torch.int64
     assert batch.unique.keys() == ["context.user", "history.item", "history.kind", "searches.query"]
-    assert batch.unique.lengths().dtype == history.lengths.dtype == history.inverse.dtype == torch.int32
+    assert batch.unique.lengths().dtype == history.lengths.tensor.dtype == history.inverse.dtype == torch.int32
     assert history.side["action"].dtype == torch.uint8 and history.side["page"].dtype == torch.int16
     assert history.age is not None and history.age.dtype == torch.int32 and batch.candidates.age is None
     assert batch.labels.shape == (batch.num_candidates, 2) and batch.labels.dtype == torch.float32
@@ -95,8 +95,8 @@ def test_seen() -> None:
     batch = _opened([row], seen_schema())
     assert (
         batch.visible_events is not None
-        and batch.visible_events.tolist() == [0, 1]
-        and batch.visible_events.dtype == torch.int32
+        and batch.visible_events.host.tolist() == [0, 1]
+        and batch.visible_events.tensor.dtype == torch.int32
     )
     assert batch.context is None and batch.oracle is None and batch.grouping_key.tolist() == [2**40]
     assert batch.sequences["history"].age is None

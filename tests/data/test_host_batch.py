@@ -1,6 +1,7 @@
 import pickle
 from dataclasses import fields, is_dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -48,6 +49,8 @@ def _assert_same(one: SequenceBatch, other: SequenceBatch) -> None:
         if isinstance(leaf, Tensor):
             assert isinstance(twin := right[name], Tensor)
             assert leaf.dtype == twin.dtype and torch.equal(leaf, twin), name
+        elif isinstance(leaf, np.ndarray):
+            assert isinstance(twin := right[name], np.ndarray) and np.array_equal(leaf, twin), name
         else:
             assert leaf == right[name], name
 
@@ -61,7 +64,7 @@ def test_comes_whole_out_of_another_process(schema: Schema, rows: list[dict], de
     _assert_same(pickle.loads(pickle.dumps(sent)).to(CPU), opened)
     assert list(opened.sequences) == [of.name for of in schema.sequences]
     assert sent.num_requests == len(rows) == len(opened.grouping_key)
-    assert (sent.num_candidates, sent.max_candidates) == (opened.num_candidates, opened.max_candidates)
+    assert sent.num_candidates == opened.num_candidates == opened.candidates.lengths.total
     assert sent.num_events == sum(len(row[f"{of.name}.{of.ids[0].name}"]) for row in rows for of in schema.sequences)
 
 

@@ -18,7 +18,7 @@ def test_this_environment_fits(capsys: pytest.CaptureFixture[str]) -> None:
     fits = report.run_doctor()
     shown = capsys.readouterr().out
     assert fits, shown
-    assert "two ranks" in shown and "triton kernel" in shown and "torchrec" in shown
+    assert "2 ranks, gloo" in shown and "triton kernel" in shown and "torchrec" in shown
 
 
 def test_a_failure_ends_in_false_and_says_what_to_do(
@@ -62,6 +62,32 @@ def test_a_missing_extension_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> No
     assert found.verdict == "warn" and found.found == "ImportError: no _host" and "g++" in found.fix
 
 
+@pytest.mark.parametrize(("gpus", "expected"), [(0, ["gloo 2"]), (1, ["gloo 2", "nccl 1"]), (8, ["gloo 2", "nccl 2"])])
+def test_ranks_meet_through_every_backend_that_a_run_uses(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, expected: list[str]
+) -> None:
+    """With one GPU, too, a run needs NCCL."""
+    met: list[str] = []
+
+    def run(calls: list[list[str]]) -> list[report._Outcome]:
+        met.extend(f"{call[1]} {call[3]}" for call in calls if call[0] == "rank" and call[2] == "0")
+        return [report._Outcome(0, f"{gpus} GPU(s)", "") for _ in calls]
+
+    monkeypatch.setattr(report, "_run_probes", run)
+    report.examine()
+    assert met == expected
+
+
+def test_a_kernel_that_does_not_compile_names_everything_that_compiling_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(calls: list[list[str]]) -> list[report._Outcome]:
+        return [report._Outcome(int(call[0] == "triton"), "1 GPU(s)", "fatal error: Python.h") for call in calls]
+
+    monkeypatch.setattr(report, "_run_probes", run)
+    (found,) = (finding for finding in report.examine() if finding.name == "triton kernel")
+    assert found.verdict == "fail" and found.found == "fatal error: Python.h"
+    assert all(needed in found.fix for needed in ("gcc", "python3-dev", "libcuda.so.1"))
+
+
 @pytest.mark.parametrize(
     ("code", "err", "said"),
     [
@@ -77,6 +103,7 @@ def test_how_a_probe_ended(code: int | None, err: str, said: str) -> None:
 
 def test_a_probe_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "TIMEOUT_S", 1)
+    monkeypatch.setattr(report, "_count_gpus", lambda: 0)  # it starts a process too
     monkeypatch.setattr(sys, "executable", "/bin/sleep")
     real = report.subprocess.Popen
     monkeypatch.setattr(report.subprocess, "Popen", lambda command, **options: real(["/bin/sleep", "60"], **options))

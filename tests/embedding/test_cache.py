@@ -8,7 +8,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice
 from torch import nn
 
 from dist_rec.config import EmbeddingConfig, TableConfig
-from dist_rec.embedding.cache import CacheMeter, CacheUse, cache_params, caches, kernels_here
+from dist_rec.embedding.cache import CacheMeter, CacheUse, cache_params, caches, kernels_here, unlock_cached_rows
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CACHED = TableConfig(kernel=["fused_uvm_caching"], cache_fraction=0.1)
@@ -21,6 +21,7 @@ def test_only_a_gpu_caches() -> None:
 
 def test_kernels_by_device(caplog: pytest.LogCaptureFixture) -> None:
     assert kernels_here("item", CACHED, CUDA) == ["fused_uvm_caching"]
+    assert kernels_here("item", TableConfig(), CUDA) == ["fused"], "host memory only where the recipe says so"
     with caplog.at_level(logging.INFO):
         assert kernels_here("item", CACHED, CPU) is None
     assert "embedding.tables.item: fused_uvm_caching needs a GPU; a plain table here" in caplog.text
@@ -56,3 +57,17 @@ def test_counts_what_happened_between_readings() -> None:
     use = meter.since_last()
     assert use == CacheUse(rows=20, missed=5, fetched_bytes=5 * 16 * 4) and use.hit_rate == 0.75
     assert meter.since_last() == CacheUse(0, 0, 0) and CacheUse(0, 0, 0).hit_rate == 1.0
+
+
+def test_rows_that_an_evaluation_locked_are_free_again() -> None:
+    """FBGEMM's counters, one per slot of the cache; a lookup locks rows where the pipeline prefetches."""
+    plain, cached = (
+        SplitTableBatchedEmbeddingBagsCodegen(
+            [(8, 16, EmbeddingLocation.HOST, ComputeDevice.CPU)], optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD
+        )
+        for _ in range(2)
+    )
+    cached.lock_cache_line = True
+    cached.lxu_cache_locking_counter = torch.tensor([[0, 2], [1, 0]], dtype=torch.int32)
+    unlock_cached_rows(nn.ModuleDict({"plain": plain, "cached": cached}))
+    assert not cached.lxu_cache_locking_counter.any()

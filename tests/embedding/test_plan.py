@@ -1,11 +1,15 @@
 """Tables on two ranks, sharded every way, against the same tables on one."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingConfig as TorchRecTable
+from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from dist_rec.common.strict import ConfigError
-from dist_rec.config import Config
+from dist_rec.config import Config, EmbeddingConfig
 from dist_rec.embedding.plan import fuse_optimizer, make_plan
 from dist_rec.models.build import build_model
 from tests.data.requests import make_rows, make_schema
@@ -90,11 +94,18 @@ def test_tables_that_fit_nowhere_are_an_error() -> None:
         make_plan(model, config.embedding, CPU, 1, 8)
 
 
-def test_a_cached_table_is_planned_for_a_gpu_and_plain_without_one() -> None:
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """As the planner sees one of 80 GB."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 * 10**9))
+    return torch.device("cuda")
+
+
+def test_a_cached_table_is_planned_for_a_gpu_and_plain_without_one(a_gpu: torch.device) -> None:
     config = sharded_config(tables={"item": {"kernel": ["fused_uvm_caching"], "cache_fraction": 0.5}})
     model = build_model(make_schema(), config, CPU)
     kernels = []
-    for device in (CPU, torch.device("cuda")):
+    for device in (CPU, a_gpu):
         plan = make_plan(model, config.embedding, device, 1, 8).plan
         (found,) = [tables["item"] for tables in plan.values() if "item" in tables]  # pyright: ignore[reportOperatorIssue, reportIndexIssue]
         kernels.append(found)
@@ -102,6 +113,23 @@ def test_a_cached_table_is_planned_for_a_gpu_and_plain_without_one() -> None:
     assert plain.compute_kernel == "fused" and plain.cache_params is None
     assert cached.compute_kernel == "fused_uvm_caching"
     assert cached.cache_params.load_factor == 0.5 and cached.cache_params.prefetch_pipeline
+
+
+@pytest.mark.parametrize(("rows", "kernel"), [(10**8, "fused"), (2 * 10**8, None)])
+def test_a_table_is_in_the_memory_of_the_gpu_or_refused(a_gpu: torch.device, rows: int, kernel: str | None) -> None:
+    """Of 51 and 102 GB, on a GPU of 80: without a word in the recipe no table goes to host memory."""
+    config = EmbeddingConfig(dim=128)
+    table = TorchRecTable(name="item", num_embeddings=rows, embedding_dim=128, feature_names=["item"])
+    model = nn.ModuleDict({"rows": EmbeddingCollection(tables=[table], device=torch.device("meta"))})
+    fuse_optimizer(model, config, a_gpu)
+    if kernel is None:
+        with pytest.raises(
+            ConfigError, match=r"no sharding plan fits 1 rank\(s\) of cuda; .*kernel=\[fused_uvm_caching\]"
+        ):
+            make_plan(model, config, a_gpu, 1, 64)
+        return
+    (tables,) = make_plan(model, config, a_gpu, 1, 64).plan.values()
+    assert tables["item"].compute_kernel == kernel  # pyright: ignore[reportIndexIssue]
 
 
 def test_adam_is_refused_on_cpu() -> None:

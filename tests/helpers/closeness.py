@@ -34,6 +34,13 @@ def assert_close_to_truth(got: Tensor, truth_float64: Tensor, plain_low_precisio
     )
 
 
+def farthest(values: list[Tensor], truth: Tensor) -> Tensor:
+    """Of several values for each element the one that is farthest from the truth."""
+    stacked = torch.stack(values)
+    worst = (stacked.double() - truth).abs().argmax(0, keepdim=True) if stacked.numel() else stacked[:1].long()
+    return stacked.gather(0, worst)[0]
+
+
 def _error(value: Tensor, truth: Tensor) -> Tensor:
     """Absolute error in float64: none for equal infinities, infinite for a NaN where the truth is a number."""
     value = value.detach().cpu().double()

@@ -154,7 +154,7 @@ PLAIN = [Run(dense, "sync", wrap="ddp") for dense in ("sgd", "adagrad", "adamw")
 BY_BUCKET = Run("sgd", clip=None)
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def ranks(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return run_ranks(_on_ranks, request.param, timeout_s=400.0)
 

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
+from dist_rec.data.lengths import Lengths
 from dist_rec.data.schema import Schema
 from dist_rec.models.check import check_model
 from dist_rec.models.config import ModelConfig
 from dist_rec.models.features import FeatureColumns
-from dist_rec.models.layers.jagged import CandidateView, segment_ids
+from dist_rec.models.layers.jagged import CandidateView
 from dist_rec.models.longer.config import LongerConfig
 from dist_rec.models.protocol import ModelInputs
 from dist_rec.models.ranker import Ranker
@@ -129,11 +130,10 @@ def make_view(
 ) -> CandidateView:
     """Random candidates with features of width 6 and context of width 5."""
     generator = torch.Generator().manual_seed(seed)
-    lengths = torch.tensor(counts, dtype=torch.int32)
     features = torch.randn(sum(counts), 6, generator=generator, dtype=dtype)
     context = torch.randn(len(counts), 5, generator=generator, dtype=dtype)
-    limits = None if prefix_len is None else torch.tensor(prefix_len, dtype=torch.int32)
-    return CandidateView(features, context, segment_ids(lengths, sum(counts)), lengths, limits, max(counts, default=0))
+    limits = None if prefix_len is None else Lengths.of(prefix_len)
+    return CandidateView(features, context, Lengths.of(counts), limits)
 
 
 def seen_row(rng: np.random.Generator, events: int, seen: list[int]) -> Row:

@@ -29,42 +29,42 @@ def _gradients() -> dict[str, torch.Tensor]:
 
 def test_clips_to_the_norm_that_it_is_given() -> None:
     parameters, _, step = _step(clip_norm=1.0)
-    step.apply(_gradients(), torch.tensor(10.0), applied=0, delayed=False)
+    step.apply(_gradients(), torch.tensor(10.0), updates=0, delayed=False)
     assert parameters["a"].item() == pytest.approx(-0.3, rel=1e-5)
 
 
 def test_clips_what_a_correction_made_by_its_own_norm() -> None:
     parameters, _, step = _step("extrapolate", clip_norm=1.0)
-    for applied in range(2):
+    for updates in range(2):
         last = parameters["a"].item()
-        step.apply(_gradients(), torch.tensor(5.0), applied=applied, delayed=True)
+        step.apply(_gradients(), torch.tensor(5.0), updates=updates, delayed=True)
     assert last - parameters["a"].item() == pytest.approx(0.6, rel=1e-5), "2 g - g has the norm 5"
 
 
 def test_a_factor_sets_the_rate_and_a_delayed_update_has_its_own() -> None:
-    parameters, dense, step = _step(lr_factor=lambda applied: 0.5 / (1 + applied), delayed_lr_factor=0.1)
-    step.apply(_gradients(), None, applied=1, delayed=True)
+    parameters, dense, step = _step(lr_factor=lambda updates: 0.5 / (1 + updates), delayed_lr_factor=0.1)
+    step.apply(_gradients(), None, updates=1, delayed=True)
     assert dense.groups[0]["lr"] == pytest.approx(0.025) and parameters["a"].item() == pytest.approx(-0.075)
 
 
 def test_a_rate_that_a_scheduler_set_is_restored() -> None:
     parameters, dense, step = _step(delayed_lr_factor=0.5)
     dense.groups[0]["lr"] = 0.1
-    step.apply(_gradients(), None, applied=0, delayed=True)
+    step.apply(_gradients(), None, updates=0, delayed=True)
     assert dense.groups[0]["lr"] == 0.1 and parameters["a"].item() == pytest.approx(-0.15)
 
 
 def test_a_new_group_has_the_factor_of_its_own_rate() -> None:
-    parameters, dense, step = _step(lr_factor=lambda applied: 0.5)
+    parameters, dense, step = _step(lr_factor=lambda updates: 0.5)
     new = nn.Parameter(torch.zeros(1))
     step.add_group(dense.add({"new": new}, {"lr": 0.2}))
-    step.apply(_gradients() | {"new": torch.ones(1)}, None, applied=0, delayed=False)
+    step.apply(_gradients() | {"new": torch.ones(1)}, None, updates=0, delayed=False)
     assert new.item() == pytest.approx(-0.1) and parameters["a"].item() == -1.5
 
 
 def test_measures_with_the_gradients_as_they_came() -> None:
     _, _, step = _step(clip_norm=1.0)
-    for applied in range(2):
-        step.apply(_gradients(), torch.tensor(5.0), applied=applied, delayed=False)
+    for updates in range(2):
+        step.apply(_gradients(), torch.tensor(5.0), updates=updates, delayed=False)
     assert step.health.latest is not None and step.health.latest.gradient_cosine == pytest.approx(1.0)
     assert step.health.latest.update_norm == pytest.approx(1.0, rel=1e-5)

@@ -167,10 +167,10 @@ def outcomes(world: int, tmp_path_factory: pytest.TempPathFactory) -> list[dict[
     return run_ranks(_resume_everywhere, world, write_inverted(out / "data"), out)
 
 
-@pytest.fixture(scope="module")
-def members(world: int, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[Outcome]]]:
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=lambda ranks: f"{ranks}-ranks")
+def members(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[Outcome]]]:
     out = tmp_path_factory.mktemp("members")
-    return run_ranks(_resume_members, world, write_dataset(out / "data", FOLDS), out)
+    return run_ranks(_resume_members, request.param, write_dataset(out / "data", FOLDS), out)
 
 
 def _assert_same_end(resumed: Outcome, whole: Outcome) -> None:

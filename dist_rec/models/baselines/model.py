@@ -3,12 +3,13 @@
 Legend: C candidates, N events of one sequence, d width of an event token.
 """
 
-import torch
 from torch import Tensor, nn
 
+from dist_rec.data.lengths import Lengths
+from dist_rec.kernels.prefix_sum import prefix_sum
 from dist_rec.models.baselines.config import DinConfig, SumPoolingConfig
 from dist_rec.models.layers.cost import linear_flops
-from dist_rec.models.layers.jagged import CandidateView, position_in_request, segment_ids, visible_mean
+from dist_rec.models.layers.jagged import CandidateView, visible_mean
 from dist_rec.models.protocol import ModelInputs, SequenceSummary
 
 
@@ -32,19 +33,15 @@ class Din(SequenceSummary):
         self.weigh = nn.Sequential(nn.GELU(), nn.Linear(hidden, 1))
         self.width = token_width
 
-    def forward(self, tokens: Tensor, lengths: Tensor, view: CandidateView) -> Tensor:
+    def forward(self, tokens: Tensor, lengths: Lengths, view: CandidateView) -> Tensor:
         candidate = self.candidate(view.features)
-        seen = lengths[view.request] if view.prefix_len is None else view.prefix_len
-        num_pairs = int(seen.sum())
-        pair_candidate = segment_ids(seen, num_pairs)
-        starts = (lengths.cumsum(0) - lengths).long()[view.request]
-        pair_event = starts[pair_candidate] + position_in_request(seen, num_pairs)
+        pairs = view.visible(lengths)
+        pair_candidate = pairs.request
+        pair_event = lengths.starts[view.request][pair_candidate] + pairs.position
         x = tokens[pair_event]
         hidden = self.event_part(tokens)[pair_event] + self.candidate_part(candidate)[pair_candidate]
         weight = self.weigh(hidden + self.product_part(x * candidate[pair_candidate]))
-        weighted = weight * x
-        weighted = weighted.to(torch.promote_types(weighted.dtype, torch.float32))  # thousands of terms: never in bf16
-        return weighted.new_zeros(candidate.shape).index_add(0, pair_candidate, weighted)
+        return prefix_sum(weight * x, pairs.offsets)
 
     def flops(self, length: int, candidates: int) -> dict[str, int]:
         once = length * linear_flops(self.event_part)
@@ -68,7 +65,7 @@ class SumPooling(SequenceSummary):
         super().__init__()
         self.width = inputs.config.tokens.width
 
-    def forward(self, tokens: Tensor, lengths: Tensor, view: CandidateView) -> Tensor:
+    def forward(self, tokens: Tensor, lengths: Lengths, view: CandidateView) -> Tensor:
         return visible_mean(tokens, lengths, view)
 
     def flops(self, length: int, candidates: int) -> dict[str, int]:

@@ -7,6 +7,7 @@ boosts queries and non-sequential tokens together. Sequences are never merged: t
 import torch
 from torch import Tensor, nn
 
+from dist_rec.data.lengths import Lengths
 from dist_rec.models.hyformer.config import MERGED, HyFormerConfig, HyFormerSequence
 from dist_rec.models.hyformer.cost import HyformerShape, SequenceShape, hyformer_flops
 from dist_rec.models.hyformer.query_decoder import QueryDecoder
@@ -155,10 +156,10 @@ class QueryGenerator(nn.Module):
         return self.ffn(everything.unsqueeze(1).expand(-1, len(self.own), -1))
 
 
-def _joined_pools(pools: dict[str, Tensor], lengths: dict[str, Tensor], view: CandidateView) -> dict[str, Tensor]:
+def _joined_pools(pools: dict[str, Tensor], lengths: dict[str, Lengths], view: CandidateView) -> dict[str, Tensor]:
     """The mean over all events of a request, from the means over each sequence."""
     if not pools:
         return {}
-    weights = torch.stack([lengths[name] for name in pools], dim=1)[view.request].unsqueeze(2).float()
+    weights = torch.stack([lengths[name].tensor for name in pools], dim=1)[view.request].unsqueeze(2).float()
     stacked = torch.stack(list(pools.values()), dim=1)
     return {MERGED: (stacked * weights).sum(1) / weights.sum(1).clamp(min=1)}

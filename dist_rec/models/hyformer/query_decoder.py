@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention
 from dist_rec.models.hyformer.sequence_encoder import Encoded
 from dist_rec.models.layers.attention_block import rotate
-from dist_rec.models.layers.jagged import CandidateView, offsets_of
+from dist_rec.models.layers.jagged import CandidateView
 
 
 class QueryDecoder(nn.Module):
@@ -32,18 +32,18 @@ class QueryDecoder(nn.Module):
         q = self.query(self.norm_query(queries).flatten(0, 1)).unflatten(-1, (self.heads, -1))
         k, v = (layer(normed).unflatten(-1, (self.heads, -1)) for layer in (self.key, self.value))
         # Where a candidate sees only its own oldest events, its queries have the position of the last one.
-        last = None if view.prefix_len is None else (view.prefix_len - 1).repeat_interleave(n)
+        last = None if view.prefix_len is None else (view.prefix_len.tensor - 1).repeat_interleave(n)
         if self.rotary:
-            end = events.end[view.request] if view.prefix_len is None else view.prefix_len
+            end = view.visible(events.end).tensor
             q, k = rotate(q, end.repeat_interleave(n)), rotate(k, events.position)
         attended = cross_causal_attention(
             q,
             k,
             v,
-            offsets_of(view.counts * n),
-            offsets_of(events.lengths),
+            view.counts.times(n).offsets,
+            events.lengths.offsets,
             causal=last is not None,
             q_positions=last,
-            max_q_len=n * view.max_count,
+            max_q_len=n * view.counts.longest,
         )
         return queries + self.dropout(self.project(attended.flatten(1))).view_as(queries)

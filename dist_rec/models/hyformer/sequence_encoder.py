@@ -9,28 +9,29 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from dist_rec.data.lengths import Lengths
 from dist_rec.kernels.cross_causal_attention import Mask
 from dist_rec.models.hyformer.config import HyFormerConfig, HyFormerSequence
 from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlock
-from dist_rec.models.layers.jagged import newest, offsets_of, position_in_request
+from dist_rec.models.layers.jagged import newest
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Jagged rows (N, D) of one sequence, `lengths` (B,) int32, and `position` (N,) int64 of each row in its sequence.
+    """Jagged rows (N, D) of one sequence, their `lengths`, and `position` (N,) int64 of each row in its sequence.
 
-    `end` (B,) int32 is the length of the whole sequence: the position of the queries. `recent`: only so many newest
-    rows are left of it, or None while all are there."""
+    `end`: the lengths of the whole sequence, the positions of the queries. `recent`: only so many newest rows are left
+    of it, or None while all are there."""
 
     rows: Tensor
-    lengths: Tensor
+    lengths: Lengths
     position: Tensor
-    end: Tensor
+    end: Lengths
     recent: int | None = None
 
     @classmethod
-    def of(cls, tokens: Tensor, lengths: Tensor) -> "Encoded":
-        return cls(tokens, lengths, position_in_request(lengths, len(tokens)), lengths)
+    def of(cls, tokens: Tensor, lengths: Lengths) -> "Encoded":
+        return cls(tokens, lengths, lengths.position, lengths)
 
 
 class AttentionEncoder(nn.Module):
@@ -46,8 +47,8 @@ class AttentionEncoder(nn.Module):
     def forward(self, events: Encoded) -> Encoded:
         querying = events if self.recent in (None, events.recent) else _newest(events, self.recent)
         rows = AttentionRows(
-            q_offsets=offsets_of(querying.lengths),
-            kv_offsets=offsets_of(events.lengths),
+            q_offsets=querying.lengths.offsets,
+            kv_offsets=events.lengths.offsets,
             mask=Mask(causal=self.causal),
             max_q_len=self.recent,
             q_rotary=querying.position.float(),

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from dist_rec.data.batch import JaggedEvents
 from dist_rec.kernels.gather_pool import expand, pool
-from dist_rec.models.layers.jagged import CandidateView, offsets_of, visible_mean
+from dist_rec.models.layers.jagged import CandidateView, visible_mean
 from dist_rec.models.layers.tokens import EventTokens
 
 
@@ -24,8 +24,8 @@ class SequencePool(nn.Module):
     def forward(self, rows: Tensor, events: JaggedEvents, tokens: EventTokens, view: CandidateView) -> Tensor:
         parts = [(rows, events.inverse), *((term.embedding.weight, index) for term, index in tokens.buckets(events))]
         if view.prefix_len is None:
-            offsets = offsets_of(events.lengths)
-            means = torch.cat([pool(table, index, offsets, mode="mean") for table, index in parts], dim=1)
+            means = [pool(table, index, events.lengths.offsets, mode="mean") for table, index in parts]
+            means = torch.cat(means, dim=1)
             return self.project(means.to(torch.promote_types(means.dtype, torch.float32)))[view.request]
         values = torch.cat([expand(table, index) for table, index in parts], dim=1)
         return self.project(visible_mean(values, events.lengths, view))

@@ -12,7 +12,6 @@ from dist_rec.data.batch import JaggedEvents
 from dist_rec.kernels.gather_pool import expand, expand_add
 from dist_rec.kernels.gather_pool.checks import MOST_TERMS
 from dist_rec.models.config import TokenConfig
-from dist_rec.models.layers.jagged import position_in_request, segment_ids
 
 
 class EventTokens(nn.Module):
@@ -53,10 +52,9 @@ class EventTokens(nn.Module):
         return found
 
     def _position_index(self, events: JaggedEvents) -> Tensor:
-        total = len(events.inverse)
-        index = position_in_request(events.lengths, total)
+        index = events.lengths.position
         if self.config.position == "recency":
-            index = events.lengths[segment_ids(events.lengths, total)] - 1 - index
+            index = events.lengths.tensor[events.lengths.request] - 1 - index
         return index.clamp(max=self.config.max_positions - 1)
 
 

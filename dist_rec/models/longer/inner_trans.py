@@ -1,7 +1,8 @@
 """InnerTrans: a small transformer block inside each merged group (LONGER, section 3.4)."""
 
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+
+from dist_rec.kernels.slot_attention import slot_attention
 
 
 class InnerTrans(nn.Module):
@@ -19,11 +20,7 @@ class InnerTrans(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        # Every group has a real slot (its newest), so no row of the mask is empty.
-        attended = scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=real[:, None, None, :]
-        )
-        x = x + self.dropout(self.project(attended.transpose(1, 2).flatten(2)))
+        qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
+        x = x + self.dropout(self.project(slot_attention(qkv, real).flatten(2)))
         x = x + self.dropout(self.ffn(self.norm_ffn(x)))
         return x.masked_fill(~real.unsqueeze(-1), 0.0)

@@ -7,10 +7,11 @@ events; the paper writes newest first with the globals in front, which is the sa
 import torch
 from torch import Tensor, nn
 
+from dist_rec.data.lengths import Lengths
 from dist_rec.kernels.cross_causal_attention import Mask
 from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlock
 from dist_rec.models.layers.cost import linear_flops
-from dist_rec.models.layers.jagged import CandidateView, GroupLayout, position_in_request, segment_ids, visible_mean
+from dist_rec.models.layers.jagged import CandidateView, GroupLayout, visible_mean
 from dist_rec.models.layers.recompute import run
 from dist_rec.models.longer.config import LongerConfig
 from dist_rec.models.longer.cost import LongerShape, longer_flops
@@ -45,39 +46,39 @@ class Longer(SequenceSummary):
         self.width = width * (len(longer.globals) * self.with_globals + self.sequence_mean)
         self.token_width = d
 
-    def forward(self, tokens: Tensor, lengths: Tensor, view: CandidateView) -> Tensor:
-        """tokens (N, d); lengths (B,) int32, events per request."""
+    def forward(self, tokens: Tensor, lengths: Lengths, view: CandidateView) -> Tensor:
+        """tokens (N, d); lengths: events of the requests."""
         sequence, groups, q_lengths = self.states(tokens, lengths, view)
-        per_candidate = (len(view.request), len(self.config.globals))
+        per_candidate = (view.counts.total, len(self.config.globals))
         parts = [self.norm(groups).unflatten(0, per_candidate).flatten(1)] if self.with_globals else []
         if self.sequence_mean:
             parts.append(visible_mean(self.norm(sequence), q_lengths, view))
         return torch.cat(parts, dim=1)
 
-    def states(self, tokens: Tensor, lengths: Tensor, view: CandidateView) -> tuple[Tensor, Tensor, Tensor]:
-        """Last layer's sequence rows (sum_q, D), group rows (C * m, D) and query rows per request (B,)."""
+    def states(self, tokens: Tensor, lengths: Lengths, view: CandidateView) -> tuple[Tensor, Tensor, Lengths]:
+        """Last layer's sequence rows (sum_q, D), group rows (C * m, D) and query rows per request."""
         merged, merged_lengths = self.merge(tokens, lengths)
         groups = self.globals(view)
-        m, num_candidates = len(self.config.globals), len(view.request)
-        selected, q_lengths = select_queries(self.config, merged_lengths, len(merged))
+        m = len(self.config.globals)
+        selected, q_lengths = select_queries(self.config, merged_lengths)
         sequence = merged[selected.index] if self.learned is None else self.learned.repeat(len(lengths), 1)
 
-        keys = GroupLayout.of(merged_lengths, len(merged), view.counts, num_candidates, m)
-        rows = GroupLayout.of(q_lengths, len(sequence), view.counts, num_candidates, m)
-        key_rotary = self._rotary(keys, position_in_request(merged_lengths, len(merged)), merged_lengths, view)
+        keys, rows = GroupLayout.of(merged_lengths, view.counts, m), GroupLayout.of(q_lengths, view.counts, m)
+        key_rotary = self._rotary(keys, merged_lengths.position, merged_lengths, view)
         row_rotary = self._rotary(rows, selected.position, merged_lengths, view)
-        group_position = keys.group_index - keys.offsets[:-1].long()[view.request].repeat_interleave(m)
+        group_position = keys.group_index - keys.lengths.starts[view.request].repeat_interleave(m)
         q_positions = rows.join(selected.position[:, None], group_position[:, None])[:, 0]
 
         # One candidate per request that attends to everything: then the plain causal mask suffices, without
         # num_candidates.
-        counts = None if view.max_count <= 1 and view.prefix_len is None else view.counts
-        # With k = 0 every event is a query row, and how many there are is known on the device only.
-        max_q_len = self.config.k + m * view.max_count if self.config.k else None
+        counts = None if view.counts.longest <= 1 and view.prefix_len is None else view.counts.tensor
+        prefix_len = None if view.prefix_len is None else view.prefix_len.tensor
+        # With k = 0 every event is a query row, and no bound is the same for all batches.
+        max_q_len = self.config.k + m * view.counts.longest if self.config.k else None
 
         def attention_rows(layout: GroupLayout, rotary: Tensor, positions: Tensor | None = None) -> AttentionRows:
-            mask = Mask(num_candidates=counts, group_size=m, prefix_len=view.prefix_len, q_positions=positions)
-            return AttentionRows(rows.offsets, layout.offsets, mask, max_q_len, row_rotary, rotary)
+            mask = Mask(num_candidates=counts, group_size=m, prefix_len=prefix_len, q_positions=positions)
+            return AttentionRows(rows.lengths.offsets, layout.lengths.offsets, mask, max_q_len, row_rotary, rotary)
 
         state = rows.join(sequence, groups)
         everything = keys.join(merged, groups)
@@ -89,15 +90,15 @@ class Longer(SequenceSummary):
             state = self._run("self", layer, state, state, attention_rows(rows, row_rotary))
         return state[rows.event_index], state[rows.group_index], q_lengths
 
-    def merge(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, d) -> (sum M, K * d) and (B,) merged lengths ceil(L / K). An incomplete group is padded at its oldest
-        end, so that the newest events always form full groups; padding stays zero."""
+    def merge(self, tokens: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
+        """(N, d) -> (sum M, K * d) and merged lengths ceil(L / K). An incomplete group is padded at its oldest end, so
+        that the newest events always form full groups; padding stays zero."""
         K = self.config.merge
-        merged_lengths = (lengths + K - 1).div(K, rounding_mode="floor")
-        num_merged = len(tokens) if K == 1 else int(merged_lengths.sum())
+        merged_lengths = lengths.map(lambda n: (n + K - 1) // K)
+        num_merged = merged_lengths.total
         # Everything before and in a request's own padding shifts its events to the right.
-        shift = (merged_lengths * K - lengths).cumsum(0)
-        place = torch.arange(len(tokens), device=tokens.device) + shift[segment_ids(lengths, len(tokens))]
+        shift = (merged_lengths.tensor * K - lengths.tensor).cumsum(0)
+        place = torch.arange(len(tokens), device=tokens.device) + shift[lengths.request]
         grouped = (
             tokens.new_zeros(num_merged * K, tokens.shape[1]).index_copy(0, place, tokens).unflatten(0, (num_merged, K))
         )
@@ -106,11 +107,10 @@ class Longer(SequenceSummary):
             grouped = self._run("inner", self.inner, grouped, real.view(num_merged, K))
         return grouped.flatten(1), merged_lengths
 
-    def _rotary(self, layout: GroupLayout, position: Tensor, merged_lengths: Tensor, view: CandidateView) -> Tensor:
+    def _rotary(self, layout: GroupLayout, position: Tensor, merged_lengths: Lengths, view: CandidateView) -> Tensor:
         """Positions for rotary embeddings: an event's own, and for a group the first position its candidate does not
         see."""
-        end = merged_lengths[view.request] if view.prefix_len is None else view.prefix_len
-        groups = end.repeat_interleave(len(self.config.globals))
+        groups = view.visible(merged_lengths).tensor.repeat_interleave(len(self.config.globals))
         return layout.join(position.float()[:, None], groups.float()[:, None])[:, 0]
 
     def _run(self, part: str, module: nn.Module, *inputs: Tensor | AttentionRows) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dist_rec.models.layers.jagged import position_in_request, segment_ids
+from dist_rec.data.lengths import Lengths
 from dist_rec.models.longer.config import LongerConfig
 
 
@@ -18,23 +18,19 @@ class QueryRows:
     position: Tensor
 
 
-def select_queries(config: LongerConfig, lengths: Tensor, total: int) -> tuple[QueryRows, Tensor]:
-    """Which of each request's M merged rows are query rows: (QueryRows, (B,) int32 query rows per request).
+def select_queries(config: LongerConfig, lengths: Lengths) -> tuple[QueryRows, Lengths]:
+    """Which of each request's M merged rows are query rows, and how many of each request.
 
     recent: the newest min(k, M). uniform: min(k, M) evenly spaced, the newest included. mixed: k // 2 evenly spaced
     among the older ones, then the newest k - k // 2. learnable: k rows that are not events and see all of them."""
-    starts = lengths.cumsum(0) - lengths
-    if config.k == 0 and config.queries != "learnable":
-        position = position_in_request(lengths, total)
-        return QueryRows(torch.arange(total, device=lengths.device), position), lengths
     if config.queries == "learnable":
-        q_lengths = torch.full_like(lengths, config.k)
-        requests = segment_ids(q_lengths, config.k * len(lengths))
-        return QueryRows(requests, lengths.long()[requests] - 1), q_lengths
-    q_lengths = lengths.clamp(max=config.k)
-    num_rows = int(q_lengths.sum())
-    requests, i = segment_ids(q_lengths, num_rows), position_in_request(q_lengths, num_rows)
-    M, q = lengths.long()[requests], q_lengths.long()[requests]
+        rows = lengths.map(lambda n: 0 * n + config.k)
+        return QueryRows(rows.request, lengths.tensor.long()[rows.request] - 1), rows
+    if config.k == 0:
+        return QueryRows(torch.arange(lengths.total, device=lengths.tensor.device), lengths.position), lengths
+    rows = lengths.clipped(config.k)
+    i = rows.position
+    M, q = lengths.tensor.long()[rows.request], rows.tensor.long()[rows.request]
     recent = M - q + i
     if config.queries == "recent":
         position = recent
@@ -44,4 +40,4 @@ def select_queries(config: LongerConfig, lengths: Tensor, total: int) -> tuple[Q
         position = torch.where(
             i < evenly, ((i + 1) * among).div(evenly.clamp(min=1), rounding_mode="floor") - 1, recent
         )
-    return QueryRows(starts.long()[requests] + position, position), q_lengths
+    return QueryRows(lengths.starts[rows.request] + position, position), rows

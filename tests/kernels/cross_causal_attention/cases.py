@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dist_rec.kernels.cross_causal_attention import Backend, Mask, cross_causal_attention, op, tuning
-from tests.helpers.closeness import assert_close_to_truth
+from tests.helpers.closeness import assert_close_to_truth, farthest
 
 Mode = Literal["plain", "groups", "prefix", "full"]
 MODES: tuple[Mode, ...] = ("plain", "groups", "prefix", "full")
@@ -263,13 +263,6 @@ def plain_in_orders(case: Case) -> list[Plain]:
     keys, the error of a single one is zero by luck now and then."""
     shuffle = torch.Generator().manual_seed(2)
     return [plain_autograd(case), *(plain_autograd(case, shuffle) for _ in range(8))]
-
-
-def farthest(values: list[Tensor], truth: Tensor) -> Tensor:
-    """Of several values for each element the one that is farthest from the truth."""
-    stacked = torch.stack(values)
-    worst = (stacked.double() - truth).abs().argmax(0, keepdim=True) if stacked.numel() else stacked[:1].long()
-    return stacked.gather(0, worst)[0]
 
 
 def _plain_request(

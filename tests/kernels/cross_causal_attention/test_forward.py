@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from dist_rec.kernels.cross_causal_attention import op, tuning
 from dist_rec.kernels.cross_causal_attention.tile_table import Tile
-from tests.helpers.closeness import assert_close_to_truth
+from tests.helpers.closeness import assert_close_to_truth, farthest
 from tests.kernels.cross_causal_attention.cases import (
     BLOCK,
     DEVICE,
@@ -21,7 +21,6 @@ from tests.kernels.cross_causal_attention.cases import (
     Case,
     Mode,
     Request,
-    farthest,
     keys_in_pieces,
     launches,
     make_case,

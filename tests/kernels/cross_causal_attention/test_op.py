@@ -50,16 +50,16 @@ def _assert_same(got: Any, expected: Any) -> None:
         assert torch.equal(mine, other)
 
 
-@pytest.mark.parametrize("promised", [False, True])
 @pytest.mark.parametrize(
-    "case",
+    ("case", "promised"),
     [
-        make_case([Request(5, 0, 3), Request(2, 0, 1)], "plain").to(torch.float32),
-        make_case([Request(3, 2, 4)], "prefix", group_size=2, hide=0.2, positions=True, heads=(2, 1)).to(torch.float32),
-        make_case([Request(4, 0, 0)], "full").to(torch.float16),
-        make_case([], "plain").to(torch.float32),
+        (make_case([Request(5, 0, 3), Request(2, 0, 1)], "plain").to(torch.float32), True),
+        (make_case([Request(3, 2, 4)], "prefix", group_size=2, hide=0.2, positions=True).to(torch.float32), False),
+        (make_case([Request(4, 0, 2)], "full", heads=(2, 1)).to(torch.float16), False),
+        (make_case([Request(4, 0, 0)], "full").to(torch.float16), True),
+        (make_case([], "plain").to(torch.float32), True),
     ],
-    ids=["plain", "prefix", "no rows", "no request"],
+    ids=["plain", "prefix", "shared heads", "no rows", "no request"],
 )
 def test_opcheck(case: Case, promised: bool) -> None:
     """Schema, fake tensors and autograd registration are what torch expects of a custom op."""

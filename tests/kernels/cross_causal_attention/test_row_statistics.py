@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dist_rec.kernels.cross_causal_attention import op
-from tests.helpers.closeness import assert_close_to_truth
+from tests.helpers.closeness import assert_close_to_truth, farthest
 from tests.kernels.cross_causal_attention.cases import (
     DEVICE,
     MODES,
     Case,
     Mode,
     Request,
-    farthest,
     keys_in_pieces,
     launches,
     make_case,

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from dist_rec.data.lengths import Lengths
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention
 from dist_rec.models.hyformer.cost import HyformerShape, SequenceShape, hyformer_flops
 from dist_rec.models.hyformer.query_decoder import QueryDecoder
@@ -41,7 +42,7 @@ def test_decoding_is_keys_once_and_queries_for_every_candidate(
 def test_torch_counts_the_same_in_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     reference = partial(cross_causal_attention, backend="reference")
     monkeypatch.setattr("dist_rec.models.hyformer.query_decoder.cross_causal_attention", reference)
-    events = Encoded.of(torch.randn(9, 8), torch.tensor([9], dtype=torch.int32))
+    events = Encoded.of(torch.randn(9, 8), Lengths.of([9]))
     view = make_view([3], dtype=torch.float32)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         QueryDecoder(8, heads=2, rotary=False, dropout=0.0)(torch.randn(3, 2, 8), events, view)

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from dist_rec.data.lengths import Lengths
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention
 from dist_rec.models.config import ModelConfig
 from dist_rec.models.hyformer import query_decoder
 from dist_rec.models.hyformer.model import HyFormer
 from dist_rec.models.hyformer.sequence_encoder import AttentionEncoder, Encoded
 from dist_rec.models.layers import attention_block
-from dist_rec.models.layers.jagged import CandidateView, SequenceInputs, segment_ids
+from dist_rec.models.layers.jagged import CandidateView, SequenceInputs
 from tests.models.batches import make_inputs, make_view, saved_bytes
 from tests.models.hyformer.dense import Padded, dense_hyformer
 
@@ -65,16 +66,16 @@ def _inputs(lengths: dict[str, list[int]] = LENGTHS, seed: int = 0) -> SequenceI
 
     return SequenceInputs(
         {name: randn(sum(own), WIDTH).requires_grad_() for name, own in lengths.items()},
-        {name: torch.tensor(own, dtype=torch.int32) for name, own in lengths.items()},
+        {name: Lengths.of(own) for name, own in lengths.items()},
         {name: randn(sum(COUNTS), WIDTH).requires_grad_() for name in lengths},
     )
 
 
-def _padded(tokens: Tensor, lengths: Tensor, view: CandidateView, seed: int) -> Padded:
+def _padded(tokens: Tensor, lengths: Lengths, view: CandidateView, seed: int) -> Padded:
     """Every candidate with its own copy of the history, padded on both sides and in between with loud numbers."""
     generator = torch.Generator().manual_seed(seed)
-    longest = 2 * int(lengths.max()) + 3
-    histories = tokens.split(lengths.tolist())
+    longest = 2 * lengths.longest + 3
+    histories = tokens.split(lengths.host.tolist())
     rows, real = [], []
     for request in view.request.tolist():
         place = torch.randperm(longest, generator=generator)[: len(histories[request])].sort().values
@@ -110,23 +111,16 @@ def _request(
 ) -> tuple[SequenceInputs, CandidateView, Tensor]:
     """The requests of `order`, in that order, as a batch of their own; and which candidates they are."""
     assert view.context is not None
-    pieces = {name: inputs.tokens[name].split(inputs.lengths[name].tolist()) for name in inputs.tokens}
+    pieces = {name: inputs.tokens[name].split(inputs.lengths[name].host.tolist()) for name in inputs.tokens}
     candidates = torch.cat([torch.nonzero(view.request == b)[:, 0] for b in order])
-    counts = view.counts[order]
+    counts = Lengths.of(view.counts.tensor[order])
     return (
         SequenceInputs(
             {name: torch.cat([pieces[name][b] for b in order]) for name in pieces},
-            {name: inputs.lengths[name][order] for name in pieces},
+            {name: Lengths.of(inputs.lengths[name].tensor[order]) for name in pieces},
             {name: inputs.pools[name][candidates] for name in pieces},
         ),
-        CandidateView(
-            view.features[candidates],
-            view.context[order],
-            segment_ids(counts, len(candidates)),
-            counts,
-            None,
-            int(counts.max()),
-        ),
+        CandidateView(view.features[candidates], view.context[order], counts, None),
         candidates,
     )
 
@@ -152,7 +146,7 @@ def test_an_empty_sequence_adds_exactly_nothing() -> None:
             torch.nn.init.normal_(parameter)
         encoded = encoder(Encoded.of(inputs.tokens[name], inputs.lengths[name]))
         decoded = decoder(x[:, :1], encoded, view)
-        empty = inputs.lengths[name][view.request] == 0
+        empty = inputs.lengths[name].tensor[view.request] == 0
         assert torch.equal(decoded[empty], x[empty][:, :1])
         assert not (decoded[~empty] == x[~empty][:, :1]).any()
 
@@ -174,7 +168,7 @@ def test_longer_stays_with_its_newest_events() -> None:
         encoder.register_forward_hook(lambda _, __, out, name=name: encoded.update({name: out}))
     model.mixed(inputs, view)
     for name, lengths in LENGTHS.items():
-        assert encoded[name].lengths.tolist() == [min(n, 2) for n in lengths]
+        assert encoded[name].lengths.host.tolist() == [min(n, 2) for n in lengths]
         kept = [i for n in lengths for i in range(max(n - 2, 0), n)]
         assert encoded[name].position.tolist() == kept
 
@@ -212,9 +206,9 @@ def test_merged_sequences_are_one_sequence() -> None:
     inputs, view = _inputs(), make_view(COUNTS)
     pieces = {name: inputs.tokens[name].split(LENGTHS[name]) for name in LENGTHS}
     joined = torch.cat([pieces[name][b] for b in range(len(COUNTS)) for name in LENGTHS])
-    total = torch.tensor([sum(LENGTHS[name][b] for name in LENGTHS) for b in range(len(COUNTS))], dtype=torch.int32)
-    parts = [inputs.pools[name] * inputs.lengths[name][view.request][:, None] for name in LENGTHS]
-    mean = torch.stack(parts).sum(0) / total[view.request][:, None].clamp(min=1)
+    total = Lengths.of([sum(LENGTHS[name][b] for name in LENGTHS) for b in range(len(COUNTS))])
+    parts = [inputs.pools[name] * inputs.lengths[name].tensor[view.request][:, None] for name in LENGTHS]
+    mean = torch.stack(parts).sum(0) / total.tensor[view.request][:, None].clamp(min=1)
     groups = {str(index): slices for index, slices in enumerate(model.non_sequential.groups)}
     config = _config(sequences={"merged": {"queries": 3}})
     one = HyFormer(config.section("hyformer"), make_inputs(config, ["merged"], groups, [1, 2])).double()
@@ -239,7 +233,7 @@ def test_no_candidates_at_all() -> None:
     empty = {name: [0] for name in LENGTHS}
     inputs = SequenceInputs(
         {name: torch.zeros(0, WIDTH, dtype=torch.float64) for name in empty},
-        {name: torch.zeros(1, dtype=torch.int32) for name in empty},
+        {name: Lengths.of([0]) for name in empty},
         {name: torch.zeros(0, WIDTH, dtype=torch.float64) for name in empty},
     )
     out = model.mixed(inputs, make_view([0]))

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dist_rec.data.lengths import Lengths
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention
 from dist_rec.models.hyformer import query_decoder
 from dist_rec.models.hyformer.query_decoder import QueryDecoder
 from dist_rec.models.hyformer.sequence_encoder import Encoded
-from dist_rec.models.layers.jagged import CandidateView, segment_ids
+from dist_rec.models.layers.jagged import CandidateView
 from tests.models.batches import make_view
 
 WIDTH, QUERIES = 8, 2
@@ -35,19 +36,16 @@ def _queries(count: int = sum(COUNTS), seed: int = 0) -> Tensor:
 
 def _events() -> Encoded:
     rows = torch.randn(sum(LENGTHS), WIDTH, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    return Encoded.of(rows.requires_grad_(), torch.tensor(LENGTHS, dtype=torch.int32))
+    return Encoded.of(rows.requires_grad_(), Lengths.of(LENGTHS))
 
 
 def _each_alone(events: Encoded, view: CandidateView) -> tuple[Encoded, CandidateView]:
     """Every candidate as a request of its own, its history cut to what it sees."""
     assert view.prefix_len is not None
     histories = events.rows.split(LENGTHS)
-    rows = torch.cat([histories[b][:seen] for b, seen in zip(view.request.tolist(), view.prefix_len.tolist())])
-    counts = torch.ones(len(view.request), dtype=torch.int32)
-    one_each = segment_ids(counts, len(view.request))
-    return Encoded.of(rows, view.prefix_len), replace(
-        view, request=one_each, counts=counts, prefix_len=None, max_count=1
-    )
+    rows = torch.cat([histories[b][:seen] for b, seen in zip(view.request.tolist(), view.prefix_len.host.tolist())])
+    one_each = Lengths.of([1] * view.counts.total)
+    return Encoded.of(rows, view.prefix_len), replace(view, counts=one_each, prefix_len=None)
 
 
 @pytest.mark.parametrize("rotary", [False, True])
@@ -141,7 +139,7 @@ def test_the_fused_kernel_gives_the_same(seen: list[int] | None, monkeypatch: py
     decoder = QueryDecoder(16, heads=2, rotary=True, dropout=0.0)
     queries = torch.randn(sum(COUNTS), QUERIES, 16, requires_grad=True)
     rows = torch.randn(sum(LENGTHS), 16, requires_grad=True)
-    events, results = Encoded.of(rows, torch.tensor(LENGTHS, dtype=torch.int32)), []
+    events, results = Encoded.of(rows, Lengths.of(LENGTHS)), []
     weights = torch.randn(sum(COUNTS), QUERIES, 16)
     for backend in ("reference", "triton"):
         attention = partial(cross_causal_attention, backend=backend)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
+from dist_rec.data.lengths import Lengths
 from dist_rec.models.hyformer.config import HyFormerConfig, HyFormerSequence
 from dist_rec.models.hyformer.sequence_encoder import AttentionEncoder, Encoded, SwigluEncoder, make_encoder
 from dist_rec.models.layers import attention_block
@@ -27,7 +28,7 @@ def _encoder(sequence: dict[str, Any], **changes: Any) -> AttentionEncoder | Swi
 
 def _events(lengths: list[int] = LENGTHS, seed: int = 0) -> Encoded:
     rows = torch.randn(sum(lengths), WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return Encoded.of(rows, torch.tensor(lengths, dtype=torch.int32))
+    return Encoded.of(rows, Lengths.of(lengths))
 
 
 def _with_row(events: Encoded, place: int) -> Encoded:
@@ -70,7 +71,9 @@ def test_longer_keeps_the_newest_states_of_the_full_encoder(causal: bool, rotary
     )
     everything, newest = full(_events()), longer(_events())
     kept = [i for start, n in zip((0, 6, 6, 7), LENGTHS) for i in range(start + max(n - recent, 0), start + n)]
-    assert newest.lengths.dtype == torch.int32 and newest.lengths.tolist() == [min(n, recent) for n in LENGTHS]
+    assert newest.lengths.tensor.dtype == torch.int32 and newest.lengths.host.tolist() == [
+        min(n, recent) for n in LENGTHS
+    ]
     assert torch.equal(newest.position, _events().position[kept])
     torch.testing.assert_close(newest.rows, everything.rows[kept], rtol=0.0, atol=1e-12)
 
@@ -83,7 +86,7 @@ def test_a_second_longer_layer_is_a_full_layer_over_what_was_kept(causal: bool) 
     )
     kept = longer(_events())
     again = longer(kept)
-    assert torch.equal(again.position, kept.position) and torch.equal(again.lengths, kept.lengths)
+    assert torch.equal(again.position, kept.position) and torch.equal(again.lengths.tensor, kept.lengths.tensor)
     alone = full(Encoded.of(kept.rows, kept.lengths))
     torch.testing.assert_close(again.rows, alone.rows, rtol=0.0, atol=1e-6)  # angles are fp32
 

@@ -2,30 +2,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dist_rec.data.lengths import Lengths
 from dist_rec.models.layers.jagged import (
-    CandidateView,
     GroupLayout,
     join_sequences,
     newest,
-    offsets_of,
-    position_in_request,
-    segment_ids,
     visible_mean,
 )
-from tests.data.requests import make_rows
-from tests.models.batches import make_batch, make_view
+from tests.models.batches import make_view
 
 LENGTHS = st.lists(st.integers(0, 6), max_size=6)
-
-
-@given(lengths=LENGTHS)
-@settings(max_examples=50, deadline=None)
-def test_owner_position_and_offsets(lengths: list[int]) -> None:
-    tensor, total = torch.tensor(lengths, dtype=torch.int32), sum(lengths)
-    assert segment_ids(tensor, total).tolist() == [b for b, n in enumerate(lengths) for _ in range(n)]
-    assert position_in_request(tensor, total).tolist() == [i for n in lengths for i in range(n)]
-    offsets = offsets_of(tensor)
-    assert offsets.dtype == torch.int32 and offsets.tolist() == [sum(lengths[:b]) for b in range(len(lengths) + 1)]
 
 
 @given(lengths=LENGTHS, count=st.integers(1, 7))
@@ -33,9 +19,9 @@ def test_owner_position_and_offsets(lengths: list[int]) -> None:
 def test_newest_are_the_last_rows_of_every_request(lengths: list[int], count: int) -> None:
     rows = [(b, i) for b, n in enumerate(lengths) for i in range(n)]
     expected = [row for b in range(len(lengths)) for row in [row for row in rows if row[0] == b][-count:]]
-    index, kept = newest(torch.tensor(lengths, dtype=torch.int32), count)
+    index, kept = newest(Lengths.of(lengths), count)
     assert [rows[i] for i in index.tolist()] == expected
-    assert kept.dtype == torch.int32 and kept.tolist() == [min(n, count) for n in lengths]
+    assert kept.tensor.dtype == torch.int32 and kept.host.tolist() == [min(n, count) for n in lengths]
 
 
 @given(
@@ -49,11 +35,9 @@ def test_joined_sequences_stand_one_after_the_other_in_every_request(table: list
     names = [[(s, b, i) for b, n in enumerate(own) for i in range(n)] for s, own in enumerate(table)]
     expected = [name for b in range(len(table[0])) for own in names for name in own if name[1] == b]
     parts = [torch.tensor(own, dtype=torch.float64).reshape(len(own), 3).requires_grad_() for own in names]
-    joined, lengths = join_sequences(parts, [torch.tensor(own, dtype=torch.int32) for own in table])
+    joined, lengths = join_sequences(parts, [Lengths.of(own) for own in table])
     assert [tuple(int(x) for x in row) for row in joined.tolist()] == expected
-    assert lengths.dtype == torch.int32 and lengths.tolist() == [
-        sum(own[b] for own in table) for b in range(len(table[0]))
-    ]
+    assert lengths.host.tolist() == [sum(own[b] for own in table) for b in range(len(table[0]))]
     gradients = torch.autograd.grad((joined * joined.detach()).sum(), parts)
     assert all(torch.equal(gradient, part) for gradient, part in zip(gradients, parts))
 
@@ -64,27 +48,28 @@ def test_layout_puts_every_requests_groups_after_its_events(pairs: list[tuple[in
     events = [f"event {b} {i}" for b, (n, _) in enumerate(pairs) for i in range(n)]
     groups = [f"group {b} {c} {i}" for b, (_, count) in enumerate(pairs) for c in range(count) for i in range(m)]
     expected = [name for b in range(len(pairs)) for name in [*events, *groups] if name.split()[1] == str(b)]
-    lengths, counts = (torch.tensor([pair[i] for pair in pairs], dtype=torch.int32) for i in (0, 1))
-    layout = GroupLayout.of(lengths, len(events), counts, len(groups) // m, m)
+    lengths, counts = (Lengths.of([pair[i] for pair in pairs]) for i in (0, 1))
+    layout = GroupLayout.of(lengths, counts, m)
     names = [*events, *groups]
     index = torch.arange(len(names), dtype=torch.float64)[:, None]
     joined = layout.join(index[: len(events)], index[len(events) :])
     assert [names[int(i)] for i in joined[:, 0]] == expected
     assert torch.equal(joined[layout.event_index], index[: len(events)])
     assert torch.equal(joined[layout.group_index], index[len(events) :])
-    assert layout.lengths.tolist() == [n + c * m for n, c in pairs] and layout.offsets[-1] == len(names)
+    assert layout.lengths.host.tolist() == [n + c * m for n, c in pairs] and layout.lengths.total == len(names)
 
 
-def test_view_of_a_batch() -> None:
-    batch = make_batch(make_rows(6))
-    features = torch.randn(batch.num_candidates, 3)
-    view = CandidateView.of(batch, features, None)
-    assert view.features is features and view.prefix_len is None
-    assert torch.equal(torch.bincount(view.request, minlength=6), view.counts.long())
+def test_events_that_each_candidate_sees() -> None:
+    events = Lengths.of([4, 0, 3])
+    everything, some = make_view([2, 0, 1]), make_view([2, 0, 1], prefix_len=[0, 3, 2])
+    assert everything.request.tolist() == [0, 0, 2]
+    for view, expected in ((everything, [4, 4, 3]), (some, [0, 3, 2])):
+        visible = view.visible(events)
+        assert visible.tensor.tolist() == visible.host.tolist() == expected
 
 
 def test_mean_of_what_each_candidate_sees() -> None:
-    values, lengths = torch.randn(7, 2, dtype=torch.float64), torch.tensor([4, 0, 3], dtype=torch.int32)
+    values, lengths = torch.randn(7, 2, dtype=torch.float64), Lengths.of([4, 0, 3])
     everything = visible_mean(values, lengths, make_view([2, 1, 1]))
     expected = torch.stack([values[:4].mean(0), values[:4].mean(0), torch.zeros(2), values[4:].mean(0)])
     torch.testing.assert_close(everything, expected, rtol=0.0, atol=1e-15)
@@ -94,7 +79,7 @@ def test_mean_of_what_each_candidate_sees() -> None:
 
 
 def test_mean_does_not_notice_what_comes_later() -> None:
-    values, lengths = torch.randn(9, 2), torch.tensor([3, 6], dtype=torch.int32)
+    values, lengths = torch.randn(9, 2), Lengths.of([3, 6])
     later = values.clone()
     later[2], later[7:] = 1e6, -1e6
     view = make_view([1, 2], prefix_len=[2, 4, 0])
@@ -103,7 +88,7 @@ def test_mean_does_not_notice_what_comes_later() -> None:
 
 def test_mean_of_low_precision_rows_is_not_summed_in_low_precision() -> None:
     """10,000 ones: a bf16 sum stops growing at 256."""
-    ones, lengths = torch.ones(10_000, 3, dtype=torch.bfloat16), torch.tensor([10_000], dtype=torch.int32)
+    ones, lengths = torch.ones(10_000, 3, dtype=torch.bfloat16), Lengths.of([10_000])
     for view in (make_view([1]), make_view([1], prefix_len=[10_000])):
         assert visible_mean(ones, lengths, view).tolist() == [[1.0] * 3]
 
@@ -111,5 +96,5 @@ def test_mean_of_low_precision_rows_is_not_summed_in_low_precision() -> None:
 def test_mean_without_requests_stays_in_the_graph() -> None:
     values = torch.randn(0, 3, requires_grad=True)
     for view in (make_view([]), make_view([], prefix_len=[])):
-        out = visible_mean(values, torch.zeros(0, dtype=torch.int32), view)
+        out = visible_mean(values, Lengths.of([]), view)
         assert out.shape == (0, 3) and out.requires_grad

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dist_rec.data.lengths import Lengths
 from dist_rec.models.hyformer.sequence_encoder import Encoded
 from dist_rec.models.layers import recompute
 from dist_rec.models.layers.recompute import run
@@ -58,7 +59,7 @@ def test_without_gradients_it_is_a_plain_call(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_dataclass_goes_in_and_comes_out() -> None:
     weight = torch.full((4,), 2.0, dtype=torch.float64, requires_grad=True)
-    events = Encoded.of(_x(), torch.tensor([4, 2], dtype=torch.int32))
+    events = Encoded.of(_x(), Lengths.of([4, 2]))
 
     def double(events: Encoded) -> Encoded:
         return replace(events, rows=(events.rows * weight).exp())

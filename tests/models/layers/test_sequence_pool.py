@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dist_rec.data.batch import JaggedEvents
+from dist_rec.data.lengths import Lengths
 from dist_rec.models.config import TokenConfig
 from dist_rec.models.layers.sequence_pool import SequencePool
 from dist_rec.models.layers.tokens import EventTokens, time_bucket
@@ -24,7 +25,7 @@ def _parts(times: bool = True, side: dict[str, int] | None = None) -> tuple[Sequ
     tokens = EventTokens(config, ROW_DIM, side, has_time=times, dropout=0.0).double()
     total = sum(LENGTHS)
     events = JaggedEvents(
-        lengths=torch.tensor(LENGTHS, dtype=torch.int32),
+        lengths=Lengths.of(LENGTHS),
         inverse=torch.randint(0, UNIQUE, (total,), dtype=torch.int32),
         side={name: torch.randint(0, size, (total,), dtype=torch.int16) for name, size in side.items()},
         age=torch.randint(0, 100, (total,), dtype=torch.int32) if times else None,
@@ -119,9 +120,8 @@ def test_what_a_candidate_does_not_see_changes_nothing_bitwise() -> None:
 @pytest.mark.parametrize("seen", [None, []], ids=["all", "seen"])
 def test_no_candidates_leave_zero_gradients(seen: list[int] | None) -> None:
     pool, tokens, _ = _parts(side={})
-    events = JaggedEvents(
-        torch.zeros(0, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), {}, torch.zeros(0, dtype=torch.int32)
-    )
+    nothing = torch.zeros(0, dtype=torch.int32)
+    events = JaggedEvents(Lengths.of([]), nothing, {}, nothing)
     rows = _rows()[:0].detach().requires_grad_()
     out = pool(rows, events, tokens, make_view([], seen))
     assert out.shape == (0, WIDTH)

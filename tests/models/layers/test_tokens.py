@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dist_rec.data.batch import JaggedEvents
+from dist_rec.data.lengths import Lengths
 from dist_rec.models.layers.tokens import EventTokens, time_bucket
 from tests.helpers.closeness import assert_close_to_truth
 from tests.models.batches import model_config
@@ -17,7 +18,7 @@ LENGTHS = (5, 0, 20, 1)
 def _events() -> JaggedEvents:
     total = sum(LENGTHS)
     return JaggedEvents(
-        lengths=torch.tensor(LENGTHS, dtype=torch.int32),
+        lengths=Lengths.of(LENGTHS),
         inverse=torch.randint(0, 7, (total,), dtype=torch.int32),
         side={
             "action": torch.randint(0, 4, (total,), dtype=torch.uint8),
@@ -84,7 +85,7 @@ def test_recency_counts_from_the_newest_event() -> None:
     events, rows = _events(), torch.randn(7, 6)
     newest = slice(LENGTHS[0] + 10, LENGTHS[0] + LENGTHS[2])
     tail = JaggedEvents(
-        lengths=torch.tensor([10], dtype=torch.int32),
+        lengths=Lengths.of([10]),
         inverse=events.inverse[newest],
         side={name: values[newest] for name, values in events.side.items()},
         age=_age(events)[newest],
@@ -98,7 +99,7 @@ def test_recency_counts_from_the_newest_event() -> None:
 def test_no_events_leave_zero_gradients() -> None:
     tokens, events = _tokens("recency"), _events()
     none = JaggedEvents(
-        lengths=torch.zeros(0, dtype=torch.int32),
+        lengths=Lengths.of([]),
         inverse=events.inverse[:0],
         side={name: values[:0] for name, values in events.side.items()},
         age=_age(events)[:0],

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dist_rec.data.lengths import Lengths
 from dist_rec.models.layers.attention_block import CrossCausalBlock
 from dist_rec.models.longer.inner_trans import InnerTrans
 from dist_rec.models.longer.model import Longer
@@ -25,7 +26,7 @@ def dense_longer(model: Longer, tokens: Tensor, features: Tensor, context: Tenso
         rows = torch.cat([everything[:m], model.learned.flip(0)])
         index = torch.cat([torch.arange(m), torch.full((len(model.learned),), m)])  # learned rows see every event
     else:
-        picked, _ = select_queries(model.config, torch.tensor([M], dtype=torch.int32), M)
+        picked, _ = select_queries(model.config, Lengths.of([M]))
         index = torch.cat([torch.arange(m), m + (M - 1 - picked.position).flip(0)])
         rows = everything[index]
     j = torch.arange(m + M)

@@ -8,6 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dist_rec.data.lengths import Lengths
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention
 from dist_rec.models.layers.cost import cross_layer_flops, mlp_flops
 from dist_rec.models.longer.cost import LongerShape, longer_flops
@@ -56,7 +57,7 @@ def _counted(case: _Case) -> tuple[dict[str, int], LongerShape]:
         tokens={"width": shape.token_width},
         longer={"merge": case.merge, "k": case.k, "inner_trans": case.inner, "self_layers": case.layers},
     )
-    lengths = torch.tensor([case.length], dtype=torch.int32)
+    lengths = Lengths.of([case.length])
     view = make_view([case.candidates], dtype=torch.float32)
     longer = Longer(config.section("longer"), make_inputs(config))
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):

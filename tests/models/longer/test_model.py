@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dist_rec.data.lengths import Lengths
 from dist_rec.models.layers.jagged import CandidateView
 from dist_rec.models.longer.model import Longer
 from tests.models.batches import make_inputs, make_view, model_config, saved_bytes
@@ -23,10 +24,10 @@ def _longer(recompute: tuple[str, ...] = (), **changes: Any) -> Longer:
     return Longer(config.section("longer"), make_inputs(config)).double()
 
 
-def _tokens(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+def _tokens(lengths: list[int], seed: int = 0) -> tuple[Tensor, Lengths]:
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randn(sum(lengths), WIDTH, generator=generator, dtype=torch.float64)
-    return tokens, torch.tensor(lengths, dtype=torch.int32)
+    return tokens, Lengths.of(lengths)
 
 
 def _gradients(model: Longer, out: Tensor, *inputs: Tensor) -> list[Tensor]:
@@ -35,9 +36,9 @@ def _gradients(model: Longer, out: Tensor, *inputs: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad((out * weights).sum(), [*model.parameters(), *inputs]))
 
 
-def _dense_batch(model: Longer, tokens: Tensor, lengths: Tensor, view: CandidateView) -> Tensor:
+def _dense_batch(model: Longer, tokens: Tensor, lengths: Lengths, view: CandidateView) -> Tensor:
     assert view.context is not None
-    histories = tokens.split(lengths.tolist())
+    histories = tokens.split(lengths.host.tolist())
     out = [
         dense_longer(model, histories[b], view.features[c], view.context[b])
         for c, b in enumerate(view.request.tolist())
@@ -80,8 +81,8 @@ def test_merge_pads_the_oldest_group(merge: int) -> None:
     model = _longer(merge=merge, inner_trans=False)
     tokens, lengths = _tokens([merge + 1, 0, 2 * merge, 1])
     merged, merged_lengths = model.merge(tokens, lengths)
-    assert merged_lengths.tolist() == [-(-n // merge) for n in lengths.tolist()]
-    for rows, history in zip(merged.split(merged_lengths.tolist()), tokens.split(lengths.tolist())):
+    assert merged_lengths.host.tolist() == [-(-n // merge) for n in lengths.host.tolist()]
+    for rows, history in zip(merged.split(merged_lengths.host.tolist()), tokens.split(lengths.host.tolist())):
         assert torch.equal(rows.flip(0), merged_newest_first(model, history))
     oldest = merged[0].unflatten(0, (merge, WIDTH))
     padding = -(merge + 1) % merge
@@ -132,7 +133,7 @@ def test_rotary_sees_only_distances(merge: int) -> None:
     view = make_view([1])
     plain = _longer(rotary=False, merge=merge, k=0, inner_trans=False)
     assert not torch.allclose(model(tokens, lengths, view), plain(tokens, lengths, view))
-    batch, batch_lengths = torch.cat([tokens[:4], tokens]), torch.tensor([4, 12], dtype=torch.int32)
+    batch, batch_lengths = torch.cat([tokens[:4], tokens]), Lengths.of([4, 12])
     both = model(
         batch, batch_lengths, replace(make_view([0, 1]), features=view.features, context=view.context.repeat(2, 1))
     )

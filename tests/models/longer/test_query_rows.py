@@ -2,6 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dist_rec.data.lengths import Lengths
 from dist_rec.models.longer.query_rows import select_queries
 from tests.models.batches import longer_config
 
@@ -14,11 +15,11 @@ from tests.models.batches import longer_config
 @settings(max_examples=150, deadline=None)
 def test_query_rows(lengths: list[int], k: int, strategy: str) -> None:
     config = longer_config(k=k, queries=strategy)
-    rows, q_lengths = select_queries(config, torch.tensor(lengths, dtype=torch.int32), sum(lengths))
-    assert q_lengths.dtype == torch.int32 and q_lengths.tolist() == [min(k, M) for M in lengths]
+    rows, q_lengths = select_queries(config, Lengths.of(lengths))
+    assert q_lengths.tensor.dtype == torch.int32 and q_lengths.host.tolist() == [min(k, M) for M in lengths]
     starts = [sum(lengths[:b]) for b in range(len(lengths))]
     for start, M, position, index in zip(
-        starts, lengths, rows.position.split(q_lengths.tolist()), rows.index.split(q_lengths.tolist())
+        starts, lengths, rows.position.split(q_lengths.host.tolist()), rows.index.split(q_lengths.host.tolist())
     ):
         assert (index - position).tolist() == [start] * min(k, M)
         chosen = position.tolist()
@@ -34,7 +35,5 @@ def test_query_rows(lengths: list[int], k: int, strategy: str) -> None:
 
 
 def test_learnable_rows_see_every_event() -> None:
-    rows, q_lengths = select_queries(
-        longer_config(k=2, queries="learnable"), torch.tensor([5, 0], dtype=torch.int32), 5
-    )
-    assert q_lengths.tolist() == [2, 2] and rows.position.tolist() == [4, 4, -1, -1]
+    rows, q_lengths = select_queries(longer_config(k=2, queries="learnable"), Lengths.of([5, 0]))
+    assert q_lengths.host.tolist() == [2, 2] and rows.position.tolist() == [4, 4, -1, -1]

@@ -1,0 +1,96 @@
+"""How many rows each request has, known on the device and on the host.
+
+Legend: B requests, N rows of all of them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Lengths:
+    """Rows of every request, one request after the other.
+
+    - `tensor` (B,) int32 on the device
+    - `host` (B,) int32, the same numbers on the host: no shape that follows from them waits for the device
+
+    What follows from them is made at its first use, once, and serves every layer.
+    """
+
+    tensor: Tensor
+    host: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, lengths: Sequence[int] | Tensor, device: torch.device | None = None) -> "Lengths":
+        """From numbers on the host, a tensor there included; `device` gets them, by default the CPU.
+
+        Raises ValueError for a tensor that is on another device."""
+        if isinstance(lengths, Tensor) and lengths.device.type != "cpu":
+            raise ValueError(f"lengths: expected a tensor on the host, got one on {lengths.device}")
+        tensor = torch.as_tensor(lengths, dtype=torch.int32)
+        return cls(tensor if device is None else tensor.to(device, non_blocking=True), tensor.numpy())
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    @cached_property
+    def total(self) -> int:
+        """N"""
+        return int(self.host.sum())
+
+    @cached_property
+    def longest(self) -> int:
+        return int(self.host.max(initial=0))
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """(B,) int64: one after the last row of each request."""
+        return self.tensor.cumsum(0)
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """(B,) int64: the first row of each request."""
+        return self.ends - self.tensor
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """(B + 1,) int32 prefix sums."""
+        return torch.nn.functional.pad(self.tensor.cumsum(0, dtype=torch.int32), (1, 0))
+
+    @cached_property
+    def request(self) -> Tensor:
+        """(N,) int64: the request of every row."""
+        requests = torch.arange(len(self), device=self.tensor.device)
+        return requests.repeat_interleave(self.tensor, output_size=self.total)
+
+    @cached_property
+    def position(self) -> Tensor:
+        """(N,) int64: 0 for the first row of each request."""
+        return torch.arange(self.total, device=self.tensor.device) - self.starts[self.request]
+
+    def map(self, change: Callable[[Any], Any]) -> "Lengths":
+        """`change` of both, elementwise: it has to mean the same for a tensor and for an array."""
+        return Lengths(change(self.tensor), change(self.host))
+
+    def plus(self, other: "Lengths") -> "Lengths":
+        """Of rows that have the others after them, in every request."""
+        return Lengths(self.tensor + other.tensor, self.host + other.host)
+
+    def clipped(self, most: int) -> "Lengths":
+        """At most so many rows of each request."""
+        return self.map(lambda n: n.clip(max=most))
+
+    def times(self, count: int) -> "Lengths":
+        """Of `count` rows in the place of each."""
+        return self.map(lambda n: n * count)
+
+    def of_each(self, rows: "Lengths") -> "Lengths":
+        """(rows.total,) the length of the request that each of `rows` belongs to."""
+        return Lengths(self.tensor[rows.request], self.host.repeat(rows.host))

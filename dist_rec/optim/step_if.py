@@ -1,0 +1,46 @@
+"""A step of a torch optimizer that happens or not by a flag on the device, which the host never reads."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def step_if(optimizer: torch.optim.Optimizer, flag: Tensor) -> None:
+    """`optimizer.step()` where `flag` () bool is true; otherwise parameters and state on its device stay as they were.
+
+    Optimizers that take torch's own flag for gradient scaling (fused Adam and AdamW) do so in their kernel. For others
+    the values from before are kept beside the new ones and chosen afterwards. A step counter that an optimizer keeps on
+    the host goes on.
+
+    Memory: nothing for the former; for the others, during the step, a copy of parameters and state.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        with_flag: Any = optimizer
+        with_flag.grad_scale, with_flag.found_inf = None, (~flag).float()
+        try:
+            optimizer.step()
+        finally:
+            del with_flag.grad_scale, with_flag.found_inf
+        return
+    before = {key: tensor.clone() for key, tensor in _tensors(optimizer, flag.device).items()}
+    optimizer.step()
+    for key, tensor in _tensors(optimizer, flag.device).items():
+        # State that the step has made starts from zeros, as it would after a first step that counts.
+        old = before.get(key)
+        tensor.copy_(torch.where(flag, tensor, torch.zeros_like(tensor) if old is None else old))
+
+
+def _tensors(optimizer: torch.optim.Optimizer, device: torch.device) -> dict[tuple[int, str], Tensor]:
+    """Parameters with a gradient and their state on the device, by parameter and name."""
+    found: dict[tuple[int, str], Tensor] = {}
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            found[id(p), ""] = p
+            for name, value in optimizer.state.get(p, {}).items():
+                if isinstance(value, Tensor) and value.device == device:
+                    found[id(p), name] = value
+    return found
