@@ -53,7 +53,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.10,<3.14",
     packages=[
         *find_packages(include=["dist_rec", "dist_rec.*"], exclude=["dist_rec.kernels", "dist_rec.kernels.*"]),
         *kernel_packages(),
@@ -68,10 +68,9 @@ setup(
             optional=True,  # without a compiler the installation goes on; `dist-rec doctor` says what is missing
         )
     ],
-    # As wide as torch allows (TorchRec and FBGEMM belong to one torch); the pinned sets that are tested:
-    # launch/requirements/.
+    # Every torch with a TorchRec that has what this project calls; the sets that are tested: launch/requirements/.
     install_requires=[
-        "torch==2.13.*",
+        "torch>=2.11,<2.15",
         "torchdata>=0.11",
         "torchmetrics>=1.0.3",
         "numpy>=1.26",
@@ -86,8 +85,8 @@ setup(
     # TorchRec is in no default: it requires fbgemm-gpu (CUDA), so a machine without a GPU must install it with
     # --no-deps beside fbgemm-gpu-cpu, which no extra can say. launch/install.sh does.
     extras_require={
-        "cuda": ["torchrec==1.8.*", "fbgemm-gpu==1.8.*", "triton==3.7.*"],
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-learn>=1.5", "triton==3.7.*"],
+        "cuda": ["torch==2.14.*", "torchrec==1.9.*", "fbgemm-gpu==1.9.*", "triton==3.8.*"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-learn>=1.5", "triton>=3.6"],
         "check": ["ruff==0.17.*", "pyright>=1.1.400"],
     },
     entry_points={"console_scripts": ["dist-rec = dist_rec.cli:main"]},

@@ -38,7 +38,12 @@ class DataConfig(Strict):
     batch_size: Size = Field(default=64, ge=1, description="Requests per rank and step.")
     eval_batch_size: Size = Field(default=128, ge=1, description="Requests per rank and evaluation step.")
     shuffle_window: Size = Field(default=8192, ge=1, description="Requests that are shuffled among each other.")
-    workers: Size = Field(default=1, ge=0, description="Reader processes per rank; 0 reads in the training process.")
+    workers: Size | None = Field(
+        default=None,
+        ge=0,
+        description="Reader processes per rank; 0 reads in the training process. By default 1, and with a GPU by the "
+        "cores of each rank, up to 8. The order of the data depends on it.",
+    )
     reader: Annotated[Part, AfterValidator(READERS.known)] = Field(
         default=Part(name="parquet"),
         description="Lists and reads the rows of a split: parquet, or a RowReader of one's own.",

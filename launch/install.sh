@@ -19,19 +19,31 @@ choose_device() {
   case $device in cpu | cuda) echo "$device" ;; *) stop "DIST_REC_DEVICE must be cpu or cuda, got '$device'" ;; esac
 }
 
-fingerprint() { { echo "$device $PWD" && cat "$pins"/*.txt setup.py dist_rec/data/_host.cpp; } | cksum; }
+# The set of versions that was asked for; empty for the newest that this machine can have.
+choose_stack() {
+  case ${DIST_REC_STACK:-} in
+    '') ;;
+    */* | .*) stop "DIST_REC_STACK must be $(stacks), got '$DIST_REC_STACK'" ;;
+    *) [ -d "$pins/$DIST_REC_STACK" ] || stop "DIST_REC_STACK must be $(stacks), got '$DIST_REC_STACK'" ;;
+  esac
+  echo "${DIST_REC_STACK:-}"
+}
 
-fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; }
+stacks() { (cd "$pins" && printf '%s\n' */ | tr -d / | sort -Vr | paste -sd' ' | sed 's/ / or /g'); }
+
+fingerprint() { { echo "$device $asked $PWD" && cat "$pins"/*.txt "$pins"/*/*.txt setup.py dist_rec/data/_host.cpp; } | cksum; }
+
+fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; }
 
 find_python() {
   local candidate bare=""
-  for candidate in ${PYTHON:-python3.12 python3.11 python3.10 python3}; do
+  for candidate in ${PYTHON:-python3.12 python3.11 python3.13 python3.10 python3}; do
     fits "$candidate" || continue
     if "$candidate" -c 'import venv, ensurepip' 2>/dev/null; then echo "$candidate" && return; fi
     bare=${bare:-$candidate}
   done
   [ -z "$bare" ] || stop "$bare has no venv module; install it (Debian, Ubuntu: apt-get install $("$bare" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')) and call again"
-  stop "needs Python 3.10, 3.11 or 3.12, found none as ${PYTHON:-python3.12, python3.11, python3.10 or python3}; install one, or name it: PYTHON=/path/to/python make setup"
+  stop "needs Python 3.10 to 3.13, found none as ${PYTHON:-python3.12, python3.11, python3.13, python3.10 or python3}; install one, or name it: PYTHON=/path/to/python make setup"
 }
 
 check_disk() {
@@ -69,7 +81,7 @@ phase() {
 
 pip() { "$python" -m pip --disable-pip-version-check --no-input "$@"; }
 
-# pip is content with torch 2.13.0+cpu where 2.13.0 is asked for, and both FBGEMM packages write the same folder: take out what belongs to the other kind.
+# pip is content with torch 2.14.1+cpu where 2.14.1 is asked for, and both FBGEMM packages write the same folder: take out what belongs to the other kind.
 drop_misfits() {
   local misfits='^fbgemm[-_]gpu=='
   [ "$device" = cpu ] || misfits='^(torch==.*\+cpu|fbgemm[-_]gpu[-_]cpu==)'
@@ -83,19 +95,51 @@ torch_source() {
   echo "--extra-index-url $torch_index"
 }
 
+newest() { stacks | cut -d' ' -f1; }
+
+torch_of() { sed -n 's/^torch==//p' "$pins/$1/$device.txt"; }
+
+# Whether torch's CPU build of these versions is in reach. The other build brings 5 GB of CUDA, and works without a GPU.
+has_cpu_build() {
+  # shellcheck disable=SC2046 # two words or none
+  [ -n "${builds:-}" ] || builds=$(pip index versions torch $(torch_source) 2>/dev/null || echo none)
+  grep -qF "$(torch_of "$1")" <<<"$builds"
+}
+
+# The versions to install: those that were asked for, or the newest that have a build for this kind of machine.
+find_stack() {
+  local found
+  if [ -n "$asked" ]; then echo "$asked" && return; fi
+  for found in $(stacks | sed 's/ or / /g'); do
+    if [ "$device" = cuda ] || has_cpu_build "$found"; then echo "$found" && return; fi
+  done
+  newest # pip will say what is missing
+}
+
 main() {
   device=$(choose_device)
-  readonly device
+  asked=$(choose_stack)
+  readonly device asked
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(fingerprint)" ] && fits "$python"; then return; fi
   check_disk
   make_venv
   rm -f "$stamp"
   : >"$log"
+  local stack requirements
+  stack=$(find_stack)
+  requirements=$pins/$stack/$device.txt
+  if [ -n "$asked" ] && [ "$device" = cpu ] && ! has_cpu_build "$stack"; then
+    echo "setup: no CPU build of torch $stack in reach; taking the build with CUDA's libraries, 5 GB"
+    sed 's/+cpu$//' "$requirements" >"$venv/cpu.txt"
+    requirements=$venv/cpu.txt
+  elif [ -z "$asked" ] && [ "$stack" != "$(newest)" ]; then
+    echo "setup: no CPU build of torch $(newest) in reach; taking the versions around torch $stack (DIST_REC_STACK=$(newest): the build with CUDA's libraries)"
+  fi
   drop_misfits
   # shellcheck disable=SC2046 # two words or none
   phase "installing torch, FBGEMM and the other pinned packages for $device (minutes; log: $venv/install.log)" \
-    pip install --upgrade-strategy only-if-needed $(torch_source) -r "$pins/$device.txt" -r "$pins/base.txt" -r "$pins/dev.txt"
-  phase "installing TorchRec" pip install --no-deps -r "$pins/torchrec.txt"
+    pip install --upgrade-strategy only-if-needed $(torch_source) -r "$requirements" -r "$pins/base.txt" -r "$pins/dev.txt"
+  phase "installing TorchRec" pip install --no-deps -r "$pins/$stack/torchrec.txt"
   phase "installing dist-rec, editable" pip install --no-deps --no-build-isolation -e .
   fingerprint >"$stamp"
   echo "setup: done; $venv/bin/dist-rec doctor checks it"

@@ -20,12 +20,16 @@ missing=$("$python" -c 'import importlib.util as u; print(*(n for n in ("torch",
 [ -z "$missing" ] || stop "$python has no: $missing; call: make setup"
 
 gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
-[ -z "${CUDA_VISIBLE_DEVICES:-}" ] || gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)
+[ -z "${CUDA_VISIBLE_DEVICES+set}" ] || gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true)
 ranks=${DIST_REC_RANKS:-$([ "$gpus" -gt 0 ] && echo "$gpus" || echo 2)}
 [[ $ranks =~ ^[1-9][0-9]*$ ]] || stop "DIST_REC_RANKS must be a positive number, got '$ranks'"
 
 # One OpenMP thread per rank unless told otherwise: sums are then split the same way on every machine, so runs can be compared bit for bit.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Embeddings and dense gradients have a communicator each. Torch asks for one order of their collectives on all ranks; NCCL then keeps the order of the calls.
+export NCCL_LAUNCH_ORDER_IMPLICIT=${NCCL_LAUNCH_ORDER_IMPLICIT:-1}
+# Batches differ in size; without it every new size leaves a hole in the GPU's memory.
+export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
 # The source tree works without an installation too, from whatever folder this is called.
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 # A wrong recipe is told here, once and briefly, before any rank starts.

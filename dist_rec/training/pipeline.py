@@ -8,6 +8,7 @@
                     backward, step     unique ids                copy
 """
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,13 +83,15 @@ def make_pipeline(
 
 @dataclass(frozen=True)
 class BatchSize:
-    """What one rank's batch held and what crossed to the device, in bytes, with and without dedup."""
+    """What one rank's batch held, what crossed to the device, in bytes, with and without dedup, and for how many
+    seconds the step waited for it."""
 
     requests: int
     candidates: int
     events: int
     nbytes: int
     plain_bytes: int
+    waited: float
 
 
 class CountedBatches(Iterator[HostBatch]):
@@ -104,10 +107,10 @@ class CountedBatches(Iterator[HostBatch]):
         self._ahead: deque[BatchSize] = deque()
 
     def __next__(self) -> HostBatch:
+        asked = time.perf_counter()
         batch = next(self._batches)
-        self._ahead.append(
-            BatchSize(batch.num_requests, batch.num_candidates, batch.num_events, batch.nbytes, batch.plain_bytes)
-        )
+        held = (batch.num_requests, batch.num_candidates, batch.num_events, batch.nbytes, batch.plain_bytes)
+        self._ahead.append(BatchSize(*held, time.perf_counter() - asked))
         (candidates,) = self._ranks.total(batch.num_candidates)
         batch.set_candidates_per_rank(candidates / self._ranks.world_size)
         return batch

@@ -18,6 +18,8 @@ from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.throughput import ThroughputStats
 
+SLOW_INPUT = 0.1  # share of the time that steps may wait for their batches before it is said
+
 
 class RunLog:
     """Writes one run's folder. Only rank 0 writes; on other ranks every method does nothing.
@@ -82,6 +84,8 @@ class RunLog:
             f"loss {window.loss:.4f}  {_count(window.candidates_per_s)} samples/s  {_count(window.events_per_s)} "
             f"events/s  {_count(window.bytes_per_step)}B/step to the device ({saved:.0%} less than as plain int64)"
         )
+        if window.waiting_share >= SLOW_INPUT:
+            status += f"  {window.waiting_share:.0%} of the time waiting for batches (data.workers)"
         if cache is not None:
             status += f"  cache hits {cache.hit_rate:.1%}, {_count(cache.fetched_bytes / window.steps)}B/step fetched"
         if self._progress is not None:

@@ -27,7 +27,7 @@ from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.run_log import RunLog
 from dist_rec.training.selection import Selection
-from dist_rec.training.splits import open_split, training_loader, training_steps
+from dist_rec.training.splits import open_split, reader_workers, training_loader, training_steps
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Run:
         """A checkpoint that a run can resume from, to the bit."""
         position = Position(
             data=self.loader.state_dict(),
-            workers=self.config.data.workers,
+            workers=reader_workers(self.config),
             random=random_state(),
             run=self.selection.state,
         )
@@ -103,7 +103,7 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
         model=dmp,
         optimizer=optimizer,
         selection=Selection(config),
-        steps_per_epoch=reader.steps_per_epoch(config.data.workers),
+        steps_per_epoch=reader.steps_per_epoch(reader_workers(config)),
         total_steps=total_steps,
     )
     if resume is not None:
@@ -115,7 +115,7 @@ def _resume(run: Run, checkpoint: Path) -> None:
     """Brings back weights, optimizer, position in the data, random numbers, and the validations with their best
     weights."""
     # The position first: a checkpoint without one also lacks the optimizer, and the message is about the position.
-    position = load_position(checkpoint, run.ranks, run.config.data.workers)
+    position = load_position(checkpoint, run.ranks, reader_workers(run.config))
     load_checkpoint(checkpoint, run.model, run.optimizer, run.ranks)
     try:
         run.loader.load_state_dict(position.data)

@@ -1,5 +1,6 @@
 """The batches of a split for this rank."""
 
+import os
 from pathlib import Path
 
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -10,6 +11,24 @@ from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.schema import Schema
 from dist_rec.registry import READERS
 from dist_rec.training.ranks import Ranks
+
+MOST_WORKERS = 8
+
+
+def with_reader_workers(config: Config, ranks: Ranks) -> Config:
+    """The recipe with a number of reader processes, if it has none. A GPU takes batches faster than one process makes
+    them; without one the ranks need the cores themselves."""
+    if config.data.workers is not None:
+        return config
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size))  # set by torchrun
+    cores = len(os.sched_getaffinity(0)) // ranks_here
+    workers = 1 if ranks.device.type == "cpu" else min(max(cores - 1, 1), MOST_WORKERS)
+    return config.model_copy(update={"data": config.data.model_copy(update={"workers": workers})})
+
+
+def reader_workers(config: Config) -> int:
+    """Of a recipe that `with_reader_workers` completed; of any other 1."""
+    return 1 if config.data.workers is None else config.data.workers
 
 
 def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str], *, train: bool) -> RequestReader:
@@ -31,17 +50,17 @@ def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str],
 
 def training_loader(config: Config, reader: RequestReader) -> StatefulDataLoader:
     """The training batches of this rank, all epochs one after the other."""
-    return make_loader(reader, config.data.workers)
+    return make_loader(reader, reader_workers(config))
 
 
 def evaluation_loader(config: Config, schema: Schema, ranks: Ranks, folders: list[str]) -> StatefulDataLoader:
     """The batches of a validation or test split, read by one worker at most."""
-    return make_loader(open_split(config, schema, ranks, folders, train=False), min(config.data.workers, 1))
+    return make_loader(open_split(config, schema, ranks, folders, train=False), min(reader_workers(config), 1))
 
 
 def training_steps(config: Config, reader: RequestReader) -> int:
     """Steps of the run: whole dense updates. Raises ConfigError if there is not one."""
-    steps = reader.steps_per_epoch(config.data.workers) * config.run.epochs
+    steps = reader.steps_per_epoch(reader_workers(config)) * config.run.epochs
     steps = min(steps, config.run.max_steps or steps)
     whole = steps - steps % config.optim.accumulation_steps
     if whole == 0:

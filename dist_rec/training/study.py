@@ -16,6 +16,7 @@ from dist_rec.training.loop import RunResult, train_one
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.report import against_baselines, config_yaml, write_page
 from dist_rec.training.run_log import RunLog, finite, named
+from dist_rec.training.splits import reader_workers, with_reader_workers
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> Study
     Raises ConfigError if one checkpoint is to be resumed by several runs.
     """
     check_study(config, resume)
+    config = with_reader_workers(config, ranks)
     if resume is not None:  # before a folder is made for a run that cannot be
-        load_position(resume, ranks, config.data.workers)
+        load_position(resume, ranks, reader_workers(config))
     folder = new_folder(config, ranks)
     # At the start: the checkout may change during the runs.
     origin = provenance() if ranks.is_main else {}

@@ -22,6 +22,7 @@ class ThroughputStats:
     events_per_s: float
     bytes_per_step: float
     plain_bytes_per_step: float
+    waiting_share: float  # of the time, in which steps waited for their batch
 
 
 class Throughput:
@@ -49,7 +50,7 @@ class Throughput:
             *(sum(getattr(size, name) for size in self._sizes) for name in BatchSize.__dataclass_fields__),
         ]
         seconds = time.perf_counter() - self._started
-        loss, requests, candidates, events, nbytes, plain_bytes = self._ranks.total(*mine)
+        loss, requests, candidates, events, nbytes, plain_bytes, waited = self._ranks.total(*mine)
         rank_steps = steps * self._ranks.world_size
         self.restart()
         return ThroughputStats(
@@ -61,4 +62,5 @@ class Throughput:
             events_per_s=events / seconds,
             bytes_per_step=nbytes / rank_steps,
             plain_bytes_per_step=plain_bytes / rank_steps,
+            waiting_share=waited / (seconds * self._ranks.world_size),
         )

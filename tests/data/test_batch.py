@@ -32,6 +32,6 @@ def test_every_tensor_lives_as_long_as_a_stream_needs_it(monkeypatch: pytest.Mon
     events = [batch.candidates, *batch.sequences.values()]
     leaves = [batch.unique, context.words, batch.labels, batch.oracle, batch.grouping_key, batch.candidates_per_rank]
     leaves += [
-        leaf for of in events for leaf in (of.lengths, of.inverse, of.age, *of.side.values()) if leaf is not None
+        leaf for of in events for leaf in (of.lengths.tensor, of.inverse, of.age, *of.side.values()) if leaf is not None
     ]
     assert sorted(recorded) == sorted(map(id, leaves))

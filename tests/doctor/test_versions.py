@@ -4,13 +4,18 @@ from pathlib import Path
 import pytest
 
 from dist_rec.doctor import versions
-from dist_rec.doctor.versions import AT_LEAST, TESTED, Finding, Machine, check_versions
+from dist_rec.doctor.versions import AT_LEAST, PARTNERS, STACKS, TESTED, Finding, Machine, check_versions
 
 ROOT = Path(__file__).resolve().parents[2]
-GOOD_CPU = {**TESTED, **AT_LEAST, "torch": "2.13.0+cpu"}
-del GOOD_CPU["fbgemm-gpu"]
-GOOD_CUDA = {**TESTED, **AT_LEAST}
-del GOOD_CUDA["fbgemm-gpu-cpu"]
+
+
+def _good(stack: str, without: str) -> dict[str, str]:
+    return {name: version for name, version in {**STACKS[stack], **TESTED, **AT_LEAST}.items() if name != without}
+
+
+GOOD_CPU = {**_good("2.13", "fbgemm-gpu"), "torch": "2.13.0+cpu"}
+GOOD_CUDA = _good("2.13", "fbgemm-gpu-cpu")
+NEW_CPU, NEW_CUDA = _good("2.14", "fbgemm-gpu"), _good("2.14", "fbgemm-gpu-cpu")
 GPU, NO_GPU = Machine(gpus=2, cuda_works=True), Machine()
 
 
@@ -20,7 +25,9 @@ def _check(monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], machine: 
     return {finding.name: finding for finding in check_versions(machine) if finding.verdict != "ok"}
 
 
-@pytest.mark.parametrize(("installed", "machine"), [(GOOD_CPU, NO_GPU), (GOOD_CUDA, GPU)])
+@pytest.mark.parametrize(
+    ("installed", "machine"), [(GOOD_CPU, NO_GPU), (GOOD_CUDA, GPU), (NEW_CPU, NO_GPU), (NEW_CUDA, GPU)]
+)
 def test_the_tested_sets_fit(monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], machine: Machine) -> None:
     assert _check(monkeypatch, installed, machine) == {}
 
@@ -102,15 +109,35 @@ def test_odd_version_numbers_do_not_end_the_doctor(monkeypatch: pytest.MonkeyPat
     assert found["torchrec"].expected.startswith("1.9.*")
 
 
-def test_the_pins_are_those_that_the_doctor_knows() -> None:
+@pytest.mark.parametrize(
+    ("torch", "said"), [("2.15.0", "for torch 2.11 to 2.14, its newest, 1.9, for 2.14"), ("2.10.0", "2.11")]
+)
+def test_a_torch_that_no_torchrec_exists_for(monkeypatch: pytest.MonkeyPatch, torch: str, said: str) -> None:
+    """And no version is advised that does not exist."""
+    found = _one(_check(monkeypatch, {**NEW_CUDA, "torch": torch}, GPU), "torch", "fail")
+    assert said in found.expected and found.fix.endswith("pip install torch==2.14.1")
+
+
+@pytest.mark.parametrize(("torch", "torchrec"), PARTNERS.items())
+def test_the_partner_of_every_torch(monkeypatch: pytest.MonkeyPatch, torch: str, torchrec: str) -> None:
+    found = _check(monkeypatch, {**NEW_CPU, "torch": f"{torch}.0", "torchrec": "1.0.0"})
+    assert found["torchrec"].fix.split("==")[1].startswith(torchrec)
+
+
+def _pins(*folders: Path) -> dict[str, str]:
     pins: dict[str, str] = {}
-    for path in (ROOT / "launch" / "requirements").glob("*.txt"):
-        for line in path.read_text().splitlines():
-            name, separator, version = line.split("#")[0].strip().partition("==")
-            if separator:
-                pins[name] = version.removesuffix("+cpu")
-    assert {name: pins.get(name) for name in TESTED} == TESTED
-    assert AT_LEAST.keys() <= pins.keys()
+    for line in (line for folder in folders for path in folder.glob("*.txt") for line in path.read_text().splitlines()):
+        name, separator, version = line.split("#")[0].strip().partition("==")
+        if separator:
+            pins[name] = version.removesuffix("+cpu")
+    return pins
+
+
+def test_the_pins_are_those_that_the_doctor_knows() -> None:
+    requirements = ROOT / "launch" / "requirements"
+    shared = _pins(requirements)
+    assert {name: shared.get(name) for name in TESTED} == TESTED and AT_LEAST.keys() <= shared.keys()
+    assert {folder.name: _pins(folder) for folder in requirements.iterdir() if folder.is_dir()} == STACKS
 
 
 def test_the_bounds_are_those_of_setup() -> None:

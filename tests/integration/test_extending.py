@@ -15,6 +15,7 @@ import yaml
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.errors import DataError
+from dist_rec.data.lengths import Lengths
 from dist_rec.door import check_run
 from dist_rec.registry import IMPORTERS, Part
 from tests.helpers.ranks import run_ranks
@@ -108,9 +109,9 @@ def test_a_model_of_ones_own_sees_only_what_its_candidate_sees(outside: Path) ->
     torch.manual_seed(0)
     config = model_config()
     model = SasRec(SasRec.Config(), make_inputs(config)).double()
-    tokens, lengths = torch.randn(7, 8, dtype=torch.float64), torch.tensor([5, 0, 2], dtype=torch.int32)
+    tokens, lengths = torch.randn(7, 8, dtype=torch.float64), Lengths.of([5, 0, 2])
     whole = model(tokens, lengths, make_view([2, 1, 1], [5, 3, 0, 2]))
-    cut = model(tokens[:3], torch.tensor([3], dtype=torch.int32), make_view([1]))
+    cut = model(tokens[:3], Lengths.of([3]), make_view([1]))
     torch.testing.assert_close(whole[1:2], cut)
     assert torch.equal(whole[2], model.empty[0])
 

@@ -32,7 +32,7 @@ def _script(place: Path, text: str) -> str:
 
 def test_no_fitting_python(checkout: Path) -> None:
     ran = _install(checkout, PYTHON="/no/python")
-    assert ran.returncode == 1 and "needs Python 3.10, 3.11 or 3.12, found none as /no/python" in ran.stderr
+    assert ran.returncode == 1 and "needs Python 3.10 to 3.13, found none as /no/python" in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
 
 
@@ -47,6 +47,56 @@ def test_a_python_without_venv(checkout: Path) -> None:
 def test_an_unknown_kind_of_machine(checkout: Path) -> None:
     ran = _install(checkout, DIST_REC_DEVICE="tpu")
     assert ran.returncode == 1 and "must be cpu or cuda, got 'tpu'" in ran.stderr
+
+
+@pytest.mark.parametrize("stack", ["2.15", "../requirements", "2.1"])
+def test_unknown_versions(checkout: Path, stack: str) -> None:
+    ran = _install(checkout, DIST_REC_STACK=stack)
+    assert ran.returncode == 1 and f"DIST_REC_STACK must be 2.14 or 2.13, got '{stack}'" in ran.stderr
+
+
+PIP = """
+case "$*" in
+*ensurepip*|*"-m venv"*|*version_info*) exit 0 ;;
+*"index versions torch"*) echo "Available versions: $BUILDS" ;;
+*"pip "*) echo "$*" >>"$CALLS" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "builds", "installed", "said"),
+    [
+        ({}, "2.15.0, 2.14.1+cpu, 2.14.1, 2.13.0+cpu", "2.14/cpu.txt", ""),
+        (
+            {},
+            "2.15.0, 2.14.1, 2.13.0+cpu, 2.13.0",
+            "2.13/cpu.txt",
+            "taking the versions around torch 2.13 (DIST_REC_ST",
+        ),
+        ({"DIST_REC_STACK": "2.13"}, "2.14.1+cpu, 2.13.0+cpu", "2.13/cpu.txt", ""),
+        (
+            {"DIST_REC_STACK": "2.14"},
+            "2.14.1, 2.13.0+cpu",
+            ".venv/cpu.txt",
+            "taking the build with CUDA's libraries, 5 GB",
+        ),
+        ({"DIST_REC_DEVICE": "cuda"}, "2.14.1, 2.13.0", "2.14/cuda.txt", ""),
+    ],
+    ids=["newest", "newest with a CPU build", "asked for", "asked for without a CPU build", "cuda"],
+)
+def test_which_versions_are_taken(
+    checkout: Path, environment: dict[str, str], builds: str, installed: str, said: str
+) -> None:
+    """With a python that writes down what pip is called with."""
+    calls = checkout / "calls"
+    _script(checkout / ".venv" / "bin" / "python", PIP)
+    (checkout / "dist_rec" / "data").mkdir(parents=True)
+    (checkout / "dist_rec" / "data" / "_host.cpp").touch()
+    ran = _install(checkout, **environment, BUILDS=builds, CALLS=str(calls))
+    assert ran.returncode == 0, ran.stderr
+    assert f"{installed} -r" in calls.read_text(), calls.read_text()
+    assert said in ran.stdout and ("taking" in ran.stdout) == bool(said)
 
 
 def test_too_little_disk(checkout: Path) -> None:

@@ -1,6 +1,9 @@
 import os
+import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,3 +37,35 @@ def test_the_number_of_ranks_is_checked(tmp_path: Path) -> None:
     recipe.write_text("")
     ran = _local(str(recipe), DIST_REC_RANKS="two")
     assert ran.returncode == 1 and "DIST_REC_RANKS must be a positive number, got 'two'" in ran.stderr
+
+
+PYTHON = """#!/bin/sh
+case "$*" in
+*ranks.py*) echo "$*"; echo "order=$NCCL_LAUNCH_ORDER_IMPLICIT memory=$PYTORCH_CUDA_ALLOC_CONF" ;;
+esac
+"""
+
+
+@pytest.fixture
+def three_gpus(tmp_path: Path) -> Path:
+    """A project whose python prints what it is to start, on a machine with three GPUs."""
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    scripts = {".venv/bin/python": PYTHON, "bin/nvidia-smi": "#!/bin/sh\nfor i in 0 1 2; do echo GPU $i: x; done\n"}
+    for name, text in scripts.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("visible", "ranks"), [(None, 3), ("1", 1), ("0,2", 2), ("", 2)])
+def test_a_rank_per_visible_gpu_and_two_without(three_gpus: Path, visible: str | None, ranks: int) -> None:
+    """No visible GPU is not the same as no wish about them."""
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    environment |= {"PATH": f"{three_gpus / 'bin'}:{os.environ['PATH']}"}
+    environment |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    command = [str(three_gpus / "launch" / "local.sh"), str(three_gpus / "launch/recipes/quickstart.yaml")]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert f"--nproc-per-node {ranks} " in ran.stdout
+    assert "order=1 memory=expandable_segments:True" in ran.stdout

@@ -62,7 +62,7 @@ def test_sizes_are_what_the_batch_holds(data: Path, tmp_path: Path, alone: Ranks
             batch.num_candidates,
             batch.num_events,
         )
-        assert (size.nbytes, size.plain_bytes) == (batch.nbytes, batch.plain_bytes)
+        assert (size.nbytes, size.plain_bytes) == (batch.nbytes, batch.plain_bytes) and size.waited > 0.0
         assert float(batch.tensors["candidates_per_rank"]) == batch.num_candidates
 
 

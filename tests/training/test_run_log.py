@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ WINDOW = ThroughputStats(
     events_per_s=2_500_000.0,
     bytes_per_step=4_000.0,
     plain_bytes_per_step=16_000.0,
+    waiting_share=0.02,
 )
 HEALTH = Health(7, gradient_cosine=torch.tensor(-0.5), update_norm=torch.tensor(1.0), weight_norm=torch.tensor(4.0))
 METRICS = {
@@ -67,6 +69,15 @@ def test_what_caches_did_is_recorded_and_said(tmp_path: Path) -> None:
     row = _strict_json((tmp_path / "metrics.jsonl").read_text())
     assert (row["cache_hit_rate"], row["cache_fetched_bytes_per_step"]) == (0.975, 3200)
     assert "cache hits 97.5%, 3.2kB/step fetched" in said.getvalue()
+
+
+def test_waiting_for_batches_is_said_where_it_costs(tmp_path: Path) -> None:
+    said = io.StringIO()
+    with RunLog(tmp_path, is_main=True, console=Console(file=said, width=400)) as log:
+        log.training(20, 60, WINDOW, optimizer=_optimizer(0.5))
+        log.training(40, 60, replace(WINDOW, waiting_share=0.25), optimizer=_optimizer(0.5))
+    quick, slow = said.getvalue().splitlines()
+    assert "waiting" not in quick and "25% of the time waiting for batches (data.workers)" in slow
 
 
 def test_every_row_is_json_and_holds_what_was_measured(tmp_path: Path) -> None:

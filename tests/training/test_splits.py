@@ -1,14 +1,24 @@
 """The batches of a split: how a recipe becomes a reader, and how many steps a run has."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.schema import load_schema
+from dist_rec.training import splits
 from dist_rec.training.ranks import Ranks
-from dist_rec.training.splits import evaluation_loader, open_split, training_loader, training_steps
+from dist_rec.training.splits import (
+    evaluation_loader,
+    open_split,
+    reader_workers,
+    training_loader,
+    training_steps,
+    with_reader_workers,
+)
 from tests.training.runs import make_config
 
 
@@ -18,6 +28,22 @@ def test_training_shuffles_and_repeats_and_evaluation_does_not(data: Path, tmp_p
     assert (train.batch_size, train.epochs, train.shuffle_window, train.seed) == (8, 3, 8192, 5)
     test = open_split(config, schema, alone, ["valid", "test"], train=False)
     assert (test.batch_size, test.epochs, test.shuffle_window, test.num_rows) == (5, 1, 0, 12 + 15)
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "ranks_here", "workers"),
+    [("cpu", 16, 2, 1), ("cuda", 16, 1, 8), ("cuda", 16, 4, 3), ("cuda", 2, 2, 1)],
+)
+def test_reader_processes_by_the_cores_of_a_rank(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, cores: int, ranks_here: int, workers: int
+) -> None:
+    monkeypatch.setattr(splits.os, "sched_getaffinity", lambda _: range(cores))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks_here))
+    ranks: Any = SimpleNamespace(device=torch.device(device), world_size=64)
+    config = make_config(tmp_path, tmp_path, data={"workers": None})
+    assert reader_workers(with_reader_workers(config, ranks)) == workers
+    given = make_config(tmp_path, tmp_path, data={"workers": 0})
+    assert with_reader_workers(given, ranks) is given and reader_workers(given) == 0
 
 
 @pytest.mark.parametrize(

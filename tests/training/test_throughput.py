@@ -25,18 +25,23 @@ def _two_alike() -> Any:
 
 def test_means_over_steps_and_ranks(clock: SimpleNamespace) -> None:
     window = Throughput(_two_alike())
-    window.add(torch.tensor(0.5), BatchSize(requests=4, candidates=8, events=100, nbytes=1000, plain_bytes=4000))
-    window.add(torch.tensor(0.25), BatchSize(requests=2, candidates=6, events=50, nbytes=600, plain_bytes=2000))
+    window.add(
+        torch.tensor(0.5), BatchSize(requests=4, candidates=8, events=100, nbytes=1000, plain_bytes=4000, waited=0.5)
+    )
+    window.add(
+        torch.tensor(0.25), BatchSize(requests=2, candidates=6, events=50, nbytes=600, plain_bytes=2000, waited=0.1)
+    )
     clock.now += 2.0
     stats = window.close()
     assert (stats.loss, stats.steps, stats.seconds) == (0.375, 2, 2.0)
     assert (stats.requests_per_s, stats.candidates_per_s, stats.events_per_s) == (6.0, 14.0, 150.0)
     assert (stats.bytes_per_step, stats.plain_bytes_per_step) == (800.0, 3000.0)
+    assert stats.waiting_share == pytest.approx(0.3), "0.6 of 2 seconds on each rank"
 
 
 def test_a_closed_window_starts_anew(clock: SimpleNamespace) -> None:
     window = Throughput(_two_alike())
-    size = BatchSize(requests=1, candidates=1, events=1, nbytes=1, plain_bytes=1)
+    size = BatchSize(requests=1, candidates=1, events=1, nbytes=1, plain_bytes=1, waited=0.0)
     window.add(torch.tensor(9.0), size)
     clock.now += 1.0
     window.close()
@@ -50,6 +55,6 @@ def test_a_restart_forgets_the_time_of_an_evaluation(clock: SimpleNamespace) -> 
     window = Throughput(_two_alike())
     clock.now += 60.0
     window.restart()
-    window.add(torch.tensor(1.0), BatchSize(requests=3, candidates=1, events=1, nbytes=1, plain_bytes=1))
+    window.add(torch.tensor(1.0), BatchSize(requests=3, candidates=1, events=1, nbytes=1, plain_bytes=1, waited=0.0))
     clock.now += 1.0
     assert window.close().requests_per_s == 6.0

@@ -105,7 +105,7 @@ class Case:
 def output_weights(out: Tensor) -> Tensor:
     """The gradient that `run_with_gradients` sends in: the same numbers in every dtype."""
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return weights.to(torch.float16).to(out.dtype)
+    return weights.to(torch.bfloat16).to(out.dtype)
 
 
 def make_case(

@@ -27,7 +27,7 @@ class Case:
         device = DEVICE if backend == "triton" else torch.device("cpu")
         qkv = self.qkv.to(device).requires_grad_()
         out = slot_attention(qkv, self.real.to(device), backend=backend)
-        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).half()
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
         (grad,) = torch.autograd.grad((out * weights.to(out)).sum(), qkv)
         return out.detach().cpu(), grad.cpu()
 
@@ -72,6 +72,6 @@ def _plain(case: Case, shuffle: torch.Generator) -> tuple[Tensor, Tensor]:
     scores = scores.masked_fill(hidden & moved.real.any(1)[:, None, None, None], float("-inf"))
     out = torch.einsum("mhij,mjhd->mihd", scores.softmax(-1).masked_fill(hidden, 0.0), v)
     back, home = slots.argsort(), elements.argsort()
-    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).half().to(out)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).bfloat16().to(out)
     (grad,) = torch.autograd.grad((out[:, back][..., home] * weights).sum(), qkv)
     return out.detach()[:, back][..., home], grad[:, back][..., home]
