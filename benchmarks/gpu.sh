@@ -1,17 +1,61 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one command and under 10 minutes: the GPU tests, then the benchmarks of attention and lookup.
-# Results stand in benchmarks/results/{attention,lookup}_<gpu>_<yyyymm>.{md,csv}; what a run that is cut off has measured is kept.
-#   benchmarks/gpu.sh            PYTHON=python3 benchmarks/gpu.sh     OUT=/tmp/results benchmarks/gpu.sh
+# Everything that needs a GPU, in stages in the order of their worth. Each has its own time limit, log and exit code, so that nothing is lost when
+# the time is up; a second call goes on with what has not ended well.
+#   benchmarks/gpu.sh [STAGE ...]     PYTHON=python3   OUT=benchmarks/results/gpu   AGAIN=1 (every stage anew)   WORKERS=12 (of the tests)
+# Ends with a table of the stages and fails if one did. OUT/STAGE.log and OUT/STAGE.exit stay; the benchmarks write their pages into OUT too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
-OUT=${OUT:-benchmarks/results}
+OUT=${OUT:-benchmarks/results/gpu}
+WORKERS=${WORKERS:-$(($(nproc) > 4 ? $(nproc) - 4 : 1))}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-"$PYTHON" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "benchmarks/gpu.sh needs a GPU; torch sees none")'
-timeout 180 "$PYTHON" -m pytest -q -m gpu tests || echo "GPU tests failed or ran out of time: the numbers below may be of a wrong kernel"
+# One cache for all stages and test processes: a kernel takes seconds to build.
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$HOME/.triton/cache}
+export NCCL_LAUNCH_ORDER_IMPLICIT=1 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True OMP_NUM_THREADS=1
 QUICK="dist_rec,varlen_attn (FA2),FlashAttention-4,padded SDPA,history repeated"
-timeout 190 "$PYTHON" -m benchmarks.bench_ops attention --lengths uniform,zipf,fixed --peers "$QUICK" --out "$OUT" ||
-    echo "cut off: the page holds the cases that were measured"
-timeout 100 "$PYTHON" -m benchmarks.bench_ops lookup --out "$OUT" || echo "cut off: the page holds the sizes that were measured"
+
+mkdir -p "$OUT"
+wanted=" $* "
+names=()
+
+# NAME LIMIT_S COMMAND ...
+stage() {
+  local name=$1 limit=$2 code=0 started=$SECONDS
+  shift 2
+  [ "$wanted" = "  " ] || [[ $wanted == *" $name "* ]] || return 0
+  names+=("$name")
+  if [ "${AGAIN:-0}" = 0 ] && [ "$(cat "$OUT/$name.exit" 2>/dev/null)" = 0 ]; then
+    echo "== $name: done before"
+    return 0
+  fi
+  echo "== $name (up to $limit s): $*"
+  timeout --kill-after=10 "$limit" "$@" >"$OUT/$name.log" 2>&1 || code=$?
+  echo "$code" >"$OUT/$name.exit"
+  tail -n 4 "$OUT/$name.log" | sed 's/^/   /'
+  echo "   exit $code after $((SECONDS - started)) s"
+}
+
+"$PYTHON" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "benchmarks/gpu.sh needs a GPU; torch sees none")'
+parallel=$("$PYTHON" -c 'import importlib.util as u; print("-n '"$WORKERS"' --dist worksteal" if u.find_spec("xdist") else "")')
+
+# shellcheck disable=SC2086 # words
+stage kernels 240 "$PYTHON" -m pytest -q -m gpu $parallel tests
+stage sync 90 "$PYTHON" -m benchmarks.gpu_steps --update sync --out "$OUT"
+stage delayed 90 "$PYTHON" -m benchmarks.gpu_steps --update delayed --out "$OUT"
+stage trace-64 120 "$PYTHON" -m benchmarks.gpu_steps --width 64 --trace 10 --steps 40 --out "$OUT/trace-64"
+stage trace-128 120 "$PYTHON" -m benchmarks.gpu_steps --width 128 --trace 10 --steps 40 --out "$OUT/trace-128"
+stage merged 90 "$PYTHON" -m benchmarks.gpu_steps --width 32 --merge 4 --out "$OUT/merged"
+stage slots 60 "$PYTHON" -m benchmarks.gpu_slots
+stage attention 190 "$PYTHON" -m benchmarks.bench_ops attention --lengths uniform,zipf,fixed --peers "$QUICK" --out "$OUT"
+stage lookup 100 "$PYTHON" -m benchmarks.bench_ops lookup --out "$OUT"
 # FlexAttention compiles anew for every shape, which takes longer than all the rest.
-timeout 110 "$PYTHON" -m benchmarks.bench_ops attention --lengths fixed --cases A2,A3,A8 --out "$OUT/all_peers" || echo "cut off"
+stage all-peers 110 "$PYTHON" -m benchmarks.bench_ops attention --lengths fixed --cases A2,A3,A8 --out "$OUT/all_peers"
+
+failed=0
+for name in "${names[@]}"; do
+  code=$(cat "$OUT/$name.exit")
+  case $code in 0) said=ok ;; 124 | 137) said="cut off by its limit" ;; *) said="exit $code" ;; esac
+  [ "$code" = 0 ] || failed=1
+  printf '%-10s %s\n' "$name" "$said"
+done
+exit "$failed"

@@ -79,10 +79,14 @@ class DataConfig(Strict):
         return self
 
 
+# FBGEMM's fused tables are at most so wide; for a wider one it looks up zeros without a word.
+RowWidth = Annotated[int, Field(ge=4, le=1024, multiple_of=4)]
+
+
 class TableConfig(Strict):
     """What one embedding table may override."""
 
-    dim: Size | None = Field(default=None, ge=4, multiple_of=4, description="Width of a row.")
+    dim: RowWidth | None = Field(default=None, description="Width of a row.")
     sharding: list[Literal["data_parallel", "table_wise", "column_wise", "row_wise"]] | None = Field(
         default=None, description="Sharding types the planner may choose from; data_parallel alone."
     )
@@ -113,7 +117,7 @@ class TableConfig(Strict):
 
 
 class EmbeddingConfig(Strict):
-    dim: Size = Field(default=16, ge=4, multiple_of=4, description="Width of a row, for tables that say nothing else.")
+    dim: RowWidth = Field(default=16, description="Width of a row, for tables that say nothing else.")
     optimizer: Annotated[Part, AfterValidator(FUSED_OPTIMIZERS.known)] = Field(
         default=Part(name="rowwise_adagrad"),
         description="Applied inside the backward: rowwise_adagrad, adam, sgd, or a FusedOptimizer of one's own.",

@@ -127,6 +127,7 @@ def test_a_wrong_override_says_which(tmp_path: Path, override: str, message: str
             {"model": {"name": "hyformer", "hyformer": {"merge_sequences": True, "pools": "own"}}},
             "hyformer.pools: own is of separate sequences; merge_sequences leaves one, expected pools: all",
         ),
+        ({"embedding": {"dim": 2048}}, "embedding.dim: Input should be less than or equal to 1024, got 2048"),
         ({"embedding": {"dim": 6}}, "embedding.dim: Input should be a multiple of 4, got 6"),
         (
             {"embedding": {"tables": {"item": {"sharding": ["data_parallel", "row_wise"]}}}},

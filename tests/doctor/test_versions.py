@@ -47,7 +47,7 @@ def test_a_fitting_family_that_is_not_the_tested_one_only_warns(monkeypatch: pyt
     other = {**GOOD_CPU, "torch": "2.12.1+cpu", "torchrec": "1.7.0", "fbgemm-gpu-cpu": "1.7.0"}
     findings = _check(monkeypatch, other)
     assert {name: finding.verdict for name, finding in findings.items()} == dict.fromkeys(
-        ("torch", "torchrec", "fbgemm-gpu-cpu"), "warn"
+        ("torch", "torchrec", "fbgemm-gpu-cpu", "triton"), "warn"
     )
 
 

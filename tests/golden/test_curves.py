@@ -20,7 +20,10 @@ class Curves:
     losses: dict[str, list[float]]
 
 
-@pytest.fixture(scope="module", params=RANKS, ids=lambda ranks: f"{ranks}-ranks")
+WORLDS = [1, *(pytest.param(ranks, marks=pytest.mark.slow) for ranks in RANKS if ranks > 1)]
+
+
+@pytest.fixture(scope="module", params=WORLDS, ids=lambda ranks: f"{ranks}-ranks")
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Curves:
     """One job for all the recipes that are tested, which may be a selection."""
     tested = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]

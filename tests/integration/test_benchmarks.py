@@ -34,6 +34,7 @@ def _run(*arguments: str, **variables: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_attention(tmp_path: Path) -> None:
     """The kernel in Triton's interpreter beside its peers, with table, CSV and plot."""
     _run(
@@ -126,6 +127,7 @@ def test_what_a_machine_lacks_for_the_slow_link_is_said() -> None:
         assert "need root" in slow_link.check_machine()
 
 
+@pytest.mark.slow
 def test_the_comparison_trains_and_reports(tmp_path: Path) -> None:
     """The smallest of its models on little data; the page has its row and says that seeds are missing."""
     _run("dist_rec.cli", "data", "synth", str(tmp_path / "three"), "--kind", "three", "--requests", "1500")

@@ -3,6 +3,7 @@ happened."""
 
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,11 +121,11 @@ def _case_config(data: Path, out: Path, case: str, ranks: int) -> Config:
     return make_config(data, out, **changes)
 
 
-def _resume_everywhere(data: Path, out: Path) -> dict[str, dict[str, Outcome]]:
-    """Every case once as a whole, and from each checkpoint at which there is something left to train."""
+def _resume_everywhere(data: Path, out: Path, cases: Sequence[str]) -> dict[str, dict[str, Outcome]]:
+    """Each case once as a whole, and from each checkpoint at which there is something left to train."""
     ranks = these_ranks()
     found: dict[str, dict[str, Outcome]] = {}
-    for case in CASES:
+    for case in cases:
         config = _case_config(data, out, case, ranks.world_size)
         whole = run(config, ranks, f"{case}/whole")
         found[case] = {"whole": Outcome(whole, config, f"{case}/whole")}
@@ -156,15 +157,17 @@ def _resume_members(data: Path, out: Path) -> dict[str, list[Outcome]]:
     return found
 
 
-@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 2], ids=lambda ranks: f"{ranks}-ranks")
-def world(request: pytest.FixtureRequest) -> int:
-    return request.param
+# Ranks, and cases: with two ranks one that patience ends and one that the steps end.
+WORLDS = [pytest.param((1, list(CASES)), marks=pytest.mark.slow), (2, ["auc, patience", "logloss"])]
 
 
-@pytest.fixture(scope="module")
-def outcomes(world: int, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Outcome]]]:
+@pytest.fixture(scope="module", params=WORLDS, ids=lambda world: f"{world[0]}-ranks")
+def outcomes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, dict[str, Outcome]]]:
     out = tmp_path_factory.mktemp("cases")
-    return run_ranks(_resume_everywhere, world, write_inverted(out / "data"), out)
+    ranks, cases = request.param
+    return run_ranks(_resume_everywhere, ranks, write_inverted(out / "data"), out, cases)
 
 
 @pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=lambda ranks: f"{ranks}-ranks")
@@ -184,12 +187,11 @@ def _assert_same_end(resumed: Outcome, whole: Outcome) -> None:
     assert_same_weights(*chosen)
 
 
-@pytest.mark.parametrize("case", CASES)
 def test_a_run_that_goes_on_chooses_and_stops_as_if_uninterrupted(
-    outcomes: list[dict[str, dict[str, Outcome]]], case: str
+    outcomes: list[dict[str, dict[str, Outcome]]],
 ) -> None:
-    for rank in outcomes:
-        whole, *resumed = rank[case].values()
+    for case, of in (pair for rank in outcomes for pair in rank.items()):
+        whole, *resumed = of.values()
         assert resumed, "it ended before its first checkpoint"
         assert (whole.result.steps < 12) == ("patience" in case), "the premise: patience ends it, or the steps"
         for outcome in resumed:

@@ -94,6 +94,8 @@ class Longer(SequenceSummary):
         """(N, d) -> (sum M, K * d) and merged lengths ceil(L / K). An incomplete group is padded at its oldest end, so
         that the newest events always form full groups; padding stays zero."""
         K = self.config.merge
+        if K == 1 and self.inner is None:
+            return tokens, lengths
         merged_lengths = lengths.map(lambda n: (n + K - 1) // K)
         num_merged = merged_lengths.total
         # Everything before and in a request's own padding shifts its events to the right.

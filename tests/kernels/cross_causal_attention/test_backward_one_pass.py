@@ -61,7 +61,7 @@ def _with_a_large_tile(*arguments: Any, **options: Any) -> tuning.Tiles:
 _table = tuning.tiles_for
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(case=tiled_cases(), pieces=st.booleans())
 def test_equals_the_truth(case: Case, pieces: bool) -> None:
     """Every element is written: for keys that nobody sees, requests without rows and requests without keys too."""

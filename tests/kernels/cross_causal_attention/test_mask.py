@@ -77,7 +77,7 @@ def test_torch_fx_traces_a_mask_of_proxies() -> None:
 
 
 @pytest.mark.parametrize(("backend", "whole"), [("triton", True), ("bucketed", False)])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["prefix", *(pytest.param(m, marks=pytest.mark.slow) for m in MODES if m != "prefix")])
 def test_compiled_equals_eager(mode: Mode, backend: Backend, whole: bool) -> None:
     """A mask from outside and a mask that the compiled function makes; with `triton` in one graph."""
     torch.compiler.reset()

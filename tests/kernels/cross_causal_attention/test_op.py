@@ -153,7 +153,7 @@ def test_two_runs_agree_bitwise(promised: bool) -> None:
 
 
 @pytest.mark.parametrize("pieces", [False, True])
-@pytest.mark.parametrize("max_q_len", [None, 12])
+@pytest.mark.parametrize("max_q_len", [pytest.param(None, marks=pytest.mark.slow), 12])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_request_does_not_depend_on_its_batch(mode: Mode, max_q_len: int | None, pieces: bool) -> None:
     """Bitwise, output and gradients, although the others bring longer histories and NaN."""
