@@ -19,14 +19,15 @@ choose_device() {
   case $device in cpu | cuda) echo "$device" ;; *) stop "DIST_REC_DEVICE must be cpu or cuda, got '$device'" ;; esac
 }
 
-# The set of versions that was asked for; empty for the newest that this machine can have.
+# The set of versions that was asked for, now or when .venv was made; empty for the newest that this machine can have.
 choose_stack() {
-  case ${DIST_REC_STACK:-} in
+  local wanted=${DIST_REC_STACK-$(cat "$venv/dist_rec.stack" 2>/dev/null)}
+  case $wanted in
     '') ;;
-    */* | .*) stop "DIST_REC_STACK must be $(stacks), got '$DIST_REC_STACK'" ;;
-    *) [ -d "$pins/$DIST_REC_STACK" ] || stop "DIST_REC_STACK must be $(stacks), got '$DIST_REC_STACK'" ;;
+    */* | .*) stop "DIST_REC_STACK must be $(stacks), got '$wanted'" ;;
+    *) [ -d "$pins/$wanted" ] || stop "DIST_REC_STACK must be $(stacks), got '$wanted'" ;;
   esac
-  echo "${DIST_REC_STACK:-}"
+  echo "$wanted"
 }
 
 stacks() { (cd "$pins" && printf '%s\n' */ | tr -d / | sort -Vr | paste -sd' ' | sed 's/ / or /g'); }
@@ -141,6 +142,7 @@ main() {
     pip install --upgrade-strategy only-if-needed $(torch_source) -r "$requirements" -r "$pins/base.txt" -r "$pins/dev.txt"
   phase "installing TorchRec" pip install --no-deps -r "$pins/$stack/torchrec.txt"
   phase "installing dist-rec, editable" pip install --no-deps --no-build-isolation -e .
+  echo "$asked" >"$venv/dist_rec.stack"
   fingerprint >"$stamp"
   echo "setup: done; $venv/bin/dist-rec doctor checks it"
 }

@@ -52,7 +52,9 @@ def test_no_checkout_no_commit_and_no_git(tmp_path: Path, checkout: Path, monkey
 
 
 def test_versions_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert next(iter(versions())) == "python" and versions()["torch"] == torch.__version__
+    assert next(iter(versions())) == "python"
+    # PyPI's wheel says +cu130 in the module and not in its metadata.
+    assert versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]
 
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)

@@ -97,6 +97,10 @@ def test_which_versions_are_taken(
     assert ran.returncode == 0, ran.stderr
     assert f"{installed} -r" in calls.read_text(), calls.read_text()
     assert said in ran.stdout and ("taking" in ran.stdout) == bool(said)
+    calls.write_text("")
+    again = {name: value for name, value in environment.items() if name != "DIST_REC_STACK"}
+    assert _install(checkout, **again, BUILDS=builds, CALLS=str(calls)).returncode == 0
+    assert not calls.read_text(), "the second call does nothing: it remembers what was asked for"
 
 
 def test_too_little_disk(checkout: Path) -> None:
