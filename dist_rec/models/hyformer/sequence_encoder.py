@@ -14,6 +14,7 @@ from dist_rec.kernels.cross_causal_attention import Mask
 from dist_rec.models.hyformer.config import HyFormerConfig, HyFormerSequence
 from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlock
 from dist_rec.models.layers.jagged import newest
+from dist_rec.models.layers.placed_rows import picked_rows
 
 
 @dataclass(frozen=True)
@@ -82,4 +83,4 @@ def make_encoder(config: HyFormerConfig, sequence: HyFormerSequence, width: int)
 
 def _newest(events: Encoded, count: int) -> Encoded:
     index, kept = newest(events.lengths, count)
-    return Encoded(events.rows[index], kept, events.position[index], events.end, count)
+    return Encoded(picked_rows(events.rows, index), kept, events.position[index], events.end, count)

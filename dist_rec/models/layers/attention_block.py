@@ -41,7 +41,8 @@ class CrossCausalBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor, keys: Tensor, rows: AttentionRows) -> Tensor:
-        normed_q, normed_kv = self.norm_attention(queries), self.norm_attention(keys)
+        normed_q = self.norm_attention(queries)
+        normed_kv = normed_q if keys is queries else self.norm_attention(keys)
         q, k, v = (
             layer(x).unflatten(-1, (self.heads, -1))
             for layer, x in ((self.query, normed_q), (self.key, normed_kv), (self.value, normed_kv))
