@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_rec.kernels.cross_causal_attention import Mask, cross_causal_attention
+from dist_rec.models.layers.norm import LayerNorm
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class CrossCausalBlock(nn.Module):
     def __init__(self, width: int, heads: int, expansion: int, rotary: bool, dropout: float) -> None:
         super().__init__()
         self.heads, self.rotary = heads, rotary
-        self.norm_attention, self.norm_ffn = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm_attention, self.norm_ffn = LayerNorm(width), LayerNorm(width)
         self.query, self.key, self.value, self.project = (nn.Linear(width, width) for _ in range(4))
         self.ffn = nn.Sequential(
             nn.Linear(width, expansion * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(expansion * width, width)

@@ -12,6 +12,7 @@ from dist_rec.kernels.cross_causal_attention import Mask
 from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlock
 from dist_rec.models.layers.cost import linear_flops
 from dist_rec.models.layers.jagged import CandidateView, GroupLayout, visible_mean
+from dist_rec.models.layers.norm import LayerNorm
 from dist_rec.models.layers.placed_rows import picked_rows, placed_rows
 from dist_rec.models.layers.recompute import run
 from dist_rec.models.longer.config import LongerConfig
@@ -43,7 +44,7 @@ class Longer(SequenceSummary):
         block = (width, longer.heads, longer.ffn_expansion, longer.rotary, longer.dropout)
         self.cross = CrossCausalBlock(*block)
         self.layers = nn.ModuleList(CrossCausalBlock(*block) for _ in range(longer.self_layers))
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.width = width * (len(longer.globals) * self.with_globals + self.sequence_mean)
         self.token_width = d
 
