@@ -71,7 +71,8 @@ class HeadConfig(Strict):
 
 
 class PrecisionConfig(Strict):
-    """Compute type per part; parameters, softmax statistics, LayerNorm and the loss stay in fp32. auto: bf16 on a GPU.
+    """Compute type per part; parameters, the statistics of softmax and LayerNorm and the loss stay in fp32. auto: bf16
+    on a GPU.
 
     What a part hands on has its compute type: with bf16 layers the rows between layers, which residuals add to, are
     bf16."""

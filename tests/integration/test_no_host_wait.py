@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dist_rec.common.choices import DenseUpdate
 from dist_rec.data.collate import collate
@@ -87,6 +89,32 @@ def test_forward_loss_and_backward(schema: Schema, changes: dict[str, Any]) -> N
         loss.backward()
     assert logits.shape == batch.labels.shape
     assert all(p.grad is not None for p in ranker.parameters()) and all(x.grad is not None for x in rows.values())
+
+
+# Operators that add up by atomics on a GPU, or that torch calls non-deterministic there for floats.
+ATOMIC = {"index_add", "index_add_", "scatter_add", "scatter_add_", "scatter_reduce", "index_reduce", "cumsum", "put_"}
+
+
+class FloatOperators(TorchDispatchMode):
+    """Names of the operators that got a float tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(isinstance(x, Tensor) and x.is_floating_point() for x in tree_leaves((args, kwargs))):
+            self.names.add(func._schema.name.removeprefix("aten::"))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("schema", "changes"), VARIANTS.values(), ids=VARIANTS)
+def test_no_sum_depends_on_the_order_of_threads(schema: Schema, changes: dict[str, Any]) -> None:
+    packed = collate(make_table(rows_of(schema), schema), schema)
+    ranker = Ranker(schema, model_config(**changes), dict.fromkeys(schema.tables, DIM)).to(META)
+    with kernels_chosen(), FloatOperators() as found:
+        ranker(looked_up(schema, packed.num_unique), packed.to(META)).sum().backward()
+    assert "dist_rec::gather_rows" in found.names and not found.names & ATOMIC
 
 
 def looked_up(schema: Schema, num_unique: dict[str, int]) -> dict[str, Tensor]:

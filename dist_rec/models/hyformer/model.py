@@ -16,6 +16,7 @@ from dist_rec.models.layers.cost import non_sequential_flops
 from dist_rec.models.layers.jagged import CandidateView, SequenceInputs, join_sequences
 from dist_rec.models.layers.mixing import Boost, RankMixerBlock, mixed_outputs, mixed_width
 from dist_rec.models.layers.non_sequential import make_non_sequential
+from dist_rec.models.layers.norm import LayerNorm
 from dist_rec.models.layers.per_token import PerTokenFfn
 from dist_rec.models.layers.recompute import run
 from dist_rec.models.protocol import ModelInputs, SequenceModel
@@ -43,7 +44,7 @@ class HyFormer(SequenceModel):
             HyFormerLayer(hyformer, width, recompute, self.sequences, self.num_tokens) for _ in range(hyformer.layers)
         )
         self.layers = nn.ModuleList(layers)
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.head_inputs = hyformer.head_inputs(config)
         self.width = mixed_width(self.num_tokens, width, self.head_inputs, self.num_queries)
 

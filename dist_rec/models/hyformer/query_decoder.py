@@ -9,6 +9,7 @@ from dist_rec.kernels.cross_causal_attention import cross_causal_attention
 from dist_rec.models.hyformer.sequence_encoder import Encoded
 from dist_rec.models.layers.attention_block import rotate
 from dist_rec.models.layers.jagged import CandidateView
+from dist_rec.models.layers.norm import LayerNorm
 
 
 class QueryDecoder(nn.Module):
@@ -21,7 +22,7 @@ class QueryDecoder(nn.Module):
     def __init__(self, width: int, heads: int, rotary: bool, dropout: float) -> None:
         super().__init__()
         self.heads, self.rotary = heads, rotary
-        self.norm_query, self.norm_events = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm_query, self.norm_events = LayerNorm(width), LayerNorm(width)
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.project = nn.Linear(width, width, bias=False)
         self.dropout = nn.Dropout(dropout)

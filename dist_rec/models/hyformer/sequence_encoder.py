@@ -14,6 +14,8 @@ from dist_rec.kernels.cross_causal_attention import Mask
 from dist_rec.models.hyformer.config import HyFormerConfig, HyFormerSequence
 from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlock
 from dist_rec.models.layers.jagged import newest
+from dist_rec.models.layers.norm import LayerNorm
+from dist_rec.models.layers.placed_rows import picked_rows
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class SwigluEncoder(nn.Module):
 
     def __init__(self, width: int, expansion: int, dropout: float) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.gate, self.up = nn.Linear(width, expansion * width), nn.Linear(width, expansion * width)
         self.down = nn.Linear(expansion * width, width)
         self.dropout = nn.Dropout(dropout)
@@ -82,4 +84,4 @@ def make_encoder(config: HyFormerConfig, sequence: HyFormerSequence, width: int)
 
 def _newest(events: Encoded, count: int) -> Encoded:
     index, kept = newest(events.lengths, count)
-    return Encoded(events.rows[index], kept, events.position[index], events.end, count)
+    return Encoded(picked_rows(events.rows, index), kept, events.position[index], events.end, count)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_rec.kernels.cross_causal_attention import Mask, cross_causal_attention
+from dist_rec.models.layers.norm import LayerNorm
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class CrossCausalBlock(nn.Module):
     def __init__(self, width: int, heads: int, expansion: int, rotary: bool, dropout: float) -> None:
         super().__init__()
         self.heads, self.rotary = heads, rotary
-        self.norm_attention, self.norm_ffn = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm_attention, self.norm_ffn = LayerNorm(width), LayerNorm(width)
         self.query, self.key, self.value, self.project = (nn.Linear(width, width) for _ in range(4))
         self.ffn = nn.Sequential(
             nn.Linear(width, expansion * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(expansion * width, width)
@@ -41,7 +42,8 @@ class CrossCausalBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor, keys: Tensor, rows: AttentionRows) -> Tensor:
-        normed_q, normed_kv = self.norm_attention(queries), self.norm_attention(keys)
+        normed_q = self.norm_attention(queries)
+        normed_kv = normed_q if keys is queries else self.norm_attention(keys)
         q, k, v = (
             layer(x).unflatten(-1, (self.heads, -1))
             for layer, x in ((self.query, normed_q), (self.key, normed_kv), (self.value, normed_kv))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dist_rec.data.lengths import Lengths
 from dist_rec.kernels.prefix_sum import prefix_sum
+from dist_rec.models.layers.placed_rows import placed_rows
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,11 @@ def join_sequences(parts: list[Tensor], lengths: list[Lengths]) -> tuple[Tensor,
     """Jagged sequences (N_s, W) of the same requests, one after the other in every request: (sum N_s, W), and their
     lengths together."""
     together = reduce(Lengths.plus, lengths)
-    before = together.starts
-    out = parts[0].new_empty(together.total, parts[0].shape[1])
+    before, placed = together.starts, []
     for part, own in zip(parts, lengths, strict=True):
-        out = out.index_copy(0, before[own.request] + own.position, part)
+        placed.append((part, before[own.request] + own.position))
         before = before + own.tensor
-    return out, together
+    return placed_rows(placed, together.total), together
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,7 @@ class GroupLayout:
 
     def join(self, events: Tensor, groups: Tensor) -> Tensor:
         """(sum events, W) and (C * m, W) -> (sum events + C * m, W)."""
-        rows = events.new_empty(len(events) + len(groups), events.shape[1])
-        return rows.index_copy(0, self.event_index, events).index_copy(0, self.group_index, groups.to(events.dtype))
+        return placed_rows([(events, self.event_index), (groups, self.group_index)], self.lengths.total)
 
 
 def visible_mean(values: Tensor, lengths: Lengths, view: CandidateView) -> Tensor:

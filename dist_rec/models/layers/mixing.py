@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from dist_rec.models.layers.norm import LayerNorm
 from dist_rec.models.layers.per_token import PerTokenFfn
 
 
@@ -24,7 +25,7 @@ class Boost(nn.Module):
 
     def __init__(self, tokens: int, width: int, expansion: int, dropout: float, shared: bool) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.ffn = PerTokenFfn(tokens, (width, expansion * width, width), dropout, shared)
         self.dropout = nn.Dropout(dropout)
 
@@ -37,7 +38,7 @@ class RankMixerBlock(nn.Module):
 
     def __init__(self, tokens: int, width: int, expansion: int, dropout: float, shared: bool) -> None:
         super().__init__()
-        self.norm_mix, self.norm_ffn = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm_mix, self.norm_ffn = LayerNorm(width), LayerNorm(width)
         self.ffn = PerTokenFfn(tokens, (width, expansion * width, width), dropout, shared)
         self.dropout = nn.Dropout(dropout)
 

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from dist_rec.kernels.slot_attention import slot_attention
+from dist_rec.models.layers.norm import LayerNorm
 
 
 class InnerTrans(nn.Module):
@@ -14,7 +15,7 @@ class InnerTrans(nn.Module):
     def __init__(self, width: int, heads: int, expansion: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.norm_attention, self.norm_ffn = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm_attention, self.norm_ffn = LayerNorm(width), LayerNorm(width)
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.ffn = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
         self.dropout = nn.Dropout(dropout)

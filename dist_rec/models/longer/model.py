@@ -12,6 +12,8 @@ from dist_rec.kernels.cross_causal_attention import Mask
 from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlock
 from dist_rec.models.layers.cost import linear_flops
 from dist_rec.models.layers.jagged import CandidateView, GroupLayout, visible_mean
+from dist_rec.models.layers.norm import LayerNorm
+from dist_rec.models.layers.placed_rows import picked_rows, placed_rows
 from dist_rec.models.layers.recompute import run
 from dist_rec.models.longer.config import LongerConfig
 from dist_rec.models.longer.cost import LongerShape, longer_flops
@@ -42,7 +44,7 @@ class Longer(SequenceSummary):
         block = (width, longer.heads, longer.ffn_expansion, longer.rotary, longer.dropout)
         self.cross = CrossCausalBlock(*block)
         self.layers = nn.ModuleList(CrossCausalBlock(*block) for _ in range(longer.self_layers))
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.width = width * (len(longer.globals) * self.with_globals + self.sequence_mean)
         self.token_width = d
 
@@ -61,7 +63,7 @@ class Longer(SequenceSummary):
         groups = self.globals(view)
         m = len(self.config.globals)
         selected, q_lengths = select_queries(self.config, merged_lengths)
-        sequence = merged[selected.index] if self.learned is None else self.learned.repeat(len(lengths), 1)
+        sequence = picked_rows(merged, selected.index) if self.learned is None else self.learned.repeat(len(lengths), 1)
 
         keys, rows = GroupLayout.of(merged_lengths, view.counts, m), GroupLayout.of(q_lengths, view.counts, m)
         key_rotary = self._rotary(keys, merged_lengths.position, merged_lengths, view)
@@ -88,7 +90,7 @@ class Longer(SequenceSummary):
         )
         for layer in self.layers:
             state = self._run("self", layer, state, state, attention_rows(rows, row_rotary))
-        return state[rows.event_index], state[rows.group_index], q_lengths
+        return picked_rows(state, rows.event_index), picked_rows(state, rows.group_index), q_lengths
 
     def merge(self, tokens: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
         """(N, d) -> (sum M, K * d) and merged lengths ceil(L / K). An incomplete group is padded at its oldest end, so
@@ -101,9 +103,7 @@ class Longer(SequenceSummary):
         # Everything before and in a request's own padding shifts its events to the right.
         shift = (merged_lengths.tensor * K - lengths.tensor).cumsum(0)
         place = torch.arange(len(tokens), device=tokens.device) + shift[lengths.request]
-        grouped = (
-            tokens.new_zeros(num_merged * K, tokens.shape[1]).index_copy(0, place, tokens).unflatten(0, (num_merged, K))
-        )
+        grouped = placed_rows([(tokens, place)], num_merged * K, padded=True).unflatten(0, (num_merged, K))
         if self.inner is not None:
             real = torch.zeros(num_merged * K, dtype=torch.bool, device=tokens.device).index_fill(0, place, True)
             grouped = self._run("inner", self.inner, grouped, real.view(num_merged, K))
