@@ -81,7 +81,7 @@ class DelayedAllReduce:
         self._hooks: list[RemovableHandle] = []
         self._buckets: list[Bucket] = []
         self._residuals: dict[int, Tensor] = {}  # by index of a bucket
-        self._idle: set[str] = set()  # parameters that had no gradient on any rank in the last step waited for
+        self._partial: set[str] = set()  # parameters without a gradient on some rank in the last step waited for
         self._pending: PendingReduce | None = None  # of the current step
         self._dropped: list[PendingReduce] = []  # started on all ranks, but their means are not used
         self.shown = False  # p.grad holds the mean gradients that the next step applies
@@ -139,14 +139,14 @@ class DelayedAllReduce:
         return pending
 
     def wait(self, pending: PendingReduce) -> dict[str, Tensor]:
-        """`pending.wait()`, which also shows which parameters are idle. Every rank must wait for the same ones between
-        the same steps, because idle parameters change the order of the buckets."""
+        """`pending.wait()`, which also shows which parameters some rank had no gradient of. Every rank must wait for
+        the same ones between the same steps, because such parameters change the order of the buckets."""
         for dropped in self._dropped:
             dropped.wait()
             dropped.release()
         self._dropped = []
         means = pending.wait()
-        self._idle = pending.names.keys() - means.keys()
+        self._partial = pending.names.keys() - pending.everywhere
         return means
 
     def abandon(self, keep: str = "") -> None:
@@ -211,12 +211,13 @@ class DelayedAllReduce:
         return [(index, bucket) for index, bucket in enumerate(self._buckets) if bucket.reduce_dtype != bucket.dtype]
 
     def _current(self) -> PendingReduce:
-        """The `PendingReduce` of the current step. Buckets with an idle parameter start last: they are probably not
-        complete before the end of the backward, and must not delay the others. All ranks know the same idle
-        parameters."""
+        """The `PendingReduce` of the current step. A bucket with a partial parameter waits for `start()`: on the rank
+        without the gradient it is not complete within the backward, and on every rank it has to leave on the same side
+        of the backward's other collectives. All ranks know the same partial parameters."""
         if self._pending is None:
-            waits = [bool(bucket.parameters.keys() & self._idle) for bucket in self._buckets]
-            self._pending = PendingReduce(self._buckets, sorted(range(len(waits)), key=waits.__getitem__))
+            late = [bool(bucket.parameters.keys() & self._partial) for bucket in self._buckets]
+            order = sorted(range(len(late)), key=late.__getitem__)
+            self._pending = PendingReduce(self._buckets, order, late=sum(late))
         return self._pending
 
     def _on_gradient(self, name: str, parameter: nn.Parameter) -> None:
@@ -238,7 +239,8 @@ class DelayedAllReduce:
             self._replace_after_ddp(pending)
         else:
             self._replace(pending, name)
-        while (order := pending.pending_buckets) and self._buckets[order[0]].parameters.keys() <= pending.complete:
+        order = pending.pending_buckets
+        while len(order) > pending.late and self._buckets[order[0]].parameters.keys() <= pending.complete:
             self._start_bucket(pending, order.pop(0))
 
     def _replace_after_ddp(self, pending: PendingReduce) -> None:

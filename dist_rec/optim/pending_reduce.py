@@ -17,11 +17,11 @@ class PendingReduce:
 
     `DelayedAllReduce` fills it during the backward and calls `launch` when all buckets are started. After that `wait`
     returns the mean gradients, and `release` frees the buffers for later steps. `order`: indices of `buckets` in the
-    order in which they start, the same on every rank.
+    order in which they start, the same on every rank; the `late` last ones start after the backward.
     """
 
-    def __init__(self, buckets: list[Bucket], order: list[int]) -> None:
-        self.buckets, self.pending_buckets = list(buckets), order
+    def __init__(self, buckets: list[Bucket], order: list[int], late: int = 0) -> None:
+        self.buckets, self.pending_buckets, self.late = list(buckets), order, late
         self.buffers: dict[int, Tensor] = {}  # by index of a started bucket
         self.works: list[dist.Work] = []
         self.present: dict[str, bool] = {}  # by parameter of a started bucket: whether this rank has a gradient
@@ -32,6 +32,7 @@ class PendingReduce:
         self.backwards: list[int] = []  # autograd's ids of this step's backwards; a nested one is larger
         self.dropped = self.changed = False
         self.names: dict[str, None] = {}  # in the order of the parameters
+        self.everywhere: set[str] = set()  # after `wait`: parameters with a gradient on every rank
         self._done: torch.Event | None = None  # on a GPU: all collectives and the norm are finished
         self._means: dict[str, Tensor] = {}
         self._norm: Tensor | None = None
@@ -95,6 +96,7 @@ class PendingReduce:
                 "ranks, so that their weights differ now; a rank without data finds nothing there. Expected clip_norm "
                 "in its place"
             )
+        self.everywhere = {name for name, flag in zip(self.names, flags, strict=True) if flag == ranks}
         return {name: self._means[name] for name, flag in zip(self.names, flags, strict=True) if flag > 0}
 
     def norm(self) -> Tensor:

@@ -1,6 +1,7 @@
 import sys
 
 import pytest
+import torch
 
 from dist_rec.doctor import report, versions
 from dist_rec.doctor.versions import Finding
@@ -47,7 +48,8 @@ def test_the_whole_examination_of_a_broken_install(monkeypatch: pytest.MonkeyPat
         report, "_run_probes", lambda calls: [report._Outcome(1, "", "Traceback\nImportError: no [lib]") for _ in calls]
     )
     failed = {finding.name: finding for finding in report.examine() if finding.verdict == "fail"}
-    assert failed["torchrec"].fix.endswith("torchrec==1.8.0")
+    here = versions.STACKS[".".join(torch.__version__.split(".")[:2])]
+    assert failed["torchrec"].fix.endswith(f"torchrec=={here['torchrec']}")
     assert failed["import torch"].found == "ImportError: no [lib]"
 
 

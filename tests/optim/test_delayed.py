@@ -231,7 +231,7 @@ def _order_of_buckets() -> list[list[int]]:
 def test_a_parameter_that_had_no_gradient_does_not_delay_the_others() -> None:
     first, second = run_ranks(_order_of_buckets, 2)
     assert second == [[0], [0, 2], [0, 2], [0, 2]], "bucket 1 is the idle one's"
-    assert first == [[0], [0, 2], [0, 2], [0, 2, 1]]
+    assert first == second, "also where this rank has its gradient again: the order of collectives is one"
 
 
 def test_compression_keeps_the_residual_of_a_parameter_without_a_gradient() -> None:
