@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from benchmarks import plot_trace
+from benchmarks import bench_ledger, plot_trace
 from benchmarks.compare import study
 from benchmarks.compare.report import page as compare_page
 from benchmarks.optim import harmless, slow_link
@@ -182,3 +182,14 @@ def test_the_comparisons_page(tmp_path: Path) -> None:
     claim = "merged sequences, shared queries | 0.8000 ± 0.0100 | 2.00 | HyFormer, full | 2.00 | -0.0100 ± 0.0000"
     assert f"| three | {claim}, ahead in 0 of 3 |" in text
     assert "| three | parameters | +0.0500 ± 0.0000, ahead in 3 of 3 | - | - |" in text
+
+
+# Operators and GB of a step, a little above what they were when this was written: less is always welcome.
+CEILINGS = {"LONGER, width 64": (440, 12.6), "LONGER, width 32, merge 4, InnerTrans": (520, 17.5)}
+
+
+@pytest.mark.parametrize(("model", "ceiling"), CEILINGS.items(), ids=CEILINGS)
+def test_a_step_launches_and_moves_no_more_than_it_did(model: str, ceiling: tuple[int, float]) -> None:
+    found = bench_ledger.count(bench_ledger.MODELS[model])
+    assert found.operators.total() <= ceiling[0] and found.nbytes.total() <= ceiling[1] * 1e9, found.by_name
+    assert found.operators["forward"] > 100 < found.operators["backward"], "the step was seen"

@@ -1,0 +1,218 @@
+"""What one step of a ranker moves and launches on a GPU, counted without one.
+
+    python -m benchmarks.bench_ledger [--out benchmarks/results/FILE.md]
+
+Forward, loss and backward run on tensors that have shapes and no values, in bf16 as on a GPU, by the kernels a GPU
+would take. Counted are operators that do something (not views, not allocations) and the bytes of their inputs and
+outputs, each once. An operator may launch several kernels and read less than all of an input, so this compares
+changes; it predicts no time by itself. The estimate beside it is 2.5 TB/s plus 5 us for every operator.
+
+Legend: B requests, L events of each, N = B L, U unique rows, C candidates.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dist_rec.common.provenance import provenance_lines
+from dist_rec.data.batch import JaggedEvents, SequenceBatch
+from dist_rec.data.lengths import Lengths
+from dist_rec.data.schema import Schema
+from dist_rec.kernels import cross_causal_attention, gather_pool, prefix_sum, slot_attention, unique_ids
+from dist_rec.kernels.unique_ids import BitPackedIndex
+from dist_rec.kernels.unique_ids.bit_packed import num_words
+from dist_rec.models.config import ModelConfig
+from dist_rec.models.layers.loss import BinaryCrossEntropy, total_loss
+from dist_rec.models.ranker import Ranker
+
+REQUESTS, LENGTH, CANDIDATES, UNIQUE_SHARE = 512, 2000, 1, 4
+# Allocate or describe, and move nothing.
+FREE = {
+    "device",
+    "detach",
+    "alias",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "lift_fresh",
+}
+SCHEMA = Schema.model_validate(
+    {
+        "name": "ledger",
+        "tables": {"item": 1_000_000, "category": 500, "user": 200_000},
+        "request": {"grouping_key": "user", "time": "time"},
+        "context": ["user"],
+        "sequences": [{"name": "history", "ids": ["item", "category"], "side": {"action": 4}, "time": True}],
+        "candidate": {"ids": ["item", "category"], "labels": ["click"]},
+    }
+)
+HALF = {"tokens": "bf16", "layers": "bf16", "head": "fp32"}
+MODELS: dict[str, dict[str, Any]] = {
+    f"LONGER, width {width}": {
+        "tokens": {"width": width, "hidden": 2 * width},
+        "longer": {"merge": 1, "inner_trans": False, "k": 100, "heads": 4},
+    }
+    for width in (64, 128)
+} | {
+    "LONGER, width 32, merge 4, InnerTrans": {
+        "tokens": {"width": 32, "hidden": 64},
+        "longer": {"merge": 4, "k": 100, "heads": 4},
+    },
+    "HyFormer, width 128": {
+        "name": "hyformer",
+        "tokens": {"width": 128, "hidden": 256},
+        "hyformer": {"heads": 4, "sequences": {"history": {"encoder": "longer", "recent": 100, "queries": 1}}},
+    },
+}
+
+
+@dataclass
+class Ledger(TorchDispatchMode):
+    """Operators and bytes by phase."""
+
+    phase: str = "forward"
+    operators: Counter[str] = field(default_factory=Counter)
+    nbytes: Counter[str] = field(default_factory=Counter)
+    by_name: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func._schema.name.split("::")[1]
+        if name in FREE or _is_view(func):
+            return out
+        moved = {id(x): _touched(x) for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)}
+        self.operators[self.phase] += 1
+        self.nbytes[self.phase] += sum(moved.values())
+        self.by_name[self.phase, name] += sum(moved.values())
+        return out
+
+
+def _is_view(func: Any) -> bool:
+    return any(of.alias_info is not None and not of.alias_info.is_write for of in func._schema.returns)
+
+
+def _touched(x: Tensor) -> int:
+    """Bytes of its elements; those that an expanded dim repeats count once."""
+    sizes = [size for size, stride in zip(x.shape, x.stride(), strict=True) if stride != 0]
+    return int(np.prod(sizes, dtype=np.int64)) * x.element_size()
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """The kernels are chosen, and autocast is that of the CPU, which for these layers casts as a GPU's does."""
+    with ExitStack() as patched:
+        for kernel in (cross_causal_attention, gather_pool, prefix_sum, slot_attention, unique_ids):
+            if hasattr(kernel, "choose"):
+                patched.enter_context(mock.patch.object(kernel, "choose", lambda *_, **__: "triton"))
+        yield
+
+
+def batch_of(requests: int, length: int, candidates: int) -> SequenceBatch:
+    """Shapes of a batch whose histories are all as long."""
+
+    def lengths(count: int) -> Lengths:
+        return Lengths(torch.empty(requests, dtype=torch.int32), np.full(requests, count, np.int32))
+
+    def index(count: int, bits: int) -> BitPackedIndex:
+        return BitPackedIndex(torch.empty(num_words(count, bits), dtype=torch.int32), bits, count)
+
+    events, asked = requests * length, requests * candidates
+    history = JaggedEvents(
+        lengths(length),
+        index(events, 18),
+        {"action": torch.empty(events, dtype=torch.uint8)},
+        torch.empty(events, dtype=torch.int32),
+    )
+    unique: Any = None  # the ranker gets the rows
+    return SequenceBatch(
+        unique=unique,
+        context=index(requests, 9),
+        sequences={"history": history},
+        candidates=JaggedEvents(lengths(candidates), index(asked, 18), {}),
+        labels=torch.empty(asked, 1),
+        oracle=None,
+        visible_events=None,
+        grouping_key=torch.empty(requests, dtype=torch.int64),
+        candidates_per_rank=torch.empty(()),
+    )
+
+
+def count(model: dict[str, Any], requests: int = REQUESTS, length: int = LENGTH) -> Ledger:
+    """Of one step, without tables and optimizer."""
+    config = ModelConfig.model_validate({"precision": HALF, "head": {"hidden": [256, 128]}, **model})
+    width = 32
+    with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu():
+        ranker = Ranker(SCHEMA, config, dict.fromkeys(SCHEMA.tables, width))
+        batch = batch_of(requests, length, CANDIDATES)
+        unique = requests * length // UNIQUE_SHARE
+        rows = {
+            name: torch.empty(requests if name == "context" else unique, width * len(of.keys), requires_grad=True)
+            for name, of in SCHEMA.layout.feature_sets.items()
+        }
+        loss = BinaryCrossEntropy(BinaryCrossEntropy.Config())
+        with Ledger() as ledger:
+            logits = ranker(rows, batch)
+            ledger.phase = "loss"
+            total = total_loss(loss, logits, batch.labels, batch.candidates_per_rank)
+            ledger.phase = "backward"
+            total.backward()
+    return ledger
+
+
+def table() -> list[str]:
+    lines = [
+        "| model | forward: operators, GB | backward: operators, GB | together | estimate |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, model in MODELS.items():
+        found = count(model)
+        operators, moved = found.operators.total(), found.nbytes.total() / 1e9
+        parts = [f"{found.operators[phase]}, {found.nbytes[phase] / 1e9:.1f}" for phase in ("forward", "backward")]
+        estimate = 1e3 * (moved / 2500 + 5e-6 * operators)
+        lines.append(f"| {name} | {parts[0]} | {parts[1]} | {operators}, {moved:.1f} GB | {estimate:.1f} ms |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--operators", action="store_true", help="Also the operators that move most.")
+    options = parser.parse_args()
+    lines = table()
+    print("\n".join(lines))
+    if options.operators:
+        for name, model in MODELS.items():
+            print(f"\n{name}")
+            for (phase, operator), moved in count(model).by_name.most_common(12):
+                print(f"  {phase:8s} {operator:32s} {moved / 1e9:6.2f} GB")
+    if options.out:
+        shape = f"B {REQUESTS}, L {LENGTH}, {CANDIDATES} candidate, N / {UNIQUE_SHARE} unique rows of 2 x 32, bf16"
+        about = [
+            "# What a step moves and launches, counted without a GPU",
+            "",
+            *provenance_lines(),
+            f"- shapes: {shape}",
+            "",
+        ]
+        options.out.write_text("\n".join([*about, *lines, "", *(__doc__ or "").splitlines()[4:12], ""]))
+
+
+if __name__ == "__main__":
+    main()
