@@ -4,7 +4,8 @@
 #   benchmarks/gpu.sh [STAGE ...]     PYTHON=python3   OUT=benchmarks/results/gpu   AGAIN=1 (every stage anew)   WORKERS=12 (of the tests)
 # Ends with a table of the stages and fails if one did. OUT/STAGE.log and OUT/STAGE.exit stay; the benchmarks write their pages into OUT too.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+self=$(readlink -f "$0")
+cd "$(dirname "$self")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 OUT=${OUT:-benchmarks/results/gpu}
 WORKERS=${WORKERS:-$(($(nproc) > 4 ? $(nproc) - 4 : 1))}
@@ -50,6 +51,8 @@ stage attention 190 "$PYTHON" -m benchmarks.bench_ops attention --lengths unifor
 stage lookup 100 "$PYTHON" -m benchmarks.bench_ops lookup --out "$OUT"
 # FlexAttention compiles anew for every shape, which takes longer than all the rest.
 stage all-peers 110 "$PYTHON" -m benchmarks.bench_ops attention --lengths fixed --cases A2,A3,A8 --out "$OUT/all_peers"
+
+[ $# = 0 ] || [ ${#names[@]} = $# ] || { echo "expected names of stages, got '$*'; they are: $(sed -n 's/^stage \([a-z0-9-]*\) .*/\1/p' "$self" | paste -sd' ')" >&2 && exit 2; }
 
 failed=0
 for name in "${names[@]}"; do

@@ -56,6 +56,11 @@ def test_only_the_stages_that_are_named(checkout: Path) -> None:
     assert code == 0 and [call.split()[1] for call in calls] == ["benchmarks.gpu_steps", "benchmarks.gpu_slots"]
 
 
+def test_a_stage_that_does_not_exist_is_an_error(checkout: Path) -> None:
+    code, said, _ = _run(checkout, "slot")
+    assert code == 2 and "expected names of stages, got 'slot'; they are: kernels sync delayed" in said, said
+
+
 def test_a_stage_that_takes_too_long_is_said_and_keeps_its_log(checkout: Path) -> None:
     script = checkout / "benchmarks" / "gpu.sh"
     script.write_text(script.read_text().replace("stage slots 60", "stage slots 1"))
