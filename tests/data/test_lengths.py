@@ -54,6 +54,13 @@ def test_nothing_that_follows_reads_the_tensor_on_the_host() -> None:
     assert lengths.request.shape == (5,) and lengths.of_each(counts).tensor.shape == (6,)
 
 
+def test_numbers_of_the_host_for_another_device() -> None:
+    for numbers in ([3, 0, 2], torch.tensor([3, 0, 2])):
+        lengths = Lengths.of(numbers, torch.device("meta"))
+        assert lengths.tensor.device.type == "meta" and lengths.tensor.dtype == torch.int32
+        assert lengths.host.tolist() == [3, 0, 2] and lengths.request.shape == (5,)
+
+
 def test_numbers_that_are_on_a_device_only_are_refused() -> None:
     with pytest.raises(ValueError, match="expected a tensor on the host, got one on meta"):
         Lengths.of(torch.zeros(2, device="meta"))
