@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from dist_rec.common.strict import ConfigError, Strict
+from dist_rec.common.strict import Strict
 from dist_rec.config import OptimConfig
 from dist_rec.optim.dense import DenseFactory
+from dist_rec.optim.muon import BatchedMuon
 from dist_rec.registry import OPTIMIZERS
 
 Parameters = list[nn.Parameter]
@@ -58,15 +59,9 @@ class Muon(DenseOptimizer):
     """Muon orthogonalises matrices; its updates are scaled to the size of AdamW's, so that one learning rate fits both.
     AdamW takes everything that is no matrix."""
 
-    def check(self) -> None:
-        if not hasattr(torch.optim, "Muon"):
-            raise ConfigError(f"optim.optimizer=muon needs torch 2.9 or later, got {torch.__version__}")
-
     def __call__(self, parameters: Parameters, config: OptimConfig) -> list[torch.optim.Optimizer]:
         matrices, others = [p for p in parameters if p.ndim == 2], [p for p in parameters if p.ndim != 2]
-        muon = torch.optim.Muon(
-            matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
+        muon = BatchedMuon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
         return [muon, _adamw(others, config)]
 
 

@@ -23,6 +23,7 @@ from dist_rec.kernels.unique_ids import BitPackedIndex
 from dist_rec.models.layers.loss import BinaryCrossEntropy, total_loss
 from dist_rec.models.ranker import Ranker
 from dist_rec.optim.hybrid import HybridOptimizer
+from dist_rec.optim.muon import BatchedMuon
 from tests.data.requests import make_rows, make_schema, make_table, seen_schema
 from tests.models.batches import DIM, MODELS, Row, model_config, seen_row
 
@@ -145,7 +146,7 @@ def test_a_wait_would_be_noticed(read: Callable[[Tensor], Any]) -> None:
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.1),
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
-    "muon": lambda parameters: torch.optim.Muon(parameters, lr=0.1),
+    "muon": lambda parameters: BatchedMuon(parameters, lr=0.1),
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dist_rec.optim.muon import BatchedMuon
 from dist_rec.optim.step_if import step_if
 
 Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -15,7 +16,7 @@ OPTIMIZERS: dict[str, Make] = {
     "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.1),
     "fused adamw": lambda p: torch.optim.AdamW(p, lr=0.1, fused=True),
-    "muon": lambda p: torch.optim.Muon(p, lr=0.1),
+    "muon": lambda p: BatchedMuon(p, lr=0.1),
 }
 
 
