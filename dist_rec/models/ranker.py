@@ -1,6 +1,9 @@
 """The dense part of a model: embedding rows and a batch in, one logit per candidate and task out. Knows one device
 only."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +13,7 @@ from dist_rec.kernels.gather_pool import expand
 from dist_rec.models.config import ModelConfig, Precision
 from dist_rec.models.features import FeatureColumns
 from dist_rec.models.late_fusion import LateFusion
+from dist_rec.models.layers.half_weights import HalfWeights
 from dist_rec.models.layers.heads import Head
 from dist_rec.models.layers.jagged import CandidateView, SequenceInputs
 from dist_rec.models.layers.recompute import run
@@ -56,17 +60,19 @@ class Ranker(nn.Module):
         self.head_width += context_dim * ("context" in self.head_inputs)
         self.head = Head(config.head, self.head_width, len(schema.candidate.labels))
         self.apply(_start_small)
+        self._weights = {name: HalfWeights(part) for name, part in (("layers", self.body), ("head", self.head))}
+        self._token_weights = {name: HalfWeights(part) for name, part in self.tokens.items()}
 
     def forward(self, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
         view = self.candidates(rows, batch)
         sequences = self.sequences(rows, batch, view)
-        with self._cast("layers", batch.grouping_key.device):
+        with self._cast("layers", batch.grouping_key.device, self._weights["layers"]):
             features = self.body(sequences, view)
         if "candidate" in self.head_inputs:
             features.append(view.features)
         if "context" in self.head_inputs and view.context is not None:
             features.append(view.context[view.request])
-        with self._cast("head", batch.grouping_key.device):
+        with self._cast("head", batch.grouping_key.device, self._weights["head"]):
             return self.head(torch.cat([part.float() for part in features], dim=1))
 
     def candidates(self, rows: dict[str, Tensor], batch: SequenceBatch) -> CandidateView:
@@ -77,7 +83,7 @@ class Ranker(nn.Module):
 
     def event_tokens(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
         """(N, d) tokens of one sequence."""
-        with self._cast("tokens", batch.grouping_key.device):
+        with self._cast("tokens", batch.grouping_key.device, self._token_weights[name]):
             return self.tokens[name](rows[self.sequence_sets[name]], batch.sequences[name])
 
     def sequences(self, rows: dict[str, Tensor], batch: SequenceBatch, view: CandidateView) -> SequenceInputs:
@@ -92,8 +98,14 @@ class Ranker(nn.Module):
         # Tokens in bf16 do not make the layers bf16.
         return SequenceInputs({name: t if half else t.float() for name, t in tokens.items()}, lengths, pools)
 
-    def _cast(self, part: str, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._is_half(part, device))
+    @contextmanager
+    def _cast(self, part: str, device: torch.device, weights: HalfWeights) -> Iterator[None]:
+        half = self._is_half(part, device)
+        with (
+            torch.autocast(device.type, dtype=torch.bfloat16, enabled=half),
+            weights.used(torch.bfloat16) if half else nullcontext(),
+        ):
+            yield
 
     def _is_half(self, part: str, device: torch.device) -> bool:
         precision: Precision = getattr(self.config.precision, part)

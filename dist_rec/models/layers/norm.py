@@ -12,7 +12,7 @@ class LayerNorm(nn.LayerNorm):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.dtype not in (torch.float16, torch.bfloat16):
+        if input.dtype == self.weight.dtype and input.dtype not in (torch.float16, torch.bfloat16):
             return super().forward(input)
         with torch.autocast(input.device.type, enabled=False):
             weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
