@@ -30,7 +30,7 @@ from dist_rec.common.provenance import provenance_lines
 from dist_rec.data.batch import JaggedEvents, SequenceBatch
 from dist_rec.data.lengths import Lengths
 from dist_rec.data.schema import Schema
-from dist_rec.kernels import cross_causal_attention, gather_pool, prefix_sum, slot_attention, unique_ids
+from dist_rec.kernels import cross_causal_attention, gather_pool, jagged_range, prefix_sum, slot_attention, unique_ids
 from dist_rec.kernels.unique_ids import BitPackedIndex
 from dist_rec.kernels.unique_ids.bit_packed import num_words
 from dist_rec.models.config import ModelConfig
@@ -118,7 +118,7 @@ def _touched(x: Tensor) -> int:
 def as_on_a_gpu() -> Iterator[None]:
     """The kernels are chosen, and autocast is that of the CPU, which for these layers casts as a GPU's does."""
     with ExitStack() as patched:
-        for kernel in (cross_causal_attention, gather_pool, prefix_sum, slot_attention, unique_ids):
+        for kernel in (cross_causal_attention, gather_pool, jagged_range, prefix_sum, slot_attention, unique_ids):
             if hasattr(kernel, "choose"):
                 patched.enter_context(mock.patch.object(kernel, "choose", lambda *_, **__: "triton"))
         yield

@@ -12,20 +12,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
+
+from dist_rec.kernels.jagged_range import jagged_range
 
 
 @dataclass(frozen=True, eq=False)
 class Lengths:
     """Rows of every request, one request after the other.
 
-    - `tensor` (B,) int32 on the device
-    - `host` (B,) int32, the same numbers on the host: no shape that follows from them waits for the device
+    - `given` int32 on the device: the lengths (B,), or if `summed` their prefix sums (B + 1,)
+    - `host` (B,) int32, the lengths on the host: no shape that follows from them waits for the device
 
     What follows from them is made at its first use, once, and serves every layer.
     """
 
-    tensor: Tensor
+    given: Tensor
     host: NDArray[np.int32]
+    summed: bool = False
 
     @classmethod
     def of(cls, lengths: Sequence[int] | Tensor, device: torch.device | None = None) -> "Lengths":
@@ -41,6 +45,16 @@ class Lengths:
         return len(self.host)
 
     @cached_property
+    def tensor(self) -> Tensor:
+        """(B,) int32"""
+        return self.given.diff() if self.summed else self.given
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """(B + 1,) int32 prefix sums."""
+        return self.given if self.summed else pad(self.given.cumsum(0, dtype=torch.int32), (1, 0))
+
+    @cached_property
     def total(self) -> int:
         """N"""
         return int(self.host.sum())
@@ -49,31 +63,31 @@ class Lengths:
     def longest(self) -> int:
         return int(self.host.max(initial=0))
 
-    @cached_property
-    def ends(self) -> Tensor:
-        """(B,) int64: one after the last row of each request."""
-        return self.tensor.cumsum(0)
-
-    @cached_property
+    @property
     def starts(self) -> Tensor:
-        """(B,) int64: the first row of each request."""
-        return self.ends - self.tensor
+        """(B,) int32: the first row of each request."""
+        return self.offsets[:-1]
 
-    @cached_property
-    def offsets(self) -> Tensor:
-        """(B + 1,) int32 prefix sums."""
-        return torch.nn.functional.pad(self.tensor.cumsum(0, dtype=torch.int32), (1, 0))
+    @property
+    def ends(self) -> Tensor:
+        """(B,) int32: one after the last row of each request."""
+        return self.offsets[1:]
 
     @cached_property
     def request(self) -> Tensor:
         """(N,) int64: the request of every row."""
-        requests = torch.arange(len(self), device=self.tensor.device)
-        return requests.repeat_interleave(self.tensor, output_size=self.total)
+        return jagged_range(None, self.offsets, self.total, step=0)
 
     @cached_property
     def position(self) -> Tensor:
         """(N,) int64: 0 for the first row of each request."""
-        return torch.arange(self.total, device=self.tensor.device) - self.starts[self.request]
+        return self.counted_from(None)
+
+    def counted_from(
+        self, first: Tensor | None, *, step: int = 1, most: int | None = None, dtype: torch.dtype = torch.int64
+    ) -> Tensor:
+        """(N,) `min(first + step * position, most)` with `first` (B,) of the request; zeros if None."""
+        return jagged_range(first, self.offsets, self.total, step=step, most=most, dtype=dtype)
 
     def map(self, change: Callable[[Any], Any]) -> "Lengths":
         """`change` of both, elementwise: it has to mean the same for a tensor and for an array."""
@@ -81,7 +95,7 @@ class Lengths:
 
     def plus(self, other: "Lengths") -> "Lengths":
         """Of rows that have the others after them, in every request."""
-        return Lengths(self.tensor + other.tensor, self.host + other.host)
+        return Lengths(self.offsets + other.offsets, self.host + other.host, summed=True)
 
     def clipped(self, most: int) -> "Lengths":
         """At most so many rows of each request."""
@@ -89,7 +103,7 @@ class Lengths:
 
     def times(self, count: int) -> "Lengths":
         """Of `count` rows in the place of each."""
-        return self.map(lambda n: n * count)
+        return Lengths(self.offsets * count, self.host * count, summed=True)
 
     def of_each(self, rows: "Lengths") -> "Lengths":
         """(rows.total,) the length of the request that each of `rows` belongs to."""

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["row_stride"])
 def sum_prefix(
     ROWS,
     OUT,
@@ -46,7 +46,7 @@ def sum_prefix(
     tl.store(OUT + c * WIDTH + column, total, mask=column < WIDTH)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def sum_prefix_backward(
     GRAD,
     GRAD_ROWS,

@@ -45,7 +45,8 @@ RULES = {
     ),
     "dist_rec.kernels": Rule(others=("torch", "triton"), never=("torch.distributed",)),
     "dist_rec.data": Rule(
-        project=("dist_rec.common", "dist_rec.kernels.unique_ids"),  # the packed index that a batch carries
+        # Of the kernels what a batch carries: the packed index, and the places of its rows.
+        project=("dist_rec.common", "dist_rec.kernels.unique_ids", "dist_rec.kernels.jagged_range"),
         others=(
             *("numpy", "pyarrow", "torch", "torchdata", "torchrec.sparse", "torchrec.streamable", "rich"),
             *("pydantic", "yaml"),  # the schema is a YAML file that pydantic checks

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from dist_rec.common.choices import DenseUpdate
 from dist_rec.data.collate import collate
 from dist_rec.data.schema import Schema
-from dist_rec.kernels import cross_causal_attention, gather_pool, prefix_sum, slot_attention, unique_ids
+from dist_rec.kernels import cross_causal_attention, gather_pool, jagged_range, prefix_sum, slot_attention, unique_ids
 from dist_rec.kernels.unique_ids import BitPackedIndex
 from dist_rec.models.layers.loss import BinaryCrossEntropy, total_loss
 from dist_rec.models.ranker import Ranker
@@ -28,7 +28,7 @@ from tests.data.requests import make_rows, make_schema, make_table, seen_schema
 from tests.models.batches import DIM, MODELS, Row, model_config, seen_row
 
 META = torch.device("meta")
-KERNELS = (cross_causal_attention, gather_pool, prefix_sum, slot_attention, unique_ids)
+KERNELS = (cross_causal_attention, gather_pool, jagged_range, prefix_sum, slot_attention, unique_ids)
 # Own prefixes of candidates need every event as a row and a causal encoder.
 SEEN = {"tokens": {"position": "absolute"}}
 FULL = {"merge": 1, "k": 0, "inner_trans": False, "globals": ["candidate"]}

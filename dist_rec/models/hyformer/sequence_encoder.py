@@ -43,8 +43,8 @@ class AttentionEncoder(nn.Module):
     def __init__(self, config: HyFormerConfig, sequence: HyFormerSequence, width: int) -> None:
         super().__init__()
         self.recent = sequence.recent if sequence.encoder == "longer" else None
-        self.causal = sequence.causal
-        self.block = CrossCausalBlock(width, config.heads, config.ffn_expansion, config.rotary, config.dropout)
+        self.causal, self.rotary = sequence.causal, config.rotary
+        self.block = CrossCausalBlock(width, config.heads, config.ffn_expansion, config.dropout)
 
     def forward(self, events: Encoded) -> Encoded:
         querying = events if self.recent in (None, events.recent) else _newest(events, self.recent)
@@ -53,8 +53,8 @@ class AttentionEncoder(nn.Module):
             kv_offsets=events.lengths.offsets,
             mask=Mask(causal=self.causal),
             max_q_len=self.recent,
-            q_rotary=querying.position.float(),
-            kv_rotary=events.position.float(),
+            q_rotary=querying.position.float() if self.rotary else None,
+            kv_rotary=events.position.float() if self.rotary else None,
         )
         return replace(querying, rows=self.block(querying.rows, events.rows, rows))
 

@@ -17,23 +17,23 @@ from dist_rec.models.layers.norm import LayerNorm
 class AttentionRows:
     """The rows of one attention call, as `cross_causal_attention` takes them.
 
-    `q_rotary` (sum_q,) and `kv_rotary` (sum_kv,) float: positions for rotary embeddings.
+    `q_rotary` (sum_q,) and `kv_rotary` (sum_kv,) float: positions for rotary embeddings; None without these.
     """
 
     q_offsets: Tensor
     kv_offsets: Tensor
     mask: Mask
     max_q_len: int | None
-    q_rotary: Tensor
-    kv_rotary: Tensor
+    q_rotary: Tensor | None
+    kv_rotary: Tensor | None
 
 
 class CrossCausalBlock(nn.Module):
     """(sum_q, D) query rows and (sum_kv, D) key rows -> (sum_q, D)."""
 
-    def __init__(self, width: int, heads: int, expansion: int, rotary: bool, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, expansion: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.rotary = heads, rotary
+        self.heads = heads
         self.norm_attention, self.norm_ffn = LayerNorm(width), LayerNorm(width)
         self.query, self.key, self.value, self.project = (nn.Linear(width, width) for _ in range(4))
         self.ffn = nn.Sequential(
@@ -48,7 +48,7 @@ class CrossCausalBlock(nn.Module):
             layer(x).unflatten(-1, (self.heads, -1))
             for layer, x in ((self.query, normed_q), (self.key, normed_kv), (self.value, normed_kv))
         )
-        if self.rotary:
+        if rows.q_rotary is not None and rows.kv_rotary is not None:
             q, k = rotate(q, rows.q_rotary), rotate(k, rows.kv_rotary)
         attended = cross_causal_attention(
             q, k, v, rows.q_offsets, rows.kv_offsets, mask=rows.mask, max_q_len=rows.max_q_len

@@ -6,7 +6,6 @@ Legend: B requests, C candidates, m rows per candidate group, M merged tokens of
 from dataclasses import dataclass
 from functools import reduce
 
-import torch
 from torch import Tensor
 
 from dist_rec.data.lengths import Lengths
@@ -52,7 +51,7 @@ class SequenceInputs:
 def newest(lengths: Lengths, count: int) -> tuple[Tensor, Lengths]:
     """Index of the newest `count` rows of each request, or all it has, into jagged rows, and how many."""
     kept = lengths.clipped(count)
-    return (lengths.ends - kept.tensor)[kept.request] + kept.position, kept
+    return kept.counted_from(lengths.ends - kept.tensor), kept
 
 
 def join_sequences(parts: list[Tensor], lengths: list[Lengths]) -> tuple[Tensor, Lengths]:
@@ -61,7 +60,7 @@ def join_sequences(parts: list[Tensor], lengths: list[Lengths]) -> tuple[Tensor,
     together = reduce(Lengths.plus, lengths)
     before, placed = together.starts, []
     for part, own in zip(parts, lengths, strict=True):
-        placed.append((part, before[own.request] + own.position))
+        placed.append((part, own.counted_from(before)))
         before = before + own.tensor
     return placed_rows(placed, together.total), together
 
@@ -81,10 +80,10 @@ class GroupLayout:
     @classmethod
     def of(cls, events: Lengths, candidates: Lengths, group_size: int) -> "GroupLayout":
         groups = candidates.times(group_size)
-        device = events.tensor.device
-        event_index = torch.arange(events.total, device=device) + groups.starts[events.request]
-        group_index = torch.arange(groups.total, device=device) + events.ends[groups.request]
-        return cls(event_index, group_index, events.plus(groups))
+        together = events.plus(groups)
+        event_index = events.counted_from(together.starts)
+        group_index = groups.counted_from(events.ends + groups.starts)
+        return cls(event_index, group_index, together)
 
     def join(self, events: Tensor, groups: Tensor) -> Tensor:
         """(sum events, W) and (C * m, W) -> (sum events + C * m, W)."""

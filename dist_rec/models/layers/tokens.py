@@ -52,10 +52,9 @@ class EventTokens(nn.Module):
         return found
 
     def _position_index(self, events: JaggedEvents) -> Tensor:
-        index = events.lengths.position
-        if self.config.position == "recency":
-            index = events.lengths.tensor[events.lengths.request] - 1 - index
-        return index.clamp(max=self.config.max_positions - 1)
+        newest_first, most = self.config.position == "recency", self.config.max_positions - 1
+        first, step = (events.lengths.tensor - 1, -1) if newest_first else (None, 1)
+        return events.lengths.counted_from(first, step=step, most=most, dtype=torch.int32)
 
 
 class BucketTerm(nn.Module):

@@ -41,7 +41,7 @@ class Longer(SequenceSummary):
         )
         self.globals = GlobalTokens(longer.globals, inputs.candidate_dim, inputs.context_dim, width)
         self.learned = nn.Parameter(0.02 * torch.randn(longer.k, width)) if longer.queries == "learnable" else None
-        block = (width, longer.heads, longer.ffn_expansion, longer.rotary, longer.dropout)
+        block = (width, longer.heads, longer.ffn_expansion, longer.dropout)
         self.cross = CrossCausalBlock(*block)
         self.layers = nn.ModuleList(CrossCausalBlock(*block) for _ in range(longer.self_layers))
         self.norm = LayerNorm(width)
@@ -62,14 +62,20 @@ class Longer(SequenceSummary):
         merged, merged_lengths = self.merge(tokens, lengths)
         groups = self.globals(view)
         m = len(self.config.globals)
-        selected, q_lengths = select_queries(self.config, merged_lengths)
+        selected = select_queries(self.config, merged_lengths)
+        q_lengths = selected.lengths
         sequence = picked_rows(merged, selected.index) if self.learned is None else self.learned.repeat(len(lengths), 1)
 
         keys, rows = GroupLayout.of(merged_lengths, view.counts, m), GroupLayout.of(q_lengths, view.counts, m)
-        key_rotary = self._rotary(keys, merged_lengths.position, merged_lengths, view)
-        row_rotary = self._rotary(rows, selected.position, merged_lengths, view)
-        group_position = keys.group_index - keys.lengths.starts[view.request].repeat_interleave(m)
-        q_positions = rows.join(selected.position[:, None], group_position[:, None])[:, 0]
+        key_rotary = row_rotary = None
+        if self.config.rotary:
+            key_rotary = self._rotary(keys, merged_lengths.position, merged_lengths, view)
+            row_rotary = self._rotary(rows, selected.position, merged_lengths, view)
+        # The newest rows need no positions: they are the last ones before the groups.
+        q_positions = None
+        if self.config.queries != "recent":
+            group_position = view.counts.times(m).counted_from(merged_lengths.tensor)
+            q_positions = rows.join(selected.position[:, None], group_position[:, None])[:, 0]
 
         # One candidate per request that attends to everything: then the plain causal mask suffices, without
         # num_candidates.
@@ -78,18 +84,15 @@ class Longer(SequenceSummary):
         # With k = 0 every event is a query row, and no bound is the same for all batches.
         max_q_len = self.config.k + m * view.counts.longest if self.config.k else None
 
-        def attention_rows(layout: GroupLayout, rotary: Tensor, positions: Tensor | None = None) -> AttentionRows:
+        def attention_rows(layout: GroupLayout, rotary: Tensor | None, positions: Tensor | None) -> AttentionRows:
             mask = Mask(num_candidates=counts, group_size=m, prefix_len=prefix_len, q_positions=positions)
             return AttentionRows(rows.lengths.offsets, layout.lengths.offsets, mask, max_q_len, row_rotary, rotary)
 
         state = rows.join(sequence, groups)
         everything = keys.join(merged, groups)
-        recent = self.config.queries == "recent"
-        state = self._run(
-            "cross", self.cross, state, everything, attention_rows(keys, key_rotary, None if recent else q_positions)
-        )
+        state = self._run("cross", self.cross, state, everything, attention_rows(keys, key_rotary, q_positions))
         for layer in self.layers:
-            state = self._run("self", layer, state, state, attention_rows(rows, row_rotary))
+            state = self._run("self", layer, state, state, attention_rows(rows, row_rotary, None))
         return picked_rows(state, rows.event_index), picked_rows(state, rows.group_index), q_lengths
 
     def merge(self, tokens: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:

@@ -1,43 +1,47 @@
 """Which rows of a sequence query in LONGER's cross-causal layer (arXiv 2505.04421, section 3.5)."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from dist_rec.data.lengths import Lengths
+from dist_rec.models.layers.jagged import newest
 from dist_rec.models.longer.config import LongerConfig
 
 
 @dataclass(frozen=True)
 class QueryRows:
-    """Query rows from the sequence: `index` (sum_q,) into the jagged merged rows, `position` (sum_q,) in the
-    request."""
+    """Query rows of a sequence: `index` (sum_q,) into the jagged merged rows `of`, and their `lengths`."""
 
     index: Tensor
-    position: Tensor
+    lengths: Lengths
+    of: Lengths
+
+    @cached_property
+    def position(self) -> Tensor:
+        """(sum_q,) in the sequence."""
+        return self.index - self.of.starts[self.lengths.request]
 
 
-def select_queries(config: LongerConfig, lengths: Lengths) -> tuple[QueryRows, Lengths]:
-    """Which of each request's M merged rows are query rows, and how many of each request.
+def select_queries(config: LongerConfig, lengths: Lengths) -> QueryRows:
+    """Which of each request's M merged rows are query rows.
 
     recent: the newest min(k, M). uniform: min(k, M) evenly spaced, the newest included. mixed: k // 2 evenly spaced
-    among the older ones, then the newest k - k // 2. learnable: k rows that are not events and see all of them."""
+    among the older ones, then the newest k - k // 2. learnable: k rows that are not events and see all of them, at the
+    place of the newest."""
     if config.queries == "learnable":
         rows = lengths.map(lambda n: 0 * n + config.k)
-        return QueryRows(rows.request, lengths.tensor.long()[rows.request] - 1), rows
+        return QueryRows(rows.counted_from(lengths.ends - 1, step=0), rows, lengths)
     if config.k == 0:
-        return QueryRows(torch.arange(lengths.total, device=lengths.tensor.device), lengths.position), lengths
-    rows = lengths.clipped(config.k)
-    i = rows.position
-    M, q = lengths.tensor.long()[rows.request], rows.tensor.long()[rows.request]
-    recent = M - q + i
+        return QueryRows(torch.arange(lengths.total, device=lengths.tensor.device), lengths, lengths)
+    index, rows = newest(lengths, config.k)
     if config.queries == "recent":
-        position = recent
-    else:
-        spread = config.k if config.queries == "uniform" else config.k // 2
-        evenly, among = torch.minimum(q, torch.full_like(q, spread)), M - (q - spread).clamp(min=0)
-        position = torch.where(
-            i < evenly, ((i + 1) * among).div(evenly.clamp(min=1), rounding_mode="floor") - 1, recent
-        )
-    return QueryRows(lengths.starts[rows.request] + position, position), rows
+        return QueryRows(index, rows, lengths)
+    i, start = rows.position, lengths.starts[rows.request]
+    M, q = lengths.tensor.long()[rows.request], rows.tensor.long()[rows.request]
+    spread = config.k if config.queries == "uniform" else config.k // 2
+    evenly, among = torch.minimum(q, torch.full_like(q, spread)), M - (q - spread).clamp(min=0)
+    older = ((i + 1) * among).div(evenly.clamp(min=1), rounding_mode="floor") - 1
+    return QueryRows(torch.where(i < evenly, start + older, index), rows, lengths)

@@ -80,7 +80,7 @@ def _encode(encoder: nn.Module, sequence: HyFormerSequence, s: Padded) -> Padded
     sees = s.real[:, None, :].expand(-1, s.x.shape[1], -1)
     if sequence.causal:
         sees = sees & torch.ones(s.x.shape[1], s.x.shape[1], dtype=torch.bool).tril()
-    turns = (s.place, s.place) if block.rotary else None
+    turns = (s.place, s.place) if encoder.rotary else None
     heads = _attention(block.query(normed), block.key(normed), block.value(normed), sees, block.heads, turns)
     x = s.x + block.project(heads)
     x = x + block.ffn[-1](F.gelu(block.ffn[0](_norm(block.norm_ffn, x))))

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -7,27 +5,27 @@ from dist_rec.kernels.cross_causal_attention import Mask
 from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlock, rotate
 
 
-def _rows(shift: float = 0.0) -> AttentionRows:
+def _rows(rotary: bool = False, shift: float = 0.0, stretch: float = 1.0) -> AttentionRows:
     """One request: 5 events, 2 candidates of one row each; the newest 2 events and both candidates ask."""
-    positions = torch.tensor([0, 1, 2, 3, 4, 5, 5]) + shift
+    positions = stretch * (torch.tensor([0, 1, 2, 3, 4, 5, 5]) + shift)
     return AttentionRows(
         q_offsets=torch.tensor([0, 4], dtype=torch.int32),
         kv_offsets=torch.tensor([0, 7], dtype=torch.int32),
         mask=Mask(num_candidates=torch.tensor([2], dtype=torch.int32)),
         max_q_len=4,
-        q_rotary=positions[3:],
-        kv_rotary=positions,
+        q_rotary=positions[3:] if rotary else None,
+        kv_rotary=positions if rotary else None,
     )
 
 
-def _block(rotary: bool = False, dropout: float = 0.0) -> CrossCausalBlock:
+def _block(dropout: float = 0.0) -> CrossCausalBlock:
     torch.manual_seed(0)
-    return CrossCausalBlock(16, heads=2, expansion=4, rotary=rotary, dropout=dropout).double()
+    return CrossCausalBlock(16, heads=2, expansion=4, dropout=dropout).double()
 
 
 @pytest.mark.parametrize("width", [8, 32, 256])
 def test_parameters_of_the_published_formula(width: int) -> None:
-    block = CrossCausalBlock(width, heads=4, expansion=4, rotary=False, dropout=0.0)
+    block = CrossCausalBlock(width, heads=4, expansion=4, dropout=0.0)
     assert sum(p.numel() for p in block.parameters()) == 12 * width**2 + 13 * width
 
 
@@ -42,14 +40,13 @@ def test_residual_goes_around_the_query_rows() -> None:
 
 def test_rotary_depends_on_distances_alone() -> None:
     keys = torch.randn(7, 16, dtype=torch.float64)
-    rotary, plain = _block(rotary=True), _block()
-    here = rotary(keys[3:], keys, _rows())
+    block = _block()
+    here = block(keys[3:], keys, _rows(rotary=True))
     # The angles are computed in fp32.
-    torch.testing.assert_close(rotary(keys[3:], keys, _rows(shift=1000.0)), here, rtol=0.0, atol=1e-4)
-    stretched = replace(_rows(), q_rotary=3 * _rows().q_rotary, kv_rotary=3 * _rows().kv_rotary)
-    assert (rotary(keys[3:], keys, stretched) - here).abs().max() > 1e-3
-    assert (plain(keys[3:], keys, _rows()) - here).abs().max() > 1e-3
-    assert torch.equal(plain(keys[3:], keys, stretched), plain(keys[3:], keys, _rows()))
+    moved = block(keys[3:], keys, _rows(rotary=True, shift=1000.0))
+    torch.testing.assert_close(moved, here, rtol=0.0, atol=1e-4)
+    assert (block(keys[3:], keys, _rows(rotary=True, stretch=3.0)) - here).abs().max() > 1e-3
+    assert (block(keys[3:], keys, _rows()) - here).abs().max() > 1e-3
 
 
 def test_rotation_is_a_complex_product() -> None:

@@ -26,7 +26,7 @@ def dense_longer(model: Longer, tokens: Tensor, features: Tensor, context: Tenso
         rows = torch.cat([everything[:m], model.learned.flip(0)])
         index = torch.cat([torch.arange(m), torch.full((len(model.learned),), m)])  # learned rows see every event
     else:
-        picked, _ = select_queries(model.config, Lengths.of([M]))
+        picked = select_queries(model.config, Lengths.of([M]))
         index = torch.cat([torch.arange(m), m + (M - 1 - picked.position).flip(0)])
         rows = everything[index]
     j = torch.arange(m + M)

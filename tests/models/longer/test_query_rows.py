@@ -15,7 +15,8 @@ from tests.models.batches import longer_config
 @settings(max_examples=150, deadline=None)
 def test_query_rows(lengths: list[int], k: int, strategy: str) -> None:
     config = longer_config(k=k, queries=strategy)
-    rows, q_lengths = select_queries(config, Lengths.of(lengths))
+    rows = select_queries(config, Lengths.of(lengths))
+    q_lengths = rows.lengths
     assert q_lengths.tensor.dtype == torch.int32 and q_lengths.host.tolist() == [min(k, M) for M in lengths]
     starts = [sum(lengths[:b]) for b in range(len(lengths))]
     for start, M, position, index in zip(
@@ -35,5 +36,5 @@ def test_query_rows(lengths: list[int], k: int, strategy: str) -> None:
 
 
 def test_learnable_rows_see_every_event() -> None:
-    rows, q_lengths = select_queries(longer_config(k=2, queries="learnable"), Lengths.of([5, 0]))
-    assert q_lengths.host.tolist() == [2, 2] and rows.position.tolist() == [4, 4, -1, -1]
+    rows = select_queries(longer_config(k=2, queries="learnable"), Lengths.of([5, 0]))
+    assert rows.lengths.host.tolist() == [2, 2] and rows.position.tolist() == [4, 4, -1, -1]

@@ -1,0 +1,56 @@
+"""The kernel in PyTorch: a custom op with a fake form, and the launch behind it.
+
+Legend: B sequences, N rows.
+"""
+
+# Triton turns numbers into constants by itself, hence for launches:
+# pyright: reportArgumentType=false
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from dist_rec.kernels.common.backend import on
+from dist_rec.kernels.jagged_range.kernels import write_range
+
+BN = 512
+TILE: dict[str, Any] = {"BN": BN, "num_warps": 4}
+
+
+def triton_jagged_range(
+    first: Tensor | None, offsets: Tensor, total: int, step: int, most: int | None, dtype: torch.dtype
+) -> Tensor:
+    first = None if first is None else first.contiguous()
+    return jagged_numbers(first, offsets.contiguous(), total, step, most, dtype)
+
+
+@torch.library.custom_op("dist_rec::jagged_numbers", mutates_args=())
+def jagged_numbers(
+    first: Tensor | None, offsets: Tensor, total: int, step: int, most: int | None, dtype: torch.dtype
+) -> Tensor:
+    """(N,) of dtype"""
+    out = torch.empty(total, dtype=dtype, device=offsets.device)
+    if total == 0:
+        return out
+    sequences = len(offsets) - 1
+    with on(offsets.device):
+        write_range[(triton.cdiv(total, BN),)](
+            first,
+            offsets,
+            out,
+            sequences,
+            total,
+            sequences.bit_length(),
+            0 if most is None else most,
+            STEP=step,
+            HAS_MOST=most is not None,
+            **TILE,
+        )
+    return out
+
+
+@jagged_numbers.register_fake
+def _(first: Tensor | None, offsets: Tensor, total: int, step: int, most: int | None, dtype: torch.dtype) -> Tensor:
+    return offsets.new_empty(total, dtype=dtype)
