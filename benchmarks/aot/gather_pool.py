@@ -20,8 +20,10 @@ _TERMS = tuple(f"{name}_{t}" for name in ("TABLE", "INDEX") for t in range(4))
 _SOURCES = ("ORDER", "WORDS", "BAG_IDS", "BAG_OFFSETS", "WINNER")
 # Of each launch: the kernel, its optional pointers, which of them are given, and whether it takes the largest.
 USES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...], bool]] = {
-    "expand": (gather, _TERMS, (), False),
-    "expand_add, 4 terms": (gather, _TERMS, _TERMS, False),
+    "expand": (gather, (*_TERMS, "GRAD"), (), False),
+    "expand_add, 4 terms": (gather, (*_TERMS, "GRAD"), _TERMS, False),
+    "expand_add, GELU": (gather, (*_TERMS, "GRAD"), _TERMS, False),
+    "backward of the GELU": (gather, (*_TERMS, "GRAD"), (*_TERMS, "GRAD"), False),
     "backward of expand": (reduce_pieces, _SOURCES, ("ORDER",), False),
     "mean": (reduce_pieces, _SOURCES, ("WORDS",), False),
     "max": (reduce_pieces, _SOURCES, ("WORDS",), True),
@@ -30,7 +32,7 @@ USES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...], bool]] = {
     "parts of a sum": (combine_parts, (), (), False),
     "parts of a max": (combine_parts, (), (), True),
 }
-_FLOATS = ("ROWS", "SOURCE", "OUT", *_TERMS[:4])
+_FLOATS = ("ROWS", "SOURCE", "OUT", "GRAD", *_TERMS[:4])
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Build:
         ]
         constants: dict[str, Any] = dict.fromkeys(name for name in optional if name not in given)
         constants |= {"MEAN": not largest, "LARGEST": largest, "PIECE": PIECE, "WIDTH": self.width}
+        constants["GELU"] = "GELU" in self.use
         constants |= {name: value for name, value in tile.items() if name != "num_warps"}
         constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
         types = {name: "*i32" if name.isupper() else "i32" for name in kernel.arg_names if name not in constants}

@@ -5,6 +5,7 @@ Legend: U unique rows, N positions, B bags, D width, K rows of a small table.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import HAS_TRITON, Backend, choose
@@ -95,6 +96,7 @@ def expand_add(
     inverse: Index,
     terms: Sequence[Term],
     *,
+    gelu: bool = False,
     segments: Segments | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
@@ -106,6 +108,8 @@ def expand_add(
     Args:
         rows, inverse, segments, backend: as in `expand`.
         terms: up to 4 pairs of a table (K, D), of any floating dtype, and its index (N,) int32 or int64 in [0, K).
+        gelu: the GELU (by the error function) of the sum instead. `triton` applies it before it rounds and writes, and
+            keeps nothing for the backward but the rows: it makes the sum again.
 
     Returns:
         (N, D) in the dtype of rows.
@@ -118,11 +122,12 @@ def expand_add(
     chosen = choose("expand_add", backend, rows.device, why_not_triton(rows, *(table for table, _ in terms)))
     if chosen == "triton":
         assert triton_expand_add is not None
-        return triton_expand_add(rows, inverse, terms, segments)
+        return triton_expand_add(rows, inverse, terms, segments, gelu)
     plain = _plain(inverse)
-    if chosen == "torch":
-        return torch_expand_add(rows, plain, terms, segments)
-    return reference_expand_add(rows, plain, terms)
+    if chosen == "reference":
+        return reference_expand_add(rows, plain, terms, gelu)
+    total = torch_expand_add(rows, plain, terms, segments)
+    return torch.nn.functional.gelu(total) if gelu else total
 
 
 def _plain(inverse: Index) -> Tensor:

@@ -33,11 +33,15 @@ def gather(
     num_2,
     num_3,
     row_stride,
+    GRAD,
+    GELU: tl.constexpr,
     WIDTH: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
 ) -> None:
-    """BN positions times BD columns; an index outside of its rows adds nothing. Tables are contiguous, or None."""
+    """BN positions times BD columns; an index outside of its rows adds nothing. Tables are contiguous, or None.
+
+    With GELU the activation of the sum is written, or with GRAD (N, WIDTH) the gradient before the activation."""
     position = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
     column = tl.program_id(1) * BD + tl.arange(0, BD)
     there = position < length
@@ -51,8 +55,16 @@ def gather(
         total += _term(TABLE_2, INDEX_2, position, there, num_2, column, WIDTH)
     if TABLE_3 is not None:
         total += _term(TABLE_3, INDEX_3, position, there, num_3, column, WIDTH)
-    place = OUT + position[:, None] * WIDTH + column[None, :]
-    tl.store(place, total.to(OUT.dtype.element_ty), mask=there[:, None] & (column < WIDTH)[None, :])
+    place = position[:, None] * WIDTH + column[None, :]
+    inside = there[:, None] & (column < WIDTH)[None, :]
+    if GELU:
+        below = 0.5 + 0.5 * tl.erf(total * 0.7071067811865476)
+        if GRAD is None:
+            total = total * below
+        else:
+            slope = below + total * 0.3989422804014327 * tl.exp(-0.5 * total * total)
+            total = slope * tl.load(GRAD + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(OUT + place, total.to(OUT.dtype.element_ty), mask=inside)
 
 
 @triton.jit

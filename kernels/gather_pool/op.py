@@ -27,9 +27,11 @@ from dist_rec.kernels.unique_ids.reference import read_at
 from dist_rec.kernels.unique_ids.segments import sorted_segments
 
 
-def triton_expand_add(rows: Tensor, inverse: Index, terms: Sequence[Term], segments: Segments | None) -> Tensor:
+def triton_expand_add(
+    rows: Tensor, inverse: Index, terms: Sequence[Term], segments: Segments | None, gelu: bool = False
+) -> Tensor:
     tables, indices = [table for table, _ in terms], [index.int().contiguous() for _, index in terms]
-    return gather_rows(rows, *_flat(inverse), *known(segments), tables, indices)
+    return gather_rows(rows, *_flat(inverse), *known(segments), tables, indices, gelu)
 
 
 def triton_pool(rows: Tensor, inverse: Index, offsets: Tensor, mode: str, segments: Segments | None) -> Tensor:
@@ -43,7 +45,7 @@ def triton_pool(rows: Tensor, inverse: Index, offsets: Tensor, mode: str, segmen
         packed = isinstance(inverse, BitPackedIndex)
         found = read_at(inverse, positions) if packed else inverse.index_select(0, positions).int()
         last_row = torch.where(offsets.diff() > 0, found, last_row)
-    return gather_rows(rows, last_row, WORD_BITS, len(last_row), None, None, [], [])
+    return gather_rows(rows, last_row, WORD_BITS, len(last_row), None, None, [], [], False)
 
 
 def _flat(inverse: Index) -> tuple[Tensor, int, int]:
@@ -62,9 +64,47 @@ def gather_rows(
     begins: Tensor | None,
     tables: Sequence[Tensor],
     indices: Sequence[Tensor],
+    gelu: bool,
 ) -> Tensor:
-    """(N, D) like rows: `rows[index] + sum_t tables[t][indices[t]]`, indices int32 and contiguous."""
-    out = torch.empty(length, rows.shape[1], dtype=rows.dtype, device=rows.device)
+    """(N, D) like rows: `rows[index] + sum_t tables[t][indices[t]]`, or its GELU; indices int32 and contiguous."""
+    return _gather(rows, words, bits, length, tables, indices, gelu, None)
+
+
+@gather_rows.register_fake
+def _(rows: Tensor, words: Tensor, bits: int, length: int, *rest: Any) -> Tensor:
+    return rows.new_empty(length, rows.shape[1])
+
+
+@torch.library.custom_op("dist_rec::gather_gelu_backward", mutates_args=())
+def gather_gelu_backward(
+    grad: Tensor,
+    rows: Tensor,
+    words: Tensor,
+    bits: int,
+    tables: Sequence[Tensor],
+    indices: Sequence[Tensor],
+) -> Tensor:
+    """(N, D) like grad: the gradient of the sum whose GELU `gather_rows` returned. The sum is made again, because
+    reading the rows moves less than keeping it."""
+    return _gather(rows, words, bits, len(grad), tables, indices, True, grad.contiguous())
+
+
+@gather_gelu_backward.register_fake
+def _(grad: Tensor, *rest: Any) -> Tensor:
+    return grad.new_empty(grad.shape)
+
+
+def _gather(
+    rows: Tensor,
+    words: Tensor,
+    bits: int,
+    length: int,
+    tables: Sequence[Tensor],
+    indices: Sequence[Tensor],
+    gelu: bool,
+    grad: Tensor | None,
+) -> Tensor:
+    out = torch.empty(length, rows.shape[1], dtype=rows.dtype if grad is None else grad.dtype, device=rows.device)
     if out.numel() == 0:
         return out
     tile = gather_tile(rows.shape[1])
@@ -83,13 +123,8 @@ def gather_rows(
     }
     grid = (triton.cdiv(length, tile["BN"]), triton.cdiv(rows.shape[1], tile["BD"]))
     with on(rows.device):
-        gather[grid](ROWS=rows, WORDS=words, OUT=out, **arguments, **tile)
+        gather[grid](ROWS=rows, WORDS=words, OUT=out, GRAD=grad, GELU=gelu, **arguments, **tile)
     return out
-
-
-@gather_rows.register_fake
-def _(rows: Tensor, words: Tensor, bits: int, length: int, *rest: Any) -> Tensor:
-    return rows.new_empty(length, rows.shape[1])
 
 
 @torch.library.custom_op("dist_rec::pool_rows", mutates_args=())
@@ -164,20 +199,25 @@ def _(grad: Tensor, winner: Tensor, offsets: Tensor, mode: str, order: Tensor, b
 
 
 def _keep_gather(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    rows, words, ctx.bits, ctx.length, order, begins, tables, indices = inputs
-    ctx.save_for_backward(words, order, begins, *indices)
+    rows, words, ctx.bits, ctx.length, order, begins, tables, indices, ctx.gelu = inputs
+    again = (rows, *tables) if ctx.gelu else ()
+    ctx.save_for_backward(words, order, begins, *indices, *again)
     ctx.shapes = [(len(table), table.dtype, table.requires_grad) for table in (rows, *tables)]
 
 
 def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    words, order, begins, *indices = ctx.saved_tensors
+    words, order, begins, *rest = ctx.saved_tensors
+    indices = rest[: len(ctx.shapes) - 1]
+    if ctx.gelu:
+        rows, *tables = rest[len(indices) :]
+        grad = gather_gelu_backward(grad, rows, words, ctx.bits, tables, indices)
     found: list[Tensor | None] = []
     indexed = [(words, ctx.bits, order, begins), *((index, WORD_BITS, None, None) for index in indices)]
     for (size, dtype, wanted), (index, bits, *segments) in zip(ctx.shapes, indexed):
         found.append(
             sum_segments(grad, *_segments(index, bits, ctx.length, size, *segments), dtype) if wanted else None
         )
-    return found[0], None, None, None, None, None, found[1:], [None] * len(indices)
+    return found[0], None, None, None, None, None, found[1:], [None] * len(indices), None
 
 
 gather_rows.register_autograd(_gather_backward, setup_context=_keep_gather)

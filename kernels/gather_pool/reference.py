@@ -14,11 +14,11 @@ def reference_expand(rows: Tensor, inverse: Tensor) -> Tensor:
     return rows[inverse]
 
 
-def reference_expand_add(rows: Tensor, inverse: Tensor, terms: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def reference_expand_add(rows: Tensor, inverse: Tensor, terms: Sequence[tuple[Tensor, Tensor]], gelu: bool) -> Tensor:
     total = _wide(rows)[inverse]
     for table, index in terms:
         total = total + _wide(table)[index]
-    return total.to(rows.dtype)
+    return (torch.nn.functional.gelu(total) if gelu else total).to(rows.dtype)
 
 
 def reference_pool(rows: Tensor, inverse: Tensor, offsets: Tensor, mode: str) -> Tensor:

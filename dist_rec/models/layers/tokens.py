@@ -35,10 +35,11 @@ class EventTokens(nn.Module):
         if self.position is not None:
             terms.append((self.position.weight @ self.static.weight.T, self._position_index(events)))
         terms += [(term(), index) for term, index in self.buckets(events)]
-        hidden = expand_add(self.static(rows), events.inverse, terms[:MOST_TERMS])
+        rows, fits = self.static(rows), len(terms) <= MOST_TERMS
+        hidden = expand_add(rows, events.inverse, terms[:MOST_TERMS], gelu=fits)
         for table, index in terms[MOST_TERMS:]:
             hidden = hidden + expand(table, index)
-        return self.out(self.dropout(nn.functional.gelu(hidden)))
+        return self.out(self.dropout(hidden if fits else nn.functional.gelu(hidden)))
 
     def buckets(self, events: JaggedEvents) -> "list[tuple[BucketTerm, Tensor]]":
         """Time and side values of the events: each with the bucket (N,) int32 of every event."""

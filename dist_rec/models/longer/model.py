@@ -13,7 +13,7 @@ from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlo
 from dist_rec.models.layers.cost import linear_flops
 from dist_rec.models.layers.jagged import CandidateView, GroupLayout, visible_mean
 from dist_rec.models.layers.norm import LayerNorm
-from dist_rec.models.layers.placed_rows import picked_rows, placed_rows
+from dist_rec.models.layers.placed_rows import Placing, picked_rows, placed_rows, placed_twice
 from dist_rec.models.layers.recompute import run
 from dist_rec.models.longer.config import LongerConfig
 from dist_rec.models.longer.cost import LongerShape, longer_flops
@@ -64,7 +64,6 @@ class Longer(SequenceSummary):
         m = len(self.config.globals)
         selected = select_queries(self.config, merged_lengths)
         q_lengths = selected.lengths
-        sequence = picked_rows(merged, selected.index) if self.learned is None else self.learned.repeat(len(lengths), 1)
 
         keys, rows = GroupLayout.of(merged_lengths, view.counts, m), GroupLayout.of(q_lengths, view.counts, m)
         key_rotary = row_rotary = None
@@ -88,8 +87,14 @@ class Longer(SequenceSummary):
             mask = Mask(num_candidates=counts, group_size=m, prefix_len=prefix_len, q_positions=positions)
             return AttentionRows(rows.lengths.offsets, layout.lengths.offsets, mask, max_q_len, row_rotary, rotary)
 
-        state = rows.join(sequence, groups)
-        everything = keys.join(merged, groups)
+        if self.learned is None:
+            placings = [
+                Placing(keys.event_index, selected.index, rows.event_index),
+                Placing(keys.group_index, None, rows.group_index),
+            ]
+            everything, state = placed_twice([merged, groups], placings, (keys.lengths.total, rows.lengths.total))
+        else:
+            everything, state = keys.join(merged, groups), rows.join(self.learned.repeat(len(lengths), 1), groups)
         state = self._run("cross", self.cross, state, everything, attention_rows(keys, key_rotary, q_positions))
         for layer in self.layers:
             state = self._run("self", layer, state, state, attention_rows(rows, row_rotary, None))

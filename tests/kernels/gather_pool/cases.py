@@ -16,7 +16,8 @@ from tests.helpers.closeness import assert_close_to_truth
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MODES: tuple[Mode, ...] = get_args(Mode)
-OPERATIONS = ("expand", "expand_add", *MODES)
+ADDING = ("expand_add", "expand_add_gelu")
+OPERATIONS = ("expand", *ADDING, *MODES)
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,17 @@ class Case:
     def run(self, operation: str, backend: Backend) -> Tensor:
         if operation == "expand":
             return expand(self.rows, self.inverse, segments=self.segments, backend=backend)
-        if operation == "expand_add":
-            terms = tuple(zip(self.tables, self.indices))
-            return expand_add(self.rows, self.inverse, terms, segments=self.segments, backend=backend)
+        if operation in ADDING:
+            terms, gelu = tuple(zip(self.tables, self.indices)), operation == "expand_add_gelu"
+            return expand_add(self.rows, self.inverse, terms, gelu=gelu, segments=self.segments, backend=backend)
         mode: Mode = operation  # pyright: ignore[reportAssignmentType]
         return pool(self.rows, self.inverse, self.offsets, mode=mode, segments=self.segments, backend=backend)
 
     def run_with_gradients(self, operation: str, backend: Backend) -> tuple[Tensor, ...]:
-        """The output, and the gradients of rows and, for `expand_add`, of the tables."""
+        """The output, and the gradients of rows and, for the operations `ADDING`, of the tables."""
         rows, *tables = (x.detach().requires_grad_() for x in (self.rows, *self.tables))
         out = replace(self, rows=rows, tables=tuple(tables)).run(operation, backend)
-        leaves = (rows, *tables) if operation == "expand_add" else (rows,)
+        leaves = (rows, *tables) if operation in ADDING else (rows,)
         return out.detach(), *torch.autograd.grad(out, leaves, output_weights(out))
 
 

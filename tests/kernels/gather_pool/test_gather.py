@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from dist_rec.kernels.gather_pool import expand, expand_add
 from dist_rec.kernels.unique_ids import pack_index
-from tests.kernels.gather_pool.cases import DEVICE, assert_truth, far_apart, make_case, poisoned_memory
+from tests.kernels.gather_pool.cases import ADDING, DEVICE, assert_truth, far_apart, make_case, poisoned_memory
 
-OPERATIONS = ("expand", "expand_add")
+OPERATIONS = ("expand", *ADDING)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

@@ -14,7 +14,16 @@ from torch import Tensor
 
 from dist_rec.kernels.gather_pool import op
 from dist_rec.kernels.unique_ids import pack_index, segments_of
-from tests.kernels.gather_pool.cases import DEVICE, OPERATIONS, Case, assert_same, forms, make_case, output_weights
+from tests.kernels.gather_pool.cases import (
+    ADDING,
+    DEVICE,
+    OPERATIONS,
+    Case,
+    assert_same,
+    forms,
+    make_case,
+    output_weights,
+)
 
 BATCH = [9, 0, 70, 5]
 
@@ -33,9 +42,12 @@ def test_opcheck(lengths: list[int], known: bool) -> None:
     place = (packed.words, packed.bits, packed.length)
     found = (None, None) if segments is None else (segments.order, segments.offsets)
     rows, *tables = (x.requires_grad_() for x in (case.rows, *case.tables))
-    torch.library.opcheck(op.gather_rows, (rows, *place, *found, tables, list(case.indices)))
-    torch.library.opcheck(op.gather_rows, (rows, *place, *found, [], []))
+    for gelu in (False, True):
+        torch.library.opcheck(op.gather_rows, (rows, *place, *found, tables, list(case.indices), gelu))
+        torch.library.opcheck(op.gather_rows, (rows, *place, *found, [], [], gelu))
     grad = torch.randn(packed.length, 4, device=DEVICE)
+    still = (rows.detach(), *place[:2], [table.detach() for table in tables], list(case.indices))
+    torch.library.opcheck(op.gather_gelu_backward, (grad, *still))
     torch.library.opcheck(op.index_segments, (*place, 6))
     order_and_begins = op.index_segments(*place, 6)
     torch.library.opcheck(op.sum_segments, (grad, *order_and_begins, torch.float16))
@@ -54,7 +66,7 @@ def test_compiled_equals_eager(operation: str) -> None:
     for function in (Case.run, torch.compile(Case.run, fullgraph=True, backend="aot_eager")):
         leaves = [x.detach().requires_grad_() for x in (case.rows, *case.tables)]
         out = function(replace(case, rows=leaves[0], tables=tuple(leaves[1:])), operation, "triton")
-        results.append((out, *torch.autograd.grad(out.square().sum(), leaves[: 3 if operation == "expand_add" else 1])))
+        results.append((out, *torch.autograd.grad(out.square().sum(), leaves[: 3 if operation in ADDING else 1])))
     assert_same(*results)
 
 
@@ -144,7 +156,9 @@ def test_nothing_waits_for_the_device(known: bool) -> None:
             for name in ("gather", "reduce_pieces", "combine_parts")
         ]
         # The code itself, not the fakes that meta would take.
-        out = op.gather_rows._init_fn(case.rows, *place, *found, list(case.tables), list(case.indices))
+        out = op.gather_rows._init_fn(case.rows, *place, *found, list(case.tables), list(case.indices), True)
+        terms = (list(case.tables), list(case.indices))
+        assert op.gather_gelu_backward._init_fn(out, case.rows, *place[:2], *terms).shape == out.shape
         order_and_begins = found if known else op.index_segments._init_fn(*place, 11)
         grad = op.sum_segments._init_fn(out, *order_and_begins, torch.float32)
         assert (out.shape, grad.shape) == ((packed.length, 8), (11, 8))
@@ -153,7 +167,7 @@ def test_nothing_waits_for_the_device(known: bool) -> None:
             grad = op.pool_backward._init_fn(pooled, winner, case.offsets, mode, *order_and_begins)
             assert (pooled.shape, grad.shape) == ((4, 8), (11, 8))
     assert op.triton_pool(case.rows, packed, case.offsets, "last", segments).shape == (4, 8)
-    assert [kernel.__getitem__.call_count for kernel in kernels] == [1, 7, 7]
+    assert [kernel.__getitem__.call_count for kernel in kernels] == [2, 7, 7]
 
 
 def test_no_buffer_of_all_positions() -> None:

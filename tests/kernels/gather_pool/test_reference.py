@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.gather_pool.cases import OPERATIONS, make_case
+from tests.kernels.gather_pool.cases import ADDING, OPERATIONS, make_case
 
 ROWS = torch.tensor([[1.0, 5.0], [3.0, 2.0], [3.0, -4.0]], dtype=torch.float64)
 
@@ -15,7 +15,7 @@ ROWS = torch.tensor([[1.0, 5.0], [3.0, 2.0], [3.0, -4.0]], dtype=torch.float64)
 @pytest.mark.parametrize("lengths", [[4, 0, 3, 1], [0], []], ids=str)
 def test_gradients_are_finite_differences(operation: str, lengths: list[int]) -> None:
     case = make_case(lengths, 5, 3, used=4)
-    leaves = [x.clone().requires_grad_() for x in (case.rows, *(case.tables if operation == "expand_add" else ()))]
+    leaves = [x.clone().requires_grad_() for x in (case.rows, *(case.tables if operation in ADDING else ()))]
 
     def run(rows: Tensor, *tables: Tensor) -> Tensor:
         return replace(case, rows=rows, tables=tables).run(operation, "reference")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dist_rec.models.layers.placed_rows import picked_rows, placed_rows
+from dist_rec.models.layers.placed_rows import Placing, picked_rows, placed_rows, placed_twice
 
 PLACES = [torch.tensor([4, 0, 2]), torch.tensor([], dtype=torch.int64), torch.tensor([3, 1])]
 
@@ -45,3 +45,34 @@ def test_picking_is_the_inverse_of_placing() -> None:
     assert torch.autograd.gradcheck(lambda x: picked_rows(x, places), (rows,))
     (grad,) = torch.autograd.grad(out.sum(), rows)
     assert grad[:, 0].tolist() == [1, 0, 0, 1, 0, 1]
+
+
+def test_placed_twice() -> None:
+    """All rows of two parts in one tensor, two of the first and all of the second in another."""
+    first, second = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (4, 2))
+    placings = [
+        Placing(torch.tensor([5, 0, 2, 1]), torch.tensor([3, 0]), torch.tensor([0, 3])),
+        Placing(torch.tensor([3, 4]), None, torch.tensor([2, 1])),
+    ]
+    everything, picked = placed_twice([first, second], placings, (6, 4))
+    assert torch.equal(everything, torch.stack([first[1], first[3], first[2], second[0], second[1], first[0]]))
+    assert torch.equal(picked, torch.stack([first[3], second[1], second[0], first[0]]))
+    assert torch.autograd.gradcheck(lambda *parts: placed_twice(parts, placings, (6, 4)), (first, second))
+
+
+def test_placed_twice_leaves_gradients_that_others_use() -> None:
+    first = torch.zeros(2, 1, requires_grad=True)
+    placings = [Placing(torch.tensor([0, 1]), torch.tensor([1]), torch.tensor([0]))]
+    everything, picked = placed_twice([first], placings, (2, 1))
+    seen: list[torch.Tensor] = []
+    everything.register_hook(seen.append)
+    (2 * everything.sum() + picked.sum()).backward()
+    assert first.grad is not None and first.grad.tolist() == [[2.0], [3.0]] and seen[0].tolist() == [[2.0], [2.0]]
+
+
+def test_placed_twice_with_one_use() -> None:
+    first = torch.zeros(2, 1, requires_grad=True)
+    placings = [Placing(torch.tensor([0, 1]), torch.tensor([1]), torch.tensor([0]))]
+    for number, expected in ((0, [[1.0], [1.0]]), (1, [[0.0], [1.0]])):
+        (grad,) = torch.autograd.grad(placed_twice([first], placings, (2, 1))[number].sum(), first)
+        assert grad.tolist() == expected
