@@ -29,7 +29,7 @@ __all__ = ["Backend", "Mask", "cross_causal_attention"]
 def cross_causal_attention(
     q: Tensor,
     k: Tensor,
-    v: Tensor,
+    v: Tensor | None,
     q_offsets: Tensor,
     kv_offsets: Tensor,
     *,
@@ -64,7 +64,9 @@ def cross_causal_attention(
 
     Args:
         q: (sum_q, H, D), float.
-        k, v: (sum_kv, H_kv, D), same dtype and device as q; H_kv divides H.
+        k, v: (sum_kv, H_kv, D), same dtype and device as q; H_kv divides H. With v None, k is (sum_kv, 2 H_kv, D) and
+            holds both, the heads of the keys before those of the values, as one linear layer makes them; so does its
+            gradient, which the layer then reads in one piece.
         q_offsets, kv_offsets: (B + 1,) int32 or int64 prefix sums of the lengths, from 0 on. Rows behind the last
             offset are padding, and their output is zeros. Anything else, such as lengths, is a ValueError on a CPU; on
             CUDA, where the host does not wait for the values, it gives NaN everywhere.
@@ -95,7 +97,8 @@ def cross_causal_attention(
     elif not options.is_default:
         raise ValueError("expected either mask or its options (causal, num_candidates, ...) by keyword, got both")
     if torch.amp.is_autocast_available(q.device.type) and torch.is_autocast_enabled(q.device.type):
-        q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
+        dtype = torch.get_autocast_dtype(q.device.type)
+        q, k, v = q.to(dtype), k.to(dtype), None if v is None else v.to(dtype)
     check_inputs(q, k, v, q_offsets, kv_offsets, mask, scale)
     factor: float = q.shape[-1] ** -0.5 if scale is None else scale
     chosen = choose("cross_causal_attention", backend, q.device, why_not_triton(q), fallback="bucketed")
@@ -105,6 +108,7 @@ def cross_causal_attention(
     check_values(len(q), len(k), q_offsets, kv_offsets, mask)  # pyright: ignore[reportCallIssue] - disable is not typed
     if max_q_len is not None and len(q_offsets) > 1 and (longest := int(q_offsets.diff().max())) > max_q_len:
         raise ValueError(f"max_q_len={max_q_len} was promised, but a request has {longest} query rows")
+    k, v = k.chunk(2, dim=1) if v is None else (k, v)
     if k.shape[1] < q.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     attention = bucketed_attention if chosen == "bucketed" else reference_attention

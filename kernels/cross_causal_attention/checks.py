@@ -12,10 +12,14 @@ TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_inputs(
-    q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, kv_offsets: Tensor, mask: Mask, scale: float | None
+    q: Tensor, k: Tensor, v: Tensor | None, q_offsets: Tensor, kv_offsets: Tensor, mask: Mask, scale: float | None
 ) -> None:
     """Raises ValueError where shapes, dtypes, devices or options do not fit together."""
-    shapes = f"got q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    shapes = f"got q {tuple(q.shape)}, k {tuple(k.shape)}, v {None if v is None else tuple(v.shape)}"
+    if v is None:
+        if k.dim() != 3 or k.shape[1] % 2:
+            raise ValueError(f"without v, expected k (sum_kv, 2 H_kv, D) that holds both, {shapes}")
+        k, v = k.chunk(2, dim=1)
     if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape or q.shape[2] != k.shape[2]:
         raise ValueError(f"expected q (sum_q, H, D) and k, v (sum_kv, H_kv, D), {shapes}")
     if k.shape[1] == 0 or q.shape[1] % k.shape[1]:

@@ -25,7 +25,7 @@ COMBINED_ROWS = 16  # rows that one program of `combine` joins
 def fused_attention(
     q: Tensor,
     k: Tensor,
-    v: Tensor,
+    v: Tensor | None,
     q_offsets: Tensor,
     kv_offsets: Tensor,
     mask: Mask,
@@ -41,7 +41,7 @@ def fused_attention(
 def attend(
     q: Tensor,
     k: Tensor,
-    v: Tensor,
+    v: Tensor | None,
     layout: Sequence[Tensor | None],
     causal: bool,
     group_size: int,
@@ -52,6 +52,7 @@ def attend(
     2^(score - largest). The log-sum-exp is `peak + log2(total)`, -inf for a row without a visible key (total 0).
 
     Args:
+        v: None if `k` (sum_kv, 2 H_kv, D) holds both, the heads of the keys first.
         layout: `q_offsets`, `kv_offsets` and `Mask.tensors`.
     """
     call = _Call(q, k, v, layout, causal, group_size, scale, max_q_len)
@@ -65,7 +66,7 @@ def attend(
 
 
 @attend.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     peak, total = (q.new_empty(q.shape[:2], dtype=torch.float32) for _ in range(2))
     return q.new_empty(q.shape), peak, total
 
@@ -80,38 +81,46 @@ def attend_backward(
     group_size: int,
     scale: float,
     max_q_len: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `attend` for its inputs q, k and v, contiguous. `results` are what it returned."""
-    q, k, v = inputs
-    call = _Call(q, k, v, layout, causal, group_size, scale, max_q_len)
-    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs)
+) -> list[Tensor]:
+    """Gradients of `attend` for its inputs (q, k, v), or (q, k) if k holds both; contiguous. `results` are what it
+    returned."""
+    q, k, *v = inputs
+    call = _Call(q, k, v[0] if v else None, layout, causal, group_size, scale, max_q_len)
+    gradients = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs]
     if len(q) == 0 or call.batch == 0:
-        return dq.zero_(), dk.zero_(), dv.zero_()
+        return [gradient.zero_() for gradient in gradients]
+    dq, *by_key = gradients
+    dk, dv = by_key if v else by_key[0].chunk(2, dim=1)
     run = _run_two_pass if call.tiles.one_pass is None else _run_one_pass
-    known = dict(zip(("OUT", "PEAK", "TOTAL"), results))
+    known: dict[str, Any] = dict(zip(("OUT", "PEAK", "TOTAL"), results))
+    known |= {"DO": grad.contiguous(), "DQ": dq, "DK": dk, "DV": dv, "grad_heads": k.shape[1]}
     with on(q.device):
-        run(call, known | {"DO": grad.contiguous(), "DQ": dq, "DK": dk, "DV": dv})
+        run(call, known)
         clear_tails(call.q_offsets, call.broken, dq)
-        clear_tails(call.kv_offsets, call.broken, dk, dv)
-    return dq, dk, dv
+        clear_tails(call.kv_offsets, call.broken, *by_key)
+    return gradients
 
 
 @attend_backward.register_fake
-def _(grad: Tensor, inputs: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(x.shape) for x in inputs)
+def _(grad: Tensor, inputs: Sequence[Tensor], *rest: Any) -> list[Tensor]:
+    return [x.new_empty(x.shape) for x in inputs]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     q, k, v, layout, *ctx.options = inputs
     ctx.set_materialize_grads(False)  # peak and total never get a gradient
-    ctx.save_for_backward(q, k, v, *output, *layout)
+    ctx.inputs = 2 if v is None else 3
+    ctx.save_for_backward(*(x for x in (q, k, v) if x is not None), *output, *layout)
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
-    gradients = (None,) * 3 if grad is None else attend_backward(grad, saved[:3], saved[3:6], saved[6:], *ctx.options)
+    inputs, rest = saved[: ctx.inputs], saved[ctx.inputs :]
+    gradients: list[Tensor | None] = [None] * 3
+    if grad is not None:
+        gradients[: ctx.inputs] = attend_backward(grad, inputs, rest[:3], rest[3:], *ctx.options)
     # Torch takes a list of tensors apart, but a list with a None as a whole.
-    no_layout = [None] * len(saved[6:]) if isinstance(ctx.needs_input_grad[3], list) else None
+    no_layout = [None] * len(rest[3:]) if isinstance(ctx.needs_input_grad[3], list) else None
     return *gradients, no_layout, None, None, None, None
 
 
@@ -125,13 +134,14 @@ class _Call:
         self,
         q: Tensor,
         k: Tensor,
-        v: Tensor,
+        v: Tensor | None,
         layout: Sequence[Tensor | None],
         causal: bool,
         group_size: int,
         scale: float,
         max_q_len: int | None,
     ) -> None:
+        k, v = k.chunk(2, dim=1) if v is None else (k, v)
         # Kernels read the integers of the mask and the offsets one by one.
         q_offsets, kv_offsets, num_candidates, prefix_len, q_positions, key_valid = (
             None if x is None else x.contiguous() for x in layout

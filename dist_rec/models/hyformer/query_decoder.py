@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention
 from dist_rec.models.hyformer.sequence_encoder import Encoded
-from dist_rec.models.layers.attention_block import rotate
+from dist_rec.models.layers.attention_block import keys_and_values, rotate
 from dist_rec.models.layers.jagged import CandidateView
 from dist_rec.models.layers.norm import LayerNorm
 
@@ -31,11 +31,12 @@ class QueryDecoder(nn.Module):
         n = queries.shape[1]
         normed = self.norm_events(events.rows)
         q = self.query(self.norm_query(queries).flatten(0, 1)).unflatten(-1, (self.heads, -1))
-        k, v = (layer(normed).unflatten(-1, (self.heads, -1)) for layer in (self.key, self.value))
+        k, v = keys_and_values(normed, self.key, self.value).unflatten(-1, (2 * self.heads, -1)), None
         # Where a candidate sees only its own oldest events, its queries have the position of the last one.
         last = None if view.prefix_len is None else (view.prefix_len.tensor - 1).repeat_interleave(n)
         if self.rotary:
             end = view.visible(events.end).tensor
+            k, v = k.chunk(2, dim=1)
             q, k = rotate(q, end.repeat_interleave(n)), rotate(k, events.position)
         attended = cross_causal_attention(
             q,

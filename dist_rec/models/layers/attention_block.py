@@ -44,17 +44,22 @@ class CrossCausalBlock(nn.Module):
     def forward(self, queries: Tensor, keys: Tensor, rows: AttentionRows) -> Tensor:
         normed_q = self.norm_attention(queries)
         normed_kv = normed_q if keys is queries else self.norm_attention(keys)
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1))
-            for layer, x in ((self.query, normed_q), (self.key, normed_kv), (self.value, normed_kv))
-        )
+        q = self.query(normed_q).unflatten(-1, (self.heads, -1))
+        k, v = keys_and_values(normed_kv, self.key, self.value).unflatten(-1, (2 * self.heads, -1)), None
         if rows.q_rotary is not None and rows.kv_rotary is not None:
+            k, v = k.chunk(2, dim=1)
             q, k = rotate(q, rows.q_rotary), rotate(k, rows.kv_rotary)
         attended = cross_causal_attention(
             q, k, v, rows.q_offsets, rows.kv_offsets, mask=rows.mask, max_q_len=rows.max_q_len
         )
         queries = queries + self.dropout(self.project(attended.flatten(1)))
         return queries + self.dropout(self.ffn(self.norm_ffn(queries)))
+
+
+def keys_and_values(rows: Tensor, key: nn.Linear, value: nn.Linear) -> Tensor:
+    """(N, D) -> (N, 2 D), the keys before the values: one product, which reads the rows once, backward too."""
+    weight = torch.cat([key.weight, value.weight])
+    return nn.functional.linear(rows, weight, torch.cat([key.bias, value.bias]))
 
 
 def rotate(x: Tensor, position: Tensor, base: float = 10_000.0) -> Tensor:

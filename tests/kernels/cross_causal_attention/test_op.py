@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from dist_rec.kernels.cross_causal_attention import cross_causal_attention, op, work_list
+from dist_rec.kernels.cross_causal_attention import Backend, cross_causal_attention, op, work_list
 from tests.kernels.cross_causal_attention.cases import (
     DEVICE,
     MODES,
@@ -319,3 +319,46 @@ def test_keys_are_not_split_without_a_promise() -> None:
             with launches() as launched:
                 case.run("triton", max_q_len=max_q_len)
             assert (op.combine in launched) == joined
+
+
+@pytest.mark.parametrize("backend", ["triton", "bucketed", "reference"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("promised", [True, False])
+def test_keys_and_values_in_one_tensor(mode: Mode, promised: bool, backend: Backend) -> None:
+    """The same bits as in two, forward and backward."""
+    case = _case(mode, head_size=8, hide=0.1)
+    most = case.most_rows if promised else None
+    out, dq, dk, dv = case.run_with_gradients(backend, max_q_len=most)
+    q, kv = case.q.clone().requires_grad_(), torch.cat([case.k, case.v], dim=1).requires_grad_()
+    place = DEVICE if backend == "triton" else torch.device("cpu")
+    there = case.on(place)
+    with poisoned_memory():
+        got = cross_causal_attention(
+            q.to(place),
+            kv.to(place),
+            None,
+            there.q_offsets,
+            there.kv_offsets,
+            backend=backend,
+            max_q_len=most,
+            **there.options,
+        ).cpu()
+        gradients = torch.autograd.grad((got * output_weights(got)).sum(), (q, kv))
+    _assert_same((got, gradients[0], *gradients[1].chunk(2, dim=1)), (out, dq, dk, dv))
+
+
+def test_opcheck_of_one_tensor() -> None:
+    case = make_case([Request(3, 2, 4)], "groups", group_size=2).to(torch.float32).on(DEVICE)
+    q, kv = (x.detach().requires_grad_() for x in (case.q, torch.cat([case.k, case.v], dim=1)))
+    rest = case.operands()[3:]
+    torch.library.opcheck(op.attend, (q, kv, None, *rest))
+    results = op.attend(q.detach(), kv.detach(), None, *rest)
+    grad = output_weights(case.q.cpu()).to(DEVICE)
+    torch.library.opcheck(op.attend_backward, (grad, [q.detach(), kv.detach()], list(results), *rest))
+
+
+def test_one_tensor_with_heads_of_odd_number_is_refused() -> None:
+    case = _case("plain")
+    odd = torch.cat([case.k, case.k, case.k], dim=1)
+    with pytest.raises(ValueError, match=r"without v, expected k \(sum_kv, 2 H_kv, D\) that holds both"):
+        cross_causal_attention(case.q, odd, None, case.q_offsets, case.kv_offsets)
