@@ -30,6 +30,7 @@ from dist_rec.training.run_log import RunLog
 from dist_rec.training.setup import Run, open_run
 from dist_rec.training.throughput import Throughput
 from dist_rec.training.trace import StepTrace
+from dist_rec.training.warm_up import telling_of_late_builds
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ def train_one(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = N
     """Trains by the recipe on all ranks and tests at the end. Every rank calls it and gets the same result."""
     started = time.perf_counter()
     run = open_run(config, ranks, log, resume)
-    step = _train(run)
+    with telling_of_late_builds(ranks.device):
+        step = _train(run)
     run.optimizer.flush()
     if config.checkpoint.at_end:
         run.save_weights(log.checkpoints / "last", step)

@@ -61,6 +61,13 @@ class RunLog:
         if self._is_main:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def compiling(self, done: int, started: int) -> None:
+        """Kernels that are compiled before the first step, and all that were started."""
+        if self._progress is not None:
+            self._progress.update(
+                self._progress.task_ids[0], completed=done, total=started, status="kernels compiled for this GPU"
+            )
+
     def training(
         self,
         step: int,

@@ -28,6 +28,7 @@ from dist_rec.training.ranks import Ranks
 from dist_rec.training.run_log import RunLog
 from dist_rec.training.selection import Selection
 from dist_rec.training.splits import open_split, reader_workers, training_loader, training_steps
+from dist_rec.training.warm_up import compile_kernels
 
 
 @dataclass
@@ -90,6 +91,7 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
     reader = open_split(config, schema, ranks, config.data.train, train=True)
     total_steps, per_update = training_steps(config, reader), config.optim.accumulation_steps
     model, plan = plan_model(schema, config, ranks)
+    compile_kernels(model.ranker, schema, config, ranks, log)
     dmp = shard_model(model, plan, config, ranks)
     health_every = max(config.run.log_every // per_update, 1)
     optimizer = make_optimizer(dmp, config.optim, total_steps // per_update, ranks, health_every)

@@ -116,7 +116,9 @@ class Offsets:
 def sound_offsets(q_offsets: Tensor, sum_q: int, kv_offsets: Tensor, sum_kv: int) -> Offsets:
     """Copies of offsets that begin at 0, never fall and end within the rows. All zeros otherwise: with lengths in
     the place of offsets, kernels would read and write outside of their tensors. One launch."""
-    q, kv = torch.empty(2, len(q_offsets), dtype=torch.int32, device=q_offsets.device)
+    size = len(q_offsets)
+    # Both halves are aligned alike for every batch size, or kernels would be compiled again.
+    q, kv = torch.empty(2, size + -size % 4, dtype=torch.int32, device=q_offsets.device)[:, :size]
     broken = torch.empty(1, dtype=torch.int32, device=q_offsets.device)
     _sound[(1,)](q_offsets, kv_offsets, q, kv, broken, len(q_offsets), sum_q, sum_kv, BLOCK=1024)
     return Offsets(q, kv, broken)

@@ -31,7 +31,7 @@ def triton_expand_add(
     rows: Tensor, inverse: Index, terms: Sequence[Term], segments: Segments | None, gelu: bool = False
 ) -> Tensor:
     tables, indices = [table for table, _ in terms], [index.int().contiguous() for _, index in terms]
-    return gather_rows(rows, *_flat(inverse), *known(segments), tables, indices, gelu)
+    return gather_rows(rows, *_flat(inverse), _listed(segments), tables, indices, gelu)
 
 
 def triton_pool(rows: Tensor, inverse: Index, offsets: Tensor, mode: str, segments: Segments | None) -> Tensor:
@@ -45,7 +45,11 @@ def triton_pool(rows: Tensor, inverse: Index, offsets: Tensor, mode: str, segmen
         packed = isinstance(inverse, BitPackedIndex)
         found = read_at(inverse, positions) if packed else inverse.index_select(0, positions).int()
         last_row = torch.where(offsets.diff() > 0, found, last_row)
-    return gather_rows(rows, last_row, WORD_BITS, len(last_row), None, None, [], [], False)
+    return gather_rows(rows, last_row, WORD_BITS, len(last_row), [], [], [], False)
+
+
+def _listed(segments: Segments | None) -> list[Tensor]:
+    return [] if segments is None else [segments.order, segments.offsets]
 
 
 def _flat(inverse: Index) -> tuple[Tensor, int, int]:
@@ -60,13 +64,13 @@ def gather_rows(
     words: Tensor,
     bits: int,
     length: int,
-    order: Tensor | None,
-    begins: Tensor | None,
+    segments: Sequence[Tensor],
     tables: Sequence[Tensor],
     indices: Sequence[Tensor],
     gelu: bool,
 ) -> Tensor:
-    """(N, D) like rows: `rows[index] + sum_t tables[t][indices[t]]`, or its GELU; indices int32 and contiguous."""
+    """(N, D) like rows: `rows[index] + sum_t tables[t][indices[t]]`, or its GELU; indices int32 and contiguous.
+    `segments` are `order` and `begins` of the index, or nothing."""
     return _gather(rows, words, bits, length, tables, indices, gelu, None)
 
 
@@ -168,7 +172,7 @@ def _(words: Tensor, bits: int, length: int, num_rows: int) -> tuple[Tensor, Ten
 @torch.library.custom_op("dist_rec::sum_segments", mutates_args=())
 def sum_segments(grad: Tensor, order: Tensor, begins: Tensor, dtype: torch.dtype) -> Tensor:
     """(U, D) of dtype: for each row of an expansion the sum of grad (N, D) over its positions, in fp32."""
-    piece = piece_for(len(order), len(begins) - 1)
+    piece = piece_for(len(begins) - 1)
     return _reduce(grad, begins, len(order), dtype, {"ORDER": order, "PIECE": piece}, False)[0]
 
 
@@ -188,7 +192,7 @@ def pool_backward(grad: Tensor, winner: Tensor, offsets: Tensor, mode: str, orde
         "BAG_IDS": bag_ids,
         "BAG_OFFSETS": offsets if mode == "mean" else None,
         "WINNER": winner if mode == "max" else None,
-        "PIECE": piece_for(len(order), len(begins) - 1),
+        "PIECE": piece_for(len(begins) - 1),
     }
     return _reduce(grad, begins, len(order), grad.dtype, options, False)[0]
 
@@ -199,25 +203,26 @@ def _(grad: Tensor, winner: Tensor, offsets: Tensor, mode: str, order: Tensor, b
 
 
 def _keep_gather(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    rows, words, ctx.bits, ctx.length, order, begins, tables, indices, ctx.gelu = inputs
+    rows, words, ctx.bits, ctx.length, segments, tables, indices, ctx.gelu = inputs
     again = (rows, *tables) if ctx.gelu else ()
-    ctx.save_for_backward(words, order, begins, *indices, *again)
+    ctx.known = len(segments)
+    ctx.save_for_backward(words, *segments, *indices, *again)
     ctx.shapes = [(len(table), table.dtype, table.requires_grad) for table in (rows, *tables)]
 
 
 def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    words, order, begins, *rest = ctx.saved_tensors
+    words, *rest = ctx.saved_tensors
+    segments, rest = rest[: ctx.known], rest[ctx.known :]
     indices = rest[: len(ctx.shapes) - 1]
     if ctx.gelu:
         rows, *tables = rest[len(indices) :]
         grad = gather_gelu_backward(grad, rows, words, ctx.bits, tables, indices)
     found: list[Tensor | None] = []
-    indexed = [(words, ctx.bits, order, begins), *((index, WORD_BITS, None, None) for index in indices)]
-    for (size, dtype, wanted), (index, bits, *segments) in zip(ctx.shapes, indexed):
-        found.append(
-            sum_segments(grad, *_segments(index, bits, ctx.length, size, *segments), dtype) if wanted else None
-        )
-    return found[0], None, None, None, None, None, found[1:], [None] * len(indices), None
+    indexed = [(words, ctx.bits, segments), *((index, WORD_BITS, []) for index in indices)]
+    for (size, dtype, wanted), (index, bits, own) in zip(ctx.shapes, indexed):
+        places = (own or index_segments(index, bits, ctx.length, size)) if wanted else None
+        found.append(None if places is None else sum_segments(grad, *places, dtype))
+    return found[0], None, None, None, [None] * len(segments), found[1:], [None] * len(indices), None
 
 
 gather_rows.register_autograd(_gather_backward, setup_context=_keep_gather)

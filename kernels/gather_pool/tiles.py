@@ -2,8 +2,8 @@
 (benchmarks/aot)."""
 
 PIECE = 64  # positions of a piece of a segment; room for parts is 2 / PIECE of all rows, in fp32
-LONG_PIECE = 512  # where segments have thousands of pieces on average, whose parts one program adds up
-_LONG_SEGMENT = 256 * PIECE
+LONG_PIECE = 512  # where all positions are in a few segments, whose parts one program adds up
+_FEW_SEGMENTS = 128
 CHECKED_SLOTS = 32  # slots that one program of `combine_parts` looks at
 _NUMBERS = 2048  # of a tile
 _COLUMNS = 256  # of a tile at most; a wider row takes several programs
@@ -13,9 +13,10 @@ def _columns(width: int) -> int:
     return min(1 << (width - 1).bit_length(), _COLUMNS)
 
 
-def piece_for(length: int, segments: int) -> int:
-    """For sums over the positions of a row: tables of a few rows (positions, kinds of action) share all positions."""
-    return LONG_PIECE if length > _LONG_SEGMENT * segments else PIECE
+def piece_for(segments: int) -> int:
+    """For sums over the positions of a row: tables of a few rows (times, kinds of action) share all positions. The
+    number of positions does not matter: it would make two kernels of one table."""
+    return LONG_PIECE if segments <= _FEW_SEGMENTS else PIECE
 
 
 def gather_tile(width: int) -> dict[str, int]:

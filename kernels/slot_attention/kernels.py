@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def attend_slots(
     QKV,
     REAL,
@@ -58,7 +58,7 @@ def attend_slots(
     tl.store(LOG_SUM + row * H + head, peak + tl.log2(tl.where(seen, total, 1.0)), mask=is_row)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def attend_slots_backward(
     QKV,
     REAL,
@@ -119,7 +119,7 @@ def attend_slots_backward(
     tl.store(GRAD_QKV + at + 2 * H * D, dv.to(kind), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def slot_deltas(
     QKV,
     REAL,

@@ -73,6 +73,7 @@ RULES = {
         project=(
             *("dist_rec.common", "dist_rec.config", "dist_rec.registry"),
             *("dist_rec.data", "dist_rec.embedding", "dist_rec.models", "dist_rec.optim"),
+            "dist_rec.kernels.common",  # compiled before the first step
         ),
         others=(
             *("torch", "torchdata", "torchrec.distributed", "numpy", "matplotlib.figure", "rich"),

@@ -181,8 +181,8 @@ def test_starts_are_the_segments_of_every_slot(lengths: list[int]) -> None:
 def test_long_pieces_of_long_segments(operation: str) -> None:
     """As tables of a few rows have, in batches of a hundred thousand positions; here from the first position on."""
     case = make_case([700, 500, 0, 40], 2, 4).to(torch.float32).to(DEVICE)
-    with mock.patch.object(tiles, "_LONG_SEGMENT", 0), poisoned_memory():
-        assert tiles.piece_for(1, 2) == tiles.LONG_PIECE
+    with mock.patch.object(tiles, "_FEW_SEGMENTS", 10**9), poisoned_memory():
+        assert tiles.piece_for(2) == tiles.LONG_PIECE
         assert_truth(case, operation, "triton")
 
 

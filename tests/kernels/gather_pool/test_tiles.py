@@ -14,5 +14,5 @@ def test_powers_of_two(width: int) -> None:
 
 
 def test_a_few_rows_of_many_positions_have_long_pieces() -> None:
-    assert piece_for(8_000_000, 2_000_000) == piece_for(1000, 1) == piece_for(0, 0) == PIECE
-    assert piece_for(8_000_000, 4) == LONG_PIECE
+    assert piece_for(2_000_000) == piece_for(129) == PIECE
+    assert piece_for(128) == piece_for(4) == piece_for(0) == LONG_PIECE

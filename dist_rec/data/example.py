@@ -1,0 +1,24 @@
+"""Rows of any schema, of given sizes and with valid values that mean nothing."""
+
+import numpy as np
+import pyarrow as pa
+
+from dist_rec.data.columns import CANDIDATE, Column, arrow_schema, columns_of, list_column
+from dist_rec.data.schema import Schema
+
+
+def example_rows(schema: Schema, *, requests: int, events: int, candidates: int) -> pa.Table:
+    """`requests` rows with `events` in every sequence and `candidates` each. Ids count up through their tables."""
+    types = arrow_schema(schema)
+
+    def array(column: Column) -> pa.Array:
+        length = 1 if not column.is_list else candidates if column.owner == CANDIDATE else events
+        values = np.zeros(requests * length, np.int64)
+        if column.kind == "visible_events":
+            values[:] = events
+        elif column.size is not None:
+            values = np.arange(requests * length) % column.size
+        found = list_column(np.full(requests, length), values) if column.is_list else pa.array(values)
+        return found.cast(types.field(column.name).type)
+
+    return pa.table([array(column) for column in columns_of(schema)], schema=types)

@@ -1,0 +1,81 @@
+"""Every Triton kernel that a run may launch, compiled before its first step.
+
+Otherwise the first batch with a second candidate, or with more of them than before, would stop one rank for seconds,
+and all others in the next collective.
+"""
+
+import logging
+import os
+import time
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from dist_rec.config import Config
+from dist_rec.data.collate import collate
+from dist_rec.data.example import example_rows
+from dist_rec.data.host_batch import HostBatch
+from dist_rec.data.schema import Schema
+from dist_rec.embedding.tables import table_dims
+from dist_rec.models.ranker import Ranker
+from dist_rec.training.ranks import Ranks
+from dist_rec.training.run_log import RunLog
+
+# Kernels differ by the power of two that holds the query rows of a request, so doubling meets every one of them.
+CANDIDATES = tuple(2**n for n in range(8))
+MOST_THREADS = 16
+_log = logging.getLogger("dist_rec.training")
+
+
+def compile_kernels(ranker: Ranker, schema: Schema, config: Config, ranks: Ranks, log: RunLog) -> None:
+    """Compiles for the schema, the model and its precision, on the first rank of each host; the others load what it
+    left in Triton's cache. Without a GPU it does nothing. Comm: a barrier."""
+    if ranks.device.type != "cuda":
+        return
+    first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    if not first:
+        ranks.barrier()
+    started = time.perf_counter()
+    built = run_without_launches(ranker, schema, config, ranks.device, log)
+    if first:
+        log.say(f"{built} kernels compiled, or found in Triton's cache, in {time.perf_counter() - started:.0f} s")
+        ranks.barrier()
+
+
+def run_without_launches(ranker: Ranker, schema: Schema, config: Config, device: torch.device, log: RunLog) -> int:
+    """Runs a copy of the model forward and backward over batches of zeros; the number of kernels compiled."""
+    from dist_rec.kernels.common.compile_ahead import compiling_ahead, noticing_builds  # needs Triton
+
+    built: list[str] = []
+    threads = min(max(len(os.sched_getaffinity(0)) - 1, 1), MOST_THREADS)
+    with noticing_builds(built.append), compiling_ahead(threads, log.compiling):
+        copy = deepcopy(ranker)
+        for candidates in CANDIDATES:
+            # Few keys, many keys of few requests, which are then split, and many requests.
+            for requests, events in ((1, 3), (4, 2500), (config.data.batch_size, 100)):
+                rows = example_rows(schema, requests=requests, events=events, candidates=candidates)
+                batch = collate(rows, schema, config.data.max_length, dedup=config.data.dedup)
+                forward_and_backward(copy, batch, schema, config, device)
+    return len(built)
+
+
+def forward_and_backward(
+    ranker: Ranker, packed: HostBatch, schema: Schema, config: Config, device: torch.device
+) -> None:
+    layout, dims = schema.layout, table_dims(schema, config.embedding)
+    rows: dict[str, Tensor] = {}
+    for name, of in layout.feature_sets.items():
+        width = sum(dims[layout.tables[key]] for key in of.keys)
+        rows[name] = torch.zeros(packed.num_unique[of.keys[0]], width, device=device, requires_grad=True)
+    ranker(rows, packed.to(device)).sum().backward()
+
+
+def telling_of_late_builds(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, a warning for every kernel that is compiled all the same."""
+    if device.type != "cuda":
+        return nullcontext()
+    from dist_rec.kernels.common.compile_ahead import noticing_builds  # needs Triton
+
+    return noticing_builds(lambda name: _log.warning("%s is compiled in the middle of training", name))

@@ -1,0 +1,60 @@
+"""Prints as JSON which kernels a warm-up compiles, and which random batches need besides. In a process of its own."""
+
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from benchmarks.aot import recording_driver
+from dist_rec.common.seed import seed_everything
+from dist_rec.config import Config
+from dist_rec.data.collate import collate
+from dist_rec.data.example import example_rows
+from dist_rec.embedding.tables import table_dims
+from dist_rec.kernels import cross_causal_attention, gather_pool, jagged_range, prefix_sum, slot_attention, unique_ids
+from dist_rec.kernels.common.compile_ahead import compiling_ahead, noticing_builds
+from dist_rec.kernels.cross_causal_attention import checks, op
+from dist_rec.models.ranker import Ranker
+from dist_rec.training import warm_up
+from dist_rec.training.run_log import RunLog
+from tests.data.requests import make_schema
+
+HALF = {"tokens": "bf16", "layers": "bf16", "head": "fp32"}
+
+
+def main(model: dict[str, Any]) -> None:
+    launches = recording_driver.install()
+    torch.set_num_threads(1)
+    seed_everything(0, deterministic=False)
+    schema = make_schema()
+    tree = {"data": {"path": "nowhere", "batch_size": 64}, "model": {**model, "precision": HALF}}
+    config = Config.model_validate(tree)
+    device, log = torch.device("cpu"), RunLog(Path("nowhere"), is_main=False)
+    with ExitStack() as patched:
+        for kernel in (cross_causal_attention, gather_pool, jagged_range, prefix_sum, slot_attention, unique_ids):
+            if hasattr(kernel, "choose"):
+                patched.enter_context(mock.patch.object(kernel, "choose", lambda *_, **__: "triton"))
+        for module in (jagged_range, prefix_sum, checks, gather_pool.checks):  # on a GPU nobody reads values
+            patched.enter_context(mock.patch.object(module, "readable", lambda *_: False))
+        patched.enter_context(mock.patch.object(op, "_processors", lambda _: 132))
+        ranker = Ranker(schema, config.model, table_dims(schema, config.embedding))
+        before = {name: p.detach().clone() for name, p in ranker.named_parameters()}
+        compiled = warm_up.run_without_launches(ranker, schema, config, device, log)
+        kept = all(torch.equal(p, before[name]) and p.grad is None for name, p in ranker.named_parameters())
+        later: list[str] = []
+        rng = np.random.default_rng(0)
+        with noticing_builds(later.append), compiling_ahead(1, log.compiling):
+            for _ in range(25):
+                requests, events, candidates = rng.integers(1, 65), rng.integers(1, 200), rng.integers(1, 40)
+                rows = example_rows(schema, requests=requests, events=events, candidates=candidates)
+                warm_up.forward_and_backward(ranker, collate(rows, schema), schema, config, device)
+    print(json.dumps({"compiled": compiled, "later": later, "kept": kept, "launched": launches}))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
