@@ -1,8 +1,9 @@
-"""All-reduce of dense gradients that starts inside the backward and may be waited for one step later.
+"""All-reduce of dense gradients that may be waited for one step later.
 
-A bucket starts as soon as the backward has computed all of its gradients. Buckets start in the same order on every
-rank, whichever parameters a rank's batch used, so that all ranks issue the same collectives. Gradients are identified
-by parameter name, so that nothing depends on DDP's buckets, which DDP changes after its first step.
+Buckets start in the same order on every rank, whichever parameters a rank's batch used, so that all ranks issue the
+same collectives. They start after the backward, or inside it, each as soon as all of its gradients are there (see
+`in_backward`). Gradients are identified by parameter name, so that nothing depends on DDP's buckets, which DDP changes
+after its first step.
 """
 
 import weakref
@@ -31,6 +32,13 @@ class DelayedAllReduce:
     Call `start()` after the backward: it starts the remaining buckets, sets `p.grad` to None and returns a
     `PendingReduce`, whose `wait()` returns the mean gradients, in the same step or a later one. Several may be pending.
     Between the backward and `start()`, `p.grad` is a `Placeholder`.
+
+    Attributes:
+        in_backward: may be set between steps, on all ranks alike. True: a bucket starts inside the backward, so that
+            the rest of the backward hides it. Only the step before tells which gradients are not on every rank: where a
+            parameter loses its gradient on some of them, its bucket is inside the backward on the others that once, on
+            another side of the other groups' collectives there. False: all buckets wait for `start()`, and the order of
+            all collectives is the same on every rank, whatever parameters a batch uses.
 
     Args:
         parameters: name -> parameter, the same names in the same order on every rank.
@@ -78,6 +86,7 @@ class DelayedAllReduce:
         self._resolve = resolve or weakref.WeakMethod(self._refuse)
         self._placeholders: dict[str, Placeholder] = {}
         self.parameters: dict[str, nn.Parameter] = {}
+        self.in_backward = True
         self._hooks: list[RemovableHandle] = []
         self._buckets: list[Bucket] = []
         self._residuals: dict[int, Tensor] = {}  # by index of a bucket
@@ -215,7 +224,8 @@ class DelayedAllReduce:
         without the gradient it is not complete within the backward, and on every rank it has to leave on the same side
         of the backward's other collectives. All ranks know the same partial parameters."""
         if self._pending is None:
-            late = [bool(bucket.parameters.keys() & self._partial) for bucket in self._buckets]
+            waits = not self.in_backward
+            late = [waits or bool(bucket.parameters.keys() & self._partial) for bucket in self._buckets]
             order = sorted(range(len(late)), key=late.__getitem__)
             self._pending = PendingReduce(self._buckets, order, late=sum(late))
         return self._pending

@@ -1,9 +1,9 @@
 """The hybrid optimizer: embedding rows are updated immediately, dense parameters one step later.
 
 FBGEMM updates embedding rows inside the backward of step k (`W_k = W_{k-1} + g_k`). For dense parameters the all-reduce
-of `g_k` starts inside the backward of step k and is waited for at the end of step k + 1: `W_k = W_{k-1} + g_{k-1}`
-(HyFormer, arXiv 2601.12681, section 3.8). The first step applies nothing, because even a zero gradient would decay
-weights and advance bias correction.
+of `g_k` starts at the end of step k and is waited for at the end of step k + 1: `W_k = W_{k-1} + g_{k-1}` (HyFormer,
+arXiv 2601.12681, section 3.8). The first step applies nothing, because even a zero gradient would decay weights and
+advance bias correction.
 """
 
 import warnings
@@ -158,7 +158,7 @@ class HybridOptimizer(Resumable):
         self._reduce = DelayedAllReduce(
             self._parameters, under_ddp=bool(self._ddps), resolve=WeakMethod(self._resolve), **self._reduce_options
         )
-        self._reduce.active = self._accumulation == 1
+        self._reduce.active, self._reduce.in_backward = self._accumulation == 1, self._dense_update == "sync"
 
     def close(self) -> None:
         """Releases the parameters, so that another optimizer may take them. Does not apply the gradient in flight."""
@@ -190,9 +190,11 @@ class HybridOptimizer(Resumable):
         check_choice("dense_update", value, DenseUpdate)
         self._check_between_steps("dense_update")
         self.flush()
+        self._dense_update = value
         if value == "delayed" and self._reduce is None:
             self._take_over()
-        self._dense_update = value
+        elif self._reduce is not None:
+            self._reduce.in_backward = value == "sync"
 
     def init_state(self, sparse_grad_parameter_names: set[str] | None = None) -> None:
         """Does nothing: the state dict has the same keys at any time. TorchRec's own `init_state` would make a step."""
