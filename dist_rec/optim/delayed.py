@@ -8,6 +8,7 @@ after its first step.
 
 import weakref
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from dist_rec.optim.buckets import Bucket, lay_out
 from dist_rec.optim.pending_reduce import PendingReduce
 from dist_rec.optim.placeholder import SECOND_GRADIENT, Placeholder, Resolve
 from dist_rec.optim.process_groups import host_group_of, own_group, start_all_reduce
+from dist_rec.optim.replicated import by_flat, hand_out
 
 # Maps each parameter to the DelayedAllReduce that owns it; weak, because the owner holds the parameter.
 _owners = WeakTensorKeyDictionary()
@@ -108,12 +110,18 @@ class DelayedAllReduce:
             self.parameters[name] = parameter
             _owners[parameter] = weakref.ref(self)
             self._placeholders[name] = Placeholder.of(name, parameter, self._resolve)
-            hook = _hook(weakref.WeakMethod(self._on_gradient), name)
-            self._hooks.append(parameter.register_post_accumulate_grad_hook(hook))
+            if parameter.is_leaf:
+                self._call_after(parameter, self._on_gradient, name)
+        for flat, names in by_flat(parameters):
+            self._call_after(flat, self._on_flat_gradient, names)
         for bucket in lay_out(parameters, self._cap_bytes, self._reduce_dtype):
             self._buckets.append(bucket)
             if self._side_stream is None and bucket.device.type == "cuda":
                 self._side_stream = torch.cuda.Stream(bucket.device)
+
+    def _call_after(self, leaf: nn.Parameter, method: Callable[[Any, nn.Parameter], None], name: Any) -> None:
+        hook = _hook(weakref.WeakMethod(method), name)
+        self._hooks.append(leaf.register_post_accumulate_grad_hook(hook))
 
     def check_free(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Raises ValueError for a known name, or a parameter that another `DelayedAllReduce` reduces."""
@@ -253,6 +261,12 @@ class DelayedAllReduce:
         while len(order) > pending.late and self._buckets[order[0]].parameters.keys() <= pending.complete:
             self._start_bucket(pending, order.pop(0))
 
+    def _on_flat_gradient(self, names: list[str], flat: nn.Parameter) -> None:
+        """Called by autograd when the gradient of a parameter is there whose slices have these names."""
+        hand_out(flat, [self.parameters[name] for name in names])
+        for name in names:
+            self._on_gradient(name, self.parameters[name])
+
     def _replace_after_ddp(self, pending: PendingReduce) -> None:
         """Puts in the placeholders at the end of the backward, after DDP has written its gradients back."""
         task = torch._C._current_graph_task_id()
@@ -308,7 +322,7 @@ class DelayedAllReduce:
         pending.launch(self.parameters, self._side_stream, self._host_group if self._world_size > 1 else None)
 
 
-def _hook(method: Callable[[], Callable[[str, nn.Parameter], None] | None], name: str) -> Callable[[Tensor], None]:
+def _hook(method: Callable[[], Callable[[Any, nn.Parameter], None] | None], name: Any) -> Callable[[Tensor], None]:
     """A hook of one parameter that calls a weakly referenced method, so that the parameter does not keep its owner
     alive."""
 
