@@ -79,7 +79,7 @@ class DataConfig(Strict):
         return self
 
 
-# FBGEMM's fused tables are at most so wide; for a wider one it looks up zeros without a word.
+# FBGEMM's fused tables are at most so wide on a GPU; for a wider one it looks up zeros there without a word.
 RowWidth = Annotated[int, Field(ge=4, le=1024, multiple_of=4)]
 
 

@@ -87,7 +87,7 @@ def stock_optimizer(dmp: DistributedModelParallel) -> CombinedOptimizer:
 
 class Stashed(KeyedOptimizer):
     """Applies the last step's gradients and keeps this step's, as `TrainPipelineSemiSync(stash_gradients=True)` does
-    for its dense part. That pipeline itself needs streams and does not run on a CPU (TorchRec 1.8)."""
+    for its dense part. That pipeline itself needs streams and does not run on a CPU."""
 
     def __init__(self, optimizer: CombinedOptimizer) -> None:
         super().__init__(optimizer.params, optimizer.state, optimizer.param_groups)

@@ -280,7 +280,7 @@ def complete_sets(keys: Sequence[str], feature_sets: Sequence[Sequence[str]]) ->
 def _by_key(features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
     if features.stride() > 0:
         return features.to_dict()
-    # `to_dict` of TorchRec fails for features without samples.
+    # `to_dict` of TorchRec before 1.9 fails for features without samples.
     return {key: JaggedTensor(values=features.values(), lengths=features.lengths()) for key in features.keys()}  # noqa: SIM118
 
 

@@ -139,7 +139,7 @@ class DedupEmbeddingBagCollection(_DedupCollection):
     `EmbeddingCollectionSharder`. Table-row-wise, table-column-wise and grid sharding are not possible, since an
     `EmbeddingCollection` does not have them. State dicts, parameters and fused optimizer states have the names of the
     wrapped collection. Sharding keeps the weights, as in an `EmbeddingCollection`; a plain bag collection on a CPU
-    draws new weights (TorchRec 1.8.0). Ranks exchange distinct rows instead of pooled rows: fewer bytes if samples
+    draws new weights. Ranks exchange distinct rows instead of pooled rows: fewer bytes if samples
     share their ids, more if bags are long and all different.
 
     Args:

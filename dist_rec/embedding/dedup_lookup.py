@@ -77,7 +77,7 @@ def _arrived(rows: dict[str, JaggedTensor]) -> dict[str, JaggedTensor]:
             raise
         raise RuntimeError(
             "a pipeline with clear_data_dist_inputs=True has freed lengths that a sharded EmbeddingCollection still "
-            "reads (TorchRec 1.8), and deduplicated tables are sharded as one: expected clear_data_dist_inputs=False"
+            "reads, and deduplicated tables are sharded as one: expected clear_data_dist_inputs=False"
         ) from error
 
 

@@ -48,8 +48,8 @@ def build_collections(schema: Schema, config: EmbeddingConfig) -> nn.ModuleDict:
 def build_replicated(schema: Schema, config: EmbeddingConfig, device: torch.device) -> nn.ModuleDict:
     """The data-parallel tables, as plain embeddings: their gradient is dense and belongs to the dense optimizer.
 
-    TorchRec's own data-parallel tables do not work on CPU: FBGEMM's dense CPU kernel pools rows even without pooling
-    (1.8.0)."""
+    TorchRec's own data-parallel tables do not work on CPU: FBGEMM's dense CPU kernel pools rows even without
+    pooling."""
     tables = nn.ModuleDict()
     for name in _features_by_table(schema):
         if config.is_replicated(name):

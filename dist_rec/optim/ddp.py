@@ -1,7 +1,5 @@
 """DistributedDataParallel in a model: which parts it reduces, and how its all-reduce is switched off."""
 
-from collections.abc import Mapping
-
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -10,12 +8,6 @@ from torch.nn.parallel import DistributedDataParallel
 def outermost_ddps(dmp: nn.Module) -> list[DistributedDataParallel]:
     """DDP modules among the model and its children. DDP modules further down belong to data-parallel tables."""
     return [module for module in (dmp, *dmp.children()) if isinstance(module, DistributedDataParallel)]
-
-
-def slices(parameters: Mapping[str, Tensor]) -> list[str]:
-    """Names of parameters that are slices of a larger one: TorchRec's data-parallel tables. A separate DDP, which is
-    not a submodule, reduces the larger parameter; hooks on a slice never run."""
-    return [name for name, parameter in parameters.items() if not parameter.is_leaf]
 
 
 def silence(ddp: DistributedDataParallel) -> None:

@@ -1,12 +1,14 @@
-"""All-reduce of dense gradients that starts inside the backward and may be waited for one step later.
+"""All-reduce of dense gradients that may be waited for one step later.
 
-A bucket starts as soon as the backward has computed all of its gradients. Buckets start in the same order on every
-rank, whichever parameters a rank's batch used, so that all ranks issue the same collectives. Gradients are identified
-by parameter name, so that nothing depends on DDP's buckets, which DDP changes after its first step.
+Buckets start in the same order on every rank, whichever parameters a rank's batch used, so that all ranks issue the
+same collectives. They start after the backward, or inside it, each as soon as all of its gradients are there (see
+`in_backward`). Gradients are identified by parameter name, so that nothing depends on DDP's buckets, which DDP changes
+after its first step.
 """
 
 import weakref
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,6 +22,7 @@ from dist_rec.optim.buckets import Bucket, lay_out
 from dist_rec.optim.pending_reduce import PendingReduce
 from dist_rec.optim.placeholder import SECOND_GRADIENT, Placeholder, Resolve
 from dist_rec.optim.process_groups import host_group_of, own_group, start_all_reduce
+from dist_rec.optim.replicated import by_flat, hand_out
 
 # Maps each parameter to the DelayedAllReduce that owns it; weak, because the owner holds the parameter.
 _owners = WeakTensorKeyDictionary()
@@ -31,6 +34,13 @@ class DelayedAllReduce:
     Call `start()` after the backward: it starts the remaining buckets, sets `p.grad` to None and returns a
     `PendingReduce`, whose `wait()` returns the mean gradients, in the same step or a later one. Several may be pending.
     Between the backward and `start()`, `p.grad` is a `Placeholder`.
+
+    Attributes:
+        in_backward: may be set between steps, on all ranks alike. True: a bucket starts inside the backward, so that
+            the rest of the backward hides it. Only the step before tells which gradients are not on every rank: where a
+            parameter loses its gradient on some of them, its bucket is inside the backward on the others that once, on
+            another side of the other groups' collectives there. False: all buckets wait for `start()`, and the order of
+            all collectives is the same on every rank, whatever parameters a batch uses.
 
     Args:
         parameters: name -> parameter, the same names in the same order on every rank.
@@ -78,6 +88,7 @@ class DelayedAllReduce:
         self._resolve = resolve or weakref.WeakMethod(self._refuse)
         self._placeholders: dict[str, Placeholder] = {}
         self.parameters: dict[str, nn.Parameter] = {}
+        self.in_backward = True
         self._hooks: list[RemovableHandle] = []
         self._buckets: list[Bucket] = []
         self._residuals: dict[int, Tensor] = {}  # by index of a bucket
@@ -99,12 +110,18 @@ class DelayedAllReduce:
             self.parameters[name] = parameter
             _owners[parameter] = weakref.ref(self)
             self._placeholders[name] = Placeholder.of(name, parameter, self._resolve)
-            hook = _hook(weakref.WeakMethod(self._on_gradient), name)
-            self._hooks.append(parameter.register_post_accumulate_grad_hook(hook))
+            if parameter.is_leaf:
+                self._call_after(parameter, self._on_gradient, name)
+        for flat, names in by_flat(parameters):
+            self._call_after(flat, self._on_flat_gradient, names)
         for bucket in lay_out(parameters, self._cap_bytes, self._reduce_dtype):
             self._buckets.append(bucket)
             if self._side_stream is None and bucket.device.type == "cuda":
                 self._side_stream = torch.cuda.Stream(bucket.device)
+
+    def _call_after(self, leaf: nn.Parameter, method: Callable[[Any, nn.Parameter], None], name: Any) -> None:
+        hook = _hook(weakref.WeakMethod(method), name)
+        self._hooks.append(leaf.register_post_accumulate_grad_hook(hook))
 
     def check_free(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Raises ValueError for a known name, or a parameter that another `DelayedAllReduce` reduces."""
@@ -215,7 +232,8 @@ class DelayedAllReduce:
         without the gradient it is not complete within the backward, and on every rank it has to leave on the same side
         of the backward's other collectives. All ranks know the same partial parameters."""
         if self._pending is None:
-            late = [bool(bucket.parameters.keys() & self._partial) for bucket in self._buckets]
+            waits = not self.in_backward
+            late = [waits or bool(bucket.parameters.keys() & self._partial) for bucket in self._buckets]
             order = sorted(range(len(late)), key=late.__getitem__)
             self._pending = PendingReduce(self._buckets, order, late=sum(late))
         return self._pending
@@ -242,6 +260,12 @@ class DelayedAllReduce:
         order = pending.pending_buckets
         while len(order) > pending.late and self._buckets[order[0]].parameters.keys() <= pending.complete:
             self._start_bucket(pending, order.pop(0))
+
+    def _on_flat_gradient(self, names: list[str], flat: nn.Parameter) -> None:
+        """Called by autograd when the gradient of a parameter is there whose slices have these names."""
+        hand_out(flat, [self.parameters[name] for name in names])
+        for name in names:
+            self._on_gradient(name, self.parameters[name])
 
     def _replace_after_ddp(self, pending: PendingReduce) -> None:
         """Puts in the placeholders at the end of the backward, after DDP has written its gradients back."""
@@ -298,7 +322,7 @@ class DelayedAllReduce:
         pending.launch(self.parameters, self._side_stream, self._host_group if self._world_size > 1 else None)
 
 
-def _hook(method: Callable[[], Callable[[str, nn.Parameter], None] | None], name: str) -> Callable[[Tensor], None]:
+def _hook(method: Callable[[], Callable[[Any, nn.Parameter], None] | None], name: Any) -> Callable[[Tensor], None]:
     """A hook of one parameter that calls a weakly referenced method, so that the parameter does not keep its owner
     alive."""
 

@@ -1,9 +1,9 @@
 """The hybrid optimizer: embedding rows are updated immediately, dense parameters one step later.
 
 FBGEMM updates embedding rows inside the backward of step k (`W_k = W_{k-1} + g_k`). For dense parameters the all-reduce
-of `g_k` starts inside the backward of step k and is waited for at the end of step k + 1: `W_k = W_{k-1} + g_{k-1}`
-(HyFormer, arXiv 2601.12681, section 3.8). The first step applies nothing, because even a zero gradient would decay
-weights and advance bias correction.
+of `g_k` starts at the end of step k and is waited for at the end of step k + 1: `W_k = W_{k-1} + g_{k-1}` (HyFormer,
+arXiv 2601.12681, section 3.8). The first step applies nothing, because even a zero gradient would decay weights and
+advance bias correction.
 """
 
 import warnings
@@ -21,7 +21,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from dist_rec.common.choices import Compress, CorrectionKind, DenseUpdate, check_choice
 from dist_rec.optim.correction import Correction
-from dist_rec.optim.ddp import outermost_ddps, plain_buffers, silence, slices
+from dist_rec.optim.ddp import outermost_ddps, plain_buffers, silence
 from dist_rec.optim.delayed import DelayedAllReduce
 from dist_rec.optim.dense import DenseFactory, DenseOptimizers, ParamGroups
 from dist_rec.optim.dense_step import DenseStep
@@ -30,6 +30,7 @@ from dist_rec.optim.model_checks import check_frozen, check_modules, check_whole
 from dist_rec.optim.pending_reduce import DelayedGradient, PendingReduce, total_norm
 from dist_rec.optim.placeholder import Placeholder
 from dist_rec.optim.process_groups import broadcast
+from dist_rec.optim.replicated import check_own, reduced_by_torchrec
 from dist_rec.optim.resumable import Resumable
 from dist_rec.optim.saved import Beside
 from dist_rec.optim.view import View
@@ -124,7 +125,7 @@ class HybridOptimizer(Resumable):
             delayed_lr_factor=delayed_lr_factor,
         )
         self._ddps = outermost_ddps(dmp)
-        self._replicated = slices(self._parameters)
+        self._replicated = reduced_by_torchrec(dmp, self._parameters)
         options = {"backwards_per_step": accumulation_steps, "bucket_cap_mb": bucket_cap_mb, "compress": compress}
         self._reduce_options: dict[str, Any] = {"group": group, **options}
         self._reduce: DelayedAllReduce | None = None  # None while DDP reduces all gradients
@@ -139,8 +140,9 @@ class HybridOptimizer(Resumable):
         self.steps = 0
         self._updates, self._dropped = 0, 0
         self.grad_norm: Tensor | None = None
-        in_ddp = {p for ddp in self._ddps for p in ddp.parameters()}
-        outside = {name: p for name, p in own.items() if p not in in_ddp}
+        # DDP leaves slices out, though they are parameters of what it wraps.
+        reduced = {p for ddp in self._ddps for p in ddp.parameters() if p.is_leaf}
+        outside = {name: p for name, p in own.items() if p not in reduced and name not in self._replicated}
         if outside or dense_update == "delayed" or compress != "none":
             self._take_over()
         shared = outside if self._ddps else outside | plain_buffers(dmp)
@@ -148,17 +150,13 @@ class HybridOptimizer(Resumable):
 
     def _take_over(self) -> None:
         """Reduces the gradients from now on, in place of DDP."""
-        if self._replicated:
-            raise ValueError(
-                f"{self._replicated[0]}: TorchRec reduces data_parallel tables in a separate DDP, synchronously; "
-                "expected dense_update='sync' with init_data_parallel=True, or another sharding"
-            )
+        check_own(self._replicated)
         for ddp in self._ddps:
             silence(ddp)
         self._reduce = DelayedAllReduce(
             self._parameters, under_ddp=bool(self._ddps), resolve=WeakMethod(self._resolve), **self._reduce_options
         )
-        self._reduce.active = self._accumulation == 1
+        self._reduce.active, self._reduce.in_backward = self._accumulation == 1, self._dense_update == "sync"
 
     def close(self) -> None:
         """Releases the parameters, so that another optimizer may take them. Does not apply the gradient in flight."""
@@ -190,9 +188,11 @@ class HybridOptimizer(Resumable):
         check_choice("dense_update", value, DenseUpdate)
         self._check_between_steps("dense_update")
         self.flush()
+        self._dense_update = value
         if value == "delayed" and self._reduce is None:
             self._take_over()
-        self._dense_update = value
+        elif self._reduce is not None:
+            self._reduce.in_backward = value == "sync"
 
     def init_state(self, sparse_grad_parameter_names: set[str] | None = None) -> None:
         """Does nothing: the state dict has the same keys at any time. TorchRec's own `init_state` would make a step."""

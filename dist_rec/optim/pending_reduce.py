@@ -53,7 +53,9 @@ class PendingReduce:
         if side is None:
             return
         # With the norm copied on a side stream, the host can check it without waiting for the kernels it queues
-        # meanwhile.
+        # meanwhile. Buffers that nobody waits for, as of an optimizer that is gone, must outlive their collectives.
+        for buffer in self.buffers.values():
+            buffer.record_stream(side)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for work in self.works:

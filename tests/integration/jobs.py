@@ -40,7 +40,9 @@ class Batch(Pipelineable):
         return Batch(self.features.to(device, non_blocking=non_blocking), self.label.to(device), more)
 
     def record_stream(self, stream: Any) -> None:
-        self.features.record_stream(stream)
+        for part in (self.features, self.label, self.more):
+            if part is not None:
+                part.record_stream(stream)
 
     def pin_memory(self) -> "Batch":
         return Batch(self.features.pin_memory(), self.label.pin_memory(), self.more)

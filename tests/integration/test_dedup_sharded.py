@@ -144,7 +144,7 @@ def _sharded(
 
 
 def _fill(dmp: DistributedModelParallel, collection: EmbeddingBagCollection) -> None:
-    """Weights from before sharding into a plain bag collection, which on a CPU draws new ones then (TorchRec 1.8.0)."""
+    """Weights from before sharding into a plain bag collection, which on a CPU draws new ones then."""
     state = dmp.state_dict()
     for name, table in collection.state_dict().items():
         for shard in state[f"ec.{name}"].local_shards():

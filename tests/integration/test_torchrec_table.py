@@ -139,7 +139,7 @@ def _clearing() -> dict[str, str]:
 
 
 def test_clear_data_dist_inputs() -> None:
-    """Sharded EmbeddingCollections of TorchRec 1.8 fail with it; deduplicated tables are such."""
+    """Sharded EmbeddingCollections of TorchRec fail with it; deduplicated tables are such."""
     for found in run_ranks(_clearing, 2):
         assert all("expected clear_data_dist_inputs=False" in told for told in found.values()), found
 

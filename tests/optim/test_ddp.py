@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dist_rec.optim.ddp import outermost_ddps, plain_buffers, silence, slices
+from dist_rec.optim.ddp import outermost_ddps, plain_buffers, silence
 from tests.helpers.ranks import run_ranks
 
 
@@ -24,11 +24,6 @@ def test_the_outermost_is_found_and_silenced() -> None:
     for rank, (is_outermost, gradient, refusal) in enumerate(run_ranks(_look, 2)):
         assert is_outermost and (gradient == 1.0 + rank).all(), "each rank keeps its own"
         assert "has a communication hook already; expected none" in refusal
-
-
-def test_slices_of_a_larger_parameter_are_told() -> None:
-    flat = nn.Parameter(torch.ones(4))
-    assert slices({"whole": flat, "first": flat[:2], "other": nn.Parameter(flat.data[2:])}) == ["first"]
 
 
 def test_buffers_of_sharded_modules_are_left_out() -> None:

@@ -234,6 +234,28 @@ def test_a_parameter_that_had_no_gradient_does_not_delay_the_others() -> None:
     assert first == second, "also where this rank has its gradient again: the order of collectives is one"
 
 
+def _started_before_start(in_backward: bool) -> list[list[int]]:
+    """The same, where rank 1 has no gradient of `b` for the first time in the second step."""
+    parameters = {name: nn.Parameter(torch.ones(4)) for name in ("a", "b")}
+    reducer, started = _reducer(parameters, bucket_cap_mb=1e-6), []
+    reducer.in_backward = in_backward
+    for step in range(3):
+        _backward(parameters, ["a"] if step == 1 and dist.get_rank() else ["a", "b"], 1.0)
+        assert reducer._pending is not None
+        started.append(list(reducer._pending.buffers))
+        pending = reducer.start()
+        assert list(pending.buffers) == [0, 1] or step == 2
+        reducer.wait(pending)
+        pending.release()
+    return started
+
+
+def test_buckets_that_wait_for_start_leave_in_one_order_whatever_has_a_gradient() -> None:
+    assert run_ranks(_started_before_start, 2, False) == [[[], [], []]] * 2
+    first, second = run_ranks(_started_before_start, 2, True)
+    assert first[1] == [0, 1] and second[1] == [], "inside the backward, the ranks cannot know of each other in time"
+
+
 def test_compression_keeps_the_residual_of_a_parameter_without_a_gradient() -> None:
     parameters = {name: nn.Parameter(torch.zeros(3)) for name in "ab"}
     reducer = _reducer(parameters, compress="bf16")
