@@ -1,18 +1,23 @@
 """What one step of a ranker moves and launches on a GPU, counted without one.
 
-    python -m benchmarks.bench_ledger [--out benchmarks/results/FILE.md]
+    python -m benchmarks.bench_ledger [--out benchmarks/results/FILE.md] [--operators]
 
 Forward, loss and backward run on tensors that have shapes and no values, in bf16 as on a GPU, by the kernels a GPU
 would take. Counted are operators that do something (not views, not allocations) and the bytes of their inputs and
 outputs, each once. An operator may launch several kernels and read less than all of an input, so this compares
-changes; it predicts no time by itself. The estimate beside it is 2.5 TB/s plus 5 us for every operator.
+changes; it predicts no time by itself.
+
+The host's part is measured: processor time of a step whose tensors are small and whose Triton kernels are compiled for
+sm_90 and not run, in units of one small `torch.add` on the same thread. An operator on a GPU costs its host about as
+much as on a CPU, and a launch besides.
 
 Legend: B requests, L events of each, N = B L, U unique rows, C candidates.
 """
 
 import argparse
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +31,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.aot import recording_driver
 from dist_rec.common.provenance import provenance_lines
 from dist_rec.data.batch import JaggedEvents, SequenceBatch
 from dist_rec.data.lengths import Lengths
@@ -36,8 +42,10 @@ from dist_rec.kernels.unique_ids.bit_packed import num_words
 from dist_rec.models.config import ModelConfig
 from dist_rec.models.layers.loss import BinaryCrossEntropy, total_loss
 from dist_rec.models.ranker import Ranker
+from dist_rec.optim.muon import BatchedMuon
 
 REQUESTS, LENGTH, CANDIDATES, UNIQUE_SHARE = 512, 2000, 1, 4
+WIDTH = 32  # of a table's rows
 # Allocate or describe, and move nothing.
 FREE = {
     "device",
@@ -128,7 +136,7 @@ def batch_of(requests: int, length: int, candidates: int) -> SequenceBatch:
     """Shapes of a batch whose histories are all as long."""
 
     def lengths(count: int) -> Lengths:
-        return Lengths(torch.empty(requests, dtype=torch.int32), np.full(requests, count, np.int32))
+        return Lengths(torch.full((requests,), count, dtype=torch.int32), np.full(requests, count, np.int32))
 
     def index(count: int, bits: int) -> BitPackedIndex:
         return BitPackedIndex(torch.empty(num_words(count, bits), dtype=torch.int32), bits, count)
@@ -154,39 +162,115 @@ def batch_of(requests: int, length: int, candidates: int) -> SequenceBatch:
     )
 
 
-def count(model: dict[str, Any], requests: int = REQUESTS, length: int = LENGTH) -> Ledger:
-    """Of one step, without tables and optimizer."""
-    config = ModelConfig.model_validate({"precision": HALF, "head": {"hidden": [256, 128]}, **model})
-    width = 32
-    with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu():
-        ranker = Ranker(SCHEMA, config, dict.fromkeys(SCHEMA.tables, width))
-        batch = batch_of(requests, length, CANDIDATES)
-        unique = requests * length // UNIQUE_SHARE
+@dataclass
+class Step:
+    """What one step needs, on fake tensors or small real ones; without tables."""
+
+    ranker: Ranker
+    batch: SequenceBatch
+    rows: dict[str, Tensor]
+    loss: BinaryCrossEntropy
+
+    @classmethod
+    def of(cls, model: dict[str, Any], requests: int, length: int, width: int = WIDTH) -> "Step":
+        config = ModelConfig.model_validate({"precision": HALF, "head": {"hidden": [256, 128]}, **model})
+        unique = max(requests * length // UNIQUE_SHARE, 1)
         rows = {
-            name: torch.empty(requests if name == "context" else unique, width * len(of.keys), requires_grad=True)
+            name: torch.zeros(requests if name == "context" else unique, width * len(of.keys), requires_grad=True)
             for name, of in SCHEMA.layout.feature_sets.items()
         }
-        loss = BinaryCrossEntropy(BinaryCrossEntropy.Config())
+        ranker = Ranker(SCHEMA, config, dict.fromkeys(SCHEMA.tables, width))
+        return cls(
+            ranker, batch_of(requests, length, CANDIDATES), rows, BinaryCrossEntropy(BinaryCrossEntropy.Config())
+        )
+
+    def forward(self) -> Tensor:
+        return self.ranker(self.rows, self.batch)
+
+    def total(self, logits: Tensor) -> Tensor:
+        return total_loss(self.loss, logits, self.batch.labels, self.batch.candidates_per_rank)
+
+
+def optimizers(ranker: Ranker) -> dict[str, list[torch.optim.Optimizer]]:
+    """As a GPU has them: AdamW in one kernel, Muon with matrices filled up to common sizes."""
+    matrices, others = [p for p in ranker.parameters() if p.ndim == 2], [p for p in ranker.parameters() if p.ndim != 2]
+    return {
+        "AdamW": [torch.optim.AdamW(ranker.parameters(), fused=True)],
+        "Muon": [BatchedMuon(matrices, lr=0.1, fill=True), torch.optim.AdamW(others, fused=True)],
+    }
+
+
+def count(model: dict[str, Any], requests: int = REQUESTS, length: int = LENGTH) -> Ledger:
+    """Of one step, without tables; an update by AdamW and one by Muon are phases of their names."""
+    with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu():
+        step = Step.of(model, requests, length)
         with Ledger() as ledger:
-            logits = ranker(rows, batch)
+            logits = step.forward()
             ledger.phase = "loss"
-            total = total_loss(loss, logits, batch.labels, batch.candidates_per_rank)
+            total = step.total(logits)
             ledger.phase = "backward"
             total.backward()
+        for name, found in optimizers(step.ranker).items():
+            for optimizer in found:
+                optimizer.step()  # makes its state
+            ledger.phase = name
+            with ledger:
+                for optimizer in found:
+                    optimizer.step()
     return ledger
+
+
+def host_cost(model: dict[str, Any], repeats: int = 25) -> dict[str, float]:
+    """Median processor time of the phases of a step of two requests by a narrow model, in small additions."""
+    width = {"width": 20 if model.get("name") == "hyformer" else 8, "hidden": 16, "max_positions": 16}
+    model = {**model, "tokens": width, "head": {"hidden": [8, 4]}}
+    # Kernels that do not run leave their results as they were made: zeros are valid places for whoever reads them.
+    with as_on_a_gpu(), mock.patch.object(torch, "empty", torch.zeros):
+        step = Step.of(model, requests=2, length=8, width=4)
+        (update,) = optimizers(step.ranker)["AdamW"]
+        times: dict[str, list[float]] = {}
+
+        def timed(name: str, call: Callable[[], Any]) -> Any:
+            started = time.thread_time()
+            result = call()
+            times.setdefault(name, []).append(time.thread_time() - started)
+            return result
+
+        small = torch.ones(1)
+        for _ in range(repeats):
+            logits = timed("forward", step.forward)
+            total = timed("loss", lambda: step.total(logits))  # noqa: B023 - called at once
+            timed("backward", total.backward)
+            timed("AdamW", update.step)
+            timed("add", lambda: [small + small for _ in range(1000)])
+    middle = {name: float(np.median(values)) for name, values in times.items()}
+    return {name: value / middle["add"] * 1000 for name, value in middle.items() if name != "add"}
 
 
 def table() -> list[str]:
     lines = [
-        "| model | forward: operators, GB | backward: operators, GB | together | estimate |",
+        "| model | forward: operators, GB | backward: operators, GB | both and loss | update: AdamW, Muon |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, model in MODELS.items():
         found = count(model)
-        operators, moved = found.operators.total(), found.nbytes.total() / 1e9
+        of_model = ("forward", "loss", "backward")
+        operators = sum(found.operators[phase] for phase in of_model)
+        moved = sum(found.nbytes[phase] for phase in of_model) / 1e9
         parts = [f"{found.operators[phase]}, {found.nbytes[phase] / 1e9:.1f}" for phase in ("forward", "backward")]
-        estimate = 1e3 * (moved / 2500 + 5e-6 * operators)
-        lines.append(f"| {name} | {parts[0]} | {parts[1]} | {operators}, {moved:.1f} GB | {estimate:.1f} ms |")
+        updates = ", ".join(str(found.operators[update]) for update in ("AdamW", "Muon"))
+        lines.append(f"| {name} | {parts[0]} | {parts[1]} | {operators}, {moved:.1f} GB | {updates} |")
+    return lines
+
+
+def host_table() -> list[str]:
+    recording_driver.install()
+    torch.set_num_threads(1)
+    phases = ("forward", "loss", "backward", "AdamW")
+    lines = [f"| model: host, in additions | {' | '.join(phases)} |", "| --- |" + " --- |" * len(phases)]
+    for name, model in MODELS.items():
+        found = host_cost(model)
+        lines.append(f"| {name} | {' | '.join(f'{found[phase]:,.0f}' for phase in phases)} |")
     return lines
 
 
@@ -195,7 +279,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--operators", action="store_true", help="Also the operators that move most.")
     options = parser.parse_args()
-    lines = table()
+    lines = [*table(), "", *host_table()]
     print("\n".join(lines))
     if options.operators:
         for name, model in MODELS.items():
@@ -211,7 +295,7 @@ def main() -> None:
             f"- shapes: {shape}",
             "",
         ]
-        options.out.write_text("\n".join([*about, *lines, "", *(__doc__ or "").splitlines()[4:12], ""]))
+        options.out.write_text("\n".join([*about, *lines, "", *(__doc__ or "").splitlines()[4:], ""]))
 
 
 if __name__ == "__main__":

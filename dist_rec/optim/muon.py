@@ -10,6 +10,7 @@ Legend: M matrices of a batch, R rows, C columns, R <= C; P numbers in all matri
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -118,7 +119,7 @@ class _Layout:
     def __init__(self, shapes: list[torch.Size], device: torch.device, adjust: str | None, *, fill: bool) -> None:
         self.shapes = shapes
         self.sizes = [shape.numel() for shape in shapes]
-        ends = torch.tensor(self.sizes).cumsum(0).tolist()
+        ends = list(accumulate(self.sizes))
         total = ends[-1]
         members: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, shape in enumerate(shapes):

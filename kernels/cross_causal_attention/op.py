@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
+from dist_rec.kernels.common.eager import function_of, is_eager
 from dist_rec.kernels.cross_causal_attention import tuning
 from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_one_pass, sum_parts
 from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
@@ -34,11 +35,11 @@ def fused_attention(
 ) -> Tensor:
     """See `cross_causal_attention`."""
     layout = [q_offsets, kv_offsets, *mask.tensors]
-    return attend(q, k, v, layout, mask.causal, mask.group_size, scale, max_q_len)[0]
+    run = _eager if is_eager(q, k, *(() if v is None else (v,))) else attend
+    return run(q, k, v, layout, mask.causal, mask.group_size, scale, max_q_len)[0]
 
 
-@torch.library.custom_op("dist_rec::cross_causal_attention", mutates_args=())
-def attend(
+def _attend(
     q: Tensor,
     k: Tensor,
     v: Tensor | None,
@@ -65,14 +66,16 @@ def attend(
     return out, peak, total
 
 
+attend = torch.library.custom_op("dist_rec::cross_causal_attention", _attend, mutates_args=())
+
+
 @attend.register_fake
 def _(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     peak, total = (q.new_empty(q.shape[:2], dtype=torch.float32) for _ in range(2))
     return q.new_empty(q.shape), peak, total
 
 
-@torch.library.custom_op("dist_rec::cross_causal_attention_backward", mutates_args=())
-def attend_backward(
+def _attend_backward(
     grad: Tensor,
     inputs: Sequence[Tensor],
     results: Sequence[Tensor],
@@ -101,6 +104,11 @@ def attend_backward(
     return gradients
 
 
+attend_backward = torch.library.custom_op(
+    "dist_rec::cross_causal_attention_backward", _attend_backward, mutates_args=()
+)
+
+
 @attend_backward.register_fake
 def _(grad: Tensor, inputs: Sequence[Tensor], *rest: Any) -> list[Tensor]:
     return [x.new_empty(x.shape) for x in inputs]
@@ -118,13 +126,15 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     inputs, rest = saved[: ctx.inputs], saved[ctx.inputs :]
     gradients: list[Tensor | None] = [None] * 3
     if grad is not None:
-        gradients[: ctx.inputs] = attend_backward(grad, inputs, rest[:3], rest[3:], *ctx.options)
+        run = _attend_backward if is_eager(grad) else attend_backward
+        gradients[: ctx.inputs] = run(grad, inputs, rest[:3], rest[3:], *ctx.options)
     # Torch takes a list of tensors apart, but a list with a None as a whole.
     no_layout = [None] * len(rest[3:]) if isinstance(ctx.needs_input_grad[3], list) else None
     return *gradients, no_layout, None, None, None, None
 
 
 attend.register_autograd(_backward, setup_context=_keep)
+_eager = function_of(_attend, _keep, _backward)
 
 
 class _Call:

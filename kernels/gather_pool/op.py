@@ -16,6 +16,7 @@ import triton
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
+from dist_rec.kernels.common.eager import function_of, is_eager
 from dist_rec.kernels.gather_pool.checks import MOST_TERMS, Index, Term, known
 from dist_rec.kernels.gather_pool.gather import gather
 from dist_rec.kernels.gather_pool.reduce import combine_parts, reduce_pieces
@@ -31,13 +32,17 @@ def triton_expand_add(
     rows: Tensor, inverse: Index, terms: Sequence[Term], segments: Segments | None, gelu: bool = False
 ) -> Tensor:
     tables, indices = [table for table, _ in terms], [index.int().contiguous() for _, index in terms]
-    return gather_rows(rows, *_flat(inverse), _listed(segments), tables, indices, gelu)
+    places = _listed(segments)
+    if is_eager(rows, *tables):
+        return _eager_gather(rows, *_flat(inverse), places, len(tables), gelu, *tables, *indices)
+    return gather_rows(rows, *_flat(inverse), places, tables, indices, gelu)
 
 
 def triton_pool(rows: Tensor, inverse: Index, offsets: Tensor, mode: str, segments: Segments | None) -> Tensor:
     offsets = offsets.int().contiguous()
     if mode != "last":
-        return pool_rows(rows, *_flat(inverse), offsets, mode, *known(segments))[0]
+        run = _eager_pool if is_eager(rows) else pool_rows
+        return run(rows, *_flat(inverse), offsets, mode, *known(segments))[0]
     # An index outside of the rows gives zeros, and no gradient.
     last_row = torch.full_like(offsets[1:], len(rows))
     if len(inverse):
@@ -45,7 +50,7 @@ def triton_pool(rows: Tensor, inverse: Index, offsets: Tensor, mode: str, segmen
         packed = isinstance(inverse, BitPackedIndex)
         found = read_at(inverse, positions) if packed else inverse.index_select(0, positions).int()
         last_row = torch.where(offsets.diff() > 0, found, last_row)
-    return gather_rows(rows, last_row, WORD_BITS, len(last_row), [], [], [], False)
+    return triton_expand_add(rows, last_row, (), None)
 
 
 def _listed(segments: Segments | None) -> list[Tensor]:
@@ -58,8 +63,7 @@ def _flat(inverse: Index) -> tuple[Tensor, int, int]:
     return inverse.int().contiguous(), WORD_BITS, len(inverse)
 
 
-@torch.library.custom_op("dist_rec::gather_rows", mutates_args=())
-def gather_rows(
+def _gather_rows(
     rows: Tensor,
     words: Tensor,
     bits: int,
@@ -74,13 +78,15 @@ def gather_rows(
     return _gather(rows, words, bits, length, tables, indices, gelu, None)
 
 
+gather_rows = torch.library.custom_op("dist_rec::gather_rows", _gather_rows, mutates_args=())
+
+
 @gather_rows.register_fake
 def _(rows: Tensor, words: Tensor, bits: int, length: int, *rest: Any) -> Tensor:
     return rows.new_empty(length, rows.shape[1])
 
 
-@torch.library.custom_op("dist_rec::gather_gelu_backward", mutates_args=())
-def gather_gelu_backward(
+def _gather_gelu_backward(
     grad: Tensor,
     rows: Tensor,
     words: Tensor,
@@ -91,6 +97,9 @@ def gather_gelu_backward(
     """(N, D) like grad: the gradient of the sum whose GELU `gather_rows` returned. The sum is made again, because
     reading the rows moves less than keeping it."""
     return _gather(rows, words, bits, len(grad), tables, indices, True, grad.contiguous())
+
+
+gather_gelu_backward = torch.library.custom_op("dist_rec::gather_gelu_backward", _gather_gelu_backward, mutates_args=())
 
 
 @gather_gelu_backward.register_fake
@@ -131,8 +140,7 @@ def _gather(
     return out
 
 
-@torch.library.custom_op("dist_rec::pool_rows", mutates_args=())
-def pool_rows(
+def _pool_rows(
     rows: Tensor,
     words: Tensor,
     bits: int,
@@ -148,6 +156,9 @@ def pool_rows(
     return _reduce(rows, offsets, length, rows.dtype, options, mode == "max")
 
 
+pool_rows = torch.library.custom_op("dist_rec::pool_rows", _pool_rows, mutates_args=())
+
+
 @pool_rows.register_fake
 def _(
     rows: Tensor, words: Tensor, bits: int, length: int, offsets: Tensor, mode: str, *rest: Any
@@ -156,12 +167,14 @@ def _(
     return rows.new_empty(shape), rows.new_empty(shape if mode == "max" else (0,), dtype=torch.int32)
 
 
-@torch.library.custom_op("dist_rec::index_segments", mutates_args=())
-def index_segments(words: Tensor, bits: int, length: int, num_rows: int) -> tuple[Tensor, Tensor]:
+def _index_segments(words: Tensor, bits: int, length: int, num_rows: int) -> tuple[Tensor, Tensor]:
     """`order, begins` of an index, by one stable sort."""
     index = words if bits == WORD_BITS else unpack_words(words, bits, length)
     found = sorted_segments(index[:length], num_rows)
     return found.order, found.offsets
+
+
+index_segments = torch.library.custom_op("dist_rec::index_segments", _index_segments, mutates_args=())
 
 
 @index_segments.register_fake
@@ -169,11 +182,13 @@ def _(words: Tensor, bits: int, length: int, num_rows: int) -> tuple[Tensor, Ten
     return words.new_empty(length), words.new_empty(num_rows + 1)
 
 
-@torch.library.custom_op("dist_rec::sum_segments", mutates_args=())
-def sum_segments(grad: Tensor, order: Tensor, begins: Tensor, dtype: torch.dtype) -> Tensor:
+def _sum_segments(grad: Tensor, order: Tensor, begins: Tensor, dtype: torch.dtype) -> Tensor:
     """(U, D) of dtype: for each row of an expansion the sum of grad (N, D) over its positions, in fp32."""
     piece = piece_for(len(begins) - 1)
     return _reduce(grad, begins, len(order), dtype, {"ORDER": order, "PIECE": piece}, False)[0]
+
+
+sum_segments = torch.library.custom_op("dist_rec::sum_segments", _sum_segments, mutates_args=())
 
 
 @sum_segments.register_fake
@@ -181,8 +196,9 @@ def _(grad: Tensor, order: Tensor, begins: Tensor, dtype: torch.dtype) -> Tensor
     return grad.new_empty(len(begins) - 1, grad.shape[1], dtype=dtype)
 
 
-@torch.library.custom_op("dist_rec::pool_backward", mutates_args=())
-def pool_backward(grad: Tensor, winner: Tensor, offsets: Tensor, mode: str, order: Tensor, begins: Tensor) -> Tensor:
+def _pool_backward_rows(
+    grad: Tensor, winner: Tensor, offsets: Tensor, mode: str, order: Tensor, begins: Tensor
+) -> Tensor:
     """(U, D) like grad (B, D): the gradient of `pool_rows` for its rows."""
     positions = torch.arange(len(order), dtype=torch.int32, device=grad.device)
     # Behind the last offset it is B, which is no bag.
@@ -195,6 +211,9 @@ def pool_backward(grad: Tensor, winner: Tensor, offsets: Tensor, mode: str, orde
         "PIECE": piece_for(len(begins) - 1),
     }
     return _reduce(grad, begins, len(order), grad.dtype, options, False)[0]
+
+
+pool_backward = torch.library.custom_op("dist_rec::pool_backward", _pool_backward_rows, mutates_args=())
 
 
 @pool_backward.register_fake
@@ -216,16 +235,39 @@ def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     indices = rest[: len(ctx.shapes) - 1]
     if ctx.gelu:
         rows, *tables = rest[len(indices) :]
-        grad = gather_gelu_backward(grad, rows, words, ctx.bits, tables, indices)
+        run = _gather_gelu_backward if is_eager(grad) else gather_gelu_backward
+        grad = run(grad, rows, words, ctx.bits, tables, indices)
+    sort: Any = _index_segments if is_eager(grad) else index_segments
+    add = _sum_segments if is_eager(grad) else sum_segments
     found: list[Tensor | None] = []
     indexed = [(words, ctx.bits, segments), *((index, WORD_BITS, []) for index in indices)]
     for (size, dtype, wanted), (index, bits, own) in zip(ctx.shapes, indexed):
-        places = (own or index_segments(index, bits, ctx.length, size)) if wanted else None
-        found.append(None if places is None else sum_segments(grad, *places, dtype))
+        order, begins = own or (sort(index, bits, ctx.length, size) if wanted else (None, None))
+        found.append(add(grad, order, begins, dtype) if wanted else None)
     return found[0], None, None, None, [None] * len(segments), found[1:], [None] * len(indices), None
 
 
 gather_rows.register_autograd(_gather_backward, setup_context=_keep_gather)
+
+
+def _gather_flat(
+    rows: Tensor, words: Tensor, bits: int, length: int, segments: list[Tensor], count: int, gelu: bool, *terms: Tensor
+) -> Tensor:
+    """With the tables and indices as arguments of their own: a function has no gradients for lists."""
+    return _gather_rows(rows, words, bits, length, segments, terms[:count], terms[count:], gelu)
+
+
+def _keep_flat(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *first, count, gelu = inputs[:7]
+    _keep_gather(ctx, (*first, inputs[7 : 7 + count], inputs[7 + count :], gelu), output)
+
+
+def _flat_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    rows, *_, tables, indices, _ = _gather_backward(ctx, grad)
+    return rows, *(None,) * 6, *tables, *indices
+
+
+_eager_gather = function_of(_gather_flat, _keep_flat, _flat_backward)
 
 
 def _keep_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -239,20 +281,16 @@ def _pool_backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None
     if grad is None:
         return (None,) * 8
     winner, words, offsets, order, begins = ctx.saved_tensors
-    segments = _segments(words, ctx.bits, ctx.length, ctx.num_rows, order, begins)
-    return pool_backward(grad, winner, offsets, ctx.mode, *segments), *(None,) * 7
+    eager = is_eager(grad)
+    if order is None or begins is None:
+        sort = _index_segments if eager else index_segments
+        order, begins = sort(words, ctx.bits, ctx.length, ctx.num_rows)
+    run = _pool_backward_rows if eager else pool_backward
+    return run(grad, winner, offsets, ctx.mode, order, begins), *(None,) * 7
 
 
 pool_rows.register_autograd(_pool_backward, setup_context=_keep_pool)
-
-
-def _segments(
-    words: Tensor, bits: int, length: int, num_rows: int, order: Tensor | None, begins: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The known segments, or else those of a sort."""
-    if order is None or begins is None:
-        return index_segments(words, bits, length, num_rows)
-    return order, begins
+_eager_pool = function_of(_pool_rows, _keep_pool, _pool_backward)
 
 
 def search_starts(begins: Tensor, length: int, piece: int) -> Tensor:

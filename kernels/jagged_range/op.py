@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
+from dist_rec.kernels.common.eager import is_eager
 from dist_rec.kernels.jagged_range.kernels import write_range
 
 BN = 512
@@ -23,11 +24,11 @@ def triton_jagged_range(
     first: Tensor | None, offsets: Tensor, total: int, step: int, most: int | None, dtype: torch.dtype
 ) -> Tensor:
     first = None if first is None else first.contiguous()
-    return jagged_numbers(first, offsets.contiguous(), total, step, most, dtype)
+    run = _write if is_eager(offsets) else jagged_numbers
+    return run(first, offsets.contiguous(), total, step, most, dtype)
 
 
-@torch.library.custom_op("dist_rec::jagged_numbers", mutates_args=())
-def jagged_numbers(
+def _write(
     first: Tensor | None, offsets: Tensor, total: int, step: int, most: int | None, dtype: torch.dtype
 ) -> Tensor:
     """(N,) of dtype"""
@@ -49,6 +50,9 @@ def jagged_numbers(
             **TILE,
         )
     return out
+
+
+jagged_numbers = torch.library.custom_op("dist_rec::jagged_numbers", _write, mutates_args=())
 
 
 @jagged_numbers.register_fake

@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
+from dist_rec.kernels.common.eager import function_of, is_eager
 from dist_rec.kernels.prefix_sum.kernels import sum_prefix, sum_prefix_backward
 
 # Rows of a tile, on which the order of additions depends.
@@ -24,11 +25,11 @@ def triton_prefix_sum(
     rows: Tensor, offsets: Tensor, prefix_offsets: Tensor | None, prefix_len: Tensor | None
 ) -> Tensor:
     rows = rows if rows.stride(1) == 1 or rows.shape[1] <= 1 else rows.contiguous()
-    return prefix_sums(rows, *(None if x is None else x.contiguous() for x in (offsets, prefix_offsets, prefix_len)))
+    run = _eager if is_eager(rows) else prefix_sums
+    return run(rows, *(None if x is None else x.contiguous() for x in (offsets, prefix_offsets, prefix_len)))
 
 
-@torch.library.custom_op("dist_rec::prefix_sums", mutates_args=())
-def prefix_sums(rows: Tensor, offsets: Tensor, prefix_offsets: Tensor | None, prefix_len: Tensor | None) -> Tensor:
+def _sum(rows: Tensor, offsets: Tensor, prefix_offsets: Tensor | None, prefix_len: Tensor | None) -> Tensor:
     """(C, W) or (B, W) fp32; rows have adjacent columns."""
     count = len(offsets) - 1 if prefix_len is None else len(prefix_len)
     out = torch.empty(count, rows.shape[1], dtype=torch.float32, device=rows.device)
@@ -43,14 +44,16 @@ def prefix_sums(rows: Tensor, offsets: Tensor, prefix_offsets: Tensor | None, pr
     return out
 
 
+prefix_sums = torch.library.custom_op("dist_rec::prefix_sums", _sum, mutates_args=())
+
+
 @prefix_sums.register_fake
 def _(rows: Tensor, offsets: Tensor, prefix_offsets: Tensor | None, prefix_len: Tensor | None) -> Tensor:
     count = len(offsets) - 1 if prefix_len is None else len(prefix_len)
     return rows.new_empty(count, rows.shape[1], dtype=torch.float32)
 
 
-@torch.library.custom_op("dist_rec::prefix_sums_backward", mutates_args=())
-def prefix_sums_backward(
+def _sum_backward(
     grad: Tensor,
     offsets: Tensor,
     prefix_offsets: Tensor | None,
@@ -79,6 +82,9 @@ def prefix_sums_backward(
     return out
 
 
+prefix_sums_backward = torch.library.custom_op("dist_rec::prefix_sums_backward", _sum_backward, mutates_args=())
+
+
 @prefix_sums_backward.register_fake
 def _(
     grad: Tensor,
@@ -98,10 +104,12 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return prefix_sums_backward(grad, *ctx.saved_tensors, ctx.num_rows, ctx.dtype), None, None, None
+    run: Any = _sum_backward if is_eager(grad) else prefix_sums_backward
+    return run(grad, *ctx.saved_tensors, ctx.num_rows, ctx.dtype), None, None, None
 
 
 prefix_sums.register_autograd(_backward, setup_context=_keep)
+_eager = function_of(_sum, _keep, _backward)
 
 
 def _owners(offsets: Tensor, count: int) -> Tensor:

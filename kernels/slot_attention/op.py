@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
+from dist_rec.kernels.common.eager import function_of, is_eager
 from dist_rec.kernels.slot_attention.kernels import attend_slots, attend_slots_backward, slot_deltas
 
 TILE = 1024  # elements of a tile of rows; the backward holds eleven such tiles in registers
@@ -20,11 +21,11 @@ WARPS = 4
 
 
 def triton_slot_attention(qkv: Tensor, real: Tensor) -> Tensor:
-    return attend(qkv.contiguous(), real.contiguous())[0]
+    run = _eager if is_eager(qkv) else attend
+    return run(qkv.contiguous(), real.contiguous())[0]
 
 
-@torch.library.custom_op("dist_rec::slot_attention", mutates_args=())
-def attend(qkv: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+def _attend(qkv: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     """Output (M, K, H, D) like qkv, and the logarithm of each row's sum (M, K, H) fp32."""
     out, log_sum = _outputs(qkv)
     if out.numel():
@@ -32,19 +33,24 @@ def attend(qkv: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     return out, log_sum
 
 
+attend = torch.library.custom_op("dist_rec::slot_attention", _attend, mutates_args=())
+
+
 @attend.register_fake
 def _(qkv: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     return _outputs(qkv)
 
 
-@torch.library.custom_op("dist_rec::slot_attention_backward", mutates_args=())
-def attend_backward(grad: Tensor, qkv: Tensor, real: Tensor, log_sum: Tensor) -> Tensor:
+def _attend_backward(grad: Tensor, qkv: Tensor, real: Tensor, log_sum: Tensor) -> Tensor:
     """(M, K, 3, H, D) like qkv"""
     grad, out, delta = grad.contiguous(), torch.empty_like(qkv), torch.empty_like(log_sum)
     if out.numel():
         _launch(slot_deltas, qkv, real, LOG_SUM=log_sum, GRAD=grad, DELTA=delta)
         _launch(attend_slots_backward, qkv, real, LOG_SUM=log_sum, DELTA=delta, GRAD=grad, GRAD_QKV=out)
     return out
+
+
+attend_backward = torch.library.custom_op("dist_rec::slot_attention_backward", _attend_backward, mutates_args=())
 
 
 @attend_backward.register_fake
@@ -58,10 +64,14 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, None]:
-    return None if grad is None else attend_backward(grad, *ctx.saved_tensors), None
+    if grad is None:
+        return None, None
+    run = _attend_backward if is_eager(grad) else attend_backward
+    return run(grad, *ctx.saved_tensors), None
 
 
 attend.register_autograd(_backward, setup_context=_keep)
+_eager = function_of(_attend, _keep, _backward)
 
 
 def _outputs(qkv: Tensor) -> tuple[Tensor, Tensor]:

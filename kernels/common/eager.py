@@ -1,0 +1,45 @@
+"""Custom operators without their cost where nothing needs them.
+
+An operator of `torch.library` is what torch.compile, export, fake tensors and other modes see. In plain eager mode its
+wrappers cost the host more than the launch: the same formula runs as a torch.autograd.Function, or directly.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def is_eager(*tensors: Tensor) -> bool:
+    """Whether nothing but autograd looks at a call with these tensors: no compiler, no mode, no transform, no tensors
+    of other classes or without values."""
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore[reportAttributeAccessIssue]
+        and all(type(x) in _PLAIN and x.device.type != "meta" for x in tensors)
+    )
+
+
+def function_of(
+    run: Callable[..., Any], keep: Callable[[Any, tuple[Any, ...], Any], None], backward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """`run` with the formula that `torch.library.register_autograd` would take: `keep(ctx, inputs, output)` and
+    `backward(ctx, *grads)`. Tensors inside of lists get no gradient."""
+
+    class Eager(torch.autograd.Function):
+        # With a `setup_context` torch would bind the arguments to a signature in every call.
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = run(*inputs)
+            keep(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return backward(ctx, *grads)
+
+    return Eager.apply
