@@ -5,7 +5,8 @@
 Forward, loss and backward run on tensors that have shapes and no values, in bf16 as on a GPU, by the kernels a GPU
 would take. Counted are operators that do something (not views, not allocations) and the bytes of their inputs and
 outputs, each once. An operator may launch several kernels and read less than all of an input, so this compares
-changes; it predicts no time by itself.
+changes; it predicts no time by itself. The estimate of a whole step is 2.5 TB/s, 2.5 us for every launch, and constants
+for what is not counted: none of it has been measured.
 
 The host's part is measured: processor time of a step whose tensors are small and whose Triton kernels are compiled for
 sm_90 and not run, in units of one small `torch.add` on the same thread. An operator on a GPU costs its host about as
@@ -46,6 +47,10 @@ from dist_rec.optim.muon import BatchedMuon
 
 REQUESTS, LENGTH, CANDIDATES, UNIQUE_SHARE = 512, 2000, 1, 4
 WIDTH = 32  # of a table's rows
+# By reading: TorchRec's exchange, lookup and fused update 65; all-reduce, norm, clipping and AdamW 30.
+OTHER_LAUNCHES = 95
+# The attention's products at half of the peak, and the backward's sorts of the indices.
+ARITHMETIC_MS = 1.2
 # Allocate or describe, and move nothing.
 FREE = {
     "device",
@@ -99,6 +104,12 @@ class Ledger(TorchDispatchMode):
 
     def __post_init__(self) -> None:
         super().__init__()
+
+    @property
+    def of_model(self) -> tuple[int, int]:
+        """Operators and bytes of forward, loss and backward."""
+        phases = ("forward", "loss", "backward")
+        return sum(self.operators[phase] for phase in phases), sum(self.nbytes[phase] for phase in phases)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -254,12 +265,25 @@ def table() -> list[str]:
     ]
     for name, model in MODELS.items():
         found = count(model)
-        of_model = ("forward", "loss", "backward")
-        operators = sum(found.operators[phase] for phase in of_model)
-        moved = sum(found.nbytes[phase] for phase in of_model) / 1e9
+        operators, moved = found.of_model
         parts = [f"{found.operators[phase]}, {found.nbytes[phase] / 1e9:.1f}" for phase in ("forward", "backward")]
         updates = ", ".join(str(found.operators[update]) for update in ("AdamW", "Muon"))
-        lines.append(f"| {name} | {parts[0]} | {parts[1]} | {operators}, {moved:.1f} GB | {updates} |")
+        lines.append(f"| {name} | {parts[0]} | {parts[1]} | {operators}, {moved / 1e9:.1f} GB | {updates} |")
+    return lines
+
+
+def estimates() -> list[str]:
+    """Of a whole step on one H100, for a measurement to confirm or refute."""
+    lines = [
+        "| model: estimate for one H100 | launches | GB | device |",
+        "| --- | --- | --- | --- |",
+    ]
+    for width, lookup_gb in ((64, 0.5), (128, 1.0)):
+        name = f"LONGER, width {width}"
+        operators, moved = count(MODELS[name]).of_model
+        launches, moved_gb = operators + OTHER_LAUNCHES, moved / 1e9 + lookup_gb
+        device_ms = moved_gb / 2.5 + 2.5e-3 * launches + ARITHMETIC_MS
+        lines.append(f"| {name}, AdamW | {launches} | {moved_gb:.1f} | {device_ms:.1f} ms |")
     return lines
 
 
@@ -279,7 +303,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--operators", action="store_true", help="Also the operators that move most.")
     options = parser.parse_args()
-    lines = [*table(), "", *host_table()]
+    lines = [*table(), "", *estimates(), "", *host_table()]
     print("\n".join(lines))
     if options.operators:
         for name, model in MODELS.items():

@@ -75,8 +75,13 @@ class Lengths:
 
     @cached_property
     def request(self) -> Tensor:
-        """(N,) int64: the request of every row."""
-        return jagged_range(None, self.offsets, self.total, step=0)
+        """(N,) int32: the request of every row."""
+        return jagged_range(None, self.offsets, self.total, step=0, dtype=torch.int32)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """(N,) int32: 0 .. N - 1."""
+        return torch.arange(self.total, dtype=torch.int32, device=self.given.device)
 
     @cached_property
     def position(self) -> Tensor:

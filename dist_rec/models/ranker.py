@@ -71,7 +71,7 @@ class Ranker(nn.Module):
         if "candidate" in self.head_inputs:
             features.append(view.features)
         if "context" in self.head_inputs and view.context is not None:
-            features.append(view.context[view.request])
+            features.append(view.of_request(view.context))
         with self._cast("head", batch.grouping_key.device, self._weights["head"]):
             return self.head(torch.cat([part.float() for part in features], dim=1))
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim._muon import _adjust_lr
 
-SMALLEST = 128  # on a GPU: a product of smaller matrices takes as long
+SMALLEST = (128, 512)  # rows and columns on a GPU, where a product of smaller matrices takes as long
 
 
 class BatchedMuon(torch.optim.Muon):
@@ -156,12 +156,10 @@ class _Layout:
 
 def _size_in_batch(shape: torch.Size, *, fill: bool) -> tuple[int, int]:
     """Rows and columns of the batch that takes a matrix of this shape, transposed if it is tall."""
-    return _filled_up(min(shape), fill=fill), _filled_up(max(shape), fill=fill)
-
-
-def _filled_up(size: int, *, fill: bool) -> int:
-    """The next power of two, so that at most three quarters are zeros beyond the smallest size."""
-    return max(SMALLEST, 1 << (size - 1).bit_length()) if fill else size
+    rows, columns = min(shape), max(shape)
+    if not fill:
+        return rows, columns
+    return max(SMALLEST[0], 1 << (rows - 1).bit_length()), max(SMALLEST[1], 1 << (columns - 1).bit_length())
 
 
 def newton_schulz(x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:

@@ -9,7 +9,9 @@ from functools import reduce
 from torch import Tensor
 
 from dist_rec.data.lengths import Lengths
+from dist_rec.kernels.gather_pool import expand
 from dist_rec.kernels.prefix_sum import prefix_sum
+from dist_rec.kernels.unique_ids import Segments
 from dist_rec.models.layers.placed_rows import placed_rows
 
 
@@ -30,8 +32,14 @@ class CandidateView:
 
     @property
     def request(self) -> Tensor:
-        """(C,) int64, the request each candidate belongs to."""
+        """(C,) int32, the request each candidate belongs to."""
         return self.counts.request
+
+    def of_request(self, rows: Tensor) -> Tensor:
+        """(B, W) -> (C, W): each candidate's row of its request. The gradients of a request's candidates are added in
+        their order, without a sort."""
+        counts = self.counts
+        return expand(rows, counts.request, segments=Segments(counts.rows, counts.offsets))
 
     def visible(self, events: Lengths) -> Lengths:
         """How many of the events of its request each of the C candidates sees."""
@@ -97,7 +105,7 @@ def visible_mean(values: Tensor, lengths: Lengths, view: CandidateView) -> Tenso
     """
     if view.prefix_len is None:
         sums = prefix_sum(values, lengths.offsets)
-        return (sums / lengths.tensor.clamp(min=1).unsqueeze(1))[view.request]
+        return view.of_request(sums / lengths.tensor.clamp(min=1).unsqueeze(1))
     visible = view.prefix_len.tensor
     sums = prefix_sum(values, lengths.offsets, view.counts.offsets, visible)
     return sums / visible.clamp(min=1).unsqueeze(1)

@@ -56,7 +56,7 @@ def side_by_side(view: CandidateView) -> Tensor:
     """(C, Du + Dc): the features of each candidate's request and its own."""
     if view.context is None:
         return view.features
-    return torch.cat([view.context[view.request], view.features], dim=1)
+    return torch.cat([view.of_request(view.context), view.features], dim=1)
 
 
 def make_non_sequential(config: ModelConfig, columns: FeatureColumns, width: int) -> GroupedTokens | SlicedTokens:

@@ -26,6 +26,6 @@ class SequencePool(nn.Module):
         if view.prefix_len is None:
             means = [pool(table, index, events.lengths.offsets, mode="mean") for table, index in parts]
             means = torch.cat(means, dim=1)
-            return self.project(means.to(torch.promote_types(means.dtype, torch.float32)))[view.request]
+            return view.of_request(self.project(means.to(torch.promote_types(means.dtype, torch.float32))))
         values = torch.cat([expand(table, index) for table, index in parts], dim=1)
         return self.project(visible_mean(values, events.lengths, view))

@@ -38,7 +38,7 @@ class GlobalTokens(nn.Module):
                 rows.append(project(view.features))
             elif kind == "user":
                 assert view.context is not None
-                rows.append(project(view.context)[view.request])
+                rows.append(view.of_request(project(view.context)))
             else:
                 rows.append(next(learned).expand(len(view.request), -1))
         dtype = rows[0].dtype

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dist_rec.data.batch import JaggedEvents
 from dist_rec.data.lengths import Lengths
-from dist_rec.models.layers.tokens import EventTokens, time_bucket
+from dist_rec.models.layers.tokens import EventTokens, joined, time_bucket
 from tests.helpers.closeness import assert_close_to_truth
 from tests.models.batches import model_config
 
@@ -122,3 +122,14 @@ def test_two_buckets_per_doubling() -> None:
     ages = torch.arange(0, 100_000, dtype=torch.int32)
     steps = time_bucket(ages, 64).diff()
     assert time_bucket(ages, 64).dtype == torch.int32 and steps.min() == 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows"), [([64, 4], [256]), ([64, 4, 4], [1024]), ([64, 4, 300], [256, 300]), ([5], [5])]
+)
+def test_small_tables_are_looked_up_together(sizes: list[int], rows: list[int]) -> None:
+    terms = [(torch.randn(size, 3).double(), torch.randint(0, size, (40,), dtype=torch.int32)) for size in sizes]
+    fewer = joined(terms)
+    assert [len(table) for table, _ in fewer] == rows and all(index.dtype == torch.int32 for _, index in fewer)
+    expected, got = (sum(table[index] for table, index in each) for each in (terms, fewer))
+    torch.testing.assert_close(got, expected, rtol=0.0, atol=1e-14)
