@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dist_rec.data.files import RowGroup
-from dist_rec.data.plan import ORDERS, Plan
+from dist_rec.data.plan import ORDERS, EventEpoch, EventPlan, RowEpoch, RowPlan
 
 SIZES = {
     "one": [128],
@@ -21,14 +21,20 @@ SIZES = {
 
 def _plan(
     sizes: list[int], *, world_size: int, workers: int, batch_size: int = 4, epochs: int = 4, seed: int | None = 3
-) -> Plan:
+) -> RowPlan:
     groups = [RowGroup(Path("a"), index, rows) for index, rows in enumerate(sizes)]
-    return Plan(groups, world_size=world_size, workers=workers, batch_size=batch_size, epochs=epochs, seed=seed)
+    return RowPlan(groups, world_size=world_size, workers=workers, most=batch_size, epochs=epochs, seed=seed)
 
 
-def _rows(plan: Plan, epoch: int) -> list[list[list[tuple[int, int]]]]:
-    """Per step and rank, (row group, row) of its batch."""
+def _epoch(plan: RowPlan, epoch: int) -> RowEpoch:
     found = plan.epoch(epoch)
+    assert isinstance(found, RowEpoch)
+    return found
+
+
+def _rows(plan: RowPlan, epoch: int) -> list[list[list[tuple[int, int]]]]:
+    """Per step and rank, (row group, row) of its batch."""
+    found = _epoch(plan, epoch)
     lanes = [[(group.index, row) for group in groups for row in range(group.rows)] for groups in found.lanes]
     return [
         [lanes[slot * plan.world_size + rank][first : first + count] for rank in range(plan.world_size)]
@@ -52,14 +58,14 @@ def test_every_row_once_and_no_step_without_rows(sizes: list[int], world_size: i
 
 def test_enough_row_groups_keep_every_worker_with_its_slot() -> None:
     plan = _plan([8] * 24, world_size=2, workers=3)
-    found = plan.epoch(0)
+    found = _epoch(plan, 0)
     assert plan.steps == 24 and plan.empty_share == 0
     assert found.slot.tolist() == [0, 1, 2] * 8 and set(found.count) == {4}
     assert found.first.tolist() == [4 * (step // 3) for step in range(24)]
 
 
 def test_workers_share_a_single_row_group() -> None:
-    found = _plan([128], world_size=1, workers=2, batch_size=16, seed=None).epoch(0)
+    found = _epoch(_plan([128], world_size=1, workers=2, batch_size=16, seed=None), 0)
     assert found.slot.tolist() == [0] * 8 and found.first.tolist() == [*range(0, 128, 16)]
 
 
@@ -67,14 +73,14 @@ def test_an_epoch_that_needs_fewer_steps_cuts_batches() -> None:
     """Groups of 8, 4 and 4 rows are 8 + 8 or 12 + 4 rows of two ranks."""
     plan = _plan([8, 4, 4], world_size=2, workers=1, epochs=20)
     assert plan.steps == 3
-    counts = {tuple(plan.epoch(epoch).count.tolist()) for epoch in range(20)}
+    counts = {tuple(_epoch(plan, epoch).count.tolist()) for epoch in range(20)}
     assert counts == {(4, 4, 4), (4, 2, 2)}
 
 
 def test_where_nothing_can_be_cut_a_step_stays_empty() -> None:
     plan = _plan([2, 1, 1], world_size=2, workers=1, batch_size=1, epochs=30)
     assert plan.steps == 3
-    assert {len(plan.epoch(epoch).count) for epoch in range(30)} == {3}
+    assert {len(plan.epoch(epoch).slot) for epoch in range(30)} == {3}
 
 
 def test_the_part_that_is_empty() -> None:
@@ -97,7 +103,7 @@ def test_a_start_takes_no_longer_for_many_epochs(sizes: list[int]) -> None:
     begun = time.perf_counter()
     plan = _plan(sizes, world_size=2, workers=3, epochs=10**9)
     assert plan.steps == _plan(sizes, world_size=2, workers=3, epochs=ORDERS).steps
-    assert len(plan.epoch(10**9 - 1).count) == plan.steps
+    assert len(plan.epoch(10**9 - 1).slot) == plan.steps
     assert time.perf_counter() - begun < 5
 
 
@@ -113,4 +119,4 @@ def test_a_plan_travels_to_another_process_with_what_it_has_found() -> None:
     assert "steps" in vars(came) and came.steps == plan.steps
     for epoch in (2, 1):
         assert came.epoch(epoch).lanes == plan.epoch(epoch).lanes
-        assert came.epoch(epoch).count.tolist() == plan.epoch(epoch).count.tolist()
+        assert _epoch(came, epoch).count.tolist() == _epoch(plan, epoch).count.tolist()

@@ -191,7 +191,7 @@ def test_without_dedup_every_event_is_a_token(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("world_size", "workers", "said"), [(1, 2, "several workers"), (2, 1, "50% of the batches"), (1, 1, "")]
+    ("world_size", "workers", "said"), [(1, 2, "several workers"), (2, 1, "50% of the room in the batches"), (1, 1, "")]
 )
 def test_too_few_row_groups_are_said(
     tmp_path: Path, world_size: int, workers: int, said: str, caplog: pytest.LogCaptureFixture
