@@ -133,9 +133,7 @@ class RequestReader(IterableDataset):
 
     def _lane(self, groups: list[RowGroup], epoch: int) -> Lane:
         place = (self.seed, epoch)
-        return Lane(
-            self.rows, self.schema, groups, window=self.shuffle_window, place=place, max_length=self.max_length
-        )
+        return Lane(self.rows, self.schema, groups, window=self.shuffle_window, place=place, max_length=self.max_length)
 
     def _cut(self, group: RowGroup) -> RowGroup:
         """With no more events than `max_length` leaves at most."""

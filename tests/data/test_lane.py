@@ -46,7 +46,11 @@ def _table(first: int, lengths: Sequence[int]) -> pa.Table:
     user = np.arange(first, first + len(lengths))
     history = [[0] * length for length in lengths]
     kinds = {"history.item": pa.list_(pa.uint8()), "searches.query": pa.list_(pa.uint8())}
-    columns = [pa.array(user), pa.array(history, pa.list_(pa.uint8())), pa.array([[]] * len(lengths), kinds["searches.query"])]
+    columns = [
+        pa.array(user),
+        pa.array(history, pa.list_(pa.uint8())),
+        pa.array([[]] * len(lengths), kinds["searches.query"]),
+    ]
     return pa.table(columns, names=["user", *kinds])
 
 

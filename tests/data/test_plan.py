@@ -4,11 +4,12 @@ import pickle
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dist_rec.data.files import RowGroup
-from dist_rec.data.plan import ORDERS, EventEpoch, EventPlan, RowEpoch, RowPlan
+from dist_rec.data.plan import ORDERS, EventEpoch, EventPlan, Part, RowEpoch, RowPlan
 
 SIZES = {
     "one": [128],
@@ -120,3 +121,67 @@ def test_a_plan_travels_to_another_process_with_what_it_has_found() -> None:
     for epoch in (2, 1):
         assert came.epoch(epoch).lanes == plan.epoch(epoch).lanes
         assert _epoch(came, epoch).count.tolist() == _epoch(plan, epoch).count.tolist()
+
+
+def _event_plan(
+    events: list[int], *, rows: int = 8, world_size: int = 2, workers: int = 1, most: int = 10, **settings: Any
+) -> EventPlan:
+    """Row groups of equally many rows and these events."""
+    groups = [RowGroup(Path("a"), index, rows, of) for index, of in enumerate(events)]
+    settings = {"epochs": 4, "seed": 3} | settings
+    return EventPlan(groups, world_size=world_size, workers=workers, most=most, **settings)
+
+
+def _event_epoch(plan: EventPlan, epoch: int) -> EventEpoch:
+    found = plan.epoch(epoch)
+    assert isinstance(found, EventEpoch)
+    return found
+
+
+def test_lanes_are_balanced_by_events() -> None:
+    lanes = _event_plan([90, 10, 10, 10, 10, 10, 10, 10, 10, 10], seed=None).assign(0)
+    assert [sum(group.events or 0 for group in lane) for lane in lanes] == [90, 90]
+    by_rows = _plan([8] * 10, world_size=2, workers=1, seed=None).assign(0)
+    assert [len(lane) for lane in by_rows] == [5, 5], "where rows are counted, events do not matter"
+
+
+def test_equal_row_groups_are_assigned_as_by_rows() -> None:
+    by_events = _event_plan([40] * 24, world_size=3, workers=2).assign(1)
+    by_rows = _plan([8] * 24, world_size=3, workers=2).assign(1)
+    assert [[group.index for group in lane] for lane in by_events] == [
+        [group.index for group in lane] for lane in by_rows
+    ]
+
+
+def test_a_slot_has_the_batches_of_its_largest_lane() -> None:
+    plan = _event_plan([45, 30], seed=None)
+    assert plan.steps == 5
+    assert [plan.epoch(0).batch(step) for step in range(5)] == [Part(number, 5) for number in range(5)]
+    assert plan.empty_share == pytest.approx(1 - 75 / 90)
+
+
+def test_slots_take_turns_by_events_too() -> None:
+    found = _event_epoch(_event_plan([30, 30, 20, 20], workers=2, seed=None), 0)
+    assert found.slot.tolist() == [0, 1, 0, 1, 0] and found.number.tolist() == [0, 0, 1, 1, 2]
+    assert found.batch(3) == Part(1, 2)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_epochs_of_batches_by_events_have_equally_many_steps(workers: int) -> None:
+    plan = _event_plan([7, 100, 12, 45, 45, 3, 60, 20, 9, 31], rows=100, workers=workers, epochs=20)
+    needed = set()
+    for number in range(20):
+        epoch = _event_epoch(plan, number)
+        assert len(epoch.slot) == plan.steps == epoch.batches.sum()
+        events = [sum(group.events or 0 for group in lane) for lane in epoch.lanes]
+        assert all(of <= 10 * epoch.batches[lane // 2] for lane, of in enumerate(events))
+        needed.add(sum(-(-max(events[2 * slot : 2 * slot + 2]) // 10) for slot in range(workers)))
+    assert max(needed) == plan.steps
+    assert len(needed) > 1, "some epochs needed fewer"
+
+
+def test_a_lane_is_not_cut_into_more_parts_than_it_has_rows() -> None:
+    plan = _event_plan([1000, 1000], rows=3)
+    assert plan.steps == 3
+    more = _event_plan([1000, 10, 10], rows=1, world_size=1, workers=3)
+    assert more.steps == 3 and _event_epoch(more, 0).batches.tolist() == [1, 1, 1]

@@ -30,6 +30,12 @@ def test_training_shuffles_and_repeats_and_evaluation_does_not(data: Path, tmp_p
     assert (test.batch_size, test.epochs, test.shuffle_window, test.num_rows) == (5, 1, 0, 12 + 15)
 
 
+def test_only_training_has_batches_by_events(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    config = make_config(data, tmp_path, data={"batch_size": None, "batch_events": 90})
+    train, test = (open_split(config, load_schema(data), alone, ["test"], train=train) for train in (True, False))
+    assert (train.batch_size, train.batch_events) == (None, 90) and (test.batch_size, test.batch_events) == (5, None)
+
+
 @pytest.mark.parametrize(
     ("device", "cores", "ranks_here", "workers"),
     [("cpu", 16, 2, 1), ("cuda", 16, 1, 8), ("cuda", 16, 4, 3), ("cuda", 2, 2, 1)],
