@@ -41,8 +41,8 @@ class DataConfig(Strict):
     batch_events: Size | None = Field(
         default=None,
         ge=1,
-        description="In the place of batch_size: events of all sequences per rank and training step, at most so many up "
-        "to about one request. Ranks then have about equally many events in every step, and batches differ in their "
+        description="In the place of batch_size: events of all sequences per rank and training step, at most so many "
+        "up to about one request. Ranks then have about equally many events in every step, and batches differ in their "
         "number of requests. Steps are counted before max_length cuts sequences, so that batches hold less with it.",
     )
     eval_batch_size: Size = Field(

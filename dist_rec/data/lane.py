@@ -6,9 +6,9 @@ permuted rows: at numbers of rows (`Rows`), or at numbers of events (`Part`).
 **Cuts by events.** P parts of a lane end at equal distances in its events, as the footers count them. A window holds
 known distances, so the windows of a part are known before they are read. Within a window, each row covers a stretch
 by its weight, and belongs to the part that its middle lies in. Weights are scaled to the window's count in the footers,
-which do not know what `max_length` cuts. What a row belongs to depends on the lane and on nothing read before, so any part
-can be read at any time, and every row is in exactly one. No part is left without rows, as long as the window has as
-many rows as parts: a row longer than a part is one, and the rows beside it are spread over the parts it covers."""
+which do not know what `max_length` cuts. What a row belongs to depends on the lane and on nothing read before, so any
+part can be read at any time, and every row is in exactly one. No part is left without rows, as long as the window has
+as many rows as parts: a row longer than a part is one, and the rows beside it are spread over the parts it covers."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -207,7 +207,8 @@ class EventPlan(Plan):
 
 def _in_turn(batches: Ints) -> tuple[Ints, Ints]:
     """Number within its slot and slot of every step, both (S,): one batch of every slot, as long as it has any."""
-    return np.nonzero(np.arange(batches.max())[:, None] < batches)
+    number, slot = np.nonzero(np.arange(batches.max())[:, None] < batches)
+    return number, slot
 
 
 def generator(seed: int, *place: int) -> np.random.Generator:
