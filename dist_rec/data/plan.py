@@ -26,6 +26,7 @@ from dist_rec.data.columns import Ints
 from dist_rec.data.files import RowGroup
 
 ORDERS = 1000  # epochs until the row groups come in the same order again
+EVENED_OUT = 4  # row groups per lane that are assigned largest first, where events are balanced
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,10 @@ class Plan(ABC):
     def empty_share(self) -> float:
         """Share of the room in the ranks' batches in the first epoch that stays empty since lanes differ."""
 
+    def _placing(self, groups: Sequence[RowGroup]) -> Sequence[int]:
+        """Places in `groups`, in the order in which they are assigned; lanes read them in the order of `groups`."""
+        return range(len(groups))
+
     @abstractmethod
     def _batches(self, lanes: list[list[RowGroup]]) -> Ints:
         """(slots, ranks) batches that each lane needs."""
@@ -112,13 +117,14 @@ class Plan(ABC):
         order = range(len(self.groups))
         if self.seed is not None:
             order = generator(self.seed, epoch % ORDERS).permutation(len(self.groups)).tolist()
-        lanes: list[list[RowGroup]] = [[] for _ in range(self.world_size * self.workers)]
+        groups = [self.groups[index] for index in order]
+        lanes: list[list[int]] = [[] for _ in range(self.world_size * self.workers)]
         heap = [(0, lane) for lane in range(len(lanes))]
-        for index in order:
+        for place in self._placing(groups):
             held, lane = heap[0]
-            heapq.heapreplace(heap, (held + self.size(self.groups[index]), lane))
-            lanes[lane].append(self.groups[index])
-        return lanes
+            heapq.heapreplace(heap, (held + self.size(groups[place]), lane))
+            lanes[lane].append(place)
+        return [[groups[place] for place in sorted(lane)] for lane in lanes]
 
     @cached_property
     def steps(self) -> int:
@@ -187,6 +193,11 @@ class EventPlan(Plan):
     def empty_share(self) -> float:
         events = self._events(self.assign(0))
         return 1 - float(events.sum() / (self.world_size * events.max(axis=1).sum()))
+
+    def _placing(self, groups: Sequence[RowGroup]) -> Sequence[int]:
+        # Largest first at the end evens the lanes out. Not from the start: the same row groups would stay together.
+        end = max(len(groups) - EVENED_OUT * self.world_size * self.workers, 0)
+        return [*range(end), *sorted(range(end, len(groups)), key=lambda place: -self.size(groups[place]))]
 
     def _batches(self, lanes: list[list[RowGroup]]) -> Ints:
         return np.minimum(-(-self._events(lanes) // self.most), self._rows(lanes))

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dist_rec.data.files import RowGroup
@@ -145,6 +146,23 @@ def test_lanes_are_balanced_by_events() -> None:
     assert [len(lane) for lane in by_rows] == [5, 5], "where rows are counted, events do not matter"
 
 
+def test_the_last_row_groups_even_the_lanes_out() -> None:
+    events = np.random.default_rng(0).lognormal(6, 0.5, 64).astype(int).tolist()
+    partitions = set()
+    for epoch in range(10):
+        lanes = _event_plan(events, world_size=4, epochs=10).assign(epoch)
+        held = [sum(group.events or 0 for group in lane) for lane in lanes]
+        assert max(held) < 1.02 * sum(held) / 4
+        partitions.add(frozenset(frozenset(group.index for group in lane) for lane in lanes))
+    assert len(partitions) == 10, "other row groups are together in every epoch"
+
+
+def test_lanes_read_in_the_order_of_the_epoch() -> None:
+    lanes = _event_plan([*range(1, 41)], world_size=3, seed=None).assign(0)
+    assert all([group.index for group in lane] == sorted(group.index for group in lane) for lane in lanes)
+    assert sorted(group.index for lane in lanes for group in lane) == [*range(40)]
+
+
 def test_equal_row_groups_are_assigned_as_by_rows() -> None:
     by_events = _event_plan([40] * 24, world_size=3, workers=2).assign(1)
     by_rows = _plan([8] * 24, world_size=3, workers=2).assign(1)
@@ -168,14 +186,15 @@ def test_slots_take_turns_by_events_too() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_epochs_of_batches_by_events_have_equally_many_steps(workers: int) -> None:
-    plan = _event_plan([7, 100, 12, 45, 45, 3, 60, 20, 9, 31], rows=100, workers=workers, epochs=20)
+    events = np.random.default_rng(0).lognormal(5, 1.0, 60).astype(int).tolist()
+    plan = _event_plan(events, rows=1000, workers=workers, epochs=20)
     needed = set()
     for number in range(20):
         epoch = _event_epoch(plan, number)
         assert len(epoch.slot) == plan.steps == epoch.batches.sum()
-        events = [sum(group.events or 0 for group in lane) for lane in epoch.lanes]
-        assert all(of <= 10 * epoch.batches[lane // 2] for lane, of in enumerate(events))
-        needed.add(sum(-(-max(events[2 * slot : 2 * slot + 2]) // 10) for slot in range(workers)))
+        held = [sum(group.events or 0 for group in lane) for lane in epoch.lanes]
+        assert all(of <= 10 * epoch.batches[lane // 2] for lane, of in enumerate(held))
+        needed.add(sum(-(-max(held[2 * slot : 2 * slot + 2]) // 10) for slot in range(workers)))
     assert max(needed) == plan.steps
     assert len(needed) > 1, "some epochs needed fewer"
 
