@@ -22,43 +22,40 @@ TITLES = {
     "spread": f"Events per rank and step ({EPOCHS} epochs, shuffle window {SHUFFLE_WINDOW})",
     "training": "Training throughput (two gloo ranks, one thread each, synchronous updates, batches made before)",
 }
-SIZES = {"spread": [16, 64, 256], "training": [16, 64]}
+REQUESTS = {"spread": 12_800, "training": 1_280}  # of all splits; 80 % are in training
+SIZES, RANKS = [16, 64, 256], [2, 4]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(TITLES)}; all of them if none is named")
-    parser.add_argument("--requests", type=int, default=12_800, help="of the data; 80 %% of them are in training")
-    parser.add_argument("--mean-length", type=int, default=200)
-    parser.add_argument("--max-length", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=10, help="blocks of each kind of batches in training")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if unknown := set(options.parts) - set(TITLES):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(TITLES)}")
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "data"
-        sizes = {"mean_length": options.mean_length, "max_length": options.max_length}
-        synthesize(data, SynthConfig(requests=options.requests, candidates=1, **sizes))
-        lengths = lengths_of(data)
-        half, most = np.percentile(lengths, [50, 99])
-        lines = ["# Batches by requests and by events", "", *provenance_lines()]
-        lines.append(
-            f"- {len(lengths):,} requests in training, log-normal lengths: mean {lengths.mean():.0f}, "
-            f"median {half:.0f}, p99 {most:.0f}, longest {lengths.max()}, "
-            f"standard deviation {lengths.std() / lengths.mean():.2f} of the mean"
-        )
-        run = {
-            "spread": lambda: spread(data, SIZES["spread"], [2, 4]),
-            "training": lambda: train(data, SIZES["training"], options.rounds),
-        }
-        for part in options.parts or TITLES:
-            lines += ["", f"## {TITLES[part]}", "", *run[part]()]
+    lines = ["# Batches by requests and by events", "", *provenance_lines()]
+    run = {"spread": lambda data: spread(data, SIZES, RANKS), "training": lambda data: train(data, options.rounds)}
+    for part in options.parts or TITLES:
+        with tempfile.TemporaryDirectory() as folder:
+            data = Path(folder) / "data"
+            config = SynthConfig(requests=REQUESTS[part], candidates=1, mean_length=200, max_length=2000)
+            synthesize(data, config)
+            lines += ["", f"## {TITLES[part]}", "", _lengths(data), "", *run[part](data)]
     text = "\n".join(lines) + "\n"
     print(text)
     if options.out:
         options.out.write_text(text)
+
+
+def _lengths(data: Path) -> str:
+    lengths = lengths_of(data)
+    half, most = np.percentile(lengths, [50, 99])
+    return (
+        f"{len(lengths):,} requests, log-normal lengths: mean {lengths.mean():.0f}, median {half:.0f}, p99 {most:.0f}, "
+        f"longest {lengths.max()}, standard deviation {lengths.std() / lengths.mean():.2f} of the mean."
+    )
 
 
 if __name__ == "__main__":
