@@ -50,19 +50,27 @@ class Lane:
         self._event_starts = np.cumsum([0, *(sum(group.events or 0 for group in window) for window in self.windows)])
         self._loaded: tuple[int, pa.Table, Ints] | None = None
 
-    def read(self, batch: Rows | Part) -> pa.Table | None:
-        """The rows of a batch; None if the lane has none for it."""
+    def read(self, batch: Rows | Part) -> tuple[pa.Table, Ints] | None:
+        """A table, and which of its rows (B,) are the batch, in this order; None if the lane has none for it."""
         if isinstance(batch, Rows):
             spans, is_last = self._spans_of_rows(batch), batch.first + batch.count >= self._starts[-1]
         else:
             spans, is_last = self._spans_of_part(batch), batch.number + 1 == batch.parts
-        parts: list[pa.Table] = []
+        parts: list[tuple[pa.Table, Ints]] = []
         for window, start, stop in spans:
             table, order = self._load(window)
-            parts.append(table.take(pa.array(order[start:stop])))
+            rows = order[start:stop]
+            if stop == len(
+                order
+            ):  # the next window may be read: what is needed of this one is copied, so that it can go
+                table, rows = table.take(pa.array(rows)), np.arange(len(rows))
+            parts.append((table, rows))
         if is_last:
             self._loaded = None  # nothing is left to read of it
-        return pa.concat_tables(parts) if parts else None
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        joined = pa.concat_tables([table.take(pa.array(rows)) for table, rows in parts]).combine_chunks()
+        return joined, np.arange(joined.num_rows)
 
     def _spans_of_rows(self, batch: Rows) -> Iterator[tuple[int, int, int]]:
         """Window, first row and end in its order."""
@@ -78,8 +86,7 @@ class Lane:
         ends = self._event_starts * batch.parts / max(self._event_starts[-1], 1)
         touched = (np.floor(ends[:-1]) <= batch.number) & (batch.number < np.ceil(ends[1:]))
         for window in np.flatnonzero(touched).tolist():
-            table, order = self._load(window)
-            part = parts_of_rows(self._weights(table)[order], ends[window], ends[window + 1])
+            part = self._parts(window, ends[window], ends[window + 1])
             start, stop = np.searchsorted(part, [batch.number, batch.number + 1]).tolist()
             if start < stop:
                 yield window, start, stop
@@ -94,6 +101,10 @@ class Lane:
                 order = generator(*self.place, window).permutation(table.num_rows)
             self._loaded = (window, table, order)
         return self._loaded[1:]
+
+    def _parts(self, window: int, low: float, high: float) -> Ints:
+        table, order = self._load(window)
+        return parts_of_rows(self._weights(table)[order], low, high)
 
     def _weights(self, table: pa.Table) -> Ints:
         """(rows,) events of all sequences; as in a Parquet footer, an empty sequence counts as one."""

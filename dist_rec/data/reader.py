@@ -124,12 +124,13 @@ class RequestReader(IterableDataset):
             if (number, slot) not in lanes:
                 lanes = {place: lane for place, lane in lanes.items() if place[0] == number}
                 lanes[number, slot] = self._lane(epoch.lanes[slot * self.world_size + self.rank], number)
-            rows = lanes[number, slot].read(epoch.batch(step_in_epoch))
+            found = lanes[number, slot].read(epoch.batch(step_in_epoch))
             self._emitted += 1
-            if rows is None:
+            if found is None:
                 yield empty_batch(self.schema)
             else:
-                yield collate(rows, self.schema, self.max_length, dedup=self.dedup)
+                table, rows = found
+                yield collate(table, self.schema, self.max_length, rows=rows, dedup=self.dedup)
 
     def _lane(self, groups: list[RowGroup], epoch: int) -> Lane:
         place = (self.seed, epoch)

@@ -51,9 +51,12 @@ class TransferBuffer(Mapping[str, Tensor]):
         for name, tensor in tensors.items():
             slots[name] = BufferSlot(tensor.dtype, tuple(tensor.shape), -(-end // ALIGNMENT) * ALIGNMENT)
             end = slots[name].start + slots[name].nbytes
-        made = cls(torch.zeros(end, dtype=torch.uint8, pin_memory=pin_memory), slots)
+        made = cls(torch.empty(end, dtype=torch.uint8, pin_memory=pin_memory), slots)
+        filled = 0
         for name, tensor in tensors.items():
+            made.buffer[filled : slots[name].start] = 0  # equal tensors make equal bytes
             made[name].copy_(tensor)
+            filled = slots[name].start + slots[name].nbytes
         return made
 
     def __getitem__(self, name: str) -> Tensor:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_rec.common.strict import Strict
+from dist_rec.data.columns import Ints
 from dist_rec.data.files import RowGroup
 from dist_rec.data.lane import Lane, parts_of_rows
 from dist_rec.data.plan import EventPlan, Part, Rows
@@ -59,8 +60,8 @@ def _lane(reader: Memory, groups: list[RowGroup], *, window: int = 4, max_length
     return Lane(reader, SCHEMA, groups, window=window, place=(3, 0), max_length=max_length)
 
 
-def _users(table: pa.Table | None) -> list[int]:
-    return [] if table is None else table.column("user").to_pylist()
+def _users(found: tuple[pa.Table, Ints] | None) -> list[int]:
+    return [] if found is None else found[0].column("user").to_numpy()[found[1]].tolist()
 
 
 def _every_part(lane: Lane, parts: int) -> list[list[int]]:
