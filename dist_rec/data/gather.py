@@ -22,9 +22,9 @@ def gather(values: NDArray, starts: Ints, lengths: Ints) -> NDArray:
     Raises:
         ValueError: a range that is not within the values.
     """
+    _check(starts, lengths, len(values))
     host = native()
     if host is None:
-        _check(starts, lengths, len(values))
         return values[expand_ranges(starts, lengths)[1]]
     result = np.empty(int(lengths.sum()), values.dtype)
     host.gather(values, len(values), values.itemsize, starts, lengths, result, len(result))
@@ -41,9 +41,9 @@ def gather_ages(times: Ints, starts: Ints, lengths: Ints, now: Ints) -> NDArray[
     Raises:
         ValueError: a range that is not within the times.
     """
+    _check(starts, lengths, len(times))
     host = native()
     if host is None:
-        _check(starts, lengths, len(times))
         row, index = expand_ranges(starts, lengths)
         return np.clip(now[row] - times[index], 0, MAX_AGE_SECONDS).astype(np.int32)
     result = np.empty(int(lengths.sum()), np.int32)
@@ -52,7 +52,7 @@ def gather_ages(times: Ints, starts: Ints, lengths: Ints, now: Ints) -> NDArray[
 
 
 def _check(starts: Ints, lengths: Ints, count: int) -> None:
-    wrong = np.flatnonzero((starts < 0) | (lengths < 0) | (starts > count - lengths))
+    wrong = np.flatnonzero((starts < 0) | (lengths < 0) | (lengths > count) | (starts > count - lengths))
     if len(wrong):
         raise ValueError(
             f"expected ranges within {count} values, got {lengths[wrong[0]]} values from {starts[wrong[0]]} on"
