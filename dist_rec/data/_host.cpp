@@ -2,9 +2,9 @@
 // rows of a batch. Imported as dist_rec.data._host; the wrappers that check and allocate are in dedup.py and gather.py.
 // Every function works on caller's buffers and releases the GIL.
 //
-// Distinct tokens in order of first occurrence. An open-addressing table with linear probing holds (hash, number) pairs; ids
-// are hashed a block at a time and their slots prefetched, so that cache misses overlap. Where all fields of a token fit
-// 64 bits, the hash is a bijection of them; else equal hashes are confirmed against the distinct tokens found so far.
+// Distinct tokens in order of first occurrence. An open-addressing table with linear probing holds pairs of half a hash and a number; ids
+// are hashed a block at a time and their slots prefetched, so that cache misses overlap. Equal hashes are
+// confirmed against the distinct tokens found so far: one number where all fields of a token fit 64 bits together.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -21,11 +21,11 @@ namespace {
 
 constexpr int kBlock = 32;             // tokens whose slots are fetched ahead
 constexpr int kLeastBits = 12;         // a table has at least 4096 slots
-constexpr size_t kKeptSlots = 1 << 22; // a thread keeps its table for the next call up to this size (64 MiB)
+constexpr size_t kKeptSlots = 1 << 22; // a thread keeps its table for the next call up to this size (32 MiB)
 
 struct Slot {
-  uint64_t hash;
-  uint64_t number; // of the distinct token, plus one; 0 in an empty slot
+  uint32_t tag;    // low bits of the hash, whose high bits are the place
+  uint32_t number; // of the distinct token, plus one; 0 in an empty slot
 };
 
 // Bijection of 64 bits (the finalizer of MurmurHash3), so that ids in arithmetic patterns do not pile up.
@@ -55,18 +55,15 @@ public:
   Slot &operator[](uint64_t at) { return slots_[at]; }
   bool full(int64_t found) const { return 2 * static_cast<uint64_t>(found) >= size(); }
 
-  // Four times the slots; the pairs are put in again.
-  void grow() {
-    std::vector<Slot> pairs;
-    pairs.reserve(size() / 2 + 1);
-    for (size_t at = 0; at < size(); at++)
-      if (slots_[at].number) pairs.push_back(slots_[at]);
+  // Four times the slots, for `found` tokens, whose hashes `hash_of` gives.
+  template <class HashOf> void grow(int64_t found, HashOf hash_of) {
     bits_ += 2;
     resize();
-    for (const Slot &pair : pairs) {
-      uint64_t at = place(pair.hash);
+    for (int64_t number = 0; number < found; number++) {
+      const uint64_t hash = hash_of(number);
+      uint64_t at = place(hash);
       while (slots_[at].number) at = next(at);
-      slots_[at] = pair;
+      slots_[at] = {static_cast<uint32_t>(hash), static_cast<uint32_t>(number) + 1};
     }
   }
 
@@ -118,7 +115,7 @@ private:
   }
 };
 
-// Tokens whose fields fill 64 bits at most: the fields side by side are the token, and its hash says it all.
+// Tokens whose fields fill 64 bits at most: the fields side by side are the token.
 class NarrowTokens {
 public:
   NarrowTokens(const std::vector<Column> &columns, std::vector<int64_t> &kept) : columns_(columns), kept_(kept) {}
@@ -134,8 +131,9 @@ public:
     }
     for (int j = 0; j < members; j++) hash[j] = mix(token_[j]);
   }
-  bool same(int, uint64_t) const { return true; }
-  void fetch(uint64_t) const {}
+  uint64_t hash_of(int64_t number) const { return mix(static_cast<uint64_t>(kept_[number])); }
+  bool same(int j, uint64_t number) const { return kept_[number] == static_cast<int64_t>(token_[j]); }
+  void fetch(uint64_t number) const { __builtin_prefetch(kept_.data() + number); }
   void keep(int j) { kept_.push_back(static_cast<int64_t>(token_[j])); }
 
   void write(const std::vector<int64_t *> &unique) const {
@@ -164,17 +162,23 @@ public:
 
   // Fields are weighted by odd numbers of their own, and added up: products that need not wait for each other.
   void load(int64_t first, int members, uint64_t *hash) {
-    uint64_t sum[kBlock] = {}, weight = 0x9E3779B97F4A7C15ull;
+    uint64_t sum[kBlock] = {}, weight = kFirstWeight;
     int64_t *field = token_.data();
     for (const Column &column : columns_) {
       column.each(first, members, [&](int j, auto id) {
         field[j] = static_cast<int64_t>(id);
         sum[j] += static_cast<uint64_t>(field[j]) * weight;
       });
-      weight *= 0xD1342543DE82EF95ull;
+      weight *= kNextWeight;
       field += kBlock;
     }
     for (int j = 0; j < members; j++) hash[j] = mix(sum[j]);
+  }
+  uint64_t hash_of(int64_t number) const {
+    uint64_t sum = 0, weight = kFirstWeight;
+    for (size_t f = 0; f < columns_.size(); f++, weight *= kNextWeight)
+      sum += static_cast<uint64_t>(kept_[number * columns_.size() + f]) * weight;
+    return mix(sum);
   }
   bool same(int j, uint64_t number) const {
     const int64_t *row = kept_.data() + number * columns_.size();
@@ -194,6 +198,7 @@ public:
   }
 
 private:
+  static constexpr uint64_t kFirstWeight = 0x9E3779B97F4A7C15ull, kNextWeight = 0xD1342543DE82EF95ull;
   const std::vector<Column> &columns_;
   std::vector<int64_t> &kept_; // distinct tokens, field after field, for comparing without touching many columns
   std::vector<int64_t> token_; // of this block, column after column
@@ -205,7 +210,7 @@ int64_t number_tokens(Tokens tokens, const std::vector<int64_t *> &unique, int64
   uint64_t hash[kBlock];
   for (int64_t first = 0; first < count; first += kBlock) {
     const int members = static_cast<int>(std::min<int64_t>(kBlock, count - first));
-    while (table.full(found + members)) table.grow();
+    while (table.full(found + members)) table.grow(found, [&](int64_t number) { return tokens.hash_of(number); });
     tokens.load(first, members, hash);
     for (int j = 0; j < members; j++) __builtin_prefetch(&table[table.place(hash[j])], 1);
     for (int j = 0; j < members; j++) {
@@ -216,9 +221,9 @@ int64_t number_tokens(Tokens tokens, const std::vector<int64_t *> &unique, int64
       for (uint64_t at = table.place(hash[j]);; at = table.next(at)) {
         Slot &slot = table[at];
         if (!slot.number) {
-          slot = {hash[j], static_cast<uint64_t>(++found)};
+          slot = {static_cast<uint32_t>(hash[j]), static_cast<uint32_t>(++found)};
           tokens.keep(j);
-        } else if (slot.hash != hash[j] || !tokens.same(j, slot.number - 1)) {
+        } else if (slot.tag != static_cast<uint32_t>(hash[j]) || !tokens.same(j, slot.number - 1)) {
           continue;
         }
         inverse[first + j] = static_cast<int32_t>(slot.number - 1);
@@ -232,8 +237,14 @@ int64_t number_tokens(Tokens tokens, const std::vector<int64_t *> &unique, int64
 
 int64_t number_all(const std::vector<Column> &columns, const std::vector<int64_t *> &unique, int64_t count,
                    int32_t *inverse) {
-  thread_local Table table;
-  thread_local std::vector<int64_t> kept; // memory for the next call, as the table has
+  struct Memory {
+    Table table;
+    std::vector<int64_t> kept;
+  };
+  // A thread keeps it for its next call. Behind a pointer: the compiler would look a variable of a thread up at every access.
+  thread_local const std::unique_ptr<Memory> memory(new Memory);
+  Table &table = memory->table;
+  std::vector<int64_t> &kept = memory->kept;
   table.clear();
   kept.clear();
   int bytes = 0;
