@@ -29,34 +29,39 @@ from dist_rec.training.ranks import Ranks, start_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "launch" / "recipes" / "quickstart.yaml"
-RANKS, REQUESTS = 2, 16
+RANKS, REQUESTS = 2, 32
 KINDS = ("requests", "events")
+PARTS = (20, 50, 80)  # percentiles
 
 
 def train(data: Path, rounds: int) -> list[str]:
-    """One line per kind of batches: events per second, and processor time per event of both ranks."""
+    """One line per kind of batches, and below them the ratios of the pairs of blocks."""
+    blocks = _blocks(data, rounds)
+    of_kind = {kind: [block for block in blocks if block["kind"] == kind] for kind in KINDS}
     lines = [
         "| batches by | steps of a block | K events/s, p20 / p50 / p80 of the blocks | blocks "
-        "| processor time per K events, ms | throughput by events / by requests, p20 / p50 / p80 of the pairs |",
+        "| processor s of both ranks | of the slower rank of every step |",
         "|---" * 6 + "|",
     ]
-    blocks = _blocks(data, rounds)
-    rates = {kind: np.array([of["events"] / of["wall"] for of in blocks if of["kind"] == kind]) for kind in KINDS}
-    pairs = rates["events"] / rates["requests"]
-    for kind in KINDS:
-        mine = [of for of in blocks if of["kind"] == kind]
-        rate = " / ".join(f"{value / 1e3:.1f}" for value in np.percentile(rates[kind], [20, 50, 80]))
-        processor = np.median([1e6 * of["processor"] / of["events"] for of in mine])
-        ratio = " / ".join(f"{value:.3f}" for value in np.percentile(pairs, [20, 50, 80])) if kind == "events" else ""
-        lines.append(f"| {kind} | {mine[0]['steps']} | {rate} | {len(mine)} | {processor:.1f} | {ratio} |")
-    largest = {kind: next(of["largest"] for of in blocks if of["kind"] == kind) for kind in KINDS}
-    lines += ["", f"By the sum of the largest ranks' events: {largest['requests'] / largest['events']:.3f}."]
+    for kind, mine in of_kind.items():
+        rate = " / ".join(f"{x:.1f}" for x in np.percentile([of["events"] / of["wall"] / 1e3 for of in mine], PARTS))
+        both, slower = (float(np.median([of[name] for of in mine])) for name in ("processor", "slower"))
+        lines.append(f"| {kind} | {mine[0]['steps']} | {rate} | {len(mine)} | {both:.2f} | {slower:.2f} |")
+    lines += ["", "By requests / by events, p20 / p50 / p80 of the pairs of blocks:", ""]
+    for name, said in (
+        ("wall", "wall time"),
+        ("slower", "processor time of the slower rank of every step, which is the wall time where each has its cores"),
+        ("processor", "processor time of both ranks"),
+        ("largest", "events of the larger rank of every step"),
+    ):
+        ratios = [by_requests[name] / by_events[name] for by_requests, by_events in zip(*of_kind.values(), strict=True)]
+        lines.append(f"- {said}: {' / '.join(f'{ratio:.3f}' for ratio in np.percentile(ratios, PARTS))}")
     return lines
 
 
 def _blocks(data: Path, rounds: int) -> list[dict[str, Any]]:
-    """Every timed block in order: kind, steps, events and processor seconds of both ranks, wall seconds, and the events
-    of the largest rank of every step, added up."""
+    """Every timed block in order: kind, steps, events and processor seconds of both ranks, wall seconds, and added up
+    over the steps the events of the larger rank and the processor seconds of the slower one."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "blocks.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--standalone"]
@@ -67,7 +72,16 @@ def _blocks(data: Path, rounds: int) -> list[dict[str, Any]]:
 
 def main(data: Path, rounds: int, out: Path) -> None:
     """On every rank."""
-    config = load_config(RECIPE, [f"data.path={data}", "optim.dense_update=sync"])
+    config = load_config(
+        RECIPE,
+        [
+            f"data.path={data}",
+            "optim.dense_update=sync",
+            "optim.optimizer=adamw",
+            "model.longer.merge=4",
+            "model.longer.inner_trans=true",
+        ],
+    )
     schema = load_schema(data)
     with start_ranks(config.parallel) as ranks:
         batches = {kind: _epoch(data, ranks, kind) for kind in KINDS}
@@ -79,25 +93,19 @@ def main(data: Path, rounds: int, out: Path) -> None:
         for number in range(-1, rounds):
             for kind in KINDS if number % 2 else KINDS[::-1]:
                 ranks.barrier()
-                wall, processor = time.perf_counter(), time.process_time()
-                steps = sum(1 for _ in run_through(pipeline, CountedBatches(iter(batches[kind]), ranks)))  # pyright: ignore[reportArgumentType]
-                processor = time.process_time() - processor
+                started = time.perf_counter()
+                clock = [time.process_time()]
+                for _ in run_through(pipeline, CountedBatches(iter(batches[kind]), ranks)):  # pyright: ignore[reportArgumentType]
+                    clock.append(time.process_time())
                 ranks.barrier()
-                wall = time.perf_counter() - wall
-                of_steps = [batch.num_events for batch in batches[kind]]
-                largest = sum(ranks.largest(*of_steps))
-                events, processor = ranks.total(sum(of_steps), processor)
-                if number >= 0:  # the first of each kind warms up
-                    found.append(
-                        {
-                            "kind": kind,
-                            "steps": steps,
-                            "events": events,
-                            "wall": wall,
-                            "processor": processor,
-                            "largest": largest,
-                        }
-                    )
+                wall = time.perf_counter() - started
+                if number < 0:  # the first of each kind warms up
+                    continue
+                seconds, held = np.diff(clock), [batch.num_events for batch in batches[kind]]
+                events, processor = ranks.total(sum(held), seconds.sum())
+                slower, largest = (sum(ranks.largest(*of_steps)) for of_steps in (seconds, held))
+                names = ("kind", "steps", "events", "wall", "processor", "slower", "largest")
+                found.append(dict(zip(names, (kind, len(held), events, wall, processor, slower, largest))))
         if ranks.is_main:
             out.write_text(json.dumps(found))
 
