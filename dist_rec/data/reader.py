@@ -68,6 +68,15 @@ class RequestReader(IterableDataset):
         """Requests of one epoch, over all ranks."""
         return sum(group.rows for group in self.row_groups)
 
+    @property
+    def events_per_batch(self) -> float | None:
+        """Of all sequences on average, at most; None if the reader does not know the events of its row groups."""
+        if self.batch_size is None:
+            return self.batch_events
+        events = [group.events for group in self.row_groups if group.events is not None]
+        known = len(events) == len(self.row_groups)
+        return min(self.batch_size, self.num_rows) * sum(events) / self.num_rows if known else None
+
     def steps_per_epoch(self, workers: int) -> int:
         """Batches that every rank yields in every epoch with this many DataLoader workers (0 counts as 1)."""
         return self.plan(workers).steps

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def _reduce(sent: TransferBuffer) -> tuple[Any, ...]:
     """Pickles a transfer buffer for another process: in shared memory, or through the pipe if that has no room.
 
     Without the check, the batch would be lost: torch meets the error in a thread whose errors nobody reads."""
-    if _has_room(sent.nbytes):
+    if sent.nbytes <= shared_memory_room():
         try:
             sent.buffer.share_memory_()
             return TransferBuffer, (sent.buffer, sent.slots)
@@ -112,14 +113,15 @@ def _reduce(sent: TransferBuffer) -> tuple[Any, ...]:
     return _from_pipe, (sent.buffer.numpy().tobytes(), sent.slots)
 
 
-def _has_room(size: int) -> bool:
+def shared_memory_room() -> float:
+    """Bytes of shared memory that batches may take now; infinite where its size has no limit, 0 where there is none."""
     try:
         memory = os.statvfs(SHARED_MEMORY)
     except OSError:
-        return False
+        return 0.0
     if memory.f_blocks == 0:
-        return True  # its size has no limit
-    return memory.f_bavail * memory.f_frsize - size >= KEPT_FREE * memory.f_blocks * memory.f_frsize
+        return math.inf
+    return max(memory.f_bavail - KEPT_FREE * memory.f_blocks, 0.0) * memory.f_frsize
 
 
 def _from_pipe(content: bytes, slots: dict[str, BufferSlot]) -> TransferBuffer:

@@ -160,6 +160,15 @@ def test_batches_by_events_resume_at_every_batch(dataset: Path, workers: int, wi
         assert all(_same(one, other) for one, other in zip(resumed, batches[done:], strict=True))
 
 
+def test_the_events_of_a_batch_on_average(dataset: Path) -> None:
+    assert _by_events(dataset).events_per_batch == EVENTS
+    by_size = _reader(dataset)
+    assert by_size.events_per_batch == 4 * sum(group.events or 0 for group in by_size.row_groups) / ROWS
+    assert (_reader(dataset, batch_size=1000).events_per_batch or 0) < 1000
+    by_size.row_groups[0] = replace(by_size.row_groups[0], events=None)
+    assert by_size.events_per_batch is None
+
+
 def test_events_that_will_be_cut_are_not_counted(dataset: Path) -> None:
     whole, cut = (_by_events(dataset, max_length=length) for length in (None, 1))
     assert all((group.events or 0) > 2 * group.rows for group in whole.row_groups)
