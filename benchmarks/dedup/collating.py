@@ -28,6 +28,7 @@ from dist_rec.data.schema import Schema
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = REQUESTS // 2  # requests
 BLOCK = 4  # batches
+WINDOW = 4  # times REQUESTS, which are permuted together
 STREAMS = [("zipf", 0.75, 2), ("zipf", 0.75, 4), ("zipf", 0.9, 4), ("uniform", 0.75, 4)]
 
 
@@ -95,7 +96,8 @@ def main(shape: str, duplicates: float, fields: int) -> None:
     torch.set_num_threads(1)
     pa.set_cpu_count(1)
     schema, rows = stream_schema(fields), Memory(Strict())
-    rows.table = stream_table(fields_of(event_ids(duplicates, shape), fields), schema)
+    table = stream_table(fields_of(event_ids(duplicates, shape), fields), schema)
+    rows.table = pa.concat_tables([table] * WINDOW).combine_chunks()
     reader = RequestReader(
         folders=[Path("memory")], schema=schema, batch_size=BATCH, epochs=10**6, shuffle_window=1, rows=rows
     )

@@ -57,14 +57,13 @@ class Lane:
         else:
             spans, is_last = self._spans_of_part(batch), batch.number + 1 == batch.parts
         parts: list[tuple[pa.Table, Ints]] = []
-        for window, start, stop in spans:
+        for window, start, stop, ends_here in spans:
             table, order = self._load(window)
             rows = order[start:stop]
-            if stop == len(
-                order
-            ):  # the next window may be read: what is needed of this one is copied, so that it can go
+            if not ends_here:  # what is needed of this window is copied, so that it can go before the next one comes
                 table, rows = table.take(pa.array(rows)), np.arange(len(rows))
             parts.append((table, rows))
+            del table, order
         if is_last:
             self._loaded = None  # nothing is left to read of it
         if len(parts) < 2:
@@ -72,29 +71,29 @@ class Lane:
         joined = pa.concat_tables([table.take(pa.array(rows)) for table, rows in parts]).combine_chunks()
         return joined, np.arange(joined.num_rows)
 
-    def _spans_of_rows(self, batch: Rows) -> Iterator[tuple[int, int, int]]:
-        """Window, first row and end in its order."""
+    def _spans_of_rows(self, batch: Rows) -> Iterator[tuple[int, int, int, bool]]:
+        """Window, first row and end in its order, and whether the batch ends in it."""
         first, end = batch.first, min(batch.first + batch.count, int(self._starts[-1]))
         while first < end:
             window = int(np.searchsorted(self._starts, first, side="right")) - 1
             start, stop = int(self._starts[window]), min(end, int(self._starts[window + 1]))
-            yield window, first - start, stop - start
+            yield window, first - start, stop - start, stop == end
             first = stop
 
-    def _spans_of_part(self, batch: Part) -> Iterator[tuple[int, int, int]]:
+    def _spans_of_part(self, batch: Part) -> Iterator[tuple[int, int, int, bool]]:
         """As `_spans_of_rows`."""
         ends = self._event_starts * batch.parts / max(self._event_starts[-1], 1)
-        touched = (np.floor(ends[:-1]) <= batch.number) & (batch.number < np.ceil(ends[1:]))
-        for window in np.flatnonzero(touched).tolist():
+        touched = np.flatnonzero((np.floor(ends[:-1]) <= batch.number) & (batch.number < np.ceil(ends[1:]))).tolist()
+        for window in touched:
             part = self._parts(window, ends[window], ends[window + 1])
             start, stop = np.searchsorted(part, [batch.number, batch.number + 1]).tolist()
             if start < stop:
-                yield window, start, stop
+                yield window, start, stop, window == touched[-1]
 
     def _load(self, window: int) -> tuple[pa.Table, Ints]:
         if self._loaded is None or self._loaded[0] != window:
             self._loaded = None  # frees the old window before the new one is read
-            # One chunk per column: `take` would join several chunks again for every batch.
+            # One chunk per column: reading rows would join several chunks again for every batch.
             table = self.rows.read(self.windows[window], self.schema).combine_chunks()
             order = np.arange(table.num_rows)
             if self.shuffled:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.collate import collate, empty_batch
+from dist_rec.data.columns import Ints
 from dist_rec.data.files import RowGroup, warn_once
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.lane import Lane
@@ -133,13 +135,15 @@ class RequestReader(IterableDataset):
             if (number, slot) not in lanes:
                 lanes = {place: lane for place, lane in lanes.items() if place[0] == number}
                 lanes[number, slot] = self._lane(epoch.lanes[slot * self.world_size + self.rank], number)
-            found = lanes[number, slot].read(epoch.batch(step_in_epoch))
+            batch = self._collated(lanes[number, slot].read(epoch.batch(step_in_epoch)))
             self._emitted += 1
-            if found is None:
-                yield empty_batch(self.schema)
-            else:
-                table, rows = found
-                yield collate(table, self.schema, self.max_length, rows=rows, dedup=self.dedup)
+            yield batch
+
+    def _collated(self, found: tuple[pa.Table, Ints] | None) -> HostBatch:
+        if found is None:
+            return empty_batch(self.schema)
+        table, rows = found
+        return collate(table, self.schema, self.max_length, rows=rows, dedup=self.dedup)
 
     def _lane(self, groups: list[RowGroup], epoch: int) -> Lane:
         place = (self.seed, epoch)
