@@ -155,6 +155,12 @@ def test_no_part_is_skipped_where_there_are_rows_enough(weights: np.ndarray, low
         assert set(parts.tolist()) == {*range(first, last + 1)}
 
 
+def test_rows_without_events_are_spread_too() -> None:
+    reader = Memory([[0] * 8])
+    lane = _lane(reader, reader.row_groups(Path("memory"), SCHEMA))
+    assert [len(users) for users in _every_part(lane, 4)] == [2, 2, 2, 2]
+
+
 def test_rows_go_where_their_middle_lies() -> None:
     weights = np.array([4, 4, 2, 2, 2, 2, 8, 8])
     assert parts_of_rows(weights, 0.0, 4.0).tolist() == [0, 0, 1, 1, 1, 1, 2, 3]

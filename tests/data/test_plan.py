@@ -199,6 +199,13 @@ def test_epochs_of_batches_by_events_have_equally_many_steps(workers: int) -> No
     assert len(needed) > 1, "some epochs needed fewer"
 
 
+def test_steps_too_many_go_to_the_slot_with_the_largest_batches() -> None:
+    plan = _event_plan([30, 30, 20, 20], workers=2, seed=None)
+    assert plan.steps == 5
+    vars(plan)["steps"] = 10  # as if another epoch needed so many
+    assert _event_epoch(plan, 0).batches.tolist() == [6, 4]
+
+
 def test_a_lane_is_not_cut_into_more_parts_than_it_has_rows() -> None:
     plan = _event_plan([1000, 1000], rows=3)
     assert plan.steps == 3
