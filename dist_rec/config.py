@@ -6,7 +6,7 @@ dist_rec/models/<model>/config.py."""
 
 import os.path
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -35,8 +35,19 @@ class DataConfig(Strict):
         description="Cross-validation: fold i is the test split, fold i+1 (cyclic) the validation split, the rest "
         "train. Replaces train, valid and test.",
     )
-    batch_size: Size = Field(default=64, ge=1, description="Requests per rank and step.")
-    eval_batch_size: Size = Field(default=128, ge=1, description="Requests per rank and evaluation step.")
+    batch_size: Size | None = Field(
+        default=64, ge=1, description="Requests per rank and training step; null with batch_events."
+    )
+    batch_events: Size | None = Field(
+        default=None,
+        ge=1,
+        description="In the place of batch_size: events of all sequences per rank and training step, at most so many "
+        "up to about one request. Ranks then have about equally many events in every step, and batches differ in their "
+        "number of requests. Steps are counted before max_length cuts sequences, so that batches hold less with it.",
+    )
+    eval_batch_size: Size = Field(
+        default=128, ge=1, description="Requests per rank and evaluation step, also with batch_events."
+    )
     shuffle_window: Size = Field(default=8192, ge=1, description="Requests that are shuffled among each other.")
     workers: Size | None = Field(
         default=None,
@@ -60,8 +71,18 @@ class DataConfig(Strict):
         default=[], description="Context fields of the schema that this run does not use, such as a raw user id."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_default_beside_events(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and tree.get("batch_events") is not None and "batch_size" not in tree:
+            return tree | {"batch_size": None}
+        return tree
+
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
+        if (self.batch_size is None) == (self.batch_events is None):
+            got = f"batch_size={self.batch_size} and batch_events={self.batch_events}"
+            raise ValueError(f"expected either batch_size or batch_events, and null for the other, got {got}")
         if self.folds and len(self.folds) < 3:
             raise ValueError(f"folds needs at least 3 names (test, validation, training), got {self.folds}")
         if not self.folds and not self.train:

@@ -80,6 +80,7 @@ def _check_steps(config: Config, schema: Schema) -> None:
         folders=[Path(member.data.path) / folder for folder in member.data.train],
         schema=schema,
         batch_size=member.data.batch_size,
+        batch_events=member.data.batch_events,
         epochs=member.run.epochs,
         shuffle_window=member.data.shuffle_window,
         seed=member.run.seed,

@@ -243,6 +243,19 @@ def test_no_rows_are_read_twice(tmp_path: Path, data: dict[str, Any], message: s
         load_config(_recipe(tmp_path, {"data": {"path": "somewhere", **data}}))
 
 
+def test_batches_by_events_take_the_place_of_batches_by_requests(tmp_path: Path) -> None:
+    config = load_config(_recipe(tmp_path), ["data.batch_events=20000"])
+    assert (config.data.batch_size, config.data.batch_events, config.data.eval_batch_size) == (None, 20000, 128)
+    assert Config.model_validate({"data": config.data.model_dump()}).data == config.data, "as in a resolved recipe"
+    given = _recipe(tmp_path, {"data": {"path": "x", "batch_size": 32}})
+    assert load_config(given, ["data.batch_events=20000", "data.batch_size=null"]).data == config.data.model_copy(
+        update={"path": "x"}
+    )
+    for wrong, got in (("data.batch_events=20000", "32 and batch_events=20000"), ("data.batch_size=null", "None and")):
+        with pytest.raises(ConfigError, match=f"data: expected either batch_size or batch_events.*batch_size={got}"):
+            load_config(given, [wrong])
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere.yaml: no such file"):
         load_config(tmp_path / "nowhere.yaml")

@@ -1,6 +1,7 @@
 """Every mistake that can be told before ranks start is told before ranks start."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,22 @@ import yaml
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import ParallelConfig, load_config
 from dist_rec.data.errors import DataError
-from dist_rec.data.schema import load_schema
+from dist_rec.data.files import RowGroup
+from dist_rec.data.row_reader import ParquetReader
+from dist_rec.data.schema import Schema, load_schema
 from dist_rec.door import check_run
 from dist_rec.training.ranks import start_ranks
 from tests.training.runs import make_config, run, write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 Change = dict[str, Any]
+
+
+class Unknowing(ParquetReader):
+    """A reader that does not know the events of its row groups."""
+
+    def row_groups(self, folder: Path, schema: Schema) -> list[RowGroup]:
+        return [replace(group, events=None) for group in super().row_groups(folder, schema)]
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +42,10 @@ AT_DOOR: dict[str, tuple[Change, str]] = {
             "model": {"tokens": {"position": "none"}, "longer": "{unmerged}"},
         },
         "data.max_length=3: expected none for this dataset",
+    ),
+    "data/reader.py::_check_batches": (
+        {"data": {"batch_size": None, "batch_events": 90, "reader": "tests.test_door:Unknowing"}},
+        "data.batch_events=90: expected a reader that says the events",
     ),
     "data/schema.py::load_schema": ({"data": {"leave_out": ["uzer"]}}, "data.leave_out: 'uzer' is no context field"),
     "data/columns.py::columns_of": ({"data": {"path": "{shared_column}"}}, "expected one field per column"),

@@ -16,7 +16,7 @@ SIZES = [10_000_000, 100_000, 1_000_000, 1_000, 50_000, 200, 5_000, 20]
 NOW = 1_700_000_000
 
 
-def _schema(fields: int) -> Schema:
+def stream_schema(fields: int) -> Schema:
     """`fields` static and two dynamic fields per event: an action of 8 values and a time."""
     names = [f"f{i}" for i in range(fields)]
     return Schema.model_validate(
@@ -30,7 +30,7 @@ def _schema(fields: int) -> Schema:
     )
 
 
-def _table(columns: list[NDArray[np.int64]], schema: Schema) -> pa.Table:
+def stream_table(columns: list[NDArray[np.int64]], schema: Schema) -> pa.Table:
     """The stream cut into requests of `LENGTH` events, each with its last event as the candidate."""
     rng = np.random.default_rng(1)
     requests, count = REQUESTS, REQUESTS * LENGTH
@@ -72,9 +72,9 @@ def bytes_crossed() -> list[str]:
 
 
 def _line(fields: int, duplicates: float) -> str:
-    schema = _schema(fields)
+    schema = stream_schema(fields)
     ids = event_ids(duplicates)
-    batch = collate(_table(fields_of(ids, fields), schema), schema)
+    batch = collate(stream_table(fields_of(ids, fields), schema), schema)
     sent = batch.tensors
     assert isinstance(sent, TransferBuffer)
     crossed = torch.empty_like(sent.buffer).copy_(sent.buffer).nbytes

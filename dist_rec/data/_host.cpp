@@ -1,9 +1,10 @@
-// Host side of dedup: distinct tokens by hashing, and bit-packing of their index. Imported as dist_rec.data._host; the
-// wrappers that check and allocate are in dedup.py. Every function works on caller's buffers and releases the GIL.
+// The host's work on every event: distinct tokens by hashing, bit-packing of their index, and gathering the events of the
+// rows of a batch. Imported as dist_rec.data._host; the wrappers that check and allocate are in dedup.py and gather.py.
+// Every function works on caller's buffers and releases the GIL.
 //
-// Distinct tokens in order of first occurrence. An open-addressing table with linear probing holds (hash, number) pairs; ids
-// are hashed a block at a time and their slots prefetched, so that cache misses overlap. Equal hashes of tokens of
-// several fields are confirmed against the distinct tokens found so far; with one field the hash is a bijection of the id.
+// Distinct tokens in order of first occurrence. An open-addressing table with linear probing holds pairs of half a hash and a number; ids
+// are hashed a block at a time and their slots prefetched, so that cache misses overlap. Equal hashes are
+// confirmed against the distinct tokens found so far: one number where all fields of a token fit 64 bits together.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -13,17 +14,18 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 namespace {
 
 constexpr int kBlock = 32;             // tokens whose slots are fetched ahead
 constexpr int kLeastBits = 12;         // a table has at least 4096 slots
-constexpr size_t kKeptSlots = 1 << 22; // a thread keeps its table for the next call up to this size (64 MiB)
+constexpr size_t kKeptSlots = 1 << 22; // a thread keeps its table for the next call up to this size (32 MiB)
 
 struct Slot {
-  uint64_t hash;
-  uint64_t number; // of the distinct token, plus one; 0 in an empty slot
+  uint32_t tag;    // low bits of the hash, whose high bits are the place
+  uint32_t number; // of the distinct token, plus one; 0 in an empty slot
 };
 
 // Bijection of 64 bits (the finalizer of MurmurHash3), so that ids in arithmetic patterns do not pile up.
@@ -53,18 +55,15 @@ public:
   Slot &operator[](uint64_t at) { return slots_[at]; }
   bool full(int64_t found) const { return 2 * static_cast<uint64_t>(found) >= size(); }
 
-  // Four times the slots; the pairs are put in again.
-  void grow() {
-    std::vector<Slot> pairs;
-    pairs.reserve(size() / 2 + 1);
-    for (size_t at = 0; at < size(); at++)
-      if (slots_[at].number) pairs.push_back(slots_[at]);
+  // Four times the slots, for `found` tokens, whose hashes `hash_of` gives.
+  template <class HashOf> void grow(int64_t found, HashOf hash_of) {
     bits_ += 2;
     resize();
-    for (const Slot &pair : pairs) {
-      uint64_t at = place(pair.hash);
+    for (int64_t number = 0; number < found; number++) {
+      const uint64_t hash = hash_of(number);
+      uint64_t at = place(hash);
       while (slots_[at].number) at = next(at);
-      slots_[at] = pair;
+      slots_[at] = {static_cast<uint32_t>(hash), static_cast<uint32_t>(number) + 1};
     }
   }
 
@@ -85,52 +84,135 @@ private:
   int bits_ = kLeastBits;
 };
 
-struct OneField {
-  const int64_t *ids;
-  int64_t *unique;
-  uint64_t hash(int64_t i) const { return mix(static_cast<uint64_t>(ids[i])); }
-  bool same(int64_t, uint64_t) const { return true; } // the hash says it all
-  void fetch(uint64_t) const {}
-  void keep(int64_t i, int64_t number) const { unique[number] = ids[i]; }
+// Integers of any width and sign, one per token.
+struct Column {
+  const char *data;
+  int width; // bytes
+  bool is_signed;
+
+  // Calls `use(j, value)` for `members` tokens from `first` on, with the value as the column's own type.
+  template <class Use> void each(int64_t first, int members, Use use) const {
+    switch (width) {
+    case 1:
+      return is_signed ? read<int8_t>(first, members, use) : read<uint8_t>(first, members, use);
+    case 2:
+      return is_signed ? read<int16_t>(first, members, use) : read<uint16_t>(first, members, use);
+    case 4:
+      return is_signed ? read<int32_t>(first, members, use) : read<uint32_t>(first, members, use);
+    default:
+      return read<int64_t>(first, members, use);
+    }
+  }
+
+private:
+  template <class T, class Use> void read(int64_t first, int members, Use use) const {
+    const T *from = reinterpret_cast<const T *>(data) + first;
+    if (members == kBlock) { // a number of times that the compiler knows
+      for (int j = 0; j < kBlock; j++) use(j, from[j]);
+    } else {
+      for (int j = 0; j < members; j++) use(j, from[j]);
+    }
+  }
 };
 
-struct ManyFields {
-  std::vector<const int64_t *> ids;
-  std::vector<int64_t> *rows; // distinct tokens, field after field, for comparing without touching many columns
-  int64_t fields() const { return static_cast<int64_t>(ids.size()); }
-  // Fields are weighted by odd numbers of their own, and added up: products that need not wait for each other.
-  uint64_t hash(int64_t i) const {
-    uint64_t sum = 0, weight = 0x9E3779B97F4A7C15ull;
-    for (const int64_t *column : ids) {
-      sum += static_cast<uint64_t>(column[i]) * weight;
-      weight *= 0xD1342543DE82EF95ull;
+// Tokens whose fields fill 64 bits at most: the fields side by side are the token.
+class NarrowTokens {
+public:
+  NarrowTokens(const std::vector<Column> &columns, std::vector<int64_t> &kept) : columns_(columns), kept_(kept) {}
+
+  void load(int64_t first, int members, uint64_t *hash) {
+    std::memset(token_, 0, sizeof token_);
+    int shift = 0;
+    for (const Column &column : columns_) {
+      column.each(first, members, [&](int j, auto id) {
+        token_[j] |= static_cast<uint64_t>(static_cast<std::make_unsigned_t<decltype(id)>>(id)) << shift;
+      });
+      shift += 8 * column.width;
     }
+    for (int j = 0; j < members; j++) hash[j] = mix(token_[j]);
+  }
+  uint64_t hash_of(int64_t number) const { return mix(static_cast<uint64_t>(kept_[number])); }
+  bool same(int j, uint64_t number) const { return kept_[number] == static_cast<int64_t>(token_[j]); }
+  void fetch(uint64_t number) const { __builtin_prefetch(kept_.data() + number); }
+  void keep(int j) { kept_.push_back(static_cast<int64_t>(token_[j])); }
+
+  void write(const std::vector<int64_t *> &unique) const {
+    int shift = 0;
+    for (size_t f = 0; f < columns_.size(); f++) {
+      const int bits = 8 * columns_[f].width;
+      for (size_t u = 0; u < kept_.size(); u++) {
+        const uint64_t on_top = static_cast<uint64_t>(kept_[u]) << (64 - bits - shift);
+        unique[f][u] = columns_[f].is_signed ? static_cast<int64_t>(on_top) >> (64 - bits)
+                                             : static_cast<int64_t>(on_top >> (64 - bits));
+      }
+      shift += bits;
+    }
+  }
+
+private:
+  const std::vector<Column> &columns_;
+  std::vector<int64_t> &kept_; // distinct tokens
+  uint64_t token_[kBlock];
+};
+
+class WideTokens {
+public:
+  WideTokens(const std::vector<Column> &columns, std::vector<int64_t> &kept)
+      : columns_(columns), kept_(kept), token_(kBlock * columns.size()) {}
+
+  // Fields are weighted by odd numbers of their own, and added up: products that need not wait for each other.
+  void load(int64_t first, int members, uint64_t *hash) {
+    uint64_t sum[kBlock] = {}, weight = kFirstWeight;
+    int64_t *field = token_.data();
+    for (const Column &column : columns_) {
+      column.each(first, members, [&](int j, auto id) {
+        field[j] = static_cast<int64_t>(id);
+        sum[j] += static_cast<uint64_t>(field[j]) * weight;
+      });
+      weight *= kNextWeight;
+      field += kBlock;
+    }
+    for (int j = 0; j < members; j++) hash[j] = mix(sum[j]);
+  }
+  uint64_t hash_of(int64_t number) const {
+    uint64_t sum = 0, weight = kFirstWeight;
+    for (size_t f = 0; f < columns_.size(); f++, weight *= kNextWeight)
+      sum += static_cast<uint64_t>(kept_[number * columns_.size() + f]) * weight;
     return mix(sum);
   }
-  bool same(int64_t i, uint64_t number) const {
-    const int64_t *row = rows->data() + number * fields();
-    for (int64_t f = 0; f < fields(); f++)
-      if (ids[f][i] != row[f]) return false;
+  bool same(int j, uint64_t number) const {
+    const int64_t *row = kept_.data() + number * columns_.size();
+    for (size_t f = 0; f < columns_.size(); f++)
+      if (token_[f * kBlock + j] != row[f]) return false;
     return true;
   }
-  void fetch(uint64_t number) const { __builtin_prefetch(rows->data() + number * fields()); }
-  void keep(int64_t i, int64_t) const {
-    const size_t before = rows->size();
-    rows->resize(before + ids.size());
-    for (size_t f = 0; f < ids.size(); f++) (*rows)[before + f] = ids[f][i];
+  void fetch(uint64_t number) const { __builtin_prefetch(kept_.data() + number * columns_.size()); }
+  void keep(int j) {
+    for (size_t f = 0; f < columns_.size(); f++) kept_.push_back(token_[f * kBlock + j]);
   }
+
+  void write(const std::vector<int64_t *> &unique) const {
+    const size_t fields = columns_.size();
+    for (size_t f = 0; f < fields; f++)
+      for (size_t u = 0; u < kept_.size() / fields; u++) unique[f][u] = kept_[u * fields + f];
+  }
+
+private:
+  static constexpr uint64_t kFirstWeight = 0x9E3779B97F4A7C15ull, kNextWeight = 0xD1342543DE82EF95ull;
+  const std::vector<Column> &columns_;
+  std::vector<int64_t> &kept_; // distinct tokens, field after field, for comparing without touching many columns
+  std::vector<int64_t> token_; // of this block, column after column
 };
 
-template <class Tokens> int64_t number_tokens(const Tokens &tokens, int64_t count, int32_t *inverse, Table &table) {
+template <class Tokens>
+int64_t number_tokens(Tokens tokens, const std::vector<int64_t *> &unique, int64_t count, int32_t *inverse, Table &table) {
   int64_t found = 0;
   uint64_t hash[kBlock];
   for (int64_t first = 0; first < count; first += kBlock) {
     const int members = static_cast<int>(std::min<int64_t>(kBlock, count - first));
-    while (table.full(found + members)) table.grow();
-    for (int j = 0; j < members; j++) {
-      hash[j] = tokens.hash(first + j);
-      __builtin_prefetch(&table[table.place(hash[j])], 1);
-    }
+    while (table.full(found + members)) table.grow(found, [&](int64_t number) { return tokens.hash_of(number); });
+    tokens.load(first, members, hash);
+    for (int j = 0; j < members; j++) __builtin_prefetch(&table[table.place(hash[j])], 1);
     for (int j = 0; j < members; j++) {
       const Slot &slot = table[table.place(hash[j])];
       if (slot.number) tokens.fetch(slot.number - 1);
@@ -139,9 +221,9 @@ template <class Tokens> int64_t number_tokens(const Tokens &tokens, int64_t coun
       for (uint64_t at = table.place(hash[j]);; at = table.next(at)) {
         Slot &slot = table[at];
         if (!slot.number) {
-          slot = {hash[j], static_cast<uint64_t>(found) + 1};
-          tokens.keep(first + j, found++);
-        } else if (slot.hash != hash[j] || !tokens.same(first + j, slot.number - 1)) {
+          slot = {static_cast<uint32_t>(hash[j]), static_cast<uint32_t>(++found)};
+          tokens.keep(j);
+        } else if (slot.tag != static_cast<uint32_t>(hash[j]) || !tokens.same(j, slot.number - 1)) {
           continue;
         }
         inverse[first + j] = static_cast<int32_t>(slot.number - 1);
@@ -149,25 +231,27 @@ template <class Tokens> int64_t number_tokens(const Tokens &tokens, int64_t coun
       }
     }
   }
+  tokens.write(unique);
   return found;
 }
 
-int64_t number_all(const std::vector<const int64_t *> &ids, const std::vector<int64_t *> &unique, int64_t count,
+int64_t number_all(const std::vector<Column> &columns, const std::vector<int64_t *> &unique, int64_t count,
                    int32_t *inverse) {
-  thread_local Table table;
+  struct Memory {
+    Table table;
+    std::vector<int64_t> kept;
+  };
+  // A thread keeps it for its next call. Behind a pointer: the compiler would look a variable of a thread up at every access.
+  thread_local const std::unique_ptr<Memory> memory(new Memory);
+  Table &table = memory->table;
+  std::vector<int64_t> &kept = memory->kept;
   table.clear();
-  int64_t found;
-  if (ids.size() == 1) {
-    found = number_tokens(OneField{ids[0], unique[0]}, count, inverse, table);
-  } else {
-    thread_local std::vector<int64_t> rows; // kept for the next call, as the table is
-    rows.clear();
-    found = number_tokens(ManyFields{ids, &rows}, count, inverse, table);
-    const size_t fields = ids.size();
-    for (size_t f = 0; f < fields; f++)
-      for (int64_t u = 0; u < found; u++) unique[f][u] = rows[u * fields + f];
-    if (rows.capacity() > kKeptSlots) std::vector<int64_t>().swap(rows);
-  }
+  kept.clear();
+  int bytes = 0;
+  for (const Column &column : columns) bytes += column.width;
+  const int64_t found = bytes <= 8 ? number_tokens(NarrowTokens(columns, kept), unique, count, inverse, table)
+                                   : number_tokens(WideTokens(columns, kept), unique, count, inverse, table);
+  if (kept.capacity() > kKeptSlots) std::vector<int64_t>().swap(kept);
   table.leave(found);
   return found;
 }
@@ -180,24 +264,34 @@ public:
   }
   // The memory of `object`, which must be contiguous, of `items` elements of `width` bytes; null with an exception set if not.
   void *open(PyObject *object, bool writable, Py_ssize_t width, Py_ssize_t items) {
-    Py_buffer view;
-    if (PyObject_GetBuffer(object, &view, writable ? PyBUF_CONTIG : PyBUF_CONTIG_RO)) return nullptr;
-    views_.push_back(view);
-    if (view.itemsize == width && view.len == width * items) return view.buf;
+    const Py_buffer *view = any(object, writable);
+    if (!view) return nullptr;
+    if (view->itemsize == width && view->len == width * items) return view->buf;
     PyErr_Format(PyExc_ValueError, "expected a buffer of %zd elements of %zd bytes, got %zd bytes in elements of %zd", items,
-                 width, view.len, view.itemsize);
+                 width, view->len, view->itemsize);
     return nullptr;
   }
-  template <class T> bool open_all(PyObject *sequence, bool writable, Py_ssize_t items, std::vector<T *> &found) {
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(sequence); i++) {
-      void *memory = open(PyTuple_GET_ITEM(sequence, i), writable, sizeof(T), items);
-      if (!memory) return false;
-      found.push_back(static_cast<T *>(memory));
-    }
-    return true;
+  // The same for integers of any width up to 8 bytes; `column.data` is null with an exception set if they are none.
+  Column column(PyObject *object, Py_ssize_t items) {
+    const Py_buffer *view = any(object, false);
+    if (!view) return {nullptr, 0, false};
+    const char *kind = view->format && view->format[0] == '@' ? view->format + 1 : view->format;
+    const bool is_signed = kind && std::strchr("bhilq", kind[0]), is_unsigned = kind && std::strchr("BHI", kind[0]);
+    if (kind && kind[0] && !kind[1] && (is_signed || is_unsigned) && view->len == view->itemsize * items)
+      return {static_cast<const char *>(view->buf), static_cast<int>(view->itemsize), is_signed};
+    PyErr_Format(PyExc_ValueError, "expected a buffer of %zd integers up to int64, got %zd bytes of format '%s'", items,
+                 view->len, view->format ? view->format : "B");
+    return {nullptr, 0, false};
   }
 
 private:
+  const Py_buffer *any(PyObject *object, bool writable) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(object, &view, (writable ? PyBUF_CONTIG : PyBUF_CONTIG_RO) | PyBUF_FORMAT)) return nullptr;
+    views_.push_back(view);
+    return &views_.back();
+  }
+
   std::vector<Py_buffer> views_;
 };
 
@@ -210,9 +304,14 @@ PyObject *unique_tokens(PyObject *, PyObject *args) {
     return nullptr;
   }
   Buffers buffers;
-  std::vector<const int64_t *> ids;
+  std::vector<Column> ids;
   std::vector<int64_t *> unique;
-  if (!buffers.open_all(columns, false, count, ids) || !buffers.open_all(results, true, count, unique)) return nullptr;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(columns); i++) {
+    ids.push_back(buffers.column(PyTuple_GET_ITEM(columns, i), count));
+    if (!ids.back().data) return nullptr;
+    unique.push_back(static_cast<int64_t *>(buffers.open(PyTuple_GET_ITEM(results, i), true, sizeof(int64_t), count)));
+    if (!unique.back()) return nullptr;
+  }
   int32_t *inverse = static_cast<int32_t *>(buffers.open(index, true, sizeof(int32_t), count));
   if (!inverse) return nullptr;
   int64_t found = -1;
@@ -281,15 +380,85 @@ PyObject *unpack_bits(PyObject *, PyObject *args) {
   Py_RETURN_NONE;
 }
 
+// Ranges of values, one after the other.
+struct Ranges {
+  const int64_t *starts, *lengths;
+  Py_ssize_t count;
+
+  // Opened from two buffers of int64. False with an exception set if they are not `total` values of `items` that exist.
+  bool open(Buffers &buffers, PyObject *starts_object, PyObject *lengths_object, Py_ssize_t items, Py_ssize_t total) {
+    count = PyObject_Length(starts_object);
+    if (count < 0) return false;
+    starts = static_cast<int64_t *>(buffers.open(starts_object, false, sizeof(int64_t), count));
+    lengths = starts ? static_cast<int64_t *>(buffers.open(lengths_object, false, sizeof(int64_t), count)) : nullptr;
+    if (!lengths) return false;
+    int64_t sum = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+      if (starts[i] < 0 || lengths[i] < 0 || lengths[i] > items || starts[i] > items - lengths[i]) {
+        PyErr_Format(PyExc_ValueError, "expected ranges within %zd values, got %lld values from %lld on", items,
+                     static_cast<long long>(lengths[i]), static_cast<long long>(starts[i]));
+        return false;
+      }
+      sum += lengths[i];
+    }
+    if (sum == total) return true;
+    PyErr_Format(PyExc_ValueError, "expected room for %lld values, got it for %zd", static_cast<long long>(sum), total);
+    return false;
+  }
+};
+
+PyObject *gather(PyObject *, PyObject *args) {
+  PyObject *values, *starts, *lengths, *result;
+  Py_ssize_t items, total, width;
+  if (!PyArg_ParseTuple(args, "OnnOOOn", &values, &items, &width, &starts, &lengths, &result, &total)) return nullptr;
+  Buffers buffers;
+  const char *from = static_cast<char *>(buffers.open(values, false, width, items));
+  char *to = from ? static_cast<char *>(buffers.open(result, true, width, total)) : nullptr;
+  Ranges ranges;
+  if (!to || !ranges.open(buffers, starts, lengths, items, total)) return nullptr;
+  Py_BEGIN_ALLOW_THREADS;
+  for (Py_ssize_t i = 0; i < ranges.count; i++) {
+    std::memcpy(to, from + ranges.starts[i] * width, ranges.lengths[i] * width);
+    to += ranges.lengths[i] * width;
+  }
+  Py_END_ALLOW_THREADS;
+  Py_RETURN_NONE;
+}
+
+PyObject *gather_ages(PyObject *, PyObject *args) {
+  PyObject *times, *starts, *lengths, *now, *result;
+  Py_ssize_t items, total;
+  if (!PyArg_ParseTuple(args, "OnOOOOn", &times, &items, &starts, &lengths, &now, &result, &total)) return nullptr;
+  Buffers buffers;
+  const int64_t *from = static_cast<int64_t *>(buffers.open(times, false, sizeof(int64_t), items));
+  int32_t *to = from ? static_cast<int32_t *>(buffers.open(result, true, sizeof(int32_t), total)) : nullptr;
+  Ranges ranges;
+  if (!to || !ranges.open(buffers, starts, lengths, items, total)) return nullptr;
+  const int64_t *at = static_cast<int64_t *>(buffers.open(now, false, sizeof(int64_t), ranges.count));
+  if (!at) return nullptr;
+  Py_BEGIN_ALLOW_THREADS;
+  for (Py_ssize_t i = 0; i < ranges.count; i++) {
+    const int64_t *of = from + ranges.starts[i];
+    for (int64_t j = 0; j < ranges.lengths[i]; j++) {
+      const int64_t age = at[i] - of[j];
+      *to++ = static_cast<int32_t>(std::min<int64_t>(std::max<int64_t>(age, 0), INT32_MAX));
+    }
+  }
+  Py_END_ALLOW_THREADS;
+  Py_RETURN_NONE;
+}
+
 PyMethodDef methods[] = {
     {"unique_tokens", unique_tokens, METH_VARARGS,
      "unique_tokens(columns, unique, inverse, n) -> number of distinct tokens, written to the front of `unique`"},
     {"pack_bits", pack_bits, METH_VARARGS, "pack_bits(index, n, words, number of words, bits)"},
     {"unpack_bits", unpack_bits, METH_VARARGS, "unpack_bits(words, number of words, index, n, bits)"},
+    {"gather", gather, METH_VARARGS, "gather(values, n, width, starts, lengths, result, n of the result)"},
+    {"gather_ages", gather_ages, METH_VARARGS, "gather_ages(times, n, starts, lengths, now, result, n of the result)"},
     {nullptr, nullptr, 0, nullptr},
 };
 
-PyModuleDef module = {PyModuleDef_HEAD_INIT, "_host", "Hashing and bit-packing on the host.", -1, methods,
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_host", "Hashing, bit-packing and gathering on the host.", -1, methods,
                       nullptr,               nullptr, nullptr,                                nullptr};
 
 } // namespace

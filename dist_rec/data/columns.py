@@ -94,7 +94,7 @@ class Ragged:
 
 def scalar_values(table: pa.Table, name: str) -> NDArray:
     """(B,) values of a column with one value per row, without nulls."""
-    return table.column(name).to_numpy()
+    return one_array(table, name).to_numpy(zero_copy_only=False)
 
 
 def ragged_values(table: pa.Table, name: str) -> Ragged:

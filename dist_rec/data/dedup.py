@@ -30,7 +30,7 @@ _log = logging.getLogger("dist_rec.data")
 class DistinctRows:
     """`columns[f][inverse] == original column f`, for every field f."""
 
-    columns: list[NDArray[np.int64]]  # per field: (U,) int64
+    columns: list[NDArray]  # per field: (U,) int64; without dedup as they came
     inverse: NDArray[np.int32]  # (N,) int32
 
 
@@ -52,12 +52,13 @@ def unique_tokens(columns: list[NDArray]) -> DistinctRows:
         raise ValueError(f"columns of one feature set must have the same length, got {[len(c) for c in columns]}")
     if len(columns[0]) >= MAX_TOKENS:
         raise ValueError(f"one batch may hold fewer than {MAX_TOKENS} tokens, got {len(columns[0])}")
-    columns = [np.ascontiguousarray(column, dtype=np.int64) for column in columns]
     host = native()
-    return unique_by_pyarrow(columns) if host is None else _unique_by_hash(host, columns)
+    if host is None:
+        return unique_by_pyarrow([column.astype(np.int64) for column in columns])
+    return _unique_by_hash(host, [np.ascontiguousarray(column, dtype=_hashed_as(column.dtype)) for column in columns])
 
 
-def every_token(columns: list[NDArray[np.int64]]) -> DistinctRows:
+def every_token(columns: list[NDArray]) -> DistinctRows:
     """No dedup: every event is a token of its own."""
     return DistinctRows(columns, np.arange(len(columns[0]), dtype=np.int32))
 
@@ -97,7 +98,12 @@ def native() -> ModuleType | None:
         return None
 
 
-def _unique_by_hash(host: ModuleType, columns: list[NDArray[np.int64]]) -> DistinctRows:
+def _hashed_as(kind: np.dtype) -> np.dtype:
+    """Integers keep their width: the hash of narrow ones is exact, and needs no comparison."""
+    return kind if kind.kind == "i" or (kind.kind == "u" and kind.itemsize < 8) else np.dtype(np.int64)
+
+
+def _unique_by_hash(host: ModuleType, columns: list[NDArray]) -> DistinctRows:
     count = len(columns[0])
     # Room for all tokens; pages that are not written take no memory.
     unique = tuple(np.empty(count, np.int64) for _ in columns)

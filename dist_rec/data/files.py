@@ -27,9 +27,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RowGroup:
+    """Rows that are read together: row group `index` of the file `path`, or what a reader takes for one.
+
+    `events`: of all its sequences before `max_length` cuts any, where an empty sequence counts as one event, or a good
+    guess; it decides which rank reads what. None where the reader does not know, which excludes `data.batch_events`."""
+
     path: Path
     index: int
     rows: int
+    events: int | None = None
 
 
 def row_groups(folder: Path, schema: Schema) -> list[RowGroup]:
@@ -45,9 +51,15 @@ def row_groups(folder: Path, schema: Schema) -> list[RowGroup]:
     found: list[RowGroup] = []
     for path in paths:
         with open_parquet(path, schema) as file:
-            sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
-            _check_statistics(file.metadata, schema, path)
-        found += [RowGroup(path, index, rows) for index, rows in enumerate(sizes) if rows]
+            metadata = file.metadata
+            if metadata.num_rows:  # a file without rows may have any columns
+                leaves = [_list_leaf(metadata.schema, f"{of.name}.{of.ids[0].name}") for of in schema.sequences]
+                found += [
+                    RowGroup(path, index, rows, _events(metadata.row_group(index), leaves))
+                    for index in range(file.num_row_groups)
+                    if (rows := metadata.row_group(index).num_rows)
+                ]
+            _check_statistics(metadata, schema, path)
     if not found:
         raise DataError(f"{folder}: expected at least one row, got 0 rows in {len(paths)} Parquet files")
     return found
@@ -84,6 +96,20 @@ def _visible_files(folder: Path, around: tuple[str, ...]) -> Iterator[Path]:
     for path in folder.iterdir():
         if not is_hidden(path.name):
             yield from _visible_files(path, around) if path.is_dir() else [path]
+
+
+def _list_leaf(columns: Any, name: str) -> int:
+    """The place of a list column's values among the leaves of a file. Writers name the levels in between as they like;
+    another column may begin with the same name."""
+    paths = {index: f"{columns.column(index).path}." for index in range(len(columns))}
+    below = [index for index in paths if paths[index].startswith(f"{name}.")]
+    lists = [index for index in below if columns.column(index).max_repetition_level]
+    return min(lists, key=lambda index: len(paths[index]))
+
+
+def _events(group: Any, leaves: list[int]) -> int:
+    """Values of all sequences: an empty list has one, which says that it is empty."""
+    return sum(group.column(leaf).num_values for leaf in leaves)
 
 
 def _check_statistics(metadata: Any, schema: Schema, path: Path) -> None:

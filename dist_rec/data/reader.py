@@ -1,14 +1,12 @@
 """Streams a split to the ranks and workers of a job, one `HostBatch` at a time, and can resume at any batch.
 
-plan.py assigns rows to steps. A lane reads its row groups a **window** at a time and permutes the rows of the window;
-batches are cut from the permuted rows. A lane without more rows makes empty batches."""
+plan.py assigns rows to steps, lane.py reads them. A lane without more rows makes empty batches."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -16,10 +14,12 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.collate import collate, empty_batch
+from dist_rec.data.columns import Ints
 from dist_rec.data.files import RowGroup, warn_once
 from dist_rec.data.host_batch import HostBatch
+from dist_rec.data.lane import Lane
 from dist_rec.data.loader import ReaderLoader, failures_as_values
-from dist_rec.data.plan import Plan, generator
+from dist_rec.data.plan import EventPlan, Plan, RowPlan
 from dist_rec.data.row_reader import PARQUET, RowReader
 from dist_rec.data.schema import Schema
 
@@ -30,18 +30,21 @@ MUCH_EMPTY = 0.25  # share of empty batches that is worth a warning
 class RequestReader(IterableDataset):
     """Batches of the requests in some folders, for one rank; `epochs` epochs in a row.
 
-    - `batch_size` requests per rank and step; the last batches of an epoch may hold fewer, or none
+    - `batch_size` requests per rank and step; the last batches of an epoch may hold fewer, or none. Or `batch_events`:
+      about so many events per rank and step, and in every step about as many on every rank, see `EventPlan`
     - `rows` lists and reads the row groups of the folders
     - `shuffle_window` 0 keeps the order of the files; n permutes at least n consecutive rows of a lane (fewer if the
       lane has fewer), which are in memory together
     - the order depends only on `seed`, the epoch, `world_size` and the number of workers
 
-    Raises DataError for a folder or file that cannot be read, and ConfigError for settings that exclude each other.
+    Raises DataError for a folder or file that cannot be read, and ConfigError for settings that exclude each other or
+    that `rows` cannot serve.
     """
 
     folders: list[Path]
     schema: Schema
-    batch_size: int
+    batch_size: int | None = None
+    batch_events: int | None = None
     rank: int = 0
     world_size: int = 1
     epochs: int = 1
@@ -54,8 +57,9 @@ class RequestReader(IterableDataset):
     def __post_init__(self) -> None:
         check_max_length(self.schema, self.max_length)
         self.row_groups = [
-            group for folder in self.folders for group in self.rows.row_groups(Path(folder), self.schema)
+            self._cut(group) for folder in self.folders for group in self.rows.row_groups(Path(folder), self.schema)
         ]
+        self._check_batches()
         self._plans: dict[int, Plan] = {}  # by number of workers; worker processes get them with the reader
         self._emitted = 0
         self._resume_at = 0
@@ -66,6 +70,15 @@ class RequestReader(IterableDataset):
         """Requests of one epoch, over all ranks."""
         return sum(group.rows for group in self.row_groups)
 
+    @property
+    def events_per_batch(self) -> float | None:
+        """Of all sequences on average, at most; None if the reader does not know the events of its row groups."""
+        if self.batch_size is None:
+            return self.batch_events
+        events = [group.events for group in self.row_groups if group.events is not None]
+        known = len(events) == len(self.row_groups)
+        return min(self.batch_size, self.num_rows) * sum(events) / self.num_rows if known else None
+
     def steps_per_epoch(self, workers: int) -> int:
         """Batches that every rank yields in every epoch with this many DataLoader workers (0 counts as 1)."""
         return self.plan(workers).steps
@@ -74,11 +87,13 @@ class RequestReader(IterableDataset):
         """The rows of every step of the run with this many DataLoader workers (0 counts as 1)."""
         workers = max(1, workers)
         if workers not in self._plans:
-            self._plans[workers] = Plan(
+            kind, most = (RowPlan, self.batch_size) if self.batch_events is None else (EventPlan, self.batch_events)
+            assert most is not None, "checked at the start"
+            self._plans[workers] = kind(
                 self.row_groups,
                 world_size=self.world_size,
                 workers=workers,
-                batch_size=self.batch_size,
+                most=most,
                 epochs=self.epochs,
                 seed=self.seed if self.shuffle_window else None,
             )
@@ -101,7 +116,7 @@ class RequestReader(IterableDataset):
 
         Raises ConfigError if `state` has other settings; in a worker process the iteration raises it."""
         for name, value in self._settings.items():
-            if (was := state["settings"][name]) != value:
+            if (was := state["settings"].get(name)) != value:
                 error = ConfigError(f"cannot resume the data stream: it was saved with {name}={was}, now it is {value}")
                 if get_worker_info() is None:
                     raise error
@@ -112,24 +127,49 @@ class RequestReader(IterableDataset):
         """This worker's batches: steps `worker`, `worker + workers`, ... counted over all epochs."""
         if self._refused is not None:
             raise self._refused
-        lanes: dict[tuple[int, int], _Lane] = {}
+        lanes: dict[tuple[int, int], Lane] = {}
         for step in range(worker + start * plan.workers, self.epochs * plan.steps, plan.workers):
             number, step_in_epoch = divmod(step, plan.steps)
             epoch = plan.epoch(number)
-            slot, first, count = (int(of[step_in_epoch]) for of in (epoch.slot, epoch.first, epoch.count))
+            slot = int(epoch.slot[step_in_epoch])
             if (number, slot) not in lanes:
                 lanes = {place: lane for place, lane in lanes.items() if place[0] == number}
-                lanes[number, slot] = _Lane(self, epoch.lanes[slot * self.world_size + self.rank], number)
-            rows = lanes[number, slot].read(first=first, count=count)
+                lanes[number, slot] = self._lane(epoch.lanes[slot * self.world_size + self.rank], number)
+            batch = self._collated(lanes[number, slot].read(epoch.batch(step_in_epoch)))
             self._emitted += 1
-            if rows is None:
-                yield empty_batch(self.schema)
-            else:
-                yield collate(rows, self.schema, self.max_length, dedup=self.dedup)
+            yield batch
+
+    def _collated(self, found: tuple[pa.Table, Ints] | None) -> HostBatch:
+        if found is None:
+            return empty_batch(self.schema)
+        table, rows = found
+        return collate(table, self.schema, self.max_length, rows=rows, dedup=self.dedup)
+
+    def _lane(self, groups: list[RowGroup], epoch: int) -> Lane:
+        place = (self.seed, epoch)
+        return Lane(self.rows, self.schema, groups, window=self.shuffle_window, place=place, max_length=self.max_length)
+
+    def _cut(self, group: RowGroup) -> RowGroup:
+        """With no more events than `max_length` leaves at most."""
+        if self.max_length is None or group.events is None:
+            return group
+        return replace(group, events=min(group.events, group.rows * len(self.schema.sequences) * self.max_length))
+
+    def _check_batches(self) -> None:
+        if (self.batch_size is None) == (self.batch_events is None):
+            got = "neither" if self.batch_size is None else f"{self.batch_size} and {self.batch_events}"
+            raise ConfigError(f"expected either data.batch_size or data.batch_events, got {got}")
+        for group in self.row_groups if self.batch_events is not None else []:
+            if group.events is None:
+                raise ConfigError(
+                    f"data.batch_events={self.batch_events}: expected a reader that says the events of its row groups, "
+                    f"got none of {group.path}, row group {group.index}; expected RowGroup(..., events=...) from "
+                    "data.reader, or data.batch_size"
+                )
 
     @property
     def _settings(self) -> dict[str, Any]:
-        names = ("batch_size", "world_size", "shuffle_window", "seed", "max_length", "num_rows")
+        names = ("batch_size", "batch_events", "world_size", "shuffle_window", "seed", "max_length", "num_rows")
         return {name: getattr(self, name) for name in names}
 
 
@@ -164,7 +204,7 @@ def _warn_of_few_row_groups(reader: RequestReader, workers: int) -> None:
     groups, ranks = len(reader.row_groups), reader.world_size
     costs = []
     if (empty := reader.plan(workers).empty_share) > MUCH_EMPTY:
-        costs.append(f"{empty:.0%} of the batches of the ranks are empty")
+        costs.append(f"{empty:.0%} of the room in the batches of the ranks stays empty")
     if workers > 1 and groups < ranks * workers:
         costs.append("several workers read the same row group")
     if costs:
@@ -174,52 +214,3 @@ def _warn_of_few_row_groups(reader: RequestReader, workers: int) -> None:
             f"{folders}: {groups} row groups for {ranks} ranks x {workers} workers: {' and '.join(costs)}; write "
             f"smaller row groups (row_group_size=256){advice}"
         )
-
-
-class _Lane:
-    """Rows of one lane in one epoch, in their shuffled order, addressed by position; holds one window at a time."""
-
-    def __init__(self, reader: RequestReader, groups: list[RowGroup], epoch: int) -> None:
-        self.reader = reader
-        self.epoch = epoch
-        self.windows = _windows(groups, reader.shuffle_window)
-        self.starts = np.cumsum([0, *(sum(group.rows for group in window) for window in self.windows)])
-        self._loaded: tuple[int, pa.Table, np.ndarray] | None = None
-
-    def read(self, *, first: int, count: int) -> pa.Table | None:
-        """Rows `first` to `first + count` of the lane, fewer at its end, None after it."""
-        end = min(first + count, int(self.starts[-1]))
-        parts: list[pa.Table] = []
-        while first < end:
-            window = int(np.searchsorted(self.starts, first, side="right")) - 1
-            start, stop = int(self.starts[window]), min(end, int(self.starts[window + 1]))
-            table, order = self._load(window)
-            parts.append(table.take(pa.array(order[first - start : stop - start])))
-            first = stop
-        if end == self.starts[-1]:
-            self._loaded = None  # nothing is left to read of it
-        return pa.concat_tables(parts) if parts else None
-
-    def _load(self, window: int) -> tuple[pa.Table, np.ndarray]:
-        if self._loaded is None or self._loaded[0] != window:
-            self._loaded = None  # frees the old window before the new one is read
-            # One chunk per column: `take` would join several chunks again for every batch.
-            table = self.reader.rows.read(self.windows[window], self.reader.schema).combine_chunks()
-            order = np.arange(table.num_rows)
-            if self.reader.shuffle_window:
-                order = generator(self.reader.seed, self.epoch, window).permutation(table.num_rows)
-            self._loaded = (window, table, order)
-        return self._loaded[1:]
-
-
-def _windows(groups: list[RowGroup], rows: int) -> list[list[RowGroup]]:
-    """Consecutive row groups gathered until they hold at least `rows` rows."""
-    windows: list[list[RowGroup]] = []
-    num_rows = rows
-    for group in groups:
-        if num_rows >= rows:
-            windows.append([])
-            num_rows = 0
-        windows[-1].append(group)
-        num_rows += group.rows
-    return windows

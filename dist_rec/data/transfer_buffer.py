@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -51,9 +52,12 @@ class TransferBuffer(Mapping[str, Tensor]):
         for name, tensor in tensors.items():
             slots[name] = BufferSlot(tensor.dtype, tuple(tensor.shape), -(-end // ALIGNMENT) * ALIGNMENT)
             end = slots[name].start + slots[name].nbytes
-        made = cls(torch.zeros(end, dtype=torch.uint8, pin_memory=pin_memory), slots)
+        made = cls(torch.empty(end, dtype=torch.uint8, pin_memory=pin_memory), slots)
+        filled = 0
         for name, tensor in tensors.items():
+            made.buffer[filled : slots[name].start] = 0  # equal tensors make equal bytes
             made[name].copy_(tensor)
+            filled = slots[name].start + slots[name].nbytes
         return made
 
     def __getitem__(self, name: str) -> Tensor:
@@ -100,7 +104,7 @@ def _reduce(sent: TransferBuffer) -> tuple[Any, ...]:
     """Pickles a transfer buffer for another process: in shared memory, or through the pipe if that has no room.
 
     Without the check, the batch would be lost: torch meets the error in a thread whose errors nobody reads."""
-    if _has_room(sent.nbytes):
+    if sent.nbytes <= shared_memory_room():
         try:
             sent.buffer.share_memory_()
             return TransferBuffer, (sent.buffer, sent.slots)
@@ -109,14 +113,15 @@ def _reduce(sent: TransferBuffer) -> tuple[Any, ...]:
     return _from_pipe, (sent.buffer.numpy().tobytes(), sent.slots)
 
 
-def _has_room(size: int) -> bool:
+def shared_memory_room() -> float:
+    """Bytes of shared memory that batches may take now; infinite where its size has no limit, 0 where there is none."""
     try:
         memory = os.statvfs(SHARED_MEMORY)
     except OSError:
-        return False
+        return 0.0
     if memory.f_blocks == 0:
-        return True  # its size has no limit
-    return memory.f_bavail * memory.f_frsize - size >= KEPT_FREE * memory.f_blocks * memory.f_frsize
+        return math.inf
+    return max(memory.f_bavail - KEPT_FREE * memory.f_blocks, 0.0) * memory.f_frsize
 
 
 def _from_pipe(content: bytes, slots: dict[str, BufferSlot]) -> TransferBuffer:

@@ -132,7 +132,7 @@ def deduplicate(
         by_key = list(zip(*(columns[owner] for owner in members), strict=True))
         found = find([parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in by_key])
         for key, ids in zip(feature_set.keys, found.columns, strict=True):
-            tensors[f"ids.{key}"] = _shrink(key, torch.from_numpy(ids), sizes[key])
+            tensors[f"ids.{key}"] = _shrink(key, torch.from_numpy(ids.astype(np.int64, copy=False)), sizes[key])
             num_unique[key] = len(ids)
         ends = np.cumsum([len(part) for part in by_key[0]])
         for owner, inverse in zip(members, np.split(found.inverse, ends[:-1]), strict=True):

@@ -54,9 +54,11 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, ConfigError | DataError | NotOurs | RunError):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
-        return f"{str(error).splitlines()[0]} Expected a smaller data.batch_size, model.recompute, or more GPUs"
+        smaller = "a smaller data.batch_size or data.batch_events"
+        return f"{str(error).splitlines()[0]} Expected {smaller}, model.recompute, or more GPUs"
     if isinstance(error, MemoryError):
-        return "out of memory on the host; expected a smaller data.batch_size, data.shuffle_window or data.workers"
+        smaller = "a smaller data.batch_size or data.batch_events, data.shuffle_window or data.workers"
+        return f"out of memory on the host; expected {smaller}"
     if isinstance(error, OSError) and not is_gone(error):
         place = f"{error.filename}: " if error.filename else ""
         full = "; expected free space there, or another run.out" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""

@@ -37,7 +37,10 @@ def plan_model(schema: Schema, config: Config, ranks: Ranks) -> tuple[RankingMod
     """The unsharded model and where each of its tables goes."""
     model = build_model(schema, config, ranks.device)
     fuse_optimizer(model.embedding.collections, config.embedding, ranks.device)
-    return model, make_plan(model, config.embedding, ranks.device, ranks.world_size, config.data.batch_size)
+    # The planner sizes its buffers by the ids of a key in a batch: with batch_events at most one per event.
+    batch = config.data.batch_size or config.data.batch_events
+    assert batch is not None, "one of them is always given"
+    return model, make_plan(model, config.embedding, ranks.device, ranks.world_size, batch)
 
 
 def shard_model(model: RankingModel, plan: ShardingPlan, config: Config, ranks: Ranks) -> DistributedModelParallel:

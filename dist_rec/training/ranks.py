@@ -43,6 +43,12 @@ class Ranks:
         dist.all_reduce(tensor, group=self.host_group)
         return tensor.tolist()
 
+    def largest(self, *values: float) -> list[float]:
+        """The largest of each over all ranks. Comm: one all-reduce of float64 on the host."""
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.host_group)
+        return tensor.tolist()
+
     def barrier(self) -> None:
         dist.barrier(group=self.host_group)
 

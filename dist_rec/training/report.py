@@ -124,10 +124,13 @@ def _speed(windows: list[dict[str, Any]]) -> dict[str, str]:
 
     crossed, plain = median("bytes_per_step"), median("plain_bytes_per_step")
     share = crossed / max(plain, 1)
+    events, largest = median("events_per_step"), median("largest_events_per_step")
+    uneven = f"the largest rank of each step {largest:,.0f} ({largest / max(events, 1):.2f})"
     return {
         "samples/s (candidates)": f"{median('candidates_per_s'):,.0f}",
         "requests/s": f"{median('requests_per_s'):,.0f}",
         "events/s": f"{median('events_per_s'):,.0f}",
+        "events per step and rank": f"{events:,.0f}; {uneven}",
         "bytes to the device, per step and rank": f"{crossed:,.0f}; {plain:,.0f} as int64 ({share:.2f})",
     }
 

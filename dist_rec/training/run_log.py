@@ -91,6 +91,9 @@ class RunLog:
             f"loss {window.loss:.4f}  {_count(window.candidates_per_s)} samples/s  {_count(window.events_per_s)} "
             f"events/s  {_count(window.bytes_per_step)}B/step to the device ({saved:.0%} less than as plain int64)"
         )
+        if window.largest_events_per_step > window.events_per_step:
+            uneven = window.largest_events_per_step / window.events_per_step
+            status += f"  {_count(window.events_per_step)} events/step per rank, max/mean {uneven:.2f}"
         if window.waiting_share >= SLOW_INPUT:
             status += f"  {window.waiting_share:.0%} of the time waiting for batches (data.workers)"
         if cache is not None:

@@ -101,7 +101,7 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
         schema=schema,
         ranks=ranks,
         log=log,
-        loader=training_loader(config, reader),
+        loader=training_loader(config, reader, ranks),
         model=dmp,
         optimizer=optimizer,
         selection=Selection(config),

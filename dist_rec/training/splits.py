@@ -9,6 +9,7 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.schema import Schema
+from dist_rec.data.shared_memory import event_bytes, warn_of_little_room
 from dist_rec.registry import READERS
 from dist_rec.training.ranks import Ranks
 
@@ -20,10 +21,13 @@ def with_reader_workers(config: Config, ranks: Ranks) -> Config:
     them; without one the ranks need the cores themselves."""
     if config.data.workers is not None:
         return config
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size))  # set by torchrun
-    cores = len(os.sched_getaffinity(0)) // ranks_here
+    cores = len(os.sched_getaffinity(0)) // _ranks_here(ranks)
     workers = 1 if ranks.device.type == "cpu" else min(max(cores - 1, 1), MOST_WORKERS)
     return config.model_copy(update={"data": config.data.model_copy(update={"workers": workers})})
+
+
+def _ranks_here(ranks: Ranks) -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size))  # set by torchrun
 
 
 def reader_workers(config: Config) -> int:
@@ -37,6 +41,7 @@ def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str],
         folders=[Path(config.data.path) / folder for folder in folders],
         schema=schema,
         batch_size=config.data.batch_size if train else config.data.eval_batch_size,
+        batch_events=config.data.batch_events if train else None,
         rank=ranks.rank,
         world_size=ranks.world_size,
         epochs=config.run.epochs if train else 1,
@@ -48,9 +53,12 @@ def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str],
     )
 
 
-def training_loader(config: Config, reader: RequestReader) -> StatefulDataLoader:
-    """The training batches of this rank, all epochs one after the other."""
-    return make_loader(reader, reader_workers(config))
+def training_loader(config: Config, reader: RequestReader, ranks: Ranks) -> StatefulDataLoader:
+    """The training batches of this rank, all epochs one after the other. Rank 0 says if shared memory is too small."""
+    workers, events = reader_workers(config), reader.events_per_batch
+    if ranks.is_main and workers and events is not None:
+        warn_of_little_room(events * event_bytes(reader.schema), workers=workers, ranks_here=_ranks_here(ranks))
+    return make_loader(reader, workers)
 
 
 def evaluation_loader(config: Config, schema: Schema, ranks: Ranks, folders: list[str]) -> StatefulDataLoader:

@@ -12,7 +12,8 @@ from dist_rec.training.ranks import Ranks
 
 @dataclass(frozen=True)
 class ThroughputStats:
-    """Means over a window, all ranks together. Bytes are per step and rank; seconds are wall time of this rank."""
+    """Means over a window, all ranks together. Events and bytes are per step and rank; seconds are wall time of this
+    rank."""
 
     loss: float
     steps: int
@@ -20,13 +21,15 @@ class ThroughputStats:
     candidates_per_s: float
     requests_per_s: float
     events_per_s: float
+    events_per_step: float
+    largest_events_per_step: float  # of the rank that had most in the step, which the others wait for
     bytes_per_step: float
     plain_bytes_per_step: float
     waiting_share: float  # of the time, in which steps waited for their batch
 
 
 class Throughput:
-    """Adds up steps without touching the device until it is closed. Comm: one host all-reduce per `close`."""
+    """Adds up steps without touching the device until it is closed. Comm: two host all-reduces per `close`."""
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -51,6 +54,7 @@ class Throughput:
         ]
         seconds = time.perf_counter() - self._started
         loss, requests, candidates, events, nbytes, plain_bytes, waited = self._ranks.total(*mine)
+        largest = sum(self._ranks.largest(*(size.events for size in self._sizes)))
         rank_steps = steps * self._ranks.world_size
         self.restart()
         return ThroughputStats(
@@ -60,6 +64,8 @@ class Throughput:
             candidates_per_s=candidates / seconds,
             requests_per_s=requests / seconds,
             events_per_s=events / seconds,
+            events_per_step=events / rank_steps,
+            largest_events_per_step=largest / steps,
             bytes_per_step=nbytes / rank_steps,
             plain_bytes_per_step=plain_bytes / rank_steps,
             waiting_share=waited / (seconds * self._ranks.world_size),

@@ -6,9 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dist_rec.data import dedup
 from dist_rec.data.batch import JaggedEvents, SequenceBatch
 from dist_rec.data.collate import collate, empty_batch
+from dist_rec.data.dedup import native
+from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.schema import Schema
+from dist_rec.data.transfer_buffer import TransferBuffer
 from tests.data.requests import make_row, make_rows, make_schema, make_table, seen_schema
 
 CPU = torch.device("cpu")
@@ -139,6 +143,37 @@ def test_does_not_depend_on_chunks() -> None:
     assert torch.equal(whole.unique.values(), joined.unique.values())
     for one, other in zip(_inverses(whole), _inverses(joined)):
         assert torch.equal(one, other)
+
+
+def _bytes(sent: HostBatch) -> bytes:
+    assert isinstance(sent.tensors, TransferBuffer)
+    return sent.tensors.buffer.numpy().tobytes()
+
+
+@given(rows=st.lists(st.integers(0, 11), max_size=20), newest=st.none() | st.integers(1, 7))
+def test_rows_of_a_table_are_as_if_they_were_taken(rows: list[int], newest: int | None) -> None:
+    table, some = make_table(make_rows(12)), np.array(rows, np.int64)
+    for whole in (table, _rechunked(table)):
+        sent = collate(whole, make_schema(), newest, rows=some)
+        taken = collate(table.take(pa.array(some)), make_schema(), newest)
+        assert _bytes(sent) == _bytes(taken) and sent.plain_bytes == taken.plain_bytes
+        assert (sent.counts, sent.bits, sent.num_unique) == (taken.counts, taken.bits, taken.num_unique)
+
+
+@pytest.mark.parametrize("use_dedup", [True, False])
+def test_the_same_bytes_without_the_extension(monkeypatch: pytest.MonkeyPatch, use_dedup: bool) -> None:
+    table, rows = make_table(make_rows(30)), np.random.default_rng(0).permutation(30)
+    built = _bytes(collate(table, make_schema(), 3, rows=rows, dedup=use_dedup))
+
+    def missing(name: str) -> None:
+        raise ImportError(f"no {name}")
+
+    monkeypatch.setattr(dedup, "import_module", missing)
+    native.cache_clear()
+    try:
+        assert _bytes(collate(table, make_schema(), 3, rows=rows, dedup=use_dedup)) == built
+    finally:
+        native.cache_clear()
 
 
 def _rechunked(table: pa.Table) -> pa.Table:

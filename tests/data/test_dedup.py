@@ -49,6 +49,22 @@ def test_rebuilds_every_column(case: tuple[int, list[tuple[int, ...]]]) -> None:
     _check(unique_by_pyarrow(columns), case[1], columns)
 
 
+WIDTHS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64)
+
+
+@given(st.lists(st.sampled_from(WIDTHS), min_size=1, max_size=5), st.integers(0, 80), st.integers(0, 99))
+def test_columns_of_any_width(widths: list[type], count: int, seed: int) -> None:
+    """Fields of 64 bits together and of more: numbered by their bits, or by a hash that is confirmed."""
+    rng = np.random.default_rng(seed)
+    columns = []
+    for width in widths:
+        limits = np.iinfo(width)
+        ends = rng.integers(max(limits.min, -(2**63)), min(limits.max, 2**63 - 1), 3, dtype=np.int64, endpoint=True)
+        columns.append(rng.choice(ends, count).astype(width))
+    wide = [column.astype(np.int64) for column in columns]
+    _check(unique_tokens(columns), list(zip(*(column.tolist() for column in wide))), wide)
+
+
 @pytest.mark.parametrize("fields", [1, 3])
 @pytest.mark.parametrize(
     ("count", "distinct"),
@@ -104,6 +120,9 @@ def test_the_extension_checks_its_buffers() -> None:
         host.unique_tokens((ids,), (short,), np.zeros(4, np.int32), 4)
     with pytest.raises(ValueError, match="at least one"):
         host.unique_tokens((), (), np.zeros(4, np.int32), 4)
+    for wrong in (np.zeros(4, np.float32), np.zeros(4, np.uint64), np.zeros(4, bool), np.zeros(3, np.int32)):
+        with pytest.raises(ValueError, match=r"4 integers up to int64, got \d+ bytes of format"):
+            host.unique_tokens((wrong,), (ids,), np.zeros(4, np.int32), 4)
     with pytest.raises(ValueError, match="1 to 32 bits"):
         host.pack_bits(np.zeros(4, np.int32), 4, np.zeros(2, np.int32), 2, 33)
     with pytest.raises(ValueError, match="one more word"):

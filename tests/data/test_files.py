@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -224,3 +225,40 @@ def test_warnings_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         files.warn_once("a thing that is said once in all tests")
     assert len(caplog.records) == 1
+
+
+def _events_of(row: dict[str, Any]) -> int:
+    return sum(max(len(row[name]), 1) for name in ("history.item", "searches.query"))
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.int32()), pa.large_list(pa.int64()), pa.list_(pa.dictionary(pa.int32(), pa.int64()))]
+)
+def test_events_are_known_from_footers(tmp_path: Path, kind: pa.DataType) -> None:
+    rows = make_rows(11)
+    table = make_table(rows)
+    before = table.schema.get_field_index("history.item")
+    items = table.column(before).cast(pa.list_(pa.int64()))
+    if pa.types.is_dictionary(kind.value_type):
+        items = pa.ListArray.from_arrays(
+            items.combine_chunks().offsets, items.combine_chunks().values.dictionary_encode()
+        )
+    table = table.set_column(before, "history.item", items.cast(kind))
+    # Other columns that begin with the same name, and stand before it.
+    table = table.add_column(0, "history.item.weights", [[[1.0] * 9] * 11]).add_column(0, "history.item.of", [[1] * 11])
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=4)
+    found = row_groups(tmp_path, make_schema())
+    assert [group.rows for group in found] == [4, 4, 3]
+    assert [group.events for group in found] == [sum(map(_events_of, rows[first : first + 4])) for first in (0, 4, 8)]
+
+
+def test_events_of_lists_of_one_length(tmp_path: Path) -> None:
+    row = make_rows(1)[0] | {
+        name: [1] * 3 for name in ("history.item", "history.kind", "history.action", "history.page")
+    }
+    row |= {"history.time": [1, 2, 3], "searches.query": [1, 2]}
+    table = make_table([row] * 5)
+    at = table.schema.get_field_index("history.item")
+    fixed = pa.FixedSizeListArray.from_arrays(pa.array([1] * 15), 3)
+    pq.write_table(table.set_column(at, "history.item", fixed), tmp_path / "a.parquet")
+    assert [group.events for group in row_groups(tmp_path, make_schema())] == [25]

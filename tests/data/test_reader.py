@@ -1,20 +1,24 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dist_rec.common.strict import ConfigError
+from dist_rec.common.strict import ConfigError, Strict
 from dist_rec.data import row_reader
+from dist_rec.data.files import RowGroup
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.row_reader import ParquetReader
+from dist_rec.data.schema import Schema
 from dist_rec.data.transfer_buffer import TransferBuffer
 from dist_rec.data.validate import DataError
 from tests.data.requests import make_dataset, make_rows, make_schema, make_table, seen_schema
 
 ROWS = 75
+EVENTS = 60  # of a batch, about nine requests
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +30,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _reader(dataset: Path, **settings) -> RequestReader:
     settings = {"batch_size": 4, "shuffle_window": 20, "seed": 3} | settings
     return RequestReader(folders=[dataset / "train"], schema=make_schema(), **settings)
+
+
+def _by_events(dataset: Path, **settings) -> RequestReader:
+    return _reader(dataset, **{"batch_size": None, "batch_events": EVENTS} | settings)
 
 
 def _users(batches: list[HostBatch]) -> list[list[int]]:
@@ -112,6 +120,87 @@ def test_resumes_at_every_batch(dataset: Path, workers: int, window: int) -> Non
         assert all(_same(one, other) for one, other in zip(rest, batches[done:]))
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("window", [0, 20])
+def test_batches_by_events_hold_every_row_once(dataset: Path, world_size: int, workers: int, window: int) -> None:
+    rows: Counter[tuple[int, int]] = Counter()
+    for rank in range(world_size):
+        reader = _by_events(dataset, rank=rank, world_size=world_size, epochs=3, shuffle_window=window)
+        steps = reader.steps_per_epoch(workers)
+        batches = _users(list(make_loader(reader, workers)))
+        assert len(batches) == 3 * steps
+        rows.update((step // steps, user) for step, users in enumerate(batches) for user in users)
+    assert rows == Counter((epoch, user) for epoch in range(3) for user in range(ROWS))
+
+
+def test_ranks_have_alike_events_in_every_step(dataset: Path) -> None:
+    longest = 2 * 6  # of the two sequences of a request
+    by_rank = [[batch.num_events for batch in _by_events(dataset, rank=rank, world_size=2)] for rank in range(2)]
+    assert len(by_rank[0]) == len(by_rank[1]) >= 5
+    assert all(of <= EVENTS + longest for events in by_rank for of in events)
+    # An empty sequence counts as one event, and each end of a batch is off by half a request.
+    assert max(abs(first - second) for first, second in zip(*by_rank)) <= longest + 8
+
+
+@pytest.mark.parametrize(("workers", "window"), [(0, 20), (0, 0), (2, 10)])
+def test_batches_by_events_resume_at_every_batch(dataset: Path, workers: int, window: int) -> None:
+    def loader():
+        reader = _by_events(dataset, world_size=2, rank=1, epochs=2, shuffle_window=window, max_length=3)
+        return make_loader(reader, workers)
+
+    whole = loader()
+    batches, states = [], []
+    for batch in whole:
+        batches.append(batch)
+        states.append(whole.state_dict())
+    for done in range(1, len(batches), 1 if workers == 0 else 4):
+        resumed = loader()
+        resumed.load_state_dict(states[done - 1])
+        assert all(_same(one, other) for one, other in zip(resumed, batches[done:], strict=True))
+
+
+def test_the_events_of_a_batch_on_average(dataset: Path) -> None:
+    assert _by_events(dataset).events_per_batch == EVENTS
+    by_size = _reader(dataset)
+    assert by_size.events_per_batch == 4 * sum(group.events or 0 for group in by_size.row_groups) / ROWS
+    assert (_reader(dataset, batch_size=1000).events_per_batch or 0) < 1000
+    by_size.row_groups[0] = replace(by_size.row_groups[0], events=None)
+    assert by_size.events_per_batch is None
+
+
+def test_events_that_will_be_cut_are_not_counted(dataset: Path) -> None:
+    whole, cut = (_by_events(dataset, max_length=length) for length in (None, 1))
+    assert all((group.events or 0) > 2 * group.rows for group in whole.row_groups)
+    assert [group.events for group in cut.row_groups] == [2 * group.rows for group in cut.row_groups]
+
+
+def test_a_state_from_before_batches_by_events_is_one_without(dataset: Path) -> None:
+    state = _reader(dataset).state_dict()
+    del state["settings"]["batch_events"]
+    _reader(dataset).load_state_dict(state)
+    with pytest.raises(ConfigError, match="saved with batch_size=4, now it is None"):
+        _by_events(dataset).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("given", "got"), [({}, "neither"), ({"batch_size": 4, "batch_events": 9}, "4 and 9")])
+def test_batches_are_cut_by_one_of_the_two(dataset: Path, given: dict[str, int], got: str) -> None:
+    with pytest.raises(ConfigError, match=f"either data.batch_size or data.batch_events, got {got}"):
+        RequestReader(folders=[dataset / "train"], schema=make_schema(), **given)
+
+
+def test_a_reader_that_does_not_know_its_events_cannot_balance_them(dataset: Path) -> None:
+    class Unknowing(ParquetReader):
+        def row_groups(self, folder: Path, schema: Schema) -> list[RowGroup]:
+            return [replace(group, events=None) for group in super().row_groups(folder, schema)]
+
+    assert _flat(list(_reader(dataset, rows=Unknowing(Strict()))))
+    with pytest.raises(
+        ConfigError, match=r"data\.batch_events=60: .* got none of .*parquet, row group 0; expected Row"
+    ):
+        _by_events(dataset, rows=Unknowing(Strict()))
+
+
 def test_resuming_reads_only_what_is_left(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = _reader(dataset, shuffle_window=0)
     reader.load_state_dict(reader.state_dict() | {"emitted": 16})
@@ -191,7 +280,7 @@ def test_without_dedup_every_event_is_a_token(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("world_size", "workers", "said"), [(1, 2, "several workers"), (2, 1, "50% of the batches"), (1, 1, "")]
+    ("world_size", "workers", "said"), [(1, 2, "several workers"), (2, 1, "50% of the room in the batches"), (1, 1, "")]
 )
 def test_too_few_row_groups_are_said(
     tmp_path: Path, world_size: int, workers: int, said: str, caplog: pytest.LogCaptureFixture

@@ -36,6 +36,12 @@ def test_is_one_buffer_without_waste() -> None:
     assert sent.nbytes < sum(tensor.nbytes for tensor in TENSORS.values()) + ALIGNMENT * len(TENSORS)
 
 
+def test_what_lies_between_tensors_is_zero() -> None:
+    """Equal batches are equal bytes."""
+    made = TransferBuffer.of({"a": torch.ones(3, dtype=torch.uint8), "b": torch.ones(2), "c": torch.ones(1)})
+    assert made.buffer[3:16].tolist() == [0] * 13 and made.buffer[24:32].tolist() == [0] * 8
+
+
 def test_maps_the_buffer_alone() -> None:
     sent = TransferBuffer.of(TENSORS)
     moved: list[int] = []

@@ -1,9 +1,14 @@
 """One rank and two ranks on the same global batches: the same loss curve, the same weights at the end."""
 
+import tempfile
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from tests.data.requests import make_rows
+from dist_rec.data.reader import RequestReader
+from tests.data.requests import make_dataset, make_rows, make_schema
 from tests.embedding.sharded import Trained, Update, initial_table, sharded_config, train, whole_tables
 from tests.helpers.ranks import run_ranks
 from tests.models.batches import MODELS
@@ -32,11 +37,23 @@ CONFIGS = {name: sharded_config({**MODELS, **MORE}[name], tables=TABLES, lr=0.05
 RUNS: list[tuple[str, Update, str]] = [
     *(("longer", *run) for run in (("sync", "sgd"), ("delayed", "sgd"), ("delayed", "adamw"), ("ddp", "sgd"))),
     *((name, update, "sgd") for name in NAMES[1:] for update in ("delayed", "ddp")),
+    ("longer", "delayed", "sgd"),  # in batches by events
 ]
 
 
+def _by_events() -> list[list[list[dict[str, Any]]]]:
+    """The requests of every step and rank in batches by events: of two ranks, with unequal numbers of requests."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = make_dataset(Path(name), len(ROWS)) / "train"
+        settings: dict[str, Any] = {"schema": make_schema(), "batch_events": 35, "shuffle_window": 50}
+        readers = [RequestReader(folders=[folder], rank=rank, world_size=2, **settings) for rank in range(2)]
+        users = [[batch.tensors["grouping_key"].tolist() for batch in reader] for reader in readers]
+    return [[[ROWS[user] for user in of] for of in step] for step in zip(*users, strict=True)][:STEPS]
+
+
 def _train_every_way() -> list[Trained]:
-    return [train(CONFIGS[name], BATCHES, update, dense) for name, update, dense in RUNS]
+    trained = [train(CONFIGS[name], BATCHES, update, dense) for name, update, dense in RUNS[:-1]]
+    return [*trained, train(CONFIGS["longer"], _by_events(), "delayed", "sgd")]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +88,11 @@ def test_same_weights(one_rank: list[Trained], two_ranks: list[list[Trained]], r
     for name, expected in whole_tables([one_rank[run]], config).items():
         torch.testing.assert_close(tables[name], expected, rtol=0.0, atol=1e-5)
         assert (expected - initial_table(name, config)).abs().max() > 1e-2, "nothing was learned"
+
+
+def test_batches_by_events_hold_unequal_numbers_of_requests() -> None:
+    steps = _by_events()
+    assert len(steps) == STEPS and any(len(first) != len(second) for first, second in steps)
 
 
 def test_runs_differ_where_they_should(one_rank: list[Trained]) -> None:

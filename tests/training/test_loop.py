@@ -30,6 +30,8 @@ from tests.training.runs import (
 
 UNEVEN = {"train": [3, 10, 1], "valid": [5], "test": [6]}  # rank 1 runs out in training and has nothing to evaluate
 
+BY_EVENTS = {"batch_size": None, "batch_events": 30}  # in 48 requests of about 7 events, over two ranks
+
 
 def _on_two(data: Path, out: Path, /, **changes: Any) -> Config:
     """Six steps an epoch over two ranks."""
@@ -55,6 +57,9 @@ def _train_in_many_ways(data: Path, uneven: Path, out: Path) -> dict[str, Any]:
     run(config, ranks, "whole")
     for step in (2, 4):  # 4: evaluated there too
         run(config, ranks, f"from-{step}", resume=out / "whole" / "checkpoints" / f"step-{step}")
+    by_events = _on_two(data, out, data=BY_EVENTS, checkpoint={"every_steps": 2})
+    run(by_events, ranks, "by-events")
+    run(by_events, ranks, "by-events-from-2", resume=out / "by-events" / "checkpoints" / "step-2")
     run(_on_two(data, out, data={"batch_size": 4, "dedup": False}), ranks, "every-event")
     results["uneven"] = run(_on_two(uneven, out), ranks, "uneven")
     return results
@@ -110,6 +115,16 @@ def test_resuming_equals_no_interruption(two_ranks: TwoRanks, step: int) -> None
     assert losses(config, f"from-{step}") == losses(config, "whole")[step:]
     assert rows(config, f"from-{step}", "test") == rows(config, "whole", "test")
     assert_same_weights(saved_weights(config, f"from-{step}"), saved_weights(config, "whole"))
+
+
+def test_batches_by_events_train_and_resume(two_ranks: TwoRanks) -> None:
+    config, _ = two_ranks
+    windows = rows(config, "by-events")
+    assert sum(round(row["requests_per_s"] * row["seconds"]) for row in windows) == 48
+    assert all(row["largest_events_per_step"] <= 30 + 12 for row in windows)
+    assert all(row["events_per_step"] <= row["largest_events_per_step"] for row in windows)
+    assert losses(config, "by-events-from-2") == losses(config, "by-events")[2:]
+    assert_same_weights(saved_weights(config, "by-events-from-2"), saved_weights(config, "by-events"))
 
 
 def test_a_rank_without_data_takes_part(two_ranks: TwoRanks) -> None:

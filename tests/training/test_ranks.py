@@ -122,6 +122,15 @@ def _sums() -> tuple[bool, list[float]]:
     return ranks.is_main, total
 
 
+def _largest() -> list[float]:
+    ranks = these_ranks()
+    return ranks.largest(ranks.rank, -ranks.rank, 2.0**40 + ranks.rank)
+
+
+def test_the_largest_of_each_value() -> None:
+    assert run_ranks(_largest, 2) == [[1.0, 0.0, 2.0**40 + 1]] * 2
+
+
 def test_totals_are_sums_over_ranks_in_float64() -> None:
     exact = [3.0, 2.0**41 + 1]  # float32 would lose the one
     assert run_ranks(_sums, 2) == [(True, exact), (False, exact)]

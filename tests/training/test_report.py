@@ -23,7 +23,13 @@ ROWS = [
         "loss": 0.7 - step / 100,
         **dict.fromkeys(("candidates_per_s", "requests_per_s"), speed),
     }
-    | {"events_per_s": 10 * speed, "bytes_per_step": 1000.0, "plain_bytes_per_step": 4000.0}
+    | {
+        "events_per_s": 10 * speed,
+        "events_per_step": 1200.0,
+        "largest_events_per_step": 1500.0,
+        "bytes_per_step": 1000.0,
+        "plain_bytes_per_step": 4000.0,
+    }
     for step, speed in ((5, 1.0), (10, 5000.0), (15, 7000.0), (20, 6000.0))
 ] + [{"event": "valid", "step": step, "task": "click", "auc": auc} for step, auc in ((10, None), (20, 0.7))]
 
@@ -49,6 +55,7 @@ def test_the_page_holds_everything(tmp_path: Path) -> None:
         "| ranks | 2 |",
         "| samples/s (candidates) | 6,000 |",  # the median without the first window
         "| events/s | 60,000 |",
+        "| events per step and rank | 1,200; the largest rank of each step 1,500 (1.25) |",
         "| bytes to the device, per step and rank | 1,000; 4,000 as int64 (0.25) |",
         "| click | 0.7500 | 0.7000 | 0.5000 | 0.9000 | 1.100 | 48 | 0.250 |",
         "click: test AUC 0.7500, best reachable 0.8000, popularity 0.6000: 75% of the way",

@@ -25,6 +25,8 @@ WINDOW = ThroughputStats(
     candidates_per_s=12_345.0,
     requests_per_s=999.0,
     events_per_s=2_500_000.0,
+    events_per_step=50_000.0,
+    largest_events_per_step=50_000.0,
     bytes_per_step=4_000.0,
     plain_bytes_per_step=16_000.0,
     waiting_share=0.02,
@@ -78,6 +80,15 @@ def test_waiting_for_batches_is_said_where_it_costs(tmp_path: Path) -> None:
         log.training(40, 60, replace(WINDOW, waiting_share=0.25), optimizer=_optimizer(0.5))
     quick, slow = said.getvalue().splitlines()
     assert "waiting" not in quick and "25% of the time waiting for batches (data.workers)" in slow
+
+
+def test_ranks_with_unequal_events_are_said(tmp_path: Path) -> None:
+    said = io.StringIO()
+    with RunLog(tmp_path, is_main=True, console=Console(file=said, width=400)) as log:
+        log.training(20, 60, WINDOW, optimizer=_optimizer(0.5))
+        log.training(40, 60, replace(WINDOW, largest_events_per_step=61_000.0), optimizer=_optimizer(0.5))
+    equal, unequal = said.getvalue().splitlines()
+    assert "per rank" not in equal and "50.0k events/step per rank, max/mean 1.22" in unequal
 
 
 def test_every_row_is_json_and_holds_what_was_measured(tmp_path: Path) -> None:

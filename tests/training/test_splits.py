@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from dist_rec.common.strict import ConfigError
+from dist_rec.data import shared_memory
+from dist_rec.data.files import warn_once
 from dist_rec.data.schema import load_schema
 from dist_rec.training import splits
 from dist_rec.training.ranks import Ranks
@@ -22,12 +24,22 @@ from dist_rec.training.splits import (
 from tests.training.runs import make_config
 
 
+def _rank(rank: int) -> Any:
+    return SimpleNamespace(rank=rank, world_size=8, is_main=rank == 0, device=torch.device("cpu"))
+
+
 def test_training_shuffles_and_repeats_and_evaluation_does_not(data: Path, tmp_path: Path, alone: Ranks) -> None:
     config, schema = make_config(data, tmp_path, run={"epochs": 3, "seed": 5}), load_schema(data)
     train = open_split(config, schema, alone, ["train"], train=True)
     assert (train.batch_size, train.epochs, train.shuffle_window, train.seed) == (8, 3, 8192, 5)
     test = open_split(config, schema, alone, ["valid", "test"], train=False)
     assert (test.batch_size, test.epochs, test.shuffle_window, test.num_rows) == (5, 1, 0, 12 + 15)
+
+
+def test_only_training_has_batches_by_events(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    config = make_config(data, tmp_path, data={"batch_size": None, "batch_events": 90})
+    train, test = (open_split(config, load_schema(data), alone, ["test"], train=train) for train in (True, False))
+    assert (train.batch_size, train.batch_events) == (None, 90) and (test.batch_size, test.batch_events) == (5, None)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +56,28 @@ def test_reader_processes_by_the_cores_of_a_rank(
     assert reader_workers(with_reader_workers(config, ranks)) == workers
     given = make_config(tmp_path, tmp_path, data={"workers": 0})
     assert with_reader_workers(given, ranks) is given and reader_workers(given) == 0
+
+
+@pytest.mark.parametrize(
+    ("workers", "rank", "needed"), [(1, 0, "1 reader processes x 4 ranks"), (0, 0, ""), (1, 1, "")]
+)
+def test_too_little_shared_memory_is_said_at_the_start(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    workers: int,
+    rank: int,
+    needed: str,
+) -> None:
+    monkeypatch.setattr(shared_memory, "shared_memory_room", lambda: 0.0)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    warn_once.cache_clear()
+    config, ranks = make_config(data, tmp_path, data={"workers": workers}), _rank(rank)
+    reader = open_split(config, load_schema(data), ranks, ["train"], train=True)
+    for _ in range(2):
+        training_loader(config, reader, ranks)
+    assert [needed in text for text in caplog.messages if "shared memory" in text] == [True] * bool(needed)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +104,6 @@ def test_a_run_without_one_update_is_refused(data: Path, tmp_path: Path, alone: 
 
 def test_loaders_give_every_request(data: Path, tmp_path: Path, alone: Ranks) -> None:
     config, schema = make_config(data, tmp_path), load_schema(data)
-    loader = training_loader(config, open_split(config, schema, alone, ["train"], train=True))
+    loader = training_loader(config, open_split(config, schema, alone, ["train"], train=True), alone)
     assert sum(batch.num_requests for batch in loader) == 48
     assert sum(batch.num_requests for batch in evaluation_loader(config, schema, alone, ["test"])) == 15

@@ -1,5 +1,6 @@
 """Sums over ranks and time, by hand."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from dist_rec.training import throughput as throughput_module
 from dist_rec.training.pipeline import BatchSize
 from dist_rec.training.throughput import Throughput
+
+ONE = BatchSize(requests=1, candidates=1, events=1, nbytes=1, plain_bytes=1, waited=0.0)
 
 
 @pytest.fixture
@@ -20,7 +23,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def _two_alike() -> Any:
     """Two ranks with the same numbers."""
-    return SimpleNamespace(world_size=2, total=lambda *values: [2 * value for value in values])
+    return SimpleNamespace(
+        world_size=2, total=lambda *values: [2 * value for value in values], largest=lambda *values: list(values)
+    )
 
 
 def test_means_over_steps_and_ranks(clock: SimpleNamespace) -> None:
@@ -35,17 +40,27 @@ def test_means_over_steps_and_ranks(clock: SimpleNamespace) -> None:
     stats = window.close()
     assert (stats.loss, stats.steps, stats.seconds) == (0.375, 2, 2.0)
     assert (stats.requests_per_s, stats.candidates_per_s, stats.events_per_s) == (6.0, 14.0, 150.0)
+    assert stats.events_per_step == stats.largest_events_per_step == 75.0
     assert (stats.bytes_per_step, stats.plain_bytes_per_step) == (800.0, 3000.0)
     assert stats.waiting_share == pytest.approx(0.3), "0.6 of 2 seconds on each rank"
 
 
+def test_the_rank_with_most_events_counts_in_every_step() -> None:
+    """Steps of 100 and 50 events, and of 40 and 60, on two ranks."""
+    ranks: Any = SimpleNamespace(world_size=2, total=lambda *_: [1.0, 1, 1, 250, 1, 1, 1], largest=lambda *_: [100, 60])
+    window = Throughput(ranks)
+    for events in (100, 40):
+        window.add(torch.tensor(1.0), replace(ONE, events=events))
+    stats = window.close()
+    assert (stats.events_per_step, stats.largest_events_per_step) == (62.5, 80.0)
+
+
 def test_a_closed_window_starts_anew(clock: SimpleNamespace) -> None:
     window = Throughput(_two_alike())
-    size = BatchSize(requests=1, candidates=1, events=1, nbytes=1, plain_bytes=1, waited=0.0)
-    window.add(torch.tensor(9.0), size)
+    window.add(torch.tensor(9.0), ONE)
     clock.now += 1.0
     window.close()
-    window.add(torch.tensor(1.0), size)
+    window.add(torch.tensor(1.0), ONE)
     clock.now += 4.0
     assert (stats := window.close()).loss == 1.0
     assert (stats.steps, stats.seconds) == (1, 4.0)

@@ -1,0 +1,143 @@
+"""The rows of one lane (plan.py) in one epoch, in their shuffled order.
+
+A lane reads its row groups a **window** at a time and permutes the rows of the window. Batches are cut from the
+permuted rows: at numbers of rows (`Rows`), or at numbers of events (`Part`).
+
+**Cuts by events.** P parts of a lane end at equal distances in its events, as the footers count them. A window holds
+known distances, so the windows of a part are known before they are read. Within a window, each row covers a stretch
+by its weight, and belongs to the part that its middle lies in. Weights are scaled to the window's count in the footers,
+which do not know what `max_length` cuts. What a row belongs to depends on the lane and on nothing read before, so any
+part can be read at any time, and every row is in exactly one. No part is left without rows, as long as the window has
+as many rows as parts: a row longer than a part is one, and the rows beside it are spread over the parts it covers."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from dist_rec.data.columns import Ints, one_array
+from dist_rec.data.files import RowGroup
+from dist_rec.data.plan import Part, Rows, generator
+from dist_rec.data.row_reader import RowReader
+from dist_rec.data.schema import Schema
+
+
+class Lane:
+    """Reads one window at a time, and holds it until it needs another.
+
+    Args:
+        groups: in reading order.
+        window: consecutive row groups with at least so many rows are permuted together; 0 keeps their order.
+        place: numbers that the permutations depend on: the seed, and the epoch.
+        max_length: events of a sequence that count; None: all of them.
+    """
+
+    def __init__(
+        self,
+        rows: RowReader,
+        schema: Schema,
+        groups: Sequence[RowGroup],
+        *,
+        window: int,
+        place: tuple[int, int],
+        max_length: int | None,
+    ) -> None:
+        self.rows, self.schema, self.max_length = rows, schema, max_length
+        self.shuffled, self.place = window > 0, place
+        self.windows = _windows(groups, window)
+        self._starts = np.cumsum([0, *(sum(group.rows for group in window) for window in self.windows)])
+        self._event_starts = np.cumsum([0, *(sum(group.events or 0 for group in window) for window in self.windows)])
+        self._loaded: tuple[int, pa.Table, Ints] | None = None
+
+    def read(self, batch: Rows | Part) -> tuple[pa.Table, Ints] | None:
+        """A table, and which of its rows (B,) are the batch, in this order; None if the lane has none for it."""
+        if isinstance(batch, Rows):
+            spans, is_last = self._spans_of_rows(batch), batch.first + batch.count >= self._starts[-1]
+        else:
+            spans, is_last = self._spans_of_part(batch), batch.number + 1 == batch.parts
+        parts: list[tuple[pa.Table, Ints]] = []
+        for window, start, stop, ends_here in spans:
+            table, order = self._load(window)
+            rows = order[start:stop]
+            if not ends_here:  # what is needed of this window is copied, so that it can go before the next one comes
+                table, rows = table.take(pa.array(rows)), np.arange(len(rows))
+            parts.append((table, rows))
+            del table, order
+        if is_last:
+            self._loaded = None  # nothing is left to read of it
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        joined = pa.concat_tables([table.take(pa.array(rows)) for table, rows in parts]).combine_chunks()
+        return joined, np.arange(joined.num_rows)
+
+    def _spans_of_rows(self, batch: Rows) -> Iterator[tuple[int, int, int, bool]]:
+        """Window, first row and end in its order, and whether the batch ends in it."""
+        first, end = batch.first, min(batch.first + batch.count, int(self._starts[-1]))
+        while first < end:
+            window = int(np.searchsorted(self._starts, first, side="right")) - 1
+            start, stop = int(self._starts[window]), min(end, int(self._starts[window + 1]))
+            yield window, first - start, stop - start, stop == end
+            first = stop
+
+    def _spans_of_part(self, batch: Part) -> Iterator[tuple[int, int, int, bool]]:
+        """As `_spans_of_rows`."""
+        ends = self._event_starts * batch.parts / max(self._event_starts[-1], 1)
+        touched = np.flatnonzero((np.floor(ends[:-1]) <= batch.number) & (batch.number < np.ceil(ends[1:]))).tolist()
+        for window in touched:
+            part = self._parts(window, ends[window], ends[window + 1])
+            start, stop = np.searchsorted(part, [batch.number, batch.number + 1]).tolist()
+            if start < stop:
+                yield window, start, stop, window == touched[-1]
+
+    def _load(self, window: int) -> tuple[pa.Table, Ints]:
+        if self._loaded is None or self._loaded[0] != window:
+            self._loaded = None  # frees the old window before the new one is read
+            # One chunk per column: reading rows would join several chunks again for every batch.
+            table = self.rows.read(self.windows[window], self.schema).combine_chunks()
+            order = np.arange(table.num_rows)
+            if self.shuffled:
+                order = generator(*self.place, window).permutation(table.num_rows)
+            self._loaded = (window, table, order)
+        return self._loaded[1:]
+
+    def _parts(self, window: int, low: float, high: float) -> Ints:
+        table, order = self._load(window)
+        return parts_of_rows(self._weights(table)[order], low, high)
+
+    def _weights(self, table: pa.Table) -> Ints:
+        """(rows,) events of all sequences; as in a Parquet footer, an empty sequence counts as one."""
+        weights = np.zeros(table.num_rows, np.int64)
+        for sequence in self.schema.sequences:
+            offsets = one_array(table, f"{sequence.name}.{sequence.ids[0].name}").offsets.to_numpy()
+            weights += np.diff(offsets).clip(1, self.max_length)
+        return weights
+
+
+def parts_of_rows(weights: Ints, low: float, high: float) -> Ints:
+    """(rows,) part of each row, ascending, of rows with these (rows,) weights from 1 on. They cover the stretch from
+    `low` to `high`, in which part p is from p to p + 1. Every part that the stretch touches gets a row if there are as
+    many rows as such parts."""
+    first, last, count = math.floor(low), math.ceil(high) - 1, len(weights)
+    ends = np.cumsum(weights)
+    middle = (ends - weights / 2) / ends[-1]
+    part = np.clip(np.floor(low + middle * (high - low)).astype(np.int64), first, last)
+    if count <= last - first:
+        return part
+    row = np.arange(count)
+    part[0] = first
+    part = np.minimum.accumulate(part - row) + row  # after a row longer than a part, no part is skipped
+    return np.maximum(part, last - row[::-1])  # nor before one at the end
+
+
+def _windows(groups: Sequence[RowGroup], rows: int) -> list[list[RowGroup]]:
+    """Consecutive row groups gathered until they hold at least `rows` rows."""
+    windows: list[list[RowGroup]] = []
+    num_rows = rows
+    for group in groups:
+        if num_rows >= rows:
+            windows.append([])
+            num_rows = 0
+        windows[-1].append(group)
+        num_rows += group.rows
+    return windows

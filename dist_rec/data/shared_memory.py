@@ -1,0 +1,45 @@
+"""Shared memory, through which batches come from the reader processes: its room, and what a job will need of it."""
+
+import math
+
+import torch
+
+from dist_rec.data.files import warn_once
+from dist_rec.data.schema import Schema
+from dist_rec.data.transfer_buffer import KEPT_FREE, SHARED_MEMORY, shared_memory_room, shrink_ids
+
+AHEAD = 2  # batches that each reader process makes ahead: the prefetch factor of torch's DataLoader
+INVERSE_BYTES, AGE_BYTES = 4, 4  # of an event at most
+
+
+def event_bytes(schema: Schema) -> int:
+    """Bytes of an event in a batch at most, of the sequence with the widest events: no id repeats."""
+
+    def width(values: int) -> int:
+        return shrink_ids(torch.empty(0, dtype=torch.int64), values).itemsize
+
+    return max(
+        sum(width(schema.tables[field.table]) for field in of.ids)
+        + sum(width(values) for values in of.side.values())
+        + INVERSE_BYTES
+        + (AGE_BYTES if of.time else 0)
+        for of in schema.sequences
+    )
+
+
+def warn_of_little_room(batch_bytes: float, *, workers: int, ranks_here: int) -> None:
+    """Says once if the batches that wait for the ranks of this host do not fit shared memory.
+
+    Args:
+        batch_bytes: of one batch at most, on average.
+        workers: reader processes of each rank.
+        ranks_here: ranks on this host.
+    """
+    needed, room = AHEAD * workers * ranks_here * batch_bytes, shared_memory_room()
+    if needed > room:
+        warn_once(
+            f"shared memory ({SHARED_MEMORY}) has room for {room / 1e6:.0f} MB of batches, but those of {workers} "
+            f"reader processes x {ranks_here} ranks on this host x {AHEAD} batches ahead take up to "
+            f"{needed / 1e6:.0f} MB: what finds no room comes through a pipe, which takes longer; enlarge it "
+            f"(docker run --shm-size={math.ceil(needed / (1 - KEPT_FREE) / 2**20)}m), or lower data.workers"
+        )
