@@ -51,10 +51,10 @@ def run_without_launches(ranker: Ranker, schema: Schema, config: Config, device:
     built: list[str] = []
     threads = min(max(len(os.sched_getaffinity(0)) - 1, 1), MOST_THREADS)
     with noticing_builds(built.append), compiling_ahead(threads, log.compiling):
-        copy = deepcopy(ranker)
+        copy, many = deepcopy(ranker), config.data.batch_size or (config.data.batch_events or 0) // 100 + 1
         for candidates in CANDIDATES:
             # Few keys, many keys of few requests, which are then split, and many requests.
-            for requests, events in ((1, 3), (4, 2500), (config.data.batch_size, 100)):
+            for requests, events in ((1, 3), (4, 2500), (many, 100)):
                 rows = example_rows(schema, requests=requests, events=events, candidates=candidates)
                 batch = collate(rows, schema, config.data.max_length, dedup=config.data.dedup)
                 forward_and_backward(copy, batch, schema, config, device)
