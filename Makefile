@@ -2,10 +2,10 @@
 .DELETE_ON_ERROR:
 .PHONY: help setup run test slow quick check docs clean
 
-PYTHON := .venv/bin/python
+VENV_PYTHON := .venv/bin/python
 # Two workers: the ranks that a test starts are single-threaded processes of their own. More cores take more: make test WORKERS=8
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -q
+PYTEST := OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -q
 # What tells most in a minute: the whole package but its commands and what `make check` has, models, what kernels are
 # held against and refuse, and one curve.
 QUICK := $(filter-out tests/test_cli.py tests/test_architecture.py,$(wildcard tests/test_*.py)) tests/common tests/models \
@@ -41,14 +41,14 @@ quick: setup
 	@$(PYTEST) $(QUICK)
 
 check: setup
-	@$(PYTHON) -m ruff check .
-	@$(PYTHON) -m ruff format --check .
-	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(PYTHON) -m pyright
-	@$(PYTHON) -m pytest -q tests/test_architecture.py
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m ruff format --check .
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV_PYTHON) -m pyright
+	@$(VENV_PYTHON) -m pytest -q tests/test_architecture.py
 
 docs: setup
-	@$(PYTHON) -m pip install -q --disable-pip-version-check -r launch/requirements/docs.txt
-	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+	@$(VENV_PYTHON) -m pip install -q --disable-pip-version-check -r launch/requirements/docs.txt
+	@NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -36,6 +36,14 @@ def test_no_fitting_python(checkout: Path) -> None:
     assert len(ran.stderr.splitlines()) == 1
 
 
+def test_a_python_named_to_make_is_the_one_that_is_taken(checkout: Path) -> None:
+    """A variable of the same name in the Makefile would take its place."""
+    shutil.copy(ROOT / "Makefile", checkout)
+    environment = {**os.environ, "DIST_REC_DEVICE": "cpu", "PYTHON": "/no/python"}
+    ran = subprocess.run(["make", "setup"], cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode != 0 and "found none as /no/python" in ran.stderr
+
+
 def test_a_python_without_venv(checkout: Path) -> None:
     bare = _script(
         checkout / "bin" / "bare", 'case "$2" in *ensurepip*) exit 1 ;; *print*) echo python3.11-venv ;; esac'
