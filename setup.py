@@ -64,6 +64,7 @@ setup(
         Extension(
             "dist_rec.data._host",
             ["dist_rec/data/_host.cpp"],
+            depends=["dist_rec/data/_tokens.hpp"],
             extra_compile_args=["-O3", "-std=c++17"],
             optional=True,  # without a compiler the installation goes on; `dist-rec doctor` says what is missing
         )
