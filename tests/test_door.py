@@ -115,7 +115,6 @@ NOT_AT_DOOR: dict[str, str] = {
     "data/reader.py::load_state_dict": "the settings in the state depend on the number of ranks",
     "embedding/plan.py::make_plan": OF_RANKS,
     "training/evaluate.py::evaluate_checkpoint": "of `dist-rec eval`, before its ranks do anything",
-    "training/optimizers.py::check": "torch older than any that TorchRec 1.6 allows",
     "training/ranks.py::start_ranks": OF_RANKS,
     "training/ranks.py::_check_environment": OF_RANKS,
     "training/ranks.py::_join": OF_RANKS,

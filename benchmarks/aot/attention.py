@@ -38,7 +38,7 @@ _INT32 = (
 _FLOAT = ("PEAK", "TOTAL", "DELTA", "DQ_PARTS", "PIECE_OUT", "PIECE_PEAK", "PIECE_TOTAL")
 _SCALARS = (
     *("q_stride", "q_head_stride", "k_stride", "k_head_stride", "v_stride", "v_head_stride"),
-    *("kv_heads", "group_size", "max_q_len", "row_tiles"),
+    *("kv_heads", "grad_heads", "group_size", "max_q_len", "row_tiles"),
 )
 
 

@@ -55,7 +55,8 @@ class TransferBuffer(Mapping[str, Tensor]):
         made = cls(torch.empty(end, dtype=torch.uint8, pin_memory=pin_memory), slots)
         filled = 0
         for name, tensor in tensors.items():
-            made.buffer[filled : slots[name].start] = 0  # equal tensors make equal bytes
+            if filled < slots[name].start:
+                made.buffer[filled : slots[name].start] = 0  # equal tensors make equal bytes
             made[name].copy_(tensor)
             filled = slots[name].start + slots[name].nbytes
         return made

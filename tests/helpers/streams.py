@@ -124,11 +124,11 @@ class Streams(TorchDispatchMode):
     @contextmanager
     def on_host(self) -> Iterator[None]:
         """What is made here is in pinned memory."""
-        self._made_on_host = True
+        before, self._made_on_host = self._made_on_host, True
         try:
             yield
         finally:
-            self._made_on_host = False
+            self._made_on_host = before
 
     def wait(self, lane: Lane, clock: Clock, kind: str) -> None:
         self.ledger.free()

@@ -16,10 +16,15 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def _inherited() -> dict[str, str]:
+    """Without what the tests themselves were installed with."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("DIST_REC_") and name != "PYTHON"}
+
+
 def _install(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [str(checkout / "launch" / "install.sh")]
     return subprocess.run(
-        command, env={**os.environ, "DIST_REC_DEVICE": "cpu", **environment}, capture_output=True, text=True
+        command, env={**_inherited(), "DIST_REC_DEVICE": "cpu", **environment}, capture_output=True, text=True
     )
 
 
@@ -39,7 +44,7 @@ def test_no_fitting_python(checkout: Path) -> None:
 def test_a_python_named_to_make_is_the_one_that_is_taken(checkout: Path) -> None:
     """A variable of the same name in the Makefile would take its place."""
     shutil.copy(ROOT / "Makefile", checkout)
-    environment = {**os.environ, "DIST_REC_DEVICE": "cpu", "PYTHON": "/no/python"}
+    environment = {**_inherited(), "DIST_REC_DEVICE": "cpu", "PYTHON": "/no/python"}
     ran = subprocess.run(["make", "setup"], cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode != 0 and "found none as /no/python" in ran.stderr
 
