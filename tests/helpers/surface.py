@@ -25,7 +25,8 @@ def surface() -> dict[str, str]:
     for module in MODULES:
         for name in sorted(import_module(module).__all__):
             found |= _described(f"{module}.{name}", getattr(import_module(module), name))
-    return found
+    # Python 3.13 names the module inside in which the class now is.
+    return {place: text.replace("pathlib._local.", "pathlib.") for place, text in found.items()}
 
 
 def _described(place: str, value: Any) -> dict[str, str]:
