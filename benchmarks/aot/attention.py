@@ -38,7 +38,7 @@ _INT32 = (
 _FLOAT = ("PEAK", "TOTAL", "DELTA", "DQ_PARTS", "PIECE_OUT", "PIECE_PEAK", "PIECE_TOTAL")
 _SCALARS = (
     *("q_stride", "q_head_stride", "k_stride", "k_head_stride", "v_stride", "v_head_stride"),
-    *("kv_heads", "grad_heads", "group_size", "max_q_len", "row_tiles"),
+    *("kv_heads", "group_size", "max_q_len", "row_tiles"),
 )
 
 
@@ -64,7 +64,12 @@ class Build:
         constants: dict[str, Any] = {} if self.masked else dict.fromkeys((*MASK_OPTIONS, "DQ_PARTS"))
         constants |= {"SPLIT": tuning.SPLIT_KEYS, "PIECE": tuning.piece_keys(self.tile.rows)} if self.masked else {}
         constants = {"SPLIT": 0, "PIECE": 0, "CAUSAL": True, "PRECISION": "ieee", "ROWS": COMBINED_ROWS, **constants}
-        constants |= {"D": self.head, "HEAD": self.head - 8 * self.masked, "GROUP": 1 + self.masked}
+        constants |= {
+            "D": self.head,
+            "HEAD": self.head - 8 * self.masked,
+            "GROUP": 1 + self.masked,
+            "SHARED": 1 + self.masked,
+        }
         anew = (
             self.bits == 32
         )  # the statistics of rows: then OUT is not read, and otherwise DELTA only between the two passes

@@ -150,10 +150,14 @@ class RequestReader(IterableDataset):
         return Lane(self.rows, self.schema, groups, window=self.shuffle_window, place=place, max_length=self.max_length)
 
     def _cut(self, group: RowGroup) -> RowGroup:
-        """With no more events than `max_length` leaves at most."""
-        if self.max_length is None or group.events is None:
+        """With no more events than `max_length` leaves at most, and no fewer than rows: a row without events counts as
+        one, or a group whose events were guessed as none would belong to no batch."""
+        if group.events is None:
             return group
-        return replace(group, events=min(group.events, group.rows * len(self.schema.sequences) * self.max_length))
+        most = group.events
+        if self.max_length is not None:
+            most = min(most, group.rows * len(self.schema.sequences) * self.max_length)
+        return replace(group, events=max(most, group.rows))
 
     def _check_batches(self) -> None:
         if (self.batch_size is None) == (self.batch_events is None):

@@ -47,6 +47,10 @@ class BatchedMuon(torch.optim.Muon):
         self.dtype, self.fill = dtype, fill
         self._layouts: dict[Any, _Layout] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy, in a pickle too; places of numbers are found anew."""
+        return super().__getstate__() | {"dtype": self.dtype, "fill": self.fill, "_layouts": {}}
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None

@@ -25,6 +25,10 @@ from dist_rec.training.run_log import RunLog
 
 # Kernels differ by the power of two that holds the query rows of a request, so doubling meets every one of them.
 CANDIDATES = tuple(2**n for n in range(8))
+# Requests and events: a few keys; many keys of few requests, which are then split; more requests than twice the
+# processors of any GPU, which are not, with more rows than a short table has. Not those of a batch: this needs little
+# memory, whatever the batches are.
+SHAPES = ((1, 3), (4, 2500), (300, 10))
 MOST_THREADS = 16
 _log = logging.getLogger("dist_rec.training")
 
@@ -51,13 +55,14 @@ def run_without_launches(ranker: Ranker, schema: Schema, config: Config, device:
     built: list[str] = []
     threads = min(max(len(os.sched_getaffinity(0)) - 1, 1), MOST_THREADS)
     with noticing_builds(built.append), compiling_ahead(threads, log.compiling):
-        copy, many = deepcopy(ranker), config.data.batch_size or (config.data.batch_events or 0) // 100 + 1
+        copy = deepcopy(ranker)
         for candidates in CANDIDATES:
-            # Few keys, many keys of few requests, which are then split, and many requests.
-            for requests, events in ((1, 3), (4, 2500), (many, 100)):
+            for requests, events in SHAPES:
                 rows = example_rows(schema, requests=requests, events=events, candidates=candidates)
                 batch = collate(rows, schema, config.data.max_length, dedup=config.data.dedup)
                 forward_and_backward(copy, batch, schema, config, device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     return len(built)
 
 

@@ -2,6 +2,7 @@
 
 import contextvars
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,12 +24,13 @@ def compiling_ahead(workers: int, progress: Callable[[int, int], None]) -> Itera
     `progress` is called with the kernels that are done and all that were started.
     """
     run = JITFunction.run
-    done = 0
+    done, lock = 0, threading.Lock()
 
     def count(_: Any) -> None:
         nonlocal done
-        done += 1
-        progress(done, len(mode.raw_futures))
+        with lock:
+            done += 1
+            progress(done, len(mode.raw_futures))
 
     with ThreadPoolExecutor(workers) as executor, triton.AsyncCompileMode(executor) as mode:
         inside = contextvars.copy_context()  # autograd's threads do not know the mode

@@ -24,6 +24,12 @@ def is_eager(*tensors: Tensor) -> bool:
     )
 
 
+def is_eager_backward(grad: Tensor) -> bool:
+    """As `is_eager`, within a backward. One that makes a graph of itself gets the operator, which has no formula for
+    its own gradient and says so, where a direct call would be a constant to it."""
+    return is_eager(grad) and not torch.is_grad_enabled()
+
+
 def function_of(
     run: Callable[..., Any], keep: Callable[[Any, tuple[Any, ...], Any], None], backward: Callable[..., Any]
 ) -> Callable[..., Any]:

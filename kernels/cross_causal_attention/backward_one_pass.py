@@ -54,10 +54,10 @@ def backward_one_pass(
     v_stride,
     v_head_stride,
     kv_heads,
-    grad_heads,
     group_size,
     scale,
     GROUP: tl.constexpr,
+    SHARED: tl.constexpr,
     PIECE: tl.constexpr,
     ANEW: tl.constexpr,
     CAUSAL: tl.constexpr,
@@ -68,8 +68,8 @@ def backward_one_pass(
     BN: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """Writes DK, DV (sum_kv, H_kv, HEAD) and DQ (sum_q, H, HEAD); OUT, DO, DQ are contiguous, a row of DK or DV is one
-    of `grad_heads` heads.
+    """Writes DK, DV (sum_kv, H_kv, HEAD) and DQ (sum_q, H, HEAD); OUT, DO, DQ are contiguous, and so are DK and DV, or
+    with SHARED = 2 the tensor of which they are the halves of every row.
 
     ANEW: PEAK, TOTAL and DELTA are those of `row_statistics`; otherwise PEAK and TOTAL of the forward, delta from OUT.
 
@@ -136,8 +136,11 @@ def backward_one_pass(
     )
     K += kv_start * k_stride + h.to(tl.int64) * k_head_stride
     V += kv_start * v_stride + h.to(tl.int64) * v_head_stride
-    DK += (kv_start * grad_heads + h) * HEAD
-    DV += (kv_start * grad_heads + h) * HEAD
+    DK += (kv_start * (kv_heads * SHARED) + h) * HEAD
+    if SHARED == 2:
+        DV = DK + kv_heads * HEAD  # one pointer instead of two: registers are short
+    else:
+        DV += (kv_start * kv_heads + h) * HEAD
     scale2 = scale * 1.4426950408889634
 
     dq = tl.zeros([BM, D], tl.float32)
@@ -150,7 +153,7 @@ def backward_one_pass(
         v = tl.load(V + n * v_stride + on[:, None] * v_stride + d[None, :], mask=keys_in_head, other=0.0)
         p = weights(tl.dot(q, tl.trans(k), input_precision=PRECISION), peak, scale2, ANEW) * norm[:, None]
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
-        dq = _emit(p, ds, q, do, k, dq, DK, DV, n, on, d, grad_heads, keys_in_head, scale, HEAD, PRECISION)
+        dq = _emit(p, ds, q, do, k, dq, DK, DV, n, on, d, kv_heads, keys_in_head, scale, HEAD, SHARED, PRECISION)
     # Every other key too, visible or hidden: its gradient has to be written.
     for block in tl.range(full, tl.cdiv(end_key, BN), num_stages=STAGES):
         n = block * step
@@ -166,7 +169,7 @@ def backward_one_pass(
         s = tl.where(visible, tl.dot(q, tl.trans(k), input_precision=PRECISION), float("-inf"))
         p = weights(s, peak, scale2, ANEW) * norm[:, None]
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
-        dq = _emit(p, ds, q, do, k, dq, DK, DV, n, on, d, grad_heads, stored, scale, HEAD, PRECISION)
+        dq = _emit(p, ds, q, do, k, dq, DK, DV, n, on, d, kv_heads, stored, scale, HEAD, SHARED, PRECISION)
 
     dq = dq * scale
     whole = rows_in_head
@@ -184,11 +187,27 @@ def backward_one_pass(
 
 @triton.jit
 def _emit(
-    p, ds, q, do, k, dq, DK, DV, n, on, d, grad_heads, stored, scale, HEAD: tl.constexpr, PRECISION: tl.constexpr
+    p,
+    ds,
+    q,
+    do,
+    k,
+    dq,
+    DK,
+    DV,
+    n,
+    on,
+    d,
+    kv_heads,
+    stored,
+    scale,
+    HEAD: tl.constexpr,
+    SHARED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """Stores dK and dV of one block of keys, (BN, D) each, and adds to dQ (BM, D) before its scale."""
-    at = on[:, None] * (grad_heads * HEAD) + d[None, :]
-    skipped = n * (grad_heads * HEAD)
+    at = on[:, None] * (kv_heads * SHARED * HEAD) + d[None, :]
+    skipped = n * (kv_heads * SHARED * HEAD)
     dv = tl.dot(tl.trans(p.to(do.dtype)), do, input_precision=PRECISION)
     tl.store(DV + skipped + at, dv.to(DV.dtype.element_ty), mask=stored)
     ds = ds.to(q.dtype)

@@ -182,10 +182,10 @@ def backward_keys(
     v_stride,
     v_head_stride,
     kv_heads,
-    grad_heads,
     group_size,
     scale,
     GROUP: tl.constexpr,
+    SHARED: tl.constexpr,
     ANEW: tl.constexpr,
     CAUSAL: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -196,7 +196,7 @@ def backward_keys(
     STAGES: tl.constexpr,
 ) -> None:
     """A slot is a block of keys: writes its DK and DV (sum_kv, H_kv, HEAD), sums over the rows that attend to it.
-    A row of these is one of `grad_heads` heads."""
+    With SHARED = 2 these are the halves of every row of one tensor."""
     program = tl.program_id(0)
     h = program % kv_heads
     slot = program // kv_heads
@@ -300,9 +300,12 @@ def backward_keys(
         delta = tl.load(DELTA + place, mask=is_row, other=0.0)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         dk, dv = _gather_rows(s, q, do, v, peak, total, delta, dk, dv, scale2, ANEW, PRECISION)
-    at = on[:, None] * (grad_heads * HEAD) + d[None, :]
-    DK += ((kv_start + skipped) * grad_heads + h) * HEAD
-    DV += ((kv_start + skipped) * grad_heads + h) * HEAD
+    at = on[:, None] * (kv_heads * SHARED * HEAD) + d[None, :]
+    DK += ((kv_start + skipped) * (kv_heads * SHARED) + h) * HEAD
+    if SHARED == 2:
+        DV = DK + kv_heads * HEAD
+    else:
+        DV += ((kv_start + skipped) * kv_heads + h) * HEAD
     stored = (j < kv_len)[:, None] & in_head[None, :]
     tl.store(DK + at, (dk * scale).to(DK.dtype.element_ty), mask=stored)
     tl.store(DV + at, dv.to(DV.dtype.element_ty), mask=stored)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
-from dist_rec.kernels.common.eager import function_of, is_eager
+from dist_rec.kernels.common.eager import function_of, is_eager, is_eager_backward
 from dist_rec.kernels.cross_causal_attention import tuning
 from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_one_pass, sum_parts
 from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
@@ -96,7 +96,7 @@ def _attend_backward(
     dk, dv = by_key if v else by_key[0].chunk(2, dim=1)
     run = _run_two_pass if call.tiles.one_pass is None else _run_one_pass
     known: dict[str, Any] = dict(zip(("OUT", "PEAK", "TOTAL"), results))
-    known |= {"DO": grad.contiguous(), "DQ": dq, "DK": dk, "DV": dv, "grad_heads": k.shape[1]}
+    known |= {"DO": grad.contiguous(), "DQ": dq, "DK": dk, "DV": dv, "SHARED": 1 if v else 2}
     with on(q.device):
         run(call, known)
         clear_tails(call.q_offsets, call.broken, dq)
@@ -126,7 +126,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     inputs, rest = saved[: ctx.inputs], saved[ctx.inputs :]
     gradients: list[Tensor | None] = [None] * 3
     if grad is not None:
-        run = _attend_backward if is_eager(grad) else attend_backward
+        run = _attend_backward if is_eager_backward(grad) else attend_backward
         gradients[: ctx.inputs] = run(grad, inputs, rest[:3], rest[3:], *ctx.options)
     # Torch takes a list of tensors apart, but a list with a None as a whole.
     no_layout = [None] * len(rest[3:]) if isinstance(ctx.needs_input_grad[3], list) else None

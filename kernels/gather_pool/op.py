@@ -16,7 +16,7 @@ import triton
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
-from dist_rec.kernels.common.eager import function_of, is_eager
+from dist_rec.kernels.common.eager import function_of, is_eager, is_eager_backward
 from dist_rec.kernels.gather_pool.checks import MOST_TERMS, Index, Term, known
 from dist_rec.kernels.gather_pool.gather import gather
 from dist_rec.kernels.gather_pool.reduce import combine_parts, reduce_pieces
@@ -235,10 +235,10 @@ def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     indices = rest[: len(ctx.shapes) - 1]
     if ctx.gelu:
         rows, *tables = rest[len(indices) :]
-        run = _gather_gelu_backward if is_eager(grad) else gather_gelu_backward
+        run = _gather_gelu_backward if is_eager_backward(grad) else gather_gelu_backward
         grad = run(grad, rows, words, ctx.bits, tables, indices)
-    sort: Any = _index_segments if is_eager(grad) else index_segments
-    add = _sum_segments if is_eager(grad) else sum_segments
+    sort: Any = _index_segments if is_eager_backward(grad) else index_segments
+    add = _sum_segments if is_eager_backward(grad) else sum_segments
     found: list[Tensor | None] = []
     indexed = [(words, ctx.bits, segments), *((index, WORD_BITS, []) for index in indices)]
     for (size, dtype, wanted), (index, bits, own) in zip(ctx.shapes, indexed):
@@ -281,7 +281,7 @@ def _pool_backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None
     if grad is None:
         return (None,) * 8
     winner, words, offsets, order, begins = ctx.saved_tensors
-    eager = is_eager(grad)
+    eager = is_eager_backward(grad)
     if order is None or begins is None:
         sort = _index_segments if eager else index_segments
         order, begins = sort(words, ctx.bits, ctx.length, ctx.num_rows)

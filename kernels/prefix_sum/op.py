@@ -13,7 +13,7 @@ import triton
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
-from dist_rec.kernels.common.eager import function_of, is_eager
+from dist_rec.kernels.common.eager import function_of, is_eager, is_eager_backward
 from dist_rec.kernels.prefix_sum.kernels import sum_prefix, sum_prefix_backward
 
 # Rows of a tile, on which the order of additions depends.
@@ -104,7 +104,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    run: Any = _sum_backward if is_eager(grad) else prefix_sums_backward
+    run: Any = _sum_backward if is_eager_backward(grad) else prefix_sums_backward
     return run(grad, *ctx.saved_tensors, ctx.num_rows, ctx.dtype), None, None, None
 
 

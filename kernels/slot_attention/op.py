@@ -13,7 +13,7 @@ import triton
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
-from dist_rec.kernels.common.eager import function_of, is_eager
+from dist_rec.kernels.common.eager import function_of, is_eager, is_eager_backward
 from dist_rec.kernels.slot_attention.kernels import attend_slots, attend_slots_backward, slot_deltas
 
 TILE = 1024  # elements of a tile of rows; the backward holds eleven such tiles in registers
@@ -66,7 +66,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, None]:
     if grad is None:
         return None, None
-    run = _attend_backward if is_eager(grad) else attend_backward
+    run = _attend_backward if is_eager_backward(grad) else attend_backward
     return run(grad, *ctx.saved_tensors), None
 
 

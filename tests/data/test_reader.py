@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -199,6 +200,17 @@ def test_a_reader_that_does_not_know_its_events_cannot_balance_them(dataset: Pat
         ConfigError, match=r"data\.batch_events=60: .* got none of .*parquet, row group 0; expected Row"
     ):
         _by_events(dataset, rows=Unknowing(Strict()))
+
+
+@pytest.mark.parametrize("window", [0, 20])
+def test_wrong_guesses_of_events_lose_no_row(dataset: Path, window: int) -> None:
+    class Guessing(ParquetReader):
+        def row_groups(self, folder: Path, schema: Schema) -> list[RowGroup]:
+            guesses = itertools.cycle([0, 1000, 0, 0, 7])
+            return [replace(group, events=next(guesses)) for group in super().row_groups(folder, schema)]
+
+    users = _users(list(make_loader(_by_events(dataset, rows=Guessing(Strict()), shuffle_window=window), 0)))
+    assert sorted(user for batch in users for user in batch) == list(range(ROWS))
 
 
 def test_resuming_reads_only_what_is_left(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,10 @@ def surface() -> dict[str, str]:
 
 
 def _described(place: str, value: Any) -> dict[str, str]:
+    if _is_type(value):  # Python 3.10 takes tuple[...] for a class
+        return {place: _text(value)}
     if not inspect.isclass(value):
-        return {place: _signature(value) if callable(value) and not _is_type(value) else _text(value)}
+        return {place: _signature(value) if callable(value) else _text(value)}
     bases = [base.__name__ for base in value.__bases__ if base is not object]
     found = {place: f"class({', '.join(bases)}) {_signature(value)}"}
     for name, member in sorted(vars(value).items()):

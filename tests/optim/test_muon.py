@@ -1,6 +1,7 @@
 """The batched Muon against torch's, and against its formula in float64."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -127,3 +128,20 @@ def test_operators_do_not_grow_with_matrices_of_a_size() -> None:
         return operators.number
 
     assert count(1) == count(5) <= 40, "all are filled up to one size"
+
+
+def test_a_copy_goes_on() -> None:
+    parameter = nn.Parameter(torch.ones(3, 4))
+    optimizer = BatchedMuon([parameter], lr=0.1, fill=True, dtype=torch.float32)
+    parameter.grad = torch.ones(3, 4)
+    optimizer.step()
+    copied = deepcopy(optimizer)
+    (other,) = copied.param_groups[0]["params"]
+    other.grad = torch.ones(3, 4)
+    for each in (optimizer, copied):
+        each.step()
+    assert (
+        other is not parameter
+        and torch.equal(other, parameter)
+        and (copied.dtype, copied.fill) == (torch.float32, True)
+    )

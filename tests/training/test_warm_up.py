@@ -40,7 +40,6 @@ def test_candidates_meet_every_power_of_two() -> None:
             met = {max(16, 1 << (k + rows * c - 1).bit_length()) for c in CANDIDATES}
             first, last = k + rows, k + rows * CANDIDATES[-1]
             wanted = {max(16, 1 << (n - 1).bit_length()) for n in range(first, last + 1)}
-            assert min(256, max(met)) == min(256, max(wanted))
             assert {n for n in wanted if n <= 128} <= met
 
 

@@ -61,8 +61,8 @@ class EventTokens(nn.Module):
 
 
 def joined(terms: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """Small tables (K, hidden) and their indices (N,), as few of them as there can be: two become one with a row for
-    every pair of their rows. Every lookup of all events less is one pass over their gradient less."""
+    """Small tables (K, hidden) and their indices (N,): of neighbours two become one with a row for every pair of their
+    rows, if there are few pairs. Every lookup of all events less is one pass over their gradient less."""
     found: list[tuple[Tensor, Tensor]] = []
     for table, index in terms:
         if found and len(found[-1][0]) * len(table) <= MOST_PAIRS:

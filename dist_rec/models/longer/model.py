@@ -94,7 +94,8 @@ class Longer(SequenceSummary):
             ]
             everything, state = placed_twice([merged, groups], placings, (keys.lengths.total, rows.lengths.total))
         else:
-            everything, state = keys.join(merged, groups), rows.join(self.learned.repeat(len(lengths), 1), groups)
+            learned = self.learned.to(groups.dtype).repeat(len(lengths), 1)
+            everything, state = keys.join(merged, groups), rows.join(learned, groups)
         state = self._run("cross", self.cross, state, everything, attention_rows(keys, key_rotary, q_positions))
         for layer in self.layers:
             state = self._run("self", layer, state, state, attention_rows(rows, row_rotary, None))

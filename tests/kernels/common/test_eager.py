@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dist_rec.kernels.common.eager import function_of, is_eager
+from dist_rec.kernels.common.eager import function_of, is_eager, is_eager_backward
 
 
 def test_plain_tensors_and_parameters() -> None:
@@ -82,3 +82,12 @@ def test_a_function_has_the_gradients_of_its_formula() -> None:
     assert out.tolist() == [6.0, 20.0]
     out.sum().backward()
     assert x.grad is not None and x.grad.tolist() == [6.0, 10.0]
+
+
+def test_a_backward_that_makes_a_graph_is_not_eager() -> None:
+    seen: list[bool] = []
+    x = torch.ones(1, requires_grad=True)
+    x.register_hook(lambda grad: seen.append(is_eager_backward(grad)))
+    (2 * x).sum().backward()
+    (2 * x).sum().backward(create_graph=True)
+    assert seen == [True, False]

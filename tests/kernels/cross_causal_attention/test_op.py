@@ -362,3 +362,13 @@ def test_one_tensor_with_heads_of_odd_number_is_refused() -> None:
     odd = torch.cat([case.k, case.k, case.k], dim=1)
     with pytest.raises(ValueError, match=r"without v, expected k \(sum_kv, 2 H_kv, D\) that holds both"):
         cross_causal_attention(case.q, odd, None, case.q_offsets, case.kv_offsets)
+
+
+def test_a_second_derivative_is_an_error() -> None:
+    """Not a silent zero."""
+    case = _case("plain").on(DEVICE)
+    q, k, v = _leaves(case)
+    out = cross_causal_attention(q, k, v, case.q_offsets, case.kv_offsets, backend="triton")
+    (dq,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="autograd"):
+        dq.square().sum().backward()
