@@ -41,7 +41,9 @@ def _made(out: Path) -> tuple[int, int, str]:
 @pytest.mark.slow
 def test_another_process_compiles_nothing(tmp_path: Path) -> None:
     kernels, found, said = _made(tmp_path / "warm")
-    assert kernels > 10 and found == 0 and said.startswith(f"{kernels} kernels for sm_90 by Triton {triton.__version__}")
+    assert (
+        kernels > 10 and found == 0 and said.startswith(f"{kernels} kernels for sm_90 by Triton {triton.__version__}")
+    )
     taken = warm_cache.take(tmp_path / "warm", tmp_path / "taken")
     assert taken == f"{kernels} of {kernels} warm kernels for sm_90 are new in {tmp_path / 'taken'}"
     (tmp_path / "warm").rename(tmp_path / "gone")  # no path may lead back
