@@ -1,5 +1,5 @@
-"""Whole runs on a GPU, from the reader to the optimizer: the losses of the CPU, the same bits every time, no kernel that
-is compiled late, and no step that waits for the GPU."""
+"""Whole runs on a GPU, from the reader to the optimizer: the losses of the CPU, the same bits every time, no kernel
+compiled late, and no step that waits for the GPU."""
 
 import logging
 from contextlib import ExitStack

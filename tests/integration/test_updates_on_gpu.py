@@ -1,4 +1,4 @@
-"""The dense optimizer on a GPU: its weights against float64, a gradient that is dropped there, and nothing that waits."""
+"""The dense optimizer on a GPU: weights against float64, a gradient that is dropped there, and nothing that waits."""
 
 from collections.abc import Callable
 from typing import Any
