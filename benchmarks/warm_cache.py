@@ -1,4 +1,5 @@
-"""Kernels of the models that gpu.sh trains, compiled on a machine without a GPU, and taken along to one that has one.
+"""Kernels of the models that gpu.sh trains and of the attention it measures, compiled on a machine without a GPU, and
+taken along to one that has one.
 
     python -m benchmarks.warm_cache make --arch 90 80 --out .gpu/triton [--triton FOLDER]
     python -m benchmarks.warm_cache take .gpu/triton --into ~/.triton/cache
@@ -21,6 +22,7 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,6 +38,8 @@ ABOUT = "warm_cache.json"
 ARCHITECTURES = (80, 90)
 # (width, merge) of what benchmarks/gpu_steps.py trains in the stages of gpu.sh.
 MODELS = ((64, 1), (128, 1), (32, 4))
+# Requests of a shape of the attention benchmark: as many fill every GPU, and more make no other kernel.
+REQUESTS = 256
 
 
 def installation(other: Path | None = None) -> str:
@@ -81,8 +85,11 @@ def sources() -> str:
     return found.hexdigest()[:12]
 
 
-def make(out: Path, architectures: list[int], other: Path | None, models: list[tuple[int, int]]) -> str:
-    """Fills `out` with kernels; for a process of its own, whose Triton compiles and never launches."""
+def make(
+    out: Path, architectures: list[int], other: Path | None, models: list[tuple[int, int]], shapes: list[str]
+) -> str:
+    """Fills `out` with kernels of models (width, merge) and of attention at shapes by name; for a process of its own,
+    whose Triton compiles and never launches."""
     from benchmarks.aot import recording_driver  # here: `take` needs neither kernels nor models
 
     out.mkdir(parents=True, exist_ok=True)
@@ -94,6 +101,7 @@ def make(out: Path, architectures: list[int], other: Path | None, models: list[t
             recording_driver.install(architecture)
             with recording_driver.as_on_a_gpu(architecture):
                 built += sum(_compile(Path(folder), width, merge) for width, merge in models)
+                built += _compile_attention(shapes)
     about = {
         "triton": triton.__version__,
         "installation": installation(other),
@@ -128,6 +136,27 @@ def _compile(folder: Path, width: int, merge: int) -> int:
     ranker = Ranker(schema, config.model, table_dims(schema, config.embedding))
     log = RunLog(folder / "log", is_main=False)
     return run_without_launches(ranker, schema, config, torch.device("cpu"), log)
+
+
+def _compile_attention(names: list[str]) -> int:
+    """The kernels of the attention benchmark at some of its shapes, forward and backward, and how many there are."""
+    import torch
+
+    from benchmarks.attention.cases import SHAPES, make_problem
+    from benchmarks.attention.peers import ours, repeat_history
+    from dist_rec.kernels.common.compile_ahead import compiling_ahead, noticing_builds
+
+    built: list[str] = []
+    with noticing_builds(built.append), compiling_ahead(os.cpu_count() or 1, lambda *_: None):
+        for shape in SHAPES:
+            if shape.name not in names:
+                continue
+            few = replace(shape, requests=min(shape.requests, REQUESTS))
+            problem = make_problem(few, "fixed", torch.bfloat16, torch.device("cpu"))
+            for form in (problem, *([repeat_history(problem)] if shape.candidates else [])):
+                leaves = tuple(x.requires_grad_() for x in (form.q, form.k, form.v))
+                torch.autograd.grad(ours(form)(*leaves), leaves, form.grad)
+    return len(built)
 
 
 def take(warm: Path, into: Path) -> str:
@@ -178,7 +207,9 @@ def main() -> None:
     elif os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("TRITON_INTERPRET=1 interprets kernels; expected it unset, so that they are compiled")
     else:
-        print(make(options.out, options.arch, options.triton, list(MODELS)))
+        from benchmarks.attention.cases import SHAPES
+
+        print(make(options.out, options.arch, options.triton, list(MODELS), [shape.name for shape in SHAPES]))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from benchmarks import warm_cache
 
 found = []
 knobs.compilation.listener = lambda *, src, cache_hit, **_: found.append(cache_hit)
-said = warm_cache.make(Path(sys.argv[1]), [90], None, [(16, 1)])
+said = warm_cache.make(Path(sys.argv[1]), [90], None, [(16, 1)], ["A7"])
 print(len(found), sum(found), said)
 """
 
