@@ -72,7 +72,7 @@ class Waits:
         return {place: count for place, count in self.places.items() if place.split("/")[0] in WAITLESS}
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--update", choices=["sync", "delayed"], default="delayed")
     parser.add_argument("--out", type=Path, required=True)
@@ -82,7 +82,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--merge", type=int, default=1)
     parser.add_argument("--trace", type=int, default=0, help="Steps to trace.")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = arguments().parse_args()
     data = options.out / f"data-{options.length}"
     if not (data / "schema.yaml").is_file():
         synthesize(data, SynthConfig(requests=8 * options.batch_size, max_length=options.length))

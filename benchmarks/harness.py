@@ -8,6 +8,10 @@ import numpy as np
 import torch
 
 
+class Absent(Exception):
+    """A peer that this machine, this case or an installed version cannot have; the text says why."""
+
+
 @dataclass(frozen=True)
 class Timing:
     """Seconds per call: 20th, 50th and 80th percentile."""

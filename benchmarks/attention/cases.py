@@ -17,7 +17,7 @@ Lengths = Literal["fixed", "uniform", "zipf"]
 @dataclass(frozen=True)
 class Shape:
     """One line of the table. `keys` is the longest history with its globals; a request never has more rows than
-    keys."""
+    keys, and where `queries` is `keys` it has as many."""
 
     name: str
     what: str
@@ -41,6 +41,7 @@ SHAPES = [
     Shape("A7", "few requests", 4, 4, 64, 128, 10_000),
     Shape("A8", "HyFormer decoding, no mask", 2048, 4, 64, 16, 1000, causal=False),
     Shape("A9", "self-causal", 16, 16, 128, 2048, 2048),
+    Shape("A10", "self, no mask", 64, 4, 64, 1000, 1000, causal=False),
     Shape("C64", "64 candidates over one history, k 32", 64, 4, 64, 160, 1128, candidates=64),
 ]
 TOY = [
@@ -48,6 +49,7 @@ TOY = [
     Shape("A3", "one full tile of rows", 1, 1, 16, 64, 96),
     Shape("A4", "more rows than a tile", 1, 1, 16, 130, 140),
     Shape("A8", "HyFormer decoding, no mask", 4, 2, 16, 4, 90, causal=False),
+    Shape("A10", "self, no mask", 3, 2, 16, 40, 40, causal=False),
     Shape("C4", "4 candidates over one history, k 8", 2, 2, 16, 16, 68, candidates=4),
 ]
 
@@ -117,7 +119,7 @@ def make_problem(shape: Shape, lengths: Lengths, dtype: torch.dtype, device: tor
     else:
         keys = np.minimum(rng.zipf(1.2, shape.requests) * (shape.keys // 50 + 1), shape.keys)
     keys = np.maximum(keys, globals_)
-    queries = np.minimum(shape.queries, keys) if shape.causal else np.full(shape.requests, shape.queries)
+    queries = np.minimum(shape.queries, keys)
     generator = torch.Generator(device).manual_seed(seed)
 
     def rows(count: int) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.attention.cases import Lengths, Problem, Shape, make_problem
-from benchmarks.attention.peers import FORMS, PEERS, Absent, ours
-from benchmarks.harness import Timing, measure_on_gpu, measure_side_by_side
+from benchmarks.attention.peers import FORMS, PEERS, ours
+from benchmarks.harness import Absent, Timing, measure_on_gpu, measure_side_by_side
 
 ERROR_REQUESTS = 4  # the float64 truth is computed for the first requests only
 

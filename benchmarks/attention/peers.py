@@ -15,13 +15,11 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.attention.cases import Problem
+from benchmarks.harness import Absent
+from dist_rec.kernels.common.backend import is_interpreted
 from dist_rec.kernels.cross_causal_attention import Backend, cross_causal_attention
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-class Absent(Exception):
-    """A peer that this machine or this case cannot have."""
 
 
 def ours(problem: Problem, backend: Backend = "triton", promise: bool = True) -> Attention:
@@ -84,6 +82,33 @@ def flash4(problem: Problem) -> Attention:
             causal=problem.shape.causal,
         )
         return out[0] if isinstance(out, tuple) else out
+
+    return run
+
+
+def fbgemm(problem: Problem) -> Attention:
+    """FBGEMM's jagged attention for several heads in Triton (fbgemm_gpu.sll): a request attends to itself, and every
+    row sees every key; it has no causal mask.
+
+    Scores are not scaled, the softmax is divided by the longest length, and rows are (H, rows, d): the scale goes into
+    q, the length out of the result, and copies of q, k, v are in the time."""
+    _needs_no_groups(problem)
+    if problem.shape.causal:
+        raise Absent("has no causal mask")
+    if not torch.equal(problem.q_offsets, problem.kv_offsets):
+        raise Absent("needs as many rows as keys")
+    if find_spec("fbgemm_gpu") is None:
+        raise Absent("fbgemm-gpu is not installed")
+    if problem.q.device.type != "cuda" and not is_interpreted():
+        raise Absent("needs CUDA")
+    from fbgemm_gpu.sll.triton.triton_multi_head_jagged_flash_attention import multi_head_jagged_flash_attention
+
+    scale, longest = problem.shape.head_size**-0.5, problem.max_kv
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        heads = [x.transpose(0, 1) for x in (q * scale, k, v)]
+        out = multi_head_jagged_flash_attention(*heads, problem.q_offsets, longest, allow_tf32=False)
+        return out.transpose(0, 1) * longest
 
     return run
 
@@ -174,6 +199,7 @@ PEERS: dict[str, Callable[[Problem], Attention]] = {
     "varlen_attn (FA2)": varlen,
     "FlexAttention": flex,
     "FlashAttention-4": flash4,
+    "FBGEMM jagged": fbgemm,
     "padded SDPA": padded,
     "eager": eager,
     "history repeated": ours,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Timing, measure_on_gpu, measure_side_by_side
+from benchmarks.harness import Absent, Timing, measure_on_gpu, measure_side_by_side
 from benchmarks.lookup.ways import PLAIN, WAYS, Size, features_of, make_step
 
 
@@ -44,7 +44,7 @@ class Line:
 def measure_size(size: Size, ids: Tensor, device: torch.device, *, repeats: int) -> list[Line]:
     """All ways on one stream of ids. A way that fails says so in its line and stops nobody else.
 
-    Every way has a table of its own on the device, to be measured in turns: 4 times `rows` x D fp32 in all.
+    Every way has a table of its own on the device, to be measured in turns: 5 times `rows` x D fp32 in all.
     """
     gc.collect()  # the sharded modules of the size before refer to each other, and hold its tables
     features, unique = features_of(ids, size), len(ids.unique())
@@ -62,7 +62,8 @@ def measure_size(size: Size, ids: Tensor, device: torch.device, *, repeats: int)
             with torch.no_grad():
                 second = look_up()
         except Exception as error:  # any library may fail in any way; the table says how
-            found[way] = replace(found[way], why_not=f"{type(error).__name__}: {error}".splitlines()[0][:100])
+            kind = "" if isinstance(error, Absent) else f"{type(error).__name__}: "
+            found[way] = replace(found[way], why_not=f"{kind}{error}".splitlines()[0][:100])
             continue
         expected = (first, second) if way == PLAIN else expected
         if expected is not None:

@@ -1,4 +1,4 @@
-"""Sizes of the lookup benchmark, and the four ways to look a batch of long histories up, each sharded by stock
+"""Sizes of the lookup benchmark, and the five ways to look a batch of long histories up, each sharded by stock
 TorchRec.
 
 Legend: B requests, L events of a request, N = B L events, U distinct ids, D row width.
@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks.dedup.streams import LENGTH, REQUESTS, VOCABULARY, event_ids
+from benchmarks.harness import Absent
 from dist_rec.data.unique_features import UniqueFeatures
 from dist_rec.embedding.dedup_collection import DedupEmbeddingCollection
 
@@ -61,9 +63,10 @@ TOY = [
 
 PLAIN = "EmbeddingCollection"
 INDEX_DEDUP = "EmbeddingCollection, use_index_dedup"
+SORTED = "EmbeddingCollection, use_index_dedup, sorted select"  # its backward sorts where the other adds by atomics
 HOST = "DedupEmbeddingCollection, host"
 DEVICE = "DedupEmbeddingCollection, device"
-WAYS = (PLAIN, INDEX_DEDUP, HOST, DEVICE)
+WAYS = (PLAIN, INDEX_DEDUP, SORTED, HOST, DEVICE)
 
 
 class Lookup(nn.Module):
@@ -101,6 +104,8 @@ def make_step(way: str, size: Size, features: KeyedJaggedTensor, device: torch.d
 
     Features are on the device beforehand, for `HOST` deduplicated. Every call gets an object of its own around the same
     memory: what such objects work out once and keep is part of a training step.
+
+    Raises Absent for a way that the installed TorchRec does not have.
     """
     model = _sharded(way, size, device)
     given: Any = (UniqueFeatures.of(features) if way == HOST else features).to(device)
@@ -111,9 +116,11 @@ def _sharded(way: str, size: Size, device: torch.device) -> DistributedModelPara
     torch.manual_seed(0)
     table = EmbeddingConfig(name="t", num_embeddings=size.rows, embedding_dim=size.width, feature_names=["item"])
     collection = EmbeddingCollection(tables=[table], device=torch.device("meta"))
+    if way == SORTED:
+        _select_sorted(collection)
     # Before the plan is made, which otherwise takes a kernel without a fused optimizer.
     apply_optimizer_in_backward(RowWiseAdagrad, collection.parameters(), {"lr": 0.01})
-    sharders: list[Any] = [EmbeddingCollectionSharder(use_index_dedup=way == INDEX_DEDUP)]
+    sharders: list[Any] = [EmbeddingCollectionSharder(use_index_dedup=way in (INDEX_DEDUP, SORTED))]
     shards = {"t": sharding_plan.row_wise() if size.sharding == "row_wise" else sharding_plan.table_wise(rank=0)}
     plan = sharding_plan.construct_module_sharding_plan(collection, shards, sharders[0], 1, 1, device_type=device.type)
     wrapped: nn.Module = collection
@@ -123,3 +130,9 @@ def _sharded(way: str, size: Size, device: torch.device) -> DistributedModelPara
     return DistributedModelParallel(
         Lookup(wrapped), device=device, plan=ShardingPlan({place: plan}), sharders=sharders, init_data_parallel=False
     )
+
+
+def _select_sorted(collection: Any) -> None:
+    if not hasattr(collection, "set_use_sorted_select"):
+        raise Absent(f"needs TorchRec 1.9 (set_use_sorted_select), here is {version('torchrec')}")
+    collection.set_use_sorted_select(True)

@@ -1,4 +1,4 @@
-"""Runs a function on several gloo ranks, each a process of its own on this machine."""
+"""Runs a function on several ranks, each a process of its own on this machine."""
 
 import multiprocessing
 import os
@@ -26,8 +26,10 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(PRELOADED))
 
 
-def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 120.0) -> list[Any]:
-    """Calls `fn(*args)` on every rank of an initialised gloo group and returns what each rank returned.
+def run_ranks(
+    fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 120.0, backend: str = "gloo"
+) -> list[Any]:
+    """Calls `fn(*args)` on every rank of an initialised group, gloo by default, and returns what each rank returned.
 
     `fn`, its arguments and its result must be picklable: a function at the top of a test file, tensors, plain values.
     Inside, `torch.distributed.get_rank()` and torchrun's environment variables say who is who. The ranks meet in a
@@ -39,7 +41,9 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: fl
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         processes = [
-            _context.Process(target=_rank, args=(fn, args, (rank, world_size), folder, is_active()), daemon=True)
+            _context.Process(
+                target=_rank, args=(fn, args, (rank, world_size), folder, (is_active(), backend)), daemon=True
+            )
             for rank in range(world_size)
         ]
         for process in processes:
@@ -54,9 +58,12 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: fl
         return [pickle.loads((folder / f"{rank}.result").read_bytes()) for rank in range(world_size)]
 
 
-def _rank(fn: Callable[..., Any], args: tuple[Any, ...], place: tuple[int, int], folder: Path, filled: bool) -> None:
-    """One rank, in its own process. `place`: its number and how many there are; `filled`: as memory is in the test."""
-    rank, world_size = place
+def _rank(
+    fn: Callable[..., Any], args: tuple[Any, ...], place: tuple[int, int], folder: Path, options: tuple[bool, str]
+) -> None:
+    """One rank, in its own process. `place`: its number and how many there are; `options`: whether memory is filled, as
+    in the test, and the backend."""
+    (rank, world_size), (filled, backend) = place, options
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size)
     )
@@ -67,7 +74,7 @@ def _rank(fn: Callable[..., Any], args: tuple[Any, ...], place: tuple[int, int],
         torch.set_num_threads(1)
         torch.manual_seed(0)
         dist.init_process_group(
-            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size, timeout=PATIENCE
+            backend, init_method=f"file://{folder}/store", rank=rank, world_size=world_size, timeout=PATIENCE
         )
         with filled_memory() if filled else nullcontext():
             result = pickle.dumps(fn(*args))

@@ -2,10 +2,8 @@
 
 import json
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -16,9 +14,7 @@ from dist_rec.config import Config
 from dist_rec.data.collate import collate
 from dist_rec.data.example import example_rows
 from dist_rec.embedding.tables import table_dims
-from dist_rec.kernels import cross_causal_attention, gather_pool, jagged_range, prefix_sum, slot_attention, unique_ids
 from dist_rec.kernels.common.compile_ahead import compiling_ahead, noticing_builds
-from dist_rec.kernels.cross_causal_attention import checks, op
 from dist_rec.models.ranker import Ranker
 from dist_rec.training import warm_up
 from dist_rec.training.run_log import RunLog
@@ -35,13 +31,7 @@ def main(model: dict[str, Any]) -> None:
     tree = {"data": {"path": "nowhere", "batch_size": 64}, "model": {**model, "precision": HALF}}
     config = Config.model_validate(tree)
     device, log = torch.device("cpu"), RunLog(Path("nowhere"), is_main=False)
-    with ExitStack() as patched:
-        for kernel in (cross_causal_attention, gather_pool, jagged_range, prefix_sum, slot_attention, unique_ids):
-            if hasattr(kernel, "choose"):
-                patched.enter_context(mock.patch.object(kernel, "choose", lambda *_, **__: "triton"))
-        for module in (jagged_range, prefix_sum, checks, gather_pool.checks):  # on a GPU nobody reads values
-            patched.enter_context(mock.patch.object(module, "readable", lambda *_: False))
-        patched.enter_context(mock.patch.object(op, "_processors", lambda _: 132))
+    with recording_driver.as_on_a_gpu():
         ranker = Ranker(schema, config.model, table_dims(schema, config.embedding))
         before = {name: p.detach().clone() for name, p in ranker.named_parameters()}
         compiled = warm_up.run_without_launches(ranker, schema, config, device, log)

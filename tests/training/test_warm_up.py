@@ -13,7 +13,7 @@ import torch
 from dist_rec.training.warm_up import CANDIDATES, telling_of_late_builds
 
 ROOT = Path(__file__).parents[2]
-TOKENS = {"tokens": {"width": 32, "hidden": 64}}
+TOKENS = {"tokens": {"width": 40, "hidden": 64}}  # divisible by HyFormer's five tokens
 MODELS: dict[str, dict[str, Any]] = {
     "longer": {"name": "longer", **TOKENS, "longer": {"merge": 2, "k": 12, "heads": 2}},
     "hyformer": {"name": "hyformer", **TOKENS, "hyformer": {"heads": 2}},
