@@ -28,7 +28,7 @@ CANDIDATES = tuple(2**n for n in range(8))
 # Requests and events: a few keys; many keys of few requests, which are then split; more requests than twice the
 # processors of any GPU, which are not, with more rows than a short table has. Not those of a batch: this needs little
 # memory, whatever the batches are.
-SHAPES = ((1, 3), (4, 2500), (300, 10))
+SHAPES = ((1, 3), (16, 700), (300, 10))
 MOST_THREADS = 16
 _log = logging.getLogger("dist_rec.training")
 

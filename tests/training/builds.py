@@ -40,7 +40,7 @@ def main(model: dict[str, Any]) -> None:
         rng = np.random.default_rng(0)
         with noticing_builds(later.append), compiling_ahead(1, log.compiling):
             for _ in range(25):
-                requests, events, candidates = rng.integers(1, 65), rng.integers(1, 200), rng.integers(1, 40)
+                requests, events, candidates = rng.integers(1, 321), rng.integers(1, 200), rng.integers(1, 40)
                 rows = example_rows(schema, requests=requests, events=events, candidates=candidates)
                 warm_up.forward_and_backward(ranker, collate(rows, schema), schema, config, device)
     print(json.dumps({"compiled": compiled, "later": later, "kept": kept, "launched": launches}))
