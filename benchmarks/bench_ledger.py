@@ -10,7 +10,8 @@ for what is not counted: none of it has been measured.
 
 The host's part is measured: processor time of a step whose tensors are small and whose Triton kernels are compiled for
 sm_90 and not run, in units of one small `torch.add` on the same thread. An operator on a GPU costs its host about as
-much as on a CPU, and a launch besides.
+much as on a CPU, and a launch besides. Runs differ by a tenth, and products in bf16, which a CPU emulates, are a good
+part of it: this shows large changes only.
 
 Legend: B requests, L events of each, N = B L, U unique rows, C candidates.
 """

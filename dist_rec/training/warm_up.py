@@ -69,6 +69,7 @@ def run_without_launches(ranker: Ranker, schema: Schema, config: Config, device:
 def forward_and_backward(
     ranker: Ranker, packed: HostBatch, schema: Schema, config: Config, device: torch.device
 ) -> None:
+    """Launches what a step of the model launches, on rows of zeros; gradients are added to the model's."""
     layout, dims = schema.layout, table_dims(schema, config.embedding)
     rows: dict[str, Tensor] = {}
     for name, of in layout.feature_sets.items():
