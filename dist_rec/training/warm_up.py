@@ -49,12 +49,14 @@ def compile_kernels(ranker: Ranker, schema: Schema, config: Config, ranks: Ranks
 
 
 def run_without_launches(ranker: Ranker, schema: Schema, config: Config, device: torch.device, log: RunLog) -> int:
-    """Runs a copy of the model forward and backward over batches of zeros; the number of kernels compiled."""
+    """Runs a copy of the model forward and backward over batches of zeros; the number of kernels compiled. The random
+    state stays as it was."""
     from dist_rec.kernels.common.compile_ahead import compiling_ahead, noticing_builds  # needs Triton
 
     built: list[str] = []
     threads = min(max(len(os.sched_getaffinity(0)) - 1, 1), MOST_THREADS)
-    with noticing_builds(built.append), compiling_ahead(threads, log.compiling):
+    own = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with own, noticing_builds(built.append), compiling_ahead(threads, log.compiling):
         copy = deepcopy(ranker)
         for candidates in CANDIDATES:
             for requests, events in SHAPES:

@@ -34,7 +34,9 @@ def main(model: dict[str, Any]) -> None:
     with recording_driver.as_on_a_gpu():
         ranker = Ranker(schema, config.model, table_dims(schema, config.embedding))
         before = {name: p.detach().clone() for name, p in ranker.named_parameters()}
+        state = torch.random.get_rng_state()
         compiled = warm_up.run_without_launches(ranker, schema, config, device, log)
+        assert torch.equal(torch.random.get_rng_state(), state)
         kept = all(torch.equal(p, before[name]) and p.grad is None for name, p in ranker.named_parameters())
         later: list[str] = []
         rng = np.random.default_rng(0)
