@@ -134,7 +134,7 @@ class Job:
 
 
 def _recipe(row: Row, start: Start) -> Config:
-    parts = {"longer": "tokens, cross, self", "hyformer": "tokens, encoders, decoders"}[start.cell.model]
+    parts = {"longer": "tokens, cross, self", "hyformer": "tokens, encoders, decoders, mixer"}[start.cell.model]
     update = "delayed" if row.update == "delayed" else "sync"
     settings = tuple(each.format(parts=parts) for each in row.recipe)
     return start.cell.recipe(start.folder, (f"optim.dense_update={update}", *settings))

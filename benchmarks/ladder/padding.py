@@ -27,6 +27,12 @@ class Padding:
         return torch.arange(self.total, device=lengths.device) + shift
 
     @cached_property
+    def request(self) -> Tensor:
+        """(N,) int64: the request of each event."""
+        rows = torch.arange(len(self.lengths), device=self.lengths.device)
+        return torch.repeat_interleave(rows, self.lengths, output_size=self.total)
+
+    @cached_property
     def real(self) -> Tensor:
         """(B, L) bool: where an event stands."""
         place = torch.arange(self.longest, device=self.lengths.device)

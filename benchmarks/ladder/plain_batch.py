@@ -103,7 +103,7 @@ def collate_plain(
         name = sequence.name
         events = {field.name: of_events(f"{name}.{field.name}") for field in sequence.ids}
         held = next(iter(events.values())).lengths
-        lengths[name], longest[name] = integers(held), int(held.max(initial=0))
+        lengths[name], longest[name] = integers(held), _longest(held)
         parts |= {f"{name}.{field}": (integers(of.values), lengths[name]) for field, of in events.items()}
         place = _places(held) if padded else None
         beside = {other: integers(of_events(f"{name}.{other}").values) for other in sequence.side}
@@ -135,9 +135,13 @@ def _taken(of: Ragged, rows: Any) -> Ragged:
     return Ragged(np.concatenate(parts), np.concatenate([[0], np.cumsum([len(part) for part in parts])]))
 
 
+def _longest(lengths: Any) -> int:
+    return int(lengths.max(initial=1))  # a column at least: attention needs a key
+
+
 def _places(lengths: Any) -> Tensor:
     """(N,) place of every event in (B * L,), where events end at the end of their row."""
-    longest = int(lengths.max(initial=0))
+    longest = _longest(lengths)
     starts = np.cumsum(lengths) - lengths
     first = np.arange(len(lengths)) * longest + longest - lengths
     return torch.from_numpy(np.arange(lengths.sum()) + (first - starts).repeat(lengths))
@@ -146,5 +150,5 @@ def _places(lengths: Any) -> Tensor:
 def _padded(values: Tensor, place: Tensor | None, lengths: Any) -> Tensor:
     if place is None:
         return values
-    longest = int(lengths.max(initial=0))
+    longest = _longest(lengths)
     return values.new_zeros(len(lengths) * longest).index_copy(0, place, values).view(len(lengths), longest)

@@ -82,7 +82,7 @@ class PlainGlobals(nn.Module):
 
 
 class PlainLonger(nn.Module):
-    """Padded tokens (B, L, d), candidates (B * c, Dc) and context (B, Du) -> (B * c, m D + D)."""
+    """Tokens, padded (B, L, d) or packed (N, d), candidates (B * c, Dc) and context (B, Du) -> (B * c, m D + D)."""
 
     def __init__(self, longer: LongerConfig, width: int, candidate_dim: int, context_dim: int) -> None:
         super().__init__()
@@ -91,6 +91,7 @@ class PlainLonger(nn.Module):
         merged = width * longer.merge
         self.inner = PlainInner(width, longer.inner_heads, longer.ffn_expansion) if longer.inner_trans else None
         dims = {"candidate": candidate_dim, "user": context_dim}
+        self.width = merged * (len(longer.globals) + 1)
         self.globals = PlainGlobals(list(longer.globals), dims, merged)
         block = (merged, longer.heads, longer.ffn_expansion)
         self.cross = PlainBlock(*block)
@@ -98,6 +99,7 @@ class PlainLonger(nn.Module):
         self.norm = nn.LayerNorm(merged)
 
     def forward(self, tokens: Tensor, padding: Padding, candidate: Tensor, context: Tensor) -> Tensor:
+        tokens = padding.pad(tokens) if tokens.dim() == 2 else tokens
         merged, real = self._merged(tokens, padding)
         groups = self.globals(candidate, context)
         n = min(self.config.k or merged.shape[1], merged.shape[1])
@@ -124,6 +126,28 @@ class PlainLonger(nn.Module):
         if self.inner is not None:
             groups = self.inner(groups.flatten(0, 1), slots.flatten(0, 1)).view_as(groups)
         return groups.flatten(2), slots.any(2)
+
+
+class PlainLongers(nn.Module):
+    """A `PlainLonger` for each sequence, side by side: (B * c, width)."""
+
+    def __init__(
+        self, longer: LongerConfig, width: int, sequences: list[str], candidate_dim: int, context_dim: int
+    ) -> None:
+        super().__init__()
+        encoders = {name: PlainLonger(longer, width, candidate_dim, context_dim) for name in sequences}
+        self.encoders, self.width = nn.ModuleDict(encoders), sum(of.width for of in encoders.values())
+
+    def forward(
+        self,
+        tokens: dict[str, Tensor],
+        paddings: dict[str, Padding],
+        _: dict[str, Tensor],
+        candidate: Tensor,
+        context: Tensor,
+    ) -> Tensor:
+        parts = [of(tokens[name], paddings[name], candidate, context) for name, of in self.encoders.items()]
+        return torch.cat(parts, 1)
 
 
 def attention_mask(real: Tensor, n: int, g: int, m: int) -> Tensor:

@@ -13,16 +13,21 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from benchmarks.ladder.padding import Padding
 from benchmarks.ladder.plain_batch import PlainBatch
-from benchmarks.ladder.plain_longer import PlainLonger
-from benchmarks.ladder.plain_tokens import PlainTokens
+from benchmarks.ladder.plain_hyformer import PlainHyFormer
+from benchmarks.ladder.plain_longer import PlainLongers
+from benchmarks.ladder.plain_tokens import PlainPool, PlainTokens
 from dist_rec.config import Config
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.columns import CANDIDATE, CONTEXT
-from dist_rec.data.schema import Schema
+from dist_rec.data.schema import IdField, Schema
 from dist_rec.embedding.tables import table_dims
 from dist_rec.kernels.gather_pool import expand
+from dist_rec.models.features import FeatureColumns
 from dist_rec.models.layers.heads import Head
+from dist_rec.models.layers.jagged import CandidateView
+from dist_rec.models.layers.sequence_pool import SequencePool
 from dist_rec.models.layers.tokens import EventTokens
+from dist_rec.models.longer.config import LongerConfig
 
 
 class PlainModel(nn.Module):
@@ -34,7 +39,16 @@ class PlainModel(nn.Module):
         self.embedding, self.ranker = embedding, ranker
 
     def forward(self, batch: PlainBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        return self.ranker(self.embedding(batch.features), batch)
+        logits = self.ranker(self.embedding(batch.features), batch)
+        loss = plain_loss(logits, batch.labels)
+        return loss, (loss.detach(), logits.detach())
+
+
+def plain_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over candidates and tasks (C, T) of the cross-entropy, zero where a label is NaN."""
+    defined = (~labels.isnan()).float()
+    losses = binary_cross_entropy_with_logits(logits, labels.nan_to_num(), weight=defined, reduction="sum")
+    return losses / labels.numel()
 
 
 def plain_tables(schema: Schema, config: Config) -> EmbeddingCollection:
@@ -56,9 +70,9 @@ def plain_tables(schema: Schema, config: Config) -> EmbeddingCollection:
 
 
 class PlainRanker(nn.Module):
-    """Rows and a batch -> loss and logits; parameters have the names of `dist_rec.models.ranker.Ranker`.
+    """Rows and a batch -> logits; parameters have the names of `dist_rec.models.ranker.Ranker`.
 
-    - `packed`: the token MLP runs on the events, which are padded afterwards; else on padded events
+    - `packed`: the token MLP runs on the events, which are padded later; else on padded events
     - `factorised`: tokens by dist_rec's `EventTokens`, from distinct rows and a `SequenceBatch`
     """
 
@@ -66,70 +80,78 @@ class PlainRanker(nn.Module):
         super().__init__()
         self.schema, self.packed, self.factorised = schema, packed, factorised
         model, dims = config.model, table_dims(schema, config.embedding)
-        row_dims = {of.name: sum(dims[field.table] for field in of.ids) for of in schema.sequences}
-        candidate_dim = sum(dims[field.table] for field in schema.candidate.ids)
+        options, width = model.resolved_options(), model.tokens.width
+        columns = FeatureColumns.of(schema, dims, model.tokens.side_dim)
         context_dim = sum(dims[field.table] for field in schema.context)
-        self.tokens = nn.ModuleDict(
-            {
-                of.name: EventTokens(model.tokens, row_dims[of.name], of.side, of.time, 0.0)
-                if factorised
-                else PlainTokens(model.tokens, row_dims[of.name], of.side, of.time)
-                for of in schema.sequences
-            }
-        )
-        longer = model.section("longer")
-        encoders = {
-            of.name: PlainLonger(longer, model.tokens.width, candidate_dim, context_dim) for of in schema.sequences
-        }
-        self.body = nn.ModuleDict({"encoders": nn.ModuleDict(encoders)})
-        width = len(schema.sequences) * (len(longer.globals) + 1) * longer.merge * model.tokens.width
-        self.head = Head(model.head, width + candidate_dim + context_dim, len(schema.candidate.labels))
+        candidate_dim, names = columns.total - context_dim, [of.name for of in schema.sequences]
+        self.tokens, self.pools = nn.ModuleDict(), nn.ModuleDict()
+        for of in schema.sequences:
+            row_dim = sum(dims[field.table] for field in of.ids)
+            if factorised:
+                tokens: Any = EventTokens(model.tokens, row_dim, of.side, of.time, 0.0)
+            else:
+                tokens = PlainTokens(model.tokens, row_dim, of.side, of.time)
+            self.tokens[of.name] = tokens
+            if options.wants_pools():
+                self.pools[of.name] = (SequencePool if factorised else PlainPool)(row_dim, tokens, width)
+        if isinstance(options, LongerConfig):
+            self.body: Any = PlainLongers(options, width, names, candidate_dim, context_dim)
+        else:
+            self.body = PlainHyFormer(options, width, names, columns)
+        inputs = options.head_inputs(model)
+        self.with_features = {"context", "candidate"} <= set(inputs)
+        head_width = self.body.width + columns.total * self.with_features
+        self.head = Head(model.head, head_width, len(schema.candidate.labels))
 
-    def forward(self, rows: Any, batch: Any) -> Any:
+    def forward(self, rows: Any, batch: Any) -> Tensor:
+        """(C, T)"""
         if self.factorised:
             return self._of_packet(rows, batch)
-        logits = self._of_rows(rows, batch)
-        defined = ~batch.labels.isnan()
-        loss = binary_cross_entropy_with_logits(
-            logits, batch.labels.nan_to_num(), weight=defined.float(), reduction="sum"
-        )
-        loss = loss / batch.labels.numel()
-        return loss, (loss.detach(), logits.detach())
-
-    def _of_rows(self, looked_up: Any, batch: PlainBatch) -> Tensor:
-        candidate = self._rows(looked_up, CANDIDATE, [field.name for field in self.schema.candidate.ids])
-        context = self._rows(looked_up, CONTEXT, [field.name for field in self.schema.context])
-        tokens, paddings = {}, {}
+        candidate = self._rows(rows, CANDIDATE, self.schema.candidate.ids)
+        context = self._rows(rows, CONTEXT, self.schema.context)
+        tokens, paddings, pools = {}, {}, {}
         for of in self.schema.sequences:
-            rows = self._rows(looked_up, of.name, [field.name for field in of.ids])
-            padding = Padding(batch.lengths[of.name], batch.longest[of.name], len(rows))
-            paddings[of.name] = padding
-            values = (batch.age.get(of.name), batch.side[of.name])
-            newest_first = torch.arange(padding.longest - 1, -1, -1, device=rows.device)
+            name, events = of.name, self._rows(rows, of.name, of.ids)
+            padding = paddings[name] = Padding(batch.lengths[name], batch.longest[name], len(events))
+            recency = torch.arange(padding.longest - 1, -1, -1, device=events.device)
             if self.packed:
-                recency = newest_first[padding.place % max(padding.longest, 1)]
-                tokens[of.name] = padding.pad(self.tokens[of.name](rows, recency, *values))
+                recency = recency[padding.place % padding.longest]
             else:
-                tokens[of.name] = self.tokens[of.name](padding.pad(rows), newest_first, *values)
-        return self._logits(tokens, paddings, candidate, context)
+                events = padding.pad(events)
+            beside = self.tokens[name].values(batch.age.get(name), batch.side[name])
+            tokens[name] = self.tokens[name](events, recency, beside)
+            if name in self.pools:
+                pools[name] = self.pools[name](events, beside, padding)
+        return self._logits(tokens, paddings, pools, candidate, context)
 
     def _of_packet(self, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
         owners = self.schema.layout.owners
         assert batch.context is not None, "the ladder's data have context fields"
-        tokens, paddings = {}, {}
-        for name, events in batch.sequences.items():
-            paddings[name] = Padding(events.lengths.tensor, events.lengths.longest, events.lengths.total)
-            tokens[name] = paddings[name].pad(self.tokens[name](rows[owners[name].name], events))
         candidate = expand(rows[owners[CANDIDATE].name], batch.candidates.inverse)
-        return self._logits(tokens, paddings, candidate, expand(rows[CONTEXT], batch.context))
+        context = expand(rows[CONTEXT], batch.context)
+        view = CandidateView(candidate, context, batch.candidates.lengths, None)
+        tokens, paddings, pools = {}, {}, {}
+        for name, events in batch.sequences.items():
+            lengths, own = events.lengths, rows[owners[name].name]
+            paddings[name] = Padding(lengths.tensor, max(lengths.longest, 1), lengths.total)
+            tokens[name] = self.tokens[name](own, events)
+            if name in self.pools:
+                pools[name] = self.pools[name](own, events, self.tokens[name], view)
+        return self._logits(tokens, paddings, pools, candidate, context)
 
-    def _rows(self, looked_up: Any, owner: str, fields: list[str]) -> Tensor:
-        return torch.cat([looked_up[f"{owner}.{field}"].values() for field in fields], 1)
+    def _rows(self, looked_up: Any, owner: str, fields: list[IdField]) -> Tensor:
+        return torch.cat([looked_up[f"{owner}.{field.name}"].values() for field in fields], 1)
 
     def _logits(
-        self, tokens: dict[str, Tensor], paddings: dict[str, Padding], candidate: Tensor, context: Tensor
+        self,
+        tokens: dict[str, Tensor],
+        paddings: dict[str, Padding],
+        pools: dict[str, Tensor],
+        candidate: Tensor,
+        context: Tensor,
     ) -> Tensor:
-        encoders: Any = self.body["encoders"]
-        parts = [encoder(tokens[name], paddings[name], candidate, context) for name, encoder in encoders.items()]
-        per_request = len(candidate) // max(len(context), 1)
-        return self.head(torch.cat([*parts, candidate, context.repeat_interleave(per_request, 0)], 1))
+        features = self.body(tokens, paddings, pools, candidate, context)
+        if self.with_features:
+            of_request = context.repeat_interleave(len(candidate) // len(context), 0)
+            features = torch.cat([features, candidate, of_request], 1)
+        return self.head(features)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
+from benchmarks.ladder.padding import Padding
 from dist_rec.models.config import TokenConfig
 
 
@@ -37,12 +38,12 @@ class PlainTokens(nn.Module):
         )
         self.out = nn.Linear(config.hidden, config.width)
 
-    def forward(self, rows: Tensor, recency: Tensor, age: Tensor | None, side: dict[str, Tensor]) -> Tensor:
-        """`recency` int64, 0 for the newest event: (...,), or (L,) where that is the same for all requests."""
+    def forward(self, rows: Tensor, recency: Tensor, beside: list[Tensor]) -> Tensor:
+        """`recency` int64, 0 for the newest event: (...,), or (L,) where that is the same for all requests; `beside`:
+        what `values` gives."""
         placed = rows + self.position(recency.clamp(max=self.position.num_embeddings - 1))
         weights = [self.static.weight, *(bucket.weight.weight for bucket in self.buckets)]
-        hidden = linear(torch.cat([placed, *self.values(age, side)], -1), torch.cat(weights, 1), self.static.bias)
-        return self.out(gelu(hidden))
+        return self.out(gelu(linear(torch.cat([placed, *beside], -1), torch.cat(weights, 1), self.static.bias)))
 
     @property
     def buckets(self) -> list[Bucket]:
@@ -54,3 +55,20 @@ class PlainTokens(nn.Module):
         index = [] if age is None else [(2 * torch.log2(age + 1.0)).long().clamp(max=self.time_buckets - 1)]
         index += [side[name] for name in self.dynamic]
         return [bucket.embedding(of) for bucket, of in zip(self.buckets, index, strict=True)]
+
+
+class PlainPool(nn.Module):
+    """Projected mean over the events of `[e ; tau ; side values]`, zero without events: (..., De) -> (B, D)."""
+
+    def __init__(self, row_dim: int, tokens: PlainTokens, width: int) -> None:
+        super().__init__()
+        beside = sum(bucket.embedding.embedding_dim for bucket in tokens.buckets)
+        self.project = nn.Linear(row_dim + beside, width, bias=False)
+
+    def forward(self, rows: Tensor, beside: list[Tensor], padding: Padding) -> Tensor:
+        values = torch.cat([rows, *beside], -1)
+        if values.dim() == 2:
+            sums = values.new_zeros(len(padding.lengths), values.shape[1]).index_add(0, padding.request, values)
+        else:
+            sums = values.masked_fill(~padding.real[:, :, None], 0.0).sum(1)
+        return self.project(sums / padding.lengths.clamp(min=1)[:, None])

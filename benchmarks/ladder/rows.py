@@ -17,7 +17,7 @@ class Row:
       in a `DedupEmbeddingCollection`; `packet`: the batch of dist_rec's reader, with its tables
     - `model`: the plain model, the plain model with dist_rec's `EventTokens`, or dist_rec's own
     - `update`: DDP and TorchRec's optimizers, or the `HybridOptimizer`
-    - `optimizer`: AdamW by torch's default for the device, AdamW in one kernel, or what the recipe makes of its settings
+    - `optimizer`: AdamW by torch's default for the device, AdamW in one kernel, or what the recipe makes
     - `recipe`: further settings of the model and the optimizer
     """
 
