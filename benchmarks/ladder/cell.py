@@ -31,6 +31,7 @@ class Cell:
       within `SPREAD` below it; of HyFormer's three sequences the first
     - `merge`: K of LONGER; HyFormer has none, and 1
     - `batch`: requests of a batch on one rank; `steps`: batches of a block on one rank
+    - `auc_steps`: batches of a rank that each row trains on before its AUC is measured; 0 for none
     """
 
     model: str
@@ -45,6 +46,11 @@ class Cell:
     def requests(self) -> int:
         """P"""
         return self.batch * self.steps
+
+    @property
+    def most_requests(self) -> int:
+        """Of a rank, in a block or in the training whose AUC is measured."""
+        return self.batch * max(self.steps, self.auc_steps)
 
     @property
     def name(self) -> str:
@@ -80,7 +86,7 @@ class Cell:
 
 def write_data(cell: Cell, folder: Path) -> None:
     """Writes the synthetic dataset of a cell."""
-    wanted = RANKS * cell.batch * max(cell.steps, cell.auc_steps)
+    wanted = RANKS * cell.most_requests
     options: dict[str, int] = {"candidates": cell.candidates}
     if cell.lengths != "quickstart":
         # Most timelines end at the longest one, and requests lie in their last 60 %: half of them are long enough.

@@ -20,7 +20,10 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from benchmarks.ladder.cell import LR, Cell, batches_of, history_lengths
 from benchmarks.ladder.plain_batch import collate_plain
+from benchmarks.ladder.plain_hyformer import PlainEncoder, PlainMixer
+from benchmarks.ladder.plain_longer import PlainBlock, PlainInner
 from benchmarks.ladder.plain_ranker import PlainModel, PlainRanker, plain_tables
+from benchmarks.ladder.plain_tokens import PlainTokens
 from benchmarks.ladder.rows import Row
 from dist_rec.config import Config
 from dist_rec.data import DedupLoader
@@ -30,9 +33,12 @@ from dist_rec.data.schema import Schema
 from dist_rec.embedding import DedupEmbeddingCollection
 from dist_rec.embedding.plan import default_sharders, fuse_optimizer
 from dist_rec.models.build import RankingModel
+from dist_rec.models.layers.heads import Head
 from dist_rec.optim import HybridOptimizer
 from dist_rec.training.pipeline import CountedBatches, make_optimizer, plan_model, run_through
 from dist_rec.training.ranks import Ranks
+
+COMPILED = (PlainTokens, PlainBlock, PlainInner, PlainEncoder, PlainMixer, Head, nn.Sequential)
 
 
 @dataclass(frozen=True)
@@ -125,12 +131,13 @@ class Job:
             self.optimizer.flush()
 
     @torch.no_grad()
-    def logits(self, batch: Any) -> Tensor:
-        """(C, T) float32; on every rank at once."""
+    def predict(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Logits and labels (C, T) float32; on every rank at once."""
         self.dmp.eval()
-        _, (_, logits) = self.dmp(batch.to(self.start.ranks.device))
+        there = batch.to(self.start.ranks.device)
+        _, (_, logits) = self.dmp(there)
         self.dmp.train()
-        return logits.float()
+        return logits.float(), there.labels
 
 
 def _recipe(row: Row, start: Start) -> Config:
@@ -155,8 +162,18 @@ def _model(row: Row, start: Start, config: Config) -> nn.Module:
         model = PlainModel(tables, PlainRanker(start.schema, config, packed=row.packed, factorised=False))
     model.ranker.load_state_dict(start.dense)
     if row.compiled:
-        model.ranker.compile(dynamic=True)
+        _compile(model.ranker)
     return model
+
+
+def _compile(module: nn.Module) -> None:
+    """torch.compile of the outermost parts that take tensors alone: index arithmetic on the host, which both models
+    have between them, breaks its graphs."""
+    for child in module.children():
+        if isinstance(child, COMPILED):
+            child.compile(dynamic=True)
+        else:
+            _compile(child)
 
 
 def _sharded(model: nn.Module, start: Start, config: Config, *, ddp: bool) -> DistributedModelParallel:

@@ -6,11 +6,14 @@ takes much longer than that of others take part in some of the rounds only.
 """
 
 import json
+import logging
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+import warnings
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from torch import Tensor
 from benchmarks.ladder.cell import RANKS, Cell, read_requests, write_data
 from benchmarks.ladder.jobs import Job, Start
 from benchmarks.ladder.memory import growth
+from benchmarks.ladder.quality import auc_after
 from benchmarks.ladder.rows import ROWS
 from dist_rec.config import ParallelConfig
 from dist_rec.training.ranks import Ranks, start_ranks
@@ -30,44 +34,78 @@ REFERENCE = "sync"  # dist_rec's model, whose logits every row must have
 TOLERANCE, HALF_TOLERANCE = 3e-6, 0.05  # of the largest logit, in fp32 and bf16
 MOST_TIMES = 4.0  # a block that takes so many times the median row's is measured in fewer rounds
 FEWEST_ROUNDS = 2
+POLL_S = 0.01
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Two process sets, `me` 0 and 1, that run their blocks in turns: a file counts the blocks of both."""
+
+    file: Path
+    me: int
+
+    def wait(self) -> None:
+        """Until it is this set's turn; on rank 0."""
+        while int(self.file.read_text() or 0) % 2 != self.me:
+            time.sleep(POLL_S)
+
+    def done(self) -> None:
+        count = int(self.file.read_text()) + 1
+        made = self.file.with_suffix(f".{self.me}")
+        made.write_text(str(count))
+        made.replace(self.file)
 
 
 def measure(cell: Cell, rows: list[str], rounds: int) -> dict[str, Any]:
-    """What each row took. Raises CalledProcessError if a rank fails, such as by a row with other logits."""
-    cell.check()
+    """What each row took. Raises RuntimeError if a rank fails, such as by a row with other logits; it says why."""
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder) / "data", Path(folder) / "found.json"
         write_data(cell, data)
-        spec = json.dumps({"cell": asdict(cell), "rows": rows, "rounds": rounds, "data": str(data), "out": str(out)})
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--standalone"]
-        subprocess.run([*command, "-m", "benchmarks.ladder.measure", spec], cwd=ROOT, check=True)
+        job = start_job(cell, rows, rounds, data, out)
+        if job.wait():
+            raise RuntimeError(f"{cell.name}: a rank failed, and says above why")
         return json.loads(out.read_text())
+
+
+def start_job(
+    cell: Cell, rows: list[str], rounds: int, data: Path, out: Path, turns: Turns | None = None, root: Path = ROOT
+) -> "subprocess.Popen[bytes]":
+    """The ranks of one process set, with the dist_rec of `root`; rank 0 writes what `main` found to `out`."""
+    spec = {"cell": asdict(cell), "rows": rows, "rounds": rounds, "data": str(data), "out": str(out)}
+    if turns is not None:
+        spec["turns"] = {"file": str(turns.file), "me": turns.me}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--standalone"]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, "-m", "benchmarks.ladder.measure", json.dumps(spec)], cwd=root, env=environment)
 
 
 def main(spec: dict[str, Any]) -> None:
     """On every rank."""
     cell, data = Cell(**spec["cell"]), Path(spec["data"])
+    turns = Turns(Path(spec["turns"]["file"]), spec["turns"]["me"]) if "turns" in spec else None
     with start_ranks(ParallelConfig(backend="gloo")) as ranks:
-        requests, schema = read_requests(cell, data, "train", RANKS * cell.requests)
+        requests, schema = read_requests(cell, data, "train", RANKS * cell.most_requests)
         mine = requests.take(np.arange(ranks.rank, requests.num_rows, RANKS))
-        start = Start.of(cell, data, ranks, schema, mine)
+        whole = Start.of(cell, data, ranks, schema, mine)
+        start = replace(whole, requests=mine.slice(0, cell.requests).combine_chunks())
+        quality = {name: auc_after(ROWS[name], whole) for name in spec["rows"]} if cell.auc_steps else {}
         jobs = {name: Job(ROWS[name], start) for name in spec["rows"]}
         errors = check_logits(jobs, start)
-        rows = Rounds(jobs, ranks).run(spec["rounds"])
+        found = Rounds(jobs, ranks, turns).run(spec["rounds"])
         for name, job in jobs.items():
-            peak = growth(lambda job=job: [*job.train(job.batches[:1])])
-            nbytes, collate, most = ranks.total(job.nbytes, job.collate_ms, peak or 0.0)
-            rows[name] |= {
-                "name": job.row.name,
-                "bytes": nbytes / RANKS,
-                "collate_ms": collate / RANKS,
-                "peak": None if peak is None else most / RANKS,
-                "error": errors[name],
-            }
+            found[name] |= {"name": job.row.name, "error": errors[name], "auc": quality.get(name)}
+            found[name] |= _sizes(job, ranks)
         (events,) = ranks.total(start.lengths.sum())
         if ranks.is_main:
-            found = {"samples": RANKS * cell.requests * cell.candidates, "events": events, "rows": rows}
-            Path(spec["out"]).write_text(json.dumps(found))
+            samples = RANKS * cell.requests * cell.candidates
+            Path(spec["out"]).write_text(json.dumps({"samples": samples, "events": events, "rows": found}))
+
+
+def _sizes(job: Job, ranks: Ranks) -> dict[str, Any]:
+    """Of a batch and a step on one rank, in the mean: `bytes`, `collate_ms`, and `peak` bytes or None."""
+    peak = growth(lambda: [*job.train(job.batches[:1])])
+    nbytes, collate_ms, most = (of / RANKS for of in ranks.total(job.nbytes, job.collate_ms, peak or 0.0))
+    return {"bytes": nbytes, "collate_ms": collate_ms, "peak": None if peak is None else most}
 
 
 def check_logits(jobs: dict[str, Job], start: Start) -> dict[str, float]:
@@ -76,8 +114,8 @@ def check_logits(jobs: dict[str, Job], start: Start) -> dict[str, float]:
     Raises ValueError for one that is farther than rounding explains. Comm: the all-to-alls of one batch per row."""
     first = [np.arange(start.cell.batch)]
     reference = jobs[REFERENCE] if REFERENCE in jobs else Job(ROWS[REFERENCE], start)
-    expected = reference.logits(reference.collated(first)[0])
-    found = {name: _distance(job.logits(job.collated(first)[0]), expected) for name, job in jobs.items()}
+    expected, _ = reference.predict(reference.collated(first)[0])
+    found = {name: _distance(job.predict(job.collated(first)[0])[0], expected) for name, job in jobs.items()}
     for name, distance in found.items():
         half = any("bf16" in setting for setting in jobs[name].row.recipe)
         if not distance <= (limit := HALF_TOLERANCE if half else TOLERANCE):
@@ -95,14 +133,13 @@ def _distance(logits: Tensor, expected: Tensor) -> float:
 class Rounds:
     """Blocks of all rows in turns."""
 
-    def __init__(self, jobs: dict[str, Job], ranks: Ranks) -> None:
-        self.jobs, self.ranks = jobs, ranks
+    def __init__(self, jobs: dict[str, Job], ranks: Ranks, turns: Turns | None = None) -> None:
+        self.jobs, self.ranks, self.turns = jobs, ranks, turns
 
     def run(self, rounds: int) -> dict[str, dict[str, Any]]:
         """Row -> milliseconds per step of each of its rounds: `processor` (mean of the ranks), `wall`; `rounds` are
         their numbers. The first block of a row warms up."""
         warm = {name: self._block(job)["wall"] for name, job in self.jobs.items()}
-        # Rank 0 decides for all: the order of collectives must be the same.
         every = self._every(warm, rounds)
         found: dict[str, dict[str, Any]] = {name: {"rounds": [], "processor": [], "wall": []} for name in self.jobs}
         for number in range(rounds):
@@ -118,12 +155,16 @@ class Rounds:
         return found
 
     def _every(self, warm: dict[str, float], rounds: int) -> dict[str, int]:
-        most = max(1, (rounds - 1) // (FEWEST_ROUNDS - 1) if rounds > 1 else 1)
+        if self.turns is not None:  # both sets take the same turns
+            return dict.fromkeys(warm, 1)
+        most = max(1, (rounds - 1) // (FEWEST_ROUNDS - 1))
         usual = float(np.median([*warm.values()])) * MOST_TIMES
         return {name: int(np.clip(np.ceil(took / usual), 1, most)) for name, took in warm.items()}
 
     def _block(self, job: Job) -> dict[str, float]:
-        """Milliseconds per step, the same numbers on every rank."""
+        """Milliseconds per step, the same numbers on every rank, so that all decide alike on them."""
+        if self.turns is not None and self.ranks.is_main:
+            self.turns.wait()
         self.ranks.barrier()
         wall, processor = time.perf_counter(), time.process_time()
         for _ in job.train(job.batches):
@@ -132,14 +173,13 @@ class Rounds:
         self.ranks.barrier()
         wall = time.perf_counter() - wall
         (both,), (slowest,) = self.ranks.total(processor), self.ranks.largest(wall)
+        if self.turns is not None and self.ranks.is_main:
+            self.turns.done()
         steps = len(job.batches)
         return {"processor": 1e3 * both / RANKS / steps, "wall": 1e3 * slowest / steps}
 
 
 if __name__ == "__main__":
-    import logging
-    import warnings
-
     logging.disable()
     warnings.simplefilter("ignore")
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The table of a cell."""
+"""The tables of the ladder, as Markdown lines. A number is one median, or p20 / p50 / p80 of the blocks of a row."""
 
 from typing import Any
 
@@ -8,53 +8,83 @@ from benchmarks.ladder.cell import Cell
 from benchmarks.ladder.rows import FIRST, STRONG
 
 PARTS = (20, 50, 80)  # percentiles
-COLUMNS = (
-    "row",
-    "processor ms per step and rank",
-    f"row {FIRST} / row",
-    f"row {STRONG} / row",
-    "wall ms per step",
-    "samples/s",
-    "events/s",
-    "KB to the device",
-    "peak MB",
-    "collate ms",
-    "logits differ by",
+NEXT_REPEAT = 10**6  # added to the numbers of rounds, which keeps those of several repeats apart
+EXPLAINED = (
+    "Two gloo ranks, one thread each; all rows in the same two processes, in turns, on the same requests. Times are "
+    "p20 / p50 / p80 of the blocks. Ratios are of processor time, round by round: above 1.00 the row takes less. "
+    "Samples are candidates. Collating is not in the step. Peak: growth of a step. Logits: before training, relative "
+    "to the largest."
 )
 
 
-def table(cell: Cell, found: dict[str, Any]) -> list[str]:
-    """Markdown lines. Times are p20 / p50 / p80 of the blocks of a row; ratios those of the rounds that both have."""
-    rows = found["rows"]
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    for row in rows.values():
+def table(cell: Cell, repeats: list[dict[str, Any]]) -> list[str]:
+    """Of one cell, from what `measure` gave in each repeat."""
+    names = repeats[0]["rows"]
+    pooled = {name: _pooled([found["rows"][name] for found in repeats]) for name in names}
+    with_auc = any(row["auc"] is not None for row in pooled.values())
+    columns = ["row", "processor ms per step and rank", f"row {FIRST} / row", f"row {STRONG} / row"]
+    columns += [f"row {STRONG} / row of each repeat"] if len(repeats) > 1 else []
+    columns += ["wall ms per step", "samples/s", "events/s", "KB to the device", "peak MB", "collate ms"]
+    columns += ["logits differ by", *(["AUC"] if with_auc else [])]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, row in pooled.items():
         per_second = 1e3 / (float(np.median(row["wall"])) * cell.steps)
-        cells = [
-            row["name"],
-            _parts(row["processor"], ".1f"),
-            *(ratio(rows.get(other), row) for other in (FIRST, STRONG)),
+        cells = [row["name"], _parts(row["processor"], ".1f")]
+        cells += [_parts(ratios(pooled.get(other), row), ".2f") for other in (FIRST, STRONG)]
+        if len(repeats) > 1:
+            each = [ratios(found["rows"].get(STRONG), found["rows"][name]) for found in repeats]
+            cells.append(", ".join(f"{np.median(of):.2f}" if of else "-" for of in each))
+        cells += [
             _parts(row["wall"], ".1f"),
-            f"{per_second * found['samples']:,.0f}",
-            f"{per_second * found['events']:,.0f}",
+            f"{per_second * repeats[0]['samples']:,.0f}",
+            f"{per_second * repeats[0]['events']:,.0f}",
             f"{row['bytes'] / 1e3:,.1f}",
             "-" if row["peak"] is None else f"{row['peak'] / 1e6:.1f}",
             f"{row['collate_ms']:.2f}",
             f"{row['error']:.0e}",
         ]
+        cells += ["-" if row["auc"] is None else f"{row['auc']:.4f}"] if with_auc else []
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def ratio(other: dict[str, Any] | None, row: dict[str, Any]) -> str:
-    """How many times the processor time of `row` another row takes: p20 / p50 / p80 over the rounds of both."""
-    if other is None:
-        return "-"
-    theirs = dict(zip(other["rounds"], other["processor"]))
-    both = zip(row["rounds"], row["processor"])
-    return _parts([theirs[number] / own for number, own in both if number in theirs], ".2f")
+def comparison(found: list[dict[str, Any]]) -> list[str]:
+    """Of two commits, from what `compare` gave."""
+    first, second = found
+    a, b = first["commit"], second["commit"]
+    columns = [
+        "row",
+        *(f"{name}: processor ms per step and rank" for name in (a, b)),
+        f"{a} / {b}",
+        *(f"{name}: peak MB" for name in (a, b)),
+    ]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, before in first["rows"].items():
+        after = second["rows"][name]
+        cells = [before["name"], *(_parts(row["processor"], ".1f") for row in (before, after))]
+        cells += [_parts(ratios(before, after), ".3f")]
+        cells += ["-" if row["peak"] is None else f"{row['peak'] / 1e6:.1f}" for row in (before, after)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def ratios(other: dict[str, Any] | None, row: dict[str, Any]) -> list[float]:
+    """How many times the processor time of `row` another row takes, in every round that both were in."""
+    theirs = {} if other is None else dict(zip(other["rounds"], other["processor"]))
+    pairs = zip(row["rounds"], row["processor"])
+    return [theirs[number] / own for number, own in pairs if number in theirs]
+
+
+def _pooled(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The blocks of all repeats of a row together; single numbers as their median."""
+    numbers = [number + NEXT_REPEAT * repeat for repeat, row in enumerate(rows) for number in row["rounds"]]
+    pooled = {"name": rows[0]["name"], "rounds": numbers}
+    pooled |= {key: [value for row in rows for value in row[key]] for key in ("processor", "wall")}
+    for key in ("bytes", "peak", "collate_ms", "error", "auc"):
+        values = [row[key] for row in rows if row[key] is not None]
+        pooled[key] = float(np.median(values)) if values else None
+    return pooled
 
 
 def _parts(values: list[float], form: str) -> str:
-    if not values:
-        return "-"
-    return " / ".join(f"{value:{form}}" for value in np.percentile(values, PARTS))
+    return " / ".join(f"{value:{form}}" for value in np.percentile(values, PARTS)) if values else "-"

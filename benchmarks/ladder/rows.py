@@ -18,6 +18,7 @@ class Row:
     - `model`: the plain model, the plain model with dist_rec's `EventTokens`, or dist_rec's own
     - `update`: DDP and TorchRec's optimizers, or the `HybridOptimizer`
     - `optimizer`: AdamW by torch's default for the device, AdamW in one kernel, or what the recipe makes
+    - `compiled`: layers that take tensors alone go through torch.compile
     - `recipe`: further settings of the model and the optimizer
     """
 
@@ -44,6 +45,7 @@ ROWS = {
     "0": replace(SHARED, name="0 a row per candidate", per_candidate=True),
     "1": SHARED,
     "2": STRONGEST,
+    "2c": replace(STRONGEST, name="2 and torch.compile", compiled=True),
     "3": replace(STRONGEST, name="3 int32 ids", batch="int32"),
     "4": UNIQUE,
     "5": FACTORISED,
