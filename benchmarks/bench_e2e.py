@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from benchmarks.ladder.cell import Cell
 from benchmarks.ladder.compare import compare
 from benchmarks.ladder.measure import measure
@@ -104,6 +106,7 @@ def main() -> None:
             cell.check()
     except ValueError as error:
         parser.error(str(error))
+    torch.set_num_threads(1)  # as the ranks have, for the page
     lines = ["# The ladder: from a plain TorchRec job to dist_rec", "", *provenance_lines(), "", EXPLAINED, ""]
     for number, cell in enumerate(cells):
         print(f"cell {number + 1}/{len(cells)}: {cell.name}", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import dist_rec
 from benchmarks.ladder.cell import RANKS, Cell, read_requests, write_data
 from benchmarks.ladder.jobs import Job, Start
 from benchmarks.ladder.memory import growth
@@ -82,6 +83,7 @@ def start_job(
 def main(spec: dict[str, Any]) -> None:
     """On every rank."""
     cell, data = Cell(**spec["cell"]), Path(spec["data"])
+    assert Path.cwd() in Path(dist_rec.__file__).parents, f"expected the dist_rec of {Path.cwd()}"
     turns = Turns(Path(spec["turns"]["file"]), spec["turns"]["me"]) if "turns" in spec else None
     with start_ranks(ParallelConfig(backend="gloo")) as ranks:
         requests, schema = read_requests(cell, data, "train", RANKS * cell.most_requests)

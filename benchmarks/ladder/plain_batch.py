@@ -86,11 +86,13 @@ def collate_plain(
     if per_candidate:
         candidates = 1
 
+    kind = {torch.int64: np.int64, torch.int32: np.int32}[dtype]
+
     def of_events(name: str) -> Ragged:
         return _taken(ragged[name], request) if per_candidate else ragged[name]
 
     def integers(values: Any) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(dtype)
+        return torch.from_numpy(values.astype(kind))  # a copy, which may be written to
 
     parts: dict[str, tuple[Tensor, Tensor]] = {}
     ones = torch.ones(len(request), dtype=dtype)
