@@ -21,13 +21,14 @@ from benchmarks.ladder.cell import Cell
 from benchmarks.ladder.compare import compare
 from benchmarks.ladder.measure import measure
 from benchmarks.ladder.report import EXPLAINED, comparison, table
-from benchmarks.ladder.rows import chosen
+from benchmarks.ladder.rows import ROWS, chosen
 from dist_rec.common.provenance import provenance_lines
 
 BATCHES = {"quickstart": (32,), "200": (32,), "1000": (8,), "2000": (4, 16)}  # requests of a batch, by lengths
 STEPS = {"quickstart": 16}
 OTHER_BATCH, OTHER_STEPS = 8, 4
 COMPARED = "1,2,sync,delayed"
+MOST_REPEATED_EVENTS = 500_000  # of a batch in a sweep
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -84,13 +85,20 @@ def cells_of(options: argparse.Namespace) -> Iterator[Cell]:
             yield Cell(model, lengths, int(candidates), int(merge), batch, STEPS.get(lengths, OTHER_STEPS))
 
 
-def section(cell: Cell, options: argparse.Namespace) -> list[str]:
+def rows_of(cell: Cell, rows: str) -> str:
+    """The rows of a cell of a sweep: none with repeated histories where one batch would take gigabytes."""
+    if cell.repeated_events <= MOST_REPEATED_EVENTS:
+        return rows
+    return ",".join(name for name in chosen(rows) if not ROWS[name].per_candidate)
+
+
+def section(cell: Cell, rows: str, options: argparse.Namespace) -> list[str]:
     """A cell with its own command and table."""
-    found = [measure(cell, chosen(options.rows), options.rounds) for _ in range(options.repeats)]
+    found = [measure(cell, chosen(rows), options.rounds) for _ in range(options.repeats)]
     command = [
         *("python", "-m", "benchmarks.bench_e2e", "ladder", "--model", cell.model, "--lengths", cell.lengths),
         *("--candidates", str(cell.candidates), "--merge", str(cell.merge), "--batch", str(cell.batch)),
-        *("--steps", str(cell.steps), "--rows", options.rows, "--rounds", str(options.rounds)),
+        *("--steps", str(cell.steps), "--rows", rows, "--rounds", str(options.rounds)),
         *("--repeats", str(options.repeats), *(("--auc", str(cell.auc_steps)) if cell.auc_steps else ())),
     ]
     return [f"## {cell.name}", "", f"`{shlex.join(command)}`", "", *table(cell, found), ""]
@@ -114,7 +122,8 @@ def main() -> None:
             found = compare(cell, chosen(options.rows), options.rounds, tuple(options.commits))
             lines += [f"## {cell.name}", "", *comparison(found), ""]
         else:
-            lines += section(cell, options)
+            rows = rows_of(cell, options.rows) if options.command == "sweep" else options.rows
+            lines += section(cell, rows, options)
         if options.out:
             options.out.write_text("\n".join(lines))
     print("\n".join(lines))

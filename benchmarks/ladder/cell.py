@@ -21,6 +21,7 @@ RECIPES = {"longer": "quickstart", "hyformer": "hyformer"}
 RANKS = 2
 SPREAD = 0.03  # histories of one length are at most so much shorter
 LR = 1e-3
+QUICKSTART_EVENTS = 113  # mean history of the quickstart's data
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ class Cell:
     def most_requests(self) -> int:
         """Of a rank, in a block or in the training whose AUC is measured."""
         return self.batch * max(self.steps, self.auc_steps)
+
+    @property
+    def repeated_events(self) -> int:
+        """About how many events a batch of a rank has, if each candidate has a history of its own."""
+        length = QUICKSTART_EVENTS if self.lengths == "quickstart" else int(self.lengths)
+        return self.batch * self.candidates * length
 
     @property
     def name(self) -> str:

@@ -12,8 +12,8 @@ NEXT_REPEAT = 10**6  # added to the numbers of rounds, which keeps those of seve
 EXPLAINED = (
     "Two gloo ranks, one thread each; all rows in the same two processes, in turns, on the same requests. Times are "
     "p20 / p50 / p80 of the blocks. Ratios are of processor time, round by round: above 1.00 the row takes less. "
-    "Samples are candidates. Collating is not in the step. Peak: growth of a step. Logits: before training, relative "
-    "to the largest."
+    "Samples are candidates. Collating is not in the step. Peak: growth of a step. Logits: before training, norm "
+    "of the difference relative to the norm."
 )
 
 

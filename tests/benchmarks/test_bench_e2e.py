@@ -51,6 +51,16 @@ def test_a_sweep_has_every_cell_of_the_question(monkeypatch: pytest.MonkeyPatch,
     assert (tmp_path / "page.md").read_text().count("\n## ") == len(cells)
 
 
+def test_a_sweep_leaves_repeated_histories_out_where_they_take_gigabytes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    command = "sweep --models longer --merges 1 --lengths 2000 --candidates 4,50 --rows 0,2 --repeats 1 --out"
+    calls = run(monkeypatch, f"{command} {tmp_path / 'x'}")
+    rows = {(cell.batch, cell.candidates): rows for cell, rows, _ in calls}
+    assert rows == {(4, 4): ["0", "2"], (16, 4): ["0", "2"], (4, 50): ["0", "2"], (16, 50): ["2"]}
+    assert "--rows 2 " in (tmp_path / "x").read_text()
+
+
 @pytest.mark.parametrize(
     "wrong", ["ladder --rows 99", "ladder --model hyformer --merge 4", "sweep --lengths x --out y"]
 )

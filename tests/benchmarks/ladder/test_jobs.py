@@ -5,6 +5,7 @@ import pytest
 import torch
 from torchrec.optim.keyed import CombinedOptimizer
 
+from benchmarks.ladder import jobs
 from benchmarks.ladder.cell import Cell, read_requests, write_data
 from benchmarks.ladder.jobs import Job, Start, _compile, load_tables
 from benchmarks.ladder.plain_tokens import PlainTokens
@@ -49,6 +50,13 @@ def test_rows_with_the_same_samples_have_the_same_loss(start: Start) -> None:
     }
     ordered = Job(replace(ROWS["6"], alike=False), start)
     assert [float(of[0]) for of in ordered.train(ordered.batches)] == pytest.approx(losses["1"], rel=1e-5)
+
+
+def test_repeated_histories_are_cut_to_a_batch_where_they_take_seconds(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "MOST_REPEATED_EVENTS", CELL.repeated_events - 1)
+    assert (len(Job(ROWS["0"], start).batches), len(Job(ROWS["1"], start).batches)) == (1, CELL.steps)
 
 
 def test_tables_that_the_model_lacks_are_refused(start: Start) -> None:

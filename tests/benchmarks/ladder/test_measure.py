@@ -43,7 +43,8 @@ def test_a_row_that_is_another_model_is_refused() -> None:
     def job(row: str, factor: float) -> Any:
         return SimpleNamespace(row=ROWS[row], collated=lambda parts: parts, predict=lambda _: (factor * logits, None))
 
-    start: Any = SimpleNamespace(cell=CELLS[0][0])
+    ranks = SimpleNamespace(largest=lambda *values: list(values))
+    start: Any = SimpleNamespace(cell=CELLS[0][0], ranks=ranks)
     jobs = {"sync": job("sync", 1.0), "2": job("2", 1.0 + 1e-6), "10": job("10", 1.01)}
     found = check_logits(jobs, start)
     assert found["sync"] == 0 and 0 < found["2"] < TOLERANCE < found["10"] < HALF_TOLERANCE
