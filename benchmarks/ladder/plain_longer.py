@@ -53,10 +53,8 @@ class PlainInner(nn.Module):
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        # Groups are filled from their end. The last slot of a group of padding is let through: a softmax needs a key.
-        shown = real.clone()
-        shown[:, -1] = True
-        attended = scaled_dot_product_attention(q, k, v, attn_mask=shown[:, None, None])
+        # A slot that sees none, in a group of padding, gets zero from torch, and zero again below.
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None])
         x = x + self.project(attended.transpose(1, 2).flatten(2))
         x = x + self.ffn(self.norm_ffn(x))
         return x.masked_fill(~real.unsqueeze(-1), 0.0)
