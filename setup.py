@@ -1,10 +1,12 @@
 """Packaging. Two unusual things: the top-level folder `kernels/` is shipped as `dist_rec.kernels`, never as `kernels`,
-and the host's dedup is a C++ extension that an installation may lack (dist_rec/data/dedup.py then takes a library).
+and what a CPU does for every event is C++ that an installation may lack: the host's dedup (dist_rec/data/dedup.py then
+takes a library) and the kernels of a CPU (kernels/common/native.py; then plain PyTorch).
 
 As for the folder: a wheel takes it from `package_dir`; the source tree and an editable install find it through the link
 `dist_rec/kernels`.
 """
 
+import platform
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -34,6 +36,26 @@ def check_link() -> None:
         f"dist_rec/kernels must be a link to ../kernels, found {came}. "
         "Restore it with: rm -rf dist_rec/kernels && ln -s ../kernels dist_rec/kernels"
     )
+
+
+def native_kernels() -> list[Extension]:
+    """The same sources once per instruction set, of which the one that fits is imported."""
+    variants = {"default": []}
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        variants |= {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}
+    return [
+        Extension(
+            f"dist_rec.kernels.native._native_{name}",
+            ["kernels/native/_native.cpp"],
+            depends=[str(path.relative_to(ROOT)) for path in sorted((ROOT / "kernels/native").glob("*.hpp"))],
+            define_macros=[("VARIANT", name)],
+            # Vectors are written out; the compiler's own attempts cost time and win nothing. Sums of products may fuse.
+            extra_compile_args=["-O3", "-std=c++17", "-fno-tree-vectorize", "-ffp-contract=fast", "-Wno-psabi", *flags],
+            extra_link_args=["-pthread"],
+            optional=True,
+        )
+        for name, flags in variants.items()
+    ]
 
 
 class CheckedEditable(editable_wheel):
@@ -67,7 +89,8 @@ setup(
             depends=["dist_rec/data/_tokens.hpp"],
             extra_compile_args=["-O3", "-std=c++17"],
             optional=True,  # without a compiler the installation goes on; `dist-rec doctor` says what is missing
-        )
+        ),
+        *native_kernels(),
     ],
     # Every torch with a TorchRec that has what this project calls; the sets that are tested: launch/requirements/.
     install_requires=[

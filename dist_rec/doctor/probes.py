@@ -96,6 +96,17 @@ def probe_dedup() -> str:
     return f"tokens are hashed by {os.path.basename(str(host.__file__))}"
 
 
+def probe_native() -> str:
+    """The C++ kernels of a CPU."""
+    import torch
+
+    from dist_rec.kernels.common.native import native_kernels
+    from dist_rec.kernels.gather_pool import expand
+
+    expand(torch.eye(2), torch.tensor([1, 0]), backend="native")
+    return f"{os.path.basename(str(native_kernels().__file__))} gathers rows"
+
+
 def probe_rank(backend: str, rank: str, world_size: str, store: str) -> str:
     """One rank of an all-reduce and an all-to-all. The ranks meet in the file `store`, which needs no free port."""
     import torch
@@ -125,6 +136,7 @@ PROBES: dict[str, Callable[..., str]] = {
     "embedding": probe_embedding,
     "triton": probe_triton,
     "dedup": probe_dedup,
+    "native": probe_native,
     "rank": probe_rank,
 }
 

@@ -17,8 +17,13 @@ TIMEOUT_S = 120
 _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _REINSTALL = "repair the versions above first; if all are ok, install again: rm -rf .venv && launch/install.sh"
 _COMPILE = (
-    "pyarrow deduplicates meanwhile, several times more slowly; have a C++17 compiler (g++) and Python's headers in "
-    "reach and install again: rm .venv/dist_rec.stamp && launch/install.sh"
+    "have a C++17 compiler (g++ 12 or clang 16) and Python's headers in reach and install again: rm "
+    ".venv/dist_rec.stamp && launch/install.sh"
+)
+# Name of the probe, title, what does the work meanwhile.
+_EXTENSIONS = (
+    ("dedup", "host dedup", "pyarrow deduplicates meanwhile, several times more slowly"),
+    ("native", "kernels of a CPU", "plain PyTorch computes meanwhile, more slowly; nothing changes on a GPU"),
 )
 # Name of the probe, title, what to do about a failure.
 _PROBES = (
@@ -63,7 +68,10 @@ def examine() -> list[Finding]:
     if not seen.worked:
         return findings  # every other probe would repeat the same error
     findings += [_finding(title, _run_probes([[name]]), fix) for name, title, fix in _PROBES]
-    findings.append(_finding("host dedup", _run_probes([["dedup"]]), _COMPILE, otherwise="warn"))
+    findings += [
+        _finding(title, _run_probes([[name]]), f"{meanwhile}; {_COMPILE}", otherwise="warn")
+        for name, title, meanwhile in _EXTENSIONS
+    ]
     findings.append(_check_ranks("gloo", 2))
     if cuda_devices:
         findings.append(_check_ranks("nccl", min(cuda_devices, 2)))

@@ -71,8 +71,10 @@ def _adamw(parameters: Parameters, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def _fused(parameters: Parameters) -> bool | None:
-    """One kernel for all parameters on a GPU, which also drops an update without the host; None is torch's choice."""
-    return True if parameters and all(p.is_cuda for p in parameters) else None
+    """One call for all parameters, on a CPU and a GPU, which also drops an update without the host; None is torch's
+    choice, for what its kernel does not take."""
+    known = bool(parameters) and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    return True if known else None
 
 
 def dense_factory(config: OptimConfig) -> DenseFactory:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from dist_rec.common.errors import RunError
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import ParallelConfig
+from dist_rec.training.memory import keep_freed_memory
 
 LAST_WORD_S = 1.0
 TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -77,6 +78,8 @@ def start_ranks(config: ParallelConfig) -> Iterator[Ranks]:
     device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     backend = "nccl" if use_cuda else "gloo"
     with tempfile.TemporaryDirectory() as folder:
         if "RANK" in os.environ:

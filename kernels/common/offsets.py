@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from dist_rec.kernels.common.native import built, index
+
 
 def readable(*tensors: Tensor | None) -> bool:
     """Whether reading the values costs nothing: in host memory, and neither compiled nor traced with fake tensors."""
@@ -18,13 +20,21 @@ def check_offsets(name: str, offsets: Tensor, total: int, *, padded: bool = Fals
 
     Lengths in the place of offsets are the usual cause: they do not begin at 0, or they fall.
     """
-    first, last = int(offsets[0]), int(offsets[-1])
-    whole = last <= total if padded else last == total
-    if first == 0 and whole and not bool((offsets[1:] < offsets[:-1]).any()):
+    if _are_offsets(offsets.contiguous(), total, padded):
         return
+    first, last = int(offsets[0]), int(offsets[-1])
     upto = f"at most {total}" if padded else str(total)
     got = f"{offsets.tolist()}" if len(offsets) <= 8 else f"{first} to {last}, {len(offsets)} values"
     raise ValueError(
         f"{name} must begin at 0 and never fall, up to {upto}, got {got}; are these lengths? Their offsets are "
         "torch.nn.functional.pad(lengths.cumsum(0), (1, 0))"
     )
+
+
+def _are_offsets(offsets: Tensor, total: int, padded: bool) -> bool:
+    kernels = built()
+    if kernels is not None and offsets.dtype in (torch.int32, torch.int64):
+        return kernels.check_offsets(*index(offsets), len(offsets), total, padded)
+    last = int(offsets[-1])
+    whole = last <= total if padded else last == total
+    return int(offsets[0]) == 0 and whole and not bool((offsets[1:] < offsets[:-1]).any())

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import HAS_TRITON, choose
+from dist_rec.kernels.common.native import why_not_native
 from dist_rec.kernels.common.traced import traceable
 from dist_rec.kernels.cross_causal_attention.bucketed import bucketed_attention
 from dist_rec.kernels.cross_causal_attention.checks import check_inputs, check_values, why_not_triton
 from dist_rec.kernels.cross_causal_attention.mask import Mask
+from dist_rec.kernels.cross_causal_attention.native import native_attention
 from dist_rec.kernels.cross_causal_attention.reference import reference_attention
 
 if HAS_TRITON:
@@ -20,7 +22,7 @@ if HAS_TRITON:
 else:
     fused_attention = None
 
-Backend = Literal["auto", "triton", "bucketed", "reference"]
+Backend = Literal["auto", "triton", "native", "bucketed", "reference"]
 
 __all__ = ["Backend", "Mask", "cross_causal_attention"]
 
@@ -59,8 +61,8 @@ def cross_causal_attention(
     `causal=False` a row attends to all keys of its request. A row without a visible key gives zeros and no gradient.
 
     With fewer key-value than query heads, query head h uses key-value head h // (H / H_kv). Under autocast the inputs
-    are cast to its dtype. No backend but `reference` and `bucketed` reads a value on the host. All are deterministic,
-    and a request's result does not depend on the others of its batch (README.md has the exceptions).
+    are cast to its dtype. On CUDA no backend but `reference` and `bucketed` reads a value on the host. All are
+    deterministic, and a request's result does not depend on the others of its batch (README.md has the exceptions).
 
     Args:
         q: (sum_q, H, D), float.
@@ -80,15 +82,17 @@ def cross_causal_attention(
         scale: positive; defaults to 1 / sqrt(D).
         max_q_len: a promise that no request has more query rows. Up to 128 rows it lets the backward hold them all and
             read K and V once. If a request breaks the promise, its rows are NaN (the CPU's backends raise ValueError).
-        backend: `triton` is the fused kernel (fp32, fp16, bf16; D <= 256); `bucketed` pads requests of similar length
-            together; `reference` loops over requests, in float64 too; `auto` takes `triton` on CUDA where it can, else
-            `bucketed`, and logs its choice once.
+        backend: `triton` is the fused kernel (fp32, fp16, bf16; D <= 256); `native` is the one of a CPU, in C++
+            (fp32); `bucketed` pads requests of similar length together; `reference` loops over requests, in float64
+            too. `auto` takes `triton` on CUDA and `native` on a CPU where they can, else `bucketed`, and logs its
+            choice once.
 
     Returns:
         (sum_q, H, D) in the dtype of q, or of autocast.
 
     Raises:
-        ValueError: shapes, dtypes or options do not fit together, or `mask` is given beside one of its options.
+        ValueError: shapes, dtypes or options do not fit together, `mask` is given beside one of its options, or the
+            backend that is asked for cannot take the inputs.
         RuntimeError: `backend="triton"` where there is neither a CUDA device nor Triton's interpreter.
     """
     options = Mask(causal, num_candidates, group_size, prefix_len, q_positions, key_valid)
@@ -101,13 +105,23 @@ def cross_causal_attention(
         q, k, v = q.to(dtype), k.to(dtype), None if v is None else v.to(dtype)
     check_inputs(q, k, v, q_offsets, kv_offsets, mask, scale)
     factor: float = q.shape[-1] ** -0.5 if scale is None else scale
-    chosen = choose("cross_causal_attention", backend, q.device, why_not_triton(q), fallback="bucketed")
+    native_obstacle = why_not_native(q, k, *(() if v is None else (v,)))
+    chosen = choose(
+        "cross_causal_attention",
+        backend,
+        q.device,
+        why_not_triton(q),
+        native_obstacle=native_obstacle,
+        fallback="bucketed",
+    )
     if chosen == "triton":
         assert fused_attention is not None
         return fused_attention(q, k, v, q_offsets, kv_offsets, mask, factor, max_q_len)
     check_values(len(q), len(k), q_offsets, kv_offsets, mask)  # pyright: ignore[reportCallIssue] - disable is not typed
     if max_q_len is not None and len(q_offsets) > 1 and (longest := int(q_offsets.diff().max())) > max_q_len:
         raise ValueError(f"max_q_len={max_q_len} was promised, but a request has {longest} query rows")
+    if chosen == "native":
+        return native_attention(q, k, v, q_offsets, kv_offsets, mask, factor)
     k, v = k.chunk(2, dim=1) if v is None else (k, v)
     if k.shape[1] < q.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))

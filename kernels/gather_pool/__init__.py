@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import HAS_TRITON, Backend, choose
+from dist_rec.kernels.common.native import why_not_native
 from dist_rec.kernels.common.traced import traceable
 from dist_rec.kernels.gather_pool.checks import Index, Mode, Term, check_bags, check_rows, check_terms, why_not_triton
+from dist_rec.kernels.gather_pool.native import native_expand_add
 from dist_rec.kernels.gather_pool.reference import reference_expand, reference_expand_add, reference_pool
 from dist_rec.kernels.gather_pool.torch_backend import torch_expand, torch_expand_add, torch_pool
 from dist_rec.kernels.unique_ids import BitPackedIndex, Segments, unpack_index
@@ -32,23 +34,26 @@ def expand(rows: Tensor, inverse: Index, *, segments: Segments | None = None, ba
         inverse: (N,) int32, int64 or bit-packed, values in [0, U). A value outside raises on a CPU; the kernels, which
             do not wait for the device, read no row and give zeros.
         segments: of `inverse`, if they are known: the backward then need not sort.
-        backend: `triton` is one kernel, which reads a bit-packed inverse directly (fp32, fp16, bf16); `torch` is quick
-            on a CPU, in float64 too; `reference` is plain indexing; `auto` takes `triton` on CUDA where it can, else
-            `torch`, and logs its choice once.
+        backend: `triton` is one kernel, which reads a bit-packed inverse directly (fp32, fp16, bf16); `native` is the
+            one of a CPU, in C++ (fp32; not for `pool`); `torch` is quick on a CPU, in float64 too; `reference` is plain
+            indexing. `auto` takes `triton` on CUDA and `native` on a CPU where they can, else `torch`, and logs its
+            choice once.
 
     Returns:
         (N, D) in the dtype of rows. Bytes moved: U D + N D elements and the index, backward the same.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit together.
+        ValueError: shapes, dtypes or devices do not fit together, or the backend that is asked for cannot take them.
         RuntimeError: `backend="triton"` where there is neither a CUDA device nor Triton's interpreter.
     """
     check_rows(rows, inverse, segments)
-    chosen = choose("expand", backend, rows.device, why_not_triton(rows))
+    chosen = choose("expand", backend, rows.device, why_not_triton(rows), native_obstacle=why_not_native(rows))
     if chosen == "triton":
         assert triton_expand_add is not None
         return triton_expand_add(rows, inverse, (), segments)
     plain = _plain(inverse)
+    if chosen == "native":
+        return native_expand_add(rows, plain, (), gelu=False)
     return torch_expand(rows, plain, segments) if chosen == "torch" else reference_expand(rows, plain)
 
 
@@ -108,8 +113,8 @@ def expand_add(
     Args:
         rows, inverse, segments, backend: as in `expand`.
         terms: up to 4 pairs of a table (K, D), of any floating dtype, and its index (N,) int32 or int64 in [0, K).
-        gelu: the GELU (by the error function) of the sum instead. `triton` applies it before it rounds and writes, and
-            keeps nothing for the backward but the rows: it makes the sum again.
+        gelu: the GELU (by the error function) of the sum instead. `triton` and `native` apply it before they write,
+            and keep nothing for the backward but the rows: they make the sum again.
 
     Returns:
         (N, D) in the dtype of rows.
@@ -119,11 +124,16 @@ def expand_add(
     """
     check_rows(rows, inverse, segments)
     check_terms(rows, inverse, terms)
-    chosen = choose("expand_add", backend, rows.device, why_not_triton(rows, *(table for table, _ in terms)))
+    tables = (rows, *(table for table, _ in terms))
+    chosen = choose(
+        "expand_add", backend, rows.device, why_not_triton(*tables), native_obstacle=why_not_native(*tables)
+    )
     if chosen == "triton":
         assert triton_expand_add is not None
         return triton_expand_add(rows, inverse, terms, segments, gelu)
     plain = _plain(inverse)
+    if chosen == "native":
+        return native_expand_add(rows, plain, terms, gelu)
     if chosen == "reference":
         return reference_expand_add(rows, plain, terms, gelu)
     total = torch_expand_add(rows, plain, terms, segments)

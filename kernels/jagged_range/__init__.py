@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import HAS_TRITON, Backend, choose
+from dist_rec.kernels.common.native import index, native_kernels, why_not_native
 from dist_rec.kernels.common.offsets import check_offsets, readable
 from dist_rec.kernels.common.traced import traceable
 from dist_rec.kernels.jagged_range.reference import reference_jagged_range
@@ -43,7 +44,8 @@ def jagged_range(
         step: -1, 0 or 1.
         most: what larger numbers become.
         dtype: of the result, int32 or int64.
-        backend: `triton`, `torch` is quick on a CPU, `reference` a loop; `auto` takes `triton` on CUDA.
+        backend: `triton`; `native` is the loop of a CPU, in C++; `torch`; `reference` is a loop. `auto` takes `triton`
+            on CUDA and `native` on a CPU where they can, else `torch`.
 
     Returns:
         (N,) of `dtype`.
@@ -53,16 +55,29 @@ def jagged_range(
         RuntimeError: `backend="triton"` where there is neither a CUDA device nor Triton's interpreter.
     """
     _check(first, offsets, total, step, dtype)
-    chosen = choose("jagged_range", backend, offsets.device)
+    obstacle = why_not_native(offsets, dtypes=(torch.int32, torch.int64))
+    chosen = choose("jagged_range", backend, offsets.device, native_obstacle=obstacle)
     if chosen == "triton":
         assert triton_jagged_range is not None
         return triton_jagged_range(first, offsets, total, step, most, dtype)
+    if chosen == "native":
+        return _native_jagged_range(first, offsets, total, step, most, dtype)
     run = torch_jagged_range if chosen == "torch" else reference_jagged_range
     if first is None:
         sequences = torch.arange(len(offsets) - 1, device=offsets.device)
         first = sequences if step == 0 else torch.zeros_like(sequences)
     numbers = run(first.long(), offsets.long(), total, step)
     return (numbers if most is None else numbers.clamp(max=most)).to(dtype)
+
+
+def _native_jagged_range(
+    first: Tensor | None, offsets: Tensor, total: int, step: int, most: int | None, dtype: torch.dtype
+) -> Tensor:
+    first, offsets = None if first is None else first.contiguous(), offsets.contiguous()
+    out = torch.empty(total, dtype=dtype)
+    bound = torch.iinfo(torch.int64).max if most is None else most
+    native_kernels().write_range(*index(first), *index(offsets), len(offsets) - 1, step, bound, *reversed(index(out)))
+    return out
 
 
 def _check(first: Tensor | None, offsets: Tensor, total: int, step: int, dtype: torch.dtype) -> None:

@@ -30,6 +30,7 @@ def test_embedding() -> None:
 
 def test_the_extension_is_named() -> None:
     assert "_host" in probes.probe_dedup()
+    assert "_native_" in probes.probe_native()
 
 
 def test_a_probe_is_a_process_that_prints_a_line() -> None:

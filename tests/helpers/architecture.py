@@ -279,7 +279,7 @@ def missing_tests(root: Path) -> list[str]:
 
 
 def _is_operator(parts: list[str]) -> bool:
-    return parts[0] == "kernels" and len(parts) > 2 and parts[1] != "common"
+    return parts[0] == "kernels" and len(parts) > 2 and parts[1] not in ("common", "native")
 
 
 def _defined(source: Source) -> list[str]:

@@ -60,7 +60,7 @@ def test_accepts_what_fits() -> None:
         ),
         ({"prefix_len": torch.tensor([1])}, "prefix_len needs num_candidates"),
         ({"group_size": 0}, "group_size must be at least 1, got 0"),
-        ({"backend": "cuda"}, "backend must be one of auto, triton, bucketed, reference, got 'cuda'"),
+        ({"backend": "cuda"}, "backend must be one of auto, triton, native, bucketed, reference, got 'cuda'"),
         ({"q": torch.randn(4, 3, 8)}, r"key-value heads must divide the query heads, got q \(4, 3, 8\), k \(7, 2, 8\)"),
         ({"q": torch.randn(4, 1, 8)}, "key-value heads must divide the query heads"),
         ({"k": torch.randn(7, 0, 8), "v": torch.randn(7, 0, 8)}, "key-value heads must divide the query heads"),
@@ -152,14 +152,20 @@ def test_key_valid_must_be_bool() -> None:
         _call(key_valid=torch.ones(7, dtype=torch.int64))
 
 
-def test_auto_takes_the_batched_form_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_takes_the_kernel_of_a_cpu_where_it_can_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     _log_once.cache_clear()
     caplog.set_level(logging.INFO, "dist_rec.kernels")
     logging.getLogger("dist_rec").propagate = True
     inputs = {name: torch.randn(rows, 2, 8) for name, rows in (("q", 4), ("k", 7), ("v", 7))}
-    assert torch.equal(_call(**inputs), _call(**inputs, backend="bucketed"))
+    assert torch.equal(_call(**inputs), _call(**inputs, backend="native"))
+    wide = {name: x.double() for name, x in inputs.items()}
+    assert torch.equal(_call(**wide), _call(**wide, backend="bucketed"))
     _call(**inputs)
-    assert [record.getMessage() for record in caplog.records] == ["cross_causal_attention: bucketed (inputs on cpu)"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "cross_causal_attention: native (inputs on cpu)",
+        "cross_causal_attention: bucketed (inputs on cpu; the C++ kernel takes torch.float32 on cpu, got torch.float64 on "
+        "cpu)",
+    ]
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -189,7 +189,7 @@ def test_no_buffer_of_all_positions() -> None:
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_without_a_gpu_triton_is_refused_and_auto_is_torch(missing: bool) -> None:
+def test_without_a_gpu_triton_is_refused_and_auto_takes_what_a_cpu_has(missing: bool) -> None:
     """In a process of its own: without the interpreter, or where Triton is not installed at all."""
     script = f"""
 import logging, sys, torch
@@ -212,7 +212,8 @@ for call in (expand, lambda *x, **y: expand_add(*x, [], **y), lambda *x, **y: po
     )
     assert ran.returncode == 0, ran.stderr
     *said, values = ran.stdout.splitlines()[:4]
-    assert said == [f"{name}: torch (inputs on cpu)" for name in ("pool", "expand", "expand_add")]
+    taken = {"pool": "torch", "expand": "native", "expand_add": "native"}
+    assert said == [f"{name}: {backend} (inputs on cpu)" for name, backend in taken.items()]
     expanded = "[[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]"
     assert values == f"{expanded} {expanded} [[1.0, 0.0, 1.0]]"
     refused = "it is not installed" if missing else "needs CUDA tensors, got cpu"

@@ -1,0 +1,179 @@
+// The kernels of a CPU, as functions of addresses. The wrappers (native.py of each operator) check shapes, dtypes and
+// devices and allocate; nothing here does. Every function releases the GIL.
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "attention.hpp"
+#include "gather.hpp"
+#include "jagged.hpp"
+
+namespace {
+
+// The arguments of a call one after the other; `failed` after any that was no number.
+class Arguments {
+public:
+  Arguments(PyObject *const *given, Py_ssize_t count) : given_(given), left_(count) {}
+  int64_t number() {
+    PyObject *next = take();
+    const int64_t value = next ? PyLong_AsLongLong(next) : -1;
+    failed |= value == -1 && PyErr_Occurred();
+    return value;
+  }
+  double real() {
+    PyObject *next = take();
+    const double value = next ? PyFloat_AsDouble(next) : -1.0;
+    failed |= value == -1.0 && PyErr_Occurred();
+    return value;
+  }
+  template <typename T> T *address() { return reinterpret_cast<T *>(number()); }
+  // An address, 0 for none, and whether its numbers are 64 bits wide.
+  Index index() {
+    const void *data = address<const void>();
+    return {data, number() != 0};
+  }
+  bool failed = false;
+
+private:
+  PyObject *take() {
+    if (left_-- > 0) return *given_++;
+    if (!failed) PyErr_SetString(PyExc_TypeError, "too few arguments");
+    failed = true;
+    return nullptr;
+  }
+  PyObject *const *given_;
+  Py_ssize_t left_;
+};
+
+Attention read_attention(Arguments &args) {
+  Attention a;
+  a.threads = args.number(), a.batch = args.number(), a.heads = args.number(), a.kv_heads = args.number();
+  a.size = args.number(), a.q = args.address<const float>(), a.k = args.address<const float>();
+  a.v = args.address<const float>(), a.k_row = args.number(), a.k_head = args.number();
+  a.v_row = args.number(), a.v_head = args.number(), a.q_offsets = args.index(), a.kv_offsets = args.index();
+  a.counts = args.index(), a.prefix_len = args.index(), a.positions = args.index();
+  a.key_valid = args.address<const bool>(), a.causal = args.number() != 0, a.group_size = args.number();
+  a.scale = static_cast<float>(args.real()), a.q_rows = args.number(), a.kv_rows = args.number();
+  return a;
+}
+
+PyObject *attend(PyObject *, PyObject *const *given, Py_ssize_t count) {
+  Arguments args(given, count);
+  const Attention a = read_attention(args);
+  float *out = args.address<float>(), *peak = args.address<float>(), *total = args.address<float>();
+  if (args.failed) return nullptr;
+  Py_BEGIN_ALLOW_THREADS;
+  attention_forward(a, out, peak, total);
+  Py_END_ALLOW_THREADS;
+  Py_RETURN_NONE;
+}
+
+PyObject *attend_backward(PyObject *, PyObject *const *given, Py_ssize_t count) {
+  Arguments args(given, count);
+  const Attention a = read_attention(args);
+  Gradients g;
+  g.out = args.address<const float>(), g.peak = args.address<const float>(), g.total = args.address<const float>();
+  g.grad = args.address<const float>();
+  g.dq = args.address<float>(), g.dk = args.address<float>(), g.dv = args.address<float>();
+  g.dk_row = args.number(), g.dk_head = args.number(), g.dv_row = args.number(), g.dv_head = args.number();
+  if (args.failed) return nullptr;
+  Py_BEGIN_ALLOW_THREADS;
+  attention_backward(a, g);
+  Py_END_ALLOW_THREADS;
+  Py_RETURN_NONE;
+}
+
+// threads, gelu, N, D, tables, then of each table: its address, its rows, its index
+Gather read_gather(Arguments &args) {
+  Gather g;
+  g.threads = args.number(), g.with_gelu = args.number() != 0, g.positions = args.number(), g.width = args.number();
+  g.tables = args.number();
+  if (g.tables < 1 || g.tables > MOST_TABLES) {
+    PyErr_Format(PyExc_ValueError, "expected 1 to %d tables, got %lld", MOST_TABLES, static_cast<long long>(g.tables));
+    args.failed = true;
+    g.tables = 0;
+  }
+  for (int64_t t = 0; t < g.tables; t++)
+    g.table[t] = args.address<const float>(), g.rows[t] = args.number(), g.index[t] = args.index();
+  return g;
+}
+
+PyObject *gather_rows(PyObject *, PyObject *const *given, Py_ssize_t count) {
+  Arguments args(given, count);
+  const Gather g = read_gather(args);
+  float *out = args.address<float>();
+  if (args.failed) return nullptr;
+  int64_t wrong;
+  Py_BEGIN_ALLOW_THREADS;
+  wrong = wrong_index(g);
+  if (wrong < 0) gather(g, out);
+  Py_END_ALLOW_THREADS;
+  return PyLong_FromLongLong(wrong);
+}
+
+PyObject *gather_rows_backward(PyObject *, PyObject *const *given, Py_ssize_t count) {
+  Arguments args(given, count);
+  const Gather g = read_gather(args);
+  const float *grad = args.address<const float>();
+  float *sums[MOST_TABLES];
+  for (int64_t t = 0; t < g.tables; t++) sums[t] = args.address<float>();
+  if (args.failed) return nullptr;
+  Py_BEGIN_ALLOW_THREADS;
+  gather_backward(g, grad, sums);
+  Py_END_ALLOW_THREADS;
+  Py_RETURN_NONE;
+}
+
+PyObject *gelu_rows(PyObject *, PyObject *const *given, Py_ssize_t count) {
+  Arguments args(given, count);
+  const int64_t threads = args.number(), numbers = args.number();
+  const float *x = args.address<const float>(), *grad = args.address<const float>();
+  float *out = args.address<float>();
+  if (args.failed) return nullptr;
+  Py_BEGIN_ALLOW_THREADS;
+  if (grad) gelu_backward_all(x, grad, out, numbers, threads);
+  else gelu_all(x, out, numbers, threads);
+  Py_END_ALLOW_THREADS;
+  Py_RETURN_NONE;
+}
+
+PyObject *check_offsets(PyObject *, PyObject *const *given, Py_ssize_t count) {
+  Arguments args(given, count);
+  const Index offsets = args.index();
+  const int64_t numbers = args.number(), total = args.number(), padded = args.number();
+  if (args.failed) return nullptr;
+  return PyBool_FromLong(are_offsets(offsets, numbers, total, padded != 0));
+}
+
+PyObject *write_range(PyObject *, PyObject *const *given, Py_ssize_t count) {
+  Arguments args(given, count);
+  const Index first = args.index(), offsets = args.index();
+  const int64_t sequences = args.number(), step = args.number(), most = args.number(), wide = args.number();
+  void *out = args.address<void>();
+  if (args.failed) return nullptr;
+  Py_BEGIN_ALLOW_THREADS;
+  if (wide) jagged_range(first, offsets, sequences, step, most, static_cast<int64_t *>(out));
+  else jagged_range(first, offsets, sequences, step, most, static_cast<int32_t *>(out));
+  Py_END_ALLOW_THREADS;
+  Py_RETURN_NONE;
+}
+
+PyMethodDef methods[] = {
+    {"attend", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(attend)), METH_FASTCALL, nullptr},
+    {"attend_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(attend_backward)), METH_FASTCALL, nullptr},
+    {"gather_rows", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(gather_rows)), METH_FASTCALL, nullptr},
+    {"gather_rows_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(gather_rows_backward)), METH_FASTCALL, nullptr},
+    {"gelu_rows", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(gelu_rows)), METH_FASTCALL, nullptr},
+    {"check_offsets", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(check_offsets)), METH_FASTCALL, nullptr},
+    {"write_range", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(write_range)), METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr}};
+
+#define QUOTED(name) #name
+#define NAME_OF(name) QUOTED(name)
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native_" NAME_OF(VARIANT), nullptr, 0, methods, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace
+
+#define JOINED(a, b) a##b
+#define INIT(name) JOINED(PyInit__native_, name)
+PyMODINIT_FUNC INIT(VARIANT)() { return PyModule_Create(&module); }

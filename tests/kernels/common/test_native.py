@@ -1,0 +1,67 @@
+import sys
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dist_rec.kernels.common import native
+
+FLOATS = torch.zeros(2)
+
+
+@pytest.mark.parametrize("capability", ["DEFAULT", "AVX2", "AVX512"])
+def test_every_variant_is_built_and_computes(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
+    """A variant needs its instruction set to run."""
+    order = ["DEFAULT", "AVX2", "AVX512"]
+    if order.index(capability) > order.index(torch.backends.cpu.get_cpu_capability()):
+        pytest.skip(f"this CPU has no {capability}")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    module = native.built.__wrapped__()
+    assert module is not None and module.__name__.endswith(native._VARIANTS.get(capability, "_native_default"))
+    x = torch.linspace(-4, 4, 100)
+    out = torch.empty_like(x)
+    index = torch.arange(100, dtype=torch.int32)
+    table = x[:, None].contiguous()
+    wrong = module.gather_rows(1, 1, 100, 1, 1, table.data_ptr(), 100, index.data_ptr(), 0, out.data_ptr())
+    assert wrong == -1
+    torch.testing.assert_close(out, torch.nn.functional.gelu(x), rtol=0.0, atol=1e-6)
+
+
+def test_without_a_compiler_there_is_none_and_the_reason_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_native_default", "_native_avx2", "_native_avx512"):
+        monkeypatch.setitem(sys.modules, f"dist_rec.kernels.native.{name}", None)
+    assert native.built.__wrapped__() is None
+    monkeypatch.setattr(native, "built", lambda: None)
+    assert native.why_not_native(FLOATS) == "the C++ kernels were not built"
+
+
+@pytest.mark.parametrize(
+    ("tensor", "why"),
+    [
+        (FLOATS, ""),
+        (FLOATS.double(), "the C++ kernel takes torch.float32 on cpu, got torch.float64 on cpu"),
+        (FLOATS.to("meta"), "the C++ kernel takes torch.float32 on cpu, got torch.float32 on meta"),
+    ],
+)
+def test_what_stands_in_the_way(tensor: torch.Tensor, why: str) -> None:
+    assert native.why_not_native(tensor) == why
+
+
+def test_a_mode_that_watches_operators_sees_torchs_own() -> None:
+    with TorchDispatchMode():
+        assert "a compiler, a mode or a transform" in native.why_not_native(FLOATS)
+
+
+def test_addresses() -> None:
+    assert native.address(None) == 0 and native.address(FLOATS) == FLOATS.data_ptr()
+    assert native.index(None) == (0, 0) and native.index(torch.zeros(1, dtype=torch.int32))[1] == 0
+    assert native.index(torch.zeros(1, dtype=torch.int64))[1] == 1
+
+
+def test_wrong_arguments_are_errors_not_crashes() -> None:
+    module = native.native_kernels()
+    for name in ("attend", "attend_backward", "gather_rows", "gather_rows_backward", "write_range", "check_offsets"):
+        with pytest.raises(TypeError):
+            getattr(module, name)()
+        with pytest.raises(TypeError):
+            getattr(module, name)("a")
