@@ -19,8 +19,11 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 
-from dist_rec.cost.machine import Kind, Machine
+from benchmarks.cost.cells import SCHEMA, Cell
+from dist_rec.cost.machine import Dtype, Kind, Machine
+from dist_rec.data.collate import collate
 
+DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WIDTHS = (8, 16, 32, 64, 128, 256)
 HEADS = (4, 8, 16, 32)
 SIZES = tuple(2**n for n in (14, 17, 19, 21, 23, 25))  # bytes of a tensor
@@ -57,20 +60,28 @@ def machine(effort: Effort, launch_s: float) -> Machine:
     """The machine at hand, one thread; `launch_s` see `steps.py`."""
     torch.set_num_threads(1)
     rates = byte_rates(effort)
+    copying = rates["stream"][max(rates["stream"])]
+    # Batches from rows in memory: with Parquet, decoding comes on top.
+    rows = [Cell(length=length, requests=64).of_requests().rows(SCHEMA) for length in (1, 1000)]
+    small, large = (effort(lambda rows=rows: collate(rows, SCHEMA)) for rows in rows)
+    events = 64 * 999
     return Machine(
         name="here",
         device="cpu",
         flops={"fp32": product_flops(effort, torch.float32), "bf16": product_flops(effort, torch.bfloat16)},
-        attention_flops={"fp32": attention_flops(effort, torch.float32), "bf16": attention_flops(effort, torch.bfloat16)},
+        attention_flops={
+            "fp32": attention_flops(effort, torch.float32),
+            "bf16": attention_flops(effort, torch.bfloat16),
+        },
         bytes_per_s=rates,
         flops_reached=1.0,
         bytes_reached=1.0,
         launch_s=launch_s,
         host_launch_s=0.0,
-        to_device_bytes_per_s=max(rates["stream"].values()),
-        input_events_per_s=1e7,
-        input_batch_s=1e-3,
-        host_link_bytes_per_s=4e9,
+        to_device_bytes_per_s=copying,
+        input_events_per_s=events / (large - small),
+        input_batch_s=small,
+        host_link_bytes_per_s=copying / 2,  # gloo writes and reads every byte once more; not measured
     )
 
 
@@ -120,8 +131,10 @@ def byte_rates(effort: Effort) -> dict[Kind, dict[int, float]]:
         found["stream"][5 * size // 2] = 5 * CHAIN * size / effort(lambda x=x: _chain(x, gelu))
         found["norm"][5 * size // 2] = 5 * CHAIN * size / effort(lambda x=x: _chain(x, _norm))
         nbytes = size + 8 * len(index) + table.nbytes
-        found["gather"][nbytes] = CHAIN * nbytes / effort(
-            lambda table=table, index=index: [table.index_select(0, index) for _ in range(CHAIN)]
+        found["gather"][nbytes] = (
+            CHAIN
+            * nbytes
+            / effort(lambda table=table, index=index: [table.index_select(0, index) for _ in range(CHAIN)])
         )
         found["inplace"][2 * size] = 2 * CHAIN * size / effort(lambda kept=kept: [each.mul_(0.999) for each in kept])
         nbytes = 20 * len(keys)  # keys in and out, and places of 8 bytes

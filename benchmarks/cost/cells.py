@@ -83,7 +83,10 @@ def measure(cells: list[Cell], ranks: Ranks, *, blocks: int, block_s: float) -> 
     # The collector would look through the modules of all cells in the steps of each.
     gc.collect()
     gc.freeze()
-    found = [[each.block_s(block_s) for each in running] for _ in range(blocks)]
+    try:
+        found = [[each.block_s(block_s) for each in running] for _ in range(blocks)]
+    finally:
+        gc.unfreeze()
     return dict(zip(cells, np.median(found, axis=0).tolist(), strict=True))
 
 

@@ -42,7 +42,8 @@ SORTS = ("sort", "unique", "topk", "radix", "segments")
 
 @dataclass(frozen=True)
 class Operator:
-    """One call. `dim`: the smallest of a product of matrices, or the size of a head; `half`: a tensor has 16-bit floats."""
+    """One call. `dim`: the smallest of a product of matrices, or the size of a head; `half`: some of its tensors have
+    16-bit floats."""
 
     stage: str
     name: str
@@ -73,14 +74,15 @@ class Ledger(TorchDispatchMode):
         tensors = list({id(x): x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)}.values())
         if not tensors:  # marks of the profiler, types
             return out
-        kind = _kind(func, name) or _kind_of_memory(tensors, args, kwargs)
+        given = {id(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        kind = _kind(func, name) or _kind_of_memory(tensors, given)
         stage = "backward" if torch._C._current_graph_task_id() != -1 else self.stage
         self.operators.append(
             Operator(
                 stage=stage,
                 name=name,
                 kind=kind,
-                nbytes=_nbytes(kind, tensors),
+                nbytes=_nbytes(kind, tensors, given),
                 flops=_flops(func, name, args, kwargs or {}, out),
                 dim=_dim(kind, tensors),
                 half=any(x.dtype in (torch.bfloat16, torch.float16) for x in tensors),
@@ -133,10 +135,9 @@ def _kind(func: Any, name: str) -> Kind | None:
     return None
 
 
-def _kind_of_memory(tensors: list[Tensor], args: Any, kwargs: Any) -> Kind:
+def _kind_of_memory(tensors: list[Tensor], given: set[int]) -> Kind:
     """Most of what it touches was there before, or not."""
-    before = {id(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-    new = sum(touched(x) for x in tensors if id(x) not in before)
+    new = sum(touched(x) for x in tensors if id(x) not in given)
     return "stream" if 4 * new >= sum(map(touched, tensors)) else "inplace"
 
 
@@ -146,17 +147,21 @@ def touched(x: Tensor) -> int:
     return int(np.prod(sizes, dtype=np.int64)) * x.element_size()
 
 
-def _nbytes(kind: Kind, tensors: list[Tensor]) -> int:
+def _nbytes(kind: Kind, tensors: list[Tensor], given: set[int]) -> int:
+    """`given`: ids of the tensors that were there before."""
     if kind != "gather":
         return sum(touched(x) for x in tensors)
-    picked = max((x.numel() for x in tensors if not x.is_floating_point()), default=0)
-    rows = {id(x): x.numel() // max(len(x), 1) if x.ndim > 1 else 0 for x in tensors}
+    new = [x for x in tensors if id(x) not in given]
+    # An index may be bit-packed, with fewer words than places: there are as many places as new rows, then.
+    picked = max([x.numel() for x in tensors if not x.is_floating_point()] + [len(x) for x in new if x.ndim], default=0)
     # A table may be flat, as FBGEMM's weights are: its rows are then as wide as those of the others.
-    widest = max(rows.values(), default=0)
-    limits = [picked * (rows[id(x)] or widest) * x.element_size() for x in tensors]
-    return sum(
-        min(touched(x), limit) if x.is_floating_point() and limit else touched(x) for x, limit in zip(tensors, limits)
-    )
+    widest = max((x.shape[1:].numel() for x in tensors if x.ndim > 1), default=1)
+    total = sum(touched(x) for x in new)
+    for x in tensors:
+        if id(x) in given:
+            row = x.shape[1:].numel() if x.ndim > 1 else widest
+            total += min(touched(x), picked * row * x.element_size()) if x.is_floating_point() else touched(x)
+    return total
 
 
 def _dim(kind: Kind, tensors: list[Tensor]) -> int:
@@ -181,12 +186,19 @@ def _flops(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> int:
 
 
 @contextmanager
-def as_on_a_gpu() -> Iterator[None]:
-    """Inside, tensors on the CPU get the kernels and the bit-packed indices of a GPU; for tensors without values."""
+def kernels_of_a_gpu() -> Iterator[None]:
+    """Inside, tensors on the CPU get the kernels of a GPU; for tensors without values, and launches that do nothing."""
     with ExitStack() as restored:
         for kernel in KERNELS:
             if hasattr(kernel, "choose"):
                 _replace(restored, kernel, "choose", lambda *_, **__: "triton")
+        yield
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """As `kernels_of_a_gpu`, and batches keep their indices bit-packed."""
+    with kernels_of_a_gpu(), ExitStack() as restored:
         _replace(restored, unique_tokens, "unpack_inverse", lambda packed: packed)
         yield
 

@@ -29,9 +29,7 @@ class Machine(Strict):
 
     name: str
     device: Literal["cuda", "cpu"] = Field(description="Which kernels run: those for a GPU, or those for a CPU.")
-    flops: dict[Dtype, dict[int, Positive]] = Field(
-        description="FLOP/s of a product by its smallest dim."
-    )
+    flops: dict[Dtype, dict[int, Positive]] = Field(description="FLOP/s of a product by its smallest dim.")
     attention_flops: dict[Dtype, dict[int, Positive]] = Field(
         description="FLOP/s of the fused attention by the size of a head."
     )
@@ -85,8 +83,9 @@ def _between(table: dict[int, float], at: float) -> float:
 
 
 def _gpu(name: str, tflops: tuple[float, float], tbytes: float, *, nvlink_gb: float | None) -> Machine:
-    """`tflops`: TF32 and bf16, dense. Shares reached, launch and reader times: see the comments below."""
+    """`tflops`: fp32 and bf16, dense. Shares reached, launch and reader times: see the comments below."""
     fp32, bf16 = (1e12 * each for each in tflops)
+    pcie = 25e9 if name in ("a100-80gb", "l4") else 50e9  # PCIe 4 and 5 x16: 32 and 64 GB/s, less a fifth
     return Machine(
         name=name,
         device="cuda",
@@ -109,27 +108,29 @@ def _gpu(name: str, tflops: tuple[float, float], tbytes: float, *, nvlink_gb: fl
         bytes_reached=0.75,  # of an elementwise kernel; not measured: `bench_ledger.py` counts with 2.5 of 3.35 TB/s
         launch_s=2.5e-6,  # from one small kernel to the next on the device; not measured
         host_launch_s=8e-6,  # torch's dispatcher, autograd and Python around it; not measured on these hosts
-        to_device_bytes_per_s=(25e9 if name in ("a100-80gb", "l4") else 50e9),  # PCIe 4 and 5 x16: 32 and 64 less a fifth
+        to_device_bytes_per_s=(
+            25e9 if name in ("a100-80gb", "l4") else 50e9
+        ),  # PCIe 4 and 5 x16: 32 and 64 less a fifth
         input_events_per_s=15e6,  # one core, four fields: benchmarks/results/dedup_cpu_202611.md, with decoding
         input_batch_s=1e-3,
         nvlink_bytes_per_s=None if nvlink_gb is None else 1e9 * nvlink_gb,
-        host_link_bytes_per_s=(25e9 if name in ("a100-80gb", "l4") else 50e9),
+        host_link_bytes_per_s=pcie,
     )
 
 
-# Data sheets of NVIDIA: dense tensor-core rates, half of what they print "with sparsity"; NVLink: one direction, half of
-# the total they print.
+# Data sheets of NVIDIA. bf16 is dense, half of what they print "with sparsity". fp32 is without tensor cores: torch
+# uses TF32 only where it is told to. NVLink is one direction, half of the total they print.
 MACHINES = {
     machine.name: machine
     for machine in (
-        # "NVIDIA H100 Tensor Core GPU" data sheet, SXM: TF32 989 and bf16 1,979 TFLOPS sparse, 3.35 TB/s, NVLink 900 GB/s.
-        _gpu("h100-80gb", (494, 989), 3.35, nvlink_gb=450),
-        # "NVIDIA H200 Tensor Core GPU" data sheet, SXM: as H100 with 141 GB of 4.8 TB/s.
-        _gpu("h200", (494, 989), 4.8, nvlink_gb=450),
-        # "NVIDIA A100 Tensor Core GPU" data sheet, 80 GB SXM: TF32 156, bf16 312 TFLOPS, 2,039 GB/s, NVLink 600 GB/s.
-        _gpu("a100-80gb", (156, 312), 2.039, nvlink_gb=300),
-        # "NVIDIA L4 Tensor Core GPU" data sheet: TF32 120, bf16 242 TFLOPS sparse, 300 GB/s, PCIe 4 x16, no NVLink.
-        _gpu("l4", (60, 121), 0.3, nvlink_gb=None),
+        # "NVIDIA H100 Tensor Core GPU", SXM: fp32 67, bf16 1,979 TFLOPS with sparsity, 3.35 TB/s, NVLink 900 GB/s.
+        _gpu("h100-80gb", (67, 989), 3.35, nvlink_gb=450),
+        # "NVIDIA H200 Tensor Core GPU", SXM: as H100, with 4.8 TB/s.
+        _gpu("h200", (67, 989), 4.8, nvlink_gb=450),
+        # "NVIDIA A100 Tensor Core GPU", 80 GB SXM: fp32 19.5, bf16 312 TFLOPS dense, 2,039 GB/s, NVLink 600 GB/s.
+        _gpu("a100-80gb", (19.5, 312), 2.039, nvlink_gb=300),
+        # "NVIDIA L4 Tensor Core GPU": fp32 30.3, bf16 242 TFLOPS with sparsity, 300 GB/s, PCIe 4 x16, no NVLink.
+        _gpu("l4", (30.3, 121), 0.3, nvlink_gb=None),
         # One core of a two-core Xeon, measured once by `python -m benchmarks.bench_cost ceilings`: a rough picture of
         # a small machine. Measure your own.
         Machine(
@@ -138,7 +139,10 @@ MACHINES = {
             flops={"fp32": {8: 4e10, 16: 1.2e11, 32: 1.6e11}, "bf16": {8: 2e10, 16: 7e10, 32: 2.5e11, 64: 5e11}},
             attention_flops={"fp32": {8: 2.8e10, 16: 5e10}, "bf16": {8: 2.8e10, 16: 5e10}},
             bytes_per_s={
-                **dict.fromkeys(("matmul", "attention", "gather", "stream"), {2**16: 2e10, 2**23: 6e9}),
+                "matmul": {2**18: 1e10, 2**25: 6e9},
+                "attention": {1: 2e9},
+                "gather": {2**18: 2e10, 2**25: 6e9},
+                "stream": {2**18: 1e10, 2**25: 6e9},
                 "sort": {1: 1e9},
                 "norm": {1: 3e9},
                 "update": {1: 1e8},

@@ -66,7 +66,9 @@ class Cluster:
                 f"--net {self.network.name}: {self.machine.name} has no NVLink; expected --net ib400 or eth25"
             )
         if self.gpus > self.in_host and self.gpus % self.in_host:
-            raise ConfigError(f"--gpus {self.gpus}: expected whole hosts of {self.in_host} with --net {self.network.name}")
+            raise ConfigError(
+                f"--gpus {self.gpus}: expected whole hosts of {self.in_host} with --net {self.network.name}"
+            )
 
     @property
     def in_host(self) -> int:

@@ -39,7 +39,7 @@ def operator_s(operator: Operator, machine: Machine) -> float:
 
 def stages_of(count: StepCount, machine: Machine) -> dict[str, Work]:
     """The work of every stage of a step, by name, in order."""
-    found = dict.fromkeys(STAGES, Work())
+    found: dict[str, Work] = {stage: Work() for stage in STAGES}
     for each in count.operators:
         found[each.stage] += Work(1, each.nbytes, each.flops, operator_s(each, machine))
     return found

@@ -42,7 +42,7 @@ class Requests:
 
     - `lengths` sequence -> (B,) events, `candidates` (B,)
     - `unique` feature set -> distinct tokens over tokens
-    - `spread`: standard deviation of the events of one request, over all that were measured
+    - `spread`: standard deviation of the events of one request
     """
 
     lengths: dict[str, Counts]
@@ -71,24 +71,29 @@ class Requests:
         return replace(self, lengths=lengths, candidates=self.candidates[:count])
 
     def one_candidate_each(self) -> "Requests":
-        """The same candidates, a request for each: a history is there once per candidate. What occurs in a request now
-        occurs in its copies too, so there are no more distinct tokens than before."""
+        """The same candidates, a request for each: a history is there once per candidate, in the same batch. What
+        occurs in a request occurs in its copies too, so there are no more distinct tokens than before."""
         times = self.candidates
         lengths = {name: of.repeat(times) for name, of in self.lengths.items()}
-        apart = replace(self, lengths=lengths, candidates=np.ones(int(times.sum()), np.int64))
+        together = self.spread * (times.mean() ** 0.5 if self.count else 1.0)
+        apart = replace(self, lengths=lengths, candidates=np.ones(int(times.sum()), np.int64), spread=float(together))
         unique = {
-            name: min(share * self._tokens(name) / max(apart._tokens(name), 1), 1.0) for name, share in self.unique.items()
+            name: min(share * self._tokens(name) / max(apart._tokens(name), 1), 1.0)
+            for name, share in self.unique.items()
         }
         return replace(apart, unique=unique)
 
     def padded(self) -> "Requests":
-        """Every sequence as long as the longest of the batch, as padding makes them."""
+        """Every sequence as long as the longest of the batch, as padding makes them; batches stay as unequal as they
+        are, relative to their size."""
         lengths = {name: np.full_like(of, of.max(initial=0)) for name, of in self.lengths.items()}
         padded = replace(self, lengths=lengths)
-        unique = {
-            name: share * self._tokens(name) / max(padded._tokens(name), 1) for name, share in self.unique.items()
-        }
-        return replace(padded, unique=unique)
+        padded = replace(padded, spread=self.spread * padded.events / max(self.events, 1))
+        return replace(padded, unique=self._same_tokens(padded))
+
+    def _same_tokens(self, larger: "Requests") -> dict[str, float]:
+        """The shares by which larger requests have as many distinct tokens as these."""
+        return {name: share * self._tokens(name) / max(larger._tokens(name), 1) for name, share in self.unique.items()}
 
     def _tokens(self, feature_set: str) -> int:
         return self.count if feature_set == CONTEXT else self.events + int(self.candidates.sum())
@@ -127,7 +132,9 @@ class Requests:
             counts = [self.count if owner == CONTEXT else int(self._lengths_of(owner).sum()) for owner in owners]
             total = sum(counts)
             distinct = max(round(total * self.unique[feature_set.name]), 1)
-            token = np.concatenate([np.arange(min(distinct, total)), rng.integers(0, distinct, max(total - distinct, 0))])
+            token = np.concatenate(
+                [np.arange(min(distinct, total)), rng.integers(0, distinct, max(total - distinct, 0))]
+            )
             parts = np.split(rng.permutation(token), np.cumsum(counts)[:-1])
             for owner, tokens in zip(owners, parts, strict=True):
                 left = tokens

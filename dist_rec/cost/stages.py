@@ -87,7 +87,9 @@ def count_on_cpu(config: Config, schema: Schema, requests: Requests, ranks: Rank
         batch = requests.first(size).batch(schema, dedup=config.data.dedup)
         # FBGEMM's fused update is not an operator that torch sees.
         rows = sum(rows.numel() * rows.element_size() for rows in _rows(schema, config, batch).values())
-        counts.append([*steps.count(batch, stages).operators, Operator("backward", "update", "update", rows, 0, 0, False)])
+        counts.append(
+            [*steps.count(batch, stages).operators, Operator("backward", "update", "update", rows, 0, 0, False)]
+        )
     times = (requests.count - sizes[-1]) / (sizes[-1] - sizes[0]) if len(sizes) == 2 else 0.0
     dense = _numel(steps.model.ranker) + _replicated(schema, config)
     return StepCount(tuple(grown(counts[0], counts[-1], times)), dense)

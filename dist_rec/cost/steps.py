@@ -1,5 +1,5 @@
-"""Training steps on batches that are there already: the model, the tables, the pipeline and both optimizers of a recipe,
-without a reader and without logs."""
+"""Training steps on batches that are there already: model, tables, pipeline and both optimizers of a recipe, without a
+reader and without logs."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
