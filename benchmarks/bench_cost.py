@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from benchmarks.cost import curves, sweep
-from benchmarks.cost.ceilings import Effort
+from benchmarks.cost.ceilings import SIZES, Effort
 from dist_rec.common.provenance import provenance_lines
 from dist_rec.config import ParallelConfig
 from dist_rec.training.ranks import Ranks, start_ranks
@@ -25,15 +25,19 @@ from dist_rec.training.ranks import Ranks, start_ranks
 OVER_RANKS = "ranks"
 
 
+def _effort(options: argparse.Namespace) -> Effort:
+    return Effort(1, 0.001, SIZES[2:4]) if options.toy else Effort(options.blocks)
+
+
 def ceilings(ranks: Ranks, options: argparse.Namespace) -> list[str]:
     about = [f"# {line}" for line in provenance_lines()]
-    return [*about, yaml.safe_dump(sweep.here(ranks, Effort(options.blocks)).model_dump(mode="json"), sort_keys=False)]
+    return [*about, yaml.safe_dump(sweep.here(ranks, _effort(options)).model_dump(mode="json"), sort_keys=False)]
 
 
 def predict(ranks: Ranks, options: argparse.Namespace) -> list[str]:
     cells = sweep.SWEEP[:2] if options.toy else sweep.SWEEP
     about = ["# Predicted against measured steps on a CPU", "", *provenance_lines(), f"- {_base(cells[0])}", ""]
-    return [*about, *sweep.run(cells, ranks, Effort(options.blocks, options.block_s / 3), block_s=options.block_s)]
+    return [*about, *sweep.run(cells, ranks, _effort(options), block_s=options.block_s)]
 
 
 def measure_curves(ranks: Ranks, options: argparse.Namespace) -> list[str]:

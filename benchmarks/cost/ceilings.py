@@ -47,10 +47,11 @@ def seconds(call: Callable[[], object], *, blocks: int, block_s: float) -> float
 
 @dataclass(frozen=True)
 class Effort:
-    """How long is measured."""
+    """How long is measured, and on tensors of how many bytes."""
 
     blocks: int = 5
     block_s: float = 0.03
+    sizes: tuple[int, ...] = SIZES
 
     def __call__(self, call: Callable[[], object]) -> float:
         return seconds(call, blocks=self.blocks, block_s=self.block_s)
@@ -89,7 +90,7 @@ def product_flops(effort: Effort, dtype: torch.dtype) -> dict[int, float]:
     """By the smallest dim: FLOP/s of linear layers (N, W) -> (N, W), one after the other, and their gradients."""
     found = {}
     for width in WIDTHS:
-        rows = torch.randn(SIZES[3] // (4 * width), width, dtype=dtype)
+        rows = torch.randn(effort.sizes[-1] // 16 // (4 * width), width, dtype=dtype)
         weight = torch.randn(width, width, dtype=dtype) / width**0.5
 
         def chain(rows: Tensor = rows, weight: Tensor = weight) -> None:
@@ -124,7 +125,7 @@ def attention_flops(effort: Effort, dtype: torch.dtype) -> dict[int, float]:
 def byte_rates(effort: Effort) -> dict[Kind, dict[int, float]]:
     """By kind and bytes of an operator, in chains whose tensors are kept and then read once more, as in a step."""
     found: dict[Kind, dict[int, float]] = {"gather": {}, "norm": {}, "stream": {}, "inplace": {}, "sort": {}}
-    for size in SIZES:
+    for size in effort.sizes:
         x = torch.randn(size // 128, 32)
         table, index = x[: len(x) // 4].clone(), torch.randint(0, len(x) // 4, (len(x),))
         keys, kept = index.int(), [x.clone() for _ in range(CHAIN)]

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dist_rec.common.strict import ConfigError, Strict, check, nearest
+from dist_rec.common.strict import ConfigError, Strict, check
 from dist_rec.common.yaml_file import read_yaml
 
 # What an operator is limited by: products of matrices, the fused attention, rows picked by an index, sorting, sums
@@ -164,7 +164,7 @@ MACHINES = {
 def machine_of(name: str) -> Machine:
     """A built-in machine. Raises ConfigError for another name."""
     if name not in MACHINES:
-        raise ConfigError(f"machine '{name}': not built in; {nearest(name, list(MACHINES))} --machine reads a file")
+        raise ConfigError(f"--gpu {name}: expected one of {', '.join(MACHINES)}; --machine reads one from a file")
     return MACHINES[name]
 
 

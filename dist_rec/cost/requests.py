@@ -179,8 +179,8 @@ def measured(config: Config, schema: Schema) -> Requests:
         batches = [batch for batch in islice(reader, MEASURED_BATCHES) if batch.num_requests]
     except DataError as error:
         raise ConfigError(
-            f"data.path: nothing to measure requests from ({error}); expected a training split, or --length and, where "
-            "they are known, --spread, --candidates and --duplicates"
+            f"data.path: nothing to measure requests from ({error}); expected a training split, or --requests length=N "
+            "and, where they are known, spread, candidates and duplicates"
         ) from error
     by_events = sorted(batches, key=lambda batch: batch.num_events)
     chosen = by_events[len(by_events) // 2]
