@@ -31,7 +31,7 @@ def _effort(options: argparse.Namespace) -> Effort:
 
 def ceilings(ranks: Ranks, options: argparse.Namespace) -> list[str]:
     about = [f"# {line}" for line in provenance_lines()]
-    return [*about, yaml.safe_dump(sweep.here(ranks, _effort(options)).model_dump(mode="json"), sort_keys=False)]
+    return [*about, yaml.safe_dump(sweep.here(ranks, _effort(options)).model_dump(), sort_keys=False)]
 
 
 def predict(ranks: Ranks, options: argparse.Namespace) -> list[str]:

@@ -26,7 +26,8 @@ from dist_rec.data.collate import collate
 DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WIDTHS = (8, 16, 32, 64, 128, 256)
 HEADS = (4, 8, 16, 32)
-SIZES = tuple(2**n for n in (14, 17, 19, 21, 23, 25))  # bytes of a tensor
+# Bytes of a tensor. From 32 MiB on, glibc's malloc asks the system for each anew, so there is one on either side.
+SIZES = (2**14, 2**17, 2**19, 2**21, 2**23, 3 * 2**23, 2**25)
 CHAIN = 24  # tensors that are kept until the backward of a chain, as a step keeps those of its layers
 
 
@@ -58,7 +59,7 @@ class Effort:
 
 
 def machine(effort: Effort, launch_s: float) -> Machine:
-    """The machine at hand, one thread; `launch_s` see `steps.py`."""
+    """The machine at hand, one thread; `launch_s` see `cells.py`."""
     torch.set_num_threads(1)
     rates = byte_rates(effort)
     copying = rates["stream"][max(rates["stream"])]
@@ -129,17 +130,16 @@ def byte_rates(effort: Effort) -> dict[Kind, dict[int, float]]:
         x = torch.randn(size // 128, 32)
         table, index = x[: len(x) // 4].clone(), torch.randint(0, len(x) // 4, (len(x),))
         keys, kept = index.int(), [x.clone() for _ in range(CHAIN)]
-        found["stream"][5 * size // 2] = 5 * CHAIN * size / effort(lambda x=x: _chain(x, gelu))
-        found["norm"][5 * size // 2] = 5 * CHAIN * size / effort(lambda x=x: _chain(x, _norm))
         nbytes = size + 8 * len(index) + table.nbytes
+        one = x[:4].clone()
+        found["stream"][5 * size // 2] = 5 * CHAIN * size / _beyond(effort, lambda of: _chain(of, gelu), x, one)
+        found["norm"][5 * size // 2] = 5 * CHAIN * size / _beyond(effort, lambda of: _chain(of, _norm), x, one)
         found["gather"][nbytes] = (
-            CHAIN
-            * nbytes
-            / effort(lambda table=table, index=index: [table.index_select(0, index) for _ in range(CHAIN)])
+            CHAIN * nbytes / _beyond(effort, lambda of, table=table: _gather(table, of), index, index[:4])
         )
-        found["inplace"][2 * size] = 2 * CHAIN * size / effort(lambda kept=kept: [each.mul_(0.999) for each in kept])
+        found["inplace"][2 * size] = 2 * CHAIN * size / _beyond(effort, _scale, kept, [one.clone() for _ in kept])
         nbytes = 20 * len(keys)  # keys in and out, and places of 8 bytes
-        found["sort"][nbytes] = nbytes / effort(lambda keys=keys: keys.sort(stable=True))
+        found["sort"][nbytes] = nbytes / _beyond(effort, lambda of: of.sort(stable=True), keys, keys[:4])
     attention = {1: slot_rate(effort)}
     return found | {"matmul": found["stream"], "attention": attention, "update": update_rates(effort)}
 
@@ -158,6 +158,21 @@ def slot_rate(effort: Effort) -> float:
         seconds += effort(both)
         nbytes += 12 * q.nbytes + 2 * mask.nbytes  # three read and one written, five read and three written
     return nbytes / seconds
+
+
+def _beyond(effort: Effort, call: Callable[[Any], object], large: Any, small: Any) -> float:
+    """Seconds of a call beyond those of one that does next to nothing, which are a launch."""
+    with_both = effort(lambda: call(large))
+    return max(with_both - effort(lambda: call(small)), 0.1 * with_both)
+
+
+def _gather(table: Tensor, index: Tensor) -> list[Tensor]:
+    return [table.index_select(0, index) for _ in range(CHAIN)]
+
+
+def _scale(kept: list[Tensor]) -> None:
+    for each in kept:
+        each.mul_(0.999)
 
 
 def _chain(x: Tensor, layer: Callable[[Tensor], Tensor]) -> None:

@@ -95,9 +95,11 @@ def count(cell: Cell, ranks: Ranks) -> StepCount:
     return count_on_cpu(cell.config(), SCHEMA, cell.of_requests(), ranks)
 
 
-def launch_s(ranks: Ranks, *, blocks: int, block_s: float) -> float:
-    """Processor seconds of an operator that does next to nothing, with its share of Python, autograd and TorchRec: a
-    step of two requests with eight events by a narrow model, over its operators."""
-    small = Cell(length=8, width=8, requests=2, candidates=1, k=4)
-    (seconds,) = measure([small], ranks, blocks=blocks, block_s=block_s).values()
-    return seconds / len(count(small, ranks).operators)
+# A step in which nothing costs much but being launched.
+SMALL = Cell(length=8, width=8, requests=2, candidates=1, k=4)
+
+
+def launch_s(small_s: float, ranks: Ranks) -> float:
+    """Seconds of an operator that does next to nothing, with its share of Python, autograd and TorchRec, from the
+    seconds of a step of `SMALL`."""
+    return small_s / len(count(SMALL, ranks).operators)

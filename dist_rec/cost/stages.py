@@ -85,14 +85,20 @@ def count_on_cpu(config: Config, schema: Schema, requests: Requests, ranks: Rank
     counts = []
     for size in sizes:
         batch = requests.first(size).batch(schema, dedup=config.data.dedup)
-        # FBGEMM's fused update is not an operator that torch sees.
-        rows = sum(rows.numel() * rows.element_size() for rows in _rows(schema, config, batch).values())
-        counts.append(
-            [*steps.count(batch, stages).operators, Operator("backward", "update", "update", rows, 0, 0, False)]
-        )
+        counts.append([*steps.count(batch, stages).operators, *_updates(schema, config, batch)])
     times = (requests.count - sizes[-1]) / (sizes[-1] - sizes[0]) if len(sizes) == 2 else 0.0
     dense = _numel(steps.model.ranker) + _replicated(schema, config)
     return StepCount(tuple(grown(counts[0], counts[-1], times)), dense)
+
+
+def _updates(schema: Schema, config: Config, batch: HostBatch) -> list[Operator]:
+    """FBGEMM's fused updates, one for the rows of every key: torch does not see them as operators."""
+    sizes = [
+        4 * batch.num_unique[key] * config.embedding.dim_of(table)
+        for key, table in schema.layout.tables.items()
+        if not config.embedding.is_replicated(table)
+    ]
+    return [Operator("backward", "update", "update", nbytes, 0, 0, False) for nbytes in sizes]
 
 
 def grown(smaller: list[Operator], larger: list[Operator], times: float) -> list[Operator]:
