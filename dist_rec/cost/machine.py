@@ -108,9 +108,7 @@ def _gpu(name: str, tflops: tuple[float, float], tbytes: float, *, nvlink_gb: fl
         bytes_reached=0.75,  # of an elementwise kernel; not measured: `bench_ledger.py` counts with 2.5 of 3.35 TB/s
         launch_s=2.5e-6,  # from one small kernel to the next on the device; not measured
         host_launch_s=8e-6,  # torch's dispatcher, autograd and Python around it; not measured on these hosts
-        to_device_bytes_per_s=(
-            25e9 if name in ("a100-80gb", "l4") else 50e9
-        ),  # PCIe 4 and 5 x16: 32 and 64 less a fifth
+        to_device_bytes_per_s=pcie,
         input_events_per_s=15e6,  # one core, four fields: benchmarks/results/dedup_cpu_202611.md, with decoding
         input_batch_s=1e-3,
         nvlink_bytes_per_s=None if nvlink_gb is None else 1e9 * nvlink_gb,
@@ -131,31 +129,37 @@ MACHINES = {
         _gpu("a100-80gb", (19.5, 312), 2.039, nvlink_gb=300),
         # "NVIDIA L4 Tensor Core GPU": fp32 30.3, bf16 242 TFLOPS with sparsity, 300 GB/s, PCIe 4 x16, no NVLink.
         _gpu("l4", (30.3, 121), 0.3, nvlink_gb=None),
-        # One core of a two-core Xeon, measured once by `python -m benchmarks.bench_cost ceilings`: a rough picture of
-        # a small machine. Measure your own.
+        # One core of a two-core Intel Xeon (family 6 model 167), torch 2.13.0, rounded from one run of
+        # `python -m benchmarks.bench_cost ceilings` on a busy machine. Measure your own.
         Machine(
             name="cpu2",
             device="cpu",
-            flops={"fp32": {8: 4e10, 16: 1.2e11, 32: 1.6e11}, "bf16": {8: 2e10, 16: 7e10, 32: 2.5e11, 64: 5e11}},
-            attention_flops={"fp32": {8: 2.8e10, 16: 5e10}, "bf16": {8: 2.8e10, 16: 5e10}},
+            flops={
+                "fp32": {8: 3.0e10, 16: 6.5e10, 32: 1.0e11, 64: 1.2e11, 128: 1.4e11, 256: 1.5e11},
+                "bf16": {8: 1.9e10, 16: 6.5e10, 32: 1.6e11, 64: 3.1e11, 128: 5.0e11, 256: 7.3e11},
+            },
+            attention_flops={
+                "fp32": {4: 1.8e10, 8: 3.0e10, 16: 4.9e10, 32: 5.3e10},
+                "bf16": {4: 5.8e9, 8: 1.1e10, 16: 2.0e10, 32: 3.3e10},
+            },
             bytes_per_s={
-                "matmul": {2**18: 1e10, 2**25: 6e9},
+                "matmul": {2**18: 9e9, 2**24: 1.1e10, 2**26: 3.5e9},
                 "attention": {1: 2e9},
-                "gather": {2**18: 2e10, 2**25: 6e9},
-                "stream": {2**18: 1e10, 2**25: 6e9},
-                "sort": {1: 1e9},
-                "norm": {1: 3e9},
-                "update": {1: 1e8},
-                "inplace": {1: 2e10},
+                "gather": {2**17: 1.7e10, 2**21: 1.7e10, 2**23: 8e9, 2**25: 2.9e9},
+                "sort": {2**11: 6e8, 2**14: 1.4e9, 2**18: 4e8, 2**20: 1.8e9},
+                "norm": {2**18: 8e9, 2**24: 9e9, 2**26: 4.5e9},
+                "update": {2**18: 8e7, 2**21: 4.7e7},
+                "inplace": {2**18: 3.3e10, 2**22: 3.7e10, 2**24: 2e10},
+                "stream": {2**18: 9e9, 2**24: 1.1e10, 2**26: 3.5e9},
             },
             flops_reached=1.0,
             bytes_reached=1.0,
-            launch_s=12e-6,
+            launch_s=9e-6,
             host_launch_s=0.0,
-            to_device_bytes_per_s=8e9,
-            input_events_per_s=10e6,
-            input_batch_s=1e-3,
-            host_link_bytes_per_s=4e9,
+            to_device_bytes_per_s=3.5e9,
+            input_events_per_s=46e6,
+            input_batch_s=0.5e-3,
+            host_link_bytes_per_s=1.7e9,
         ),
     )
 }
