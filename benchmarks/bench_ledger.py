@@ -3,8 +3,8 @@
     python -m benchmarks.bench_ledger [--out benchmarks/results/FILE.md] [--operators]
 
 Forward, loss and backward run on tensors that have shapes and no values, in bf16 as on a GPU, by the kernels a GPU
-would take. Counted are operators that do something (not views, not allocations) and the bytes of their inputs and
-outputs, each once. An operator may launch several kernels and read less than all of an input, so this compares
+would take. Counted are operators that do something and the bytes of their inputs and outputs, each once, of rows that
+are picked by an index only those (`dist_rec/cost/ledger.py`). An operator may launch several kernels, so this compares
 changes; it predicts no time by itself. The estimate of a whole step is 2.5 TB/s, 2.5 us for every launch, and constants
 for what is not counted: none of it has been measured.
 
@@ -19,8 +19,7 @@ Legend: B requests, L events of each, N = B L, U unique rows, C candidates.
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from benchmarks.aot import recording_driver
 from dist_rec.common.provenance import provenance_lines
+from dist_rec.cost.ledger import Ledger, Operator, kernels_of_a_gpu
 from dist_rec.data.batch import JaggedEvents, SequenceBatch
 from dist_rec.data.lengths import Lengths
 from dist_rec.data.schema import Schema
-from dist_rec.kernels import cross_causal_attention, gather_pool, jagged_range, prefix_sum, slot_attention, unique_ids
 from dist_rec.kernels.unique_ids import BitPackedIndex
 from dist_rec.kernels.unique_ids.bit_packed import num_words
 from dist_rec.models.config import ModelConfig
@@ -52,18 +49,6 @@ WIDTH = 32  # of a table's rows
 OTHER_LAUNCHES = 95
 # The attention's products at half of the peak, and the backward's sorts of the indices.
 ARITHMETIC_MS = 1.2
-# Allocate or describe, and move nothing.
-FREE = {
-    "device",
-    "detach",
-    "alias",
-    "empty",
-    "empty_like",
-    "empty_strided",
-    "new_empty",
-    "new_empty_strided",
-    "lift_fresh",
-}
 SCHEMA = Schema.model_validate(
     {
         "name": "ledger",
@@ -95,53 +80,27 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class Ledger(TorchDispatchMode):
+class Tally:
     """Operators and bytes by phase."""
 
-    phase: str = "forward"
     operators: Counter[str] = field(default_factory=Counter)
     nbytes: Counter[str] = field(default_factory=Counter)
     by_name: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def __post_init__(self) -> None:
-        super().__init__()
+    @classmethod
+    def of(cls, operators: list[Operator]) -> "Tally":
+        tally = cls()
+        for each in operators:
+            tally.operators[each.stage] += 1
+            tally.nbytes[each.stage] += each.nbytes
+            tally.by_name[each.stage, each.name] += each.nbytes
+        return tally
 
     @property
     def of_model(self) -> tuple[int, int]:
         """Operators and bytes of forward, loss and backward."""
         phases = ("forward", "loss", "backward")
         return sum(self.operators[phase] for phase in phases), sum(self.nbytes[phase] for phase in phases)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        name = func._schema.name.split("::")[1]
-        if name in FREE or _is_view(func):
-            return out
-        moved = {id(x): _touched(x) for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)}
-        self.operators[self.phase] += 1
-        self.nbytes[self.phase] += sum(moved.values())
-        self.by_name[self.phase, name] += sum(moved.values())
-        return out
-
-
-def _is_view(func: Any) -> bool:
-    return any(of.alias_info is not None and not of.alias_info.is_write for of in func._schema.returns)
-
-
-def _touched(x: Tensor) -> int:
-    """Bytes of its elements; those that an expanded dim repeats count once."""
-    sizes = [size for size, stride in zip(x.shape, x.stride(), strict=True) if stride != 0]
-    return int(np.prod(sizes, dtype=np.int64)) * x.element_size()
-
-
-@contextmanager
-def as_on_a_gpu() -> Iterator[None]:
-    """The kernels are chosen, and autocast is that of the CPU, which for these layers casts as a GPU's does."""
-    with ExitStack() as patched:
-        for kernel in (cross_causal_attention, gather_pool, jagged_range, prefix_sum, slot_attention, unique_ids):
-            if hasattr(kernel, "choose"):
-                patched.enter_context(mock.patch.object(kernel, "choose", lambda *_, **__: "triton"))
-        yield
 
 
 def batch_of(requests: int, length: int, candidates: int) -> SequenceBatch:
@@ -212,24 +171,22 @@ def optimizers(ranker: Ranker) -> dict[str, list[torch.optim.Optimizer]]:
     }
 
 
-def count(model: dict[str, Any], requests: int = REQUESTS, length: int = LENGTH) -> Ledger:
+def count(model: dict[str, Any], requests: int = REQUESTS, length: int = LENGTH) -> Tally:
     """Of one step, without tables; an update by AdamW and one by Muon are phases of their names."""
-    with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu():
+    with FakeTensorMode(allow_non_fake_inputs=True), kernels_of_a_gpu():
         step = Step.of(model, requests, length)
-        with Ledger() as ledger:
+        with Ledger("forward") as ledger:
             logits = step.forward()
-            ledger.phase = "loss"
-            total = step.total(logits)
-            ledger.phase = "backward"
-            total.backward()
+            ledger.stage = "loss"
+            step.total(logits).backward()
         for name, found in optimizers(step.ranker).items():
             for optimizer in found:
                 optimizer.step()  # makes its state
-            ledger.phase = name
+            ledger.stage = name
             with ledger:
                 for optimizer in found:
                     optimizer.step()
-    return ledger
+    return Tally.of(ledger.operators)
 
 
 def host_cost(model: dict[str, Any], repeats: int = 25) -> dict[str, float]:
@@ -237,7 +194,7 @@ def host_cost(model: dict[str, Any], repeats: int = 25) -> dict[str, float]:
     width = {"width": 20 if model.get("name") == "hyformer" else 8, "hidden": 16, "max_positions": 16}
     model = {**model, "tokens": width, "head": {"hidden": [8, 4]}}
     # Kernels that do not run leave their results as they were made: zeros are valid places for whoever reads them.
-    with as_on_a_gpu(), mock.patch.object(torch, "empty", torch.zeros):
+    with kernels_of_a_gpu(), mock.patch.object(torch, "empty", torch.zeros):
         step = Step.of(model, requests=2, length=8, width=4)
         (update,) = optimizers(step.ranker)["AdamW"]
         times: dict[str, list[float]] = {}

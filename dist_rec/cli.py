@@ -99,6 +99,39 @@ def doctor() -> None:
     raise typer.Exit(0 if run_doctor() else 1)
 
 
+@app.command("plan-cost")
+def plan_cost(
+    recipe: Recipe,
+    gpus: Annotated[str, typer.Option(help="Numbers of GPUs, with commas.")] = "8,64,1024",
+    net: Annotated[str, typer.Option(help="Networks between hosts: nvlink, ib400, eth25.")] = "nvlink,ib400,eth25",
+    gpu: Annotated[str | None, typer.Option(help="h100-80gb (default), h200, a100-80gb, l4 or cpu2.")] = None,
+    machine: Annotated[Path | None, typer.Option(help="YAML file of a machine, in the place of --gpu.")] = None,
+    gpus_per_host: Annotated[int | None, typer.Option(help="GPUs that share a host's network, 8 by default.")] = None,
+    requests: Annotated[
+        list[str] | None, typer.Option(help="key=value: length, spread, candidates, duplicates. Otherwise measured.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Predict the step of a recipe on machines that are not here, and what each part wins there. Trains nothing."""
+    from dist_rec.common.log import setup_logging
+    from dist_rec.config import load_config
+
+    config = load_config(recipe, overrides)
+    setup_logging(0)  # first: libraries warn when they are imported
+
+    from dist_rec.cost.plan_cost import plan_cost as plan
+
+    plan(
+        config,
+        gpus=gpus,
+        nets=net,
+        gpu=gpu,
+        machine=machine,
+        gpus_per_host=gpus_per_host,
+        requests=requests or [],
+    )
+
+
 @data_app.command()
 def synth(
     out: Out,

@@ -263,3 +263,10 @@ def test_help_names_every_command(dist_rec: DistRec) -> None:
     assert said.code == 0
     for command in ("train", "eval", "doctor", "data"):
         assert command in said.out
+
+
+def test_plan_cost_needs_no_gpu(dist_rec: DistRec, recipe: Path) -> None:
+    said = dist_rec("plan-cost", recipe, "--gpus", "1,64", "--net", "eth25", "--gpu", "h200", "--set", "data.workers=2")
+    assert said.code == 0 and "16 requests" in said.out and "assumptions" in said.out
+    said = dist_rec("plan-cost", recipe, "--gpu", "h300")
+    assert said.code == 2 and "--gpu h300: expected one of h100-80gb" in said.err

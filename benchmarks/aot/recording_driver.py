@@ -14,7 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime import driver
 
-from benchmarks import bench_ledger
+from dist_rec.cost.ledger import kernels_of_a_gpu
 from dist_rec.data import unique_tokens
 from dist_rec.kernels import gather_pool, jagged_range, prefix_sum
 from dist_rec.kernels.cross_causal_attention import checks, op, tuning
@@ -84,7 +84,7 @@ def as_on_a_gpu(capability: int = 90) -> Iterator[None]:
     """Inside, tensors of the CPU get the kernels, the tiles and the bit-packed indices that a GPU of sm_`capability`
     would get, and nobody reads their values. For models in bf16 set the precision: `auto` is fp32 on a CPU."""
     with ExitStack() as patched:
-        patched.enter_context(bench_ledger.as_on_a_gpu())
+        patched.enter_context(kernels_of_a_gpu())
         for module in (jagged_range, prefix_sum, checks, gather_pool.checks):
             patched.enter_context(mock.patch.object(module, "readable", lambda *_: False))
         patched.enter_context(mock.patch.object(op, "_processors", lambda _: PROCESSORS[capability]))

@@ -1,7 +1,7 @@
 """Which implementation of an operator runs: one rule for all operators.
 
-`auto` takes Triton where the tensors are on CUDA and Triton can take them. On a CPU it takes the operator's C++ kernel if
-it has one that was built and can take them, otherwise its plain PyTorch form.
+`auto` takes Triton where the tensors are on CUDA and Triton can take them. On a CPU it takes the operator's C++ kernel
+if it has one that was built and can take them, otherwise its plain PyTorch form.
 """
 
 import functools

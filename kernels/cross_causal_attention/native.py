@@ -7,6 +7,7 @@ hidden keys nor on other requests, in torch's deterministic mode and without.
 # torch's stub gives `backward` any number of gradients.
 # pyright: reportIncompatibleMethodOverride=false
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ def native_attention(
     """See `cross_causal_attention`; without v, k holds both, and gets one gradient."""
     layout = [x if x is None else x.contiguous() for x in (q_offsets, kv_offsets, *mask.tensors)]
     # Columns of a row are read in one go; rows and heads may lie anywhere.
-    k, v = (x if x is None or x.stride(2) == 1 else x.contiguous() for x in (k, v))
+    k = k if k.stride(2) == 1 else k.contiguous()
+    v = v if v is None or v.stride(2) == 1 else v.contiguous()
     return _Attention.apply(q.contiguous(), k, v, mask.causal, mask.group_size, scale, *layout)  # pyright: ignore[reportReturnType]
 
 
@@ -63,7 +65,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _call(
-    q: Tensor, k: Tensor, v: Tensor | None, layout: tuple[Tensor | None, ...], causal: bool, size: int, scale: float
+    q: Tensor, k: Tensor, v: Tensor | None, layout: Sequence[Tensor | None], causal: bool, size: int, scale: float
 ) -> tuple[int | float, ...]:
     """The arguments that both passes share, in the order of `read_attention` (kernels/native/_native.cpp)."""
     k, v = k.chunk(2, dim=1) if v is None else (k, v)

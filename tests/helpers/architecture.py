@@ -80,6 +80,14 @@ RULES = {
             *("pydantic", "yaml"),  # what a checkpoint was made with, and the recipe in a report
         ),
     ),
+    "dist_rec.cost": Rule(
+        project=(
+            *("dist_rec.common", "dist_rec.config", "dist_rec.registry"),
+            *("dist_rec.data", "dist_rec.embedding", "dist_rec.kernels", "dist_rec.models", "dist_rec.optim"),
+            "dist_rec.training",
+        ),
+        others=("numpy", "pyarrow", "pydantic", "rich", "torch", "torchrec.distributed.train_pipeline"),
+    ),
     "dist_rec.door": Rule(
         project=(
             *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.data", "dist_rec.embedding"),
@@ -93,7 +101,7 @@ RULES = {
     "dist_rec.cli": Rule(
         project=(
             *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.door", "dist_rec.doctor"),
-            *("dist_rec.data", "dist_rec.training"),
+            *("dist_rec.cost", "dist_rec.data", "dist_rec.training"),
         ),
         others=("typer", "rich"),
     ),

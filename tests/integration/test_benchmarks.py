@@ -12,11 +12,13 @@ from unittest import mock
 
 import pytest
 
-from benchmarks import bench_ledger, plot_trace
+from benchmarks import bench_cost, bench_ledger, plot_trace
 from benchmarks.compare import study
 from benchmarks.compare.report import page as compare_page
+from benchmarks.cost import curves
 from benchmarks.optim import harmless, slow_link
 from benchmarks.optim.report import page
+from dist_rec.cost.machine import read_machine
 
 ROOT = Path(__file__).parents[2]
 
@@ -214,3 +216,22 @@ def test_the_hosts_part_is_measured() -> None:
     assert ran.returncode == 0, ran.stderr[-2000:]
     found = ast.literal_eval(ran.stdout.splitlines()[-1])
     assert found.keys() == {"forward", "loss", "backward", "AdamW"} and all(cost > 10 for cost in found.values())
+
+
+def test_costs_are_measured_and_predicted(tmp_path: Path) -> None:
+    """Ceilings, two shapes against the model, two points of a curve: in this process, where all is imported."""
+
+    def run(*arguments: str) -> str:
+        with mock.patch.object(sys, "argv", ["bench_cost", *arguments, "--toy", "--blocks", "1", "--block-s", "0.001"]):
+            bench_cost.main()
+        return Path(arguments[-1]).read_text()
+
+    found = run("ceilings", "--out", str(tmp_path / "machine.yaml"))
+    assert "# - commit" in found and read_machine(tmp_path / "machine.yaml").device == "cpu"
+    assert "of 2." in run("predict", "--out", str(tmp_path / "predict.md"))
+    assert "| 300 | 2,400 |" in run("curves", "length", "--out", str(tmp_path / "curves.md"))
+
+
+def test_a_line_is_fitted_with_its_r2() -> None:
+    assert curves.fit([1, 2, 3], [3.0, 5.0, 7.0]) == "1 + 2 x (R^2 1.0000)"
+    assert curves.fit([0, 1, 2, 3], [0.0, 1.0, 1.0, 0.0]).endswith("(R^2 0.0000)")

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import bench_ledger
 from dist_rec.common.choices import DenseUpdate
 from dist_rec.config import Config, OptimConfig
+from dist_rec.cost.ledger import kernels_of_a_gpu
 from dist_rec.data.collate import collate
 from dist_rec.models.layers.loss import BinaryCrossEntropy, total_loss
 from dist_rec.models.ranker import Ranker
@@ -110,7 +110,7 @@ def test_the_tolerance_is_that_of_other_kernels(curves: CpuCurves) -> None:
     """The kernels that a GPU runs, in Triton's interpreter: other orders of every sum, and no further away."""
     if torch.cuda.is_available():
         pytest.skip("kernels are compiled here; the other tests compare them")
-    with one_rank("cpu") as ranks, bench_ledger.as_on_a_gpu(), exact_bf16():
+    with one_rank("cpu") as ranks, kernels_of_a_gpu(), exact_bf16():
         found = np.array(curves.losses(ranks, "interpreted"))
         half = np.array(curves.losses(ranks, "interpreted-half", half=True))
     assert 0 < np.abs(found - curves.plain).max() <= FACTOR * curves.rounding

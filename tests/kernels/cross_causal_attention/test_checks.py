@@ -163,8 +163,8 @@ def test_auto_takes_the_kernel_of_a_cpu_where_it_can_and_says_so_once(caplog: py
     _call(**inputs)
     assert [record.getMessage() for record in caplog.records] == [
         "cross_causal_attention: native (inputs on cpu)",
-        "cross_causal_attention: bucketed (inputs on cpu; the C++ kernel takes torch.float32 on cpu, got torch.float64 on "
-        "cpu)",
+        "cross_causal_attention: bucketed (inputs on cpu; the C++ kernel takes torch.float32 on cpu, got torch.float64 "
+        "on cpu)",
     ]
 
 

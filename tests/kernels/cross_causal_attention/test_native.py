@@ -26,8 +26,8 @@ ORDINARY = Request(35, 3, 19)
 
 
 def assert_true(case: Case) -> None:
-    """As close to the truth as plain maths. Over 60 seeds the gradient of the keys was 0.8 times as far from it on average
-    and 2.2 times at most: it is made from rounded outputs, as in every fused attention."""
+    """As close to the truth as plain maths. Over 60 seeds the gradient of the keys was 0.8 times as far from it on
+    average and 2.2 times at most: it is made from rounded outputs, as in every fused attention."""
     plain = [p.results for p in plain_in_orders(case)]
     got = case.run_with_gradients("native")
     for mine, truth, factor, *rough in zip(got, truth_of(case), (2.0, 2.0, 3.0, 2.0), *plain):
@@ -145,7 +145,9 @@ def test_nan_of_one_request_stays_there(mode: Mode) -> None:
     rows, keys = (slice(*offsets[1:3].tolist()) for offsets in (case.q_offsets, case.kv_offsets))
     dirty.q[rows], dirty.k[keys], dirty.v[keys] = torch.nan, torch.nan, torch.nan
     for i, (got, expected) in enumerate(zip(dirty.run_with_gradients("native"), case.run_with_gradients("native"))):
-        other = torch.ones(len(got), dtype=torch.bool).index_fill(0, torch.arange(len(got))[rows if i < 2 else keys], False)
+        other = torch.ones(len(got), dtype=torch.bool).index_fill(
+            0, torch.arange(len(got))[rows if i < 2 else keys], False
+        )
         assert torch.equal(got[other], expected[other]) and got[~other].isnan().any()
 
 
@@ -159,7 +161,7 @@ def test_a_gradient_of_the_gradient_is_refused() -> None:
 
 def test_what_it_cannot_take_is_refused_by_name() -> None:
     case = make_case([ORDINARY], "plain")
-    with pytest.raises(ValueError, match="backend='native' cannot run: the C.. kernel takes torch.float32 on cpu, got"):
+    with pytest.raises(ValueError, match=r"backend='native' cannot run: the C.. kernel takes torch.float32 on cpu, got"):
         case.run("native")
     with TorchDispatchMode(), pytest.raises(ValueError, match="a compiler, a mode or a transform"):
         case.to(torch.float32).run("native")

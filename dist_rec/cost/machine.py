@@ -1,0 +1,178 @@
+"""A described machine: what its processor, its memory and its links can do, read from a data sheet or measured.
+
+Rates are of one GPU, or of one core of a CPU. `python -m benchmarks.bench_cost ceilings` measures those of the machine
+at hand and writes them as YAML; `dist-rec plan-cost --machine FILE` reads it.
+"""
+
+import bisect
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dist_rec.common.strict import ConfigError, Strict, check
+from dist_rec.common.yaml_file import read_yaml
+
+# What an operator is limited by: products of matrices, the fused attention, rows picked by an index, sorting, sums
+# along short rows (LayerNorm), the fused update of table rows; else reading and writing everything once, into memory
+# that is new ("stream") or that is there already ("inplace", sums as well).
+Kind = Literal["matmul", "attention", "gather", "sort", "norm", "update", "inplace", "stream"]
+Dtype = Literal["fp32", "bf16"]
+
+Positive = Annotated[float, Field(gt=0.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class Machine(Strict):
+    """Rates per second, times in seconds, sizes in bytes."""
+
+    name: str
+    device: Literal["cuda", "cpu"] = Field(description="Which kernels run: those for a GPU, or those for a CPU.")
+    flops: dict[Dtype, dict[int, Positive]] = Field(description="FLOP/s of a product by its smallest dim.")
+    attention_flops: dict[Dtype, dict[int, Positive]] = Field(
+        description="FLOP/s of the fused attention by the size of a head."
+    )
+    bytes_per_s: dict[Kind, dict[int, Positive]] = Field(
+        description="Bytes read and written per second by kind of operator, and by the bytes of one: caches, and pages "
+        "that are new to the process, tell between them."
+    )
+    flops_reached: Share = Field(description="Share of the FLOP/s above that kernels reach; 1 if they were measured.")
+    bytes_reached: Share = Field(description="Share of the bytes/s above that kernels reach; 1 if they were measured.")
+    launch_s: Positive = Field(description="Time of an operator that does nothing, on the device.")
+    host_launch_s: Annotated[float, Field(ge=0.0)] = Field(
+        description="Host time of an operator where the host runs ahead of the device; 0 where both are one."
+    )
+    to_device_bytes_per_s: Positive = Field(description="Host memory to device.")
+    input_events_per_s: Positive = Field(description="Events that one reader process makes into batches per second.")
+    input_batch_s: Annotated[float, Field(ge=0.0)] = Field(description="Time of a batch in a reader besides.")
+    nvlink_bytes_per_s: Positive | None = Field(
+        default=None, description="To the GPUs of the same host or NVLink domain, one direction; none without NVLink."
+    )
+    host_link_bytes_per_s: Positive = Field(
+        description="To the GPUs of the same host without NVLink, one direction: PCIe, or memory."
+    )
+
+    def flops_of(self, kind: Literal["matmul", "attention"], dtype: Dtype, dim: float) -> float:
+        """FLOP/s that an operator reaches; `dim`: smallest of a product, or size of a head. Raises ConfigError if the
+        machine says nothing about the dtype."""
+        field = "flops" if kind == "matmul" else "attention_flops"
+        tables: dict[Dtype, dict[int, float]] = getattr(self, field)
+        if not tables.get(dtype):
+            raise ConfigError(f"machine {self.name}: {field} has no {dtype}; there are: {', '.join(tables) or 'none'}")
+        return self.flops_reached * _between(tables[dtype], max(dim, 1))
+
+    def bytes_of(self, kind: Kind, nbytes: float) -> float:
+        """Bytes per second that an operator reaches which moves `nbytes`. Raises ConfigError if the machine says
+        nothing about the kind."""
+        if not self.bytes_per_s.get(kind):
+            there = ", ".join(self.bytes_per_s) or "none"
+            raise ConfigError(f"machine {self.name}: bytes_per_s has no {kind}; there are: {there}")
+        return self.bytes_reached * _between(self.bytes_per_s[kind], max(nbytes, 1))
+
+
+def _between(table: dict[int, float], at: float) -> float:
+    """Straight lines between entries where both axes are logarithms; level beyond the ends."""
+    dims = sorted(table)
+    after = bisect.bisect_left(dims, at)
+    if after in (0, len(dims)):
+        return table[dims[min(after, len(dims) - 1)]]
+    low, high = dims[after - 1], dims[after]
+    share = math.log(at / low) / math.log(high / low)
+    return table[low] ** (1 - share) * table[high] ** share
+
+
+def _gpu(name: str, tflops: tuple[float, float], tbytes: float, *, nvlink_gb: float | None) -> Machine:
+    """`tflops`: fp32 and bf16, dense. Shares reached, launch and reader times: see the comments below."""
+    fp32, bf16 = (1e12 * each for each in tflops)
+    pcie = 25e9 if name in ("a100-80gb", "l4") else 50e9  # PCIe 4 and 5 x16: 32 and 64 GB/s, less a fifth
+    return Machine(
+        name=name,
+        device="cuda",
+        flops={"fp32": {1: fp32}, "bf16": {1: bf16}},
+        # Tiles of 64 keys and heads of 16 to 64 columns leave half of the matrix units idle; not measured.
+        attention_flops={"fp32": {1: 0.5 * fp32}, "bf16": {1: 0.5 * bf16}},
+        # Rows of 64 to 256 bytes at places in any order fill half of a sector's neighbours; a radix sort of 32-bit keys
+        # reads and writes them in four passes. Not measured.
+        bytes_per_s={
+            "matmul": {1: 1e12 * tbytes},
+            "attention": {1: 1e12 * tbytes},
+            "gather": {1: 0.7e12 * tbytes},
+            "sort": {1: 0.25e12 * tbytes},
+            "norm": {1: 1e12 * tbytes},
+            "update": {1: 0.7e12 * tbytes},
+            "inplace": {1: 1e12 * tbytes},
+            "stream": {1: 1e12 * tbytes},
+        },
+        flops_reached=0.6,  # cuBLAS on products of this size; not measured
+        bytes_reached=0.75,  # of an elementwise kernel; not measured: `bench_ledger.py` counts with 2.5 of 3.35 TB/s
+        launch_s=2.5e-6,  # from one small kernel to the next on the device; not measured
+        host_launch_s=8e-6,  # torch's dispatcher, autograd and Python around it; not measured on these hosts
+        to_device_bytes_per_s=pcie,
+        input_events_per_s=15e6,  # one core, four fields: benchmarks/results/dedup_cpu_202611.md, with decoding
+        input_batch_s=1e-3,
+        nvlink_bytes_per_s=None if nvlink_gb is None else 1e9 * nvlink_gb,
+        host_link_bytes_per_s=pcie,
+    )
+
+
+# Data sheets of NVIDIA. bf16 is dense, half of what they print "with sparsity". fp32 is without tensor cores: torch
+# uses TF32 only where it is told to. NVLink is one direction, half of the total they print.
+MACHINES = {
+    machine.name: machine
+    for machine in (
+        # "NVIDIA H100 Tensor Core GPU", SXM: fp32 67, bf16 1,979 TFLOPS with sparsity, 3.35 TB/s, NVLink 900 GB/s.
+        _gpu("h100-80gb", (67, 989), 3.35, nvlink_gb=450),
+        # "NVIDIA H200 Tensor Core GPU", SXM: as H100, with 4.8 TB/s.
+        _gpu("h200", (67, 989), 4.8, nvlink_gb=450),
+        # "NVIDIA A100 Tensor Core GPU", 80 GB SXM: fp32 19.5, bf16 312 TFLOPS dense, 2,039 GB/s, NVLink 600 GB/s.
+        _gpu("a100-80gb", (19.5, 312), 2.039, nvlink_gb=300),
+        # "NVIDIA L4 Tensor Core GPU": fp32 30.3, bf16 242 TFLOPS with sparsity, 300 GB/s, PCIe 4 x16, no NVLink.
+        _gpu("l4", (30.3, 121), 0.3, nvlink_gb=None),
+        # One core of a two-core Intel Xeon (family 6 model 167), torch 2.13.0, rounded from one run of
+        # `python -m benchmarks.bench_cost ceilings` on a busy machine. Measure your own.
+        Machine(
+            name="cpu2",
+            device="cpu",
+            flops={
+                "fp32": {8: 3.0e10, 16: 6.5e10, 32: 1.0e11, 64: 1.2e11, 128: 1.4e11, 256: 1.5e11},
+                "bf16": {8: 1.9e10, 16: 6.5e10, 32: 1.6e11, 64: 3.1e11, 128: 5.0e11, 256: 7.3e11},
+            },
+            attention_flops={
+                "fp32": {4: 1.8e10, 8: 3.0e10, 16: 4.9e10, 32: 5.3e10},
+                "bf16": {4: 5.8e9, 8: 1.1e10, 16: 2.0e10, 32: 3.3e10},
+            },
+            bytes_per_s={
+                "matmul": {2**18: 9e9, 2**24: 1.1e10, 2**26: 3.5e9},
+                "attention": {1: 2e9},
+                "gather": {2**17: 1.7e10, 2**21: 1.7e10, 2**23: 8e9, 2**25: 2.9e9},
+                "sort": {2**11: 6e8, 2**14: 1.4e9, 2**18: 4e8, 2**20: 1.8e9},
+                "norm": {2**18: 8e9, 2**24: 9e9, 2**26: 4.5e9},
+                "update": {2**18: 8e7, 2**21: 4.7e7},
+                "inplace": {2**18: 3.3e10, 2**22: 3.7e10, 2**24: 2e10},
+                "stream": {2**18: 9e9, 2**24: 1.1e10, 2**26: 3.5e9},
+            },
+            flops_reached=1.0,
+            bytes_reached=1.0,
+            launch_s=9e-6,
+            host_launch_s=0.0,
+            to_device_bytes_per_s=3.5e9,
+            input_events_per_s=46e6,
+            input_batch_s=0.5e-3,
+            host_link_bytes_per_s=1.7e9,
+        ),
+    )
+}
+
+
+def machine_of(name: str) -> Machine:
+    """A built-in machine. Raises ConfigError for another name."""
+    if name not in MACHINES:
+        raise ConfigError(f"--gpu {name}: expected one of {', '.join(MACHINES)}; --machine reads one from a file")
+    return MACHINES[name]
+
+
+def read_machine(path: Path) -> Machine:
+    """A machine from a YAML file with the fields of `Machine`. Raises ConfigError for what is missing or wrong."""
+    missing = "no such file; `python -m benchmarks.bench_cost ceilings --out FILE` measures one"
+    return check(Machine, read_yaml(path, missing), str(path))

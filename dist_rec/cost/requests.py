@@ -1,0 +1,198 @@
+"""The requests of a step: how long, how many candidates, how many tokens occur twice. Measured from data, or described.
+
+Rows that are made here have these sizes and ids that mean nothing.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from dist_rec.common.strict import ConfigError, Strict, Width
+from dist_rec.config import Config
+from dist_rec.data.collate import collate
+from dist_rec.data.columns import CANDIDATE, CONTEXT, Column, arrow_schema, columns_of, list_column
+from dist_rec.data.errors import DataError
+from dist_rec.data.host_batch import HostBatch
+from dist_rec.data.reader import RequestReader
+from dist_rec.data.schema import Schema
+from dist_rec.registry import READERS
+
+MEASURED_BATCHES = 8
+SCATTER = 7919 - 1  # one less than a prime: few sizes of tables share a factor with it
+Counts = NDArray[np.int64]
+
+
+class Described(Strict):
+    """Requests that no data is there for; lengths are log-normal."""
+
+    length: int = Field(ge=0, description="Mean events of every sequence.")
+    spread: float = Field(default=0.0, ge=0.0, description="Standard deviation of the lengths over their mean.")
+    candidates: Width = Field(default=1, description="Of every request.")
+    duplicates: float = Field(default=0.5, ge=0.0, lt=1.0, description="Share of tokens that occurred in the batch.")
+
+
+@dataclass(frozen=True)
+class Requests:
+    """The B requests of one rank's step.
+
+    - `lengths` sequence -> (B,) events, `candidates` (B,)
+    - `unique` feature set -> distinct tokens over tokens
+    - `spread`: standard deviation of the events of one request
+    """
+
+    lengths: dict[str, Counts]
+    candidates: Counts
+    unique: dict[str, float]
+    spread: float
+
+    @property
+    def count(self) -> int:
+        """B"""
+        return len(self.candidates)
+
+    @property
+    def events(self) -> int:
+        """Of all sequences together."""
+        return int(sum(of.sum() for of in self.lengths.values()))
+
+    @property
+    def duplicates(self) -> float:
+        """Share of the tokens of events and candidates that occurred before."""
+        shares = [share for name, share in self.unique.items() if name != CONTEXT]
+        return 1 - sum(shares) / len(shares)
+
+    def first(self, count: int) -> "Requests":
+        lengths = {name: of[:count] for name, of in self.lengths.items()}
+        return replace(self, lengths=lengths, candidates=self.candidates[:count])
+
+    def one_candidate_each(self) -> "Requests":
+        """The same candidates, a request for each: a history is there once per candidate, in the same batch. What
+        occurs in a request occurs in its copies too, so there are no more distinct tokens than before."""
+        times = self.candidates
+        lengths = {name: of.repeat(times) for name, of in self.lengths.items()}
+        together = self.spread * (times.mean() ** 0.5 if self.count else 1.0)
+        apart = replace(self, lengths=lengths, candidates=np.ones(int(times.sum()), np.int64), spread=float(together))
+        unique = {
+            name: min(share * self._tokens(name) / max(apart._tokens(name), 1), 1.0)
+            for name, share in self.unique.items()
+        }
+        return replace(apart, unique=unique)
+
+    def padded(self) -> "Requests":
+        """Every sequence as long as the longest of the batch, as padding makes them; batches stay as unequal as they
+        are, relative to their size."""
+        lengths = {name: np.full_like(of, of.max(initial=0)) for name, of in self.lengths.items()}
+        padded = replace(self, lengths=lengths)
+        padded = replace(padded, spread=self.spread * padded.events / max(self.events, 1))
+        return replace(padded, unique=self._same_tokens(padded))
+
+    def _same_tokens(self, larger: "Requests") -> dict[str, float]:
+        """The shares by which larger requests have as many distinct tokens as these."""
+        return {name: share * self._tokens(name) / max(larger._tokens(name), 1) for name, share in self.unique.items()}
+
+    def _tokens(self, feature_set: str) -> int:
+        return self.count if feature_set == CONTEXT else self.events + int(self.candidates.sum())
+
+    def batch(self, schema: Schema, *, dedup: bool = True) -> HostBatch:
+        """As a reader worker makes it, from rows of these sizes."""
+        return collate(self.rows(schema), schema, dedup=dedup)
+
+    def rows(self, schema: Schema) -> pa.Table:
+        """B rows of these sizes. Fewer tokens are distinct where the tables are too small for as many."""
+        ids = self._ids(schema)
+        types = arrow_schema(schema)
+
+        def array(column: Column) -> pa.Array:
+            lengths = self._lengths_of(column.owner) if column.is_list else np.ones(self.count, np.int64)
+            values = ids.get((column.owner if column.is_list else CONTEXT, column.name))
+            if values is None:
+                values = np.zeros(int(lengths.sum()), np.int64)
+            if column.kind == "visible_events":
+                values = next(iter(self.lengths.values())).repeat(self.candidates)
+            found = list_column(lengths, values) if column.is_list else pa.array(values)
+            return found.cast(types.field(column.name).type)
+
+        return pa.table([array(column) for column in columns_of(schema)], schema=types)
+
+    def _lengths_of(self, owner: str) -> Counts:
+        return self.candidates if owner == CANDIDATE else self.lengths[owner]
+
+    def _ids(self, schema: Schema) -> dict[tuple[str, str], Counts]:
+        """(owner, column) -> ids of its elements."""
+        rng = np.random.default_rng(0)
+        fields = {CONTEXT: schema.context, CANDIDATE: schema.candidate.ids} | {s.name: s.ids for s in schema.sequences}
+        found: dict[tuple[str, str], Counts] = {}
+        for feature_set in schema.layout.feature_sets.values():
+            owners = [owner for owner, of in schema.layout.owners.items() if of is feature_set]
+            counts = [self.count if owner == CONTEXT else int(self._lengths_of(owner).sum()) for owner in owners]
+            total = sum(counts)
+            distinct = max(round(total * self.unique[feature_set.name]), 1)
+            token = np.concatenate(
+                [np.arange(min(distinct, total)), rng.integers(0, distinct, max(total - distinct, 0))]
+            )
+            parts = np.split(rng.permutation(token), np.cumsum(counts)[:-1])
+            for owner, tokens in zip(owners, parts, strict=True):
+                left = tokens
+                for field in sorted(fields[owner], key=lambda field: -schema.tables[field.table]):
+                    size = schema.tables[field.table]
+                    name = field.name if owner == CONTEXT else f"{owner}.{field.name}"
+                    # All over the table, and still other ids, or other pairs of them, for other tokens.
+                    found[owner, name], left = (left + tokens * SCATTER) % size, left // size
+        return found
+
+
+def described(schema: Schema, batch_size: int | None, batch_events: int | None, of: Described) -> Requests:
+    """Requests of a step by a description; with `batch_events` as many as hold so many events."""
+    sequences = [sequence.name for sequence in schema.sequences]
+    count = batch_size or max((batch_events or 0) // max(of.length * len(sequences), 1), 1)
+    rng = np.random.default_rng(0)
+    variance = np.log1p(of.spread**2)
+    lengths = {
+        name: np.rint(of.length * rng.lognormal(-variance / 2, variance**0.5, count)).astype(np.int64)
+        for name in sequences
+    }
+    total = np.sum(list(lengths.values()), axis=0)
+    unique = {name: 1.0 if name == CONTEXT else 1 - of.duplicates for name in schema.layout.feature_sets}
+    return Requests(lengths, np.full(count, of.candidates, np.int64), unique, float(total.std()))
+
+
+def measured(config: Config, schema: Schema) -> Requests:
+    """Requests of a step by the first batches of the training split. Of these the one of median size.
+
+    Raises ConfigError if there is no data to measure."""
+    try:
+        reader = RequestReader(
+            folders=[Path(config.data.path) / folder for folder in config.data.train],
+            schema=schema,
+            batch_size=config.data.batch_size,
+            batch_events=config.data.batch_events,
+            shuffle_window=config.data.shuffle_window,
+            seed=config.run.seed,
+            max_length=config.data.max_length,
+            rows=READERS.make(config.data.reader),
+        )
+        batches = [batch for batch in islice(reader, MEASURED_BATCHES) if batch.num_requests]
+    except DataError as error:
+        raise ConfigError(
+            f"data.path: nothing to measure requests from ({error}); expected a training split, or --requests length=N "
+            "and, where they are known, spread, candidates and duplicates"
+        ) from error
+    by_events = sorted(batches, key=lambda batch: batch.num_events)
+    chosen = by_events[len(by_events) // 2]
+    totals = np.concatenate([sum(_counts(batch, s.name) for s in schema.sequences) for batch in batches])
+    unique = {}
+    for name, of in schema.layout.feature_sets.items():
+        owners = [owner for owner, owned in schema.layout.owners.items() if owned is of]
+        tokens = sum(chosen.counts[owner] for owner in owners)
+        unique[name] = chosen.num_unique[of.keys[0]] / max(tokens, 1)
+    lengths = {s.name: _counts(chosen, s.name) for s in schema.sequences}
+    return Requests(lengths, _counts(chosen, CANDIDATE), unique, float(totals.std()))
+
+
+def _counts(batch: HostBatch, owner: str) -> Counts:
+    return batch.tensors[f"lengths.{owner}"].numpy().astype(np.int64)
