@@ -106,7 +106,8 @@ def write_data(cell: Cell, folder: Path) -> None:
 
 
 def read_requests(cell: Cell, folder: Path, split: str, most: int | None) -> tuple[pa.Table, Schema]:
-    """The first `most` requests of a split whose histories fit the cell, with histories cut to its lengths.
+    """`most` requests of a split whose histories fit the cell, with histories cut to its lengths, in an order of chance
+    that is always the same: files go by time, and the first requests of users have the shortest histories.
 
     Raises ValueError if there are fewer."""
     schema = load_schema(folder)
@@ -115,7 +116,9 @@ def read_requests(cell: Cell, folder: Path, split: str, most: int | None) -> tup
         table = _cut(table, schema, int(cell.lengths))
     if most is not None and table.num_rows < most:
         raise ValueError(f"{folder / split}: expected {most} requests with {cell.lengths} events, got {table.num_rows}")
-    return (table if most is None else table.slice(0, most)).combine_chunks(), schema
+    if most is not None:
+        table = table.take(np.random.default_rng(0).permutation(table.num_rows)[:most])
+    return table.combine_chunks(), schema
 
 
 def _cut(table: pa.Table, schema: Schema, length: int) -> pa.Table:

@@ -11,8 +11,8 @@ def keep_freed_memory() -> bool:
     """Has the C library keep what is freed for the next allocations, and says whether it does (glibc only).
 
     By default a tensor of some MB goes back to the kernel when it is freed; the next one is mapped anew and filled
-    with zeros page by page, which takes a fifth of a step with long histories. The process keeps the peak of a step, which it
-    needs again in the next.
+    with zeros page by page, which takes a fifth of a step with long histories. The process keeps the peak of a step,
+    which it needs again in the next.
     """
     if sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
         return False

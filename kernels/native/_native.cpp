@@ -7,6 +7,7 @@
 #include "attention.hpp"
 #include "gather.hpp"
 #include "jagged.hpp"
+#include "slots.hpp"
 
 namespace {
 
@@ -124,7 +125,7 @@ PyObject *gather_rows_backward(PyObject *, PyObject *const *given, Py_ssize_t co
   Py_RETURN_NONE;
 }
 
-PyObject *gelu_rows(PyObject *, PyObject *const *given, Py_ssize_t count) {
+PyObject *apply_gelu(PyObject *, PyObject *const *given, Py_ssize_t count) {
   Arguments args(given, count);
   const int64_t threads = args.number(), numbers = args.number();
   const float *x = args.address<const float>(), *grad = args.address<const float>();
@@ -133,6 +134,41 @@ PyObject *gelu_rows(PyObject *, PyObject *const *given, Py_ssize_t count) {
   Py_BEGIN_ALLOW_THREADS;
   if (grad) gelu_backward_all(x, grad, out, numbers, threads);
   else gelu_all(x, out, numbers, threads);
+  Py_END_ALLOW_THREADS;
+  Py_RETURN_NONE;
+}
+
+Slots read_slots(Arguments &args) {
+  Slots s;
+  s.threads = args.number(), s.groups = args.number(), s.slots = args.number(), s.heads = args.number();
+  s.size = args.number(), s.qkv = args.address<const float>(), s.real = args.address<const bool>();
+  s.scale = static_cast<float>(args.real());
+  if (!args.failed && s.slots > LANES) {
+    PyErr_Format(PyExc_ValueError, "expected at most %d slots, got %lld", LANES, static_cast<long long>(s.slots));
+    args.failed = true;
+  }
+  return s;
+}
+
+PyObject *attend_slots(PyObject *, PyObject *const *given, Py_ssize_t count) {
+  Arguments args(given, count);
+  const Slots s = read_slots(args);
+  float *out = args.address<float>();
+  if (args.failed) return nullptr;
+  Py_BEGIN_ALLOW_THREADS;
+  slots_forward(s, out);
+  Py_END_ALLOW_THREADS;
+  Py_RETURN_NONE;
+}
+
+PyObject *attend_slots_backward(PyObject *, PyObject *const *given, Py_ssize_t count) {
+  Arguments args(given, count);
+  const Slots s = read_slots(args);
+  const float *grad = args.address<const float>();
+  float *out = args.address<float>();
+  if (args.failed) return nullptr;
+  Py_BEGIN_ALLOW_THREADS;
+  slots_backward(s, grad, out);
   Py_END_ALLOW_THREADS;
   Py_RETURN_NONE;
 }
@@ -163,7 +199,9 @@ PyMethodDef methods[] = {
     {"attend_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(attend_backward)), METH_FASTCALL, nullptr},
     {"gather_rows", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(gather_rows)), METH_FASTCALL, nullptr},
     {"gather_rows_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(gather_rows_backward)), METH_FASTCALL, nullptr},
-    {"gelu_rows", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(gelu_rows)), METH_FASTCALL, nullptr},
+    {"gelu", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(apply_gelu)), METH_FASTCALL, nullptr},
+    {"attend_slots", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(attend_slots)), METH_FASTCALL, nullptr},
+    {"attend_slots_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(attend_slots_backward)), METH_FASTCALL, nullptr},
     {"check_offsets", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(check_offsets)), METH_FASTCALL, nullptr},
     {"write_range", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(write_range)), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr}};

@@ -76,8 +76,8 @@ struct Head {
   // Keys (count, D) into columns; zeros up to a whole pair of vectors.
   void read_columns(const float *from, int64_t row, int64_t first, int64_t count, float *to) const {
     transpose(from + first * row, row, count, a.size, to, stride);
-    for (int64_t j = count; j < (count + UNIT - 1) / UNIT * UNIT; j++)
-      for (int64_t d = 0; d < size; d++) to[d * stride + j] = 0.0f;
+    for (int64_t d = 0; d < size; d++)
+      for (int64_t j = count; j < (count + UNIT - 1) / UNIT * UNIT; j += LANES) store(to + d * stride + j, Floats{});
   }
 
   // Hidden keys may hold anything: they become zeros.
@@ -211,9 +211,10 @@ struct Head {
           const float fade = totals[first + r] == 0.0f ? 0.0f : std::exp(peaks[first + r] - now[r]);
           peaks[first + r] = now[r];
           totals[first + r] = totals[first + r] * fade + more;
-          for (int64_t d = 0; d < size; d++) {
-            float &x = sums[(first + r) * size + d];
-            x = x * fade + weighted[r * size + d];
+          for (int64_t d = 0; d < size; d += LANES) {
+            float *to = sums.data() + (first + r) * size + d;
+            const Floats added = load_first(weighted.data() + r * size + d, size - d);
+            store_first(to, load_first(to, size - d) * fade + added, size - d);
           }
         }
       }
@@ -222,7 +223,9 @@ struct Head {
       const bool blind = totals[row] == 0.0f;
       peak[place(row)] = peaks[row], total[place(row)] = totals[row];
       float *to = out + place(row) * a.size;
-      for (int64_t d = 0; d < a.size; d++) to[d] = blind ? 0.0f : sums[row * size + d] / totals[row];
+      const float share = blind ? 0.0f : 1.0f / totals[row];
+      for (int64_t d = 0; d < a.size; d += LANES)
+        store_first(to + d, load_first(sums.data() + row * size + d, a.size - d) * share, a.size - d);
     }
   }
 
@@ -261,7 +264,7 @@ struct Head {
     std::vector<Visible> seen = visible_of_all();
     for (int64_t row = 0; row < all; row++) {
       const float *out = g.out + place(row) * a.size, *of = g.grad + place(row) * a.size;
-      for (int64_t d = 0; d < a.size; d++) deltas[row] += out[d] * of[d];
+      deltas[row] = dot(out, of, a.size);
       if (g.total[place(row)] == 0.0f) seen[row] = {};  // no gradient, whatever the row holds
     }
     for (int64_t first_key = 0; first_key < rows.kv_count; first_key += BLOCK) {

@@ -69,6 +69,12 @@ INLINE float maximum(Floats x) {
   return x[0] > x[1] ? x[0] : x[1];
 }
 
+INLINE float dot(const float *x, const float *y, int64_t size) {
+  Floats total{};
+  for (int64_t d = 0; d < size; d += LANES) total += load_first(x + d, size - d) * load_first(y + d, size - d);
+  return sum(total);
+}
+
 // (rows, columns) with strides `from_row` and `to_row` -> (columns, rows), four by four.
 INLINE void transpose(const float *from, int64_t from_row, int64_t rows, int64_t columns, float *to, int64_t to_row) {
   typedef float Quad __attribute__((vector_size(16)));

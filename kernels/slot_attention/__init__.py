@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import HAS_TRITON, Backend, choose
+from dist_rec.kernels.common.native import why_not_native
 from dist_rec.kernels.common.traced import traceable
+from dist_rec.kernels.slot_attention.native import native_slot_attention
 from dist_rec.kernels.slot_attention.reference import reference_slot_attention
 from dist_rec.kernels.slot_attention.torch_backend import torch_slot_attention
 
@@ -32,8 +34,9 @@ def slot_attention(qkv: Tensor, real: Tensor, *, backend: Backend = "auto") -> T
     Args:
         qkv: (M, K, 3, H, D) float.
         real: (M, K) bool, the slots that are attended to.
-        backend: `triton` (fp32, fp16, bf16; K up to 16, D up to 128), `torch` is torch's own attention on a CPU,
-            `reference` is plain maths; `auto` takes `triton` on CUDA where it can, else `torch`.
+        backend: `triton` (fp32, fp16, bf16; K up to 16, D up to 128); `native` is the kernel of a CPU, in C++ (fp32; K
+            up to 16); `torch` is torch's own attention on a CPU; `reference` is plain maths. `auto` takes `triton` on
+            CUDA and `native` on a CPU where they can, else `torch`.
 
     Returns:
         (M, K, H, D) like qkv. Bytes moved: qkv once and the result; backward the same again, and the gradients.
@@ -48,7 +51,9 @@ def slot_attention(qkv: Tensor, real: Tensor, *, backend: Backend = "auto") -> T
         raise ValueError(f"real must be {tuple(qkv.shape[:2])} bool, got {tuple(real.shape)} {real.dtype}")
     if real.device != qkv.device:
         raise ValueError(f"real must be on the device of qkv, {qkv.device}, got {real.device}")
-    chosen = choose("slot_attention", backend, qkv.device, _why_not_triton(qkv))
+    chosen = choose("slot_attention", backend, qkv.device, _why_not_triton(qkv), native_obstacle=_why_not_native(qkv))
+    if chosen == "native":
+        return native_slot_attention(qkv, real)
     if chosen == "triton":
         assert triton_slot_attention is not None
         return triton_slot_attention(qkv, real)
@@ -63,3 +68,8 @@ def _why_not_triton(qkv: Tensor) -> str:
             f"the kernels take up to {MOST_SLOTS} slots and heads of {WIDEST_HEAD}, got {qkv.shape[1]}, {qkv.shape[4]}"
         )
     return ""
+
+
+def _why_not_native(qkv: Tensor) -> str:
+    few = qkv.shape[1] <= MOST_SLOTS
+    return why_not_native(qkv) if few else f"the C++ kernel takes at most {MOST_SLOTS} slots, got {qkv.shape[1]}"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dist_rec.data.lengths import Lengths
 from dist_rec.kernels.prefix_sum import prefix_sum
 from dist_rec.models.baselines.config import DinConfig, SumPoolingConfig
+from dist_rec.models.layers.activation import GELU
 from dist_rec.models.layers.cost import linear_flops
 from dist_rec.models.layers.jagged import CandidateView, visible_mean
 from dist_rec.models.protocol import ModelInputs, SequenceSummary
@@ -30,7 +31,7 @@ class Din(SequenceSummary):
         self.event_part = nn.Linear(token_width, hidden, bias=False)
         self.candidate_part = nn.Linear(token_width, hidden)
         self.product_part = nn.Linear(token_width, hidden, bias=False)
-        self.weigh = nn.Sequential(nn.GELU(), nn.Linear(hidden, 1))
+        self.weigh = nn.Sequential(GELU(), nn.Linear(hidden, 1))
         self.width = token_width
 
     def forward(self, tokens: Tensor, lengths: Lengths, view: CandidateView) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_rec.kernels.cross_causal_attention import Mask, cross_causal_attention
+from dist_rec.models.layers.activation import GELU
 from dist_rec.models.layers.norm import LayerNorm
 
 
@@ -37,7 +38,7 @@ class CrossCausalBlock(nn.Module):
         self.norm_attention, self.norm_ffn = LayerNorm(width), LayerNorm(width)
         self.query, self.key, self.value, self.project = (nn.Linear(width, width) for _ in range(4))
         self.ffn = nn.Sequential(
-            nn.Linear(width, expansion * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(expansion * width, width)
+            nn.Linear(width, expansion * width), GELU(), nn.Dropout(dropout), nn.Linear(expansion * width, width)
         )
         self.dropout = nn.Dropout(dropout)
 

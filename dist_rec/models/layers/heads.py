@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_rec.models.config import HeadConfig
+from dist_rec.models.layers.activation import GELU
 
 
 class Head(nn.Module):
@@ -21,6 +22,6 @@ def _mlp(config: HeadConfig, width: int) -> nn.Sequential:
     """(C, width) -> (C, 1)"""
     layers: list[nn.Module] = []
     for hidden in config.hidden:
-        layers += [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(config.dropout)]
+        layers += [nn.Linear(width, hidden), GELU(), nn.Dropout(config.dropout)]
         width = hidden
     return nn.Sequential(*layers, nn.Linear(width, 1))

@@ -6,6 +6,8 @@ Legend: C candidates, T tokens, D width, k expansion.
 import torch
 from torch import Tensor, nn
 
+from dist_rec.models.layers.activation import GELU
+
 
 class PerTokenLinear(nn.Module):
     """(C, T, in) -> (C, T, out): position t is multiplied by its own (in, out) matrix. Parameters
@@ -34,4 +36,4 @@ class PerTokenFfn(nn.Sequential):
             nn.Linear(before, after) if shared else PerTokenLinear(tokens, before, after)
             for before, after in ((inputs, hidden), (hidden, outputs))
         )
-        super().__init__(first, nn.GELU(), nn.Dropout(dropout), second)
+        super().__init__(first, GELU(), nn.Dropout(dropout), second)

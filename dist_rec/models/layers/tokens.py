@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dist_rec.data.batch import JaggedEvents
 from dist_rec.kernels.gather_pool import expand, expand_add
 from dist_rec.kernels.gather_pool.checks import MOST_TERMS
+from dist_rec.kernels.gelu import gelu
 from dist_rec.models.config import TokenConfig
 
 MOST_PAIRS = 1024
@@ -41,7 +42,7 @@ class EventTokens(nn.Module):
         hidden = expand_add(rows, events.inverse, terms[:MOST_TERMS], gelu=fits)
         for table, index in terms[MOST_TERMS:]:
             hidden = hidden + expand(table, index)
-        return self.out(self.dropout(hidden if fits else nn.functional.gelu(hidden)))
+        return self.out(self.dropout(hidden if fits else gelu(hidden)))
 
     def buckets(self, events: JaggedEvents) -> "list[tuple[BucketTerm, Tensor]]":
         """Time and side values of the events: each with the bucket (N,) int32 of every event."""

@@ -161,7 +161,9 @@ def test_a_gradient_of_the_gradient_is_refused() -> None:
 
 def test_what_it_cannot_take_is_refused_by_name() -> None:
     case = make_case([ORDINARY], "plain")
-    with pytest.raises(ValueError, match=r"backend='native' cannot run: the C.. kernel takes torch.float32 on cpu, got"):
+    with pytest.raises(
+        ValueError, match=r"backend='native' cannot run: the C.. kernel takes torch.float32"
+    ):
         case.run("native")
     with TorchDispatchMode(), pytest.raises(ValueError, match="a compiler, a mode or a transform"):
         case.to(torch.float32).run("native")

@@ -1,0 +1,36 @@
+"""The GELU on a CPU in C++, fp32."""
+
+# torch's stub gives `backward` any number of gradients.
+# pyright: reportIncompatibleMethodOverride=false
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dist_rec.kernels.common.native import address, native_kernels
+
+
+def native_gelu(x: Tensor) -> Tensor:
+    """See `gelu`."""
+    return _Gelu.apply(x.contiguous())  # pyright: ignore[reportReturnType]
+
+
+class _Gelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _run(x, None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return _run(x, grad.contiguous())
+
+
+def _run(x: Tensor, grad: Tensor | None) -> Tensor:
+    out = torch.empty_like(x)
+    native_kernels().gelu(torch.get_num_threads(), x.numel(), x.data_ptr(), address(grad), out.data_ptr())
+    return out
