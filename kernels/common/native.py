@@ -4,8 +4,10 @@ They read addresses: who calls them has checked shapes, dtypes and devices, and 
 """
 
 import functools
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +46,19 @@ def why_not_native(*tensors: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.fl
             wanted = " or ".join(str(dtype) for dtype in dtypes)
             return f"the C++ kernel takes {wanted} on cpu, got {x.dtype} on {x.device.type}"
     return "" if is_eager(*tensors) else watched
+
+
+def differentiated_once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A `backward` that refuses to become part of a graph itself. torch's `once_differentiable` does so only where the
+    incoming gradient needs one, and else the result is a constant without a word."""
+
+    @functools.wraps(backward)
+    def refuse(ctx: Any, *grads: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the C++ kernels have no second derivative: expected create_graph=False, got True")
+        return backward(ctx, *grads)
+
+    return refuse
 
 
 def address(x: Tensor | None) -> int:

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from dist_rec.kernels.common.native import address, index, native_kernels
+from dist_rec.kernels.common.native import address, differentiated_once, index, native_kernels
 from dist_rec.kernels.cross_causal_attention.mask import Mask
 
 
@@ -48,7 +47,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @differentiated_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, peak, total, *layout = ctx.saved_tensors
         grad = grad.contiguous()

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from dist_rec.kernels.common.native import address, index, native_kernels
+from dist_rec.kernels.common.native import address, differentiated_once, index, native_kernels
 
 
 def native_expand_add(rows: Tensor, inverse: Tensor, terms: Sequence[tuple[Tensor, Tensor]], gelu: bool) -> Tensor:
@@ -38,7 +37,7 @@ class _Gather(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @differentiated_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad, needed, saved = grad.contiguous(), ctx.needs_input_grad[2:], ctx.saved_tensors
         indices, tables = saved[: len(needed)], saved[len(needed) :] or [None] * len(needed)

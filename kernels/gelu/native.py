@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from dist_rec.kernels.common.native import address, native_kernels
+from dist_rec.kernels.common.native import address, differentiated_once, native_kernels
 
 
 def native_gelu(x: Tensor) -> Tensor:
@@ -24,7 +23,7 @@ class _Gelu(torch.autograd.Function):
         return _run(x, None)
 
     @staticmethod
-    @once_differentiable
+    @differentiated_once
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return _run(x, grad.contiguous())

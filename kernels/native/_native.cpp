@@ -89,11 +89,11 @@ Gather read_gather(Arguments &args) {
   Gather g;
   g.threads = args.number(), g.with_gelu = args.number() != 0, g.positions = args.number(), g.width = args.number();
   g.tables = args.number();
-  if (g.tables < 1 || g.tables > MOST_TABLES) {
+  if (!args.failed && (g.tables < 1 || g.tables > MOST_TABLES)) {
     PyErr_Format(PyExc_ValueError, "expected 1 to %d tables, got %lld", MOST_TABLES, static_cast<long long>(g.tables));
     args.failed = true;
-    g.tables = 0;
   }
+  if (args.failed) g.tables = 0;
   for (int64_t t = 0; t < g.tables; t++)
     g.table[t] = args.address<const float>(), g.rows[t] = args.number(), g.index[t] = args.index();
   return g;

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from dist_rec.kernels.common.native import native_kernels
+from dist_rec.kernels.common.native import differentiated_once, native_kernels
 
 
 def native_slot_attention(qkv: Tensor, real: Tensor) -> Tensor:
@@ -29,7 +28,7 @@ class _SlotAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @differentiated_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         qkv, real = ctx.saved_tensors
         out, grad = torch.zeros_like(qkv), grad.contiguous()

@@ -96,7 +96,8 @@ RULES = {
     ),
     "dist_rec.api": Rule(project=("dist_rec.config", "dist_rec.door", "dist_rec.registry", "dist_rec.training")),
     "dist_rec.doctor": Rule(
-        project=("dist_rec.data._host",), others=("rich", "torch", "torchrec", "fbgemm_gpu", "triton")
+        project=("dist_rec.data._host", "dist_rec.kernels"),
+        others=("rich", "torch", "torchrec", "fbgemm_gpu", "triton"),
     ),
     "dist_rec.cli": Rule(
         project=(
