@@ -21,6 +21,7 @@ from dist_rec.data.writer import SPLIT_ENDS, write_schema, write_split
 
 EVERY_REQUEST = 2**31 - 1  # a shuffle window over the whole split
 MIXED_REQUESTS = 512
+USERS_PER_FILE = 16
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,12 @@ def _write(out: Path, schema: Schema, tables: dict[str, pa.Table], levels: tuple
 
 def _write_users(folder: Path, train: pa.Table, schema: Schema) -> None:
     """A row group per user, users in order of their ids; the reader shuffles row groups."""
-    users = train.column("user").to_numpy()
     rows = arrow_schema(schema)
+    user = train.column("user").to_numpy()
+    users = np.unique(user)
     folder.mkdir()
-    with pq.ParquetWriter(folder / "part-00000.parquet", rows) as writer:
-        for user in np.unique(users):
-            of_user = train.take(pa.array(np.flatnonzero(users == user)))
-            writer.write_table(of_user.select(rows.names).cast(rows))
+    # Small files: for every row group a reader parses the footer of the whole file.
+    for number, of_file in enumerate(np.split(users, range(USERS_PER_FILE, len(users), USERS_PER_FILE))):
+        with pq.ParquetWriter(folder / f"part-{number:05d}.parquet", rows) as writer:
+            for one in of_file:
+                writer.write_table(train.take(pa.array(np.flatnonzero(user == one))).select(rows.names).cast(rows))
