@@ -16,7 +16,14 @@ Curve = dict[tuple[str, str, int, int], Row]  # (form, change, epoch, seed) -> r
 
 def page(rows: list[Row]) -> list[str]:
     """Markdown lines."""
-    lines = ["# Shared histories and quality", "", *provenance_lines()]
+    lines = [
+        "# Shared histories and quality",
+        "",
+        *provenance_lines(),
+        "",
+        "Means over seeds, standard deviations in brackets. Differences are taken seed by seed; +- is half of the 95 %",
+        "interval (Student's t), and bold is a difference whose interval excludes zero.",
+    ]
     for name, data in DATA.items():
         of_data = [row for row in rows if row["data"] == name]
         if of_data:
@@ -99,13 +106,17 @@ def _differences(curve: Curve, of: tuple[str, str], base: tuple[str, str], epoch
 
 
 def difference(values: dict[int, float], base: dict[int, float]) -> str:
-    """Mean difference of the seeds that both have, with half of its 95 % interval; bold where that excludes zero."""
-    found = [values[seed] - base[seed] for seed in values.keys() & base.keys()]
+    """Mean difference of the seeds that both have, half of its 95 % interval, and in how many seeds it is above zero;
+    bold where the interval excludes zero."""
+    found = [values[seed] - base[seed] for seed in sorted(values.keys() & base.keys())]
+    if not found:
+        return ""
+    mean, above = statistics.mean(found), f"{sum(each > 0 for each in found)} of {len(found)} up"
     if len(found) not in T95:
-        return f"{statistics.mean(found):+.4f}" if found else ""
-    mean, half = statistics.mean(found), T95[len(found)] * statistics.stdev(found) / math.sqrt(len(found))
+        return f"{mean:+.4f}, {above}"
+    half = T95[len(found)] * statistics.stdev(found) / math.sqrt(len(found))
     text = f"{mean:+.4f} +- {half:.4f}"
-    return f"**{text}**" if abs(mean) > half else text
+    return f"**{text}**, {above}" if abs(mean) > half else f"{text}, {above}"
 
 
 def _mean(values: list[float]) -> str:

@@ -49,9 +49,7 @@ class Data:
 ROWS, DENSE = "embedding.lr", "optim.lr"
 CHANGES: dict[str, dict[str, float] | tuple[str, ...]] = {
     "": (),
-    "row rate / 2": {ROWS: 0.5},
     "row rate x 2": {ROWS: 2.0},
-    "row rate x 4": {ROWS: 4.0},
     "dense rate / 2": {DENSE: 0.5},
     "no user id": ("data.leave_out=[user]",),
 }
@@ -78,10 +76,6 @@ DATA = {
             ("whole users", "row rate x 2"),
             ("whole users", "dense rate / 2"),
             ("whole users", "no user id"),
-            ("apart", "no user id"),
-            ("whole users", "row rate x 4"),
-            ("whole users", "row rate / 2"),
-            ("requests of 16", "row rate x 2"),
         ),
     ),
     "ml-100k": Data(
