@@ -10,7 +10,8 @@ from pathlib import Path
 from benchmarks.optim.harmless import DATA, run_study
 from benchmarks.optim.rates import rates
 from benchmarks.optim.report import page
-from benchmarks.optim.slow_link import check_machine, plot, slow_link, trace
+from benchmarks.optim.slow_link import check_machine, slow_link, trace
+from benchmarks.optim.slow_link_table import plot
 from benchmarks.optim.stability import stability
 
 
