@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.optim.slow_link_rank import BATCH, BUCKET_MB, LAYERS, WIDTH
+from benchmarks.optim.slow_link_rank import BACKWARD_S, BATCH, BUCKET_MB, FORWARD_S, LAYERS, WIDTH
 from benchmarks.optim.slow_link_table import row, tables
 from dist_rec.common.provenance import provenance_lines
 
@@ -155,10 +155,11 @@ def slow_link(steps: int, rounds: int, ids: int) -> tuple[list[str], list[dict[s
             rows.append(row(f"{mbit:.0f} Mbit/s", measure(steps, rounds, ids), rounds))
             print(rows[-1], flush=True)
     title = (
-        f"{LAYERS} layers of {WIDTH} x {WIDTH} and a small sharded table: {GRADIENT_BYTES / 1e6:.1f} MB of dense "
-        f"gradients in buckets of {BUCKET_MB:.0f} MB, {BATCH} samples per rank ({ids} of them with an id), AdamW, "
-        "`TrainPipelineSparseDist` unless another is named; two hosts with one rank of one thread each, gloo. "
-        f"{rounds} rounds of {steps} steps of every kind in turns. In ms."
+        f"{LAYERS} layers of {WIDTH} x {WIDTH}, which sleep for {1e3 * FORWARD_S:.0f} ms forward and "
+        f"{1e3 * BACKWARD_S:.0f} ms backward in the place of a device, and a small sharded table: "
+        f"{GRADIENT_BYTES / 1e6:.1f} MB of dense gradients in buckets of {BUCKET_MB:.0f} MB, {BATCH} samples per rank "
+        f"({ids} of them with an id), AdamW, `TrainPipelineSparseDist` unless another is named; two hosts with one "
+        f"rank of one thread each, gloo. {rounds} rounds of {steps} steps of every kind in turns. In ms."
     )
     lines = [*provenance_lines(), "", title, "", *tables(rows)]
     return lines, rows

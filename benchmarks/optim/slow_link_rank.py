@@ -38,7 +38,8 @@ from benchmarks.optim.rivals import Before, EarlyLookup, LateWait, Sharded, with
 from dist_rec.optim.ddp import outermost_ddps
 from dist_rec.optim.hybrid import HybridOptimizer
 
-BATCH, WIDTH, LAYERS, DIM, ROWS = 2048, 512, 8, 16, 1000
+BATCH, WIDTH, LAYERS, DIM, ROWS = 256, 512, 8, 16, 1000
+FORWARD_S, BACKWARD_S = 0.010, 0.020  # that a layer takes, whatever the machine has to do besides
 BUCKET_MB = 2.0
 WARM_UP = 2
 PEC = "torchrec.distributed.train_pipeline.pec_train_pipeline"  # since TorchRec 1.9
@@ -55,9 +56,27 @@ class Batch(Pipelineable):
         """Nothing runs on another stream: this benchmark is for CPUs."""
 
 
+class _Takes(torch.autograd.Function):
+    """The tensor itself, after the time that a device would compute it; and the same for its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        time.sleep(FORWARD_S)
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        time.sleep(BACKWARD_S)
+        return gradient
+
+
 class Model(nn.Module):
     """A small table, looked up by the first samples of a batch, and `LAYERS` square layers: 8.4 MB of dense
-    gradients."""
+    gradients.
+
+    A layer sleeps for as long as a device would compute: as on a GPU, computing then takes no core from the network,
+    and what else runs on the machine hardly changes a step.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,6 +86,8 @@ class Model(nn.Module):
         )
         layers = [layer for _ in range(LAYERS - 1) for layer in (nn.Linear(WIDTH, WIDTH), nn.GELU())]
         self.mlp = nn.Sequential(*layers, nn.Linear(WIDTH, WIDTH))
+        for layer in self.mlp[::2]:
+            layer.register_forward_hook(lambda layer, given, out: _Takes.apply(out))
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         rows = self.table(batch.ids)["f"].values()
