@@ -38,7 +38,7 @@ from benchmarks.optim.rivals import Before, EarlyLookup, LateWait, Sharded, with
 from dist_rec.optim.ddp import outermost_ddps
 from dist_rec.optim.hybrid import HybridOptimizer
 
-BATCH, WIDTH, LAYERS, DIM, ROWS = 256, 512, 8, 16, 1000
+BATCH, WIDTH, LAYERS, DIM, ROWS = 64, 512, 8, 16, 1000
 FORWARD_S, BACKWARD_S = 0.010, 0.020  # that a layer takes, whatever the machine has to do besides
 BUCKET_MB = 2.0
 WARM_UP = 2
