@@ -10,7 +10,8 @@ from pathlib import Path
 from benchmarks.optim.harmless import DATA, run_study
 from benchmarks.optim.rates import rates
 from benchmarks.optim.report import page
-from benchmarks.optim.slow_link import check_machine, plot, slow_link, trace
+from benchmarks.optim.slow_link import check_machine, slow_link, trace
+from benchmarks.optim.slow_link_table import plot
 from benchmarks.optim.stability import stability
 
 
@@ -24,10 +25,10 @@ def main() -> None:
         "--part", default="0/1", help="i/n: every n-th run from the i-th, for n processes side by side"
     )
     link = commands.add_parser("slow-link", help="step times across a link of limited rate; Linux and root")
-    link.add_argument("--steps", type=int, default=12)
+    link.add_argument("--steps", type=int, default=6)
     link.add_argument("--rounds", type=int, default=3)
     link.add_argument(
-        "--ids", type=int, default=128, help="samples with an id, of each batch: how much the all-to-alls carry"
+        "--ids", type=int, default=64, help="samples with an id, of each batch: how much the all-to-alls carry"
     )
     link.add_argument("--out", type=Path)
     traced = commands.add_parser("trace", help="draw dist-rec train --trace across such a link; Linux and root")
