@@ -32,7 +32,7 @@ choose_stack() {
 
 stacks() { (cd "$pins" && printf '%s\n' */ | tr -d / | sort -Vr | paste -sd' ' | sed 's/ / or /g'); }
 
-fingerprint() { { echo "$device $asked $PWD" && cat "$pins"/*.txt "$pins"/*/*.txt setup.py dist_rec/data/_*.?pp; } | cksum; }
+fingerprint() { { echo "$device $asked $PWD" && cat "$pins"/*.txt "$pins"/*/*.txt setup.py dist_rec/data/_*.?pp kernels/native/*.?pp; } | cksum; }
 
 fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; }
 

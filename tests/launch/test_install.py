@@ -104,8 +104,9 @@ def test_which_versions_are_taken(
     """With a python that writes down what pip is called with."""
     calls = checkout / "calls"
     _script(checkout / ".venv" / "bin" / "python", PIP)
-    (checkout / "dist_rec" / "data").mkdir(parents=True)
-    (checkout / "dist_rec" / "data" / "_host.cpp").touch()
+    for source in (checkout / "dist_rec/data/_host.cpp", checkout / "kernels/native/_native.cpp"):
+        source.parent.mkdir(parents=True)
+        source.touch()
     ran = _install(checkout, **environment, BUILDS=builds, CALLS=str(calls))
     assert ran.returncode == 0, ran.stderr
     assert f"{installed} -r" in calls.read_text(), calls.read_text()
