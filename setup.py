@@ -14,6 +14,7 @@ from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
 LINK = ROOT / "dist_rec" / "kernels"
+AVX2 = ["-mavx2", "-mfma"]  # what torch means by these names, so that its test of the CPU holds here
 
 
 def kernel_packages() -> list[str]:
@@ -42,7 +43,7 @@ def native_kernels() -> list[Extension]:
     """The same sources once per instruction set, of which the one that fits is imported."""
     variants = {"default": []}
     if platform.machine().lower() in ("x86_64", "amd64"):
-        variants |= {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}
+        variants |= {"avx2": AVX2, "avx512": [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]}
     return [
         Extension(
             f"dist_rec.kernels.native._native_{name}",

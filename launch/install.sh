@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv: the pinned packages for this machine (CPU or CUDA) and the project itself, editable.
-# A second call does nothing until a pin, setup.py, the kind of machine or the folder changes. Variables: launch/README.md.
+# A second call does nothing until a pin, setup.py, a C++ source, the kind of machine or the folder changes. Variables: launch/README.md.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 

@@ -16,7 +16,9 @@ def step_if(optimizer: torch.optim.Optimizer, flag: Tensor) -> None:
 
     Memory: nothing for the former; for the others, during the step, a copy of parameters and state.
     """
-    if getattr(optimizer, "_step_supports_amp_scaling", False):
+    # A state of another form may have been loaded, which takes the fused form away.
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    if fused and getattr(optimizer, "_step_supports_amp_scaling", False):
         with_flag: Any = optimizer
         with_flag.grad_scale, with_flag.found_inf = None, (~flag).float()
         try:

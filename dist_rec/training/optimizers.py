@@ -73,8 +73,12 @@ def _adamw(parameters: Parameters, config: OptimConfig) -> torch.optim.AdamW:
 def _fused(parameters: Parameters) -> bool | None:
     """One call for all parameters, on a CPU and a GPU, which also drops an update without the host; None is torch's
     choice, for what its kernel does not take."""
-    known = bool(parameters) and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    return True if known else None
+    if not parameters or not all(p.is_floating_point() for p in parameters):
+        return None
+    if all(p.is_cuda for p in parameters):
+        return True
+    # The CPU's kernel reads a gradient in the order of the parameter's memory; gradients here are row by row.
+    return True if all(p.device.type == "cpu" and p.is_contiguous() for p in parameters) else None
 
 
 def dense_factory(config: OptimConfig) -> DenseFactory:

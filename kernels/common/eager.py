@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -20,6 +21,8 @@ def is_eager(*tensors: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore[reportAttributeAccessIssue]
+        and not torch._C._get_tracing_state()
+        and forward_ad._current_level < 0
         and all(type(x) in _PLAIN and x.device.type != "meta" for x in tensors)
     )
 

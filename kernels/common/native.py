@@ -4,7 +4,8 @@ They read addresses: who calls them has checked shapes, dtypes and devices, and 
 """
 
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -14,17 +15,29 @@ from torch import Tensor
 
 from dist_rec.kernels.common.eager import is_eager
 
-_VARIANTS = {"AVX512": "_native_avx512", "AVX2": "_native_avx2"}
+INTERFACE = 1  # the order of arguments; changes together with kernels/native/_native.cpp
+_VARIANTS = {"AVX512": ("avx512", "avx2", "default"), "AVX2": ("avx2", "default")}
+_WATCHED = "a compiler, a mode, a trace or a transform looks at the operators of this call"
+
+_log = logging.getLogger("dist_rec.kernels")
 
 
 @functools.cache
 def built() -> ModuleType | None:
-    """The module for this CPU's instruction set; None if it was not built."""
-    name = _VARIANTS.get(torch.backends.cpu.get_cpu_capability(), "_native_default")
-    try:
-        return import_module(f"dist_rec.kernels.native.{name}")
-    except ImportError:
-        return None
+    """The module for the best instruction set of this CPU; None if none was built for it, or from other sources."""
+    for variant in _VARIANTS.get(torch.backends.cpu.get_cpu_capability(), ("default",)):
+        name = f"dist_rec.kernels.native._native_{variant}"
+        try:
+            module = import_module(name)
+        except ModuleNotFoundError:
+            continue
+        except ImportError as error:
+            _log.warning("%s cannot be loaded: %s; expected one that is built for this Python", name, error)
+            continue
+        if getattr(module, "INTERFACE", None) == INTERFACE:
+            return module
+        _log.warning("%s was built from other sources and is left out; install dist_rec again", name)
+    return None
 
 
 def native_kernels() -> ModuleType:
@@ -34,18 +47,21 @@ def native_kernels() -> ModuleType:
     return module
 
 
-def why_not_native(*tensors: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> str:
-    """Why the C++ kernels cannot take these; empty if they can."""
-    watched = "a compiler, a mode or a transform looks at the operators of this call"
+def why_not_native(
+    *tensors: Tensor, others: Sequence[Tensor | None] = (), dtypes: tuple[torch.dtype, ...] = (torch.float32,)
+) -> str:
+    """Why the C++ kernels cannot take `tensors`, which must have one of the dtypes, and `others`; empty if they can."""
     if torch.compiler.is_compiling():
-        return watched
+        return _WATCHED
     if built() is None:
         return "the C++ kernels were not built"
     for x in tensors:
         if x.dtype not in dtypes or x.device.type != "cpu":
             wanted = " or ".join(str(dtype) for dtype in dtypes)
             return f"the C++ kernel takes {wanted} on cpu, got {x.dtype} on {x.device.type}"
-    return "" if is_eager(*tensors) else watched
+        if x.is_neg():
+            return "the C++ kernel reads memory, and a negated view has other values"
+    return "" if is_eager(*tensors, *(x for x in others if x is not None)) else _WATCHED
 
 
 def differentiated_once(backward: Callable[..., Any]) -> Callable[..., Any]:

@@ -105,7 +105,8 @@ def cross_causal_attention(
         q, k, v = q.to(dtype), k.to(dtype), None if v is None else v.to(dtype)
     check_inputs(q, k, v, q_offsets, kv_offsets, mask, scale)
     factor: float = q.shape[-1] ** -0.5 if scale is None else scale
-    native_obstacle = why_not_native(q, k, *(() if v is None else (v,)))
+    others = (q_offsets, kv_offsets, *mask.tensors)
+    native_obstacle = why_not_native(q, k, *(() if v is None else (v,)), others=others)
     chosen = choose(
         "cross_causal_attention",
         backend,

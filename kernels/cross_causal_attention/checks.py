@@ -64,14 +64,16 @@ def check_inputs(
 def check_values(sum_q: int, sum_kv: int, q_offsets: Tensor, kv_offsets: Tensor, mask: Mask) -> None:
     """Checks values in host memory only. Raises ValueError for offsets that are no prefix sums and for more candidates
     than rows. Also runs where the rest is compiled: the CPU's backends read offsets anyway."""
-    counts, prefix_len = mask.num_candidates, mask.prefix_len
-    if not readable(q_offsets, kv_offsets, counts, prefix_len):
+    counts, prefix_len, positions = mask.num_candidates, mask.prefix_len, mask.q_positions
+    if not readable(q_offsets, kv_offsets, counts, prefix_len, positions):
         return
     check_offsets("q_offsets", q_offsets, sum_q, padded=True)
     check_offsets("kv_offsets", kv_offsets, sum_kv, padded=True)
+    rows = kv_offsets.diff()
+    if positions is not None:
+        _check_positions(positions, rows.repeat_interleave(q_offsets.diff()))
     if counts is None:
         return
-    rows = kv_offsets.diff()
     wrong = (counts < 0) | (counts * mask.group_size > rows)
     if bool(wrong.any()):
         request = int(wrong.nonzero()[0])
@@ -81,6 +83,17 @@ def check_values(sum_q: int, sum_kv: int, q_offsets: Tensor, kv_offsets: Tensor,
         )
     if prefix_len is not None and len(prefix_len) != (total := int(counts.sum())):
         raise ValueError(f"prefix_len must be (sum of num_candidates,) = ({total},), got {tuple(prefix_len.shape)}")
+
+
+def _check_positions(positions: Tensor, keys: Tensor) -> None:
+    """`keys`: of the request of every query row."""
+    behind = positions[: len(keys)] >= keys
+    if bool(behind.any()):
+        row = int(behind.nonzero()[0])
+        raise ValueError(
+            f"q_positions: row {row} is at key position {int(positions[row])}, but its request has {int(keys[row])} "
+            "keys"
+        )
 
 
 def why_not_triton(q: Tensor) -> str:

@@ -52,7 +52,7 @@ class _Attention(torch.autograd.Function):
         q, k, v, out, peak, total, *layout = ctx.saved_tensors
         grad = grad.contiguous()
         dq = torch.empty_like(q)
-        dk, dv = (None if x is None else torch.empty(x.shape) for x in (k, v))
+        dk, dv = (None if x is None else x.new_empty(x.shape) for x in (k, v))
         assert dk is not None
         by_key = dk.chunk(2, dim=1) if dv is None else (dk, dv)
         native_kernels().attend_backward(

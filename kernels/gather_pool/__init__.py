@@ -47,7 +47,9 @@ def expand(rows: Tensor, inverse: Index, *, segments: Segments | None = None, ba
         RuntimeError: `backend="triton"` where there is neither a CUDA device nor Triton's interpreter.
     """
     check_rows(rows, inverse, segments)
-    chosen = choose("expand", backend, rows.device, why_not_triton(rows), native_obstacle=why_not_native(rows))
+    chosen = choose(
+        "expand", backend, rows.device, why_not_triton(rows), native_obstacle=_why_not_native(rows, inverse, ())
+    )
     if chosen == "triton":
         assert triton_expand_add is not None
         return triton_expand_add(rows, inverse, (), segments)
@@ -125,9 +127,8 @@ def expand_add(
     check_rows(rows, inverse, segments)
     check_terms(rows, inverse, terms)
     tables = (rows, *(table for table, _ in terms))
-    chosen = choose(
-        "expand_add", backend, rows.device, why_not_triton(*tables), native_obstacle=why_not_native(*tables)
-    )
+    obstacle = _why_not_native(rows, inverse, terms)
+    chosen = choose("expand_add", backend, rows.device, why_not_triton(*tables), native_obstacle=obstacle)
     if chosen == "triton":
         assert triton_expand_add is not None
         return triton_expand_add(rows, inverse, terms, segments, gelu)
@@ -142,3 +143,8 @@ def expand_add(
 
 def _plain(inverse: Index) -> Tensor:
     return unpack_index(inverse) if isinstance(inverse, BitPackedIndex) else inverse
+
+
+def _why_not_native(rows: Tensor, inverse: Index, terms: Sequence[Term]) -> str:
+    index = inverse.words if isinstance(inverse, BitPackedIndex) else inverse
+    return why_not_native(rows, *(table for table, _ in terms), others=(index, *(index for _, index in terms)))

@@ -55,7 +55,7 @@ def jagged_range(
         RuntimeError: `backend="triton"` where there is neither a CUDA device nor Triton's interpreter.
     """
     _check(first, offsets, total, step, dtype)
-    obstacle = why_not_native(offsets, dtypes=(torch.int32, torch.int64))
+    obstacle = why_not_native(offsets, others=(first,), dtypes=(torch.int32, torch.int64))
     chosen = choose("jagged_range", backend, offsets.device, native_obstacle=obstacle)
     if chosen == "triton":
         assert triton_jagged_range is not None

@@ -33,6 +33,14 @@ public:
     const void *data = address<const void>();
     return {data, number() != 0};
   }
+  // Whether every argument was a number and none is left.
+  bool complete() {
+    if (!failed && left_ > 0) {
+      PyErr_Format(PyExc_TypeError, "%zd arguments too many", left_);
+      failed = true;
+    }
+    return !failed;
+  }
   bool failed = false;
 
 private:
@@ -45,6 +53,20 @@ private:
   PyObject *const *given_;
   Py_ssize_t left_;
 };
+
+// Runs `work` without the GIL: None, or null with an exception set.
+template <typename Work> PyObject *released(const Work &work) {
+  bool done = true;
+  Py_BEGIN_ALLOW_THREADS;
+  try {
+    work();
+  } catch (const std::bad_alloc &) {
+    done = false;
+  }
+  Py_END_ALLOW_THREADS;
+  if (!done) return PyErr_NoMemory();
+  Py_RETURN_NONE;
+}
 
 Attention read_attention(Arguments &args) {
   Attention a;
@@ -62,11 +84,8 @@ PyObject *attend(PyObject *, PyObject *const *given, Py_ssize_t count) {
   Arguments args(given, count);
   const Attention a = read_attention(args);
   float *out = args.address<float>(), *peak = args.address<float>(), *total = args.address<float>();
-  if (args.failed) return nullptr;
-  Py_BEGIN_ALLOW_THREADS;
-  attention_forward(a, out, peak, total);
-  Py_END_ALLOW_THREADS;
-  Py_RETURN_NONE;
+  if (!args.complete()) return nullptr;
+  return released([&] { attention_forward(a, out, peak, total); });
 }
 
 PyObject *attend_backward(PyObject *, PyObject *const *given, Py_ssize_t count) {
@@ -77,11 +96,8 @@ PyObject *attend_backward(PyObject *, PyObject *const *given, Py_ssize_t count) 
   g.grad = args.address<const float>();
   g.dq = args.address<float>(), g.dk = args.address<float>(), g.dv = args.address<float>();
   g.dk_row = args.number(), g.dk_head = args.number(), g.dv_row = args.number(), g.dv_head = args.number();
-  if (args.failed) return nullptr;
-  Py_BEGIN_ALLOW_THREADS;
-  attention_backward(a, g);
-  Py_END_ALLOW_THREADS;
-  Py_RETURN_NONE;
+  if (!args.complete()) return nullptr;
+  return released([&] { attention_backward(a, g); });
 }
 
 // threads, gelu, N, D, tables, then of each table: its address, its rows, its index
@@ -103,12 +119,12 @@ PyObject *gather_rows(PyObject *, PyObject *const *given, Py_ssize_t count) {
   Arguments args(given, count);
   const Gather g = read_gather(args);
   float *out = args.address<float>();
-  if (args.failed) return nullptr;
-  int64_t wrong;
-  Py_BEGIN_ALLOW_THREADS;
-  wrong = wrong_index(g);
-  if (wrong < 0) gather(g, out);
-  Py_END_ALLOW_THREADS;
+  if (!args.complete()) return nullptr;
+  const int64_t wrong = wrong_index(g);
+  if (wrong >= 0) return PyLong_FromLongLong(wrong);
+  PyObject *done = released([&] { gather(g, out); });
+  if (!done) return nullptr;
+  Py_DECREF(done);
   return PyLong_FromLongLong(wrong);
 }
 
@@ -118,11 +134,12 @@ PyObject *gather_rows_backward(PyObject *, PyObject *const *given, Py_ssize_t co
   const float *grad = args.address<const float>();
   float *sums[MOST_TABLES];
   for (int64_t t = 0; t < g.tables; t++) sums[t] = args.address<float>();
-  if (args.failed) return nullptr;
-  Py_BEGIN_ALLOW_THREADS;
-  gather_backward(g, grad, sums);
-  Py_END_ALLOW_THREADS;
-  Py_RETURN_NONE;
+  if (!args.complete()) return nullptr;
+  if (wrong_index(g) >= 0) {
+    PyErr_SetString(PyExc_IndexError, "an index was changed between forward and backward, and lies outside of its table now");
+    return nullptr;
+  }
+  return released([&] { gather_backward(g, grad, sums); });
 }
 
 PyObject *apply_gelu(PyObject *, PyObject *const *given, Py_ssize_t count) {
@@ -130,12 +147,11 @@ PyObject *apply_gelu(PyObject *, PyObject *const *given, Py_ssize_t count) {
   const int64_t threads = args.number(), numbers = args.number();
   const float *x = args.address<const float>(), *grad = args.address<const float>();
   float *out = args.address<float>();
-  if (args.failed) return nullptr;
-  Py_BEGIN_ALLOW_THREADS;
-  if (grad) gelu_backward_all(x, grad, out, numbers, threads);
-  else gelu_all(x, out, numbers, threads);
-  Py_END_ALLOW_THREADS;
-  Py_RETURN_NONE;
+  if (!args.complete()) return nullptr;
+  return released([&] {
+    if (grad) gelu_backward_all(x, grad, out, numbers, threads);
+    else gelu_all(x, out, numbers, threads);
+  });
 }
 
 Slots read_slots(Arguments &args) {
@@ -154,11 +170,8 @@ PyObject *attend_slots(PyObject *, PyObject *const *given, Py_ssize_t count) {
   Arguments args(given, count);
   const Slots s = read_slots(args);
   float *out = args.address<float>();
-  if (args.failed) return nullptr;
-  Py_BEGIN_ALLOW_THREADS;
-  slots_forward(s, out);
-  Py_END_ALLOW_THREADS;
-  Py_RETURN_NONE;
+  if (!args.complete()) return nullptr;
+  return released([&] { slots_forward(s, out); });
 }
 
 PyObject *attend_slots_backward(PyObject *, PyObject *const *given, Py_ssize_t count) {
@@ -166,18 +179,15 @@ PyObject *attend_slots_backward(PyObject *, PyObject *const *given, Py_ssize_t c
   const Slots s = read_slots(args);
   const float *grad = args.address<const float>();
   float *out = args.address<float>();
-  if (args.failed) return nullptr;
-  Py_BEGIN_ALLOW_THREADS;
-  slots_backward(s, grad, out);
-  Py_END_ALLOW_THREADS;
-  Py_RETURN_NONE;
+  if (!args.complete()) return nullptr;
+  return released([&] { slots_backward(s, grad, out); });
 }
 
 PyObject *check_offsets(PyObject *, PyObject *const *given, Py_ssize_t count) {
   Arguments args(given, count);
   const Index offsets = args.index();
   const int64_t numbers = args.number(), total = args.number(), padded = args.number();
-  if (args.failed) return nullptr;
+  if (!args.complete()) return nullptr;
   return PyBool_FromLong(are_offsets(offsets, numbers, total, padded != 0));
 }
 
@@ -186,7 +196,7 @@ PyObject *write_range(PyObject *, PyObject *const *given, Py_ssize_t count) {
   const Index first = args.index(), offsets = args.index();
   const int64_t sequences = args.number(), step = args.number(), most = args.number(), wide = args.number();
   void *out = args.address<void>();
-  if (args.failed) return nullptr;
+  if (!args.complete()) return nullptr;
   Py_BEGIN_ALLOW_THREADS;
   if (wide) jagged_range(first, offsets, sequences, step, most, static_cast<int64_t *>(out));
   else jagged_range(first, offsets, sequences, step, most, static_cast<int32_t *>(out));
@@ -214,4 +224,12 @@ PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native_" NAME_OF(VARIANT), nullpt
 
 #define JOINED(a, b) a##b
 #define INIT(name) JOINED(PyInit__native_, name)
-PyMODINIT_FUNC INIT(VARIANT)() { return PyModule_Create(&module); }
+PyMODINIT_FUNC INIT(VARIANT)() {
+  PyObject *made = PyModule_Create(&module);
+  // The order of arguments; kernels/common/native.py has the same number.
+  if (made && PyModule_AddIntConstant(made, "INTERFACE", 1)) {
+    Py_DECREF(made);
+    return nullptr;
+  }
+  return made;
+}

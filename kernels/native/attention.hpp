@@ -31,7 +31,7 @@ struct Gradients {
 
 // A request.
 struct Rows {
-  int64_t q_begin, q_count, kv_begin, kv_count, events, first_candidate;
+  int64_t q_begin, q_count, kv_begin, kv_count, events, candidates, first_candidate;
 };
 
 // Keys of one row, in positions of its request: j < limit, and start <= j < stop.
@@ -42,11 +42,12 @@ struct Visible {
 inline Visible visible(const Attention &a, const Rows &rows, int64_t row) {
   if (!a.causal) return {rows.kv_count, 0, 0};
   const int64_t position = a.positions ? a.positions[rows.q_begin + row] : rows.kv_count - rows.q_count + row;
-  const int64_t until = std::max<int64_t>(std::min(position + 1, rows.kv_count), 0);
+  const int64_t until = std::clamp<int64_t>(position, -1, rows.kv_count - 1) + 1;
   if (!a.counts || position < rows.events) return {until, 0, 0};
   const int64_t candidate = (position - rows.events) / a.group_size;
+  if (candidate >= rows.candidates) return {};  // behind the last key; the caller refuses it
   const int64_t prefix = a.prefix_len ? a.prefix_len[rows.first_candidate + candidate] : rows.events;
-  return {std::min(prefix, rows.kv_count), rows.events + candidate * a.group_size, until};
+  return {std::clamp<int64_t>(prefix, 0, rows.kv_count), rows.events + candidate * a.group_size, until};
 }
 
 constexpr int TILE = 4;          // rows
@@ -169,9 +170,12 @@ struct Head {
   // Place of a row of the tile in (sum_q, H).
   int64_t place(int64_t row) const { return (rows.q_begin + row / group) * a.heads + kv_head * group + row % group; }
 
-  void read_tile(const float *from, int64_t first, int64_t count, std::vector<float> &to) const {
+  // The rows of a tile that see a key; zeros for the others, which may hold anything.
+  void read_tile(const float *from, int64_t first, int64_t count, const Visible *seen, std::vector<float> &to) const {
     std::fill(to.begin(), to.end(), 0.0f);
-    for (int64_t r = 0; r < count; r++) std::copy_n(from + place(first + r) * a.size, a.size, to.data() + r * size);
+    for (int64_t r = 0; r < count; r++)
+      if (seen[r].limit > 0 || seen[r].start < seen[r].stop)
+        std::copy_n(from + place(first + r) * a.size, a.size, to.data() + r * size);
   }
 
   INLINE float *scores_of(int r, int64_t i, int u) { return scores.data() + r * stride + i * UNIT + u * LANES; }
@@ -188,7 +192,7 @@ struct Head {
         const int64_t count = std::min<int64_t>(TILE, all - first);
         const Walk w = walk(seen.data() + first, count, first_key, keys);
         if (nothing(w)) continue;
-        read_tile(a.q, first, count, q);
+        read_tile(a.q, first, count, seen.data() + first, q);
         float now[TILE];
         score(w, q.data(), now);
         for (int r = 0; r < TILE; r++) {
@@ -276,8 +280,8 @@ struct Head {
         const int64_t count = std::min<int64_t>(TILE, all - first);
         const Walk w = walk(seen.data() + first, count, first_key, keys);
         if (nothing(w)) continue;
-        read_tile(a.q, first, count, q);
-        read_tile(g.grad, first, count, grad);
+        read_tile(a.q, first, count, seen.data() + first, q);
+        read_tile(g.grad, first, count, seen.data() + first, grad);
         RowState state[TILE] = {};
         for (int64_t r = 0; r < count; r++) {
           const int64_t at = place(first + r);
@@ -321,14 +325,15 @@ struct Head {
 // Calls `run(rows, kv_head)` for every request and key-value head.
 template <typename Run> void for_each_head(const Attention &a, const Run &run) {
   std::vector<Rows> requests;
-  int64_t first_candidate = 0;
+  int64_t first_candidate = 0, operations = 0;
   for (int64_t b = 0; b < a.batch; b++) {
     const int64_t count = a.counts ? a.counts[b] : 0, kv_count = a.kv_offsets[b + 1] - a.kv_offsets[b];
     requests.push_back({a.q_offsets[b], a.q_offsets[b + 1] - a.q_offsets[b], a.kv_offsets[b], kv_count,
-                        kv_count - count * a.group_size, first_candidate});
+                        kv_count - count * a.group_size, count, first_candidate});
     first_candidate += count;
+    operations += requests.back().q_count * kv_count * a.heads * a.size / LANES;
   }
-  in_parallel(a.batch * a.kv_heads, a.threads, [&](int64_t i) { run(requests[i / a.kv_heads], i % a.kv_heads); });
+  in_parallel(a.batch * a.kv_heads, worth(a.threads, operations), [&](int64_t i) { run(requests[i / a.kv_heads], i % a.kv_heads); });
 }
 
 // Rows behind the last offset.

@@ -70,7 +70,7 @@ INLINE void ask_for(const Gather &g, const float *table, int64_t i) {
 
 inline void gather(const Gather &g, float *out) {
   const int64_t slices = (g.width + LANES - 1) / LANES, per_task = 1024;
-  in_parallel((g.positions + per_task - 1) / per_task, g.threads, [&](int64_t task) {
+  in_parallel((g.positions + per_task - 1) / per_task, worth(g.threads, g.positions * slices), [&](int64_t task) {
     const int64_t stop = std::min((task + 1) * per_task, g.positions);
     for (int64_t i = task * per_task; i < stop; i++) {
       ask_for(g, g.table[0], i + AHEAD);
@@ -85,7 +85,7 @@ inline void gather(const Gather &g, float *out) {
 
 // `sums[t]` (K_t, D), zeros, or null where no gradient is wanted.
 inline void gather_backward(const Gather &g, const float *grad, float *const *sums) {
-  const int64_t slices = (g.width + LANES - 1) / LANES, threads = std::max<int64_t>(1, std::min(g.threads, slices));
+  const int64_t slices = (g.width + LANES - 1) / LANES, threads = std::max<int64_t>(1, std::min(worth(g.threads, g.positions * slices), slices));
   in_parallel(threads, threads, [&](int64_t thread) {
     const int64_t first = slices * thread / threads, last = slices * (thread + 1) / threads;
     for (int64_t i = 0; i < g.positions; i++) {

@@ -51,7 +51,9 @@ def slot_attention(qkv: Tensor, real: Tensor, *, backend: Backend = "auto") -> T
         raise ValueError(f"real must be {tuple(qkv.shape[:2])} bool, got {tuple(real.shape)} {real.dtype}")
     if real.device != qkv.device:
         raise ValueError(f"real must be on the device of qkv, {qkv.device}, got {real.device}")
-    chosen = choose("slot_attention", backend, qkv.device, _why_not_triton(qkv), native_obstacle=_why_not_native(qkv))
+    chosen = choose(
+        "slot_attention", backend, qkv.device, _why_not_triton(qkv), native_obstacle=_why_not_native(qkv, real)
+    )
     if chosen == "native":
         return native_slot_attention(qkv, real)
     if chosen == "triton":
@@ -70,6 +72,7 @@ def _why_not_triton(qkv: Tensor) -> str:
     return ""
 
 
-def _why_not_native(qkv: Tensor) -> str:
-    few = qkv.shape[1] <= MOST_SLOTS
-    return why_not_native(qkv) if few else f"the C++ kernel takes at most {MOST_SLOTS} slots, got {qkv.shape[1]}"
+def _why_not_native(qkv: Tensor, real: Tensor) -> str:
+    if qkv.shape[1] > MOST_SLOTS:
+        return f"the C++ kernel takes at most {MOST_SLOTS} slots, got {qkv.shape[1]}"
+    return why_not_native(qkv, others=(real,))

@@ -2,6 +2,7 @@ import sys
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dist_rec.kernels.common import native
@@ -17,7 +18,7 @@ def test_every_variant_is_built_and_computes(monkeypatch: pytest.MonkeyPatch, ca
         pytest.skip(f"this CPU has no {capability}")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     module = native.built.__wrapped__()
-    assert module is not None and module.__name__.endswith(native._VARIANTS.get(capability, "_native_default"))
+    assert module is not None and module.__name__.endswith(f"_native_{capability.lower()}")
     x = torch.linspace(-4, 4, 100)
     out = torch.empty_like(x)
     index = torch.arange(100, dtype=torch.int32)
@@ -49,7 +50,7 @@ def test_what_stands_in_the_way(tensor: torch.Tensor, why: str) -> None:
 
 def test_a_mode_that_watches_operators_sees_torchs_own() -> None:
     with TorchDispatchMode():
-        assert "a compiler, a mode or a transform" in native.why_not_native(FLOATS)
+        assert "a compiler, a mode, a trace or a transform" in native.why_not_native(FLOATS)
 
 
 def test_addresses() -> None:
@@ -65,3 +66,29 @@ def test_wrong_arguments_are_errors_not_crashes() -> None:
             getattr(module, name)()
         with pytest.raises(TypeError):
             getattr(module, name)("a")
+        with pytest.raises((TypeError, ValueError), match="too many|expected 1 to 5 tables, got 0"):
+            getattr(module, name)(*[0] * 60)
+
+
+def test_a_module_of_other_sources_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "INTERFACE", native.INTERFACE + 1)
+    assert native.built.__wrapped__() is None
+    monkeypatch.undo()
+    assert native.built.__wrapped__() is not None
+
+
+def test_smaller_instruction_sets_do_where_the_best_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    for name in ("avx512", "avx2"):
+        monkeypatch.setitem(sys.modules, f"dist_rec.kernels.native._native_{name}", None)
+    module = native.built.__wrapped__()
+    assert module is not None and module.__name__.endswith("_native_default")
+
+
+def test_what_memory_does_not_tell_is_not_taken() -> None:
+    assert "negated" in native.why_not_native(torch._neg_view(FLOATS))
+    seen: list[str] = []
+    torch.jit.trace(lambda x: (seen.append(native.why_not_native(x)), x + 1)[1], FLOATS)
+    assert "a trace" in seen[0]
+    with forward_ad.dual_level():
+        assert "a transform" in native.why_not_native(FLOATS)

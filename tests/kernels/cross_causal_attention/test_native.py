@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dist_rec.kernels.cross_causal_attention import cross_causal_attention
+from dist_rec.kernels.cross_causal_attention import Backend, cross_causal_attention
 from tests.helpers.closeness import assert_close_to_truth, farthest
 from tests.kernels.cross_causal_attention.cases import (
     MODES,
@@ -168,5 +168,56 @@ def test_what_it_cannot_take_is_refused_by_name() -> None:
     case = make_case([ORDINARY], "plain")
     with pytest.raises(ValueError, match=r"backend='native' cannot run: the C.. kernel takes torch.float32"):
         case.run("native")
-    with Watching(), pytest.raises(ValueError, match="a compiler, a mode or a transform"):
+    with Watching(), pytest.raises(ValueError, match="a compiler, a mode, a trace or a transform"):
         case.to(torch.float32).run("native")
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7FFFFFFF])
+def test_a_nan_of_any_bits_stays_one(bits: int) -> None:
+    case = make_case([ORDINARY], "groups", group_size=2, head_size=8).to(torch.float32)
+    nan = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+    dirty = replace(case, q=case.q.clone())
+    dirty.q[5, 1] = nan
+    out = dirty.run("native")
+    assert out[5, 1].isnan().all() and not out[5, 0].isnan().any() and not out[6].isnan().any()
+
+
+def test_the_default_dtype_changes_no_gradient() -> None:
+    case = make_case([ORDINARY], "groups", group_size=2, head_size=8).to(torch.float32)
+    expected = case.run_with_gradients("native")
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        again = case.run_with_gradients("native")
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(x, y) for x, y in zip(expected, again))
+
+
+@pytest.mark.parametrize("backend", ["native", "bucketed"])
+def test_a_position_behind_the_last_key_is_refused(backend: Backend) -> None:
+    case = make_case([ORDINARY, ORDINARY], "prefix", group_size=2, positions=True).to(torch.float32)
+    positions = case.options["q_positions"].clone()
+    positions[20] = 10**9
+    message = "q_positions: row 20 is at key position 1000000000, but its request has 41 keys"
+    with pytest.raises(ValueError, match=message):
+        replace(case, options=case.options | {"q_positions": positions}).run(backend)
+
+
+def test_rows_that_see_nothing_may_hold_anything() -> None:
+    case = make_case([Request(9, 0, 12)], "plain", head_size=8).to(torch.float32)
+    dirty = replace(case, q=case.q.clone())
+    dirty.q[:3] = torch.nan  # before all keys
+    out, dq, dk, dv = dirty.run_with_gradients("native")
+    assert not out[:3].any() and not dq[:3].any()
+    assert torch.equal(dk, case.run_with_gradients("native")[2]) and dv.isfinite().all()
+
+
+class Offsets(torch.Tensor):
+    """Its values are nobody's business."""
+
+
+def test_offsets_that_cannot_be_checked_are_not_read() -> None:
+    case = make_case([ORDINARY], "plain").to(torch.float32)
+    with pytest.raises(ValueError, match="a compiler, a mode, a trace or a transform"):
+        replace(case, kv_offsets=case.kv_offsets.as_subclass(Offsets)).run("native")
