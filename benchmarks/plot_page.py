@@ -55,9 +55,11 @@ def bars(rows: list[dict[str, str]], value: str, title: str) -> Figure:
         axes.text(number, place, f"  {number:g}", va="center", ha="left", fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(value)
-    axes.set_title(title, fontsize=9)
+    figure.suptitle(title, fontsize=8)
     axes.margins(x=0.12)
-    figure.subplots_adjust(left=PART_LEFT, right=PART_RIGHT, bottom=0.55 / figure.get_figheight())
+    figure.subplots_adjust(
+        left=PART_LEFT, right=PART_RIGHT, bottom=0.55 / figure.get_figheight(), top=1 - 0.3 / figure.get_figheight()
+    )
     return figure
 
 
