@@ -17,11 +17,14 @@ from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor
-from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
+from torch.nn.functional import layer_norm
 
 from benchmarks.cost.cells import SCHEMA, Cell
 from dist_rec.cost.machine import Dtype, Kind, Machine
 from dist_rec.data.collate import collate
+from dist_rec.kernels.cross_causal_attention import cross_causal_attention
+from dist_rec.kernels.gelu import gelu
+from dist_rec.kernels.slot_attention import slot_attention
 
 DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WIDTHS = (8, 16, 32, 64, 128, 256)
@@ -108,16 +111,19 @@ def product_flops(effort: Effort, dtype: torch.dtype) -> dict[int, float]:
 
 
 def attention_flops(effort: Effort, dtype: torch.dtype) -> dict[int, float]:
-    """By the size of a head: FLOP/s of torch's attention under a mask, forward and backward: 4 heads, 24 rows over 512
-    keys of 32 requests, laid out as linear layers give them."""
+    """By the size of a head: FLOP/s of the attention, forward and backward: 4 heads, 24 rows over 512 keys of 32
+    requests, laid out as linear layers give them."""
     found = {}
     for size in HEADS:
-        q, k, v = (torch.randn(32, n, 4, size, dtype=dtype, requires_grad=True) for n in (24, 512, 512))
-        mask, gradient = torch.zeros(32, 1, 24, 512, dtype=dtype), torch.ones(32, 4, 24, size, dtype=dtype)
+        q, kv = (torch.randn(32 * n, h, size, dtype=dtype, requires_grad=True) for n, h in ((24, 4), (512, 8)))
+        q_offsets, kv_offsets = (n * torch.arange(33, dtype=torch.int32) for n in (24, 512))
+        gradient = torch.ones(32 * 24, 4, size, dtype=dtype)
 
-        def both(q: Tensor = q, k: Tensor = k, v: Tensor = v, mask: Tensor = mask, gradient: Tensor = gradient) -> None:
-            queries, keys, values = (x.transpose(1, 2) for x in (q, k, v))
-            scaled_dot_product_attention(queries, keys, values, attn_mask=mask).backward(gradient)
+        def both(
+            q: Tensor = q, kv: Tensor = kv, gradient: Tensor = gradient, offsets: Any = (q_offsets, kv_offsets)
+        ) -> None:
+            cross_causal_attention(q, kv, None, *offsets).backward(gradient)
+            q.grad = kv.grad = None
 
         found[size] = 14 * q.numel() * 512 / effort(both)
     return found
@@ -145,18 +151,18 @@ def byte_rates(effort: Effort) -> dict[Kind, dict[int, float]]:
 
 
 def slot_rate(effort: Effort) -> float:
-    """Bytes per second of torch's attention where it is not limited by products: 4 rows and keys, heads of 8 and 32."""
+    """Bytes per second of the attention of slots, forward and backward: groups of 4, heads of 8 and 32."""
     seconds, nbytes = 0.0, 0
     for size in (8, 32):
-        q, k, v = (torch.randn(4096, 4, 2, size, requires_grad=True) for _ in range(3))
-        mask, gradient = torch.zeros(4096, 1, 4, 4), torch.ones(4096, 2, 4, size)
+        qkv, real = torch.randn(4096, 4, 3, 2, size, requires_grad=True), torch.ones(4096, 4, dtype=torch.bool)
+        gradient = torch.ones(4096, 4, 2, size)
 
-        def both(q: Tensor = q, k: Tensor = k, v: Tensor = v, mask: Tensor = mask, gradient: Tensor = gradient) -> None:
-            queries, keys, values = (x.transpose(1, 2) for x in (q, k, v))
-            scaled_dot_product_attention(queries, keys, values, attn_mask=mask).backward(gradient)
+        def both(qkv: Tensor = qkv, real: Tensor = real, gradient: Tensor = gradient) -> None:
+            slot_attention(qkv, real).backward(gradient)
+            qkv.grad = None
 
         seconds += effort(both)
-        nbytes += 12 * q.nbytes + 2 * mask.nbytes  # three read and one written, five read and three written
+        nbytes += 3 * qkv.nbytes + 2 * gradient.nbytes + 2 * real.nbytes
     return nbytes / seconds
 
 

@@ -12,6 +12,7 @@ from dist_rec.config import Config
 from dist_rec.cost.ledger import Ledger
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.schema import Schema
+from dist_rec.kernels.common.native import told_of_calls
 from dist_rec.models.build import RankingModel
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.training.pipeline import (
@@ -68,7 +69,7 @@ class TrainingSteps:
         next(running)  # optimizers have their state, and with a delayed update there is a gradient to apply
         object.__setattr__(self.optimizer, "step", update)
         try:
-            with ledger, ledger.inside(stages):
+            with told_of_calls(ledger.hear), ledger, ledger.inside(stages):
                 next(running)
         finally:
             object.__delattr__(self.optimizer, "step")

@@ -14,12 +14,12 @@ from torch.autograd import forward_ad
 _PLAIN = (Tensor, nn.Parameter)
 
 
-def is_eager(*tensors: Tensor) -> bool:
+def is_eager(*tensors: Tensor, modes: bool = False) -> bool:
     """Whether nothing but autograd looks at a call with these tensors: no compiler, no mode, no transform, no tensors
-    of other classes or without values."""
+    of other classes or without values. With `modes`, modes may look."""
     return (
         not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
+        and (modes or torch._C._len_torch_dispatch_stack() == 0)
         and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore[reportAttributeAccessIssue]
         and not torch._C._get_tracing_state()
         and forward_ad._current_level < 0

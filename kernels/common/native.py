@@ -5,7 +5,8 @@ They read addresses: who calls them has checked shapes, dtypes and devices, and 
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -47,6 +48,31 @@ def native_kernels() -> ModuleType:
     return module
 
 
+Tell = Callable[[str, Sequence[Tensor], int], None]
+_told: list[Tell] = []
+
+
+def run(
+    name: str, arguments: Sequence[int | float], *, of: str, touched: Sequence[Tensor | None], flops: int = 0
+) -> Any:
+    """Calls a C++ kernel. Who counts work is told the operator's name `of`, what it reads, then writes, and FLOPs."""
+    found = getattr(native_kernels(), name)(*arguments)
+    for tell in _told:
+        tell(of, [x for x in touched if x is not None], flops)
+    return found
+
+
+@contextmanager
+def told_of_calls(tell: Tell) -> Iterator[None]:
+    """Inside, `tell(name, tensors, flops)` hears of every call of a C++ kernel. Modes do not see such a call, and
+    elsewhere the kernels are not taken under them; here they are."""
+    _told.append(tell)
+    try:
+        yield
+    finally:
+        _told.remove(tell)
+
+
 def why_not_native(
     *tensors: Tensor, others: Sequence[Tensor | None] = (), dtypes: tuple[torch.dtype, ...] = (torch.float32,)
 ) -> str:
@@ -61,7 +87,8 @@ def why_not_native(
             return f"the C++ kernel takes {wanted} on cpu, got {x.dtype} on {x.device.type}"
         if x.is_neg():
             return "the C++ kernel reads memory, and a negated view has other values"
-    return "" if is_eager(*tensors, *(x for x in others if x is not None)) else _WATCHED
+    eager = is_eager(*tensors, *(x for x in others if x is not None), modes=bool(_told))
+    return "" if eager else _WATCHED
 
 
 def differentiated_once(backward: Callable[..., Any]) -> Callable[..., Any]:

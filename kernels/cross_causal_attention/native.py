@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dist_rec.kernels.common.native import address, differentiated_once, index, native_kernels
+from dist_rec.kernels.common.native import address, differentiated_once, index, run
 from dist_rec.kernels.cross_causal_attention.mask import Mask
 
 
@@ -42,7 +42,8 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         out, (peak, total) = torch.empty_like(q), q.new_empty(2, *q.shape[:2])
         ctx.options = causal, group_size, scale
-        native_kernels().attend(*_call(q, k, v, layout, *ctx.options), *(x.data_ptr() for x in (out, peak, total)))
+        arguments = *_call(q, k, v, layout, *ctx.options), *(x.data_ptr() for x in (out, peak, total))
+        run("attend", arguments, of="cross_causal_attention", touched=(q, k, v, out), flops=4 * _pairs(q, k, layout))
         ctx.save_for_backward(q, k, v, out, peak, total, *layout)
         return out
 
@@ -55,12 +56,24 @@ class _Attention(torch.autograd.Function):
         dk, dv = (None if x is None else x.new_empty(x.shape) for x in (k, v))
         assert dk is not None
         by_key = dk.chunk(2, dim=1) if dv is None else (dk, dv)
-        native_kernels().attend_backward(
-            *_call(q, k, v, layout, *ctx.options),
-            *(x.data_ptr() for x in (out, peak, total, grad, dq, *by_key)),
-            *(stride for x in by_key for stride in x.stride()[:2]),
+        run(
+            "attend_backward",
+            (
+                *_call(q, k, v, layout, *ctx.options),
+                *(x.data_ptr() for x in (out, peak, total, grad, dq, *by_key)),
+                *(stride for x in by_key for stride in x.stride()[:2]),
+            ),
+            of="cross_causal_attention_backward",
+            touched=(q, k, v, out, grad, dq, dk, dv),
+            flops=10 * _pairs(q, k, layout),
         )
         return dq, dk, dv, *(None,) * (3 + len(layout))
+
+
+def _pairs(q: Tensor, k: Tensor, layout: Sequence[Tensor | None]) -> int:
+    """Rows times keys times columns, for requests that are all of mean size."""
+    assert layout[0] is not None
+    return len(q) * len(k) // max(len(layout[0]) - 1, 1) * q.shape[1] * q.shape[2]
 
 
 def _call(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dist_rec.kernels.common.native import address, differentiated_once, index, native_kernels
+from dist_rec.kernels.common.native import address, differentiated_once, index, run
 
 
 def native_expand_add(rows: Tensor, inverse: Tensor, terms: Sequence[tuple[Tensor, Tensor]], gelu: bool) -> Tensor:
@@ -28,7 +28,8 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, gelu: bool, indices: list[Tensor], *tables: Tensor) -> Tensor:
         ctx.gelu, ctx.shapes = gelu, [table.shape for table in tables]
         out = tables[0].new_empty(len(indices[0]), tables[0].shape[1])
-        wrong = native_kernels().gather_rows(*_call(gelu, ctx.shapes, indices, tables), out.data_ptr())
+        arguments = *_call(gelu, ctx.shapes, indices, tables), out.data_ptr()
+        wrong = run("gather_rows", arguments, of=_name(gelu), touched=(*tables, *indices, out))
         if wrong >= 0:
             low, high = (int(x) for x in torch.aminmax(indices[wrong]))
             raise IndexError(f"index must be in [0, {len(tables[wrong])}), got {low} to {high}")
@@ -42,10 +43,15 @@ class _Gather(torch.autograd.Function):
         grad, needed, saved = grad.contiguous(), ctx.needs_input_grad[2:], ctx.saved_tensors
         indices, tables = saved[: len(needed)], saved[len(needed) :] or [None] * len(needed)
         sums = [grad.new_zeros(shape) if wanted else None for shape, wanted in zip(ctx.shapes, needed)]
-        native_kernels().gather_rows_backward(
-            *_call(ctx.gelu, ctx.shapes, indices, tables), grad.data_ptr(), *(address(total) for total in sums)
-        )
+        shared = _call(ctx.gelu, ctx.shapes, indices, tables)
+        arguments = *shared, grad.data_ptr(), *(address(total) for total in sums)
+        touched = (*tables, *indices, grad, *sums)
+        run("gather_rows_backward", arguments, of=f"{_name(ctx.gelu)}_backward", touched=touched)
         return None, None, *sums
+
+
+def _name(gelu: bool) -> str:
+    return "expand_add_gelu" if gelu else "expand_add"
 
 
 def _call(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dist_rec.kernels.common.native import address, differentiated_once, native_kernels
+from dist_rec.kernels.common.native import address, differentiated_once, run
 
 
 def native_gelu(x: Tensor) -> Tensor:
@@ -31,5 +31,6 @@ class _Gelu(torch.autograd.Function):
 
 def _run(x: Tensor, grad: Tensor | None) -> Tensor:
     out = torch.empty_like(x)
-    native_kernels().gelu(torch.get_num_threads(), x.numel(), x.data_ptr(), address(grad), out.data_ptr())
+    arguments = torch.get_num_threads(), x.numel(), x.data_ptr(), address(grad), out.data_ptr()
+    run("gelu", arguments, of="gelu" if grad is None else "gelu_backward", touched=(x, grad, out))
     return out

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import HAS_TRITON, Backend, choose
-from dist_rec.kernels.common.native import index, native_kernels, why_not_native
+from dist_rec.kernels.common.native import index, run, why_not_native
 from dist_rec.kernels.common.offsets import check_offsets, readable
 from dist_rec.kernels.common.traced import traceable
 from dist_rec.kernels.jagged_range.reference import reference_jagged_range
@@ -76,7 +76,8 @@ def _native_jagged_range(
     first, offsets = None if first is None else first.contiguous(), offsets.contiguous()
     out = torch.empty(total, dtype=dtype)
     bound = torch.iinfo(torch.int64).max if most is None else most
-    native_kernels().write_range(*index(first), *index(offsets), len(offsets) - 1, step, bound, *reversed(index(out)))
+    arguments = *index(first), *index(offsets), len(offsets) - 1, step, bound, *reversed(index(out))
+    run("write_range", arguments, of="jagged_range", touched=(first, offsets, out))
     return out
 
 

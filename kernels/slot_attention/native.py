@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dist_rec.kernels.common.native import differentiated_once, native_kernels
+from dist_rec.kernels.common.native import differentiated_once, run
 
 
 def native_slot_attention(qkv: Tensor, real: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ class _SlotAttention(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, real: Tensor) -> Tensor:
         ctx.save_for_backward(qkv, real)
         out = qkv.new_zeros(*qkv.shape[:2], *qkv.shape[3:])
-        native_kernels().attend_slots(*_call(qkv, real), out.data_ptr())
+        run("attend_slots", (*_call(qkv, real), out.data_ptr()), of="slot_attention", touched=(qkv, real, out))
         return out
 
     @staticmethod
@@ -32,7 +32,8 @@ class _SlotAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         qkv, real = ctx.saved_tensors
         out, grad = torch.zeros_like(qkv), grad.contiguous()
-        native_kernels().attend_slots_backward(*_call(qkv, real), grad.data_ptr(), out.data_ptr())
+        arguments = *_call(qkv, real), grad.data_ptr(), out.data_ptr()
+        run("attend_slots_backward", arguments, of="slot_attention_backward", touched=(qkv, real, grad, out))
         return out, None
 
 

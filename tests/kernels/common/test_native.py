@@ -1,4 +1,5 @@
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dist_rec.kernels.common import native
+from dist_rec.kernels.gelu import gelu
 
 FLOATS = torch.zeros(2)
 
@@ -66,7 +68,7 @@ def test_wrong_arguments_are_errors_not_crashes() -> None:
             getattr(module, name)()
         with pytest.raises(TypeError):
             getattr(module, name)("a")
-        with pytest.raises((TypeError, ValueError), match="too many|expected 1 to 5 tables, got 0"):
+        with pytest.raises((TypeError, ValueError), match=r"too many|expected 1 to 5 tables, got 0"):
             getattr(module, name)(*[0] * 60)
 
 
@@ -92,3 +94,20 @@ def test_what_memory_does_not_tell_is_not_taken() -> None:
     assert "a trace" in seen[0]
     with forward_ad.dual_level():
         assert "a transform" in native.why_not_native(FLOATS)
+
+
+def test_who_counts_is_told_of_a_call_and_its_mode_does_not_stop_it() -> None:
+    heard: list[tuple[str, int]] = []
+    x = torch.randn(40).requires_grad_()
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    with Counting(), native.told_of_calls(lambda name, tensors, flops: heard.append((name, len(tensors)))):
+        gelu(x).sum().backward()
+    assert heard == [("gelu", 2), ("gelu_backward", 3)]
+    with Counting():
+        gelu(x).sum().backward()
+    gelu(x)
+    assert len(heard) == 2
