@@ -130,36 +130,36 @@ MACHINES = {
         # "NVIDIA L4 Tensor Core GPU": fp32 30.3, bf16 242 TFLOPS with sparsity, 300 GB/s, PCIe 4 x16, no NVLink.
         _gpu("l4", (30.3, 121), 0.3, nvlink_gb=None),
         # One core of a two-core Intel Xeon (family 6 model 167), torch 2.13.0, rounded from one run of
-        # `python -m benchmarks.bench_cost ceilings` on a busy machine. Measure your own.
+        # `python -m benchmarks.bench_cost ceilings`. Measure your own.
         Machine(
             name="cpu2",
             device="cpu",
             flops={
-                "fp32": {8: 3.0e10, 16: 6.5e10, 32: 1.0e11, 64: 1.2e11, 128: 1.4e11, 256: 1.5e11},
-                "bf16": {8: 1.9e10, 16: 6.5e10, 32: 1.6e11, 64: 3.1e11, 128: 5.0e11, 256: 7.3e11},
+                "fp32": {8: 2.9e10, 16: 5.6e10, 32: 7.4e10, 64: 9.6e10, 128: 1.3e11, 256: 1.6e11},
+                "bf16": {8: 1.9e10, 16: 6.0e10, 32: 1.6e11, 64: 2.9e11, 128: 4.8e11, 256: 7.0e11},
             },
             attention_flops={
-                "fp32": {4: 1.8e10, 8: 3.0e10, 16: 4.9e10, 32: 5.3e10},
-                "bf16": {4: 5.8e9, 8: 1.1e10, 16: 2.0e10, 32: 3.3e10},
+                "fp32": {4: 2.4e10, 8: 3.3e10, 16: 3.6e10, 32: 3.4e10},
+                "bf16": {4: 5.2e9, 8: 9.5e9, 16: 1.7e10, 32: 3.1e10},
             },
             bytes_per_s={
-                "matmul": {2**18: 9e9, 2**24: 1.1e10, 2**26: 3.5e9},
-                "attention": {1: 2e9},
-                "gather": {2**17: 1.7e10, 2**21: 1.7e10, 2**23: 8e9, 2**25: 2.9e9},
-                "sort": {2**11: 6e8, 2**14: 1.4e9, 2**18: 4e8, 2**20: 1.8e9},
-                "norm": {2**18: 8e9, 2**24: 9e9, 2**26: 4.5e9},
-                "update": {2**18: 8e7, 2**21: 4.7e7},
-                "inplace": {2**18: 3.3e10, 2**22: 3.7e10, 2**24: 2e10},
-                "stream": {2**18: 9e9, 2**24: 1.1e10, 2**26: 3.5e9},
+                "gather": {172032: 2.5e10, 2752512: 2.2e10, 33030144: 7.7e9, 44040192: 5.6e9},
+                "norm": {327680: 1.1e10, 5242880: 1.1e10, 62914560: 8.6e9, 83886080: 7.1e9},
+                "stream": {327680: 1.5e10, 5242880: 1.3e10, 62914560: 9.9e9, 83886080: 5.7e9},
+                "inplace": {262144: 5.3e10, 4194304: 5.1e10, 50331648: 2.0e10, 67108864: 2.0e10},
+                "sort": {20480: 2.2e9, 327680: 4.4e8, 3932160: 1.5e9, 5242880: 1.5e9},
+                "matmul": {327680: 1.5e10, 5242880: 1.3e10, 62914560: 9.9e9, 83886080: 5.7e9},
+                "attention": {1: 1.7e9},
+                "update": {32000: 7.2e7, 320000: 8.4e7, 3200000: 4.1e7},
             },
             flops_reached=1.0,
             bytes_reached=1.0,
-            launch_s=9e-6,
+            launch_s=2.4e-5,
             host_launch_s=0.0,
-            to_device_bytes_per_s=3.5e9,
-            input_events_per_s=46e6,
-            input_batch_s=0.5e-3,
-            host_link_bytes_per_s=1.7e9,
+            to_device_bytes_per_s=5.7e9,
+            input_events_per_s=4.9e7,
+            input_batch_s=4.7e-4,
+            host_link_bytes_per_s=2.9e9,
         ),
     )
 }
