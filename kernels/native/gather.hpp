@@ -11,7 +11,9 @@
 
 // erf within 4 ulp: an odd rational function of x on [-3.83, 3.83], and 1 beyond.
 INLINE Floats error_function(Floats x) {
-  x = largest(smallest(x, all(3.832506856900711f)), all(-3.832506856900711f));
+  const float BOUND = 3.832506856900711f;
+  const Ints above = x >= BOUND, below = x <= -BOUND;
+  x = largest(smallest(x, all(BOUND)), all(-BOUND));
   const Floats x2 = x * x;
   Floats p = x2 * 0.00022905065861350646f + 0.0034082910107109506f;
   p = p * x2 + 0.050955695062380861f;
@@ -23,7 +25,8 @@ INLINE Floats error_function(Floats x) {
   q = q * x2 + 0.11098505178285362f;
   q = q * x2 + 0.49746925110067538f;
   q = q * x2 + 1.0f;
-  return x * p / q;
+  // Exactly: a rest would be multiplied by whatever is beyond.
+  return pick(above, all(1.0f), pick(below, all(-1.0f), x * p / q));
 }
 
 INLINE Floats gelu(Floats x) { return 0.5f * x * (1.0f + error_function(x * 0.70710678118654752f)); }
