@@ -25,7 +25,7 @@ struct Attention {
 
 struct Gradients {
   const float *out, *peak, *total, *grad;  // like q, (sum_q, H) twice, like q
-  float *dq, *dk, *dv;            // dq like q; dk and dv with the strides below
+  float *dq, *dk, *dv;                     // dq like q; dk and dv with the strides below
   int64_t dk_row, dk_head, dv_row, dv_head;
 };
 
@@ -50,20 +50,20 @@ inline Visible visible(const Attention &a, const Rows &rows, int64_t row) {
   return {std::clamp<int64_t>(prefix, 0, rows.kv_count), rows.events + candidate * a.group_size, until};
 }
 
-constexpr int TILE = 4;          // rows
-constexpr int PAIR = 2;          // vectors of keys at a time: eight sums hide the time that an addition takes
+constexpr int TILE = 4;  // rows
+constexpr int PAIR = 2;  // vectors of keys at a time: eight sums hide the time that an addition takes
 constexpr int UNIT = PAIR * LANES;
-constexpr int64_t BLOCK = 512;   // keys that all rows meet before the next ones
-constexpr int COLUMNS = 4;       // D goes in fours; columns behind D are zeros
+constexpr int64_t BLOCK = 512;  // keys that all rows meet before the next ones
+constexpr int COLUMNS = 4;      // D goes in fours; columns behind D are zeros
 
 struct Head {
   const Attention &a;
   const Rows &rows;
   const int64_t kv_head, group, size;  // size: D in whole fours
   const int64_t stride;                // of columns: not a power of two, or they would share a set of the cache
-  std::vector<float> k, v, dk, dv;  // of a block, (D, stride)
-  std::vector<float> scores;        // (TILE, stride)
-  std::vector<Ints> shown;          // of a block, by vector
+  std::vector<float> k, v, dk, dv;     // of a block, (D, stride)
+  std::vector<float> scores;           // (TILE, stride)
+  std::vector<Ints> shown;             // of a block, by vector: whether its keys are valid
 
   Head(const Attention &a, const Rows &rows, int64_t kv_head, bool backward)
       : a(a), rows(rows), kv_head(kv_head), group(a.heads / a.kv_heads),
