@@ -45,8 +45,11 @@ RULES = {
     ),
     "dist_rec.kernels": Rule(others=("torch", "triton"), never=("torch.distributed",)),
     "dist_rec.data": Rule(
-        # Of the kernels what a batch carries: the packed index, and the places of its rows.
-        project=("dist_rec.common", "dist_rec.kernels.unique_ids", "dist_rec.kernels.jagged_range"),
+        # Of the kernels what a batch carries: the packed index, the places of its rows, and the ids of n-grams.
+        project=(
+            *("dist_rec.common", "dist_rec.kernels.unique_ids", "dist_rec.kernels.jagged_range"),
+            "dist_rec.kernels.ngram_ids",
+        ),
         others=(
             *("numpy", "pyarrow", "torch", "torchdata", "torchrec.sparse", "torchrec.streamable", "rich"),
             *("pydantic", "yaml"),  # the schema is a YAML file that pydantic checks
@@ -56,6 +59,7 @@ RULES = {
         project=(
             *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.kernels.gather_pool"),
             *("dist_rec.data.schema", "dist_rec.data.unique_features"),
+            *("dist_rec.common.ngram", "dist_rec.data.ngram.features"),
         ),
         others=("torch", "torchrec", "fbgemm_gpu"),
     ),

@@ -1,0 +1,38 @@
+"""Ids from NumPy are those of the operator, to the bit."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from dist_rec.common.ngram import NgramSpec
+from dist_rec.data.ngram.host import host_ngram_ids
+from tests.kernels.ngram_ids.cases import Case, cases
+
+
+@given(cases())
+@settings(max_examples=150, deadline=None)
+def test_equal_to_the_operator(case: Case) -> None:
+    made = host_ngram_ids(
+        np.array(case.values, np.int64),
+        np.array(case.lengths, np.int32),
+        case.spec,
+        hidden=case.hidden,
+        times=np.array(case.times, np.int32),
+    )
+    assert made.dtype == np.int64 and torch.equal(torch.from_numpy(made), case.ids("reference"))
+
+
+def test_narrow_ids_and_the_largest_ones() -> None:
+    spec = NgramSpec(orders=[2, 4], heads=2, rows=[2**29 + 11, 101, 7, 2**30])
+    for kind in (np.uint8, np.int16, np.int32, np.int64):
+        values = np.array([0, 1, np.iinfo(kind).max - (kind == np.int64), 3], kind)
+        made = host_ngram_ids(values, np.array([4]), spec)
+        assert torch.equal(torch.from_numpy(made), Case(values.tolist(), [], [4], spec, None).ids("reference"))
+
+
+def test_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="lengths: expected 3 events in all, got 2"):
+        host_ngram_ids(np.arange(3), np.array([2]), NgramSpec(rows=10))
+    with pytest.raises(ValueError, match="gap_seconds=5 needs the times"):
+        host_ngram_ids(np.arange(3), np.array([3]), NgramSpec(rows=10, gap_seconds=5))
