@@ -63,7 +63,7 @@ def page(seed: int = 0, *, events: int = EVENTS, ids: int = IDS) -> Iterator[str
     by_frequency = words(seed, events=events, ids=ids)
     mixed_up = np.random.default_rng(seed + 1).permutation(ids)[by_frequency]
     once = distinct(by_frequency, 2)
-    yield f"{events:,} events, {ids:,} ids, Zipf {EXPONENT}, {len(once):,} distinct bigrams. Share of them that is lost:"
+    yield f"{events:,} events, {ids:,} ids, Zipf {EXPONENT}, {len(once):,} distinct bigrams; of them are lost:"
     yield ""
     yield "| rows | polynomial, ids by frequency | polynomial, ids permuted | mixed | by chance | accepted |"
     yield "|---|---|---|---|---|---|"
