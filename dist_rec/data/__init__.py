@@ -1,9 +1,27 @@
-"""Requests from Parquet to deduplicated batches. For TorchRec jobs of one's own: `DedupLoader`,
-and `ngram_ids`."""
+"""Requests from Parquet to deduplicated batches. For TorchRec jobs of one's own: `DedupLoader`, and `ngram_ids`.
 
-from dist_rec.common.ngram import NgramSpec
-from dist_rec.data.dedup_loader import DedupLoader
-from dist_rec.data.ngram.features import ngram_ids
-from dist_rec.data.unique_features import UniqueFeatures
+Names come when they are used: a recipe reads a part of this package without torch."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dist_rec.common.ngram import NgramSpec as NgramSpec
+    from dist_rec.data.dedup_loader import DedupLoader as DedupLoader
+    from dist_rec.data.ngram.features import ngram_ids as ngram_ids
+    from dist_rec.data.unique_features import UniqueFeatures as UniqueFeatures
+
+_HOMES = {
+    "DedupLoader": "dist_rec.data.dedup_loader",
+    "NgramSpec": "dist_rec.common.ngram",
+    "UniqueFeatures": "dist_rec.data.unique_features",
+    "ngram_ids": "dist_rec.data.ngram.features",
+}
 __all__ = ["DedupLoader", "NgramSpec", "UniqueFeatures", "ngram_ids"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dist_rec.data' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -40,15 +40,15 @@ RULES = {
     "dist_rec.common": Rule(others=("numpy", "pydantic", "torch", "yaml")),
     "dist_rec.registry": Rule(project=("dist_rec.common.strict",), others=("pydantic",)),
     "dist_rec.config": Rule(
-        project=("dist_rec.common", "dist_rec.models.config", "dist_rec.registry"),
+        project=("dist_rec.common", "dist_rec.data.filter.config", "dist_rec.models.config", "dist_rec.registry"),
         others=("pydantic",),
     ),
     "dist_rec.kernels": Rule(others=("torch", "triton"), never=("torch.distributed",)),
     "dist_rec.data": Rule(
         # Of the kernels what a batch carries: the packed index, the places of its rows, and the ids of n-grams.
         project=(
-            *("dist_rec.common", "dist_rec.kernels.unique_ids", "dist_rec.kernels.jagged_range"),
-            "dist_rec.kernels.ngram_ids",
+            *("dist_rec.common", "dist_rec.registry"),
+            *("dist_rec.kernels.unique_ids", "dist_rec.kernels.jagged_range", "dist_rec.kernels.ngram_ids"),
         ),
         others=(
             *("numpy", "pyarrow", "torch", "torchdata", "torchrec.sparse", "torchrec.streamable", "rich"),
