@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True, help="Make, import and look at datasets.")
 app.add_typer(data_app, name="data")
+filter_app = typer.Typer(no_args_is_help=True, help="Find the events of a dataset that a run should not learn from.")
+app.add_typer(filter_app, name="filter")
 
 
 def _home(path: Path | None) -> Path | None:
