@@ -93,8 +93,9 @@ def count_on_cpu(config: Config, schema: Schema, requests: Requests, ranks: Rank
 
 def _updates(schema: Schema, config: Config, batch: HostBatch) -> list[Operator]:
     """FBGEMM's fused updates, one for the rows of every key: torch does not see them as operators."""
+    dims = table_dims(schema, config.embedding)
     sizes = [
-        4 * batch.num_unique[key] * config.embedding.dim_of(table)
+        4 * batch.num_unique[key] * dims[table]
         for key, table in schema.layout.tables.items()
         if not config.embedding.is_replicated(table)
     ]

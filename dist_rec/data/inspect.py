@@ -97,7 +97,8 @@ def _inspect_split(folder: Path, schema: Schema, occurred: dict[str, NDArray[np.
     lengths: dict[str, list[NDArray[np.int32]]] = {sequence.name: [] for sequence in schema.sequences}
     ones, defined = np.zeros((2, len(schema.candidate.labels)))
     rows = candidates = tokens = unique = nbytes = plain_bytes = batches = 0
-    first_keys = [feature_set.keys[0] for name, feature_set in schema.layout.feature_sets.items() if name != CONTEXT]
+    sets, beside = schema.layout.feature_sets, (CONTEXT, *schema.layout.ngrams)
+    first_keys = [feature_set.keys[0] for name, feature_set in sets.items() if name not in beside]
     for batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
         labels = batch.tensors["labels"]
         for key, ids in occurred.items():
