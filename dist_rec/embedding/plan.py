@@ -37,7 +37,7 @@ def make_plan(
     names = [table.name for collection in collections for table in collection.embedding_configs()]
     ngrams = {n for module in model.modules() if isinstance(module, TokenEmbedding) for n in module.ngram_tables}
     given = {name: config.tables.get(name, TableConfig()) for name in names}
-    constraints = {name: _constraints(given[name], device, is_ngram=name in ngrams) for name in names}
+    constraints = {name: _constraints(name, given[name], device, is_ngram=name in ngrams) for name in names}
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # set by torchrun
     topology = Topology(
         world_size=world_size,
@@ -69,7 +69,7 @@ def default_sharders(config: EmbeddingConfig, device: torch.device) -> list[Modu
     return [EmbeddingCollectionSharder(fused_params=fused_params or None)]  # pyright: ignore[reportReturnType]
 
 
-def _constraints(table: TableConfig, device: torch.device, *, is_ngram: bool) -> ParameterConstraints:
+def _constraints(name: str, table: TableConfig, device: torch.device, *, is_ngram: bool) -> ParameterConstraints:
     # data_parallel is left out: such tables are not in the sharded collection. Rows of n-grams are narrow, and hashed,
     # so that every rank has as many of them that are used.
     sharding = table.sharding or (["row_wise"] if is_ngram else ["table_wise", "row_wise", "column_wise"])
