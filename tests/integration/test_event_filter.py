@@ -12,8 +12,11 @@ from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
 from dist_rec.data.schema import Schema
 from dist_rec.models.layers.loss import BinaryCrossEntropy, total_loss
+from dist_rec.optim.hybrid import HybridOptimizer
 from tests.data.filter.policies import all_items, filter_by_item
 from tests.data.requests import make_rows, make_schema, make_table, seen_schema
+from tests.embedding.sharded import DENSE, initial_table, local_batch, shard, sharded_config
+from tests.helpers.ranks import run_ranks
 from tests.models.batches import MODELS, Model, Row, make_model, seen_row
 
 CPU = torch.device("cpu")
@@ -154,6 +157,32 @@ def _with_older_event(row: Row) -> Row:
     """With three more events that are filtered, before all others, so that groups of three stay what they are."""
     first = {"item": 0, "kind": 1, "action": 1, "page": 1, "time": 0}
     return row | {f"history.{name}": [value] * 6 + row[f"history.{name}"] for name, value in first.items()}
+
+
+def _state_of_items(action: str) -> tuple[Tensor, Tensor]:
+    """After four steps: rows of the table of items, and the fused optimizer's sum for each."""
+    rules = [{"reason": "bot", "field": "item", "values": sorted(all_items(action))}]
+    config = sharded_config(event_filter={"actions": {"bot": action}, "rules": rules}, lr=0.05)
+    dmp = shard(config, ddp=False)
+    hybrid = HybridOptimizer(dmp, DENSE["sgd"], dense_update="delayed", warmup_sync_steps=0)
+    rows = make_rows(40)
+    for step in range(4):
+        hybrid.zero_grad()
+        dmp(local_batch([rows[10 * step : 10 * step + 10]], config))[0].backward()
+        hybrid.step()
+    state = dmp.fused_optimizer.state_dict()["state"]
+    (sums,) = (value for of in state.values() for name, value in of.items() if name.startswith("item."))
+    (weight,) = (value for name, value in dmp.module.state_dict().items() if name.endswith(".item.weight"))
+    return weight.local_shards()[0].tensor.clone(), sums.local_shards()[0].tensor.clone().flatten()
+
+
+@pytest.mark.parametrize("action", ["hide", "keymask", "drop", "mask"])
+def test_the_optimizer_has_seen_nothing_of_filtered_rows(action: str) -> None:
+    (weight, sums) = run_ranks(_state_of_items, 1, action)[0]
+    chosen = torch.tensor(sorted(all_items(action)))
+    assert sums.any() and bool(sums[chosen].any()) == (action == "mask")
+    config = sharded_config(event_filter={"actions": {"bot": action}})
+    assert torch.equal(weight[chosen], initial_table("item", config)[chosen]) == (action != "mask")
 
 
 @pytest.mark.parametrize("rotary", [False, True])
