@@ -179,26 +179,24 @@ class Schema(Strict):
                 raise ValueError(f"{place}: gap_seconds needs times of the events; expected time: true at the sequence")
             if ngram_table(sequence.name, field.name) in self.tables:
                 taken = ngram_table(sequence.name, field.name)
-                raise ValueError(f"{place}: its table is called {taken}; expected another name for the table you declare")
+                raise ValueError(
+                    f"{place}: its table is called {taken}; expected another name for the table you declare"
+                )
 
     def rows_of(self, table: str) -> int:
-        """Rows of an embedding table: its ids, and HIDDEN after them where events look it up."""
-        if table in self.ngram_tables:
+        """Rows of an embedding table: its ids, and HIDDEN after them where events look it up; or of n-grams."""
+        if table not in self.tables:
             return self.ngram_tables[table].spec.total_rows
         return self.tables[table] + (self.hidden and table in self._event_tables)
 
     @property
     def ngram_tables(self) -> dict[str, FieldNgrams]:
         """The tables of n-grams, which are not among `tables`."""
-        return self._ngram_tables
+        return {of.table: of for of in self.layout.ngrams.values()}
 
     def side_values(self, owner: SequenceSchema | CandidateSchema) -> dict[str, int]:
         """Values of each side value of a sequence or of the candidates, with HIDDEN."""
         return {name: size + self.hidden for name, size in owner.side.items()}
-
-    @cached_property
-    def _ngram_tables(self) -> dict[str, FieldNgrams]:
-        return {of.table: of for of in self.layout.ngrams.values()}
 
     @cached_property
     def _event_tables(self) -> frozenset[str]:
@@ -230,7 +228,9 @@ class Schema(Strict):
                 found = FeatureSet(owner, tuple(keys))
                 tables |= keys
             owners[owner] = found
-        sizes = {key: self.tables[table] + (self.hidden and table in self._event_tables) for key, table in tables.items()}
+        sizes = {
+            key: self.tables[table] + (self.hidden and table in self._event_tables) for key, table in tables.items()
+        }
         ngrams = {f"{of.sequence}.{of.field}.ngram": of for of in self._ngrams(owners)}
         owners |= {owner: FeatureSet(owner, (owner,)) for owner in ngrams}
         tables |= {owner: of.table for owner, of in ngrams.items()}
@@ -299,7 +299,9 @@ def _with_ngrams(schema: Schema, ngram: Mapping[str, NgramSpec | None], path: Pa
     fields = {f"{of['name']}.{field['name']}": field for of in tree["sequences"] for field in of["ids"]}
     for name, spec in ngram.items():
         if name not in fields:
-            raise ConfigError(f"data.ngram: '{name}' is no field of a sequence of {path}; these are: {', '.join(fields)}")
+            raise ConfigError(
+                f"data.ngram: '{name}' is no field of a sequence of {path}; these are: {', '.join(fields)}"
+            )
         fields[name]["ngram"] = None if spec is None else spec.model_dump()
     return tree
 

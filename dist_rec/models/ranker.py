@@ -97,11 +97,12 @@ class Ranker(nn.Module):
 
     def fused_fields(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor | None:
         """(N, Df) columns of the fields of a sequence that have n-grams; None without any."""
-        ngrams = self.tokens[name].ngrams
-        if ngrams is None:
+        tokens = self.tokens[name]
+        assert isinstance(tokens, EventTokens)
+        if tokens.ngrams is None:
             return None
         with self._cast("tokens", batch.grouping_key.device, self._ngram_weights[name]):
-            return ngrams(rows[self.sequence_sets[name]], batch.sequences[name], rows)
+            return tokens.ngrams(rows[self.sequence_sets[name]], batch.sequences[name], rows)
 
     def sequences(self, rows: dict[str, Tensor], batch: SequenceBatch, view: CandidateView) -> SequenceInputs:
         """What the body reads of every sequence."""

@@ -143,7 +143,10 @@ def test_n_grams_have_a_set_and_a_table_of_their_own_and_share_the_ids_of_others
         ({"candidate": {"ids": [{"name": "item", "ngram": NGRAM}], "labels": ["a"]}}, "n-grams are over events"),
         ({"context": [{"name": "user", "ngram": NGRAM}]}, "n-grams are over events"),
         ({"item": NGRAM | {"gap_seconds": 5}, "time": False}, "gap_seconds needs times"),
-        ({"item": NGRAM, "tables": {"item": 5, "kind": 5, "user": 9, "history_item_ngram": 3}}, "expected another name"),
+        (
+            {"item": NGRAM, "tables": {"item": 5, "kind": 5, "user": 9, "history_item_ngram": 3}},
+            "expected another name",
+        ),
         ({"item": NGRAM | {"rows": [5]}}, "expected one number, or 2"),
     ],
 )

@@ -33,7 +33,7 @@ class NgramUse:
 
 
 def use_by_order(rows: Tensor, events: int, of: FieldNgrams) -> dict[str, NgramUse]:
-    """"<sequence>.<field>.<order>" -> its use, of distinct `rows` (U,) of the fused table. The host waits for their
+    """ "<sequence>.<field>.<order>" -> its use, of distinct `rows` (U,) of the fused table. The host waits for their
     device."""
     first = torch.tensor(of.spec.first_rows, device=rows.device)
     table = torch.searchsorted(first, rows, right=True) - 1

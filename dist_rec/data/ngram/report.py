@@ -115,9 +115,7 @@ def _events(batch: HostBatch, of: FieldNgrams) -> tuple[Ints, NDArray[np.int64],
 
 def _names(ids: Ints, lengths: Ints, order: int, of: FieldNgrams, times: NDArray | None) -> Ints:
     """(N,) numbers that differ where n-grams of this order do."""
-    spec = NgramSpec(
-        orders=[order], heads=1, rows=_NAME_ROWS, seed=of.spec.seed + 1, gap_seconds=of.spec.gap_seconds
-    )
+    spec = NgramSpec(orders=[order], heads=1, rows=_NAME_ROWS, seed=of.spec.seed + 1, gap_seconds=of.spec.gap_seconds)
     halves = [
         host_ngram_ids(ids, lengths, spec.model_copy(update={"seed": spec.seed + more}), hidden=of.hidden, times=times)
         for more in (0, 1)

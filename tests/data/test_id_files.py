@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dist_rec.data.errors import DataError
+from dist_rec.data.id_files import read_ids
+
+HASH = 2**64 - 3
+
+
+def test_every_form(tmp_path: Path) -> None:
+    """Distinct and ascending; an unsigned hash is the integer of the same bits."""
+    (tmp_path / "ids.txt").write_text(f"7\n\n 3 # three\n# nothing\n7\n{HASH}\n-9\n")
+    assert read_ids(tmp_path / "ids.txt").tolist() == [-9, -3, 3, 7]
+    np.save(tmp_path / "ids.npy", np.array([7, 3, HASH], np.uint64))
+    assert read_ids(tmp_path / "ids.npy").tolist() == [-3, 3, 7]
+    pq.write_table(pa.table({"user": pa.array([7, 3, 7], pa.int32())}), tmp_path / "ids.parquet")
+    assert read_ids(str(tmp_path / "ids.parquet")).tolist() == [3, 7]
+    (tmp_path / "none").write_text("")
+    assert read_ids(tmp_path / "none").dtype == np.int64 and len(read_ids(tmp_path / "none")) == 0
+
+
+def test_what_is_no_file_of_ids(tmp_path: Path) -> None:
+    for text in ("seven", "1.5", "1,2", str(2**64)):
+        (tmp_path / "ids.txt").write_text(f"3\n{text}\n")
+        with pytest.raises(DataError, match=f"ids.txt, line 2: expected one integer of 64 bits, got '{text}'"):
+            read_ids(tmp_path / "ids.txt")
+    np.save(tmp_path / "ids.npy", np.zeros((2, 2)))
+    with pytest.raises(DataError, match=r"shape \(n,\), got float64"):
+        read_ids(tmp_path / "ids.npy")
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="without pickle"):
+        read_ids(tmp_path / "objects.npy")
+    pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "two.parquet")
+    with pytest.raises(DataError, match="one column of integers, got a"):
+        read_ids(tmp_path / "two.parquet")
+    pq.write_table(pa.table({"a": pa.array([1, None], pa.int64())}), tmp_path / "null.parquet")
+    with pytest.raises(DataError, match="row 1: expected an integer, got null"):
+        read_ids(tmp_path / "null.parquet")
+    (tmp_path / "bad.parquet").write_bytes(b"no")
+    with pytest.raises(DataError, match="readable Parquet"):
+        read_ids(tmp_path / "bad.parquet")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_ids(tmp_path / "absent.txt")
