@@ -228,9 +228,7 @@ class Schema(Strict):
                 found = FeatureSet(owner, tuple(keys))
                 tables |= keys
             owners[owner] = found
-        sizes = {
-            key: self.tables[table] + (self.hidden and table in self._event_tables) for key, table in tables.items()
-        }
+        sizes = {key: self.rows_of(table) for key, table in tables.items()}
         ngrams = {f"{of.sequence}.{of.field}.ngram": of for of in self._ngrams(owners)}
         owners |= {owner: FeatureSet(owner, (owner,)) for owner in ngrams}
         tables |= {owner: of.table for owner, of in ngrams.items()}
