@@ -1,7 +1,7 @@
 """Sequences whose next event depends on the two or three before it, with a candidate's true probability.
 
 An event follows one of two chains, drawn anew each time: the next id comes from one of two groups that belong to the
-last two ids, or from one of two that belong to the last three. Inside its group, and with probability 0.2 as a whole, it
+last two ids, or from one of two that belong to the last three. Inside its group, and in one of ten cases altogether, it
 is drawn by Zipf's law. Which groups belong to which ids has no pattern, so it has to be learned n-gram by n-gram.
 
 Legend: S requests of L events, V ids, G groups; id i is of the group i mod G.

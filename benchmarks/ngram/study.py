@@ -164,7 +164,7 @@ def page(rows: list[Row]) -> Iterator[str]:
     """Lines of the tables."""
     best = rows[0].best_auc
     yield (
-        f"{DATA.requests:,} training requests of {DATA.length} events and {DATA.candidates} candidates, {DATA.ids} ids; "
+        f"{DATA.requests:,} training requests of {DATA.length} events, {DATA.candidates} candidates, {DATA.ids} ids; "
         f"about {PARAMETERS:,} parameters; best reachable AUC {best:.4f}. Mean and standard deviation over seeds."
     )
     yield from ("", "## Orders, heads, amplification", "")
