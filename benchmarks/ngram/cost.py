@@ -68,8 +68,8 @@ def page() -> Iterator[str]:
             read = _in_turns({name: form.read for name, form in forms.items()})
             step = _in_turns({name: form.steps for name, form in forms.items()})
     yield (
-        f"{BATCHES} batches of 32 requests, {events / BATCHES:,.0f} events each; {SPEC['rows']:,} rows of each"
-        f" of 4 sub-tables, rows of 16. Processor time, p20 / p50 / p80 of {ROUNDS} rounds in turns; ratios round by round."
+        f"{BATCHES} batches of 32 requests, {events / BATCHES:,.0f} events; {SPEC['rows']:,} rows of each"
+        f" of 4 sub-tables. Processor time, p20 / p50 / p80 of {ROUNDS} rounds in turns; ratios round by round."
     )
     yield from (
         "",
