@@ -66,8 +66,9 @@ RULES = {
     "dist_rec.models": Rule(
         project=(
             *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.kernels"),
-            *("dist_rec.data.batch", "dist_rec.data.lengths", "dist_rec.data.schema", "dist_rec.common.ngram"),
-            *("dist_rec.embedding.ngram_fusion", "dist_rec.embedding.tables", "dist_rec.embedding.unique"),
+            *("dist_rec.data.batch", "dist_rec.data.lengths", "dist_rec.data.schema", "dist_rec.data.slots"),
+            *("dist_rec.embedding.tables", "dist_rec.embedding.unique"),
+            *("dist_rec.common.ngram", "dist_rec.embedding.ngram_fusion"),
         ),
         others=("pydantic", "pydantic_core", "torch"),
         never=("torch.distributed",),

@@ -1,5 +1,6 @@
 """Filtered events in models: what is hidden, key-masked or dropped moves no logit, no gradient and no row."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tests.data.requests import make_rows, make_schema, make_table, seen_schema
 from tests.embedding.sharded import DENSE, initial_table, local_batch, shard, sharded_config
 from tests.helpers.ranks import run_ranks
 from tests.models.batches import MODELS, Model, Row, make_model, seen_row
+from tests.training.runs import losses, make_config, run, these_ranks, write_dataset
 
 CPU = torch.device("cpu")
 HIDDEN = make_schema(hidden=True)
@@ -205,3 +207,20 @@ def test_candidates_with_their_own_moment(action: str, rotary: bool) -> None:
     torch.testing.assert_close(
         together, model(_batch(apart, all_items(action), schema, training=False)), rtol=1e-5, atol=1e-6
     )
+
+
+def _train_on_nothing(data: Path, out: Path) -> tuple[Any, list[float]]:
+    """Every candidate is filtered, from the third batch on."""
+    rules = [{"reason": "privacy", "field": "item", "values": list(range(50))}]
+    event_filter = {"rules": rules, "start_step": 2}
+    config = make_config(data, out, data={"filter": event_filter}, run={"max_steps": 5}, optim={"clip_norm": 1.0})
+    result = run(config, these_ranks())
+    return result, losses(config) if torch.distributed.get_rank() == 0 else []
+
+
+def test_two_ranks_train_on_with_nothing_left_to_train(tmp_path: Path) -> None:
+    """From a step on, as the recipe says."""
+    (result, seen), (other, _) = run_ranks(_train_on_nothing, 2, write_dataset(tmp_path / "data"), tmp_path)
+    assert len(seen) >= 3 and all(seen[:2]) and not any(seen[2:])
+    assert result.test["click"].strata["forget"].candidates == result.test["click"].candidates
+    assert repr(result.test) == repr(other.test)

@@ -32,7 +32,8 @@ def test_what_is_left_event_by_event(requests: list[list[Action]], most: int | N
         counts.append(len(seen))
         places.append(len(there))
         first += len(of)
-    assert (kept.index.tolist(), kept.lengths.tolist()) == (index, counts)
+    assert (kept.of(np.arange(len(actions))).tolist(), kept.lengths.tolist()) == (index, counts)
+    assert (kept.index is None) == (len(index) == len(actions)), "nothing is gathered where nothing is gone"
     assert (kept.hidden is None) == (not any(hidden)) and (kept.hidden is None or kept.hidden.tolist() == hidden)
     assert (kept.slots is not None) == (Action.KEYMASK in actions)
     if kept.slots is not None:
