@@ -48,6 +48,12 @@ class NgramSpec(Strict):
         description="What follows the average of the id's row and its n-grams: LayerNorm, times sqrt(width), or none.",
     )
 
+    candidate_bigram: bool = Field(
+        default=False,
+        description="Whether a candidate has n-grams as well, as features: those that it would make as the next event, "
+        "the newest event and the candidate first of all, from the same table.",
+    )
+
     @model_validator(mode="after")
     def _check(self) -> "NgramSpec":
         if self.orders != sorted(set(self.orders)) or self.orders[0] < 2 or self.orders[-1] > LARGEST_ORDER:

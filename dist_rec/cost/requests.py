@@ -197,7 +197,8 @@ def measured(config: Config, schema: Schema) -> Requests:
 
 def _measured_sets(schema: Schema) -> dict[str, FeatureSet]:
     """Without n-grams, which follow from the ids: of made ids hardly one occurs twice."""
-    return {name: of for name, of in schema.layout.feature_sets.items() if name not in schema.layout.ngrams}
+    made = schema.layout.ngrams | schema.layout.candidate_ngrams
+    return {name: of for name, of in schema.layout.feature_sets.items() if name not in made}
 
 
 def _counts(batch: HostBatch, owner: str) -> Counts:

@@ -25,8 +25,8 @@ class JaggedEvents:
     - `inverse` (N,) the row of each event among the unique tokens of its feature set, int32 or (on a GPU) bit-packed
     - `side` name -> (N,) uint8 or int16
     - `age` (N,) int32, seconds from the event to its request, or None
-    - `ngrams` field -> (N M,) the row of each n-gram among the distinct ones, like `inverse`; those of an event are
-      side by side
+    - `ngrams` "<sequence>.<field>.ngram" -> (N M,) the row of each n-gram among the distinct ones, like `inverse`;
+      those of an event are side by side
     """
 
     lengths: Lengths

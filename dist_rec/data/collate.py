@@ -19,7 +19,7 @@ from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.layout import FieldNgrams
 from dist_rec.data.ngram.counts import use_by_order
 from dist_rec.data.ngram.device import DeviceHash, heads_of
-from dist_rec.data.ngram.host import host_ngram_ids
+from dist_rec.data.ngram.host import candidate_ngram_ids, host_ngram_ids
 from dist_rec.data.schema import CandidateSchema, Schema, SequenceSchema
 from dist_rec.data.selection import Selection
 from dist_rec.data.transfer_buffer import TransferBuffer
@@ -67,11 +67,13 @@ def collate(
     columns = {CONTEXT: context} | {owner: of.ids for owner, of in events.items()}
     layout = schema.layout
     hashed, later = (layout.ngrams, {}) if hash_ngrams else ({}, layout.ngrams)
+    outcome = reading.outcome()
     columns |= {owner: [_ngrams(events[of.sequence], of)] for owner, of in hashed.items()}
+    for owner, of in layout.candidate_ngrams.items():
+        columns[owner] = [_candidate_ngrams(events, of, outcome.get("visible_events"))]
     owners = {owner: of for owner, of in layout.owners.items() if owner not in later}
     sizes = {key: size for key, size in layout.sizes.items() if key not in later}
     tokens = deduplicate(columns, owners, sizes, unique_tokens if dedup else every_token)
-    outcome = reading.outcome()
     outcome["grouping_key"] = torch.from_numpy(left.some.scalars(schema.request.grouping_key).astype(np.int64))
     targets = len(outcome["labels"]) - (0 if left.untrained is None else int(left.untrained.sum()))
     beside = {name: tensor for of in events.values() for name, tensor in of.tensors.items()}
@@ -90,6 +92,7 @@ def collate(
         num_targets=targets,
         filtered=left.counts,
         ngrams=layout.ngrams,
+        candidate_ngrams=tuple(layout.candidate_ngrams),
         hash_there=DeviceHash(later, dedup) if later else None,
         ngram_use={
             name: use
@@ -110,6 +113,24 @@ def _ngrams(events: _Events, of: FieldNgrams) -> NDArray[np.int64]:
     ages = events.tensors.get(f"age.{of.sequence}")
     times = None if ages is None else ages.numpy()
     return host_ngram_ids(events.ids[of.place], lengths, of.spec, hidden=of.hidden, times=times).reshape(-1)
+
+
+def _candidate_ngrams(events: dict[str, _Events], of: FieldNgrams, visible: Tensor | None) -> NDArray[np.int64]:
+    """(C M,) rows of the n-grams that candidates would make as the next event."""
+    assert of.candidate_place is not None, "candidates have them"
+    sequence, candidates = events[of.sequence], events[CANDIDATE]
+    lengths = sequence.tensors[f"lengths.{of.sequence}"].numpy()
+    request = np.repeat(np.arange(len(lengths)), candidates.tensors[f"lengths.{CANDIDATE}"].numpy())
+    ages = sequence.tensors.get(f"age.{of.sequence}")
+    return candidate_ngram_ids(
+        sequence.ids[of.place],
+        lengths,
+        candidates.ids[of.candidate_place],
+        np.stack([request, lengths[request] if visible is None else visible.numpy()], axis=1).astype(np.int64),
+        of.spec,
+        hidden=of.hidden,
+        ages=None if ages is None else ages.numpy(),
+    ).reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class HostBatch(UniqueTokens):
     - `num_targets`: candidates that are trained
     - `filtered` action -> events and candidates; empty without a filter
     - `ngrams` owner -> what they are n-grams of. Their ids are hashed, or `hash_there` says how `to` hashes them
+    - `candidate_ngrams` owners, always hashed on the host
     - `ngram_use` by "<sequence>.<field>.<order>"; of what is hashed there, `to` fills it in
     """
 
@@ -37,6 +38,7 @@ class HostBatch(UniqueTokens):
     num_targets: int
     filtered: dict[str, int]
     ngrams: dict[str, FieldNgrams]
+    candidate_ngrams: tuple[str, ...]
     hash_there: DeviceHash | None
     ngram_use: dict[str, NgramUse]
 
@@ -73,7 +75,7 @@ class HostBatch(UniqueTokens):
                 inverse=there.inverse(owner),
                 side={name: tensors[f"side.{owner}.{name}"] for name in names},
                 age=tensors.get(f"age.{owner}"),
-                ngrams={of.field: there.inverse(name) for name, of in self.ngrams.items() if of.sequence == owner},
+                ngrams={name: there.inverse(name) for name in self._ngrams_of(owner)},
             )
             for owner, names in self.side.items()
         }
@@ -90,6 +92,11 @@ class HostBatch(UniqueTokens):
             grouping_key=tensors["grouping_key"],
             candidates_per_rank=tensors["candidates_per_rank"],
         )
+
+    def _ngrams_of(self, owner: str) -> list[str]:
+        """Of a sequence or of the candidates."""
+        of_sequence = [name for name, of in self.ngrams.items() if of.sequence == owner]
+        return list(self.candidate_ngrams) if owner == CANDIDATE else of_sequence
 
     def _lengths(self, name: str, there: Mapping[str, Tensor], of: str | None = None) -> Lengths:
         """Copies on the host: the buffer goes back to its allocator before the batch is done."""

@@ -55,7 +55,7 @@ def inspect_dataset(path: Path, ngram: Mapping[str, NgramSpec | None] | None = N
     folders = split_folders(Path(path))
     if not folders:
         raise DataError(f"{path}: expected at least one sub-folder with Parquet files, got none")
-    sizes, grams = schema.layout.sizes, schema.layout.ngrams
+    sizes, grams = schema.layout.sizes, schema.layout.ngrams | schema.layout.candidate_ngrams
     occurred = {key: np.zeros(size, dtype=bool) for key, size in sizes.items() if key not in grams}
     counters = [NgramCounter(of) for of in schema.layout.ngrams.values()]
     splits = [_inspect_split(folder, schema, occurred, counters) for folder in folders]
@@ -108,7 +108,8 @@ def _inspect_split(
     lengths: dict[str, list[NDArray[np.int32]]] = {sequence.name: [] for sequence in schema.sequences}
     ones, defined = np.zeros((2, len(schema.candidate.labels)))
     rows = candidates = tokens = unique = nbytes = plain_bytes = batches = 0
-    sets, beside = schema.layout.feature_sets, (CONTEXT, *schema.layout.ngrams)
+    sets = schema.layout.feature_sets
+    beside = (CONTEXT, *schema.layout.ngrams, *schema.layout.candidate_ngrams)
     first_keys = [feature_set.keys[0] for name, feature_set in sets.items() if name not in beside]
     for batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
         labels = batch.tensors["labels"]

@@ -177,6 +177,11 @@ class Schema(Strict):
             _check_names(place, [field.name])  # of a module
             if field.ngram.gap_seconds is not None and not sequence.time:
                 raise ValueError(f"{place}: gap_seconds needs times of the events; expected time: true at the sequence")
+            if field.ngram.candidate_bigram and (field.name, field.table) not in _looked_up(self.candidate.ids):
+                raise ValueError(
+                    f"{place}: candidate_bigram needs a field of the candidates of the same name and table; these have "
+                    f"{', '.join(field.name for field in self.candidate.ids)}"
+                )
             if ngram_table(sequence.name, field.name) in self.tables:
                 taken = ngram_table(sequence.name, field.name)
                 raise ValueError(
@@ -230,12 +235,14 @@ class Schema(Strict):
             owners[owner] = found
         sizes = {key: self.rows_of(table) for key, table in tables.items()}
         ngrams = {f"{of.sequence}.{of.field}.ngram": of for of in self._ngrams(owners)}
-        owners |= {owner: FeatureSet(owner, (owner,)) for owner in ngrams}
-        tables |= {owner: of.table for owner, of in ngrams.items()}
-        sizes |= {owner: of.spec.total_rows for owner, of in ngrams.items()}
-        return Layout(owners, {of.name: of for of in owners.values()}, tables, sizes, ngrams)
+        of_candidates = {f"{owner}.candidate": of for owner, of in ngrams.items() if of.candidate_place is not None}
+        owners |= {owner: FeatureSet(owner, (owner,)) for owner in ngrams | of_candidates}
+        tables |= {owner: of.table for owner, of in (ngrams | of_candidates).items()}
+        sizes |= {owner: of.spec.total_rows for owner, of in (ngrams | of_candidates).items()}
+        return Layout(owners, {of.name: of for of in owners.values()}, tables, sizes, ngrams, of_candidates)
 
     def _ngrams(self, owners: Mapping[str, FeatureSet]) -> Iterable[FieldNgrams]:
+        candidate = [field.name for field in self.candidate.ids]
         for sequence in self.sequences:
             for place, field in enumerate(sequence.ids):
                 if field.ngram is not None:
@@ -248,6 +255,7 @@ class Schema(Strict):
                         table=ngram_table(sequence.name, field.name),
                         spec=field.ngram,
                         hidden=self.tables[field.table] if self.hidden else None,
+                        candidate_place=candidate.index(field.name) if field.ngram.candidate_bigram else None,
                     )
 
 

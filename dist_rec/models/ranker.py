@@ -86,6 +86,9 @@ class Ranker(nn.Module):
     def candidates(self, rows: dict[str, Tensor], batch: SequenceBatch) -> CandidateView:
         parts = [expand(rows[self.candidate_set], batch.candidates.inverse)]
         parts += [embedding(batch.candidates.side[name].int()) for name, embedding in self.candidate_dynamic.items()]
+        for name, of in self.schema.layout.candidate_ngrams.items():
+            grams = expand(rows[name], batch.candidates.ngrams[name])  # (C M, D / M), those of a candidate adjacent
+            parts.append(grams.view(batch.num_candidates, of.spec.tables * grams.shape[1]))
         context = expand(rows["context"], batch.context) if batch.context is not None else None
         prefix = batch.visible_events, batch.visible_slots
         return CandidateView(torch.cat(parts, dim=1), context, batch.candidates.lengths, *prefix)

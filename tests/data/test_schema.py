@@ -137,6 +137,14 @@ def test_n_grams_have_a_set_and_a_table_of_their_own_and_share_the_ids_of_others
     assert schema.layout.ngrams["history.kind.ngram"].hidden == 5 and schema.rows_of("history_kind_ngram") == 12
 
 
+def test_candidates_may_have_n_grams_from_the_same_table() -> None:
+    layout = _with_ngrams(kind=NGRAM | {"candidate_bigram": True}).layout
+    assert list(layout.candidate_ngrams) == ["history.kind.ngram.candidate"]
+    assert layout.candidate_ngrams["history.kind.ngram.candidate"].candidate_place == 1
+    assert layout.tables["history.kind.ngram.candidate"] == layout.tables["history.kind.ngram"]
+    assert not _with_ngrams(kind=NGRAM).layout.candidate_ngrams
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -146,6 +154,10 @@ def test_n_grams_have_a_set_and_a_table_of_their_own_and_share_the_ids_of_others
         (
             {"item": NGRAM, "tables": {"item": 5, "kind": 5, "user": 9, "history_item_ngram": 3}},
             "expected another name",
+        ),
+        (
+            {"item": NGRAM | {"candidate_bigram": True}, "candidate": {"ids": ["kind"], "labels": ["a"]}},
+            "candidate_bigram needs a field of the candidates of the same name and table; these have kind",
         ),
         ({"item": NGRAM | {"rows": [5]}}, "expected one number, or 2"),
     ],

@@ -7,16 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_rec.config import Config
+from dist_rec.config import Config, EmbeddingConfig
 from dist_rec.data.collate import collate
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.plan import default_sharders, make_plan
+from dist_rec.embedding.tables import table_dims
 from dist_rec.models.build import build_model
+from dist_rec.models.features import FeatureColumns
+from dist_rec.models.ranker import Ranker
 from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model
 from dist_rec.training.splits import dataset_schema
 from tests.data.ngram.schemas import SPEC, ngram_schema
 from tests.data.requests import make_rows, make_table
 from tests.helpers.ranks import run_ranks
+from tests.models.batches import MODELS, model_config
 from tests.training.runs import make_config, run, these_ranks, write_dataset
 
 CPU = torch.device("cpu")
@@ -155,7 +159,7 @@ def test_a_run_from_one_recipe_resumes_and_logs(tmp_path: Path) -> None:
 
 
 def _run_and_resume(data: str, out: str) -> list[float]:
-    spec = SPEC | {"heads": 1}
+    spec = SPEC | {"candidate_bigram": True}
     config = make_config(
         Path(data),
         Path(out),
@@ -170,6 +174,40 @@ def _run_and_resume(data: str, out: str) -> list[float]:
     log = (Path(out) / "whole" / "metrics.jsonl").read_text()
     assert "ngram.history.item.2.rows_per_event" in log and "ngram.history.item.3.dedup" in log
     return [whole.test["click"].auc]
+
+
+@pytest.mark.parametrize("model", ["longer", "hyformer"])
+def test_n_grams_of_candidates_are_features_of_theirs(model: str) -> None:
+    """A candidate's n-gram changes with the newest event, and only the features of its own group are wider."""
+    schema = ngram_schema(("kind",), candidate_bigram=True)
+    config = model_config(**MODELS[model])
+    dims = table_dims(schema, EmbeddingConfig(dim=8))
+    columns = FeatureColumns.of(schema, dims, config.tokens.side_dim)
+    assert [of.stop - of.start for of in columns.groups["candidate.kind"]] == [8, 8]
+    assert [of.stop - of.start for of in columns.groups["candidate.item"]] == [8]
+    rows = make_rows(6)
+    for row in rows:
+        row["history.item"], row["history.kind"] = [1, 1, 1], [0, 1, 2]
+        row["history.action"], row["history.page"], row["history.time"] = [0] * 3, [0] * 3, [0, 0, 0]
+    batch = collate(make_table(rows, schema), schema).to(CPU)
+    inverse = batch.candidates.ngrams["history.kind.ngram.candidate"]
+    assert isinstance(inverse, Tensor) and len(inverse) == 2 * batch.num_candidates
+    ranker = Ranker(schema, config, dims)
+    looked_up = {
+        name: torch.randn(
+            len(batch.unique[of.keys[0]].values()), sum(dims[schema.layout.tables[key]] for key in of.keys)
+        ).requires_grad_()
+        for name, of in schema.layout.feature_sets.items()
+    }
+    view = ranker.candidates(looked_up, batch)
+    of_ngrams = columns.groups["candidate.kind"][1]
+    context = sum(dims[field.table] for field in schema.context)
+    own = view.features[:, of_ngrams.start - context : of_ngrams.stop - context]
+    expected = looked_up["history.kind.ngram.candidate"][inverse.long()].view(batch.num_candidates, 8)
+    assert torch.equal(own, expected)
+    ranker(looked_up, batch).sum().backward()
+    grad = looked_up["history.kind.ngram.candidate"].grad
+    assert grad is not None and bool(grad.abs().sum() > 0)
 
 
 def test_the_table_is_row_wise_in_a_collection_of_its_own(tmp_path: Path) -> None:

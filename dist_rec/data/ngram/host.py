@@ -1,12 +1,13 @@
 """Ids of n-grams on the host, in NumPy: bitwise those of `dist_rec.kernels.ngram_ids`, whose rules these are.
 
-Legend: N events of B sequences, M sub-tables.
+Legend: N events of B sequences, C candidates, M sub-tables.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dist_rec.common.ngram import NgramSpec
+from dist_rec.data.gather import gather
 
 Ints = NDArray[np.int64]
 
@@ -46,6 +47,41 @@ def host_ngram_ids(
             found[:, m] = (longer >> np.uint64(32)) * np.uint64(rows) >> np.uint64(32)
         found[:, m] += first
     return found
+
+
+def candidate_ngram_ids(
+    events: NDArray,
+    lengths: NDArray,
+    candidates: NDArray,
+    seen: Ints,
+    spec: NgramSpec,
+    *,
+    hidden: int | None = None,
+    ages: NDArray | None = None,
+) -> Ints:
+    """(C, M) int64: the rows of each candidate as if it were the next event.
+
+    Args:
+        events: (N,) ids of the events of B requests; `lengths` (B,) of each.
+        candidates: (C,) ids.
+        seen: (C, 2) int64: the request of each candidate, and how many of its oldest events it sees.
+        hidden: as in `host_ngram_ids`.
+        ages: (N,) seconds from the events to their request, which is the time of its candidates.
+    """
+    request, visible = seen.T
+    used = visible.clip(max=spec.longest - 1)
+    first = (np.cumsum(lengths) - lengths)[request] + visible - used
+    ends = np.cumsum(used + 1) - 1
+    is_event = np.ones(int((used + 1).sum()), bool)
+    is_event[ends] = False
+
+    def joined_to(of_events: NDArray, of_candidates: NDArray | int) -> Ints:
+        found = np.empty(len(is_event), np.int64)
+        found[is_event], found[ends] = gather(of_events, first, used), of_candidates
+        return found
+
+    times = None if ages is None else joined_to(ages, 0)
+    return host_ngram_ids(joined_to(events, candidates), used + 1, spec, hidden=hidden, times=times)[ends]
 
 
 def _joined(

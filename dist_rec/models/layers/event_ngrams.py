@@ -40,7 +40,9 @@ class EventNgrams(nn.Module):
         fused = []
         for of in self.fields:
             own = expand(rows[:, of.columns].contiguous(), events.inverse)
-            parts = expand(ngrams[of.feature_set], events.ngrams[of.name])  # (N M, De / M), those of an event adjacent
+            parts = expand(
+                ngrams[of.feature_set], events.ngrams[of.feature_set]
+            )  # (N M, De / M), those of an event adjacent
             fused.append(self.fusions[of.name](own, parts.view(own.shape)))
         return torch.cat(fused, dim=1)
 

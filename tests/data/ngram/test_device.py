@@ -29,10 +29,10 @@ def test_rows_of_every_event_are_those_of_the_host(count: int, gap: int | None, 
     assert not any(key.endswith("ngram") for key in there.num_unique)
     first, second = here.to(CPU), there.to(CPU)
     assert set(first.unique.keys()) == set(second.unique.keys())
-    for owner, of in here.ngrams.items():
+    for owner in here.ngrams:
         rows = []
         for batch in (first, second):
-            inverse = batch.sequences["history"].ngrams[of.field]
+            inverse = batch.sequences["history"].ngrams[owner]
             assert isinstance(inverse, torch.Tensor) and inverse.dtype == torch.int32
             rows.append(batch.unique[owner].values()[inverse.long()])
         assert torch.equal(*rows) and len(rows[0]) == 2 * here.counts["history"]

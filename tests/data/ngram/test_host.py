@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dist_rec.common.ngram import NgramSpec
-from dist_rec.data.ngram.host import host_ngram_ids
+from dist_rec.data.ngram.host import candidate_ngram_ids, host_ngram_ids
 from tests.kernels.ngram_ids.cases import Case, cases
 
 
@@ -21,6 +22,33 @@ def test_equal_to_the_operator(case: Case) -> None:
         times=np.array(case.times, np.int32),
     )
     assert made.dtype == np.int64 and torch.equal(torch.from_numpy(made), case.ids("reference"))
+
+
+@given(case=cases(), data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_a_candidate_is_the_next_event(case: Case, data: st.DataObject) -> None:
+    """Of the events that it sees; its time is that of the request, which is age 0."""
+    seen, candidates = [], []
+    for request, length in enumerate(case.lengths):
+        for _ in range(data.draw(st.integers(0, 2))):
+            seen.append((request, data.draw(st.integers(0, length))))
+            candidates.append(data.draw(st.integers(0, 9)))
+    events = np.array(case.values, np.int64)
+    made = candidate_ngram_ids(
+        events,
+        np.array(case.lengths, np.int64),
+        np.array(candidates, np.int64),
+        np.array(seen, np.int64).reshape(-1, 2),
+        case.spec,
+        hidden=case.hidden,
+        ages=np.array(case.times, np.int32),
+    )
+    assert made.shape == (len(candidates), case.spec.tables)
+    starts = np.cumsum([0, *case.lengths])
+    for ids, (request, visible), candidate in zip(made, seen, candidates, strict=True):
+        part = slice(starts[request], starts[request] + visible)
+        alone = Case([*case.values[part], candidate], [*case.times[part], 0], [visible + 1], case.spec, case.hidden)
+        assert ids.tolist() == alone.ids("reference")[-1].tolist()
 
 
 def test_narrow_ids_and_the_largest_ones() -> None:

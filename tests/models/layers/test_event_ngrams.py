@@ -24,7 +24,7 @@ LENGTHS = Lengths.of([3, 0, 2])
 def made(fields: tuple[NgramField, ...]) -> tuple[EventNgrams, Tensor, JaggedEvents, dict[str, Tensor]]:
     torch.manual_seed(0)
     inverse = torch.tensor([0, 2, 1, 0, 2], dtype=torch.int32)
-    index = {of.name: torch.randint(4, (10,), dtype=torch.int32) for of in fields}
+    index = {of.feature_set: torch.randint(4, (10,), dtype=torch.int32) for of in fields}
     ngrams = {of.feature_set: torch.randn(4, (of.columns.stop - of.columns.start) // 2) for of in fields}
     events = JaggedEvents(LENGTHS, inverse, {}, None, dict(index))
     return EventNgrams(fields), torch.randn(3, DIM), events, ngrams
@@ -36,7 +36,7 @@ def whole_rows(module: EventNgrams, rows: Tensor, events: JaggedEvents, ngrams: 
     for i, u in enumerate(events.inverse):  # pyright: ignore[reportArgumentType]
         row = rows[int(u)].clone()
         for of in module.fields:
-            index = events.ngrams[of.name]
+            index = events.ngrams[of.feature_set]
             assert isinstance(index, Tensor)
             parts = ngrams[of.feature_set][index[2 * i : 2 * i + 2].long()].flatten()
             row[of.columns] = module.fusions[of.name](row[of.columns][None], parts[None])[0]
