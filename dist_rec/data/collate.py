@@ -34,6 +34,10 @@ class _Events:
     tensors: dict[str, Tensor]
     plain_bytes: int
 
+    def numbers(self, name: str) -> NDArray | None:
+        """One of the tensors, or None if there is no such one."""
+        return self.tensors[name].numpy() if name in self.tensors else None
+
 
 def collate(
     table: pa.Table,
@@ -70,7 +74,7 @@ def collate(
     outcome = reading.outcome()
     columns |= {owner: [_ngrams(events[of.sequence], of)] for owner, of in hashed.items()}
     for owner, of in layout.candidate_ngrams.items():
-        columns[owner] = [_candidate_ngrams(events, of, outcome.get("visible_events"))]
+        columns[owner] = [_candidate_ngrams(events, of, outcome)]
     owners = {owner: of for owner, of in layout.owners.items() if owner not in later}
     sizes = {key: size for key, size in layout.sizes.items() if key not in later}
     tokens = deduplicate(columns, owners, sizes, unique_tokens if dedup else every_token)
@@ -109,27 +113,32 @@ def empty_batch(schema: Schema, event_filter: EventFilter | None = None, *, hash
 
 def _ngrams(events: _Events, of: FieldNgrams) -> NDArray[np.int64]:
     """(N M,) rows of the n-grams of one field, those of an event side by side."""
-    lengths = events.tensors[f"lengths.{of.sequence}"].numpy()
-    ages = events.tensors.get(f"age.{of.sequence}")
-    times = None if ages is None else ages.numpy()
-    return host_ngram_ids(events.ids[of.place], lengths, of.spec, hidden=of.hidden, times=times).reshape(-1)
+    lengths, ages, slots = (events.numbers(f"{name}.{of.sequence}") for name in ("lengths", "age", "slot"))
+    assert lengths is not None, "every sequence has them"
+    ids = events.ids[of.place]
+    return host_ngram_ids(ids, lengths, of.spec, hidden=of.hidden, times=ages, slots=slots).reshape(-1)
 
 
-def _candidate_ngrams(events: dict[str, _Events], of: FieldNgrams, visible: Tensor | None) -> NDArray[np.int64]:
+def _candidate_ngrams(events: dict[str, _Events], of: FieldNgrams, outcome: dict[str, Tensor]) -> NDArray[np.int64]:
     """(C M,) rows of the n-grams that candidates would make as the next event."""
     assert of.candidate_place is not None, "candidates have them"
     sequence, candidates = events[of.sequence], events[CANDIDATE]
-    lengths = sequence.tensors[f"lengths.{of.sequence}"].numpy()
-    request = np.repeat(np.arange(len(lengths)), candidates.tensors[f"lengths.{CANDIDATE}"].numpy())
-    ages = sequence.tensors.get(f"age.{of.sequence}")
+    lengths, ages, slots = (sequence.numbers(f"{name}.{of.sequence}") for name in ("lengths", "age", "slot"))
+    counts, places = candidates.numbers(f"lengths.{CANDIDATE}"), sequence.numbers(f"slots.{of.sequence}")
+    assert lengths is not None and counts is not None, "all events have them"
+    request = np.repeat(np.arange(len(lengths)), counts)
+    whole = [lengths[request], (lengths if places is None else places)[request]]
+    own = [outcome[name].numpy() for name in ("visible_events", "visible_slots") if name in outcome]
+    seen = own * 2 if len(own) == 1 else own or whole  # without empty places a candidate sees as many as events
     return candidate_ngram_ids(
         sequence.ids[of.place],
         lengths,
         candidates.ids[of.candidate_place],
-        np.stack([request, lengths[request] if visible is None else visible.numpy()], axis=1).astype(np.int64),
+        np.stack([request, *seen], axis=1).astype(np.int64),
         of.spec,
         hidden=of.hidden,
-        ages=None if ages is None else ages.numpy(),
+        ages=ages,
+        slots=slots,
     ).reshape(-1)
 
 

@@ -45,7 +45,7 @@ def hashed(tokens: T, of: DeviceHash, lengths: Mapping[str, Lengths]) -> tuple[T
     for owner, grams in of.ngrams.items():
         inverse = tokens.inverse(grams.sequence)
         whole = inverse if isinstance(inverse, Tensor) else unpack_index(inverse)
-        times = None if grams.spec.gap_seconds is None else tensors[f"age.{grams.sequence}"]
+        times, gap = _pauses(tensors, grams, lengths[grams.sequence])
         rows = ngram_ids(
             tokens.ids_of(grams.key)[whole],
             lengths[grams.sequence].offsets,
@@ -53,7 +53,7 @@ def hashed(tokens: T, of: DeviceHash, lengths: Mapping[str, Lengths]) -> tuple[T
             polynomial=grams.spec.hash == "polynomial",
             hidden=grams.hidden,
             times=times,
-            gap=grams.spec.gap_seconds or 0,
+            gap=gap,
         ).flatten()
         if of.dedup:
             found = unique_ids(rows)  # Host sync: the shapes of what is looked up and sent between ranks.
@@ -67,3 +67,16 @@ def hashed(tokens: T, of: DeviceHash, lengths: Mapping[str, Lengths]) -> tuple[T
     sizes = torch.tensor(more, dtype=torch.int32).to(tensors["unique"].device, non_blocking=True)
     tensors["unique"] = torch.cat([tensors["unique"], sizes])
     return replace(tokens, tensors=tensors, num_unique=num_unique, counts=counts), use
+
+
+def _pauses(tensors: Mapping[str, Tensor], of: FieldNgrams, lengths: Lengths) -> tuple[Tensor | None, int]:
+    """(N,) numbers of the events, and how far they may differ between two of an n-gram: times and the longest pause.
+    With empty places also what they break: then numbers that rise at every break, which may not differ."""
+    times = None if of.spec.gap_seconds is None else tensors[f"age.{of.sequence}"]
+    gap = of.spec.gap_seconds or 0
+    if lengths.slots is None or lengths.total == 0:
+        return times, gap
+    breaks = lengths.slots.position.diff() != 1
+    if times is not None:
+        breaks |= times.diff().abs() > gap
+    return torch.nn.functional.pad(breaks.cumsum(0, dtype=torch.int32), (1, 0)), 0

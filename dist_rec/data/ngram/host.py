@@ -13,7 +13,13 @@ Ints = NDArray[np.int64]
 
 
 def host_ngram_ids(
-    values: NDArray, lengths: NDArray, spec: NgramSpec, *, hidden: int | None = None, times: NDArray | None = None
+    values: NDArray,
+    lengths: NDArray,
+    spec: NgramSpec,
+    *,
+    hidden: int | None = None,
+    times: NDArray | None = None,
+    slots: NDArray | None = None,
 ) -> Ints:
     """(N, M) int64 rows in the fused table.
 
@@ -22,6 +28,7 @@ def host_ngram_ids(
         lengths: (B,) events of each sequence.
         hidden: the id of events that n-grams stop at; None: there are none.
         times: (N,) seconds of the events, or their ages; needed for `gap_seconds`.
+        slots: (N,) places of the events in their sequence; n-grams stop at an empty one. None: there are none.
 
     Raises:
         ValueError: lengths do not add up to N, or times are missing.
@@ -30,7 +37,12 @@ def host_ngram_ids(
         raise ValueError(f"lengths: expected {len(values)} events in all, got {int(lengths.sum())}")
     if spec.gap_seconds is not None and times is None:
         raise ValueError(f"gap_seconds={spec.gap_seconds} needs the times of the events")
-    tokens = _tokens(values.astype(np.uint64) + np.uint64(1), _joined(values, lengths, spec, hidden, times), spec)
+    joined = _joined(values, lengths, hidden)
+    if spec.gap_seconds is not None and times is not None:
+        joined[1:] &= np.abs(np.diff(times.astype(np.int64))) <= spec.gap_seconds
+    if slots is not None:
+        joined[1:] &= np.diff(slots) == 1
+    tokens = _tokens(values.astype(np.uint64) + np.uint64(1), joined, spec)
     found = np.empty((len(values), spec.tables), np.int64)
     state: dict[int, NDArray[np.uint64]] = {}  # of each head, one token longer with every order
     hashed = 0
@@ -58,17 +70,19 @@ def candidate_ngram_ids(
     *,
     hidden: int | None = None,
     ages: NDArray | None = None,
+    slots: NDArray | None = None,
 ) -> Ints:
     """(C, M) int64: the rows of each candidate as if it were the next event.
 
     Args:
         events: (N,) ids of the events of B requests; `lengths` (B,) of each.
         candidates: (C,) ids.
-        seen: (C, 2) int64: the request of each candidate, and how many of its oldest events it sees.
+        seen: (C, 3) int64: the request of each candidate, how many of its oldest events it sees, and how many places.
         hidden: as in `host_ngram_ids`.
         ages: (N,) seconds from the events to their request, which is the time of its candidates.
+        slots: (N,) places of the events; a candidate is behind the last place that it sees.
     """
-    request, visible = seen.T
+    request, visible, places = seen.T
     used = visible.clip(max=spec.longest - 1)
     first = (np.cumsum(lengths) - lengths)[request] + visible - used
     ends = np.cumsum(used + 1) - 1
@@ -81,21 +95,19 @@ def candidate_ngram_ids(
         return found
 
     times = None if ages is None else joined_to(ages, 0)
-    return host_ngram_ids(joined_to(events, candidates), used + 1, spec, hidden=hidden, times=times)[ends]
+    of_all = None if slots is None else joined_to(slots, places)
+    ids = host_ngram_ids(joined_to(events, candidates), used + 1, spec, hidden=hidden, times=times, slots=of_all)
+    return ids[ends]
 
 
-def _joined(
-    values: NDArray, lengths: NDArray, spec: NgramSpec, hidden: int | None, times: NDArray | None
-) -> NDArray[np.bool_]:
-    """(N,) whether an n-gram reaches from the event to the one before it."""
+def _joined(values: NDArray, lengths: NDArray, hidden: int | None) -> NDArray[np.bool_]:
+    """(N,) whether there is an event before it that is shown, as the event is."""
     joined = np.ones(len(values), bool)
     starts = np.cumsum(lengths) - lengths
     joined[starts[lengths > 0]] = False
     if hidden is not None:
         shown = values != hidden
         joined[1:] &= shown[1:] & shown[:-1]
-    if spec.gap_seconds is not None and times is not None:
-        joined[1:] &= np.abs(np.diff(times.astype(np.int64))) <= spec.gap_seconds
     return joined
 
 

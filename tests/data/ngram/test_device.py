@@ -7,25 +7,30 @@ import torch
 
 from dist_rec.data.collate import collate, empty_batch
 from dist_rec.data.host_batch import HostBatch
+from tests.data.filter.policies import all_items, filter_by_item
 from tests.data.ngram.schemas import ngram_schema
 from tests.data.requests import make_rows, make_table
 
 CPU = torch.device("cpu")
 
 
-def both(count: int, *, dedup: bool = True, gap: int | None = None) -> tuple[HostBatch, HostBatch]:
-    """Hashed on the host, and where it is moved to."""
-    schema = ngram_schema(gap_seconds=gap)
-    table = make_table(make_rows(count), schema)
-    here, there = (collate(table, schema, dedup=dedup, hash_ngrams=here) for here in (True, False))
+def both(
+    count: int, *, dedup: bool = True, gap: int | None = None, action: str = "keep"
+) -> tuple[HostBatch, HostBatch]:
+    """Hashed on the host, and where it is moved to; `action` for every third item."""
+    schema = ngram_schema(gap_seconds=gap, hidden=True)
+    acting, table = filter_by_item(schema, all_items(action), training=False), make_table(make_rows(count), schema)
+    ways = (collate(table, schema, dedup=dedup, hash_ngrams=here, event_filter=acting) for here in (True, False))
+    here, there = ways
     return here, pickle.loads(pickle.dumps(there))
 
 
 @pytest.mark.parametrize("dedup", [True, False])
 @pytest.mark.parametrize("gap", [None, 200])
 @pytest.mark.parametrize("count", [0, 1, 20])
-def test_rows_of_every_event_are_those_of_the_host(count: int, gap: int | None, dedup: bool) -> None:
-    here, there = both(count, dedup=dedup, gap=gap)
+@pytest.mark.parametrize("action", ["keep", "hide", "keymask"])
+def test_rows_of_every_event_are_those_of_the_host(count: int, action: str, gap: int | None, dedup: bool) -> None:
+    here, there = both(count, dedup=dedup, gap=gap, action=action)
     assert not any(key.endswith("ngram") for key in there.num_unique)
     first, second = here.to(CPU), there.to(CPU)
     assert set(first.unique.keys()) == set(second.unique.keys())
