@@ -134,6 +134,30 @@ def plan_cost(
     )
 
 
+@app.command()
+def purge(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, such as runs/quickstart/checkpoints/last.")],
+    ids: Annotated[
+        list[str], typer.Option(help="table=FILE, a file of ids: text with one per line, .npy or Parquet. May repeat.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder to write.", callback=_home)] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Replace the checkpoint instead.")] = False,
+) -> None:
+    """Reset rows of tables in a checkpoint, with their optimizer state: mitigation, not exact unlearning."""
+    from dist_rec.training.purge_checkpoint import purge_checkpoint
+
+    if (out is None) != in_place:
+        raise typer.BadParameter("expected either --out FOLDER or --in-place")
+    files: dict[str, Path] = {}
+    for given in ids:
+        table, found, file = given.partition("=")
+        if not (table and found and file) or table in files:
+            raise typer.BadParameter(f"--ids: expected table=FILE, once per table, got {given!r}")
+        files[table] = Path(os.path.expanduser(file))
+    for record in purge_checkpoint(checkpoint, files, out=out):
+        typer.echo(f"{record.table}: {record.ids} rows, SHA-256 of their ids {record.sha256}")
+
+
 @data_app.command()
 def synth(
     out: Out,
