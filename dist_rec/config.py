@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from dist_rec.common.choices import Compress, CorrectionKind, DenseUpdate
 from dist_rec.common.strict import Folder, Seed, Size, Strict, check, check_distinct
 from dist_rec.common.yaml_file import apply_override, read_yaml
+from dist_rec.data.filter.config import FilterConfig
 from dist_rec.models.config import ModelConfig
 from dist_rec.registry import FUSED_OPTIMIZERS, METRICS, OPTIMIZERS, READERS, Part
 
@@ -70,6 +71,14 @@ class DataConfig(Strict):
     leave_out: list[str] = Field(
         default=[], description="Context fields of the schema that this run does not use, such as a raw user id."
     )
+    filter: FilterConfig | None = Field(
+        default=None, description="Which events and candidates are not trained on or not seen; null: none."
+    )
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the filter needs HIDDEN in tables and side values."""
+        return self.filter is not None and self.filter.hides
 
     @model_validator(mode="before")
     @classmethod

@@ -7,9 +7,10 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.columns import columns_of
 from dist_rec.data.errors import DataError
+from dist_rec.data.filter.event_filter import make_filter
 from dist_rec.data.reader import RequestReader, check_max_length
 from dist_rec.data.row_reader import check_splits
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
 from dist_rec.embedding.optimizers import fused_optimizer
 from dist_rec.embedding.tables import check_tables, table_dims
 from dist_rec.models.check import check_model
@@ -20,7 +21,7 @@ from dist_rec.training.optimizers import dense_factory
 from dist_rec.training.ranks import device_type
 from dist_rec.training.report import baselines
 from dist_rec.training.selection import check_selection
-from dist_rec.training.splits import training_steps
+from dist_rec.training.splits import dataset_schema, training_steps
 from dist_rec.training.study import check_study, members
 
 
@@ -46,7 +47,7 @@ def _problems(config: Config, resume: Path | None) -> Iterator[ConfigError | Dat
     if resume is not None:
         yield from _found(lambda: check_resumable(resume))
     try:
-        schema = load_schema(config.data.path, config.data.leave_out)
+        schema = dataset_schema(config)
     except (ConfigError, DataError) as error:
         yield error
         yield from _found(config.model.resolved_options)  # of a model of one's own
@@ -59,6 +60,7 @@ def _problems_with_schema(config: Config, schema: Schema, resume: Path | None) -
     yield from _found(lambda: check_tables(schema, config.embedding))
     yield from _found(lambda: check_model(schema, config.model, table_dims(schema, config.embedding)))
     yield from _found(lambda: check_max_length(schema, config.data.max_length))
+    yield from _found(lambda: make_filter(config.data.filter, schema, training=True))
     yield from _found(lambda: baselines(config))
     if resume is not None:
         yield from _found(lambda: MadeWith.read(resume).schema_for(schema, config, resume, resumed=True))

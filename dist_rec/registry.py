@@ -136,6 +136,13 @@ READERS = Kind(
     built_in={"parquet": "dist_rec.data.row_reader:ParquetReader"},
     base="dist_rec.data.row_reader:RowReader",
 )
+_POLICY = "dist_rec.data.filter.policy"
+FILTERS = Kind(
+    what="filter policy",
+    key="data.filter.policy",
+    built_in={"rules": f"{_POLICY}:Rules"},
+    base=f"{_POLICY}:FilterPolicy",
+)
 _IMPORTERS = "dist_rec.data.importers"
 IMPORTERS = Kind(
     what="importer",

@@ -15,8 +15,8 @@ class ConfigError(ValueError):
     """A recipe, an override or a schema is wrong. The message has the key, its place, expected and got."""
 
 
-def folder_name(path: str) -> str:
-    """The path with ~ replaced by the home folder. Raises ValueError if no folder can have this name."""
+def path_name(path: str) -> str:
+    """The path with ~ replaced by the home folder. Raises ValueError if nothing can have this name."""
     if "\0" in path:
         raise ValueError(f"expected a path without zero bytes, got {path!r}")
     return os.path.expanduser(path)
@@ -25,7 +25,8 @@ def folder_name(path: str) -> str:
 Size = Annotated[int, Field(le=2**31 - 1)]
 Width = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Folder = Annotated[str, AfterValidator(folder_name)]
+Folder = Annotated[str, AfterValidator(path_name)]
+File = Annotated[str, AfterValidator(path_name)]
 
 
 class Strict(BaseModel):

@@ -15,9 +15,9 @@ from dist_rec.cost.report import render
 from dist_rec.cost.requests import Described, Requests, described, measured
 from dist_rec.cost.stages import StepCount, count_on_cpu, count_on_gpu
 from dist_rec.data.host_batch import HostBatch
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
 from dist_rec.training.ranks import start_ranks
-from dist_rec.training.splits import MOST_WORKERS, reader_workers
+from dist_rec.training.splits import MOST_WORKERS, dataset_schema, reader_workers
 from dist_rec.training.study import members
 
 DEFAULT_GPU = "h100-80gb"
@@ -45,7 +45,7 @@ def plan_cost(
     where = _machine(gpu, machine)
     clusters = [Cluster(where, network, count) for count in _counts(gpus) for network in _networks(nets, gpus_per_host)]
     member = members(config)[0].config
-    schema = load_schema(member.data.path, member.data.leave_out)
+    schema = dataset_schema(member)
     of = _requests(member, schema, requests)
     console = Console()
     console.print(render(count_parts(member, schema, of, where), of, clusters))

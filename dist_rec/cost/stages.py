@@ -188,5 +188,5 @@ def _replicated(schema: Schema, config: Config) -> int:
     """Numbers of the data-parallel tables."""
     tables = set(schema.layout.tables.values())
     return sum(
-        schema.tables[name] * config.embedding.dim_of(name) for name in tables if config.embedding.is_replicated(name)
+        schema.rows_of(name) * config.embedding.dim_of(name) for name in tables if config.embedding.is_replicated(name)
     )

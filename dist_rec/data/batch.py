@@ -40,12 +40,16 @@ class SequenceBatch(Multistreamable):
     - `unique`: KeyedJaggedTensor of stride 1 with one key per field of each feature set ("history.item"), U ids each
     - `context` (B,) row of each request in the feature set "context", like an `inverse`; None without context fields
     - `sequences` by name, `candidates` with `lengths` = candidates per request
-    - `labels` (C, T) float32, 0 or 1; NaN where a task is given another task whose label is 0
+    - `labels` (C, T) float32, 0 or 1; NaN where a task is given another task whose label is 0, and for all tasks of a
+      candidate that a filter takes from training
     - `oracle` (C, T) float32 or None, also where the label is NaN
-    - `visible_events` of the C candidates, or None: how many of the oldest events each sees
+    - `visible_events` of the C candidates, or None: how many of the oldest events each sees; `visible_slots`: how many
+      of the oldest slots, where a filter leaves some empty
+    - `chosen` (C,) bool, in evaluation with a filter: the candidates that it does not keep, for metrics
     - `grouping_key` (B,) int64, of grouped metrics
-    - `candidates_per_rank` () float32: mean candidates per rank in this step. The loss is divided by it: the mean of
-      the ranks' gradients is then the gradient of the mean over all candidates, also if they are spread unevenly
+    - `candidates_per_rank` () float32: mean of the candidates with a loss per rank in this step. The loss is divided by
+      it: the mean of the ranks' gradients is then the gradient of the mean over all candidates, also if they are spread
+      unevenly
     """
 
     unique: KeyedJaggedTensor
@@ -57,6 +61,8 @@ class SequenceBatch(Multistreamable):
     visible_events: Lengths | None
     grouping_key: Tensor
     candidates_per_rank: Tensor
+    visible_slots: Lengths | None = None
+    chosen: Tensor | None = None
 
     @property
     def num_candidates(self) -> int:

@@ -1,4 +1,4 @@
-"""Rows of a file -> one `HostBatch`. The reader worker deduplicates the batch here, on the host.
+"""Rows of a file -> one `HostBatch`. The reader worker filters and deduplicates the batch here, on the host.
 
 Shapes: B requests, N events of one sequence, C candidates, U unique tokens of one feature set, T tasks.
 """
@@ -11,47 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dist_rec.data.columns import CANDIDATE, CONTEXT, Ints, arrow_schema, one_array, scalar_values
+from dist_rec.data.columns import CANDIDATE, CONTEXT, Ints, arrow_schema
 from dist_rec.data.dedup import every_token, unique_tokens
-from dist_rec.data.gather import gather, gather_ages
+from dist_rec.data.filter.event_filter import EventFilter, Left
+from dist_rec.data.gather import gather_ages
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.schema import CandidateSchema, Schema, SequenceSchema
+from dist_rec.data.selection import Selection
 from dist_rec.data.transfer_buffer import TransferBuffer
 from dist_rec.data.unique_tokens import deduplicate
-
-
-@dataclass(frozen=True)
-class _Selection:
-    """Rows of a table, in the order of `rows` (B,)."""
-
-    table: pa.Table
-    rows: Ints
-
-    def scalars(self, name: str) -> NDArray:
-        """(B,) of a column with one value per row."""
-        return scalar_values(self.table, name)[self.rows]
-
-    def lists(self, name: str, max_length: int | None = None) -> "_Lists":
-        """A list column, of every row its last `max_length` entries."""
-        array = one_array(self.table, name)
-        offsets = array.offsets.to_numpy()
-        ends = offsets[1:][self.rows].astype(np.int64)
-        lengths = (ends - offsets[:-1][self.rows]).clip(max=max_length)
-        return _Lists(array.values.to_numpy(), ends - lengths, lengths)
-
-
-@dataclass(frozen=True)
-class _Lists:
-    """A list column of B rows: entries `starts[b]` to `starts[b] + lengths[b]` of all `entries`."""
-
-    entries: NDArray
-    starts: Ints
-    lengths: Ints
-
-    @property
-    def values(self) -> NDArray:
-        """(N,) the entries of one row after the other."""
-        return gather(self.entries, self.starts, self.lengths)
 
 
 @dataclass(frozen=True)
@@ -70,29 +38,34 @@ def collate(
     *,
     rows: Ints | None = None,
     dedup: bool = True,
+    event_filter: EventFilter | None = None,
 ) -> HostBatch:
     """One batch from valid rows (see `validate`); with `max_length`, only the newest events of each sequence.
 
     - `rows` (B,) int64 which rows of the table, in which order; None: all of them
     - ids are in order of first occurrence; without `dedup` every event is a token of its own
     - side values are uint8 up to 256 values and int16 above; ages are int32 seconds clipped to [0, 2^31 - 1]
-    - `labels` of a task that is `given` another task are NaN where the other label is 0, whatever the file has there
-    - `candidates_per_rank` is C; the training loop replaces it by the mean over its ranks
+    - `labels` of a task that is `given` another task are NaN where the other label is 0, whatever the file has there,
+      and those of a candidate that a filter takes from training are all NaN
+    - `candidates_per_rank` is the number of candidates that are trained; the training loop replaces it by the mean
+      over its ranks
     - `plain_bytes` counts ids, side values and times as int64 KeyedJaggedTensors (8 bytes per value, 4 bytes of length
       per field and request), and labels, oracle, visible events and grouping keys as they are here
     """
-    some = _Selection(table, np.arange(table.num_rows) if rows is None else rows)
-    now = None if schema.request.time is None else some.scalars(schema.request.time).astype(np.int64)
-    events = {of.name: _read_events(some, of.name, of, now if of.time else None, max_length) for of in schema.sequences}
-    events[CANDIDATE] = _read_events(some, CANDIDATE, schema.candidate, None, None)
-    context = [some.scalars(field.name) for field in schema.context]
+    some = Selection(table, np.arange(table.num_rows) if rows is None else rows)
+    left = Left(some) if event_filter is None else event_filter.left(some, schema, max_length)
+    reading = _Reading(left, schema, max_length)
+    events = {of.name: reading.events(of.name, of) for of in schema.sequences}
+    events[CANDIDATE] = reading.events(CANDIDATE, schema.candidate)
+    context = [left.some.scalars(field.name) for field in schema.context]
     columns = {CONTEXT: context} | {owner: of.ids for owner, of in events.items()}
     find = unique_tokens if dedup else every_token
     tokens = deduplicate(columns, schema.layout.owners, schema.layout.sizes, find)
-    outcome = _read_outcome(some, schema)
-    outcome["grouping_key"] = torch.from_numpy(some.scalars(schema.request.grouping_key).astype(np.int64))
-    count = torch.tensor(float(len(outcome["labels"])), dtype=torch.float32)
+    outcome = reading.outcome()
+    outcome["grouping_key"] = torch.from_numpy(left.some.scalars(schema.request.grouping_key).astype(np.int64))
+    targets = len(outcome["labels"]) - (0 if left.untrained is None else int(left.untrained.sum()))
     beside = {name: tensor for of in events.values() for name, tensor in of.tensors.items()}
+    count = torch.tensor(float(targets), dtype=torch.float32)
     return HostBatch(
         tensors=TransferBuffer.of({**tokens.tensors, **beside, **outcome, "candidates_per_rank": count}),
         num_unique=tokens.num_unique,
@@ -100,58 +73,108 @@ def collate(
         counts=tokens.counts,
         side={of.name: tuple(of.side) for of in schema.sequences} | {CANDIDATE: tuple(schema.candidate.side)},
         plain_bytes=sum(of.plain_bytes for of in events.values())
-        + 12 * len(context) * len(some.rows)
+        + 12 * len(context) * len(left.some)
         + sum(tensor.nbytes for tensor in outcome.values()),
+        num_targets=targets,
+        filtered=left.counts,
     )
 
 
-def empty_batch(schema: Schema) -> HostBatch:
+def empty_batch(schema: Schema, event_filter: EventFilter | None = None) -> HostBatch:
     """A batch without requests, for a rank without more rows: every length is 0, the keys are the usual ones."""
-    return collate(arrow_schema(schema).empty_table(), schema)
+    return collate(arrow_schema(schema).empty_table(), schema, event_filter=event_filter)
 
 
-def _read_outcome(some: _Selection, schema: Schema) -> dict[str, Tensor]:
-    """`labels`, and `oracle` and `visible_events` if the schema has them."""
+@dataclass(frozen=True)
+class _Reading:
+    """The columns of what is left of some requests."""
 
-    def columns(names: list[str]) -> Tensor:
-        values = [some.lists(name).values.astype(np.float32) for name in names]
-        return torch.from_numpy(np.stack(values, axis=1))
+    left: Left
+    schema: Schema
+    max_length: int | None
 
-    names = schema.candidate.labels
-    labels = [f"{CANDIDATE}.{label}" for label in names]
-    observed = columns(labels)
-    for task, condition in schema.candidate.given.items():
-        observed[observed[:, names.index(condition)] == 0, names.index(task)] = torch.nan
-    outcome = {"labels": observed}
-    if schema.candidate.oracle:
-        outcome["oracle"] = columns([f"{label}.oracle" for label in labels])
-    if schema.candidate.visible_events:
-        visible = some.lists(f"{CANDIDATE}.visible_events").values
-        outcome["visible_events"] = torch.from_numpy(visible.astype(np.int32))
-    return outcome
+    def values(self, owner: str, name: str) -> NDArray:
+        """(N,) of a list column: of a sequence the newest `max_length` events."""
+        kept = self.left.kept.get(owner)
+        most = self.max_length if owner != CANDIDATE and kept is None else None
+        values = self.left.some.lists(f"{owner}.{name}", most).values
+        return values if kept is None else kept.of(values)
 
+    def shown(self, owner: str, name: str, hidden: int) -> NDArray:
+        """(N,) ids or side values, with the value `hidden` in the place of what is hidden."""
+        kept = self.left.kept.get(owner)
+        if kept is None:
+            return self.values(owner, name)
+        return kept.shown(self.left.some.lists(f"{owner}.{name}").values, hidden)
 
-def _read_events(
-    some: _Selection,
-    owner: str,
-    declared: SequenceSchema | CandidateSchema,
-    now: Ints | None,
-    max_length: int | None,
-) -> _Events:
-    """Ages count back from `now` (B,) seconds; without it there are none."""
+    def lengths(self, owner: str, name: str) -> Ints:
+        """(B,) of a list column."""
+        kept = self.left.kept.get(owner)
+        most = None if owner == CANDIDATE else self.max_length
+        return self.left.some.lists(f"{owner}.{name}", most).lengths if kept is None else kept.lengths
 
-    def column(name: str) -> _Lists:
-        return some.lists(f"{owner}.{name}", max_length)
-
-    lengths = column(declared.ids[0].name).lengths
-    tensors = {f"lengths.{owner}": torch.from_numpy(lengths.astype(np.int32))}
-    for name, size in declared.side.items():
-        kind = np.uint8 if size <= 2**8 else np.int16
-        tensors[f"side.{owner}.{name}"] = torch.from_numpy(column(name).values.astype(kind, copy=False))
-    if now is not None:
-        times = column("time")
+    def ages(self, sequence: str) -> NDArray[np.int32]:
+        """(N,) seconds from each event to its request."""
+        assert self.schema.request.time is not None, "the schema asks for it where a sequence has times"
+        now = self.left.some.scalars(self.schema.request.time).astype(np.int64)
+        kept = self.left.kept.get(sequence)
+        times = self.left.some.lists(f"{sequence}.time", self.max_length if kept is None else None)
         ages = gather_ages(times.entries.astype(np.int64, copy=False), times.starts, times.lengths, now)
-        tensors[f"age.{owner}"] = torch.from_numpy(ages)
-    # As int64 KeyedJaggedTensors: 8 bytes per value, 4 bytes of length per request, for every field and the time.
-    plain_bytes = (len(declared.ids) + len(tensors) - 1) * (8 * int(lengths.sum()) + 4 * len(lengths))
-    return _Events([column(field.name).values for field in declared.ids], tensors, plain_bytes)
+        return ages if kept is None else kept.of(ages)
+
+    def events(self, owner: str, declared: SequenceSchema | CandidateSchema) -> _Events:
+        lengths = self.lengths(owner, declared.ids[0].name)
+        tensors = {f"lengths.{owner}": torch.from_numpy(lengths.astype(np.int32))}
+        values = self.schema.side_values(declared)
+        for name, size in declared.side.items():
+            kind = np.uint8 if values[name] <= 2**8 else np.int16
+            tensors[f"side.{owner}.{name}"] = torch.from_numpy(self.shown(owner, name, size).astype(kind, copy=False))
+        if isinstance(declared, SequenceSchema) and declared.time:
+            tensors[f"age.{owner}"] = torch.from_numpy(self.ages(owner))
+        # As int64 KeyedJaggedTensors: 8 bytes per value, 4 bytes of length per request, for every field and the time.
+        plain_bytes = (len(declared.ids) + len(tensors) - 1) * (8 * int(lengths.sum()) + 4 * len(lengths))
+        kept = self.left.kept.get(owner)
+        if kept is not None and kept.slots is not None:
+            tensors[f"slot.{owner}"] = torch.from_numpy(kept.slots.position)
+            tensors[f"slots.{owner}"] = torch.from_numpy(kept.slots.lengths)
+        ids = [self.shown(owner, field.name, self.schema.tables[field.table]) for field in declared.ids]
+        return _Events(ids, tensors, plain_bytes)
+
+    def outcome(self) -> dict[str, Tensor]:
+        """`labels`, `oracle` and `visible_events` if the schema has them, and in evaluation what a filter `chose`."""
+
+        def columns(names: list[str]) -> Tensor:
+            values = [self.values(CANDIDATE, name).astype(np.float32) for name in names]
+            return torch.from_numpy(np.stack(values, axis=1))
+
+        declared = self.schema.candidate
+        observed = columns(declared.labels)
+        for task, condition in declared.given.items():
+            undefined = observed[:, declared.labels.index(condition)] == 0
+            observed[undefined, declared.labels.index(task)] = torch.nan
+        if self.left.untrained is not None:
+            observed[torch.from_numpy(self.left.untrained)] = torch.nan
+        outcome = {"labels": observed}
+        if declared.oracle:
+            outcome["oracle"] = columns([f"{label}.oracle" for label in declared.labels])
+        if declared.visible_events:
+            outcome |= self._visible_events()
+        if self.left.chosen is not None:
+            outcome["chosen"] = torch.from_numpy(self.left.chosen)
+        return outcome
+
+    def _visible_events(self) -> dict[str, Tensor]:
+        """How many of the events that are left each candidate sees, and where slots are empty how many slots."""
+        visible = self.values(CANDIDATE, "visible_events").astype(np.int64)
+        (sequence,) = self.schema.sequences
+        kept = self.left.kept.get(sequence.name)
+        if kept is None:
+            return {"visible_events": torch.from_numpy(visible.astype(np.int32))}
+        events = self.left.some.lists(f"{sequence.name}.{sequence.ids[0].name}").lengths
+        first = (np.cumsum(events) - events).repeat(self.lengths(CANDIDATE, self.schema.candidate.ids[0].name))
+
+        def among(before: Ints) -> Tensor:
+            return torch.from_numpy((before[first + visible] - before[first]).astype(np.int32))
+
+        found = {"visible_events": among(kept.before)}
+        return found if kept.slots is None else found | {"visible_slots": among(kept.places_before)}

@@ -8,10 +8,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dist_rec.common.strict import ConfigError
+from dist_rec.data.filter.actions import ALL_REASONS
 from dist_rec.data.schema import Schema, SequenceSchema
 
 Ints = NDArray[np.int64]
-Kind = Literal["id", "time", "label", "oracle", "visible_events", "grouping_key"]
+Kind = Literal["id", "time", "label", "oracle", "visible_events", "grouping_key", "score"]
 REQUEST = "request"
 CANDIDATE = "candidate"
 CONTEXT = "context"
@@ -39,6 +40,7 @@ class Column:
             "label": pa.int8(),
             "oracle": pa.float32(),
             "visible_events": pa.int32(),
+            "score": pa.float16(),
         }
         value = kinds.get(self.kind) or _id_type(self.size or 2**31)
         return pa.list_(value) if self.is_list else value
@@ -59,6 +61,8 @@ def columns_of(schema: Schema) -> list[Column]:
         columns += [Column(f"{owner}.{name}", owner, "id", size) for name, size in of.side.items()]
         if isinstance(of, SequenceSchema) and of.time:
             columns.append(Column(f"{owner}.time", owner, "time"))
+        columns += [Column(f"{owner}.score", owner, "score")] if of.score else []
+        columns += [Column(f"{owner}.reason", owner, "id", ALL_REASONS + 1)] if of.reason else []
     labels = [f"{CANDIDATE}.{label}" for label in candidate.labels]
     columns += [Column(label, CANDIDATE, "label") for label in labels]
     columns += [Column(f"{label}.oracle", CANDIDATE, "oracle") for label in labels if candidate.oracle]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dist_rec.data.batch import JaggedEvents, SequenceBatch
 from dist_rec.data.columns import CANDIDATE, CONTEXT
-from dist_rec.data.lengths import Lengths
+from dist_rec.data.lengths import Lengths, Slots
 from dist_rec.data.unique_tokens import UniqueTokens
 
 
@@ -17,14 +17,19 @@ class HostBatch(UniqueTokens):
     """Made by `collate`; `to` makes a `SequenceBatch` of it, which documents the shapes and types of the tensors.
 
     - owners are the sequences, "candidate" and "context". Every owner but context also has `lengths.<owner>`,
-      `side.<owner>.<field>` and `age.<owner>`; there are also `labels`, `oracle`, `visible_events`, `grouping_key` and
-      `candidates_per_rank`
+      `side.<owner>.<field>` and `age.<owner>`, and where a filter leaves slots empty `slot.<owner>` and
+      `slots.<owner>`; there are also `labels`, `oracle`, `visible_events`, `visible_slots`, `chosen`, `grouping_key`
+      and `candidates_per_rank`
     - `side` owner -> names of its side values
     - `plain_bytes`: bytes the same batch would take as int64 KeyedJaggedTensors without dedup
+    - `num_targets`: candidates that are trained
+    - `filtered` action -> events and candidates; empty without a filter
     """
 
     side: dict[str, tuple[str, ...]]
     plain_bytes: int
+    num_targets: int
+    filtered: dict[str, int]
 
     @property
     def num_requests(self) -> int:
@@ -50,7 +55,7 @@ class HostBatch(UniqueTokens):
         tensors = there.tensors
         events = {
             owner: JaggedEvents(
-                lengths=self._lengths(f"lengths.{owner}", tensors),
+                lengths=self._lengths(f"lengths.{owner}", tensors, of=owner),
                 inverse=there.inverse(owner),
                 side={name: tensors[f"side.{owner}.{name}"] for name in names},
                 age=tensors.get(f"age.{owner}"),
@@ -65,10 +70,16 @@ class HostBatch(UniqueTokens):
             labels=tensors["labels"],
             oracle=tensors.get("oracle"),
             visible_events=self._lengths("visible_events", tensors) if "visible_events" in tensors else None,
+            visible_slots=self._lengths("visible_slots", tensors) if "visible_slots" in tensors else None,
+            chosen=tensors.get("chosen"),
             grouping_key=tensors["grouping_key"],
             candidates_per_rank=tensors["candidates_per_rank"],
         )
 
-    def _lengths(self, name: str, there: Mapping[str, Tensor]) -> Lengths:
-        """A copy on the host: the buffer goes back to its allocator before the batch is done."""
-        return Lengths(there[name], self.tensors[name].numpy().copy())
+    def _lengths(self, name: str, there: Mapping[str, Tensor], of: str | None = None) -> Lengths:
+        """Copies on the host: the buffer goes back to its allocator before the batch is done."""
+        slots = None
+        if f"slot.{of}" in there:
+            position = f"slot.{of}"
+            slots = Slots(there[position], self.tensors[position].numpy().copy(), self._lengths(f"slots.{of}", there))
+        return Lengths(there[name], self.tensors[name].numpy().copy(), slots=slots)

@@ -23,6 +23,7 @@ class Lengths:
 
     - `given` int32 on the device: the lengths (B,), or if `summed` their prefix sums (B + 1,)
     - `host` (B,) int32, the lengths on the host: no shape that follows from them waits for the device
+    - `slots`: where the rows stand, if some places are empty; not of what follows from these lengths
 
     What follows from them is made at its first use, once, and serves every layer.
     """
@@ -30,6 +31,7 @@ class Lengths:
     given: Tensor
     host: NDArray[np.int32]
     summed: bool = False
+    slots: "Slots | None" = None
 
     @classmethod
     def of(cls, lengths: Sequence[int] | Tensor, device: torch.device | None = None) -> "Lengths":
@@ -88,6 +90,16 @@ class Lengths:
         """(N,) int64: 0 for the first row of each request."""
         return self.counted_from(None)
 
+    @property
+    def slot(self) -> Tensor:
+        """(N,) int64: the place of every row in its sequence, empty ones counted."""
+        return self.position if self.slots is None else self.slots.position.long()
+
+    @property
+    def places(self) -> "Lengths":
+        """(B,) places of every sequence, empty ones counted."""
+        return self if self.slots is None else self.slots.lengths
+
     def counted_from(
         self, first: Tensor | None, *, step: int = 1, most: int | None = None, dtype: torch.dtype = torch.int64
     ) -> Tensor:
@@ -113,3 +125,13 @@ class Lengths:
     def of_each(self, rows: "Lengths") -> "Lengths":
         """(rows.total,) the length of the request that each of `rows` belongs to."""
         return Lengths(self.tensor[rows.request], self.host.repeat(rows.host))
+
+
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """Places of N rows in sequences that also have empty ones: `position` (N,) int32, ascending in a sequence, on the
+    device and on the `host`, and how many places each sequence has."""
+
+    position: Tensor
+    host: NDArray[np.int32]
+    lengths: Lengths

@@ -16,6 +16,7 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.data.collate import collate, empty_batch
 from dist_rec.data.columns import Ints
 from dist_rec.data.files import RowGroup, warn_once
+from dist_rec.data.filter.event_filter import EventFilter
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.lane import Lane
 from dist_rec.data.loader import ReaderLoader, failures_as_values
@@ -35,6 +36,7 @@ class RequestReader(IterableDataset):
     - `rows` lists and reads the row groups of the folders
     - `shuffle_window` 0 keeps the order of the files; n permutes at least n consecutive rows of a lane (fewer if the
       lane has fewer), which are in memory together
+    - `event_filter` filters the batches from its first step on
     - the order depends only on `seed`, the epoch, `world_size` and the number of workers
 
     Raises DataError for a folder or file that cannot be read, and ConfigError for settings that exclude each other or
@@ -53,6 +55,7 @@ class RequestReader(IterableDataset):
     max_length: int | None = None
     dedup: bool = True
     rows: RowReader = PARQUET
+    event_filter: EventFilter | None = None
 
     def __post_init__(self) -> None:
         check_max_length(self.schema, self.max_length)
@@ -135,15 +138,16 @@ class RequestReader(IterableDataset):
             if (number, slot) not in lanes:
                 lanes = {place: lane for place, lane in lanes.items() if place[0] == number}
                 lanes[number, slot] = self._lane(epoch.lanes[slot * self.world_size + self.rank], number)
-            batch = self._collated(lanes[number, slot].read(epoch.batch(step_in_epoch)))
+            batch = self._collated(lanes[number, slot].read(epoch.batch(step_in_epoch)), step)
             self._emitted += 1
             yield batch
 
-    def _collated(self, found: tuple[pa.Table, Ints] | None) -> HostBatch:
+    def _collated(self, found: tuple[pa.Table, Ints] | None, step: int) -> HostBatch:
+        acting = self.event_filter if self.event_filter is not None and self.event_filter.acts(step) else None
         if found is None:
-            return empty_batch(self.schema)
+            return empty_batch(self.schema, acting)
         table, rows = found
-        return collate(table, self.schema, self.max_length, rows=rows, dedup=self.dedup)
+        return collate(table, self.schema, self.max_length, rows=rows, dedup=self.dedup, event_filter=acting)
 
     def _lane(self, groups: list[RowGroup], epoch: int) -> Lane:
         place = (self.seed, epoch)

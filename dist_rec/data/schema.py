@@ -8,6 +8,8 @@ event first), and one or more candidates with their labels. Columns:
 - `<time>`, named under `request`: int seconds or a timestamp
 - `<sequence>.<field>`: list of int, one entry per event, for every field of `ids` and `side`
 - `<sequence>.time`: list of int seconds or of timestamps, if the sequence has `time: true`
+- `<owner>.score`, `<owner>.reason` of a sequence or of `candidate`, if it has `score: true` or `reason: true`: what a
+  filter of events decides by (data/filter)
 - `candidate.<field>`: list of int, one entry per candidate
 - `candidate.<label>`: list of 0/1; either value where `given` leaves the label undefined
 - `candidate.visible_events`: list of int, if `visible_events: true`: number of the oldest events that a candidate sees
@@ -32,6 +34,10 @@ from dist_rec.data.older_words import with_todays_words
 
 SCHEMA_FILE = "schema.yaml"
 TAKEN_NAMES = frozenset(dir(nn.ModuleDict()))  # modules are named after sequences, tables and side values
+
+
+SCORE = Field(default=False, description="Whether each event has a score from 0 to 1: how much a filter should act.")
+REASON = Field(default=False, description="Whether each event has reasons to filter it: the bits of `Reason`, 0 none.")
 
 
 class IdField(Strict):
@@ -59,6 +65,8 @@ class SequenceSchema(Strict):
     ids: list[IdField] = Field(min_length=1, description="Looked up in tables; together they make the event's token.")
     side: dict[str, int] = Field(default={}, description="Small values of the event: name -> number of values.")
     time: bool = Field(default=False, description="Whether each event has a time in seconds.")
+    score: bool = SCORE
+    reason: bool = REASON
 
 
 class CandidateSchema(Strict):
@@ -74,6 +82,8 @@ class CandidateSchema(Strict):
         description="Candidates see only the first `candidate.visible_events` events of the (single) sequence.",
     )
     oracle: bool = Field(default=False, description="Whether the true probability of each label is stored beside it.")
+    score: bool = SCORE
+    reason: bool = REASON
 
     @model_validator(mode="after")
     def _check(self) -> "CandidateSchema":
@@ -100,6 +110,11 @@ class Schema(Strict):
     context: list[IdField] = []
     sequences: list[SequenceSchema] = Field(min_length=1)
     candidate: CandidateSchema
+    hidden: bool = Field(
+        default=False,
+        description="Whether tables and side values of events have one more value, HIDDEN, their last. A recipe whose "
+        "filter hides events sets it; set here, it is there before such a filter is.",
+    )
     feature_groups: dict[str, list[str]] = Field(
         default={},
         description="Context and candidate fields that belong together, as context.<field> and candidate.<field>; "
@@ -138,11 +153,24 @@ class Schema(Strict):
         for place, _, side in owners:
             _check_names(f"{place}.side", side)
             for name, size in side.items():
-                if not 0 < size <= 2**15:
-                    raise ValueError(f"{place}.{name}: a side value takes 1 to 32768 values, got {size}")
+                if not 0 < size <= 2**15 - self.hidden:
+                    most = 2**15 - self.hidden
+                    raise ValueError(f"{place}.{name}: a side value takes 1 to {most} values, got {size}")
         if self.feature_groups:
             _check_groups(self.feature_groups, self.grouped_fields)
         return self
+
+    def rows_of(self, table: str) -> int:
+        """Rows of an embedding table: its ids, and HIDDEN after them where events look it up."""
+        return self.tables[table] + (self.hidden and table in self._event_tables)
+
+    def side_values(self, owner: SequenceSchema | CandidateSchema) -> dict[str, int]:
+        """Values of each side value of a sequence or of the candidates, with HIDDEN."""
+        return {name: size + self.hidden for name, size in owner.side.items()}
+
+    @cached_property
+    def _event_tables(self) -> frozenset[str]:
+        return frozenset(field.table for of in (*self.sequences, self.candidate) for field in of.ids)
 
     @property
     def grouped_fields(self) -> list[str]:
@@ -170,11 +198,11 @@ class Schema(Strict):
                 tables |= keys
             owners[owner] = found
         sets = {of.name: of for of in owners.values()}
-        return Layout(owners, sets, tables, {key: self.tables[table] for key, table in tables.items()})
+        return Layout(owners, sets, tables, {key: self.rows_of(table) for key, table in tables.items()})
 
 
-def load_schema(folder: str | Path, leave_out: Sequence[str] = ()) -> Schema:
-    """The schema of a dataset folder without the context fields in `leave_out`.
+def load_schema(folder: str | Path, leave_out: Sequence[str] = (), *, hidden: bool = False) -> Schema:
+    """The schema of a dataset folder without the context fields in `leave_out`, and with HIDDEN if `hidden`.
 
     Raises ConfigError if the schema is missing or wrong, or has no such context field."""
     path = Path(folder) / SCHEMA_FILE
@@ -182,7 +210,8 @@ def load_schema(folder: str | Path, leave_out: Sequence[str] = ()) -> Schema:
         "no such file; expected a dataset folder, made by `dist-rec data synth`, by `dist-rec data import`, or from "
         "your own Parquet files with a schema.yaml beside them (docs/data.md)"
     )
-    schema = check(Schema, with_todays_words(read_yaml(path, missing), str(path)), str(path))
+    tree = with_todays_words(read_yaml(path, missing), str(path))
+    schema = check(Schema, tree | {"hidden": True} if hidden else tree, str(path))
     known = [field.name for field in schema.context]
     for name in leave_out:
         if name not in known:

@@ -19,8 +19,8 @@ def event_bytes(schema: Schema) -> int:
         return shrink_ids(torch.empty(0, dtype=torch.int64), values).itemsize
 
     return max(
-        sum(width(schema.tables[field.table]) for field in of.ids)
-        + sum(width(values) for values in of.side.values())
+        sum(width(schema.rows_of(field.table)) for field in of.ids)
+        + sum(width(values) for values in schema.side_values(of).values())
         + INVERSE_BYTES
         + (AGE_BYTES if of.time else 0)
         for of in schema.sequences

@@ -8,6 +8,7 @@ from pyarrow import types
 from dist_rec.data.columns import Column, arrow_schema, columns_of
 from dist_rec.data.schema import Schema
 
+_FLOATS = ("oracle", "score")
 # Not list views: pyarrow 25 casts them to lists whose last offset is missing.
 LISTS = (types.is_list, types.is_large_list, types.is_fixed_size_list)
 
@@ -23,17 +24,17 @@ def fits(column: Column, kind: pa.DataType) -> bool:
     if types.is_null(kind):
         return True
     if types.is_integer(kind):
-        return column.kind != "oracle"
+        return column.kind not in _FLOATS
     if column.kind == "label":
         return types.is_floating(kind) or types.is_boolean(kind)
     if column.kind == "time":
         return _is_moment(kind)
-    return column.kind == "oracle" and types.is_floating(kind)
+    return column.kind in _FLOATS and types.is_floating(kind)
 
 
 def wanted(column: Column) -> str:
     """The types that `fits` accepts, for a message."""
-    kinds = {"label": "0/1 numbers", "oracle": "floats", "time": "integers (seconds) or timestamps"}
+    kinds = {"label": "0/1 numbers", "time": "integers (seconds) or timestamps"} | dict.fromkeys(_FLOATS, "floats")
     value = kinds.get(column.kind, "integers")
     hint = " (number other ids, or hash them to 64 bits)" if column.kind == "grouping_key" else ""
     return f"a list of {value}" if column.is_list else value + hint

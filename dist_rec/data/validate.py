@@ -125,8 +125,8 @@ def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: in
 
     Raises DataError for the first problem; rows count from 0 within the row group. Checked are: columns and types;
     nulls; ids and side values within their tables; equal lengths of the fields of a sequence and of the candidates;
-    labels 0 or 1; oracle within [0, 1]; visible events within [0, length of the sequence]; event times ascending and
-    not after the request; times in seconds (see times.py). A request without candidates is allowed."""
+    labels 0 or 1; oracle and score within [0, 1]; visible events within [0, length of the sequence]; event times
+    ascending and not after the request; times in seconds (see times.py). A request without candidates is allowed."""
     place = _Place(f"{file}, row group {row_group}")
     check_columns(table.schema, schema, file=place.where)
     table = plain(table, schema)
@@ -183,8 +183,9 @@ def _check_values(place: _Place, column: Column, values: NDArray, ragged: Ragged
         bad, expected = (values < 0) | (values >= column.size), f"an id from 0 to {(column.size or 0) - 1}"
     elif column.kind == "label":
         bad, expected = ~((values == 0) | (values == 1)), "a label of 0 or 1"
-    elif column.kind == "oracle":
-        bad, expected = ~((values >= 0) & (values <= 1)), "a probability from 0 to 1"
+    elif column.kind in ("oracle", "score"):
+        what = "a probability" if column.kind == "oracle" else "a score"
+        bad, expected = ~((values >= 0) & (values <= 1)), f"{what} from 0 to 1"
     elif column.kind == "time" and len(values) and (got := other_unit(extreme := outlier(_span_of(values)))):
         bad, expected = values == extreme, EXPECTED
     else:

@@ -34,7 +34,7 @@ def build_collections(schema: Schema, config: EmbeddingConfig) -> nn.ModuleDict:
     return collections_by_width(
         TorchrecConfig(
             name=name,
-            num_embeddings=schema.tables[name],
+            num_embeddings=schema.rows_of(name),
             embedding_dim=config.dim_of(name),
             feature_names=keys,
             weight_init_min=-config.init_scale,
@@ -53,7 +53,7 @@ def build_replicated(schema: Schema, config: EmbeddingConfig, device: torch.devi
     tables = nn.ModuleDict()
     for name in _features_by_table(schema):
         if config.is_replicated(name):
-            table = nn.Embedding(schema.tables[name], config.dim_of(name), device=device)
+            table = nn.Embedding(schema.rows_of(name), config.dim_of(name), device=device)
             nn.init.uniform_(table.weight, -config.init_scale, config.init_scale)
             tables[name] = table
     return tables

@@ -37,7 +37,7 @@ class Ranker(nn.Module):
         self.candidate_set = layout.owners["candidate"].name
         self.sequence_sets = {sequence.name: layout.owners[sequence.name].name for sequence in schema.sequences}
         self.candidate_dynamic = nn.ModuleDict(
-            {name: nn.Embedding(size, config.tokens.side_dim) for name, size in schema.candidate.side.items()}
+            {n: nn.Embedding(size, config.tokens.side_dim) for n, size in schema.side_values(schema.candidate).items()}
         )
         row_dims = {n: sum(table_dims[layout.tables[key]] for key in of.keys) for n, of in layout.feature_sets.items()}
         columns = FeatureColumns.of(schema, table_dims, config.tokens.side_dim)
@@ -45,7 +45,11 @@ class Ranker(nn.Module):
         inputs = ModelInputs(config, tuple(self.sequence_sets), columns, columns.total - context_dim, context_dim)
         tokens = {
             s.name: EventTokens(
-                config.tokens, row_dims[self.sequence_sets[s.name]], s.side, s.time, self.options.dropout
+                config.tokens,
+                row_dims[self.sequence_sets[s.name]],
+                schema.side_values(s),
+                s.time,
+                self.options.dropout,
             )
             for s in schema.sequences
         }
@@ -79,7 +83,8 @@ class Ranker(nn.Module):
         parts = [expand(rows[self.candidate_set], batch.candidates.inverse)]
         parts += [embedding(batch.candidates.side[name].int()) for name, embedding in self.candidate_dynamic.items()]
         context = expand(rows["context"], batch.context) if batch.context is not None else None
-        return CandidateView(torch.cat(parts, dim=1), context, batch.candidates.lengths, batch.visible_events)
+        prefix = batch.visible_events, batch.visible_slots
+        return CandidateView(torch.cat(parts, dim=1), context, batch.candidates.lengths, *prefix)
 
     def event_tokens(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
         """(N, d) tokens of one sequence."""

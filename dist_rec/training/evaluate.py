@@ -1,17 +1,18 @@
 """Evaluation of a sharded model on one split: the model of a run, or one brought back from its checkpoint."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dist_rec.common.seed import seed_everything
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.row_reader import check_splits
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
 from dist_rec.embedding.cache import unlock_cached_rows
 from dist_rec.registry import METRICS, READERS
 from dist_rec.training.checkpoint import load_checkpoint
@@ -20,7 +21,7 @@ from dist_rec.training.metrics import Metric, TaskMetrics, gather_rows, task_met
 from dist_rec.training.pipeline import plan_model, shard_model
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.report import against_baselines, metrics_table
-from dist_rec.training.splits import evaluation_loader
+from dist_rec.training.splits import dataset_schema, evaluation_loader
 
 
 @torch.no_grad()
@@ -33,21 +34,29 @@ def evaluate(
     gather of every candidate's logits, labels and grouping key.
     """
     model.eval()
-    rows, groups, has_oracle = [], [], False
+    rows, groups, has_oracle, is_filtered = [], [], False, False
     for batch in loader:
         batch = batch.to(ranks.device, non_blocking=True)
         _, (_, logits) = model(batch)
         oracle = batch.oracle if batch.oracle is not None else batch.labels
-        rows.append(torch.cat([logits, batch.labels, oracle], dim=1).cpu())
+        chosen = batch.chosen if batch.chosen is not None else logits.new_zeros(len(logits), dtype=torch.bool)
+        rows.append(torch.cat([logits, batch.labels, oracle, chosen[:, None]], dim=1).cpu())
         groups.append(batch.grouping_key[batch.candidates.lengths.request].cpu())
-        has_oracle = batch.oracle is not None
+        has_oracle, is_filtered = batch.oracle is not None, batch.chosen is not None
     unlock_cached_rows(model)
     model.train()
     every = gather_rows(torch.cat(rows), ranks.host_group)
     group = gather_rows(torch.cat(groups), ranks.host_group)
-    logits, observed, oracle = every.chunk(3, dim=1)
+    logits, observed, oracle = every[:, :-1].chunk(3, dim=1)
+    chosen = every[:, -1].bool()
+
+    def of(task: int, some: Tensor | slice) -> TaskMetrics:
+        truth = oracle[some, task] if has_oracle else None
+        return task_metrics(logits[some, task], observed[some, task], group[some], truth, metrics)
+
+    strata = {"forget": chosen, "retain": ~chosen} if is_filtered else {}
     return {
-        name: task_metrics(logits[:, task], observed[:, task], group, oracle[:, task] if has_oracle else None, metrics)
+        name: replace(of(task, slice(None)), strata={stratum: of(task, some) for stratum, some in strata.items()})
         for task, name in enumerate(labels)
     }
 
@@ -76,7 +85,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, split: str, ranks: Ran
             f"--split {split}: expected one of {', '.join(name for name, folders in splits.items() if folders)}"
         )
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
-    schema = load_schema(config.data.path, config.data.leave_out)
+    schema = dataset_schema(config)
     schema = MadeWith.read(checkpoint).schema_for(schema, config, checkpoint)
     check_splits(config.data.path, schema, splits[split], READERS.make(config.data.reader))
     model, plan = plan_model(schema, config, ranks)

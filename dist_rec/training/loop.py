@@ -59,7 +59,7 @@ def train_one(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = N
 def _train(run: Run) -> int:
     """All steps, with validations and checkpoints between them; the number of the last step."""
     config, optimizer, total_steps = run.config, run.optimizer, run.total_steps
-    batches = CountedBatches(run.loader, run.ranks)
+    batches = CountedBatches(run.loader, run.ranks, config.optim.accumulation_steps)
     pipeline = make_pipeline(run.model, optimizer, config.embedding, run.ranks.device)
     cache, throughput = CacheMeter(run.model), Throughput(run.ranks)
     step, enough = run.steps_done, False

@@ -111,6 +111,9 @@ class MadeWith(BaseModel):
                 "another form; its weights can be evaluated, but a run cannot resume from it"
             )
         differing = _differences(_facts(self.schema_), _facts(schema))
+        # The other way round the weights have a row more than the recipe needs, and the saved schema says so.
+        if schema.hidden and not self.schema_.hidden:
+            differing.append("data.filter: tables without HIDDEN when it was saved, now the filter hides events")
         differing += _differences(self._settings(self.recipe, resumed), self._settings(recipe, resumed))
         if differing:
             raise ConfigError(
@@ -130,6 +133,7 @@ class MadeWith(BaseModel):
             optim = recipe.optim.model_dump(mode="json")
             found |= {f"optim.{name}": optim[name] for name in RESUMED}
             found |= {f"data.{name}": getattr(recipe.data, name) for name in ("train", "valid")}
+            found |= _flat("data.filter", recipe.data.model_dump(mode="json")["filter"])
             found["run.select_best"] = recipe.run.select_best
             found["embedding.optimizer"] = recipe.embedding.model_dump(mode="json")["optimizer"]
         return found

@@ -28,6 +28,8 @@ class TaskMetrics:
     - `calibration`: sum of predictions / sum of labels
     - `best_auc`: AUC of the probability the labels were drawn with, where the data holds it
     - `own`: metrics of one's own by name
+    - `strata`: with a filter of events, the same of the candidates that it acts on (`forget`) and of the others
+      (`retain`)
     """
 
     auc: float
@@ -39,6 +41,7 @@ class TaskMetrics:
     label_rate: float
     best_auc: float | None = None
     own: dict[str, float] = field(default_factory=dict)
+    strata: "dict[str, TaskMetrics]" = field(default_factory=dict)
 
     @property
     def diverged(self) -> bool:

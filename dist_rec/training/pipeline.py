@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -86,8 +87,8 @@ def make_pipeline(
 
 @dataclass(frozen=True)
 class BatchSize:
-    """What one rank's batch held, what crossed to the device, in bytes, with and without dedup, and for how many
-    seconds the step waited for it."""
+    """What one rank's batch held, what crossed to the device, in bytes, with and without dedup, for how many seconds
+    the step waited for it, and the events and candidates that a filter saw, by what it did."""
 
     requests: int
     candidates: int
@@ -95,28 +96,62 @@ class BatchSize:
     nbytes: int
     plain_bytes: int
     waited: float
+    kept: int = 0
+    masked: int = 0
+    hidden: int = 0
+    keymasked: int = 0
+    dropped: int = 0
+
+    @classmethod
+    def of(cls, batch: HostBatch, waited: float) -> "BatchSize":
+        acted = batch.filtered
+        return cls(
+            requests=batch.num_requests,
+            candidates=batch.num_candidates,
+            events=batch.num_events,
+            nbytes=batch.nbytes,
+            plain_bytes=batch.plain_bytes,
+            kept=acted.get("keep", 0),
+            masked=acted.get("mask", 0),
+            hidden=acted.get("hide", 0),
+            keymasked=acted.get("keymask", 0),
+            dropped=acted.get("drop", 0),
+            waited=waited,
+        )
 
 
 class CountedBatches(Iterator[HostBatch]):
-    """A loader's batches with their `share` filled in: candidates of the step over all ranks / world size.
+    """A loader's batches with `candidates_per_rank` filled in: the candidates that are trained in an update, over all
+    ranks and all of its batches, for each rank and batch. So the gradient of an update is that of the mean over its
+    candidates, however they are spread.
 
     The pipeline fetches batches before it trains on them; `trained()` gives the size of the one that was trained on.
 
-    Comm: one host all-reduce of one number per batch.
+    Comm: one host all-reduce of one number per update.
     """
 
-    def __init__(self, loader: StatefulDataLoader, ranks: Ranks) -> None:
-        self._batches, self._ranks = iter(loader), ranks
+    def __init__(self, loader: StatefulDataLoader, ranks: Ranks, per_update: int = 1) -> None:
+        self._batches, self._ranks, self._per_update = iter(loader), ranks, per_update
+        self._update: deque[HostBatch] = deque()  # its batches that are still to be given
         self._ahead: deque[BatchSize] = deque()
 
     def __next__(self) -> HostBatch:
+        if not self._update:
+            self._read_update()
+        return self._update.popleft()
+
+    def _read_update(self) -> None:
         asked = time.perf_counter()
-        batch = next(self._batches)
-        held = (batch.num_requests, batch.num_candidates, batch.num_events, batch.nbytes, batch.plain_bytes)
-        self._ahead.append(BatchSize(*held, time.perf_counter() - asked))
-        (candidates,) = self._ranks.total(batch.num_candidates)
-        batch.set_candidates_per_rank(candidates / self._ranks.world_size)
-        return batch
+        batches = list(islice(self._batches, self._per_update))
+        if not batches:
+            raise StopIteration
+        waited = (time.perf_counter() - asked) / len(batches)
+        for batch in batches:
+            self._ahead.append(BatchSize.of(batch, waited))
+        (targets,) = self._ranks.total(sum(batch.num_targets for batch in batches))
+        for batch in batches:
+            batch.set_candidates_per_rank(targets / (self._ranks.world_size * len(batches)))
+        self._update.extend(batches)
 
     def trained(self) -> BatchSize:
         return self._ahead.popleft()

@@ -5,7 +5,7 @@ from rich.table import Table
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
 
 from dist_rec.config import Config
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
 from dist_rec.embedding.optimizers import FusedOptimizer
 from dist_rec.models.build import RankingModel
 from dist_rec.models.cost import dense_params, request_flops
@@ -13,13 +13,13 @@ from dist_rec.registry import FUSED_OPTIMIZERS
 from dist_rec.training.pipeline import plan_model
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.report import config_yaml
-from dist_rec.training.splits import open_split, training_steps
+from dist_rec.training.splits import dataset_schema, open_split, training_steps
 from dist_rec.training.study import members
 
 
 def preview(config: Config, ranks: Ranks) -> None:
     """Prints on rank 0. Raises ConfigError for whatever would stop the run before its first step."""
-    schema = load_schema(config.data.path, config.data.leave_out)
+    schema = dataset_schema(config)
     member = members(config)[0].config
     steps = training_steps(member, open_split(member, schema, ranks, member.data.train, train=True))
     model, plan = plan_model(schema, member, ranks)
@@ -42,7 +42,7 @@ def _plan_table(schema: Schema, config: Config, plan: ShardingPlan) -> Table:
     for module_plan in plan.plan.values():
         assert isinstance(module_plan, EmbeddingModuleShardingPlan)
         for name, sharding in module_plan.items():
-            rows, dim = schema.tables[name], config.embedding.dim_of(name)
+            rows, dim = schema.rows_of(name), config.embedding.dim_of(name)
             mib = 4 * (rows * dim + optimizer.state_numel(rows, dim)) / 2**20
             where = ", ".join(map(str, sharding.ranks or []))
             table.add_row(
@@ -50,7 +50,7 @@ def _plan_table(schema: Schema, config: Config, plan: ShardingPlan) -> Table:
             )
     for name in config.embedding.tables:
         if config.embedding.is_replicated(name):
-            rows, dim = schema.tables[name], config.embedding.dim_of(name)
+            rows, dim = schema.rows_of(name), config.embedding.dim_of(name)
             mib = 4 * 3 * rows * dim / 2**20  # with the two moments of Adam
             table.add_row(name, f"{rows:,}", str(dim), "data_parallel", "dense", "all", f"{mib:.1f}")
     return table

@@ -56,7 +56,7 @@ def purge_checkpoint(
     """
     made = MadeWith.read(checkpoint)
     sizes = _sizes(read_index(checkpoint))
-    ids = _read_all(files, sizes)
+    ids = _read_all(files, sizes, made)
     seed = made.recipe.run.seed if seed is None else seed
     records = [record_of(table, of, seed=seed, step=made.step) for table, of in ids.items()]
     target = checkpoint if out is None else out
@@ -84,11 +84,12 @@ def _sizes(index: Metadata) -> dict[str, tuple[int, ...]]:
     return {table: tuple(of.size) for table, of in found.items() if table and isinstance(of, TensorStorageMetadata)}
 
 
-def _read_all(files: Mapping[str, Path], sizes: Sizes) -> dict[str, Tensor]:
+def _read_all(files: Mapping[str, Path], sizes: Sizes, made: MadeWith) -> dict[str, Tensor]:
     for table in files:
         if table not in sizes:
             raise ConfigError(f"--ids {table}=...: expected a table of the checkpoint, one of {', '.join(sizes)}")
-    return {table: torch.from_numpy(read_ids(path, sizes[table][0])) for table, path in files.items()}
+    # A table may have a row more than ids: HIDDEN, which is nobody's.
+    return {table: torch.from_numpy(read_ids(path, made.schema_.tables[table])) for table, path in files.items()}
 
 
 class _Purge:

@@ -37,7 +37,9 @@ def config_yaml(config: Config) -> str:
 
 
 def metrics_table(metrics: dict[str, TaskMetrics]) -> list[str]:
-    """Markdown lines: one row per task."""
+    """Markdown lines: one row per task, and with a filter of events one for each stratum of it."""
+    strata = ((f"{task}, {name}", of) for task, m in metrics.items() for name, of in m.strata.items())
+    metrics = dict(metrics) | dict(strata)
     own = list(dict.fromkeys(name for m in metrics.values() for name in m.own))
     names = ["task", "AUC", "grouped AUC", "logloss", "NE", "calibration", "candidates", "label rate", *own]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]

@@ -82,6 +82,8 @@ class RunLog:
         if not self._is_main:
             return
         row = {"event": "train", "step": step, **_optimizer_row(optimizer), **asdict(window)}
+        shares = row.pop("filtered_share")
+        row |= {f"filtered_share.{action}": share for action, share in shares.items()}
         if cache is not None:
             fetched = cache.fetched_bytes / window.steps
             row |= {"cache_hit_rate": cache.hit_rate, "cache_fetched_bytes_per_step": fetched}
@@ -94,6 +96,8 @@ class RunLog:
         if window.largest_events_per_step > window.events_per_step:
             uneven = window.largest_events_per_step / window.events_per_step
             status += f"  {_count(window.events_per_step)} events/step per rank, max/mean {uneven:.2f}"
+        if shares:
+            status += "  filtered: " + ", ".join(f"{action} {share:.1%}" for action, share in shares.items())
         if window.waiting_share >= SLOW_INPUT:
             status += f"  {window.waiting_share:.0%} of the time waiting for batches (data.workers)"
         if cache is not None:
@@ -108,14 +112,20 @@ class RunLog:
         if not self._is_main:
             return
         for task, values in metrics.items():
-            row = asdict(values)
-            own = row.pop("own")
-            self._record({"event": split, "step": step, "task": task, **row, **own})
-            self.say(
-                f"{split} after step {step}, {task}: AUC {values.auc:.4f}  grouped AUC {values.grouped_auc:.4f}  "
-                f"logloss {values.logloss:.4f}  NE {values.ne:.4f}  calibration {values.calibration:.3f}"
-                + "".join(f"  {name} {value:.4f}" for name, value in own.items())
-            )
+            self._task(split, step, task, values)
+            for stratum, of in values.strata.items():
+                self._task(f"{split}/{stratum}", step, task, of)
+
+    def _task(self, event: str, step: int, task: str, values: TaskMetrics) -> None:
+        row = asdict(values)
+        own = row.pop("own")
+        del row["strata"]
+        self._record({"event": event, "step": step, "task": task, **row, **own})
+        self.say(
+            f"{event} after step {step}, {task}: AUC {values.auc:.4f}  grouped AUC {values.grouped_auc:.4f}  "
+            f"logloss {values.logloss:.4f}  NE {values.ne:.4f}  calibration {values.calibration:.3f}"
+            + "".join(f"  {name} {value:.4f}" for name, value in own.items())
+        )
 
     def _record(self, row: dict[str, Any]) -> None:
         assert self._file is not None and self._board is not None, "RunLog is used inside `with`"

@@ -47,6 +47,7 @@ class Selection:
             self.state = self.state.model_copy(update={"valid": metrics})
             return False
         first = next(iter(metrics.values()))
+        first = first.strata.get("retain", first)  # what the filter is for
         score = first.auc if self._by == "auc" else -first.logloss
         # The first is chosen even if its score is NaN, as with labels of one class.
         if not self.state.valid or score > self.state.best:

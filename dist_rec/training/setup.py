@@ -10,7 +10,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from dist_rec.common.seed import random_state, restore_random_state, seed_everything
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.training.checkpoint import (
     BEST,
@@ -27,7 +27,13 @@ from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.run_log import RunLog
 from dist_rec.training.selection import Selection
-from dist_rec.training.splits import open_split, reader_workers, training_loader, training_steps
+from dist_rec.training.splits import (
+    dataset_schema,
+    open_split,
+    reader_workers,
+    training_loader,
+    training_steps,
+)
 from dist_rec.training.warm_up import compile_kernels
 
 
@@ -88,7 +94,7 @@ class Run:
 def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> Run:
     """Every rank calls it. Raises ConfigError, DataError."""
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
-    schema = load_schema(config.data.path, config.data.leave_out)
+    schema = dataset_schema(config)
     purged: tuple[PurgeRecord, ...] = ()
     if resume is not None:
         saved = MadeWith.read(resume)

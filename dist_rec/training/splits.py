@@ -7,8 +7,9 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
+from dist_rec.data.filter.event_filter import make_filter
 from dist_rec.data.reader import RequestReader, make_loader
-from dist_rec.data.schema import Schema
+from dist_rec.data.schema import Schema, load_schema
 from dist_rec.data.shared_memory import event_bytes, warn_of_little_room
 from dist_rec.registry import READERS
 from dist_rec.training.ranks import Ranks
@@ -35,6 +36,11 @@ def reader_workers(config: Config) -> int:
     return 1 if config.data.workers is None else config.data.workers
 
 
+def dataset_schema(config: Config) -> Schema:
+    """The schema of the recipe's dataset, as the run uses it. Raises ConfigError."""
+    return load_schema(config.data.path, config.data.leave_out, hidden=config.data.hidden)
+
+
 def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str], *, train: bool) -> RequestReader:
     """This rank's part of a split: shuffled and repeated for training, in file order otherwise."""
     return RequestReader(
@@ -50,6 +56,7 @@ def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str],
         max_length=config.data.max_length,
         dedup=config.data.dedup,
         rows=READERS.make(config.data.reader),
+        event_filter=make_filter(config.data.filter, schema, training=train),
     )
 
 

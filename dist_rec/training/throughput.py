@@ -1,7 +1,7 @@
 """Throughput and loss over the steps between two log lines."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class ThroughputStats:
     bytes_per_step: float
     plain_bytes_per_step: float
     waiting_share: float  # of the time, in which steps waited for their batch
+    # Of the events and candidates that a filter saw, by action; empty without one.
+    filtered_share: dict[str, float] = field(default_factory=dict)
 
 
 class Throughput:
@@ -53,7 +55,8 @@ class Throughput:
             *(sum(getattr(size, name) for size in self._sizes) for name in BatchSize.__dataclass_fields__),
         ]
         seconds = time.perf_counter() - self._started
-        loss, requests, candidates, events, nbytes, plain_bytes, waited = self._ranks.total(*mine)
+        loss, requests, candidates, events, nbytes, plain_bytes, waited, *acted = self._ranks.total(*mine)
+        actions = zip(("keep", "mask", "hide", "keymask", "drop"), acted, strict=True)
         largest = sum(self._ranks.largest(*(size.events for size in self._sizes)))
         rank_steps = steps * self._ranks.world_size
         self.restart()
@@ -69,4 +72,5 @@ class Throughput:
             bytes_per_step=nbytes / rank_steps,
             plain_bytes_per_step=plain_bytes / rank_steps,
             waiting_share=waited / (seconds * self._ranks.world_size),
+            filtered_share={name: count / sum(acted) for name, count in actions if count and name != "keep"},
         )

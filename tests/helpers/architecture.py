@@ -40,13 +40,16 @@ RULES = {
     "dist_rec.common": Rule(others=("numpy", "pydantic", "torch", "yaml")),
     "dist_rec.registry": Rule(project=("dist_rec.common.strict",), others=("pydantic",)),
     "dist_rec.config": Rule(
-        project=("dist_rec.common", "dist_rec.models.config", "dist_rec.registry"),
+        project=("dist_rec.common", "dist_rec.data.filter.config", "dist_rec.models.config", "dist_rec.registry"),
         others=("pydantic",),
     ),
     "dist_rec.kernels": Rule(others=("torch", "triton"), never=("torch.distributed",)),
     "dist_rec.data": Rule(
         # Of the kernels what a batch carries: the packed index, and the places of its rows.
-        project=("dist_rec.common", "dist_rec.kernels.unique_ids", "dist_rec.kernels.jagged_range"),
+        project=(
+            *("dist_rec.common", "dist_rec.registry"),
+            *("dist_rec.kernels.unique_ids", "dist_rec.kernels.jagged_range"),
+        ),
         others=(
             *("numpy", "pyarrow", "torch", "torchdata", "torchrec.sparse", "torchrec.streamable", "rich"),
             *("pydantic", "yaml"),  # the schema is a YAML file that pydantic checks

@@ -13,6 +13,7 @@ def checkout(tmp_path: Path) -> Path:
     """The files that the script reads, in a folder without a .venv."""
     shutil.copytree(ROOT / "launch", tmp_path / "launch")
     shutil.copy(ROOT / "setup.py", tmp_path)
+    _free_disk(tmp_path, 100)
     return tmp_path
 
 
@@ -22,10 +23,10 @@ def _inherited() -> dict[str, str]:
 
 
 def _install(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The programs in `bin` of the checkout come before the machine's own, whose free disk is not of the test."""
+    inherited = {**_inherited(), "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}", "DIST_REC_DEVICE": "cpu"}
     command = [str(checkout / "launch" / "install.sh")]
-    return subprocess.run(
-        command, env={**_inherited(), "DIST_REC_DEVICE": "cpu", **environment}, capture_output=True, text=True
-    )
+    return subprocess.run(command, env={**inherited, **environment}, capture_output=True, text=True)
 
 
 def _script(place: Path, text: str) -> str:
@@ -33,6 +34,10 @@ def _script(place: Path, text: str) -> str:
     place.write_text(f"#!/bin/sh\n{text}\n")
     place.chmod(0o755)
     return str(place)
+
+
+def _free_disk(checkout: Path, gigabytes: int) -> None:
+    _script(checkout / "bin" / "df", f"echo Filesystem; echo /dev/x 100 90 {gigabytes * 2**20} 90% /")
 
 
 def test_no_fitting_python(checkout: Path) -> None:
@@ -118,16 +123,16 @@ def test_which_versions_are_taken(
 
 
 def test_too_little_disk(checkout: Path) -> None:
-    _script(checkout / "bin" / "df", "echo Filesystem; echo /dev/x 100 90 1048576 90% /")
-    ran = _install(checkout, PATH=f"{checkout / 'bin'}:{os.environ['PATH']}")
+    _free_disk(checkout, 1)
+    ran = _install(checkout)
     assert ran.returncode == 1 and "needs about 4 GB" in ran.stderr and "found 1 GB" in ran.stderr
 
 
 def test_the_kind_of_machine_is_seen(checkout: Path) -> None:
     """With a GPU listed it asks for the disk that CUDA takes."""
     _script(checkout / "bin" / "nvidia-smi", "echo 'GPU 0: something'")
-    _script(checkout / "bin" / "df", "echo Filesystem; echo /dev/x 100 90 6291456 90% /")
-    ran = _install(checkout, PATH=f"{checkout / 'bin'}:{os.environ['PATH']}", DIST_REC_DEVICE="")
+    _free_disk(checkout, 6)
+    ran = _install(checkout, DIST_REC_DEVICE="")
     assert ran.returncode == 1 and "for the cuda packages, found 6 GB" in ran.stderr
 
 

@@ -47,7 +47,9 @@ def test_means_over_steps_and_ranks(clock: SimpleNamespace) -> None:
 
 def test_the_rank_with_most_events_counts_in_every_step() -> None:
     """Steps of 100 and 50 events, and of 40 and 60, on two ranks."""
-    ranks: Any = SimpleNamespace(world_size=2, total=lambda *_: [1.0, 1, 1, 250, 1, 1, 1], largest=lambda *_: [100, 60])
+    ranks: Any = SimpleNamespace(
+        world_size=2, total=lambda *_: [1.0, 1, 1, 250, 1, 1, 1, 6, 0, 2, 0, 2], largest=lambda *_: [100, 60]
+    )
     window = Throughput(ranks)
     for events in (100, 40):
         window.add(torch.tensor(1.0), replace(ONE, events=events))

@@ -35,7 +35,7 @@ class QueryDecoder(nn.Module):
         # Where a candidate sees only its own oldest events, its queries have the position of the last one.
         last = None if view.prefix_len is None else (view.prefix_len.tensor - 1).repeat_interleave(n)
         if self.rotary:
-            end = view.visible(events.end).tensor
+            end = view.end(events.end).tensor
             k, v = k.chunk(2, dim=1)
             q, k = rotate(q, end.repeat_interleave(n)), rotate(k, events.position)
         attended = cross_causal_attention(

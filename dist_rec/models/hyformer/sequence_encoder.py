@@ -33,7 +33,7 @@ class Encoded:
 
     @classmethod
     def of(cls, tokens: Tensor, lengths: Lengths) -> "Encoded":
-        return cls(tokens, lengths, lengths.position, lengths)
+        return cls(tokens, lengths, lengths.slot, lengths.places)
 
 
 class AttentionEncoder(nn.Module):

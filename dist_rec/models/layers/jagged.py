@@ -3,12 +3,13 @@
 Legend: B requests, C candidates, m rows per candidate group, M merged tokens of one request.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
+import numpy as np
 from torch import Tensor
 
-from dist_rec.data.lengths import Lengths
+from dist_rec.data.lengths import Lengths, Slots
 from dist_rec.kernels.gather_pool import expand
 from dist_rec.kernels.prefix_sum import prefix_sum
 from dist_rec.kernels.unique_ids import Segments
@@ -23,12 +24,14 @@ class CandidateView:
     - `context` (B, Du) float, embeddings of each request, or None
     - `counts`: candidates of the B requests
     - `prefix_len`: how many of the oldest events each of the C candidates attends to, or None for all
+    - `prefix_slots`: how many of the oldest slots, where it differs: a filter leaves some empty
     """
 
     features: Tensor
     context: Tensor | None
     counts: Lengths
     prefix_len: Lengths | None
+    prefix_slots: Lengths | None = None
 
     @property
     def request(self) -> Tensor:
@@ -44,6 +47,12 @@ class CandidateView:
     def visible(self, events: Lengths) -> Lengths:
         """How many of the events of its request each of the C candidates sees."""
         return events.of_each(self.counts) if self.prefix_len is None else self.prefix_len
+
+    def end(self, places: Lengths) -> Lengths:
+        """The first place that each of the C candidates does not see, in a sequence with so many `places`."""
+        if self.prefix_len is None:
+            return places.of_each(self.counts)
+        return self.prefix_len if self.prefix_slots is None else self.prefix_slots
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,28 @@ def join_sequences(parts: list[Tensor], lengths: list[Lengths]) -> tuple[Tensor,
     for part, own in zip(parts, lengths, strict=True):
         placed.append((part, own.counted_from(before)))
         before = before + own.tensor
+    if any(own.slots is not None for own in lengths):
+        together = replace(together, slots=_joined_slots(lengths, together, [place for _, place in placed]))
     return placed_rows(placed, together.total), together
+
+
+def _joined_slots(lengths: list[Lengths], together: Lengths, places: list[Tensor]) -> Slots:
+    """Slots of joined sequences: those of a sequence come after all slots of the sequences before it."""
+    position = together.rows.clone()
+    host = np.empty(together.total, np.int32)
+    at, done, slots = np.cumsum(together.host) - together.host, 0 * together.host, None
+    for own, place in zip(lengths, places, strict=True):
+        slot, before = own.slot.int(), None if slots is None else slots.tensor[own.request]
+        position[place] = slot if before is None else slot + before
+        request = np.repeat(np.arange(len(own)), own.host)
+        first = np.cumsum(own.host) - own.host
+        index = np.arange(own.total) - first[request]
+        of_host = index if own.slots is None else own.slots.host
+        host[at[request] + done[request] + index] = of_host + (0 if slots is None else slots.host[request])
+        done = done + own.host
+        slots = own.places if slots is None else slots.plus(own.places)
+    assert slots is not None, "at least one sequence is joined"
+    return Slots(position, host, slots)
 
 
 @dataclass(frozen=True)

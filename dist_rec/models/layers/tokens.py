@@ -57,8 +57,12 @@ class EventTokens(nn.Module):
 
     def _position_index(self, events: JaggedEvents) -> Tensor:
         newest_first, most = self.config.position == "recency", self.config.max_positions - 1
-        first, step = (events.lengths.tensor - 1, -1) if newest_first else (None, 1)
-        return events.lengths.counted_from(first, step=step, most=most, dtype=torch.int32)
+        lengths = events.lengths
+        if lengths.slots is not None:
+            slot, last = lengths.slots.position, lengths.places.tensor[lengths.request] - 1
+            return (last - slot if newest_first else slot).clamp(max=most)
+        first, step = (lengths.tensor - 1, -1) if newest_first else (None, 1)
+        return lengths.counted_from(first, step=step, most=most, dtype=torch.int32)
 
 
 def joined(terms: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:

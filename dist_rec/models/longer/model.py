@@ -19,6 +19,7 @@ from dist_rec.models.longer.config import LongerConfig
 from dist_rec.models.longer.cost import LongerShape, longer_flops
 from dist_rec.models.longer.global_tokens import GlobalTokens
 from dist_rec.models.longer.inner_trans import InnerTrans
+from dist_rec.models.longer.merge import merged_places
 from dist_rec.models.longer.query_rows import select_queries
 from dist_rec.models.protocol import ModelInputs, SequenceSummary
 
@@ -68,8 +69,8 @@ class Longer(SequenceSummary):
         keys, rows = GroupLayout.of(merged_lengths, view.counts, m), GroupLayout.of(q_lengths, view.counts, m)
         key_rotary = row_rotary = None
         if self.config.rotary:
-            key_rotary = self._rotary(keys, merged_lengths.position, merged_lengths, view)
-            row_rotary = self._rotary(rows, selected.position, merged_lengths, view)
+            key_rotary = self._rotary(keys, merged_lengths.slot, merged_lengths, view)
+            row_rotary = self._rotary(rows, selected.slot, merged_lengths, view)
         # The newest rows need no positions: they are the last ones before the groups.
         q_positions = None
         if self.config.queries != "recent":
@@ -103,15 +104,13 @@ class Longer(SequenceSummary):
 
     def merge(self, tokens: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
         """(N, d) -> (sum M, K * d) and merged lengths ceil(L / K). An incomplete group is padded at its oldest end, so
-        that the newest events always form full groups; padding stays zero."""
+        that the newest events always form full groups; padding and empty slots stay zero, and a group of empty slots
+        alone is none."""
         K = self.config.merge
         if K == 1 and self.inner is None:
             return tokens, lengths
-        merged_lengths = lengths.map(lambda n: (n + K - 1) // K)
+        place, merged_lengths = merged_places(lengths, K)
         num_merged = merged_lengths.total
-        # Everything before and in a request's own padding shifts its events to the right.
-        shift = (merged_lengths.tensor * K - lengths.tensor).cumsum(0)
-        place = torch.arange(len(tokens), device=tokens.device) + shift[lengths.request]
         grouped = placed_rows([(tokens, place)], num_merged * K, padded=True).unflatten(0, (num_merged, K))
         if self.inner is not None:
             real = torch.zeros(num_merged * K, dtype=torch.bool, device=tokens.device).index_fill(0, place, True)
@@ -121,7 +120,7 @@ class Longer(SequenceSummary):
     def _rotary(self, layout: GroupLayout, position: Tensor, merged_lengths: Lengths, view: CandidateView) -> Tensor:
         """Positions for rotary embeddings: an event's own, and for a group the first position its candidate does not
         see."""
-        groups = view.visible(merged_lengths).tensor.repeat_interleave(len(self.config.globals))
+        groups = view.end(merged_lengths.places).tensor.repeat_interleave(len(self.config.globals))
         return layout.join(position.float()[:, None], groups.float()[:, None])[:, 0]
 
     def _run(self, part: str, module: nn.Module, *inputs: Tensor | AttentionRows) -> Tensor:

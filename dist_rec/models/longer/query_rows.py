@@ -21,8 +21,13 @@ class QueryRows:
 
     @cached_property
     def position(self) -> Tensor:
-        """(sum_q,) in the sequence."""
+        """(sum_q,) among the rows of the sequence."""
         return self.index - self.of.starts[self.lengths.request]
+
+    @property
+    def slot(self) -> Tensor:
+        """(sum_q,) place in the sequence, empty ones counted."""
+        return self.position if self.of.slots is None else self.of.slot[self.index]
 
 
 def select_queries(config: LongerConfig, lengths: Lengths) -> QueryRows:

@@ -1,0 +1,84 @@
+"""The `data.filter` section of a recipe: which events are filtered, and how. No torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from dist_rec.common.strict import File, Size, Strict
+from dist_rec.registry import FILTERS, Part
+
+ActionName = Literal["keep", "mask", "hide", "keymask", "drop"]
+ReasonName = Literal["privacy", "unlearn", "bot", "sensitive", "low_quality"]
+
+
+class ReasonActions(Strict):
+    """What is done with an event for each reason; of several the strongest: drop, keymask, hide, mask, keep."""
+
+    privacy: ActionName = "hide"
+    unlearn: ActionName = "hide"
+    bot: ActionName = "hide"
+    sensitive: ActionName = "hide"
+    low_quality: ActionName = "mask"
+
+
+class ScoreRule(Strict):
+    """Events whose column `score` is above a threshold."""
+
+    above: float = Field(ge=0.0, le=1.0)
+    reason: ReasonName
+
+
+class FilterRule(Strict):
+    """Events with certain values of a field, or old ones."""
+
+    reason: ReasonName
+    field: str | None = Field(
+        default=None,
+        description="A field of events, or one of their request: a context field or the grouping key, which filters "
+        "all events of the request.",
+    )
+    values: list[int] = Field(default=[], description="Of the field.")
+    file: File | None = Field(
+        default=None, description="In the place of values: a file of ids: text with one per line, .npy, or Parquet."
+    )
+    older_than_days: float | None = Field(
+        default=None, gt=0.0, description="In the place of a field: events longer before their request than this."
+    )
+    of: list[str] = Field(
+        default=[], description="Sequences, or `candidate`, that the rule is for; by default all that have the field."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "FilterRule":
+        if (self.field is None) == (self.older_than_days is None):
+            raise ValueError("a rule takes either a field or older_than_days")
+        if (self.field is None) != (not self.values and self.file is None):
+            raise ValueError("values or a file go with a field, and a field needs one of them")
+        if self.values and self.file is not None:
+            raise ValueError("a rule takes either values or a file")
+        return self
+
+
+class FilterConfig(Strict):
+    """Which events of histories, and which candidates, are not trained on or not even seen."""
+
+    actions: ReasonActions = ReasonActions()
+    score: ScoreRule | None = Field(default=None, description="Decides by the columns `score` of the data.")
+    rules: list[FilterRule] = Field(default=[], description="Decide by fields; columns `reason` count without a rule.")
+    policy: Annotated[Part, AfterValidator(FILTERS.known)] = Field(
+        default=Part(name="rules"), description="rules: what stands here; or a FilterPolicy of one's own."
+    )
+    start_step: Size = Field(default=0, ge=0, description="Batches of a run that are not filtered yet.")
+    evaluation: Literal["filtered", "as_is"] = Field(
+        default="filtered",
+        description="Histories in evaluation: filtered as in training, which is what a server that filters will see, "
+        "or as they are. Candidates stay in either case, and metrics are also told apart by what the filter says of "
+        "them.",
+    )
+
+    @property
+    def hides(self) -> bool:
+        """Whether HIDDEN may come up: a filtered candidate has it too where its rows are not to be read."""
+        if self.policy.name != "rules":
+            return True
+        return any(action in ("hide", "keymask") for action in self.actions.model_dump().values())

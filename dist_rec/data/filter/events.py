@@ -1,0 +1,92 @@
+"""What a policy sees of the events of a batch. Columns are read when they are asked for.
+
+Legend: B requests, N events of one owner: of a sequence, or the candidates.
+"""
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_rec.data.columns import CANDIDATE, Ints
+from dist_rec.data.schema import CandidateSchema, Schema, SequenceSchema
+from dist_rec.data.selection import Selection
+
+
+class Events:
+    """All events of one owner in some requests, request after request, before any is filtered or cut off."""
+
+    def __init__(self, some: Selection, schema: Schema, owner: str) -> None:
+        self.owner, self.lengths = owner, some.lists(f"{owner}.{owner_of(schema, owner).ids[0].name}").lengths
+        self._some, self._schema, self._declared = some, schema, owner_of(schema, owner)
+
+    def __len__(self) -> int:
+        return int(self.lengths.sum())
+
+    @cached_property
+    def request(self) -> Ints:
+        """(N,) which of the B requests each event belongs to."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+    def has(self, name: str) -> bool:
+        """Whether events have a field of this name."""
+        return name in self._declared.side or any(field.name == name for field in self._declared.ids)
+
+    def field(self, name: str) -> NDArray:
+        """(N,) ids or side values."""
+        return self._values(name)
+
+    def of_request(self, name: str) -> NDArray:
+        """(B,) a context field, or the grouping key."""
+        return self._some.scalars(name)
+
+    @cached_property
+    def age(self) -> Ints | None:
+        """(N,) seconds from the event to its request; None without times."""
+        declared, now = self._declared, self._schema.request.time
+        if not isinstance(declared, SequenceSchema) or not declared.time or now is None:
+            return None
+        return self._some.scalars(now).astype(np.int64)[self.request] - self._values("time").astype(np.int64)
+
+    @cached_property
+    def score(self) -> NDArray | None:
+        """(N,) from 0 to 1, or None."""
+        return self._values("score") if self._declared.score else None
+
+    @cached_property
+    def reason(self) -> NDArray[np.uint8] | None:
+        """(N,) bits of `Reason`, or None."""
+        return self._values("reason") if self._declared.reason else None
+
+    @cached_property
+    def key(self) -> NDArray[np.uint64]:
+        """(N,) a hash of grouping key, ids and time: the same wherever the event turns up, with equal times also for
+        a candidate that is an event of a later history. For choices by chance that stay the same."""
+        group = self.of_request(self._schema.request.grouping_key).astype(np.int64)[self.request]
+        now, declared = self._schema.request.time, self._declared
+        key = _mixed(group.view(np.uint64))
+        for field in declared.ids:
+            key = _mixed(key ^ self._values(field.name).astype(np.int64).view(np.uint64))
+        if declared is self._schema.candidate and now is not None:
+            return _mixed(key ^ self._some.scalars(now).astype(np.int64)[self.request].view(np.uint64))
+        if isinstance(declared, SequenceSchema) and declared.time:
+            return _mixed(key ^ self._values("time").astype(np.int64).view(np.uint64))
+        return key
+
+    def _values(self, name: str) -> NDArray:
+        return self._some.lists(f"{self.owner}.{name}").values
+
+
+def owner_of(schema: Schema, owner: str) -> SequenceSchema | CandidateSchema:
+    """What the schema says of a sequence or of `candidate`."""
+    if owner == CANDIDATE:
+        return schema.candidate
+    return next(sequence for sequence in schema.sequences if sequence.name == owner)
+
+
+def _mixed(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64: every bit of the result depends on every bit of the key."""
+    key = key + np.uint64(0x9E3779B97F4A7C15)
+    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return key ^ (key >> np.uint64(31))
