@@ -175,6 +175,10 @@ def synth(
     categories: Annotated[
         int | None, typer.Option(help="Categories of items, 16 by default; kind history only.")
     ] = None,
+    forget_share: Annotated[
+        float | None,
+        typer.Option(help="Mean share of events of a domain that a run may be asked to forget; kind history only."),
+    ] = None,
     topics: Annotated[int | None, typer.Option(help="Topics of clicks, 24 by default; kind three only.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 0,
     force: Force = False,
@@ -188,7 +192,7 @@ def synth(
     setup_logging(0)
     # Only what was said, so that each kind has defaults of its own and refuses what it does not know.
     said = {"requests": requests, "candidates": candidates, "max_length": max_length, "seed": seed}
-    said |= {"categories": categories, "topics": topics}
+    said |= {"categories": categories, "topics": topics, "forget_share": forget_share}
     options = {name: value for name, value in said.items() if value is not None}
     where = f"dist-rec data synth --kind {kind}"
     if kind == "three":
@@ -205,7 +209,14 @@ def _about(out: Path, kind: str, stats: dict[str, Any]) -> list[str]:
     lines = [f"{out}: " + ", ".join(f"{name} {split['rows']} requests" for name, split in stats.items())]
     if kind == "history":
         lines.append(f"duplicate tokens in a batch of 64 requests: {test['duplicate_share']:.0%}")
-        return [*lines, f"test AUC: best reachable {test['best_auc']:.4f}, popularity {test['popularity_auc']:.4f}"]
+        lines.append(f"test AUC: best reachable {test['best_auc']:.4f}, popularity {test['popularity_auc']:.4f}")
+        if "forget_share" in test:
+            best = {domain: test[f"best_auc_{domain}"] for domain in ("forget", "retain")}
+            told = ", ".join(f"{domain} {value:.4f}" for domain, value in best.items())
+            lines.append(
+                f"{test['forget_share']:.0%} of the events are of the forget domain; best reachable AUC: {told}"
+            )
+        return lines
     for task, best in test["best_auc"].items():
         crossing = test["no_interaction_auc"].get(task)
         without = "" if crossing is None else f", without crossing sequences {crossing:.4f}"
