@@ -158,6 +158,68 @@ def purge(
         typer.echo(f"{record.table}: {record.ids} rows, SHA-256 of their ids {record.sha256}")
 
 
+@filter_app.command()
+def fit(
+    data: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)],
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="field=FILE, a file of ids of a field of the events; or a column of 0 and 1, such as history.is_bot; "
+            "with --level user a file of grouping keys."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the probe to write.", callback=_home)],
+    level: Annotated[Literal["event", "session", "user"], typer.Option(help="What a label is of.")] = "event",
+    sequence: Annotated[str | None, typer.Option(help="Needed where the data have several.")] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Share of the events above the threshold; by default the best F1 decides.")
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Layers after which states are read; chosen by F1, or 0 with coarser labels.")
+    ] = None,
+    session: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value: gap_s of the pause that ends one, share of its events. May repeat."),
+    ] = None,
+) -> None:
+    """Fit a probe that scores events, from weak labels of events, sessions or users."""
+    from dist_rec.common.log import setup_logging
+    from dist_rec.common.strict import check
+    from dist_rec.common.yaml_file import apply_override
+    from dist_rec.probe.fit import fit_probe
+    from dist_rec.probe.labels import Sessions, WeakLabels
+
+    setup_logging(0)
+    tree: dict[str, Any] = {}
+    for setting in session or []:
+        apply_override(tree, setting)
+    sessions = check(Sessions, tree, "--session")
+    source = os.path.expanduser(labels) if level == "user" else labels
+    probe = fit_probe(data, WeakLabels(source, level, sessions), sequence=sequence, share=share, depth=depth)
+    probe.save(out)
+    found = probe.facts.found
+    typer.echo(f"{out}: threshold {probe.facts.threshold:.4f} by {probe.facts.chosen_by}, of users held out:")
+    typer.echo(f"F1 {found['f1']:.4f} (best {found['best_f1']:.4f}), {found['above']:.1%} of the events above it")
+
+
+@filter_app.command()
+def score(
+    data: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)],
+    probe: Annotated[Path, typer.Option(help="Folder made by filter fit.", callback=_home)],
+    out: Annotated[
+        Path, typer.Option(help="Dataset folder to write; the data's own folder is replaced.", callback=_home)
+    ],
+    force: Force = False,
+) -> None:
+    """Write the scores of a probe beside the data, as columns `score`."""
+    from dist_rec.common.log import setup_logging
+    from dist_rec.probe.score import score_dataset
+
+    setup_logging(0)
+    for owner, above in score_dataset(data, probe, out, force=force).items():
+        typer.echo(f"{out}: {above:.1%} of {owner} above the probe's threshold")
+
+
 @data_app.command()
 def synth(
     out: Out,

@@ -276,7 +276,9 @@ class _Tally(Tally):
 
     def quality(self, train: Tally) -> dict[str, Any]:
         """AUC of the truth, and of the best score that does not use the history."""
-        found = dict(zip(("best_auc", "popularity_auc", "popularity_score"), self.auc_of_task(train, "click")))
+        found: dict[str, Any] = dict(
+            zip(("best_auc", "popularity_auc", "popularity_score"), self.auc_of_task(train, "click"))
+        )
         if self.config.forget_share:
             label, truth = self.column("click"), self.column("click.oracle")
             forget = self.column("category") >= self.config.retain_categories
