@@ -342,6 +342,26 @@ def inspect(path: Annotated[Path, typer.Argument(help="Dataset folder.", callbac
     Console().print(render(inspect_dataset(path)))
 
 
+@filter_app.command()
+def report(
+    path: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)],
+    recipe: Annotated[Path | None, typer.Option(help="Recipe whose data.filter decides.", callback=_home)] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value over data.filter, such as actions.bot=drop.")
+    ] = None,
+) -> None:
+    """What a filter would do, before it does: events, candidates and users by reason and action, with examples."""
+    from rich.console import Console
+
+    from dist_rec.common.log import setup_logging
+
+    setup_logging(0)  # first: libraries warn when they are imported
+
+    from dist_rec.data.filter.report import chosen_filter, filter_report, render
+
+    Console().print(render(filter_report(path, chosen_filter(recipe, settings or []))))
+
+
 def main() -> None:
     """Entry point: what a user got wrong, or their machine, becomes one message and exit code 2."""
     from dist_rec.common.errors import RunError

@@ -47,6 +47,11 @@ AT_DOOR: dict[str, tuple[Change, str]] = {
         {"data": {"batch_size": None, "batch_events": 90, "reader": "tests.test_door:Unknowing"}},
         "data.batch_events=90: expected a reader that says the events",
     ),
+    "data/filter/policy.py::__init__": ({"data": {"filter": {}}}, "data.filter: expected something to decide by"),
+    "data/filter/policy.py::_owners_of": (
+        {"data": {"filter": {"rules": [{"reason": "bot", "field": "brand", "values": [1]}]}}},
+        "data.filter.rules[0].field: no event or request has a field 'brand'",
+    ),
     "data/schema.py::load_schema": ({"data": {"leave_out": ["uzer"]}}, "data.leave_out: 'uzer' is no context field"),
     "data/columns.py::columns_of": ({"data": {"path": "{shared_column}"}}, "expected one field per column"),
     "embedding/optimizers.py::fused_optimizer": (

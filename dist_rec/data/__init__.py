@@ -6,10 +6,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dist_rec.data.dedup_loader import DedupLoader as DedupLoader
+    from dist_rec.data.filter.actions import Action as Action
+    from dist_rec.data.filter.actions import Reason as Reason
+    from dist_rec.data.filter.events import Events as Events
+    from dist_rec.data.filter.features import apply_event_filter as apply_event_filter
+    from dist_rec.data.filter.policy import FilterPolicy as FilterPolicy
     from dist_rec.data.unique_features import UniqueFeatures as UniqueFeatures
 
-_HOMES = {"DedupLoader": "dist_rec.data.dedup_loader", "UniqueFeatures": "dist_rec.data.unique_features"}
-__all__ = ["DedupLoader", "UniqueFeatures"]
+_HOMES = {
+    "Action": "dist_rec.data.filter.actions",
+    "DedupLoader": "dist_rec.data.dedup_loader",
+    "Events": "dist_rec.data.filter.events",
+    "FilterPolicy": "dist_rec.data.filter.policy",
+    "Reason": "dist_rec.data.filter.actions",
+    "UniqueFeatures": "dist_rec.data.unique_features",
+    "apply_event_filter": "dist_rec.data.filter.features",
+}
+__all__ = [
+    "Action",
+    "DedupLoader",
+    "Events",
+    "FilterPolicy",
+    "Reason",
+    "UniqueFeatures",
+    "apply_event_filter",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -135,7 +135,9 @@ class _Reading:
         plain_bytes = (len(declared.ids) + len(tensors) - 1) * (8 * int(lengths.sum()) + 4 * len(lengths))
         kept = self.left.kept.get(owner)
         if kept is not None and kept.slots is not None:
-            tensors[f"slot.{owner}"] = torch.from_numpy(kept.slots.position)
+            narrow = kept.slots.lengths.max(initial=0) < 2**15
+            position = kept.slots.position.astype(np.int16) if narrow else kept.slots.position
+            tensors[f"slot.{owner}"] = torch.from_numpy(position)
             tensors[f"slots.{owner}"] = torch.from_numpy(kept.slots.lengths)
         ids = [self.shown(owner, field.name, self.schema.tables[field.table]) for field in declared.ids]
         return _Events(ids, tensors, plain_bytes)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,5 +82,6 @@ class HostBatch(UniqueTokens):
         slots = None
         if f"slot.{of}" in there:
             position = f"slot.{of}"
-            slots = Slots(there[position], self.tensors[position].numpy().copy(), self._lengths(f"slots.{of}", there))
+            host = self.tensors[position].numpy().astype(np.int32)
+            slots = Slots(there[position].int(), host, self._lengths(f"slots.{of}", there))
         return Lengths(there[name], self.tensors[name].numpy().copy(), slots=slots)

@@ -15,8 +15,8 @@ def read_ids(path: str | Path, size: int | None = None) -> Ints:
 
     `size`: ids of a table, 0 to size - 1; None for any.
 
-    Raises DataError with file, line (or row, from 1 on) and value for what is no integer of 64 bits or no id of the
-    table, and for a file of another form."""
+    Raises DataError with file, line (from 1 on) or row (from 0 on) and value for what is no integer of 64 bits or no id
+    of the table, and for a file of another form."""
     path = Path(path)
     with reading(path):
         content = path.read_bytes()
@@ -29,7 +29,7 @@ def read_ids(path: str | Path, size: int | None = None) -> Ints:
         place, (ids, lines) = "line", _from_text(path, content)
     if size is not None and len(wrong := np.flatnonzero((ids < 0) | (ids >= size))):
         at = int(wrong[0])
-        number = at + 1 if lines is None else lines[at]
+        number = at if lines is None else lines[at]
         raise DataError(f"{path}, {place} {number}: expected an id from 0 to {size - 1}, got {ids[at]}")
     return np.unique(ids)
 
@@ -70,6 +70,6 @@ def _from_parquet(path: Path) -> Ints:
         got = ", ".join(f"{field.name} ({field.type})" for field in table.schema) or "none"
         raise DataError(f"{path}: expected one column of integers, got {got}")
     if table.column(0).null_count:
-        row = int(np.argmax(table.column(0).is_null().to_numpy())) + 1
+        row = int(np.argmax(table.column(0).is_null().to_numpy()))
         raise DataError(f"{path}, row {row}: expected an integer, got null")
     return table.column(0).to_numpy().astype(np.int64)

@@ -48,9 +48,9 @@ def fit_probe(
     seed: int = 0,
 ) -> EventProbe:
     """Trains both models on the sequences of up to `config.requests` requests, freezes them, and fits the logistic
-    regression on the labels of the longest history of each user. A fifth of the users is held out: on them the threshold is
-    chosen, by the best F1 or so that `share` of the events are above it, and F1 is measured, which is therefore a
-    little too good.
+    regression on the labels of the longest history of each user. A fifth of the users is held out: on them the
+    threshold is chosen, by the best F1 or so that `share` of the events are above it, and F1 is measured, which is
+    therefore a little too good.
 
     `depth`: after how many layers states are read, 0 for none. None chooses by F1 on labels of events; with coarser
     labels it is 0, because F1 on these prefers states that know the session or the user to those that know the event

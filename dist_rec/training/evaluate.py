@@ -55,6 +55,7 @@ def evaluate(
         return task_metrics(logits[some, task], observed[some, task], group[some], truth, metrics)
 
     strata = {"forget": chosen, "retain": ~chosen} if is_filtered else {}
+    strata = {name: some for name, some in strata.items() if some.any()}
     return {
         name: replace(of(task, slice(None)), strata={stratum: of(task, some) for stratum, some in strata.items()})
         for task, name in enumerate(labels)

@@ -29,7 +29,7 @@ class TaskMetrics:
     - `best_auc`: AUC of the probability the labels were drawn with, where the data holds it
     - `own`: metrics of one's own by name
     - `strata`: with a filter of events, the same of the candidates that it acts on (`forget`) and of the others
-      (`retain`)
+      (`retain`), where there are any
     """
 
     auc: float

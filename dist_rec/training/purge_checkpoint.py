@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from dist_rec.common.made import check_replaceable, mark, replace
 from dist_rec.common.strict import ConfigError
+from dist_rec.data.errors import DataError
 from dist_rec.data.id_files import read_ids
 from dist_rec.embedding.rows import fresh_rows, has_rows, places_of, table_of
 from dist_rec.training.checkpoint import BEST, KIND
@@ -89,7 +90,11 @@ def _read_all(files: Mapping[str, Path], sizes: Sizes, made: MadeWith) -> dict[s
         if table not in sizes:
             raise ConfigError(f"--ids {table}=...: expected a table of the checkpoint, one of {', '.join(sizes)}")
     # A table may have a row more than ids: HIDDEN, which is nobody's.
-    return {table: torch.from_numpy(read_ids(path, made.schema_.tables[table])) for table, path in files.items()}
+    ids = {table: torch.from_numpy(read_ids(path, made.schema_.tables[table])) for table, path in files.items()}
+    for table, of in ids.items():
+        if not len(of):
+            raise DataError(f"{files[table]}: expected at least one id to purge, got none")
+    return ids
 
 
 class _Purge:

@@ -1,6 +1,3 @@
-"""Lists of ids: three forms of files say the same, and a mistake is named with its place."""
-
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,44 @@ from hypothesis import strategies as st
 
 from dist_rec.data.errors import DataError
 from dist_rec.data.id_files import read_ids
+
+HASH = 2**64 - 3
+
+
+def test_every_form(tmp_path: Path) -> None:
+    """Distinct and ascending; an unsigned hash is the integer of the same bits."""
+    (tmp_path / "ids.txt").write_text(f"7\n\n 3 # three\n# nothing\n7\n{HASH}\n-9\n")
+    assert read_ids(tmp_path / "ids.txt").tolist() == [-9, -3, 3, 7]
+    np.save(tmp_path / "ids.npy", np.array([7, 3, HASH], np.uint64))
+    assert read_ids(tmp_path / "ids.npy").tolist() == [-3, 3, 7]
+    pq.write_table(pa.table({"user": pa.array([7, 3, 7], pa.int32())}), tmp_path / "ids.parquet")
+    assert read_ids(str(tmp_path / "ids.parquet")).tolist() == [3, 7]
+    (tmp_path / "none").write_text("")
+    assert read_ids(tmp_path / "none").dtype == np.int64 and len(read_ids(tmp_path / "none")) == 0
+
+
+def test_what_is_no_file_of_ids(tmp_path: Path) -> None:
+    for text in ("seven", "1.5", "1,2", str(2**64)):
+        (tmp_path / "ids.txt").write_text(f"3\n{text}\n")
+        with pytest.raises(DataError, match=f"ids.txt, line 2: expected one integer of 64 bits, got '{text}'"):
+            read_ids(tmp_path / "ids.txt")
+    np.save(tmp_path / "ids.npy", np.zeros((2, 2)))
+    with pytest.raises(DataError, match=r"shape \(n,\), got float64"):
+        read_ids(tmp_path / "ids.npy")
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="without pickle"):
+        read_ids(tmp_path / "objects.npy")
+    pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "two.parquet")
+    with pytest.raises(DataError, match="one column of integers, got a"):
+        read_ids(tmp_path / "two.parquet")
+    pq.write_table(pa.table({"a": pa.array([1, None], pa.int64())}), tmp_path / "null.parquet")
+    with pytest.raises(DataError, match="row 1: expected an integer, got null"):
+        read_ids(tmp_path / "null.parquet")
+    (tmp_path / "bad.parquet").write_bytes(b"no")
+    with pytest.raises(DataError, match="readable Parquet"):
+        read_ids(tmp_path / "bad.parquet")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_ids(tmp_path / "absent.txt")
 
 
 @settings(max_examples=25)
@@ -26,50 +61,12 @@ def test_all_forms_say_the_same(tmp_path_factory: pytest.TempPathFactory, ids: l
         assert found.tolist() == sorted(set(ids)) and found.dtype == np.int64, path
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("3\n\nfour\n", r"ids.txt, line 3: expected one integer of 64 bits, got 'four'"),
-        ("3\n1.5\n", r"line 2: expected one integer of 64 bits, got '1.5'"),
-        (f"{2**64}\n", r"line 1: .* got '18446744073709551616'"),
-        ("3\n# 99\n10 # last\n", r"ids.txt, line 3: expected an id from 0 to 9, got 10"),
-        ("-1\n", r"line 1: expected an id from 0 to 9, got -1"),
-    ],
-)
-def test_a_wrong_line_is_named(tmp_path: Path, text: str, told: str) -> None:
-    (tmp_path / "ids.txt").write_text(text)
-    with pytest.raises(DataError, match=told):
-        read_ids(tmp_path / "ids.txt", 10)
-
-
-def test_an_unsigned_hash_is_the_integer_of_its_bits(tmp_path: Path) -> None:
-    (tmp_path / "ids.txt").write_text(f"{2**64 - 1}\n5\n")
-    np.save(tmp_path / "ids.npy", np.array([5, 2**64 - 1], dtype=np.uint64))
-    for path in tmp_path.iterdir():
-        assert read_ids(path).tolist() == [-1, 5]
-
-
-def test_a_wrong_file_is_named(tmp_path: Path) -> None:
-    np.save(tmp_path / "float.npy", np.array([1.0]))
-    np.save(tmp_path / "two.npy", np.array([[1]]))
-    np.save(tmp_path / "high.npy", np.array([1, 20]))
-    np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
-    (tmp_path / "plain.npy").write_bytes(pickle.dumps([1]))
-    pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "two.parquet")
-    pq.write_table(pa.table({"a": [1, None]}), tmp_path / "null.parquet")
-    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
-    cases = {
-        "float.npy": "expected integers of shape .n,., got float64",
-        "two.npy": r"got int64 of shape \(1, 1\)",
-        "high.npy": "row 2: expected an id from 0 to 9, got 20",
-        "pickle.npy": "without pickle",
-        "plain.npy": "without pickle",
-        "two.parquet": r"expected one column of integers, got a \(int64\), b \(int64\)",
-        "null.parquet": "row 2: expected an integer, got null",
-        "broken.parquet": "expected a readable Parquet file",
-        "missing.txt": "cannot be read",
-    }
-    for name, told in cases.items():
-        with pytest.raises(DataError, match=told) as caught:
-            read_ids(tmp_path / name, 10)
-        assert name in str(caught.value)
+def test_an_id_that_is_none_of_its_table_is_named_with_its_place(tmp_path: Path) -> None:
+    text, array, table = tmp_path / "ids.txt", tmp_path / "ids.npy", tmp_path / "ids.parquet"
+    text.write_text("3\n# 99\n10 # last\n")
+    np.save(array, np.array([1, 20]))
+    pq.write_table(pa.table({"item": [5, -1]}), table)
+    for path, told in ((text, "line 3: .*, got 10"), (array, "row 1: .*, got 20"), (table, "row 1: .*, got -1")):
+        with pytest.raises(DataError, match=f"{path.name}, {told}"):
+            read_ids(path, 10)
+    assert read_ids(text, 11).tolist() == [3, 10]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_rec.data.lengths import Lengths
+from dist_rec.data.lengths import Lengths, Slots
 
 LENGTHS = st.lists(st.integers(0, 6), max_size=6)
 
@@ -64,3 +64,15 @@ def test_numbers_of_the_host_for_another_device() -> None:
 def test_numbers_that_are_on_a_device_only_are_refused() -> None:
     with pytest.raises(ValueError, match="expected a tensor on the host, got one on meta"):
         Lengths.of(torch.zeros(2, device="meta"))
+
+
+def test_places_of_sequences_with_empty_ones() -> None:
+    """Sequences of 4, 0 and 3 places, with rows at 0, 2 of the first and at 1 of the last."""
+    position = torch.tensor([0, 2, 1], dtype=torch.int32)
+    slots = Slots(position, position.numpy(), Lengths.of([4, 0, 3]))
+    plain = Lengths.of([2, 0, 1])
+    lengths = Lengths(plain.given, plain.host, slots=slots)
+    assert lengths.slot.tolist() == [0, 2, 1] and lengths.slot.dtype == torch.int64
+    assert lengths.position.tolist() == [0, 1, 0], "rows are counted without them"
+    assert lengths.places.host.tolist() == [4, 0, 3] and plain.places is plain
+    assert plain.slot.tolist() == plain.position.tolist()

@@ -161,3 +161,27 @@ def test_what_is_left_out_leaves_its_group(tmp_path: Path) -> None:
     assert type(left).model_validate(left.model_dump()) == left, "what is left is a schema"
     write_schema(tmp_path, make_schema(**both))
     assert list(load_schema(tmp_path, ["user"]).token_groups) == ["context.friend", "candidate.item", "candidate.kind"]
+
+
+def test_hidden_is_one_more_value_of_what_events_look_up(tmp_path: Path) -> None:
+    """Not of tables of the context alone."""
+    write_schema(tmp_path, make_schema())
+    plain, hiding = load_schema(tmp_path), load_schema(tmp_path, hidden=True)
+    assert {name: hiding.rows_of(name) - plain.rows_of(name) for name in plain.tables} == {
+        "item": 1,
+        "kind": 1,
+        "query": 1,
+        "user": 0,
+    }
+    assert hiding.layout.sizes["history.item"] == 51 and plain.layout.sizes["history.item"] == 50
+    assert hiding.side_values(hiding.sequences[0]) == {"action": 5, "page": 301}
+    assert plain.side_values(plain.sequences[0]) == {"action": 4, "page": 300}
+    assert hiding.tables == plain.tables, "data have the same ids as before"
+
+
+def test_the_widest_side_value_leaves_no_room_for_hidden(tmp_path: Path) -> None:
+    sequences = [{"name": "history", "ids": ["item"], "side": {"page": 2**15}, "time": True}]
+    write_schema(tmp_path, make_schema(sequences=sequences))
+    assert load_schema(tmp_path).sequences[0].side == {"page": 2**15}
+    with pytest.raises(ConfigError, match="a side value takes 1 to 32767 values, got 32768"):
+        load_schema(tmp_path, hidden=True)

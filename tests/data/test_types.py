@@ -48,6 +48,37 @@ def test_every_integer_and_list_type(tmp_path: Path, name: str, kind: pa.DataTyp
         assert _read(_with(table, name, cast), folder).equals(table)
 
 
+SCORED = {
+    "sequences": [{"name": "history", "ids": ["item"], "score": True, "reason": True}],
+    "candidate": {"ids": ["item"], "labels": ["click"]},
+}
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()], ids=str)
+def test_scores_and_reasons_of_events(tmp_path: Path, kind: pa.DataType) -> None:
+    """Scores in half precision, whatever floats a file has; reasons are bits."""
+    schema, names = make_schema(**SCORED), ("user", "time", "history.item", "candidate.item", "candidate.click")
+    rows = [{name: row[name] for name in names} for row in make_rows(5)]
+    scored = [r | {"history.score": [0.5] * len(r["history.item"])} for r in rows]
+    scored = [r | {"history.reason": [31] * len(r["history.item"])} for r in scored]
+    table = make_table(scored, schema)
+    assert table.schema.field("history.score").type == pa.list_(pa.float16())
+    assert table.schema.field("history.reason").type == pa.list_(pa.uint8())
+    wide = _with(table, "history.score", table["history.score"].cast(pa.list_(kind)))
+    assert _read(wide, tmp_path, **SCORED).equals(table)
+    for name, values, said in (
+        ("history.score", [1.5], "expected a score from 0 to 1, got 1.5 at entry 0"),
+        ("history.score", [float("nan")], "expected a score from 0 to 1, got nan at entry 0"),
+        ("history.reason", [32], "expected an id from 0 to 31, got 32 at entry 0"),
+    ):
+        row = next(r for r in scored if len(r["history.item"]) == 1)
+        with pytest.raises(DataError, match=f"row 0, field {name}: {said}"):
+            validate(make_table([row | {name: values}], schema), schema, file="a", row_group=0)
+    integers = _with(table, "history.score", table["history.reason"])
+    with pytest.raises(DataError, match=r"history.score: expected a list of floats, got list<"):
+        validate(integers, schema, file="a", row_group=0)
+
+
 def test_lists_of_one_length_and_lists_with_a_dictionary(tmp_path: Path) -> None:
     table = make_table([row | {"searches.query": [3, 8]} for row in make_rows(4)])
     (tmp_path / "a").mkdir()

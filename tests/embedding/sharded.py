@@ -13,6 +13,8 @@ from dist_rec.common.choices import DenseUpdate
 from dist_rec.config import Config
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
+from dist_rec.data.filter.event_filter import make_filter
+from dist_rec.data.schema import Schema
 from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
 from dist_rec.models.build import build_model
 from dist_rec.optim.hybrid import HybridOptimizer
@@ -45,20 +47,26 @@ class Trained:
     dense: dict[str, Tensor]
 
 
-def sharded_config(model: dict[str, Any] | None = None, **embedding: Any) -> Config:
+def sharded_config(
+    model: dict[str, Any] | None = None, event_filter: dict[str, Any] | None = None, **embedding: Any
+) -> Config:
     """All tables `dim` wide; `model` are changes of `model_config`, `embedding` of the defaults of EmbeddingConfig."""
     tree = {
-        "data": {"path": "unused"},
+        "data": {"path": "unused", "filter": event_filter},
         "model": model_config(**model or {}).model_dump(),
         "embedding": {"dim": 8} | embedding,
     }
     return Config.model_validate(tree)
 
 
+def schema_of(config: Config) -> Schema:
+    return make_schema(hidden=config.data.hidden)
+
+
 def shard(config: Config, ddp: bool) -> DistributedModelParallel:
     """The model of `make_schema()`, the same weights on any number of ranks."""
     torch.manual_seed(0)
-    model = build_model(make_schema(), config, CPU)
+    model = build_model(schema_of(config), config, CPU)
     fuse_optimizer(model.embedding.collections, config.embedding, CPU)
     plan = make_plan(model, config.embedding, CPU, dist.get_world_size(), batch_size=8)
     dmp = DistributedModelParallel(
@@ -76,7 +84,7 @@ def initial_table(name: str, config: Config) -> Tensor:
     generator = torch.Generator().manual_seed(sum(map(ord, name)))
     override = config.embedding.tables.get(name)
     dim = config.embedding.dim if override is None or override.dim is None else override.dim
-    return torch.randn(make_schema().tables[name], dim, generator=generator)
+    return torch.randn(schema_of(config).rows_of(name), dim, generator=generator)
 
 
 def train(config: Config, steps: list[list[list[Row]]], update: Update, dense: str = "sgd") -> Trained:
@@ -89,7 +97,7 @@ def train(config: Config, steps: list[list[list[Row]]], update: Update, dense: s
     losses = []
     for rows in steps:
         hybrid.zero_grad()
-        loss, _ = dmp(local_batch(rows))
+        loss, _ = dmp(local_batch(rows, config))
         loss.backward()
         hybrid.step()
         losses.append(loss.item())
@@ -102,12 +110,13 @@ def train(config: Config, steps: list[list[list[Row]]], update: Update, dense: s
     return Trained(losses, shards, weights)
 
 
-def local_batch(rows: list[list[Row]]) -> SequenceBatch:
+def local_batch(rows: list[list[Row]], config: Config) -> SequenceBatch:
     """This rank's part of a global batch; all of it where there is one rank."""
-    mine = rows[dist.get_rank()] if dist.get_world_size() > 1 else [row for part in rows for row in part]
-    candidates = sum(len(row["candidate.item"]) for part in rows for row in part)
-    batch = collate(make_table(mine), make_schema()).to(CPU)
-    return replace(batch, candidates_per_rank=torch.tensor(candidates / dist.get_world_size()))
+    schema, everything = schema_of(config), [row for part in rows for row in part]
+    acting = make_filter(config.data.filter, schema, training=True)
+    mine = rows[dist.get_rank()] if dist.get_world_size() > 1 else everything
+    batch, together = (collate(make_table(of), schema, event_filter=acting) for of in (mine, everything))
+    return replace(batch.to(CPU), candidates_per_rank=torch.tensor(together.num_targets / dist.get_world_size()))
 
 
 def _local_shards(dmp: DistributedModelParallel) -> dict[str, list[Shard]]:

@@ -65,7 +65,7 @@ RULES = {
     "dist_rec.models": Rule(
         project=(
             *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.kernels"),
-            *("dist_rec.data.batch", "dist_rec.data.lengths", "dist_rec.data.schema"),
+            *("dist_rec.data.batch", "dist_rec.data.lengths", "dist_rec.data.schema", "dist_rec.data.slots"),
             *("dist_rec.embedding.tables", "dist_rec.embedding.unique"),
         ),
         others=("pydantic", "pydantic_core", "torch"),

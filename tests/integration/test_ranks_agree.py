@@ -34,9 +34,18 @@ MORE = {
 NAMES = ("longer", "hyformer", "longer_rankmixer", *MORE)
 TABLES = {table: {"sharding": ["row_wise"]} for table in ("item", "user")}
 CONFIGS = {name: sharded_config({**MODELS, **MORE}[name], tables=TABLES, lr=0.05) for name in NAMES}
+# Every action for some items; on some ranks and steps nothing is left to train.
+FILTER = {
+    "actions": {"privacy": "hide", "unlearn": "keymask", "bot": "drop", "sensitive": "mask"},
+    "rules": [
+        {"reason": reason, "field": "item", "values": list(range(first, 50, 6))}
+        for first, reason in enumerate(("privacy", "unlearn", "bot", "sensitive"))
+    ],
+}
+CONFIGS["filtered"] = sharded_config(MODELS["longer"], event_filter=FILTER, tables=TABLES, lr=0.05)
 RUNS: list[tuple[str, Update, str]] = [
     *(("longer", *run) for run in (("sync", "sgd"), ("delayed", "sgd"), ("delayed", "adamw"), ("ddp", "sgd"))),
-    *((name, update, "sgd") for name in NAMES[1:] for update in ("delayed", "ddp")),
+    *((name, update, "sgd") for name in (*NAMES[1:], "filtered") for update in ("delayed", "ddp")),
     ("longer", "delayed", "sgd"),  # in batches by events
 ]
 
@@ -93,6 +102,18 @@ def test_same_weights(one_rank: list[Trained], two_ranks: list[list[Trained]], r
 def test_batches_by_events_hold_unequal_numbers_of_requests() -> None:
     steps = _by_events()
     assert len(steps) == STEPS and any(len(first) != len(second) for first, second in steps)
+
+
+def test_rows_of_filtered_items_stay_to_the_bit(one_rank: list[Trained], two_ranks: list[list[Trained]]) -> None:
+    """Those of masked ones learn, and so does HIDDEN."""
+    config = CONFIGS["filtered"]
+    before, group = initial_table("item", config), torch.arange(51) % 6
+    untouched = (group < 3) & (torch.arange(51) < 50)
+    for run in (number for number, (name, _, _) in enumerate(RUNS) if name == "filtered"):
+        for trained in ([one_rank[run]], two_ranks[run]):
+            after = whole_tables(trained, config)["item"]
+            assert torch.equal(after[untouched], before[untouched])
+            assert not torch.equal(after[group == 3], before[group == 3]) and not torch.equal(after[50], before[50])
 
 
 def test_runs_differ_where_they_should(one_rank: list[Trained]) -> None:

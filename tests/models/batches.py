@@ -74,7 +74,9 @@ class Tables(nn.Module):
     def __init__(self, schema: Schema) -> None:
         super().__init__()
         self.schema = schema
-        self.weights = nn.ParameterDict({name: nn.Parameter(torch.randn(n, DIM)) for name, n in schema.tables.items()})
+        self.weights = nn.ParameterDict(
+            {name: nn.Parameter(torch.randn(n, DIM)) for name in schema.tables for n in (schema.rows_of(name),)}
+        )
 
     def forward(self, batch: SequenceBatch) -> dict[str, Tensor]:
         ids, layout = batch.unique.to_dict(), self.schema.layout

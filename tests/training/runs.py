@@ -16,7 +16,6 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from dist_rec.config import Config
 from dist_rec.data.columns import arrow_schema
-from dist_rec.data.schema import load_schema
 from dist_rec.data.writer import write_schema
 from dist_rec.door import check_run
 from dist_rec.optim.hybrid import HybridOptimizer
@@ -27,6 +26,7 @@ from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.run_log import RunLog
+from dist_rec.training.splits import dataset_schema
 from tests.data.requests import make_rows, make_schema, make_table
 
 GROUPS = {"train": [8] * 6, "valid": [7, 5], "test": [6, 9]}
@@ -112,13 +112,13 @@ def load(config: Config, ranks: Ranks, checkpoint: Path) -> tuple[nn.Module, Hyb
 
 def fresh(config: Config, ranks: Ranks) -> tuple[nn.Module, HybridOptimizer]:
     """A sharded model as a run would start with, and its optimizer."""
-    model, plan = plan_model(load_schema(config.data.path), config, ranks)
+    model, plan = plan_model(dataset_schema(config), config, ranks)
     sharded = shard_model(model, plan, config, ranks)
     return sharded, make_optimizer(sharded, config.optim, 6, ranks)
 
 
 def evaluate_split(config: Config, model: nn.Module, ranks: Ranks, split: str = "test") -> dict[str, TaskMetrics]:
-    return evaluate.evaluate_split(model, config, load_schema(config.data.path), [split], ranks)
+    return evaluate.evaluate_split(model, config, dataset_schema(config), [split], ranks)
 
 
 def rows(config: Config, folder: str = "run", event: str = "train") -> list[dict[str, Any]]:

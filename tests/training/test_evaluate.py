@@ -34,7 +34,8 @@ def test_metrics_are_those_of_the_whole_split_in_one_batch(data: Path, tmp_path:
     assert batch.oracle is not None
     for task, metrics in enumerate(got.values()):
         expected = task_metrics(logits[:, task], batch.labels[:, task], group, batch.oracle[:, task])
-        numbers, wanted = ({k: v for k, v in dataclasses.asdict(m).items() if k != "own"} for m in (metrics, expected))
+        assert metrics.own == metrics.strata == {}
+        numbers, wanted = ({k: v for k, v in dataclasses.asdict(m).items() if v != {}} for m in (metrics, expected))
         assert numbers == pytest.approx(wanted, abs=1e-6)
 
 
@@ -52,6 +53,28 @@ def test_a_conditional_task_is_judged_where_it_is_defined(data: Path, tmp_path: 
     bought = [buy for click, buy in both if click]
     assert (got["buy"].candidates, got["buy"].label_rate) == (len(bought), pytest.approx(np.mean(bought)))
     assert got["buy"].best_auc != plain["buy"].best_auc and np.isfinite(got["buy"].logloss)
+
+
+def test_candidates_that_a_filter_acts_on_are_told_apart(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    """The metrics of all are as without a filter where histories stay as they are."""
+    rules = [{"reason": "bot", "field": "item", "values": list(range(20))}]
+    config = make_config(data, tmp_path, data={"filter": {"rules": rules, "evaluation": "as_is"}})
+    model, _ = fresh(config, alone)
+    got = evaluate_split(config, model, alone)["click"]
+    assert got.strata["forget"].strata == {} and list(got.strata) == ["forget", "retain"]
+    items = [item for row in make_rows(15, seed=2) for item in row["candidate.item"]]
+    assert got.strata["forget"].candidates == sum(item < 20 for item in items)
+    assert got.strata["retain"].candidates + got.strata["forget"].candidates == got.candidates == len(items)
+    schema = make_schema(hidden=True)
+    batch = make_batch(make_rows(15, seed=2), schema)
+    with torch.no_grad():
+        _, (_, logits) = model(batch)
+    forget = torch.tensor([item < 20 for item in items])
+    group = batch.grouping_key[batch.candidates.lengths.request]
+    alone_logloss = task_metrics(logits[forget, 0], batch.labels[forget, 0], group[forget], None).logloss
+    assert got.strata["forget"].logloss == pytest.approx(alone_logloss, abs=1e-6)
+    filtered = make_config(data, tmp_path, data={"filter": {"rules": rules}})
+    assert evaluate_split(filtered, model, alone)["click"].logloss != got.logloss, "histories are filtered"
 
 
 def test_dropout_is_off_in_evaluation_and_on_again_afterwards(data: Path, tmp_path: Path, alone: Ranks) -> None:

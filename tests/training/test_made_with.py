@@ -179,3 +179,29 @@ def test_a_run_that_goes_on_chooses_by_the_same(data: Path, tmp_path: Path, chan
     assert made.schema_for(schema, other, Path("here")) == schema
     with pytest.raises(ConfigError, match=r"select_best|data\.valid|data\.train"):
         made.schema_for(schema, other, Path("here"), resumed=True)
+
+
+FILTER = {"rules": [{"reason": "bot", "field": "item", "values": [1, 2, 3]}]}
+
+
+def test_weights_with_hidden_and_recipes_without(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    """A recipe that hides nothing evaluates weights that have HIDDEN; the other way round there is no such row."""
+    plain, hiding = (make_config(data, tmp_path, data={"filter": of}, run={"max_steps": 1}) for of in (None, FILTER))
+    for name, config in (("plain", plain), ("hiding", hiding)):
+        run(config, alone, name)
+    folders = {name: tmp_path / name / "checkpoints" / "last" for name in ("plain", "hiding")}
+    assert evaluate_checkpoint(plain, folders["hiding"], "test", alone)
+    with pytest.raises(ConfigError, match="tables without HIDDEN when it was saved, now the filter hides events"):
+        evaluate_checkpoint(hiding, folders["plain"], "test", alone)
+
+
+def test_a_run_resumes_with_the_filter_it_had(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    more: dict[str, Any] = {"run": {"max_steps": 4}, "checkpoint": {"every_steps": 2}}
+    config = make_config(data, tmp_path, data={"filter": FILTER}, **more)
+    run(config, alone)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-2"
+    run(config, alone, "resumed", resume=checkpoint)
+    assert losses(config, "resumed") == losses(config, "run")[2:]
+    other = make_config(data, tmp_path, data={"filter": FILTER | {"start_step": 3}}, **more)
+    with pytest.raises(ConfigError, match=r"data.filter.start_step: 0 when it was saved, 3 now"):
+        run(other, alone, "other", resume=checkpoint)

@@ -20,6 +20,7 @@ from dist_rec.data.schema import load_schema
 from dist_rec.training.pipeline import CountedBatches, make_pipeline, run_through
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.splits import open_split
+from tests.data.filter.policies import all_items, filter_by_item
 from tests.data.requests import make_rows, make_schema, make_table
 from tests.helpers.ranks import run_ranks
 from tests.models.batches import make_batch
@@ -45,6 +46,29 @@ def test_the_share_is_that_of_an_average_rank() -> None:
     for mine, (shares, trained) in zip(CANDIDATES, run_ranks(_shares, 2), strict=True):
         assert shares == [4.0, 0.0, 1.0]
         assert trained == mine, "sizes come back in the order of the steps"
+
+
+def _shares_of_updates() -> list[float]:
+    """Of two batches each; the last one has one."""
+    ranks = these_ranks()
+    loader: Any = [collate(make_table(_rows_with(count)), make_schema()) for count in CANDIDATES[ranks.rank]]
+    return [float(batch.tensors["candidates_per_rank"]) for batch in CountedBatches(loader, ranks, per_update=2)]
+
+
+def test_batches_of_an_update_share_its_candidates() -> None:
+    for shares in run_ranks(_shares_of_updates, 2):
+        assert shares == [2.0, 2.0, 1.0]
+
+
+def test_candidates_that_are_not_trained_are_not_counted(alone: Ranks) -> None:
+    schema = make_schema(hidden=True)
+    acting = filter_by_item(schema, all_items("mask"))
+    batch = collate(make_table(make_rows(12)), schema, event_filter=acting)
+    loader: Any = [batch]
+    counted = CountedBatches(loader, alone)
+    assert float(next(counted).tensors["candidates_per_rank"]) == batch.num_targets < batch.num_candidates
+    size = counted.trained()
+    assert size.masked == batch.filtered["mask"] > 0 and size.kept == batch.filtered["keep"]
 
 
 def _counted(data: Path, out: Path, ranks: Ranks) -> CountedBatches:

@@ -202,6 +202,7 @@ def test_a_failure_leaves_the_checkpoint_as_it_was(
     [
         ("table", ConfigError, r"--ids items=.*: expected a table of the checkpoint, one of item, query, user, kind"),
         ("row", DataError, r"item.txt, line 2: expected an id from 0 to 49, got 50"),
+        ("empty", DataError, r"item.txt: expected at least one id to purge, got none"),
         ("file", ConfigError, r"notes.txt: expected only files of a checkpoint"),
         ("folder", ConfigError, r"made_with.json"),
         ("out", NotOurs, r"expected a new or empty folder"),
@@ -213,7 +214,7 @@ def test_what_cannot_be_purged_is_said(
 ) -> None:
     run(_config(data, tmp_path), alone)
     checkpoint, out, files = tmp_path / "run" / "checkpoints" / "step-4", tmp_path / "out", tmp_path / "item.txt"
-    files.write_text("1\n50\n" if change == "row" else "1\n")
+    files.write_text({"row": "1\n50\n", "empty": "\n"}.get(change, "1\n"))
     given = {"items" if change == "table" else "item": files}
     if change == "file":
         (checkpoint / "notes.txt").write_text("mine")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,9 @@ def test_a_table_row_per_task() -> None:
     table = metrics_table({"click": TEST, "buy": TEST})
     assert [line.split(" | ")[0] for line in table[2:]] == ["| click", "| buy"]
     assert len({line.count("|") for line in table}) == 1
+    with_strata = metrics_table({"click": replace(TEST, strata={"forget": TEST, "retain": TEST}), "buy": TEST})
+    first = [line.split(" | ")[0] for line in with_strata[2:]]
+    assert first == ["| click", "| buy", "| click, forget", "| click, retain"]
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"test": []}', '{"test": {}}', '{"train": 1}'])

@@ -118,6 +118,20 @@ def test_every_row_is_json_and_holds_what_was_measured(tmp_path: Path) -> None:
     assert (buy["task"], buy["auc"], buy["logloss"]) == ("buy", None, 0.1)
 
 
+def test_what_a_filter_did_and_the_metrics_of_its_strata(tmp_path: Path) -> None:
+    said = io.StringIO()
+    window = replace(WINDOW, filtered_share={"hide": 0.25, "drop": 0.125})
+    with RunLog(tmp_path, is_main=True, console=Console(file=said, width=400)) as log:
+        log.training(20, 60, window, optimizer=_optimizer(0.5))
+        log.evaluation("valid", 20, {"click": replace(METRICS["click"], strata={"forget": METRICS["buy"]})})
+    train, valid, forget = map(_strict_json, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert (train["filtered_share.hide"], train["filtered_share.drop"]) == (0.25, 0.125)
+    assert (valid["event"], valid["auc"]) == ("valid", 0.75) and "strata" not in valid
+    assert (forget["event"], forget["task"], forget["logloss"]) == ("valid/forget", "click", 0.1)
+    lines = said.getvalue().splitlines()
+    assert "filtered: hide 25.0%, drop 12.5%" in lines[0] and lines[2].startswith("valid/forget after step 20, click")
+
+
 def test_says_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
     output = io.StringIO()
     _say_everything(tmp_path, Console(file=output, width=40), is_main=True)

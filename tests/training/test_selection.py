@@ -4,7 +4,7 @@ happened."""
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,14 @@ def _metrics(auc: float, logloss: float) -> dict[str, TaskMetrics]:
     """Of two tasks; the second one is always better, and counts for nothing."""
     first = TaskMetrics(auc, auc, logloss, 1.0, 1.0, candidates=4, label_rate=0.5)
     return {"click": first, "buy": TaskMetrics(1.0, 1.0, 0.0, 0.0, 1.0, candidates=4, label_rate=0.5)}
+
+
+def test_with_a_filter_what_it_keeps_decides() -> None:
+    """Candidates that it acts on are not what the run is for."""
+    selection = _selection(select_best="auc")
+    better, worse = _metrics(0.6, 0.5)["click"], _metrics(0.5, 0.6)["click"]
+    assert selection.is_better({"click": replace(worse, strata={"retain": better})})
+    assert not selection.is_better({"click": replace(better, strata={"retain": worse})})
 
 
 def test_the_last_weights_are_chosen_where_nothing_selects() -> None:

@@ -14,24 +14,24 @@ ReasonName = Literal["privacy", "unlearn", "bot", "sensitive", "low_quality"]
 class ReasonActions(Strict):
     """What is done with an event for each reason; of several the strongest: drop, keymask, hide, mask, keep."""
 
-    privacy: ActionName = "hide"
-    unlearn: ActionName = "hide"
-    bot: ActionName = "hide"
-    sensitive: ActionName = "hide"
-    low_quality: ActionName = "mask"
+    privacy: ActionName = Field(default="hide", description="The user or the law wants it so.")
+    unlearn: ActionName = Field(default="hide", description="What was learned from it is to go.")
+    bot: ActionName = Field(default="hide", description="No person did it.")
+    sensitive: ActionName = Field(default="hide", description="Of a kind that the model should know little about.")
+    low_quality: ActionName = Field(default="mask", description="Right as context, wrong as a target.")
 
 
 class ScoreRule(Strict):
     """Events whose column `score` is above a threshold."""
 
-    above: float = Field(ge=0.0, le=1.0)
-    reason: ReasonName
+    above: float = Field(ge=0.0, le=1.0, description="Events with a higher score have the reason.")
+    reason: ReasonName = Field(description="Which one.")
 
 
 class FilterRule(Strict):
     """Events with certain values of a field, or old ones."""
 
-    reason: ReasonName
+    reason: ReasonName = Field(description="Of the events that the rule is for.")
     field: str | None = Field(
         default=None,
         description="A field of events, or one of their request: a context field or the grouping key, which filters "

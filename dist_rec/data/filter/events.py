@@ -28,9 +28,10 @@ class Events:
         """(N,) which of the B requests each event belongs to."""
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
-    def has(self, name: str) -> bool:
-        """Whether events have a field of this name."""
-        return name in self._declared.side or any(field.name == name for field in self._declared.ids)
+    @property
+    def names(self) -> list[str]:
+        """The fields of the events: ids, then side values."""
+        return [*(field.name for field in self._declared.ids), *self._declared.side]
 
     def field(self, name: str) -> NDArray:
         """(N,) ids or side values."""

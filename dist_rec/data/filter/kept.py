@@ -23,14 +23,14 @@ class Slots:
 
 @dataclass(frozen=True)
 class Kept:
-    """- `index` (M,) int64, ascending: which of the N events are left
+    """- `index` (M,) int64, ascending: which of the N events are left; None for all of them
     - `lengths` (B,) int64: how many of each request
     - `hidden` (M,) bool: the events that are HIDDEN, or None for none
     - `before`, `places_before` (N + 1,) int64: how many of the first n events are left, and have a place
     - `slots`: None where no place is empty
     """
 
-    index: Ints
+    index: Ints | None
     lengths: Ints
     hidden: NDArray[np.bool_] | None
     before: Ints
@@ -39,7 +39,7 @@ class Kept:
 
     def of(self, values: NDArray) -> NDArray:
         """(N,) -> (M,)"""
-        return values[self.index]
+        return values if self.index is None else values[self.index]
 
     def shown(self, values: NDArray, hidden: int) -> NDArray:
         """(N,) ids or side values -> (M,), with the value `hidden` for events that are HIDDEN, in a type that holds
@@ -47,8 +47,9 @@ class Kept:
         left = self.of(values)
         if self.hidden is None:
             return left
-        kind = np.result_type(left.dtype, np.min_scalar_type(hidden))
-        return np.where(self.hidden, np.array(hidden, kind), left.astype(kind, copy=False))
+        shown = left.astype(np.result_type(left.dtype, np.min_scalar_type(hidden)))
+        shown[self.hidden] = hidden
+        return shown
 
 
 def kept_events(actions: NDArray[np.uint8], lengths: Ints, max_length: int | None) -> Kept | None:
@@ -57,26 +58,23 @@ def kept_events(actions: NDArray[np.uint8], lengths: Ints, max_length: int | Non
     A dropped event takes no place, and an older one comes in for it; a hidden or key-masked one keeps its place."""
     if not len(actions) or actions.max() <= Action.MASK:
         return None
-    request = np.repeat(np.arange(len(lengths)), lengths)
-    there = actions != Action.DROP
-    places = np.bincount(request[there], minlength=len(lengths))
-    first = np.concatenate([[0], np.cumsum(places)[:-1]])
-    place = np.cumsum(there) - 1 - first[request]  # of those that are there
+    there, ends = actions != Action.DROP, np.cumsum(lengths)
+    places_before = _sums(there)
+    places = _of_each(places_before, ends)
     cut = places if max_length is None else places.clip(max=max_length)
-    oldest = places - cut  # places before this are cut off
-    left = there & (place >= oldest[request]) & (actions != Action.KEYMASK)
-    index = np.flatnonzero(left)
-    slots = None
-    if Action.KEYMASK in actions:
-        owner = request[index]
-        slots = Slots((place[index] - oldest[owner]).astype(np.int32), cut.astype(np.int32))
+    # The place of each event in its sequence, from 0 for the oldest that is not cut off.
+    place = places_before[:-1] - np.repeat(places_before[ends - lengths] + places - cut, lengths)
+    left = there & (place >= 0) & (actions != Action.KEYMASK)
+    before = _sums(left)
+    index = None if left.all() else np.flatnonzero(left)
+    keymasked = Action.KEYMASK in actions
     return Kept(
         index=index,
-        lengths=np.bincount(request[index], minlength=len(lengths)),
-        hidden=_any(actions[index] == Action.HIDE),
-        before=_sums(left),
-        places_before=_sums(there),
-        slots=slots,
+        lengths=_of_each(before, ends),
+        hidden=_any((actions if index is None else actions[index]) == Action.HIDE),
+        before=before,
+        places_before=places_before,
+        slots=Slots(place[left].astype(np.int32), cut.astype(np.int32)) if keymasked else None,
     )
 
 
@@ -86,11 +84,9 @@ def kept_candidates(actions: NDArray[np.uint8], lengths: Ints) -> Kept | None:
     if not len(actions) or actions.max() <= Action.MASK:
         return None
     left = actions != Action.DROP
-    index = np.flatnonzero(left)
-    request = np.repeat(np.arange(len(lengths)), lengths)[index]
-    hidden = _any(actions[index] >= Action.HIDE)
-    sums = _sums(left)
-    return Kept(index, np.bincount(request, minlength=len(lengths)), hidden, sums, sums, None)
+    before, index = _sums(left), None if left.all() else np.flatnonzero(left)
+    hidden = _any((actions if index is None else actions[index]) >= Action.HIDE)
+    return Kept(index, _of_each(before, np.cumsum(lengths)), hidden, before, before, None)
 
 
 def _any(flags: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
@@ -98,4 +94,12 @@ def _any(flags: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
 
 
 def _sums(flags: NDArray[np.bool_]) -> Ints:
-    return np.concatenate([[0], np.cumsum(flags)])
+    """(N,) -> (N + 1,)"""
+    sums = np.zeros(len(flags) + 1, np.int64)
+    np.cumsum(flags, out=sums[1:])
+    return sums
+
+
+def _of_each(sums: Ints, ends: Ints) -> Ints:
+    """(B,) of each request, from the sums over all before."""
+    return np.diff(sums[ends], prepend=0)

@@ -96,7 +96,7 @@ class _Rule:
             assert events.age is not None, "the rule is for owners with times"
             return events.age > self.most_age
         assert self.field is not None, "a rule has a field or an age"
-        if events.has(self.field):
+        if self.field in events.names:
             return self._among(events.field(self.field))
         return self._among(events.of_request(self.field))[events.request]
 

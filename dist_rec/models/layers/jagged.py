@@ -6,10 +6,10 @@ Legend: B requests, C candidates, m rows per candidate group, M merged tokens of
 from dataclasses import dataclass, replace
 from functools import reduce
 
-import numpy as np
 from torch import Tensor
 
-from dist_rec.data.lengths import Lengths, Slots
+from dist_rec.data.lengths import Lengths
+from dist_rec.data.slots import joined_slots
 from dist_rec.kernels.gather_pool import expand
 from dist_rec.kernels.prefix_sum import prefix_sum
 from dist_rec.kernels.unique_ids import Segments
@@ -80,27 +80,8 @@ def join_sequences(parts: list[Tensor], lengths: list[Lengths]) -> tuple[Tensor,
         placed.append((part, own.counted_from(before)))
         before = before + own.tensor
     if any(own.slots is not None for own in lengths):
-        together = replace(together, slots=_joined_slots(lengths, together, [place for _, place in placed]))
+        together = replace(together, slots=joined_slots(lengths, together, [place for _, place in placed]))
     return placed_rows(placed, together.total), together
-
-
-def _joined_slots(lengths: list[Lengths], together: Lengths, places: list[Tensor]) -> Slots:
-    """Slots of joined sequences: those of a sequence come after all slots of the sequences before it."""
-    position = together.rows.clone()
-    host = np.empty(together.total, np.int32)
-    at, done, slots = np.cumsum(together.host) - together.host, 0 * together.host, None
-    for own, place in zip(lengths, places, strict=True):
-        slot, before = own.slot.int(), None if slots is None else slots.tensor[own.request]
-        position[place] = slot if before is None else slot + before
-        request = np.repeat(np.arange(len(own)), own.host)
-        first = np.cumsum(own.host) - own.host
-        index = np.arange(own.total) - first[request]
-        of_host = index if own.slots is None else own.slots.host
-        host[at[request] + done[request] + index] = of_host + (0 if slots is None else slots.host[request])
-        done = done + own.host
-        slots = own.places if slots is None else slots.plus(own.places)
-    assert slots is not None, "at least one sequence is joined"
-    return Slots(position, host, slots)
 
 
 @dataclass(frozen=True)

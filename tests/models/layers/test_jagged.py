@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_rec.data.lengths import Lengths
+from dist_rec.data.lengths import Lengths, Slots
 from dist_rec.models.layers.jagged import (
     GroupLayout,
     join_sequences,
@@ -40,6 +40,37 @@ def test_joined_sequences_stand_one_after_the_other_in_every_request(table: list
     assert lengths.host.tolist() == [sum(own[b] for own in table) for b in range(len(table[0]))]
     gradients = torch.autograd.grad((joined * joined.detach()).sum(), parts)
     assert all(torch.equal(gradient, part) for gradient, part in zip(gradients, parts))
+
+
+@given(
+    table=st.integers(1, 4).flatmap(
+        lambda B: st.lists(
+            st.tuples(st.booleans(), st.lists(st.lists(st.booleans(), max_size=4), min_size=B, max_size=B)),
+            min_size=1,
+            max_size=4,
+        )
+    )
+)
+@settings(max_examples=50, deadline=None)
+def test_joined_sequences_keep_their_empty_places(table: list[tuple[bool, list[list[bool]]]]) -> None:
+    """`table`: of every sequence whether it may have empty places, and by request which places have a row."""
+    lengths, expected = [], [[] for _ in table[0][1]]
+    before = [0] * len(expected)
+    for may, own in table:
+        places = [list(of) if may else [True] * sum(of) for of in own]
+        position = torch.tensor([i for of in places for i, there in enumerate(of) if there], dtype=torch.int32)
+        plain, slots = Lengths.of([sum(of) for of in places]), None
+        if may:
+            slots = Slots(position, position.numpy(), Lengths.of([len(of) for of in places]))
+        lengths.append(Lengths(plain.given, plain.host, slots=slots))
+        for request, of in enumerate(places):
+            expected[request] += [before[request] + i for i, there in enumerate(of) if there]
+            before[request] += len(of)
+    _, together = join_sequences([torch.zeros(of.total, 1) for of in lengths], lengths)
+    flat = [place for of in expected for place in of]
+    assert together.slot.tolist() == flat and together.places.tensor.tolist() == before
+    if together.slots is not None:
+        assert together.slots.host.tolist() == flat and together.places.host.tolist() == before
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=5), m=st.integers(1, 3))

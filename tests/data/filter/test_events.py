@@ -1,0 +1,53 @@
+import numpy as np
+
+from dist_rec.data.filter.events import Events, owner_of
+from dist_rec.data.selection import Selection
+from tests.data.requests import make_rows, make_schema, make_table
+
+ROWS, SCHEMA = make_rows(9), make_schema()
+
+
+def _events(owner: str, rows: list[int]) -> Events:
+    return Events(Selection(make_table(ROWS), np.array(rows)), SCHEMA, owner)
+
+
+def test_columns_of_some_rows() -> None:
+    picked = [7, 2, 2]
+    events = _events("history", picked)
+    assert events.names == ["item", "kind", "action", "page"]
+    for name in events.names:
+        assert events.field(name).tolist() == [value for row in picked for value in ROWS[row][f"history.{name}"]]
+    assert events.lengths.tolist() == [len(ROWS[row]["history.item"]) for row in picked] and len(events) > 0
+    assert events.request.tolist() == np.repeat(range(3), events.lengths).tolist()
+    assert events.of_request("user").tolist() == picked
+    assert events.age is not None and events.score is None and events.reason is None
+    assert events.age.tolist() == [1000 - time for row in picked for time in ROWS[row]["history.time"]]
+    assert _events("candidate", picked).age is None and _events("searches", picked).age is None
+
+
+def test_the_key_of_an_event_is_its_own() -> None:
+    """The same in another batch; another one for another user, item or time."""
+    alone, together = _events("history", [4]), _events("history", [1, 4, 5])
+    assert alone.key.tolist() == together.key[together.request == 1].tolist()
+    events = {
+        (row, *values)
+        for row in range(9)
+        for values in zip(*(ROWS[row][f"history.{name}"] for name in ("item", "kind", "time")), strict=True)
+    }
+    assert len(set(_events("history", list(range(9))).key.tolist())) == len(events)
+
+
+def test_a_candidate_has_the_key_of_the_event_that_it_becomes() -> None:
+    schema = make_schema(
+        sequences=[{"name": "history", "ids": ["item"], "time": True}], candidate={"ids": ["item"], "labels": ["click"]}
+    )
+    shown = {"user": 3, "time": 500, "history.item": [], "history.time": [], "candidate.item": [7]}
+    later = {"user": 3, "time": 900, "history.item": [7], "history.time": [500], "candidate.item": [8]}
+    table = make_table([of | {"candidate.click": [1]} for of in (shown, later)], schema)
+    some = Selection(table, np.arange(2))
+    candidate, event = (Events(some, schema, owner).key for owner in ("candidate", "history"))
+    assert candidate[0] == event[0] and candidate[1] != event[0]
+
+
+def test_the_owners_of_a_schema() -> None:
+    assert owner_of(SCHEMA, "searches") is SCHEMA.sequences[1] and owner_of(SCHEMA, "candidate") is SCHEMA.candidate

@@ -1,0 +1,70 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dist_rec.common.strict import ConfigError
+from dist_rec.data.errors import DataError
+from dist_rec.data.filter.config import FilterConfig
+from dist_rec.data.filter.report import chosen_filter, filter_report, render
+from tests.data.requests import make_dataset, make_rows
+
+RULES = [
+    {"reason": "sensitive", "field": "item", "values": list(range(10))},
+    {"reason": "privacy", "field": "user", "values": [3, 4]},
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("report") / "data", 30)
+
+
+def _report(data: Path, **config: Any) -> Any:
+    (split,) = filter_report(data, FilterConfig.model_validate({"rules": RULES, **config}))
+    return split
+
+
+def test_it_counts_what_the_rules_say(data: Path) -> None:
+    rows = make_rows(30)
+    split = _report(data, actions={"sensitive": "drop"})
+    assert (split.name, split.requests, split.users) == ("train", 30, 30)
+    assert split.events == sum(len(row["history.item"]) + len(row["searches.query"]) for row in rows)
+    sensitive = [[item < 10 for item in row["history.item"]] for row in rows]
+    candidates = [[item < 10 for item in row["candidate.item"]] for row in rows]
+    users = sum(any(events) or any(of) for events, of in zip(sensitive, candidates, strict=True))
+    assert split.by_reason["sensitive"] == (sum(map(sum, sensitive)), sum(map(sum, candidates)), users)
+    of_both = [len(rows[u]["history.item"]) + len(rows[u]["searches.query"]) for u in (3, 4)]
+    assert split.by_reason["privacy"][0] == sum(of_both)
+    assert split.by_action["drop"][0] == split.by_reason["sensitive"][0]
+    kept = split.by_action["keep"]
+    assert sum(events for events, _, _ in split.by_action.values()) == split.events
+    assert kept[1] + split.by_action["drop"][1] + split.by_action["hide"][1] == split.candidates
+    gone = [row["user"] in (3, 4) or all(of) for row, of in zip(rows, candidates, strict=True)]
+    assert split.untrained == sum(is_gone and bool(of) for is_gone, of in zip(gone, candidates, strict=True))
+
+
+def test_examples_name_their_place(data: Path) -> None:
+    split = _report(data)
+    assert len([line for line in split.examples if line.startswith("sensitive: ")]) == 3
+    assert "part-00000.parquet, row group 0, row" in split.examples[0] and "history entry" in split.examples[0]
+    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render([split]))
+    assert "requests left out" in (text := console.export_text()) and "sensitive" in text
+
+
+def test_the_filter_of_a_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: {path: x, filter: {actions: {bot: drop}, start_step: 4}}\n")
+    found = chosen_filter(recipe, ["actions.bot=mask"])
+    assert (found.actions.bot, found.start_step) == ("mask", 4)
+    assert chosen_filter(None, []) == FilterConfig()
+    with pytest.raises(ConfigError, match=r"actions.bot"):
+        chosen_filter(None, ["actions.bot=erase"])
+
+
+def test_a_folder_without_data(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "schema.yaml").write_text((data / "schema.yaml").read_text())
+    with pytest.raises(DataError, match="at least one sub-folder"):
+        filter_report(tmp_path, FilterConfig.model_validate({"rules": RULES}))
