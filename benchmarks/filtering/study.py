@@ -173,10 +173,11 @@ def filter_of(cell: Cell, folder: Path, domain: Domain, out: Path) -> tuple[dict
     if cell.action == "none":
         return None, 0.0
     options: dict[str, Any] = {"field": domain.field, "domain": domain.values, "flip": cell.flip, "seed": cell.seed}
-    _, of_domain, _ = labels_of(folder, domain, NoisyOptions(**options))
+    split = "fold3" if cell.data == "statics2011" else "train"
+    _, of_domain, _ = labels_of(folder, domain, NoisyOptions(**options), split)
     if cell.share:
         options |= {"noise": NOISE, "above": threshold(float(of_domain.mean()), cell.share)}
-    user, _, filtered = labels_of(folder, domain, NoisyOptions(**options))
+    user, _, filtered = labels_of(folder, domain, NoisyOptions(**options), split)
     shared = {"evaluation": "as_is", "start_step": round(cell.start * cell.steps)}
     if cell.action != "user":
         policy = {"name": "benchmarks.filtering.policy:NoisyDomain", "options": options}

@@ -1,0 +1,36 @@
+"""What filtering events does to what a model knows, and what a purge leaves.
+
+    python -m benchmarks.bench_filter --table FOLDER [--data DIR] [--out benchmarks/results/FILE.md]
+
+Trains what the tables in FOLDER lack, then prints the page and, with `--out`, writes it and a plot beside it. `--only`
+runs one part; without `--data`, the folder with the folders ml-100k and statics2011, the public sets are left out."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from benchmarks.filtering.study import cells, cells_of, run_study
+
+PARTS = ("actions", "after", "probes", "public")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, required=True, help="folder of the tables")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.table.mkdir(parents=True, exist_ok=True)
+    if options.only in (None, "actions"):
+        run_study(options.table / "actions.csv", cells(options.seeds), options.data)
+    if options.data is not None and options.only in (None, "public"):
+        todo = [cell for name in ("ml-100k", "statics2011") for cell in cells_of(name, options.seeds)]
+        run_study(options.table / "public.csv", todo, options.data)
+
+
+if __name__ == "__main__":
+    main()
