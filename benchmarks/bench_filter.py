@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.filtering.after import run_membership, run_relearning
 from benchmarks.filtering.study import cells, cells_of, run_study
 
 PARTS = ("actions", "after", "probes", "public")
@@ -27,6 +28,9 @@ def main() -> None:
     options.table.mkdir(parents=True, exist_ok=True)
     if options.only in (None, "actions"):
         run_study(options.table / "actions.csv", cells(options.seeds), options.data)
+    if options.only in (None, "after"):
+        run_membership(options.table / "membership.csv", options.seeds)
+        run_relearning(options.table / "relearning.csv", options.seeds)
     if options.data is not None and options.only in (None, "public"):
         todo = [cell for name in ("ml-100k", "statics2011") for cell in cells_of(name, options.seeds)]
         run_study(options.table / "public.csv", todo, options.data)

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
+from torch import nn
 
 from benchmarks.filtering.data import (
     NOISE,
@@ -219,13 +220,18 @@ def any_config() -> Config:
 
 def evaluated(config: Config, checkpoint: Path, domain: Domain, ranks: Ranks) -> TaskMetrics:
     """Metrics of the first task with whole histories, also of the candidates of the domain and of the others."""
+    model, told_apart = evaluated_model(config, checkpoint, domain, ranks)
+    folders = ["fold1"] if "fold3" in config.data.train else ["valid", "test"]
+    return next(iter(evaluate_split(model, told_apart, dataset_schema(told_apart), folders, ranks).values()))
+
+
+def evaluated_model(config: Config, checkpoint: Path, domain: Domain, ranks: Ranks) -> tuple[nn.Module, Config]:
+    """A model with the weights of a checkpoint, and the recipe to evaluate it with."""
     told_apart = exact(config, domain)
-    schema = dataset_schema(told_apart)
-    model, plan = plan_model(schema, told_apart, ranks)
+    model, plan = plan_model(dataset_schema(told_apart), told_apart, ranks)
     sharded = shard_model(model, plan, told_apart, ranks)
     load_checkpoint(checkpoint, sharded, None, ranks)
-    folders = ["fold1"] if "fold3" in config.data.train else ["valid", "test"]
-    return next(iter(evaluate_split(sharded, told_apart, schema, folders, ranks).values()))
+    return sharded, told_apart
 
 
 def exact(config: Config, domain: Domain) -> Config:
