@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.filtering.after import run_membership, run_relearning
 from benchmarks.filtering.probes import run_probes
+from benchmarks.filtering.report import draw, page
 from benchmarks.filtering.study import cells, cells_of, run_study
 
 PARTS = ("actions", "after", "probes", "public")
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, required=True, help="folder of the tables")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--only", choices=(*PARTS, "page"), help="page: runs nothing, takes the tables as they are")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -38,6 +39,14 @@ def main() -> None:
     if options.data is not None and options.only in (None, "public"):
         todo = [cell for name in ("ml-100k", "statics2011") for cell in cells_of(name, min(FEWER, options.seeds))]
         run_study(options.table / "public.csv", todo, options.data)
+    if options.only in PARTS:
+        return
+    plot = options.out.with_suffix(".png") if options.out else None
+    text = "\n".join(page(options.table, plot.name if plot else "-")).rstrip() + "\n"
+    print(text)
+    if options.out and plot:
+        options.out.write_text(text)
+        draw(options.table).savefig(plot)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ FIELDS = (*(field.name for field in fields(Cell)), *RESULTS)
 
 
 def cells(seeds: int) -> list[Cell]:
-    """The frontier first; then seed by seed, so that each part has something after a while."""
+    """Seed by seed, so that each part has something after a while."""
     found: list[Cell] = []
     for seed in range(1, seeds + 1):
 
@@ -101,7 +101,7 @@ def cells(seeds: int) -> list[Cell]:
             for flip in FLIPS:
                 add("noise", action=action, flip=flip)
             add("late", action=action, start=LATE)
-    return sorted(found, key=lambda cell: cell.width != WIDTH or cell.part not in ("frontier", "compute"))
+    return sorted(found, key=lambda cell: (cell.seed, cell.width != WIDTH))
 
 
 def cells_of(data: str, seeds: int) -> list[Cell]:
