@@ -16,7 +16,8 @@ from benchmarks.filtering.report import draw, page
 from benchmarks.filtering.study import cells, cells_of, run_study
 
 PARTS = ("actions", "after", "probes", "public")
-FEWER = 3  # seeds of all parts but the first
+FEWER = 3  # seeds of purges and probes
+PUBLIC = 2  # seeds of public data
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
     if options.only in (None, "probes"):
         run_probes(options.table / "probes.csv", min(FEWER, options.seeds))
     if options.data is not None and options.only in (None, "public"):
-        todo = [cell for name in ("ml-100k", "statics2011") for cell in cells_of(name, min(FEWER, options.seeds))]
+        todo = [cell for name in ("ml-100k", "statics2011") for cell in cells_of(name, min(PUBLIC, options.seeds))]
         run_study(options.table / "public.csv", todo, options.data)
     if options.only in PARTS:
         return
