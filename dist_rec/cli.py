@@ -329,8 +329,14 @@ def migrate(path: Annotated[Path, typer.Argument(help="Dataset folder.", callbac
 
 
 @data_app.command()
-def inspect(path: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)]) -> None:
-    """Rows, length percentiles, duplicates, label rates, cardinalities, and bytes with and without dedup."""
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)],
+    ngram: Annotated[
+        list[str] | None, typer.Option(help="N-grams to try at a field of a sequence: 'history.item={rows: 100000}'.")
+    ] = None,
+) -> None:
+    """Rows, length percentiles, duplicates, label rates, cardinalities, and bytes with and without dedup; of n-grams
+    also how often they occur, and how many share a row."""
     from rich.console import Console
 
     from dist_rec.common.log import setup_logging
@@ -338,8 +344,9 @@ def inspect(path: Annotated[Path, typer.Argument(help="Dataset folder.", callbac
     setup_logging(0)  # first: libraries warn when they are imported
 
     from dist_rec.data.inspect import inspect_dataset, render
+    from dist_rec.data.ngram.told import ngrams_told
 
-    Console().print(render(inspect_dataset(path)))
+    Console().print(render(inspect_dataset(path, ngrams_told(ngram or []))))
 
 
 @filter_app.command()

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dist_rec.common.choices import Compress, CorrectionKind, DenseUpdate
+from dist_rec.common.choices import Compress, CorrectionKind, DenseUpdate, HashWhere
+from dist_rec.common.ngram import NgramSpec
 from dist_rec.common.strict import Folder, Seed, Size, Strict, check, check_distinct
 from dist_rec.common.yaml_file import apply_override, read_yaml
 from dist_rec.data.filter.config import FilterConfig
@@ -73,6 +74,17 @@ class DataConfig(Strict):
     )
     filter: FilterConfig | None = Field(
         default=None, description="Which events and candidates are not trained on or not seen; null: none."
+    )
+
+    ngram: dict[str, NgramSpec | None] = Field(
+        default={},
+        description="N-grams of ids over events, by field, such as history.item, in the place of those that the schema "
+        "declares; null: none.",
+    )
+    hash_ngrams: HashWhere = Field(
+        default="auto",
+        description="Where ids of n-grams are made: host, in the reader processes; device, from the ids that are sent "
+        "anyway. auto: on a GPU whose tables of n-grams lie on it, otherwise on the host.",
     )
 
     @property
@@ -164,6 +176,11 @@ class EmbeddingConfig(Strict):
         """Width of a table's rows."""
         override = self.tables.get(table)
         return self.dim if override is None or override.dim is None else override.dim
+
+    def kernels_of(self, table: str) -> list[str]:
+        """The compute kernels that a recipe names for a table; empty if it names none."""
+        override = self.tables.get(table)
+        return [] if override is None else list(override.kernel or [])
 
     def is_replicated(self, table: str) -> bool:
         """Whether every rank holds the whole table."""

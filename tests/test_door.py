@@ -53,6 +53,14 @@ AT_DOOR: dict[str, tuple[Change, str]] = {
         "data.filter.rules[0].field: no event or request has a field 'brand'",
     ),
     "data/schema.py::load_schema": ({"data": {"leave_out": ["uzer"]}}, "data.leave_out: 'uzer' is no context field"),
+    "data/schema.py::_with_ngrams": (
+        {"data": {"ngram": {"history.itm": {"rows": 5}}}},
+        "data.ngram: 'history.itm' is no field of a sequence",
+    ),
+    "embedding/tables.py::table_dims": (
+        {"data": {"ngram": {"history.item": {"rows": 5, "heads": 3}}}},
+        "n-grams of history.item, embedding.tables.item.dim: expected rows of a multiple of 24",
+    ),
     "data/columns.py::columns_of": ({"data": {"path": "{shared_column}"}}, "expected one field per column"),
     "embedding/optimizers.py::fused_optimizer": (
         {"embedding": {"optimizer": "adam"}},
@@ -118,6 +126,7 @@ NOT_AT_DOOR: dict[str, str] = {
     "training/setup.py::_resume": "the steps of a run depend on the number of ranks",
     "data/loader.py::__iter__": "the state of a loader is read by its workers",
     "data/reader.py::load_state_dict": "the settings in the state depend on the number of ranks",
+    "data/ngram/told.py::ngrams_told": "an option of a command that starts no run",
     "embedding/plan.py::make_plan": OF_RANKS,
     "training/evaluate.py::evaluate_checkpoint": "of `dist-rec eval`, before its ranks do anything",
     "training/ranks.py::start_ranks": OF_RANKS,

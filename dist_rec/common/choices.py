@@ -4,6 +4,7 @@ from typing import Any, Literal, get_args
 
 DenseUpdate = Literal["sync", "delayed"]
 CorrectionKind = Literal["none", "extrapolate", "error_feedback"]
+HashWhere = Literal["auto", "host", "device"]
 Compress = Literal["none", "bf16"]
 
 

@@ -15,6 +15,7 @@ from dist_rec.cost.requests import Requests
 from dist_rec.cost.stages import StepCount
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.schema import Schema
+from dist_rec.embedding.tables import table_dims
 
 BY_EVENTS = ("tokens", "layers", "ffn", "backward")  # stages whose work follows the events of a batch
 ID_BYTES, ROW_BYTES = 8, 4  # TorchRec sends ids as int64 and rows as fp32
@@ -37,8 +38,9 @@ class Step:
     @classmethod
     def of(cls, count: StepCount, schema: Schema, config: Config, requests: Requests, batch: HostBatch) -> "Step":
         """Of a batch as `Requests.batch` makes it. With `data.batch_events` batches differ by about one request."""
+        dims = table_dims(schema, config.embedding)
         sharded = [
-            (batch.num_unique[key], config.embedding.dim_of(table))
+            (batch.num_unique[key], dims[table])
             for key, table in schema.layout.tables.items()
             if not config.embedding.is_replicated(table)
         ]

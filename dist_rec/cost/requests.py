@@ -18,6 +18,7 @@ from dist_rec.data.collate import collate
 from dist_rec.data.columns import CANDIDATE, CONTEXT, Column, arrow_schema, columns_of, list_column
 from dist_rec.data.errors import DataError
 from dist_rec.data.host_batch import HostBatch
+from dist_rec.data.layout import FeatureSet
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema import Schema
 from dist_rec.registry import READERS
@@ -127,7 +128,7 @@ class Requests:
         rng = np.random.default_rng(0)
         fields = {CONTEXT: schema.context, CANDIDATE: schema.candidate.ids} | {s.name: s.ids for s in schema.sequences}
         found: dict[tuple[str, str], Counts] = {}
-        for feature_set in schema.layout.feature_sets.values():
+        for feature_set in _measured_sets(schema).values():
             owners = [owner for owner, of in schema.layout.owners.items() if of is feature_set]
             counts = [self.count if owner == CONTEXT else int(self._lengths_of(owner).sum()) for owner in owners]
             total = sum(counts)
@@ -157,7 +158,7 @@ def described(schema: Schema, batch_size: int | None, batch_events: int | None, 
         for name in sequences
     }
     total = np.sum(list(lengths.values()), axis=0)
-    unique = {name: 1.0 if name == CONTEXT else 1 - of.duplicates for name in schema.layout.feature_sets}
+    unique = {name: 1.0 if name == CONTEXT else 1 - of.duplicates for name in _measured_sets(schema)}
     return Requests(lengths, np.full(count, of.candidates, np.int64), unique, float(total.std()))
 
 
@@ -186,12 +187,18 @@ def measured(config: Config, schema: Schema) -> Requests:
     chosen = by_events[len(by_events) // 2]
     totals = np.concatenate([sum(_counts(batch, s.name) for s in schema.sequences) for batch in batches])
     unique = {}
-    for name, of in schema.layout.feature_sets.items():
+    for name, of in _measured_sets(schema).items():
         owners = [owner for owner, owned in schema.layout.owners.items() if owned is of]
         tokens = sum(chosen.counts[owner] for owner in owners)
         unique[name] = chosen.num_unique[of.keys[0]] / max(tokens, 1)
     lengths = {s.name: _counts(chosen, s.name) for s in schema.sequences}
     return Requests(lengths, _counts(chosen, CANDIDATE), unique, float(totals.std()))
+
+
+def _measured_sets(schema: Schema) -> dict[str, FeatureSet]:
+    """Without n-grams, which follow from the ids: of made ids hardly one occurs twice."""
+    made = schema.layout.ngrams | schema.layout.candidate_ngrams
+    return {name: of for name, of in schema.layout.feature_sets.items() if name not in made}
 
 
 def _counts(batch: HostBatch, owner: str) -> Counts:

@@ -20,6 +20,7 @@ from dist_rec.cost.steps import TrainingSteps
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.tables import table_dims
+from dist_rec.models.layers.event_ngrams import EventNgrams
 from dist_rec.models.layers.loss import total_loss
 from dist_rec.models.ranker import Ranker
 from dist_rec.optim.muon import BatchedMuon
@@ -93,8 +94,9 @@ def count_on_cpu(config: Config, schema: Schema, requests: Requests, ranks: Rank
 
 def _updates(schema: Schema, config: Config, batch: HostBatch) -> list[Operator]:
     """FBGEMM's fused updates, one for the rows of every key: torch does not see them as operators."""
+    dims = table_dims(schema, config.embedding)
     sizes = [
-        4 * batch.num_unique[key] * config.embedding.dim_of(table)
+        4 * batch.num_unique[key] * dims[table]
         for key, table in schema.layout.tables.items()
         if not config.embedding.is_replicated(table)
     ]
@@ -136,6 +138,7 @@ def _stages_of(ranker: Ranker) -> dict[nn.Module, str]:
     """The stage of every module that begins one."""
     found: dict[nn.Module, str] = {ranker.tokens: "tokens", ranker.pools: "tokens", ranker.head: "head"}
     found |= dict.fromkeys((*ranker.tokens.values(), *ranker.pools.values()), "tokens")
+    found |= {m: "tokens" for m in ranker.tokens.modules() if isinstance(m, EventNgrams)}  # which runs before them
     found[ranker.body] = "layers"
     for name, module in ranker.body.named_modules():
         if name.rpartition(".")[2] in FFN:

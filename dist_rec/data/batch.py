@@ -5,7 +5,7 @@ Nothing here is 8 bytes wide per event.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -25,12 +25,15 @@ class JaggedEvents:
     - `inverse` (N,) the row of each event among the unique tokens of its feature set, int32 or (on a GPU) bit-packed
     - `side` name -> (N,) uint8 or int16
     - `age` (N,) int32, seconds from the event to its request, or None
+    - `ngrams` "<sequence>.<field>.ngram" -> (N M,) the row of each n-gram among the distinct ones, like `inverse`;
+      those of an event are side by side
     """
 
     lengths: Lengths
     inverse: Tensor | BitPackedIndex
     side: dict[str, Tensor]
     age: Tensor | None = None
+    ngrams: dict[str, Tensor | BitPackedIndex] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,10 @@ from dist_rec.data.dedup import every_token, unique_tokens
 from dist_rec.data.filter.event_filter import EventFilter, Left
 from dist_rec.data.gather import gather_ages
 from dist_rec.data.host_batch import HostBatch
+from dist_rec.data.layout import FieldNgrams
+from dist_rec.data.ngram.counts import use_by_order
+from dist_rec.data.ngram.device import DeviceHash, heads_of
+from dist_rec.data.ngram.host import candidate_ngram_ids, host_ngram_ids
 from dist_rec.data.schema import CandidateSchema, Schema, SequenceSchema
 from dist_rec.data.selection import Selection
 from dist_rec.data.transfer_buffer import TransferBuffer
@@ -30,6 +34,10 @@ class _Events:
     tensors: dict[str, Tensor]
     plain_bytes: int
 
+    def numbers(self, name: str) -> NDArray | None:
+        """One of the tensors, or None if there is no such one."""
+        return self.tensors[name].numpy() if name in self.tensors else None
+
 
 def collate(
     table: pa.Table,
@@ -39,12 +47,14 @@ def collate(
     rows: Ints | None = None,
     dedup: bool = True,
     event_filter: EventFilter | None = None,
+    hash_ngrams: bool = True,
 ) -> HostBatch:
     """One batch from valid rows (see `validate`); with `max_length`, only the newest events of each sequence.
 
     - `rows` (B,) int64 which rows of the table, in which order; None: all of them
     - ids are in order of first occurrence; without `dedup` every event is a token of its own
     - side values are uint8 up to 256 values and int16 above; ages are int32 seconds clipped to [0, 2^31 - 1]
+    - ids of n-grams are made of what a filter leaves; without `hash_ngrams` they are made on the device
     - `labels` of a task that is `given` another task are NaN where the other label is 0, whatever the file has there,
       and those of a candidate that a filter takes from training are all NaN
     - `candidates_per_rank` is the number of candidates that are trained; the training loop replaces it by the mean
@@ -59,15 +69,23 @@ def collate(
     events[CANDIDATE] = reading.events(CANDIDATE, schema.candidate)
     context = [left.some.scalars(field.name) for field in schema.context]
     columns = {CONTEXT: context} | {owner: of.ids for owner, of in events.items()}
-    find = unique_tokens if dedup else every_token
-    tokens = deduplicate(columns, schema.layout.owners, schema.layout.sizes, find)
+    layout = schema.layout
+    hashed, later = (layout.ngrams, {}) if hash_ngrams else ({}, layout.ngrams)
     outcome = reading.outcome()
+    columns |= {owner: [_ngrams(events[of.sequence], of)] for owner, of in hashed.items()}
+    for owner, of in layout.candidate_ngrams.items():
+        columns[owner] = [_candidate_ngrams(events, of, outcome)]
+    owners = {owner: of for owner, of in layout.owners.items() if owner not in later}
+    sizes = {key: size for key, size in layout.sizes.items() if key not in later}
+    tokens = deduplicate(columns, owners, sizes, unique_tokens if dedup else every_token)
     outcome["grouping_key"] = torch.from_numpy(left.some.scalars(schema.request.grouping_key).astype(np.int64))
     targets = len(outcome["labels"]) - (0 if left.untrained is None else int(left.untrained.sum()))
     beside = {name: tensor for of in events.values() for name, tensor in of.tensors.items()}
     count = torch.tensor(float(targets), dtype=torch.float32)
     return HostBatch(
-        tensors=TransferBuffer.of({**tokens.tensors, **beside, **outcome, "candidates_per_rank": count}),
+        tensors=TransferBuffer.of(
+            {**tokens.tensors, **beside, **outcome, **heads_of(later), "candidates_per_rank": count}
+        ),
         num_unique=tokens.num_unique,
         bits=tokens.bits,
         counts=tokens.counts,
@@ -77,12 +95,51 @@ def collate(
         + sum(tensor.nbytes for tensor in outcome.values()),
         num_targets=targets,
         filtered=left.counts,
+        ngrams=layout.ngrams,
+        candidate_ngrams=tuple(layout.candidate_ngrams),
+        hash_there=DeviceHash(later, dedup) if later else None,
+        ngram_use={
+            name: use
+            for owner, of in hashed.items()
+            for name, use in use_by_order(tokens.ids_of(owner), tokens.counts[of.sequence], of).items()
+        },
     )
 
 
-def empty_batch(schema: Schema, event_filter: EventFilter | None = None) -> HostBatch:
+def empty_batch(schema: Schema, event_filter: EventFilter | None = None, *, hash_ngrams: bool = True) -> HostBatch:
     """A batch without requests, for a rank without more rows: every length is 0, the keys are the usual ones."""
-    return collate(arrow_schema(schema).empty_table(), schema, event_filter=event_filter)
+    return collate(arrow_schema(schema).empty_table(), schema, event_filter=event_filter, hash_ngrams=hash_ngrams)
+
+
+def _ngrams(events: _Events, of: FieldNgrams) -> NDArray[np.int64]:
+    """(N M,) rows of the n-grams of one field, those of an event side by side."""
+    lengths, ages, slots = (events.numbers(f"{name}.{of.sequence}") for name in ("lengths", "age", "slot"))
+    assert lengths is not None, "every sequence has them"
+    ids = events.ids[of.place]
+    return host_ngram_ids(ids, lengths, of.spec, hidden=of.hidden, times=ages, slots=slots).reshape(-1)
+
+
+def _candidate_ngrams(events: dict[str, _Events], of: FieldNgrams, outcome: dict[str, Tensor]) -> NDArray[np.int64]:
+    """(C M,) rows of the n-grams that candidates would make as the next event."""
+    assert of.candidate_place is not None, "candidates have them"
+    sequence, candidates = events[of.sequence], events[CANDIDATE]
+    lengths, ages, slots = (sequence.numbers(f"{name}.{of.sequence}") for name in ("lengths", "age", "slot"))
+    counts, places = candidates.numbers(f"lengths.{CANDIDATE}"), sequence.numbers(f"slots.{of.sequence}")
+    assert lengths is not None and counts is not None, "all events have them"
+    request = np.repeat(np.arange(len(lengths)), counts)
+    whole = [lengths[request], (lengths if places is None else places)[request]]
+    own = [outcome[name].numpy() for name in ("visible_events", "visible_slots") if name in outcome]
+    seen = own * 2 if len(own) == 1 else own or whole  # without empty places a candidate sees as many as events
+    return candidate_ngram_ids(
+        sequence.ids[of.place],
+        lengths,
+        candidates.ids[of.candidate_place],
+        np.stack([request, *seen], axis=1).astype(np.int64),
+        of.spec,
+        hidden=of.hidden,
+        ages=ages,
+        slots=slots,
+    ).reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from dist_rec.data.batch import JaggedEvents, SequenceBatch
 from dist_rec.data.columns import CANDIDATE, CONTEXT
+from dist_rec.data.layout import FieldNgrams
 from dist_rec.data.lengths import Lengths, Slots
+from dist_rec.data.ngram.counts import NgramUse
+from dist_rec.data.ngram.device import DeviceHash, hashed
 from dist_rec.data.unique_tokens import UniqueTokens
 
 
@@ -25,12 +28,19 @@ class HostBatch(UniqueTokens):
     - `plain_bytes`: bytes the same batch would take as int64 KeyedJaggedTensors without dedup
     - `num_targets`: candidates that are trained
     - `filtered` action -> events and candidates; empty without a filter
+    - `ngrams` owner -> what they are n-grams of. Their ids are hashed, or `hash_there` says how `to` hashes them
+    - `candidate_ngrams` owners, always hashed on the host
+    - `ngram_use` by "<sequence>.<field>.<order>"; of what is hashed there, `to` fills it in
     """
 
     side: dict[str, tuple[str, ...]]
     plain_bytes: int
     num_targets: int
     filtered: dict[str, int]
+    ngrams: dict[str, FieldNgrams]
+    candidate_ngrams: tuple[str, ...]
+    hash_there: DeviceHash | None
+    ngram_use: dict[str, NgramUse]
 
     @property
     def num_requests(self) -> int:
@@ -42,7 +52,7 @@ class HostBatch(UniqueTokens):
 
     @property
     def num_events(self) -> int:
-        return sum(count for owner, count in self.counts.items() if owner not in (CANDIDATE, CONTEXT))
+        return sum(self.counts[owner] for owner in self.side if owner != CANDIDATE)
 
     def set_candidates_per_rank(self, count: float) -> None:
         """Writes the mean number per rank in this step into the buffer, before the buffer is copied."""
@@ -51,15 +61,21 @@ class HostBatch(UniqueTokens):
     def to(  # pyright: ignore[reportIncompatibleMethodOverride] - an opened batch moves no further
         self, device: torch.device, non_blocking: bool = False
     ) -> SequenceBatch:
-        """One copy of the buffer, then views of it. Only ids are new tensors there, as int64."""
+        """One copy of the buffer, then views of it. Only ids are new tensors there, as int64, and what is hashed there,
+        for which the host waits."""
         there = super().to(device, non_blocking)
         tensors = there.tensors
+        lengths = {owner: self._lengths(f"lengths.{owner}", tensors, of=owner) for owner in self.side}
+        if self.hash_there is not None:
+            there, used = hashed(there, self.hash_there, lengths)
+            self.ngram_use.update(used)
         events = {
             owner: JaggedEvents(
-                lengths=self._lengths(f"lengths.{owner}", tensors, of=owner),
+                lengths=lengths[owner],
                 inverse=there.inverse(owner),
                 side={name: tensors[f"side.{owner}.{name}"] for name in names},
                 age=tensors.get(f"age.{owner}"),
+                ngrams={name: there.inverse(name) for name in self._ngrams_of(owner)},
             )
             for owner, names in self.side.items()
         }
@@ -76,6 +92,11 @@ class HostBatch(UniqueTokens):
             grouping_key=tensors["grouping_key"],
             candidates_per_rank=tensors["candidates_per_rank"],
         )
+
+    def _ngrams_of(self, owner: str) -> list[str]:
+        """Of a sequence or of the candidates."""
+        of_sequence = [name for name, of in self.ngrams.items() if of.sequence == owner]
+        return list(self.candidate_ngrams) if owner == CANDIDATE else of_sequence
 
     def _lengths(self, name: str, there: Mapping[str, Tensor], of: str | None = None) -> Lengths:
         """Copies on the host: the buffer goes back to its allocator before the batch is done."""

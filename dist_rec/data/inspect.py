@@ -1,5 +1,6 @@
 """Statistics of a dataset folder: rows, lengths, labels, ids, and bytes to the device with and without dedup."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +9,12 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from dist_rec.common.ngram import NgramSpec
 from dist_rec.data.columns import CONTEXT
 from dist_rec.data.errors import DataError, reading
 from dist_rec.data.files import SUFFIXES, data_files, is_hidden, warn_once
+from dist_rec.data.ngram.report import NgramCounter, OrderReport
+from dist_rec.data.ngram.report import render as render_ngrams
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema import Schema, load_schema
 
@@ -34,28 +38,33 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """All splits, and per field "history.item" the distinct ids that occur in them and the size of its table."""
+    """All splits, per field "history.item" the distinct ids that occur in them and the size of its table, and the
+    n-grams by field and order."""
 
     name: str
     splits: list[SplitReport]
     cardinality: dict[str, tuple[int, int]]
+    ngrams: list[OrderReport]
 
 
-def inspect_dataset(path: Path) -> DatasetReport:
-    """Reads and validates a whole dataset.
+def inspect_dataset(path: Path, ngram: Mapping[str, NgramSpec | None] | None = None) -> DatasetReport:
+    """Reads and validates a whole dataset; `ngram` as in a recipe's `data.ngram`.
 
     Raises ConfigError for its schema, and DataError for its files or if it has no split."""
-    schema = load_schema(path)
+    schema = load_schema(path, ngram=ngram)
     folders = split_folders(Path(path))
     if not folders:
         raise DataError(f"{path}: expected at least one sub-folder with Parquet files, got none")
-    occurred = {key: np.zeros(size, dtype=bool) for key, size in schema.layout.sizes.items()}
-    splits = [_inspect_split(folder, schema, occurred) for folder in folders]
-    return DatasetReport(schema.name, splits, {key: (int(ids.sum()), len(ids)) for key, ids in occurred.items()})
+    sizes, grams = schema.layout.sizes, schema.layout.ngrams | schema.layout.candidate_ngrams
+    occurred = {key: np.zeros(size, dtype=bool) for key, size in sizes.items() if key not in grams}
+    counters = [NgramCounter(of) for of in schema.layout.ngrams.values()]
+    splits = [_inspect_split(folder, schema, occurred, counters) for folder in folders]
+    seen = {key: (int(ids.sum()), len(ids)) for key, ids in occurred.items()}
+    return DatasetReport(schema.name, splits, seen, [each for counter in counters for each in counter.reports()])
 
 
 def render(report: DatasetReport) -> RenderableType:
-    """Two tables for a terminal: one row per split, one row per field."""
+    """Tables for a terminal: one row per split, one row per field, one row per field and order of n-grams."""
     splits = Table(title=f"{report.name}: splits")
     percentiles = [f"p{p}" for p in PERCENTILES]
     lengths = f"length {' / '.join(percentiles)} / max"
@@ -75,7 +84,7 @@ def render(report: DatasetReport) -> RenderableType:
     fields.add_column("table", justify="right")
     for name, (distinct, size) in report.cardinality.items():
         fields.add_row(name, f"{distinct:,}", f"{size:,}")
-    return Group(splits, fields)
+    return Group(splits, fields, *([render_ngrams(report.ngrams, BATCH_REQUESTS)] if report.ngrams else []))
 
 
 def split_folders(path: Path) -> list[Path]:
@@ -92,16 +101,22 @@ def split_folders(path: Path) -> list[Path]:
     return splits
 
 
-def _inspect_split(folder: Path, schema: Schema, occurred: dict[str, NDArray[np.bool_]]) -> SplitReport:
-    """Marks in `occurred` the ids of each field that occur."""
+def _inspect_split(
+    folder: Path, schema: Schema, occurred: dict[str, NDArray[np.bool_]], counters: list[NgramCounter]
+) -> SplitReport:
+    """Marks in `occurred` the ids of each field that occur, and counts n-grams."""
     lengths: dict[str, list[NDArray[np.int32]]] = {sequence.name: [] for sequence in schema.sequences}
     ones, defined = np.zeros((2, len(schema.candidate.labels)))
     rows = candidates = tokens = unique = nbytes = plain_bytes = batches = 0
-    first_keys = [feature_set.keys[0] for name, feature_set in schema.layout.feature_sets.items() if name != CONTEXT]
+    sets = schema.layout.feature_sets
+    beside = (CONTEXT, *schema.layout.ngrams, *schema.layout.candidate_ngrams)
+    first_keys = [feature_set.keys[0] for name, feature_set in sets.items() if name not in beside]
     for batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
         labels = batch.tensors["labels"]
         for key, ids in occurred.items():
             ids[batch.ids_of(key).numpy()] = True
+        for counter in counters:
+            counter.add(batch)
         for name, parts in lengths.items():
             parts.append(batch.tensors[f"lengths.{name}"].numpy())
         ones += labels.double().nansum(0).numpy()

@@ -1,6 +1,8 @@
 """Ids that are deduplicated and looked up together. Does not import torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from dist_rec.common.ngram import NgramSpec
 
 
 @dataclass(frozen=True)
@@ -12,16 +14,43 @@ class FeatureSet:
 
 
 @dataclass(frozen=True)
+class FieldNgrams:
+    """N-grams of one field of a sequence.
+
+    - `sequence`, `field` and `place`: whose ids they are, and the place of the field among the ids of the sequence
+    - `key`: of the field's ids, in the feature set of the sequence
+    - `base`: the field's table; `table`: their own, of `spec.total_rows` rows
+    - `hidden`: the id of hidden events, or None
+    - `candidate_place`: of the field among the ids of the candidates, if these have n-grams as well
+    """
+
+    sequence: str
+    field: str
+    place: int
+    key: str
+    base: str
+    table: str
+    spec: NgramSpec
+    hidden: int | None
+    candidate_place: int | None = None
+
+
+@dataclass(frozen=True)
 class Layout:
     """The ids in a batch of a schema.
 
     - `owners` owner of ids -> its feature set: "context" (if there are context fields), every sequence, "candidate".
-      Sequences and candidates with the same fields share a set, named after the first of them; context has its own
+      Sequences and candidates with the same fields share a set, named after the first of them; context has its own.
+      Then every "<sequence>.<field>.ngram", which has as many ids per event as there are sub-tables, and the same with
+      ".candidate" behind for candidates; each has a set of its own with one key of its name
     - `feature_sets` by name, in the order of their first owners
     - `tables` key -> its table, `sizes` key -> rows of that table; keys are "<feature set>.<field>", set after set
+    - `ngrams` owner -> what they are n-grams of; `candidate_ngrams` those of candidates
     """
 
     owners: dict[str, FeatureSet]
     feature_sets: dict[str, FeatureSet]
     tables: dict[str, str]
     sizes: dict[str, int]
+    ngrams: dict[str, FieldNgrams] = field(default_factory=dict)
+    candidate_ngrams: dict[str, FieldNgrams] = field(default_factory=dict)

@@ -36,6 +36,7 @@ class RequestReader(IterableDataset):
     - `rows` lists and reads the row groups of the folders
     - `shuffle_window` 0 keeps the order of the files; n permutes at least n consecutive rows of a lane (fewer if the
       lane has fewer), which are in memory together
+    - `hash_ngrams`: whether ids of n-grams are made here, and not on the device
     - `event_filter` filters the batches from its first step on
     - the order depends only on `seed`, the epoch, `world_size` and the number of workers
 
@@ -55,6 +56,7 @@ class RequestReader(IterableDataset):
     max_length: int | None = None
     dedup: bool = True
     rows: RowReader = PARQUET
+    hash_ngrams: bool = True
     event_filter: EventFilter | None = None
 
     def __post_init__(self) -> None:
@@ -145,9 +147,17 @@ class RequestReader(IterableDataset):
     def _collated(self, found: tuple[pa.Table, Ints] | None, step: int) -> HostBatch:
         acting = self.event_filter if self.event_filter is not None and self.event_filter.acts(step) else None
         if found is None:
-            return empty_batch(self.schema, acting)
+            return empty_batch(self.schema, acting, hash_ngrams=self.hash_ngrams)
         table, rows = found
-        return collate(table, self.schema, self.max_length, rows=rows, dedup=self.dedup, event_filter=acting)
+        return collate(
+            table,
+            self.schema,
+            self.max_length,
+            rows=rows,
+            dedup=self.dedup,
+            event_filter=acting,
+            hash_ngrams=self.hash_ngrams,
+        )
 
     def _lane(self, groups: list[RowGroup], epoch: int) -> Lane:
         place = (self.seed, epoch)

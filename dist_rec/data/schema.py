@@ -19,7 +19,7 @@ Int is any integer type of Parquet, list any of its list types. files.py picks t
 reads schemas and files from before 0.1.0.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
+from dist_rec.common.ngram import NgramSpec
 from dist_rec.common.strict import ConfigError, Strict, check, check_distinct
 from dist_rec.common.yaml_file import read_yaml
-from dist_rec.data.layout import FeatureSet, Layout
+from dist_rec.data.layout import FeatureSet, FieldNgrams, Layout
 from dist_rec.data.older_words import with_todays_words
 
 SCHEMA_FILE = "schema.yaml"
@@ -45,6 +46,10 @@ class IdField(Strict):
 
     name: str
     table: str = ""
+    ngram: NgramSpec | None = Field(
+        default=None,
+        description="Of a field of a sequence: n-grams of its ids over the events, in a table of their own.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -141,6 +146,8 @@ class Schema(Strict):
                     raise ValueError(
                         f"{place}.{field.name}: table '{field.table}' is not declared; declared: {declared}"
                     )
+                if field.ngram is not None and place in ("context", "candidate"):
+                    raise ValueError(f"{place}.{field.name}: n-grams are over events; expected ngram at a sequence")
             check_distinct(place, [*(field.name for field in fields), *side], "a field is one column")
         names = [s.name for s in self.sequences]
         _check_names("sequences", names)
@@ -156,13 +163,41 @@ class Schema(Strict):
                 if not 0 < size <= 2**15 - self.hidden:
                     most = 2**15 - self.hidden
                     raise ValueError(f"{place}.{name}: a side value takes 1 to {most} values, got {size}")
+        for of in self.sequences:
+            self._check_ngrams(of)
         if self.feature_groups:
             _check_groups(self.feature_groups, self.grouped_fields)
         return self
 
+    def _check_ngrams(self, sequence: SequenceSchema) -> None:
+        for field in sequence.ids:
+            if field.ngram is None:
+                continue
+            place = f"{sequence.name}.{field.name}.ngram"
+            _check_names(place, [field.name])  # of a module
+            if field.ngram.gap_seconds is not None and not sequence.time:
+                raise ValueError(f"{place}: gap_seconds needs times of the events; expected time: true at the sequence")
+            if field.ngram.candidate_bigram and (field.name, field.table) not in _looked_up(self.candidate.ids):
+                raise ValueError(
+                    f"{place}: candidate_bigram needs a field of the candidates of the same name and table; these have "
+                    f"{', '.join(field.name for field in self.candidate.ids)}"
+                )
+            if ngram_table(sequence.name, field.name) in self.tables:
+                taken = ngram_table(sequence.name, field.name)
+                raise ValueError(
+                    f"{place}: its table is called {taken}; expected another name for the table you declare"
+                )
+
     def rows_of(self, table: str) -> int:
-        """Rows of an embedding table: its ids, and HIDDEN after them where events look it up."""
+        """Rows of an embedding table: its ids, and HIDDEN after them where events look it up; or of n-grams."""
+        if table not in self.tables:
+            return self.ngram_tables[table].spec.total_rows
         return self.tables[table] + (self.hidden and table in self._event_tables)
+
+    @property
+    def ngram_tables(self) -> dict[str, FieldNgrams]:
+        """The tables of n-grams, which are not among `tables`."""
+        return {of.table: of for of in self.layout.ngrams.values()}
 
     def side_values(self, owner: SequenceSchema | CandidateSchema) -> dict[str, int]:
         """Values of each side value of a sequence or of the candidates, with HIDDEN."""
@@ -191,20 +226,59 @@ class Schema(Strict):
         owners: dict[str, FeatureSet] = {}
         tables: dict[str, str] = {}
         for owner, ids in fields.items():
-            shared = (owners[other] for other in owners if other != "context" and fields[other] == ids)
+            names = _looked_up(ids)
+            shared = (owners[other] for other in owners if other != "context" and _looked_up(fields[other]) == names)
             if (found := next(shared, None)) is None:
                 keys = {f"{owner}.{field.name}": field.table for field in ids}
                 found = FeatureSet(owner, tuple(keys))
                 tables |= keys
             owners[owner] = found
-        sets = {of.name: of for of in owners.values()}
-        return Layout(owners, sets, tables, {key: self.rows_of(table) for key, table in tables.items()})
+        sizes = {key: self.rows_of(table) for key, table in tables.items()}
+        ngrams = {f"{of.sequence}.{of.field}.ngram": of for of in self._ngrams(owners)}
+        of_candidates = {f"{owner}.candidate": of for owner, of in ngrams.items() if of.candidate_place is not None}
+        owners |= {owner: FeatureSet(owner, (owner,)) for owner in ngrams | of_candidates}
+        tables |= {owner: of.table for owner, of in (ngrams | of_candidates).items()}
+        sizes |= {owner: of.spec.total_rows for owner, of in (ngrams | of_candidates).items()}
+        return Layout(owners, {of.name: of for of in owners.values()}, tables, sizes, ngrams, of_candidates)
+
+    def _ngrams(self, owners: Mapping[str, FeatureSet]) -> Iterable[FieldNgrams]:
+        candidate = [field.name for field in self.candidate.ids]
+        for sequence in self.sequences:
+            for place, field in enumerate(sequence.ids):
+                if field.ngram is not None:
+                    yield FieldNgrams(
+                        sequence=sequence.name,
+                        field=field.name,
+                        place=place,
+                        key=owners[sequence.name].keys[place],
+                        base=field.table,
+                        table=ngram_table(sequence.name, field.name),
+                        spec=field.ngram,
+                        hidden=self.tables[field.table] if self.hidden else None,
+                        candidate_place=candidate.index(field.name) if field.ngram.candidate_bigram else None,
+                    )
 
 
-def load_schema(folder: str | Path, leave_out: Sequence[str] = (), *, hidden: bool = False) -> Schema:
-    """The schema of a dataset folder without the context fields in `leave_out`, and with HIDDEN if `hidden`.
+def ngram_table(sequence: str, field: str) -> str:
+    """The name of the table of a field's n-grams."""
+    return f"{sequence}_{field}_ngram"
 
-    Raises ConfigError if the schema is missing or wrong, or has no such context field."""
+
+def _looked_up(fields: Sequence[IdField]) -> list[tuple[str, str]]:
+    return [(field.name, field.table) for field in fields]
+
+
+def load_schema(
+    folder: str | Path,
+    leave_out: Sequence[str] = (),
+    *,
+    hidden: bool = False,
+    ngram: Mapping[str, NgramSpec | None] | None = None,
+) -> Schema:
+    """The schema of a dataset folder without the context fields in `leave_out`, with HIDDEN if `hidden`, and with other
+    n-grams at the fields "<sequence>.<field>" of `ngram`; None takes them away.
+
+    Raises ConfigError if the schema is missing or wrong, or has no such context field or field of a sequence."""
     path = Path(folder) / SCHEMA_FILE
     missing = (
         "no such file; expected a dataset folder, made by `dist-rec data synth`, by `dist-rec data import`, or from "
@@ -212,6 +286,8 @@ def load_schema(folder: str | Path, leave_out: Sequence[str] = (), *, hidden: bo
     )
     tree = with_todays_words(read_yaml(path, missing), str(path))
     schema = check(Schema, tree | {"hidden": True} if hidden else tree, str(path))
+    if ngram:
+        schema = check(Schema, _with_ngrams(schema, ngram, path), f"{path} with data.ngram of the recipe")
     known = [field.name for field in schema.context]
     for name in leave_out:
         if name not in known:
@@ -222,6 +298,18 @@ def load_schema(folder: str | Path, leave_out: Sequence[str] = (), *, hidden: bo
     context = [field for field in schema.context if field.name not in leave_out]
     update = {"context": context, "feature_groups": {name: fields for name, fields in groups.items() if fields}}
     return schema.model_copy(update=update)
+
+
+def _with_ngrams(schema: Schema, ngram: Mapping[str, NgramSpec | None], path: Path) -> dict[str, Any]:
+    tree = schema.model_dump()
+    fields = {f"{of['name']}.{field['name']}": field for of in tree["sequences"] for field in of["ids"]}
+    for name, spec in ngram.items():
+        if name not in fields:
+            raise ConfigError(
+                f"data.ngram: '{name}' is no field of a sequence of {path}; these are: {', '.join(fields)}"
+            )
+        fields[name]["ngram"] = None if spec is None else spec.model_dump()
+    return tree
 
 
 def _check_names(place: str, names: Iterable[str]) -> None:

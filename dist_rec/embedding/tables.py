@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingConfig as TorchrecConfig
+from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import EmbeddingConfig
@@ -11,8 +12,15 @@ from dist_rec.embedding.dedup_lookup import collections_by_width
 
 
 def table_dims(schema: Schema, config: EmbeddingConfig) -> dict[str, int]:
-    """Width of the rows of every table of the schema."""
-    return {table: config.dim_of(table) for table in schema.tables}
+    """Width of the rows of every table: of n-grams a part of that of their ids, so that the rows of an event's n-grams
+    are together as wide as the row of its id. Raises ConfigError if that cannot be."""
+    widths = {table: config.dim_of(table) for table in schema.tables}
+    for name, of in schema.ngram_tables.items():
+        try:
+            widths[name] = of.spec.width(widths[of.base])
+        except ValueError as error:
+            raise ConfigError(f"n-grams of {of.sequence}.{of.field}, embedding.tables.{of.base}.dim: {error}") from None
+    return widths
 
 
 def check_tables(schema: Schema, config: EmbeddingConfig) -> None:
@@ -21,28 +29,41 @@ def check_tables(schema: Schema, config: EmbeddingConfig) -> None:
     for name in config.tables:
         if name not in features:
             raise ConfigError(f"embedding.tables.{name}: no field uses this table; used: {', '.join(features)}")
+    for name in schema.ngram_tables:
+        override = config.tables.get(name)
+        if override is not None and (override.dim is not None or config.is_replicated(name)):
+            raise ConfigError(
+                f"embedding.tables.{name}: a table of n-grams is as wide as its field and their number make it, and "
+                f"sharded, so that only rows that occur change; expected no dim and no data_parallel, got {override}"
+            )
     if all(config.is_replicated(name) for name in features):
         raise ConfigError("embedding.tables: every table is data_parallel; at least one must be sharded")
 
 
 def build_collections(schema: Schema, config: EmbeddingConfig) -> nn.ModuleDict:
-    """The sharded tables, on the meta device: one EmbeddingCollection per row width.
+    """The sharded tables, on the meta device: one EmbeddingCollection per row width, and one for each table of n-grams,
+    named after it.
 
     There is one table per name that a field uses; features are named "<feature set>.<field>". Raises as `check_tables`.
     """
     check_tables(schema, config)
-    return collections_by_width(
-        TorchrecConfig(
+    dims, meta = table_dims(schema, config), torch.device("meta")
+    tables = {
+        name: TorchrecConfig(
             name=name,
             num_embeddings=schema.rows_of(name),
-            embedding_dim=config.dim_of(name),
+            embedding_dim=dims[name],
             feature_names=keys,
             weight_init_min=-config.init_scale,
             weight_init_max=config.init_scale,
         )
         for name, keys in _features_by_table(schema).items()
         if not config.is_replicated(name)
-    )
+    }
+    collections = collections_by_width(table for name, table in tables.items() if name not in schema.ngram_tables)
+    for name in schema.ngram_tables:
+        collections[name] = EmbeddingCollection(tables=[tables[name]], device=meta)
+    return collections
 
 
 def build_replicated(schema: Schema, config: EmbeddingConfig, device: torch.device) -> nn.ModuleDict:

@@ -17,7 +17,8 @@ class TokenEmbedding(nn.Module):
     lookup of every event, bit for bit. The forward indexes outputs of collections by known names and never iterates
     over them, so that torch.fx can trace it through a sharded collection.
 
-    Sharded tables are in `collections`, one per row width; data-parallel tables in `replicated`, as dense parameters.
+    Sharded tables are in `collections`, one per row width and one for each of `ngram_tables`; data-parallel tables in
+    `replicated`, as dense parameters.
     """
 
     def __init__(self, schema: Schema, config: EmbeddingConfig, device: torch.device) -> None:
@@ -25,8 +26,9 @@ class TokenEmbedding(nn.Module):
         self.collections = build_collections(schema, config)
         self.replicated = build_replicated(schema, config, device)
         tables = schema.layout.tables
+        self.ngram_tables = frozenset(schema.ngram_tables)
         self.sources = {
-            name: [(key, tables[key], _source(config, tables[key])) for key in feature_set.keys]
+            name: [(key, tables[key], self._source(config, tables[key])) for key in feature_set.keys]
             for name, feature_set in schema.layout.feature_sets.items()
         }
 
@@ -41,7 +43,8 @@ class TokenEmbedding(nn.Module):
             rows[name] = torch.cat(parts, dim=1)
         return rows
 
-
-def _source(config: EmbeddingConfig, table: str) -> str | None:
-    """The collection that holds a table, or None for a data-parallel one."""
-    return None if config.is_replicated(table) else collection_name(config.dim_of(table))
+    def _source(self, config: EmbeddingConfig, table: str) -> str | None:
+        """The collection that holds a table, or None for a data-parallel one."""
+        if table in self.ngram_tables:
+            return table
+        return None if config.is_replicated(table) else collection_name(config.dim_of(table))

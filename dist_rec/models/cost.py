@@ -15,6 +15,8 @@ def request_flops(ranker: Ranker, lengths: dict[str, int], candidates: int = 1) 
         assert isinstance(tokens, EventTokens)
         hidden = tokens.static
         total["tokens"] += lengths[name] * mlp_flops([hidden.in_features, hidden.out_features, tokens.out.out_features])
+        if tokens.ngrams is not None:
+            total["tokens"] += lengths[name] * linear_flops(tokens.ngrams)
     if pools := sum(linear_flops(pool) for pool in ranker.pools.values()):
         total["pools"] = pools * (candidates if ranker.schema.candidate.visible_events else 1)
     return total | ranker.body.flops(lengths, candidates) | {"head": candidates * linear_flops(ranker.head)}

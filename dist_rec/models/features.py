@@ -11,7 +11,7 @@ class FeatureColumns:
     """Columns of `[context ; candidate]` features by group of the schema.
 
     - `total`: their number
-    - `groups`: group -> one slice per field
+    - `groups`: group -> one slice per field, and per n-grams of a field of the candidate
     - `candidate_groups`: indices of the groups that have a field of the candidate
     """
 
@@ -24,11 +24,20 @@ class FeatureColumns:
         widths = {f"context.{field.name}": table_dims[field.table] for field in schema.context}
         widths |= {f"candidate.{field.name}": table_dims[field.table] for field in schema.candidate.ids}
         widths |= {f"candidate.{name}": side_dim for name in schema.candidate.side}
+        grams = {f"{owner} of candidates": of for owner, of in schema.layout.candidate_ngrams.items()}
+        widths |= {name: table_dims[of.base] for name, of in grams.items()}
+        beside: dict[str, list[str]] = {}
+        for name, of in grams.items():
+            beside.setdefault(f"candidate.{of.field}", []).append(name)
         ends = dict(zip(widths, accumulate(widths.values()), strict=True))
         return cls(
             total=sum(widths.values()),
             groups={
-                group: [slice(ends[field] - widths[field], ends[field]) for field in fields]
+                group: [
+                    slice(ends[name] - widths[name], ends[name])
+                    for field in fields
+                    for name in (field, *beside.get(field, ()))
+                ]
                 for group, fields in schema.token_groups.items()
             },
             candidate_groups=[

@@ -13,6 +13,7 @@ from dist_rec.kernels.gather_pool import expand
 from dist_rec.models.config import ModelConfig, Precision
 from dist_rec.models.features import FeatureColumns
 from dist_rec.models.late_fusion import LateFusion
+from dist_rec.models.layers.event_ngrams import EventNgrams, NgramField
 from dist_rec.models.layers.half_weights import HalfWeights
 from dist_rec.models.layers.heads import Head
 from dist_rec.models.layers.jagged import CandidateView, SequenceInputs
@@ -40,6 +41,7 @@ class Ranker(nn.Module):
             {n: nn.Embedding(size, config.tokens.side_dim) for n, size in schema.side_values(schema.candidate).items()}
         )
         row_dims = {n: sum(table_dims[layout.tables[key]] for key in of.keys) for n, of in layout.feature_sets.items()}
+        ngrams = _event_ngrams(schema, table_dims)
         columns = FeatureColumns.of(schema, table_dims, config.tokens.side_dim)
         context_dim = row_dims.get("context", 0)
         inputs = ModelInputs(config, tuple(self.sequence_sets), columns, columns.total - context_dim, context_dim)
@@ -50,6 +52,7 @@ class Ranker(nn.Module):
                 schema.side_values(s),
                 s.time,
                 self.options.dropout,
+                ngrams.get(s.name),
             )
             for s in schema.sequences
         }
@@ -65,6 +68,7 @@ class Ranker(nn.Module):
         self.head = Head(config.head, self.head_width, len(schema.candidate.labels))
         self.apply(_start_small)
         self._weights = {name: HalfWeights(part) for name, part in (("layers", self.body), ("head", self.head))}
+        self._ngram_weights = {name: HalfWeights(part) for name, part in ngrams.items()}
         self._token_weights = {name: HalfWeights(part) for name, part in self.tokens.items()}
 
     def forward(self, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
@@ -82,21 +86,34 @@ class Ranker(nn.Module):
     def candidates(self, rows: dict[str, Tensor], batch: SequenceBatch) -> CandidateView:
         parts = [expand(rows[self.candidate_set], batch.candidates.inverse)]
         parts += [embedding(batch.candidates.side[name].int()) for name, embedding in self.candidate_dynamic.items()]
+        for name, of in self.schema.layout.candidate_ngrams.items():
+            grams = expand(rows[name], batch.candidates.ngrams[name])  # (C M, D / M), those of a candidate adjacent
+            parts.append(grams.view(batch.num_candidates, of.spec.tables * grams.shape[1]))
         context = expand(rows["context"], batch.context) if batch.context is not None else None
         prefix = batch.visible_events, batch.visible_slots
         return CandidateView(torch.cat(parts, dim=1), context, batch.candidates.lengths, *prefix)
 
-    def event_tokens(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
-        """(N, d) tokens of one sequence."""
+    def event_tokens(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch, fused: Tensor | None) -> Tensor:
+        """(N, d) tokens of one sequence; `fused` are its fields with n-grams, if it has some."""
         with self._cast("tokens", batch.grouping_key.device, self._token_weights[name]):
-            return self.tokens[name](rows[self.sequence_sets[name]], batch.sequences[name])
+            return self.tokens[name](rows[self.sequence_sets[name]], batch.sequences[name], fused)
+
+    def fused_fields(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor | None:
+        """(N, Df) columns of the fields of a sequence that have n-grams; None without any."""
+        tokens = self.tokens[name]
+        assert isinstance(tokens, EventTokens)
+        if tokens.ngrams is None:
+            return None
+        with self._cast("tokens", batch.grouping_key.device, self._ngram_weights[name]):
+            return tokens.ngrams(rows[self.sequence_sets[name]], batch.sequences[name], rows)
 
     def sequences(self, rows: dict[str, Tensor], batch: SequenceBatch, view: CandidateView) -> SequenceInputs:
         """What the body reads of every sequence."""
         again, half = "tokens" in self.config.recompute, self._is_half("layers", batch.grouping_key.device)
-        tokens = {name: run(self.event_tokens, name, rows, batch, again=again) for name in self.tokens}
+        fused = {name: run(self.fused_fields, name, rows, batch, again=again) for name in self.tokens}
+        tokens = {name: run(self.event_tokens, name, rows, batch, fused[name], again=again) for name in self.tokens}
         pools = {
-            name: pool(rows[self.sequence_sets[name]], batch.sequences[name], self.tokens[name], view)
+            name: pool(rows[self.sequence_sets[name]], batch.sequences[name], self.tokens[name], view, fused[name])
             for name, pool in self.pools.items()
         }
         lengths = {name: batch.sequences[name].lengths for name in self.tokens}
@@ -115,6 +132,17 @@ class Ranker(nn.Module):
     def _is_half(self, part: str, device: torch.device) -> bool:
         precision: Precision = getattr(self.config.precision, part)
         return precision == "bf16" or (precision == "auto" and device.type == "cuda")
+
+
+def _event_ngrams(schema: Schema, table_dims: dict[str, int]) -> dict[str, EventNgrams]:
+    """Of every sequence that has fields with n-grams."""
+    found: dict[str, list[NgramField]] = {}
+    for owner, of in schema.layout.ngrams.items():
+        (sequence,) = (each for each in schema.sequences if each.name == of.sequence)
+        start = sum(table_dims[field.table] for field in sequence.ids[: of.place])
+        columns = slice(start, start + table_dims[of.base])
+        found.setdefault(of.sequence, []).append(NgramField(of.field, owner, columns, of.spec))
+    return {name: EventNgrams(fields) for name, fields in found.items()}
 
 
 def _body(model: type[Model], options: ModelOptions, inputs: ModelInputs) -> SequenceModel:

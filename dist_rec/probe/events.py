@@ -63,7 +63,8 @@ def sequence_of(schema: Schema, name: str | None) -> SequenceSchema:
 
 def shares_tokens(schema: Schema, sequence: SequenceSchema) -> bool:
     """Whether candidates have the ids of the sequence's events, so that one probe fits both."""
-    return schema.candidate.ids == sequence.ids
+    mine, theirs = ([(field.name, field.table) for field in of.ids] for of in (sequence, schema.candidate))
+    return mine == theirs
 
 
 def read_events(table: pa.Table, sequence: SequenceSchema, *, backward: bool) -> Events:

@@ -145,6 +145,8 @@ def _facts(schema: Schema) -> dict[str, Any]:
     owners = {"context": schema.context, "candidate": schema.candidate.ids}
     owners |= {f"sequence {sequence.name}": sequence.ids for sequence in schema.sequences}
     facts |= {f"{owner}, field {f.name}": f"of table {f.table}" for owner, fields in owners.items() for f in fields}
+    grams = {f"n-grams {of.sequence}.{of.field}": of.spec for of in schema.layout.ngrams.values()}
+    facts |= {name: spec.model_dump_json() for name, spec in grams.items()}
     side = {"candidate": schema.candidate.side} | {f"sequence {s.name}": s.side for s in schema.sequences}
     facts |= {f"{owner}, field {name}": f"{size} values" for owner, of in side.items() for name, size in of.items()}
     facts |= {f"sequence {s.name}, times": s.time for s in schema.sequences}

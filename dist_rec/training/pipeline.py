@@ -11,7 +11,7 @@
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -24,6 +24,7 @@ from torchrec.distributed.types import ShardingPlan
 
 from dist_rec.config import Config, EmbeddingConfig, OptimConfig
 from dist_rec.data.host_batch import HostBatch
+from dist_rec.data.ngram.counts import NgramUse
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.cache import caches
 from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
@@ -88,7 +89,8 @@ def make_pipeline(
 @dataclass(frozen=True)
 class BatchSize:
     """What one rank's batch held, what crossed to the device, in bytes, with and without dedup, for how many seconds
-    the step waited for it, and the events and candidates that a filter saw, by what it did."""
+    the step waited for it, the events and candidates that a filter saw, by what it did, and the use of
+    n-grams, which is known when the batch is on its device."""
 
     requests: int
     candidates: int
@@ -101,6 +103,7 @@ class BatchSize:
     hidden: int = 0
     keymasked: int = 0
     dropped: int = 0
+    ngram_use: dict[str, NgramUse] = field(default_factory=dict)
 
     @classmethod
     def of(cls, batch: HostBatch, waited: float) -> "BatchSize":
@@ -117,6 +120,7 @@ class BatchSize:
             keymasked=acted.get("keymask", 0),
             dropped=acted.get("drop", 0),
             waited=waited,
+            ngram_use=batch.ngram_use,
         )
 
 

@@ -7,6 +7,7 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
 from dist_rec.config import Config
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.optimizers import FusedOptimizer
+from dist_rec.embedding.tables import table_dims
 from dist_rec.models.build import RankingModel
 from dist_rec.models.cost import dense_params, request_flops
 from dist_rec.registry import FUSED_OPTIMIZERS
@@ -38,11 +39,12 @@ def _plan_table(schema: Schema, config: Config, plan: ShardingPlan) -> Table:
     table = Table(title="sharding plan", title_justify="left")
     for name in ("table", "rows", "dim", "sharding", "kernel", "ranks", "MiB with optimizer"):
         table.add_column(name, justify="left" if name in ("table", "sharding", "kernel") else "right")
+    dims = table_dims(schema, config.embedding)
     optimizer: FusedOptimizer = FUSED_OPTIMIZERS.make(config.embedding.optimizer)
     for module_plan in plan.plan.values():
         assert isinstance(module_plan, EmbeddingModuleShardingPlan)
         for name, sharding in module_plan.items():
-            rows, dim = schema.rows_of(name), config.embedding.dim_of(name)
+            rows, dim = schema.rows_of(name), dims[name]
             mib = 4 * (rows * dim + optimizer.state_numel(rows, dim)) / 2**20
             where = ", ".join(map(str, sharding.ranks or []))
             table.add_row(

@@ -89,8 +89,9 @@ def _read_all(files: Mapping[str, Path], sizes: Sizes, made: MadeWith) -> dict[s
     for table in files:
         if table not in sizes:
             raise ConfigError(f"--ids {table}=...: expected a table of the checkpoint, one of {', '.join(sizes)}")
-    # A table may have a row more than ids: HIDDEN, which is nobody's.
-    ids = {table: torch.from_numpy(read_ids(path, made.schema_.tables[table])) for table, path in files.items()}
+    # A table of ids may have a row more than ids: HIDDEN, which is nobody's. Rows of n-grams have no ids.
+    numbers = {table: made.schema_.tables.get(table, rows) for table, (rows, _) in sizes.items()}
+    ids = {table: torch.from_numpy(read_ids(path, numbers[table])) for table, path in files.items()}
     for table, of in ids.items():
         if not len(of):
             raise DataError(f"{files[table]}: expected at least one id to purge, got none")

@@ -84,6 +84,10 @@ class RunLog:
         row = {"event": "train", "step": step, **_optimizer_row(optimizer), **asdict(window)}
         shares = row.pop("filtered_share")
         row |= {f"filtered_share.{action}": share for action, share in shares.items()}
+        del row["ngram_use"]
+        for name, use in window.ngram_use.items():
+            row |= {f"ngram.{name}.ids_per_event": use.ids / max(use.events, 1)}
+            row |= {f"ngram.{name}.rows_per_event": use.rows_per_event, f"ngram.{name}.dedup": use.dedup_factor}
         if cache is not None:
             fetched = cache.fetched_bytes / window.steps
             row |= {"cache_hit_rate": cache.hit_rate, "cache_fetched_bytes_per_step": fetched}
@@ -98,6 +102,9 @@ class RunLog:
             status += f"  {_count(window.events_per_step)} events/step per rank, max/mean {uneven:.2f}"
         if shares:
             status += "  filtered: " + ", ".join(f"{action} {share:.1%}" for action, share in shares.items())
+        if window.ngram_use:
+            shared = (f"{name} {use.dedup_factor:.2f}" for name, use in window.ngram_use.items())
+            status += f"  n-grams, ids/row: {', '.join(shared)}"
         if window.waiting_share >= SLOW_INPUT:
             status += f"  {window.waiting_share:.0%} of the time waiting for batches (data.workers)"
         if cache is not None:

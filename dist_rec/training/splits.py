@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dist_rec.common.strict import ConfigError
@@ -38,7 +39,16 @@ def reader_workers(config: Config) -> int:
 
 def dataset_schema(config: Config) -> Schema:
     """The schema of the recipe's dataset, as the run uses it. Raises ConfigError."""
-    return load_schema(config.data.path, config.data.leave_out, hidden=config.data.hidden)
+    data = config.data
+    return load_schema(data.path, data.leave_out, hidden=data.hidden, ngram=data.ngram)
+
+
+def hashes_on_device(config: Config, schema: Schema, device: torch.device) -> bool:
+    """Whether ids of n-grams are made on the device. Tables in host memory need ids before the batch is there."""
+    if config.data.hash_ngrams != "auto":
+        return config.data.hash_ngrams == "device"
+    kernels = [kernel for name in schema.ngram_tables for kernel in config.embedding.kernels_of(name)]
+    return device.type == "cuda" and not any(kernel.startswith("fused_uvm") for kernel in kernels)
 
 
 def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str], *, train: bool) -> RequestReader:
@@ -56,6 +66,7 @@ def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str],
         max_length=config.data.max_length,
         dedup=config.data.dedup,
         rows=READERS.make(config.data.reader),
+        hash_ngrams=not hashes_on_device(config, schema, ranks.device),
         event_filter=make_filter(config.data.filter, schema, training=train),
     )
 

@@ -1,13 +1,17 @@
 """Throughput and loss over the steps between two log lines."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import torch
 from torch import Tensor
 
+from dist_rec.data.ngram.counts import NgramUse
 from dist_rec.training.pipeline import BatchSize
 from dist_rec.training.ranks import Ranks
+
+_ACTIONS = ("keep", "mask", "hide", "keymask", "drop")
+_SUMMED = [name for name in BatchSize.__dataclass_fields__ if name != "ngram_use"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class ThroughputStats:
     waiting_share: float  # of the time, in which steps waited for their batch
     # Of the events and candidates that a filter saw, by action; empty without one.
     filtered_share: dict[str, float] = field(default_factory=dict)
+    # By "<sequence>.<field>.<order>"; distinct rows of the batch of a rank.
+    ngram_use: dict[str, NgramUse] = field(default_factory=dict)
 
 
 class Throughput:
@@ -50,13 +56,19 @@ class Throughput:
     def close(self) -> ThroughputStats:
         """Statistics of the steps since the last call. Reading the losses waits for the device."""
         steps = len(self._losses)
+        grams = {
+            name: sum((size.ngram_use[name] for size in self._sizes), NgramUse(0, 0, 0))
+            for name in self._sizes[0].ngram_use
+        }
         mine = [
             float(torch.stack(self._losses).double().sum()),
-            *(sum(getattr(size, name) for size in self._sizes) for name in BatchSize.__dataclass_fields__),
+            *(sum(getattr(size, name) for size in self._sizes) for name in _SUMMED),
+            *(float(count) for use in grams.values() for count in astuple(use)),
         ]
         seconds = time.perf_counter() - self._started
-        loss, requests, candidates, events, nbytes, plain_bytes, waited, *acted = self._ranks.total(*mine)
-        actions = zip(("keep", "mask", "hide", "keymask", "drop"), acted, strict=True)
+        loss, requests, candidates, events, nbytes, plain_bytes, waited, *rest = self._ranks.total(*mine)
+        acted, used = rest[: len(_ACTIONS)], iter(rest[len(_ACTIONS) :])
+        actions = zip(_ACTIONS, acted, strict=True)
         largest = sum(self._ranks.largest(*(size.events for size in self._sizes)))
         rank_steps = steps * self._ranks.world_size
         self.restart()
@@ -73,4 +85,5 @@ class Throughput:
             plain_bytes_per_step=plain_bytes / rank_steps,
             waiting_share=waited / (seconds * self._ranks.world_size),
             filtered_share={name: count / sum(acted) for name, count in actions if count and name != "keep"},
+            ngram_use={name: NgramUse(int(next(used)), int(next(used)), int(next(used))) for name in grams},
         )

@@ -22,6 +22,7 @@ from dist_rec.embedding.tables import table_dims
 from dist_rec.models.ranker import Ranker
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.run_log import RunLog
+from dist_rec.training.splits import hashes_on_device
 
 # Kernels differ by the power of two that holds the query rows of a request, so doubling meets every one of them.
 CANDIDATES = tuple(2**n for n in range(8))
@@ -61,7 +62,8 @@ def run_without_launches(ranker: Ranker, schema: Schema, config: Config, device:
         for candidates in CANDIDATES:
             for requests, events in SHAPES:
                 rows = example_rows(schema, requests=requests, events=events, candidates=candidates)
-                batch = collate(rows, schema, config.data.max_length, dedup=config.data.dedup)
+                here = not hashes_on_device(config, schema, device)
+                batch = collate(rows, schema, config.data.max_length, dedup=config.data.dedup, hash_ngrams=here)
                 forward_and_backward(copy, batch, schema, config, device)
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -73,11 +75,13 @@ def forward_and_backward(
 ) -> None:
     """Launches what a step of the model launches, on rows of zeros; gradients are added to the model's."""
     layout, dims = schema.layout, table_dims(schema, config.embedding)
+    batch = packed.to(device)
+    unique = dict(zip(batch.unique.keys(), batch.unique.length_per_key(), strict=True))
     rows: dict[str, Tensor] = {}
     for name, of in layout.feature_sets.items():
         width = sum(dims[layout.tables[key]] for key in of.keys)
-        rows[name] = torch.zeros(packed.num_unique[of.keys[0]], width, device=device, requires_grad=True)
-    ranker(rows, packed.to(device)).sum().backward()
+        rows[name] = torch.zeros(unique[of.keys[0]], width, device=device, requires_grad=True)
+    ranker(rows, batch).sum().backward()
 
 
 def telling_of_late_builds(device: torch.device) -> AbstractContextManager[None]:

@@ -60,6 +60,17 @@ def test_forward_flops_are_those_of_the_formulas(name: str) -> None:
     assert found.dense == sum(dense_params(ranker).values())
 
 
+def test_flops_of_n_grams_are_in_both() -> None:
+    fields = ["item", {"name": "kind", "ngram": {"rows": 99, "heads": 1}}]
+    changes = {"tables": SCHEMA.tables, "sequences": [{"name": "history", "ids": fields}]}
+    config, schema = _config(**MODELS["longer"]), make_schema(**changes)
+    requests = described(schema, REQUESTS, None, Described.model_validate({"length": LENGTH, "duplicates": 0.0}))
+    found = count_on_gpu(config, schema, requests.batch(schema), half=True)
+    ranker = Ranker(schema, config.model, table_dims(schema, config.embedding))
+    forward = _by_stage(found, "flops")
+    assert forward["tokens"] == pytest.approx(REQUESTS * request_flops(ranker, {"history": LENGTH})["tokens"], rel=0.1)
+
+
 def test_bf16_halves_the_bytes_of_layers() -> None:
     config, batch = _config(tokens={"width": 32, "hidden": 64}), _requests(64).batch(SCHEMA)
     half, full = (_by_stage(count_on_gpu(config, SCHEMA, batch, half=half), "nbytes") for half in (True, False))

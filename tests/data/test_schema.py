@@ -1,7 +1,9 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dist_rec.common.ngram import NgramSpec
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.schema import IdField, load_schema
 from dist_rec.data.writer import write_schema
@@ -110,6 +112,72 @@ def test_wrong_schemas(changes: dict, message: str) -> None:
 def test_survives_yaml(schema, tmp_path: Path) -> None:
     write_schema(tmp_path, schema)
     assert load_schema(tmp_path) == schema
+
+
+def _with_ngrams(**at: Any) -> Any:
+    """`make_schema()` with n-grams at fields of the history, or elsewhere by key."""
+    fields = [{"name": name, "ngram": at.pop(name, None)} for name in ("item", "kind")]
+    return make_schema(sequences=[{"name": "history", "ids": fields, "time": at.pop("time", True)}], **at)
+
+
+NGRAM = {"orders": [2], "heads": 2, "rows": [5, 7]}
+
+
+def test_n_grams_have_a_set_and_a_table_of_their_own_and_share_the_ids_of_others() -> None:
+    layout = _with_ngrams(kind=NGRAM).layout
+    assert layout.owners["history"] == layout.owners["candidate"], "tokens are shared as without n-grams"
+    assert layout.owners["history.kind.ngram"].keys == ("history.kind.ngram",)
+    assert layout.tables["history.kind.ngram"] == "history_kind_ngram" and layout.sizes["history.kind.ngram"] == 12
+    of = layout.ngrams["history.kind.ngram"]
+    assert (of.sequence, of.field, of.place, of.key, of.base, of.hidden) == (
+        *("history", "kind", 1, "history.kind", "kind"),
+        None,
+    )
+    schema = _with_ngrams(kind=NGRAM, hidden=True)
+    assert schema.layout.ngrams["history.kind.ngram"].hidden == 5 and schema.rows_of("history_kind_ngram") == 12
+
+
+def test_candidates_may_have_n_grams_from_the_same_table() -> None:
+    layout = _with_ngrams(kind=NGRAM | {"candidate_bigram": True}).layout
+    assert list(layout.candidate_ngrams) == ["history.kind.ngram.candidate"]
+    assert layout.candidate_ngrams["history.kind.ngram.candidate"].candidate_place == 1
+    assert layout.tables["history.kind.ngram.candidate"] == layout.tables["history.kind.ngram"]
+    assert not _with_ngrams(kind=NGRAM).layout.candidate_ngrams
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"candidate": {"ids": [{"name": "item", "ngram": NGRAM}], "labels": ["a"]}}, "n-grams are over events"),
+        ({"context": [{"name": "user", "ngram": NGRAM}]}, "n-grams are over events"),
+        ({"item": NGRAM | {"gap_seconds": 5}, "time": False}, "gap_seconds needs times"),
+        (
+            {"item": NGRAM, "tables": {"item": 5, "kind": 5, "user": 9, "history_item_ngram": 3}},
+            "expected another name",
+        ),
+        (
+            {"item": NGRAM | {"candidate_bigram": True}, "candidate": {"ids": ["kind"], "labels": ["a"]}},
+            "candidate_bigram needs a field of the candidates of the same name and table; these have kind",
+        ),
+        ({"item": NGRAM | {"rows": [5]}}, "expected one number, or 2"),
+    ],
+)
+def test_n_grams_that_cannot_be(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        _with_ngrams(**given)
+
+
+def test_a_recipe_declares_other_n_grams(tmp_path: Path) -> None:
+    write_schema(tmp_path, _with_ngrams(kind=NGRAM))
+    assert list(load_schema(tmp_path).layout.ngrams) == ["history.kind.ngram"]
+    spec = NgramSpec(rows=9)
+    changed = load_schema(tmp_path, ngram={"history.item": spec, "history.kind": None})
+    assert {owner: of.spec for owner, of in changed.layout.ngrams.items()} == {"history.item.ngram": spec}
+    with pytest.raises(ConfigError, match=r"'history.x' is no field of a sequence of .*: history.item, history.kind"):
+        load_schema(tmp_path, ngram={"history.x": spec})
+    write_schema(tmp_path, _with_ngrams(time=False))
+    with pytest.raises(ConfigError, match=r"schema.yaml with data.ngram of the recipe:\n.*gap_seconds needs times"):
+        load_schema(tmp_path, ngram={"history.item": NgramSpec(rows=9, gap_seconds=1)})
 
 
 def test_missing_file(tmp_path: Path) -> None:

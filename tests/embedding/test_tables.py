@@ -6,6 +6,7 @@ from torchrec.modules.embedding_configs import EmbeddingConfig as TorchrecConfig
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import EmbeddingConfig
 from dist_rec.embedding.tables import build_collections, build_replicated, table_dims
+from tests.data.ngram.schemas import ngram_schema
 from tests.data.requests import make_schema
 
 CPU = torch.device("cpu")
@@ -68,6 +69,33 @@ def test_some_table_must_be_sharded() -> None:
     every = {name: {"sharding": ["data_parallel"]} for name in ("user", "item", "kind", "query")}
     with pytest.raises(ConfigError, match="every table is data_parallel; at least one must be sharded"):
         build_collections(make_schema(), _config(**every))
+
+
+def test_n_grams_have_a_collection_of_their_own() -> None:
+    """Also where another table is as wide as theirs."""
+    schema, config = ngram_schema(("item",)), _config(kind={"dim": 4})
+    collections = build_collections(schema, config)
+    assert table_dims(schema, config)["history_item_ngram"] == 4
+    assert {name: {t.name for t in c.embedding_configs()} for name, c in collections.items()} == {
+        "dim_8": {"user", "item", "query"},
+        "dim_4": {"kind"},
+        "history_item_ngram": {"history_item_ngram"},
+    }
+    table = _declared(collections)["history_item_ngram"]
+    assert (table.num_embeddings, table.embedding_dim) == (41 + 67, 4)
+    assert table.feature_names == ["history.item.ngram"] and table.weight_init_max == 0.3
+
+
+@pytest.mark.parametrize("override", [{"dim": 8}, {"sharding": ["data_parallel"]}])
+def test_what_a_table_of_n_grams_may_not_be(override: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"embedding.tables.history_item_ngram: .* expected no dim and no data_para"):
+        build_collections(ngram_schema(("item",)), _config(history_item_ngram=override))
+    build_collections(ngram_schema(("item",)), _config(history_item_ngram={"sharding": ["table_wise"]}))
+
+
+def test_n_grams_need_a_width_that_splits() -> None:
+    with pytest.raises(ConfigError, match=r"n-grams of history.item, embedding.tables.item.dim: .* multiple of 8"):
+        table_dims(ngram_schema(("item",)), _config(item={"dim": 12}))
 
 
 def test_tables_of_one_width_stand_together() -> None:

@@ -57,7 +57,8 @@ class Sets:
 def model_facts(name: str, sets: Sets) -> dict[str, Any]:
     """Names and shapes of the whole model's state, dense parameters by part, and FLOPs by part of one request."""
     config = recipe(name)
-    schema = load_schema(sets.of(name), config.data.leave_out)
+    data = config.data
+    schema = load_schema(sets.of(name), data.leave_out, hidden=data.hidden, ngram=data.ngram)
     model = build_model(schema, config, torch.device("cpu"))
     lengths = {sequence.name: EVENTS for sequence in schema.sequences}
     return {

@@ -45,10 +45,10 @@ RULES = {
     ),
     "dist_rec.kernels": Rule(others=("torch", "triton"), never=("torch.distributed",)),
     "dist_rec.data": Rule(
-        # Of the kernels what a batch carries: the packed index, and the places of its rows.
+        # Of the kernels what a batch carries: the packed index, the places of its rows, and the ids of n-grams.
         project=(
             *("dist_rec.common", "dist_rec.registry"),
-            *("dist_rec.kernels.unique_ids", "dist_rec.kernels.jagged_range"),
+            *("dist_rec.kernels.unique_ids", "dist_rec.kernels.jagged_range", "dist_rec.kernels.ngram_ids"),
         ),
         others=(
             *("numpy", "pyarrow", "torch", "torchdata", "torchrec.sparse", "torchrec.streamable", "rich"),
@@ -59,6 +59,7 @@ RULES = {
         project=(
             *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.kernels.gather_pool"),
             *("dist_rec.data.schema", "dist_rec.data.unique_features"),
+            *("dist_rec.common.ngram", "dist_rec.data.ngram.features"),
         ),
         others=("torch", "torchrec", "fbgemm_gpu"),
     ),
@@ -67,6 +68,7 @@ RULES = {
             *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.kernels"),
             *("dist_rec.data.batch", "dist_rec.data.lengths", "dist_rec.data.schema", "dist_rec.data.slots"),
             *("dist_rec.embedding.tables", "dist_rec.embedding.unique"),
+            *("dist_rec.common.ngram", "dist_rec.embedding.ngram_fusion"),
         ),
         others=("pydantic", "pydantic_core", "torch"),
         never=("torch.distributed",),

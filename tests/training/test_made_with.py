@@ -89,6 +89,11 @@ def test_another_order_is_the_same_model(own_data: Path, tmp_path: Path, alone: 
             "group all: nothing of that name",
         ),
         ({}, {"model": {"longer": {"k": 4}}}, "model.longer.k: 3 when it was saved, 4 now"),
+        (
+            {"sequences": [{"name": "history", "ids": ["item", {"name": "kind", "ngram": {"rows": 7, "heads": 1}}]}]},
+            {},
+            "n-grams history.kind: nothing of that name when it was saved, {",
+        ),
         ({}, {"model": {"tokens": {"position": "absolute"}}}, "model.tokens.position: recency when it was saved"),
         ({}, {"embedding": {"tables": {"item": {"dim": 4}}}}, "embedding.tables.item.dim: 8 when it was saved, 4 now"),
         (

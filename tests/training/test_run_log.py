@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dist_rec.data.ngram.counts import NgramUse
 from dist_rec.embedding.cache import CacheUse
 from dist_rec.optim.health import Health
 from dist_rec.training.metrics import TaskMetrics
@@ -71,6 +72,17 @@ def test_what_caches_did_is_recorded_and_said(tmp_path: Path) -> None:
     row = _strict_json((tmp_path / "metrics.jsonl").read_text())
     assert (row["cache_hit_rate"], row["cache_fetched_bytes_per_step"]) == (0.975, 3200)
     assert "cache hits 97.5%, 3.2kB/step fetched" in said.getvalue()
+
+
+def test_the_use_of_n_grams_is_recorded_and_said(tmp_path: Path) -> None:
+    said = io.StringIO()
+    with RunLog(tmp_path, is_main=True, console=Console(file=said, width=400)) as log:
+        window = replace(WINDOW, ngram_use={"history.item.2": NgramUse(100, 200, 80)})
+        log.training(20, 60, window, optimizer=_optimizer(0.5))
+    row = _strict_json((tmp_path / "metrics.jsonl").read_text())
+    use = {key.rpartition(".")[2]: value for key, value in row.items() if key.startswith("ngram.history.item.2.")}
+    assert use == {"ids_per_event": 2.0, "rows_per_event": 0.8, "dedup": 2.5}
+    assert "n-grams, ids/row: history.item.2 2.50" in said.getvalue()
 
 
 def test_waiting_for_batches_is_said_where_it_costs(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from dist_rec.data.schema import load_schema
 from dist_rec.training import splits
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.splits import (
+    dataset_schema,
     evaluation_loader,
+    hashes_on_device,
     open_split,
     reader_workers,
     training_loader,
@@ -100,6 +102,30 @@ def test_a_run_without_one_update_is_refused(data: Path, tmp_path: Path, alone: 
     config = make_config(data, tmp_path, optim={"accumulation_steps": 7})
     with pytest.raises(ConfigError, match="accumulation_steps=7: the run has only 6 batches"):
         training_steps(config, open_split(config, load_schema(data), alone, ["train"], train=True))
+
+
+@pytest.mark.parametrize(
+    ("device", "hash_ngrams", "kernel", "there"),
+    [
+        ("cuda", "auto", None, True),
+        ("cuda", "auto", "fused", True),
+        ("cuda", "auto", "fused_uvm_caching", False),
+        ("cuda", "host", None, False),
+        ("cpu", "auto", None, False),
+        ("cpu", "device", None, True),
+    ],
+)
+def test_where_n_grams_are_hashed(
+    data: Path, tmp_path: Path, device: str, hash_ngrams: str, kernel: str | None, there: bool
+) -> None:
+    table = {"kernel": [kernel]} if kernel else {}
+    config = make_config(
+        data,
+        tmp_path,
+        data={"ngram": {"history.item": {"rows": 9, "heads": 1}}, "hash_ngrams": hash_ngrams},
+        embedding={"tables": {"history_item_ngram": table}},
+    )
+    assert hashes_on_device(config, dataset_schema(config), torch.device(device)) == there
 
 
 def test_loaders_give_every_request(data: Path, tmp_path: Path, alone: Ranks) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from dist_rec.data.ngram.counts import NgramUse
 from dist_rec.training import throughput as throughput_module
 from dist_rec.training.pipeline import BatchSize
 from dist_rec.training.throughput import Throughput
@@ -55,6 +56,14 @@ def test_the_rank_with_most_events_counts_in_every_step() -> None:
         window.add(torch.tensor(1.0), replace(ONE, events=events))
     stats = window.close()
     assert (stats.events_per_step, stats.largest_events_per_step) == (62.5, 80.0)
+
+
+def test_the_use_of_n_grams_is_summed_over_steps_and_ranks(clock: SimpleNamespace) -> None:
+    window = Throughput(_two_alike())
+    clock.now += 1.0
+    for events, rows in ((10, 7), (20, 9)):
+        window.add(torch.tensor(1.0), replace(ONE, ngram_use={"history.item.2": NgramUse(events, 2 * events, rows)}))
+    assert window.close().ngram_use == {"history.item.2": NgramUse(60, 120, 32)}
 
 
 def test_a_closed_window_starts_anew(clock: SimpleNamespace) -> None:

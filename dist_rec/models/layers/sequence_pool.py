@@ -11,7 +11,7 @@ from dist_rec.models.layers.tokens import EventTokens
 
 class SequencePool(nn.Module):
     """Unique rows (U, De) and the events of one sequence -> (C, D): projected mean of
-    `[e_t ; tau(dt_t) ; side values]`.
+    `[e_t ; tau(dt_t) ; side values]`. Fields with n-grams come from `fused` (N, Df), as in the tokens.
 
     Embeddings of times and side values are those of the sequence's tokens. Without a bias: no events, no pool.
     """
@@ -21,8 +21,20 @@ class SequencePool(nn.Module):
         terms = [*([] if tokens.time is None else [tokens.time]), *tokens.dynamic.values()]
         self.project = nn.Linear(row_dim + sum(term.weight.in_features for term in terms), width, bias=False)
 
-    def forward(self, rows: Tensor, events: JaggedEvents, tokens: EventTokens, view: CandidateView) -> Tensor:
+    def forward(
+        self,
+        rows: Tensor,
+        events: JaggedEvents,
+        tokens: EventTokens,
+        view: CandidateView,
+        fused: Tensor | None = None,
+    ) -> Tensor:
         parts = [(rows, events.inverse), *((term.embedding.weight, index) for term, index in tokens.buckets(events))]
+        if fused is not None:
+            assert tokens.ngrams is not None, "made with n-grams"
+            others, _ = tokens.ngrams.split(rows)
+            unique = [(others, events.inverse)] if others.shape[1] else []
+            parts = [*unique, (fused, events.lengths.rows), *parts[1:]]
         if view.prefix_len is None:
             means = [pool(table, index, events.lengths.offsets, mode="mean") for table, index in parts]
             means = torch.cat(means, dim=1)

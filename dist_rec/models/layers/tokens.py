@@ -3,26 +3,42 @@
 The first linear layer is linear in its parts, so it is applied before anything is expanded: `W_e e` once per unique
 token (U rows), `W_e p` once per position, `W_t tau` once per time bucket and side value. Per event there remain only
 gathers, a sum (both one pass, `expand_add`) and the activation. Exact up to rounding.
+
+Fields with n-grams differ from event to event. Their part of the layer is applied to the N events; the rest stays as it
+is.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from dist_rec.data.batch import JaggedEvents
 from dist_rec.kernels.gather_pool import expand, expand_add
 from dist_rec.kernels.gather_pool.checks import MOST_TERMS
 from dist_rec.kernels.gelu import gelu
 from dist_rec.models.config import TokenConfig
+from dist_rec.models.layers.event_ngrams import EventNgrams
 
 MOST_PAIRS = 1024
 
 
 class EventTokens(nn.Module):
-    """Unique rows (U, De) of a feature set and the events of one sequence -> jagged tokens (N, d)."""
+    """Unique rows (U, De) of a feature set and the events of one sequence -> jagged tokens (N, d).
 
-    def __init__(self, config: TokenConfig, row_dim: int, side: dict[str, int], has_time: bool, dropout: float) -> None:
+    With `ngrams`, `fused` (N, Df) are its outputs, in the place of the fields' columns in `rows`."""
+
+    def __init__(
+        self,
+        config: TokenConfig,
+        row_dim: int,
+        side: dict[str, int],
+        has_time: bool,
+        dropout: float,
+        ngrams: EventNgrams | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
+        self.ngrams = ngrams
         # `static` and `dynamic` are names in checkpoints: the parts of ids and of side values.
         self.static = nn.Linear(row_dim, config.hidden)
         self.position = nn.Embedding(config.max_positions, row_dim) if config.position != "none" else None
@@ -33,16 +49,27 @@ class EventTokens(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(config.hidden, config.width)
 
-    def forward(self, rows: Tensor, events: JaggedEvents) -> Tensor:
+    def forward(self, rows: Tensor, events: JaggedEvents, fused: Tensor | None = None) -> Tensor:
         terms: list[tuple[Tensor, Tensor]] = []
         if self.position is not None:
             terms.append((self.position.weight @ self.static.weight.T, self._position_index(events)))
         terms += joined([(term(), index) for term, index in self.buckets(events)])
-        rows, fits = self.static(rows), len(terms) <= MOST_TERMS
-        hidden = expand_add(rows, events.inverse, terms[:MOST_TERMS], gelu=fits)
+        whole = fused is None and len(terms) <= MOST_TERMS
+        unique, of_events = self._first_layer(rows, fused)
+        hidden = expand_add(unique, events.inverse, terms[:MOST_TERMS], gelu=whole)
         for table, index in terms[MOST_TERMS:]:
             hidden = hidden + expand(table, index)
-        return self.out(self.dropout(hidden if fits else gelu(hidden)))
+        hidden = hidden if of_events is None else hidden + of_events
+        return self.out(self.dropout(hidden if whole else gelu(hidden)))
+
+    def _first_layer(self, rows: Tensor, fused: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Of the unique rows (U, hidden), and of what differs between events (N, hidden)."""
+        if fused is None:
+            return self.static(rows), None
+        assert self.ngrams is not None, "made with n-grams"
+        weight, of_ngrams = self.ngrams.split(self.static.weight)
+        others, _ = self.ngrams.split(rows)
+        return linear(others, weight, self.static.bias), linear(fused, of_ngrams)
 
     def buckets(self, events: JaggedEvents) -> "list[tuple[BucketTerm, Tensor]]":
         """Time and side values of the events: each with the bucket (N,) int32 of every event."""
