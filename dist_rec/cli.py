@@ -134,6 +134,92 @@ def plan_cost(
     )
 
 
+@app.command()
+def purge(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, such as runs/quickstart/checkpoints/last.")],
+    ids: Annotated[
+        list[str], typer.Option(help="table=FILE, a file of ids: text with one per line, .npy or Parquet. May repeat.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder to write.", callback=_home)] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Replace the checkpoint instead.")] = False,
+) -> None:
+    """Reset rows of tables in a checkpoint, with their optimizer state: mitigation, not exact unlearning."""
+    from dist_rec.training.purge_checkpoint import purge_checkpoint
+
+    if (out is None) != in_place:
+        raise typer.BadParameter("expected either --out FOLDER or --in-place")
+    files: dict[str, Path] = {}
+    for given in ids:
+        table, found, file = given.partition("=")
+        if not (table and found and file) or table in files:
+            raise typer.BadParameter(f"--ids: expected table=FILE, once per table, got {given!r}")
+        files[table] = Path(os.path.expanduser(file))
+    for record in purge_checkpoint(checkpoint, files, out=out):
+        typer.echo(f"{record.table}: {record.ids} rows, SHA-256 of their ids {record.sha256}")
+
+
+@filter_app.command()
+def fit(
+    data: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)],
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="field=FILE, a file of ids of a field of the events; or a column of 0 and 1, such as history.is_bot; "
+            "with --level user a file of grouping keys."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the probe to write.", callback=_home)],
+    level: Annotated[Literal["event", "session", "user"], typer.Option(help="What a label is of.")] = "event",
+    sequence: Annotated[str | None, typer.Option(help="Needed where the data have several.")] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Share of the events above the threshold; by default the best F1 decides.")
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Layers after which states are read; chosen by F1, or 0 with coarser labels.")
+    ] = None,
+    session: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value: gap_s of the pause that ends one, share of its events. May repeat."),
+    ] = None,
+) -> None:
+    """Fit a probe that scores events, from weak labels of events, sessions or users."""
+    from dist_rec.common.log import setup_logging
+    from dist_rec.common.strict import check
+    from dist_rec.common.yaml_file import apply_override
+    from dist_rec.probe.fit import fit_probe
+    from dist_rec.probe.labels import Sessions, WeakLabels
+
+    setup_logging(0)
+    tree: dict[str, Any] = {}
+    for setting in session or []:
+        apply_override(tree, setting)
+    sessions = check(Sessions, tree, "--session")
+    source = os.path.expanduser(labels) if level == "user" else labels
+    probe = fit_probe(data, WeakLabels(source, level, sessions), sequence=sequence, share=share, depth=depth)
+    probe.save(out)
+    found = probe.facts.found
+    typer.echo(f"{out}: threshold {probe.facts.threshold:.4f} by {probe.facts.chosen_by}, of users held out:")
+    typer.echo(f"F1 {found['f1']:.4f} (best {found['best_f1']:.4f}), {found['above']:.1%} of the events above it")
+
+
+@filter_app.command()
+def score(
+    data: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)],
+    probe: Annotated[Path, typer.Option(help="Folder made by filter fit.", callback=_home)],
+    out: Annotated[
+        Path, typer.Option(help="Dataset folder to write; the data's own folder is replaced.", callback=_home)
+    ],
+    force: Force = False,
+) -> None:
+    """Write the scores of a probe beside the data, as columns `score`."""
+    from dist_rec.common.log import setup_logging
+    from dist_rec.probe.score import score_dataset
+
+    setup_logging(0)
+    for owner, above in score_dataset(data, probe, out, force=force).items():
+        typer.echo(f"{out}: {above:.1%} of {owner} above the probe's threshold")
+
+
 @data_app.command()
 def synth(
     out: Out,
@@ -151,6 +237,10 @@ def synth(
     categories: Annotated[
         int | None, typer.Option(help="Categories of items, 16 by default; kind history only.")
     ] = None,
+    forget_share: Annotated[
+        float | None,
+        typer.Option(help="Mean share of events of a domain that a run may be asked to forget; kind history only."),
+    ] = None,
     topics: Annotated[int | None, typer.Option(help="Topics of clicks, 24 by default; kind three only.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 0,
     force: Force = False,
@@ -164,7 +254,7 @@ def synth(
     setup_logging(0)
     # Only what was said, so that each kind has defaults of its own and refuses what it does not know.
     said = {"requests": requests, "candidates": candidates, "max_length": max_length, "seed": seed}
-    said |= {"categories": categories, "topics": topics}
+    said |= {"categories": categories, "topics": topics, "forget_share": forget_share}
     options = {name: value for name, value in said.items() if value is not None}
     where = f"dist-rec data synth --kind {kind}"
     if kind == "three":
@@ -181,7 +271,14 @@ def _about(out: Path, kind: str, stats: dict[str, Any]) -> list[str]:
     lines = [f"{out}: " + ", ".join(f"{name} {split['rows']} requests" for name, split in stats.items())]
     if kind == "history":
         lines.append(f"duplicate tokens in a batch of 64 requests: {test['duplicate_share']:.0%}")
-        return [*lines, f"test AUC: best reachable {test['best_auc']:.4f}, popularity {test['popularity_auc']:.4f}"]
+        lines.append(f"test AUC: best reachable {test['best_auc']:.4f}, popularity {test['popularity_auc']:.4f}")
+        if "forget_share" in test:
+            best = {domain: test[f"best_auc_{domain}"] for domain in ("forget", "retain")}
+            told = ", ".join(f"{domain} {value:.4f}" for domain, value in best.items())
+            lines.append(
+                f"{test['forget_share']:.0%} of the events are of the forget domain; best reachable AUC: {told}"
+            )
+        return lines
     for task, best in test["best_auc"].items():
         crossing = test["no_interaction_auc"].get(task)
         without = "" if crossing is None else f", without crossing sequences {crossing:.4f}"

@@ -10,24 +10,34 @@ from dist_rec.data.columns import Ints
 from dist_rec.data.errors import READ_ERRORS, DataError, one_line, reading
 
 
-def read_ids(path: str | Path) -> Ints:
+def read_ids(path: str | Path, size: int | None = None) -> Ints:
     """(n,) int64, distinct and ascending. Empty lines of text, and what is behind a `#`, are no ids.
 
-    Raises DataError with file, line and value for what is no integer of 64 bits, and for a file of another form."""
+    `size`: ids of a table, 0 to size - 1; None for any.
+
+    Raises DataError with file, line (from 1 on) or row (from 0 on) and value for what is no integer of 64 bits or no id
+    of the table, and for a file of another form."""
     path = Path(path)
     with reading(path):
         content = path.read_bytes()
+    place, lines = "row", None
     if path.suffix == ".npy":
         ids = _from_numpy(path)
     elif path.suffix in (".parquet", ".parq", ".pq"):
         ids = _from_parquet(path)
     else:
-        ids = _from_text(path, content)
+        place, (ids, lines) = "line", _from_text(path, content)
+    if size is not None and len(wrong := np.flatnonzero((ids < 0) | (ids >= size))):
+        at = int(wrong[0])
+        number = at if lines is None else lines[at]
+        raise DataError(f"{path}, {place} {number}: expected an id from 0 to {size - 1}, got {ids[at]}")
     return np.unique(ids)
 
 
-def _from_text(path: Path, content: bytes) -> Ints:
+def _from_text(path: Path, content: bytes) -> tuple[Ints, list[int]]:
+    """The ids and the number of the line of each."""
     ids: list[int] = []
+    lines: list[int] = []
     for number, line in enumerate(content.decode(errors="replace").splitlines(), start=1):
         if text := line.partition("#")[0].strip():
             try:
@@ -37,7 +47,8 @@ def _from_text(path: Path, content: bytes) -> Ints:
             if not -(2**63) <= value < 2**64:
                 raise DataError(f"{path}, line {number}: expected one integer of 64 bits, got {text!r}")
             ids.append(value % 2**64)
-    return np.array(ids, np.uint64).view(np.int64)  # an unsigned hash is the integer of the same bits
+            lines.append(number)
+    return np.array(ids, np.uint64).view(np.int64), lines  # an unsigned hash is the integer of the same bits
 
 
 def _from_numpy(path: Path) -> Ints:

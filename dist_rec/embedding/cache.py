@@ -72,6 +72,14 @@ def unlock_cached_rows(model: nn.Module) -> None:
             counter.zero_()
 
 
+def drop_cached_rows(model: nn.Module) -> None:
+    """Call after rows were changed in host memory, once `state_dict` has written the caches back: what the caches of
+    the device hold is no longer the table."""
+    for module in model.modules():
+        if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen):
+            module.reset_cache_states()
+
+
 class CacheMeter:
     """Reads the counters of all caches inside a model; each reading waits for the device."""
 

@@ -38,6 +38,11 @@ class Bucket:
     def give_back(self, buffer: Tensor) -> None:
         self._free.append(buffer)
 
+    def wipe(self) -> None:
+        """Writes zeros over the gradients that free buffers still hold."""
+        for buffer in self._free:
+            buffer.zero_()
+
     def views(self, buffer: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Name and view of every parameter's part of a (numel,) tensor, in the shape of the parameter."""
         for name, (start, shape) in self._places.items():

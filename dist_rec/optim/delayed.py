@@ -224,6 +224,15 @@ class DelayedAllReduce:
             total = torch.cat([totals[name].reshape(-1) for name in bucket.parameters])
             self._residuals[index] = total.mul(1.0 / self._world_size)
 
+    def forget(self) -> None:
+        """Drops the residuals and wipes free buffers: nothing is left of earlier gradients. Call between steps."""
+        for dropped in self._dropped:
+            dropped.wait()
+            dropped.release()
+        self._dropped, self._residuals = [], {}
+        for bucket in self._buckets:
+            bucket.wipe()
+
     def _compressed(self) -> list[tuple[int, Bucket]]:
         return [(index, bucket) for index, bucket in enumerate(self._buckets) if bucket.reduce_dtype != bucket.dtype]
 

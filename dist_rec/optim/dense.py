@@ -101,6 +101,16 @@ class DenseOptimizers:
                     else:
                         state[key] = value.clone()
 
+    @torch.no_grad()
+    def reset_rows(self, rows: Mapping[str, Tensor]) -> None:
+        """Sets the state of rows, (n,) int64 by parameter name, to zeros: every tensor with one entry per row."""
+        for optimizer in self.optimizers:
+            for name, of_parameter in rows.items():
+                parameter = self.parameters[name]
+                for value in optimizer.state[parameter].values() if parameter in optimizer.state else ():
+                    if isinstance(value, Tensor) and value.ndim and len(value) == len(parameter):
+                        value[of_parameter.to(value.device)] = 0
+
     @property
     def names(self) -> dict[nn.Parameter, str]:
         return {p: name for name, p in self.parameters.items()}

@@ -61,3 +61,7 @@ class HealthMeter:
         moved = nn.utils.get_total_norm([p.detach() - self._weights[name] for name, p in self._parameters.items()])
         self.latest = Health(applied, self._cosine, moved, nn.utils.get_total_norm(list(self._weights.values())))
         self._weights, self._cosine = {}, None
+
+    def forget(self) -> None:
+        """Drops what is kept of the last gradient; the next measurement that needs it is left out."""
+        self._last = {}

@@ -123,6 +123,29 @@ class Resumable(KeyedOptimizer):
         self._beside.load_state_dict(state.get("beside", {}))
         self._load_dense(state, rates)
 
+    def forget(self, rows: Mapping[str, Tensor]) -> None:
+        """Drops the gradient in flight, after waiting for its all-reduce, and whatever is kept of earlier gradients:
+        in `p.grad`, the residual of `compress`, the histories of a correction and of `health`. A dropped gradient
+        counts as `skipped`. The dense state of `rows`, (n,) int64 by parameter name, becomes zeros; parameters that a
+        fused optimizer updates are left to it. Call on all ranks.
+
+        Raises:
+            RuntimeError: in the middle of an accumulation.
+        """
+        self._check_between_steps("forget")
+        self.zero_grad()
+        if self._in_flight is not None:
+            if self._in_flight.reduce is not None:
+                self._gradients_of(self._in_flight)
+                self._in_flight.reduce.release()
+            self._in_flight = None
+            self._updates, self._dropped = self._updates + 1, self._dropped + 1
+        self._dense_step.correction.forget()
+        self._dense_step.health.forget()
+        if self._reduce is not None:
+            self._reduce.forget()
+        self._dense.reset_rows({name: of for name, of in rows.items() if name in self._parameters})
+
     def post_load_state_dict(self) -> None:
         """Called by a `CombinedOptimizer` around this one, after it has copied a state into the slots that `state`
         returned."""

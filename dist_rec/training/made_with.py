@@ -25,10 +25,30 @@ FREE = ("recompute", "dropout", "task_weights")
 RESUMED = ("optimizer", "correction", "compress", "accumulation_steps")
 
 
+class PurgeRecord(BaseModel):
+    """A purge of rows (purge.py), without the ids themselves.
+
+    - `table`, and the number of distinct `ids`
+    - `sha256` of the distinct ids in increasing order, as text with one id per line
+    - `seed` of the fresh rows, `step` of the run, `time` in UTC, `versions` of packages
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    table: str
+    ids: int
+    sha256: str
+    seed: int
+    step: int
+    time: str
+    versions: dict[str, str]
+
+
 class MadeWith(BaseModel):
     """- `schema_` as the run used it, without fields that it left out; `recipe` resolved
     - `versions` of packages, `ranks` and `step` of the run when it was saved
     - `optimizer_state`: the form of the optimizer's state
+    - `purged`: every purge of rows so far, oldest first
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,11 +59,20 @@ class MadeWith(BaseModel):
     ranks: int
     step: int
     optimizer_state: int = 1
+    purged: tuple[PurgeRecord, ...] = ()
 
     @classmethod
-    def now(cls, schema: Schema, recipe: Config, ranks: int, step: int) -> "MadeWith":
+    def now(
+        cls, schema: Schema, recipe: Config, ranks: int, step: int, purged: tuple[PurgeRecord, ...] = ()
+    ) -> "MadeWith":
         return cls(
-            schema_=schema, recipe=recipe, versions=versions(), ranks=ranks, step=step, optimizer_state=OPTIMIZER_STATE
+            schema_=schema,
+            recipe=recipe,
+            versions=versions(),
+            ranks=ranks,
+            step=step,
+            optimizer_state=OPTIMIZER_STATE,
+            purged=purged,
         )
 
     @classmethod

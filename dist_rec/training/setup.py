@@ -21,7 +21,7 @@ from dist_rec.training.checkpoint import (
     save_checkpoint,
 )
 from dist_rec.training.evaluate import evaluate_split
-from dist_rec.training.made_with import MadeWith
+from dist_rec.training.made_with import MadeWith, PurgeRecord
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model
 from dist_rec.training.ranks import Ranks
@@ -39,7 +39,8 @@ from dist_rec.training.warm_up import compile_kernels
 
 @dataclass
 class Run:
-    """The parts of one run on this rank. `steps_per_epoch` and `total_steps` count batches."""
+    """The parts of one run on this rank. `steps_per_epoch` and `total_steps` count batches; `purged`: the purges that
+    the checkpoint it goes on from has gone through."""
 
     config: Config
     schema: Schema
@@ -51,6 +52,7 @@ class Run:
     selection: Selection
     steps_per_epoch: int
     total_steps: int
+    purged: tuple[PurgeRecord, ...] = ()
 
     @property
     def steps_done(self) -> int:
@@ -77,23 +79,26 @@ class Run:
             random=random_state(),
             run=self.selection.state,
         )
-        made = MadeWith.now(self.schema, self.config, self.ranks.world_size, step)
         best = self.best_folder if self.best_folder.is_dir() else None
         folder = self.log.checkpoints / f"step-{step}"
-        save_checkpoint(folder, self.model, self.optimizer, position, self.ranks, made=made, best=best)
+        save_checkpoint(folder, self.model, self.optimizer, position, self.ranks, made=self._made_with(step), best=best)
 
     def save_weights(self, folder: Path, step: int) -> None:
         """A checkpoint of weights alone."""
-        made = MadeWith.now(self.schema, self.config, self.ranks.world_size, step)
-        save_checkpoint(folder, self.model, None, None, self.ranks, made=made)
+        save_checkpoint(folder, self.model, None, None, self.ranks, made=self._made_with(step))
+
+    def _made_with(self, step: int) -> MadeWith:
+        return MadeWith.now(self.schema, self.config, self.ranks.world_size, step, self.purged)
 
 
 def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> Run:
     """Every rank calls it. Raises ConfigError, DataError."""
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
     schema = dataset_schema(config)
+    purged: tuple[PurgeRecord, ...] = ()
     if resume is not None:
-        schema = MadeWith.read(resume).schema_for(schema, config, resume, resumed=True)
+        saved = MadeWith.read(resume)
+        schema, purged = saved.schema_for(schema, config, resume, resumed=True), saved.purged
     reader = open_split(config, schema, ranks, config.data.train, train=True)
     total_steps, per_update = training_steps(config, reader), config.optim.accumulation_steps
     model, plan = plan_model(schema, config, ranks)
@@ -113,6 +118,7 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
         selection=Selection(config),
         steps_per_epoch=reader.steps_per_epoch(reader_workers(config)),
         total_steps=total_steps,
+        purged=purged,
     )
     if resume is not None:
         _resume(run, resume)

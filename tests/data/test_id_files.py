@@ -4,6 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dist_rec.data.errors import DataError
 from dist_rec.data.id_files import read_ids
@@ -45,3 +47,26 @@ def test_what_is_no_file_of_ids(tmp_path: Path) -> None:
         read_ids(tmp_path / "bad.parquet")
     with pytest.raises(DataError, match="cannot be read"):
         read_ids(tmp_path / "absent.txt")
+
+
+@settings(max_examples=25)
+@given(ids=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=30))
+def test_all_forms_say_the_same(tmp_path_factory: pytest.TempPathFactory, ids: list[int]) -> None:
+    folder = tmp_path_factory.mktemp("ids")
+    (folder / "ids.txt").write_text("\n".join([*map(str, ids[:1]), "", *map(str, ids[1:])]) + "\n")
+    np.save(folder / "ids.npy", np.array(ids, dtype=np.int64))
+    pq.write_table(pa.table({"user": pa.array(ids, pa.int64())}), folder / "ids.parquet")
+    for path in folder.iterdir():
+        found = read_ids(path)
+        assert found.tolist() == sorted(set(ids)) and found.dtype == np.int64, path
+
+
+def test_an_id_that_is_none_of_its_table_is_named_with_its_place(tmp_path: Path) -> None:
+    text, array, table = tmp_path / "ids.txt", tmp_path / "ids.npy", tmp_path / "ids.parquet"
+    text.write_text("3\n# 99\n10 # last\n")
+    np.save(array, np.array([1, 20]))
+    pq.write_table(pa.table({"item": [5, -1]}), table)
+    for path, told in ((text, "line 3: .*, got 10"), (array, "row 1: .*, got 20"), (table, "row 1: .*, got -1")):
+        with pytest.raises(DataError, match=f"{path.name}, {told}"):
+            read_ids(path, 10)
+    assert read_ids(text, 11).tolist() == [3, 10]

@@ -1,4 +1,5 @@
 import logging
+from unittest import mock
 
 import pytest
 import torch
@@ -8,7 +9,15 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice
 from torch import nn
 
 from dist_rec.config import EmbeddingConfig, TableConfig
-from dist_rec.embedding.cache import CacheMeter, CacheUse, cache_params, caches, kernels_here, unlock_cached_rows
+from dist_rec.embedding.cache import (
+    CacheMeter,
+    CacheUse,
+    cache_params,
+    caches,
+    drop_cached_rows,
+    kernels_here,
+    unlock_cached_rows,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CACHED = TableConfig(kernel=["fused_uvm_caching"], cache_fraction=0.1)
@@ -71,3 +80,15 @@ def test_rows_that_an_evaluation_locked_are_free_again() -> None:
     cached.lxu_cache_locking_counter = torch.tensor([[0, 2], [1, 0]], dtype=torch.int32)
     unlock_cached_rows(nn.ModuleDict({"plain": plain, "cached": cached}))
     assert not cached.lxu_cache_locking_counter.any()
+
+
+def test_caches_are_dropped_of_every_lookup() -> None:
+    lookups = [
+        SplitTableBatchedEmbeddingBagsCodegen(
+            [(8, 16, EmbeddingLocation.HOST, ComputeDevice.CPU)], optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD
+        )
+        for _ in range(2)
+    ]
+    with mock.patch.object(SplitTableBatchedEmbeddingBagsCodegen, "reset_cache_states") as reset:
+        drop_cached_rows(nn.ModuleList([*lookups, nn.Linear(1, 1)]))
+    assert reset.call_count == 2

@@ -93,6 +93,15 @@ RULES = {
         ),
         others=("numpy", "pyarrow", "pydantic", "rich", "torch", "torchrec.distributed.train_pipeline"),
     ),
+    "dist_rec.probe": Rule(
+        project=(
+            "dist_rec.common",
+            "dist_rec.data",
+            "dist_rec.kernels.cross_causal_attention",
+            "dist_rec.models.layers",
+        ),
+        others=("numpy", "pyarrow", "pydantic", "safetensors", "torch", "yaml"),
+    ),
     "dist_rec.door": Rule(
         project=(
             *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.data", "dist_rec.embedding"),
@@ -107,7 +116,7 @@ RULES = {
     "dist_rec.cli": Rule(
         project=(
             *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.door", "dist_rec.doctor"),
-            *("dist_rec.cost", "dist_rec.data", "dist_rec.training"),
+            *("dist_rec.cost", "dist_rec.data", "dist_rec.probe", "dist_rec.training"),
         ),
         others=("typer", "rich"),
     ),

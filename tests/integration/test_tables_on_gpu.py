@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from benchmarks.lookup.ways import DEVICE, HOST, PLAIN, Size, features_of, make_step
 from dist_rec.embedding.cache import unlock_cached_rows
+from dist_rec.embedding.rows import fresh_rows
 from dist_rec.training import evaluate
+from dist_rec.training.purge import purge_rows
+from dist_rec.training.purge_checkpoint import purge_checkpoint
 from tests.helpers.closeness import assert_close_to_truth
 from tests.helpers.devices import DEVICES, one_rank
-from tests.training.runs import losses, make_config, rows, run, write_dataset
+from tests.training.runs import evaluate_split, load, losses, make_config, rows, run, write_dataset
 
 SIZE = Size("row_wise", 16, 0.75, requests=20, length=30, rows=100)
 LR, EPS = 0.01, 1e-8  # of row-wise Adagrad in benchmarks/lookup/ways.py
@@ -93,3 +96,24 @@ def test_tables_in_host_memory_train_on_after_evaluations(tmp_path: Path, device
     if device == "cuda":
         assert all(before > 0 for before, _ in locks.seen), "an evaluation locks rows, else nothing need free them"
         assert all(0 <= row["cache_hit_rate"] <= 1 for row in rows(config, "far"))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_purge_reaches_the_rows_in_caches(tmp_path: Path, device: str) -> None:
+    """Lookups after a purge see fresh rows wherever the old ones were, and metrics are those of a purged checkpoint."""
+    data, ids = write_dataset(tmp_path / "data"), torch.arange(0, 50, 3)
+    tables = {"item": {"kernel": ["fused_uvm_caching"], "cache_fraction": 0.5}}
+    more: dict[str, Any] = {"run": {"max_steps": 3}, "checkpoint": {"every_steps": 2}, "data": {"valid": []}}
+    config, checkpoint = make_config(data, tmp_path, embedding={"tables": tables}, **more), tmp_path / "run/checkpoints"
+    (tmp_path / "ids.txt").write_text("\n".join(map(str, ids.tolist())))
+    with one_rank(device) as ranks:
+        run(config, ranks)
+        model, optimizer = load(config, ranks, checkpoint / "step-2")
+        before = evaluate_split(config, model, ranks)  # puts rows into the caches
+        purge_rows(model, {"item": ids}, optimizer, init_scale=0.05)
+        (shard,) = model.state_dict()["embedding.collections.dim_8.embeddings.item.weight"].local_shards()
+        assert torch.equal(shard.tensor[ids.to(device)].cpu(), fresh_rows("item", ids, 8, init_scale=0.05, seed=0))
+        purged = evaluate_split(config, model, ranks)
+        purge_checkpoint(checkpoint / "step-2", {"item": tmp_path / "ids.txt"}, out=tmp_path / "purged")
+        model, _ = load(config, ranks, tmp_path / "purged")
+        assert evaluate_split(config, model, ranks) == purged != before

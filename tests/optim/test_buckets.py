@@ -50,3 +50,11 @@ def test_only_fp32_is_reduced_in_another_dtype() -> None:
     parameters = _parameters([4, 4], [torch.float32, torch.float64])
     dtypes = {bucket.dtype: bucket.reduce_dtype for bucket in lay_out(parameters, 100, torch.bfloat16)}
     assert dtypes == {torch.float32: torch.bfloat16, torch.float64: torch.float64}
+
+
+def test_wiping_leaves_nothing_in_free_buffers() -> None:
+    (bucket,) = lay_out(_parameters([3, 2], [torch.float32] * 2), 1000)
+    used, free = bucket.take().fill_(1.0), bucket.take().fill_(2.0)
+    bucket.give_back(free)
+    bucket.wipe()
+    assert not free.any() and used.all()

@@ -116,3 +116,20 @@ def test_filled_has_all_keys_and_present_returns_what_existed() -> None:
     assert list(back) == ["a"] and back["a"].tolist() == [3.0, 4.0], "a copy of what it was when saved"
     back["a"].zero_()
     assert saved["a"]["value"].tolist() == [3.0, 4.0]
+
+
+def test_the_state_of_rows_becomes_zeros_and_that_of_others_stays() -> None:
+    parameters = {"table": nn.Parameter(torch.ones(4, 3)), "other": nn.Parameter(torch.ones(4, 3))}
+    dense = DenseOptimizers(parameters, lambda p: torch.optim.AdamW(p, lr=0.1))
+    dense.reset_rows({"table": torch.tensor([1])})  # no state yet
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    dense.step()
+    before = dense.state_dict()["state"]
+    before = {name: {key: value.clone() for key, value in state.items()} for name, state in before.items()}
+    dense.reset_rows({"table": torch.tensor([1, 3])})
+    after = dense.state_dict()["state"]
+    for key in ("exp_avg", "exp_avg_sq"):
+        assert not after["table"][key][[1, 3]].any() and after["table"][key][[0, 2]].all()
+        assert torch.equal(after["other"][key], before["other"][key])
+    assert torch.equal(after["table"]["step"], before["table"]["step"])

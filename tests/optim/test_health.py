@@ -52,3 +52,17 @@ def test_only_every_so_often() -> None:
 def test_parameters_without_a_gradient_do_not_count() -> None:
     ((_, cosine, *_),) = _run(1, [STEPS[1], {"b": torch.tensor([1.0, 0.0])}])
     assert cosine == 1.0
+
+
+def test_what_is_forgotten_is_not_compared() -> None:
+    meter = HealthMeter(1, {"b": nn.Parameter(torch.ones(2))})
+    for forgotten in (False, True):
+        meter.before(0, {"b": torch.ones(2)})
+        meter.after(0)
+        if forgotten:
+            meter.forget()
+        meter.latest = None
+        meter.before(1, {"b": torch.ones(2)})
+        meter.after(1)
+        assert (meter.latest is None) == forgotten
+        meter.forget()

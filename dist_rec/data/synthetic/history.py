@@ -3,7 +3,10 @@
 Users visit in sessions. A session has one focus category out of the user's few interests, and interests drift from era
 to era. Items of a category follow Zipf's law, and some events repeat a recent item. The click probability of a
 candidate rises with the share of its category among the newest events, and separately with its share among the older
-events (both weighted by action). It also rises with the quality of the item and depends on the user's segment."""
+events (both weighted by action). It also rises with the quality of the item and depends on the user's segment.
+
+With `forget_share`, some categories are a domain of their own that a run may be asked to forget. Users have interests
+in it as in the others, some much and many none, and its events lie between all other events of a session."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ from dist_rec.data.synthetic.parts import (
     PlantedConfig,
     Tally,
     ZipfItems,
+    auc_or_half,
     draw_actions,
     draw_requests,
     event_times,
@@ -45,6 +49,9 @@ STRAY_P = 0.15  # events outside the session's focus
 REVISIT_P = 0.3
 REVISIT_EVENTS = 15  # mean distance to the event that is repeated
 RECENT_EVENTS = 20  # "newest events" of the click probability
+FORGET_CATEGORIES = 0.25  # share of the categories that are the forget domain
+FORGET_SPREAD = 2.0  # of the users' shares of such events: Beta(share * spread, (1 - share) * spread)
+FORGET_FILE = "forget_categories.txt"
 ITEM_ZIPF = 1.0
 CATEGORY_ZIPF = 0.4
 
@@ -61,6 +68,16 @@ class SynthConfig(PlantedConfig):
     mean_length: int | None = Field(None, ge=5, description="Mean history, in events; 12 % of max_length by default.")
     items: int = Field(10_000, ge=1)
     categories: int = Field(16, ge=2)
+    forget_share: float = Field(0.0, ge=0, lt=1, description="Mean share of events of the forget domain; 0: none.")
+
+    @property
+    def forget_categories(self) -> int:
+        """The last so many categories are the forget domain."""
+        return max(1, round(FORGET_CATEGORIES * self.categories)) if self.forget_share else 0
+
+    @property
+    def retain_categories(self) -> int:
+        return self.categories - self.forget_categories
 
     @model_validator(mode="after")
     def _check(self) -> "SynthConfig":
@@ -78,7 +95,9 @@ def synthesize(out: Path, config: SynthConfig, *, force: bool = False) -> dict[s
 
     Stats per split: rows, candidates, label_rate, mean_length, max_length and duplicate_share (of the tokens in batches
     of 64 requests, in the order of the file). Test also has best_auc (of the true probability), popularity_auc and
-    popularity_score (the better score: the smoothed click rate of the candidate item in train, or its count there)."""
+    popularity_score (the better score: the smoothed click rate of the candidate item in train, or its count there).
+    With `forget_share` also forget_share (of the events) and, on test, best_auc_forget and best_auc_retain (of the
+    candidates of the forget domain, and of all others); `forget_categories.txt` lists the domain's categories."""
 
     def plant() -> tuple[Ints, Callable[[Ints], Iterator[pa.Table]]]:
         rng = np.random.default_rng(config.seed)
@@ -87,7 +106,9 @@ def synthesize(out: Path, config: SynthConfig, *, force: bool = False) -> dict[s
         requests = draw_requests(timelines.offsets, timelines.time, config.requests, rng)
         return requests, _Truth(config, catalog, timelines, rng).tables
 
-    return write_planted(out, _schema(config), plant, lambda: _Tally(config), force=force)
+    forget = range(config.retain_categories, config.categories)
+    files = {FORGET_FILE: "".join(f"{category}\n" for category in forget)} if forget else {}
+    return write_planted(out, _schema(config), plant, lambda: _Tally(config), force=force, files=files)
 
 
 class _Catalog:
@@ -96,7 +117,7 @@ class _Catalog:
     def __init__(self, config: SynthConfig, rng: np.random.Generator) -> None:
         self.items = ZipfItems(config.items, config.categories, ITEM_ZIPF, rng)
         self.quality = rng.standard_normal(config.items)  # by id
-        self._category_cdf = zipf_cdf(config.categories, CATEGORY_ZIPF)
+        self._category_cdf = zipf_cdf(config.retain_categories, CATEGORY_ZIPF)
 
     def draw_categories(self, shape: int | tuple[int, ...], rng: np.random.Generator) -> Ints:
         return np.searchsorted(self._category_cdf, rng.random(shape), side="right")
@@ -127,6 +148,10 @@ def _timelines(config: SynthConfig, catalog: _Catalog, rng: np.random.Generator)
     focus = _drifting_interests(catalog, first=(position == 0)[position % ERA_EVENTS == 0], rng=rng)[era, slot]
     stray = rng.random(len(index)) < STRAY_P
     category = np.where(stray, catalog.draw_categories(len(index), rng), focus)
+    if config.forget_share:
+        forget, of_domain = _forget_events(config, user, position)
+        category = np.where(forget, of_domain, category)
+        focus = np.where(forget, of_domain, focus)
     item = catalog.items.draw(category, rng)
     source = _revisits(position, rng)
     return _Timelines(
@@ -136,6 +161,19 @@ def _timelines(config: SynthConfig, catalog: _Catalog, rng: np.random.Generator)
         action=draw_actions(category[source] == focus, FOCUS_ACTION_P, STRAY_ACTION_P, rng.random(len(index))),
         time=event_times(offsets, new_session, SESSION_EVENTS, rng),
     )
+
+
+def _forget_events(config: SynthConfig, user: Ints, position: Ints) -> tuple[NDArray[np.bool_], Ints]:
+    """(events,) which events are of the forget domain, by the share of their user, and the category of the domain that
+    the user is interested in at the time, which drifts as other interests do."""
+    rng = np.random.default_rng([config.seed, 1])
+    mean = config.forget_share * FORGET_SPREAD
+    share = rng.beta(mean, FORGET_SPREAD - mean, config.num_users)[user]
+    new_era = position % ERA_EVENTS == 0
+    changed = (rng.random(new_era.sum()) >= KEEP_INTEREST_P) | (position[new_era] == 0)
+    drawn = rng.integers(config.retain_categories, config.categories, len(changed))
+    since = np.maximum.accumulate(np.where(changed, np.arange(len(changed)), 0))
+    return rng.random(len(user)) < share, drawn[since][np.cumsum(new_era) - 1]
 
 
 def _drifting_interests(catalog: _Catalog, first: NDArray[np.bool_], rng: np.random.Generator) -> Ints:
@@ -201,13 +239,18 @@ class _Truth:
         back = np.where(rng.random(shape) < 0.5, np.minimum(length, RECENT_EVENTS), length)
         event = self.timelines.offsets[user][:, None] + length - 1 - (rng.random(shape) * back).astype(np.int64)
         anywhere = rng.random(shape) < 1 / 3
-        return np.where(anywhere, self.catalog.draw_categories(shape, rng), self.timelines.category[event])
+        drawn = self.catalog.draw_categories(shape, rng)
+        if self.config.forget_share:
+            forget = rng.random(shape) < self.config.forget_share
+            drawn = np.where(forget, rng.integers(self.config.retain_categories, self.config.categories, shape), drawn)
+        return np.where(anywhere, drawn, self.timelines.category[event])
 
 
 class _Tally(Tally):
     def __init__(self, config: SynthConfig) -> None:
         super().__init__(config)
-        self.tokens = self.duplicates = 0
+        self.config = config
+        self.tokens = self.duplicates = self.forget = self.events = 0
 
     def add(self, table: pa.Table) -> pa.Table:
         for start in range(0, table.num_rows, 64):
@@ -215,6 +258,9 @@ class _Tally(Tally):
             items = np.concatenate([ragged_values(rows, name).values for name in ("history.item", "candidate.item")])
             self.tokens += len(items)
             self.duplicates += len(items) - len(np.unique(items))
+        category = ragged_values(table, "history.category").values
+        self.events += len(category)
+        self.forget += int((category >= self.config.retain_categories).sum())
         return super().add(table)
 
     def summary(self) -> dict[str, Any]:
@@ -226,11 +272,19 @@ class _Tally(Tally):
             "mean_length": float(lengths.mean()),
             "max_length": int(lengths.max()),
             "duplicate_share": self.duplicates / self.tokens,
-        }
+        } | ({"forget_share": self.forget / self.events} if self.config.forget_share else {})
 
     def quality(self, train: Tally) -> dict[str, Any]:
         """AUC of the truth, and of the best score that does not use the history."""
-        return dict(zip(("best_auc", "popularity_auc", "popularity_score"), self.auc_of_task(train, "click")))
+        found: dict[str, Any] = dict(
+            zip(("best_auc", "popularity_auc", "popularity_score"), self.auc_of_task(train, "click"))
+        )
+        if self.config.forget_share:
+            label, truth = self.column("click"), self.column("click.oracle")
+            forget = self.column("category") >= self.config.retain_categories
+            found |= {"best_auc_forget": auc_or_half(truth[forget], label[forget])}
+            found |= {"best_auc_retain": auc_or_half(truth[~forget], label[~forget])}
+        return found
 
 
 def _schema(config: SynthConfig) -> Schema:

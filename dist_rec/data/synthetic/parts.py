@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -191,8 +191,9 @@ def write_planted(
     tally: Callable[[], Tally],
     *,
     force: bool,
+    files: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Writes a dataset folder with stats.json and returns the content of stats.json.
+    """Writes a dataset folder with stats.json, and text `files` by name, and returns the content of stats.json.
 
     `plant` draws the requests (in order of time) and returns them with a function that makes tables of a part.
     Raises DataError if the folder cannot be written, or replaced (see `staged`)."""
@@ -206,4 +207,6 @@ def write_planted(
         stats = {name: of.summary() for name, of in tallies.items()}
         stats["test"] |= tallies["test"].quality(tallies["train"])
         (folder / "stats.json").write_text(json.dumps(stats, indent=2) + "\n")
+        for name, text in (files or {}).items():
+            (folder / name).write_text(text)
     return stats

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -87,3 +88,38 @@ def test_the_smallest(tmp_path: Path) -> None:
 def test_wrong_settings(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SynthConfig(**settings)
+
+
+@pytest.fixture(scope="module")
+def with_domain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("synth") / "domain"
+    synthesize(out, SMALL.model_copy(update={"forget_share": 0.2}))
+    return out
+
+
+def test_events_of_the_forget_domain_lie_between_the_others(with_domain: Path) -> None:
+    stats = json.loads((with_domain / "stats.json").read_text())
+    assert (with_domain / "forget_categories.txt").read_text() == "6\n7\n"
+    table = pq.read_table(with_domain / "train")
+    history = ragged_values(table, "history.category")
+    forget = history.values >= 6
+    assert forget.mean() == pytest.approx(0.2, abs=0.03) == stats["train"]["forget_share"]
+    ends = np.zeros(len(forget), dtype=bool)
+    ends[history.offsets[1:-1]] = True
+    neighbours = forget[1:] & ~forget[:-1] & ~ends[1:]
+    assert neighbours.sum() > 0.3 * forget.sum(), "they are mixed into the others"
+    of_request = np.add.reduceat(forget, history.offsets[:-1]) / history.lengths
+    assert (of_request < 0.05).mean() > 0.2 and (of_request > 0.4).mean() > 0.1, "users differ"
+
+
+def test_both_domains_can_be_told_apart_and_learned(with_domain: Path) -> None:
+    test = json.loads((with_domain / "stats.json").read_text())["test"]
+    assert test["best_auc_forget"] > 0.8 and test["best_auc_retain"] > 0.8
+    category = ragged_values(pq.read_table(with_domain / "test"), "candidate.category").values
+    assert 0.1 < (category >= 6).mean() < 0.3
+
+
+def test_without_a_share_there_is_no_domain(made: Path) -> None:
+    stats = json.loads((made / "stats.json").read_text())
+    assert not (made / "forget_categories.txt").exists() and "forget_share" not in stats["train"]
+    assert ragged_values(pq.read_table(made / "train"), "history.category").values.max() == 7

@@ -1,0 +1,3 @@
+"""What the numbers of the page show, in words."""
+
+FINDINGS: list[str] = []
