@@ -4,7 +4,7 @@ Every run is a row of a CSV, which can be stopped and continued. Wider rows take
 
 import csv
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -88,14 +88,14 @@ def config_of(root: Path, run: Run) -> Config:
     tree["run"] |= {"seeds": [], "seed": run.seed, "name": "real", "log_every": 10_000}
     tree["model"]["name"] = run.model
     dim = recipe.embedding.dim
-    schema = dataset_schema(Config.model_validate(tree))
-    used = {field.table for of in (*schema.sequences, schema.candidate) for field in of.ids}
-    rows = sum(schema.tables[table] for table in (*used, *(field.table for field in schema.context)))
     if arm == WIDER:
         tree["embedding"]["dim"] = 2 * dim
     elif arm != PLAIN:
-        # As many numbers as all other tables have: a row of each sub-table together is as wide as theirs.
-        data["ngram"] = {arm: {"orders": ORDERS, "heads": HEADS, "rows": rows}}
+        data["ngram"] = {arm: {"orders": ORDERS, "heads": HEADS, "rows": 1}}
+        wider, _ = parameters(config_of(root, replace(run, arm=WIDER)))
+        with_one, _ = parameters(Config.model_validate(tree))
+        # A row of each sub-table together has `dim` numbers.
+        data["ngram"][arm]["rows"] = 1 + (wider - with_one) // dim
     return Config.model_validate(tree)
 
 
@@ -149,7 +149,7 @@ def page(rows: list[Row]) -> Iterator[str]:
     """Lines of the table."""
     yield (
         f"Recipes of `launch/recipes`, one rank; of data in folds the first fold is tested. N-grams: orders {ORDERS}, "
-        f"{HEADS} heads, mixed hash, LayerNorm, as many numbers as all other tables. Mean and standard deviation over "
+        f"{HEADS} heads, mixed hash, LayerNorm, as many parameters as with wider rows. Mean and deviation over "
         "seeds."
     )
     yield from ("", "| data | model | arm | parameters | share of n-grams | test AUC | test logloss | seeds |")

@@ -13,7 +13,8 @@ INVERSE_BYTES, AGE_BYTES = 4, 4  # of an event at most
 
 
 def event_bytes(schema: Schema) -> int:
-    """Bytes of an event in a batch at most, of the sequence with the widest events: no id repeats."""
+    """Bytes of an event in a batch at most, of the sequence with the widest events: no id repeats, and n-grams are
+    hashed on the host."""
 
     def width(values: int) -> int:
         return shrink_ids(torch.empty(0, dtype=torch.int64), values).itemsize
@@ -23,6 +24,7 @@ def event_bytes(schema: Schema) -> int:
         + sum(width(values) for values in schema.side_values(of).values())
         + INVERSE_BYTES
         + (AGE_BYTES if of.time else 0)
+        + sum(field.ngram.tables * (width(field.ngram.total_rows) + INVERSE_BYTES) for field in of.ids if field.ngram)
         for of in schema.sequences
     )
 

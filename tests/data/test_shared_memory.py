@@ -11,6 +11,7 @@ from dist_rec.data.files import warn_once
 from dist_rec.data.schema import Schema
 from dist_rec.data.shared_memory import event_bytes, warn_of_little_room
 from dist_rec.data.transfer_buffer import shared_memory_room
+from tests.data.ngram.schemas import ngram_schema
 from tests.data.requests import make_row, make_schema, make_table, seen_schema
 
 
@@ -30,19 +31,27 @@ def test_batches_ahead_need_room(
         assert "--shm-size=31m" in text and "lower data.workers" in text, "three quarters of 31 MiB are 24.4 MB"
 
 
-@pytest.mark.parametrize(("schema", "expected"), [(make_schema(), 1 + 1 + 1 + 2 + 4 + 4), (seen_schema(), 1 + 1 + 4)])
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (make_schema(), 1 + 1 + 1 + 2 + 4 + 4),
+        (seen_schema(), 1 + 1 + 4),
+        (ngram_schema(("kind",), rows=[400, 500]), 1 + 1 + 1 + 2 + 4 + 4 + 2 * (2 + 4)),
+    ],
+)
 def test_bytes_of_an_event_by_hand(schema: Schema, expected: int) -> None:
     assert event_bytes(schema) == expected
 
 
-def test_no_event_takes_more() -> None:
+@pytest.mark.parametrize("schema", [make_schema(), ngram_schema(("kind",))])
+def test_no_event_takes_more(schema: Schema) -> None:
     rng = np.random.default_rng(0)
     table = make_table([make_row(rng, user, longest=400) for user in range(30)])
-    sent = collate(table, make_schema(), dedup=False)
+    sent = collate(table, schema, dedup=False)
     of_events = [name for name in sent.tensors if "history" in name or "searches" in name]
     nbytes = sum(sent.tensors[name].nbytes for name in of_events)
     events = sent.num_events + sent.num_candidates  # candidates are tokens of the history's feature set
-    assert nbytes <= events * event_bytes(make_schema()) + 16 * len(of_events)
+    assert nbytes <= events * event_bytes(schema) + 16 * len(of_events)
 
 
 def test_this_machine_has_some() -> None:

@@ -32,6 +32,11 @@ def _quickstart(folder: Path) -> None:
     synthesize(folder / "out", config)
 
 
+def _forget(folder: Path) -> None:
+    config = SynthConfig(requests=200, max_length=40, mean_length=16, items=300, forget_share=0.2)
+    synthesize(folder / "out", config)
+
+
 def _three(folder: Path) -> None:
     config = ThreeConfig(requests=200, max_length=40, mean_length=16, items=120)
     synthesize_three(folder / "out", config)
@@ -101,6 +106,7 @@ def _write(path: Path, lines: list[str]) -> None:
 
 SETS: dict[str, Callable[[Path], None]] = {
     "quickstart": _quickstart,
+    "forget": _forget,
     "three": _three,
     "ml-100k": _ml_100k,
     "ml-1m": _ml_1m,
