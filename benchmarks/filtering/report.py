@@ -133,8 +133,8 @@ def _noise(rows: list[Row]) -> list[str]:
     lines = [
         "## Label noise and a late start",
         "",
-        "Exact labels of the domain, each turned round with a probability, drawn once per event; and the filter from",
-        f"{LATE:.0%} of the steps on.",
+        "Exact labels of the domain, each turned round with a probability, drawn once per event; and the filter",
+        f"from {LATE:.0%} of the steps on.",
         "",
         "| action | turned round | AUC domain | AUC rest | seeds |",
         "| --- | --- | --- | --- | --- |",
@@ -257,5 +257,5 @@ def _mean(rows: Sequence[Row], name: str) -> float:
 
 def _told(rows: Sequence[Row], name: str) -> str:
     found = [float(row[name]) for row in rows]
-    error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else 0.0
-    return f"{statistics.fmean(found):.3f} +- {error:.3f}"
+    mean = f"{statistics.fmean(found):.3f}"
+    return f"{mean} +- {statistics.stdev(found) / math.sqrt(len(found)):.3f}" if len(found) > 1 else mean

@@ -132,7 +132,7 @@ def test_key_masked_is_dropped_where_places_do_not_count(name: str) -> None:
 
 
 def _batch_without_candidates(rows: list[Row], action: str) -> SequenceBatch:
-    """Filtered histories: candidates of these items are left out before."""
+    """Filtered histories, and all candidates as they are."""
     return _batch(rows, all_items(action), training=False)
 
 

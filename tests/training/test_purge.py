@@ -44,7 +44,7 @@ def _trained(**options: Any) -> tuple[Any, HybridOptimizer]:
 
 def _step(dmp: Any, hybrid: HybridOptimizer, rows: list[list[Row]]) -> None:
     hybrid.zero_grad()
-    dmp(local_batch(rows))[0].backward()
+    dmp(local_batch(rows, _config()))[0].backward()
     hybrid.step()
 
 
