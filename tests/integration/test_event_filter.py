@@ -181,7 +181,8 @@ def test_it_is_attention_with_a_mask_of_keys(rotary: bool) -> None:
         found = model.tables(batch)
         tokens = model.ranker.event_tokens("history", found, batch, None)
         view = model.ranker.candidates(found, batch)
-        assert isinstance(body := model.ranker.body, LateFusion)
+        body = model.ranker.body
+        assert isinstance(body, LateFusion)
         return body.summaries["history"](tokens, batch.sequences["history"].lengths, view)
 
     with mock.patch("dist_rec.models.longer.model.Mask", partial(Mask, key_valid=torch.tensor(valid))):
