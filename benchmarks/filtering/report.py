@@ -3,6 +3,7 @@
 import itertools
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,7 +22,11 @@ LOOKS = {"user": "#636363", "mask": "#e6550d", "hide": "#3182bd", "keymask": "#7
 def page(tables: Path, plot: str) -> list[str]:
     """Markdown lines."""
     rows = read(tables / "actions.csv")
-    lines = ["# What filtering events does, and what a purge leaves", "", *provenance_lines(), "", *FINDINGS, ""]
+    lines = ["# What filtering events does, and what a purge leaves", "", *provenance_lines(), ""]
+    for paragraph in FINDINGS:
+        is_item = paragraph.startswith("- ")
+        lines += [*textwrap.wrap(paragraph, 100, subsequent_indent="  " if is_item else ""), *([] if is_item else [""])]
+    lines.append("")
     lines += _frontier(rows, plot)
     lines += _slowdown(rows)
     lines += _noise(rows)
@@ -87,10 +92,10 @@ def _slowdown(rows: list[Row]) -> list[str]:
         f"## Loss-matched slowdown at four widths, {SHARE:.0%} filtered",
         "",
         f"C_f / C_b: the steps of the filtered run ({STEPS}) over the steps that a run without a filter needs,",
-        "trained from scratch at the same width with its own schedule, until it has the same loss. Between runs",
-        f"of {', '.join(map(str, SHORTER))} and {STEPS} steps the logarithm of the loss above that of the true",
-        "probabilities is interpolated over the logarithm of the steps. `>` is a loss above that of the shortest",
-        "run, `< 1` one below that of the longest.",
+        "trained from scratch at the same width with its own schedule, until it has the same loss. Between",
+        f"runs of {', '.join(map(str, SHORTER))} and {STEPS} steps the logarithm of the loss above that of the true",
+        "probabilities is interpolated over the logarithm of the steps. `>` is a loss above that of the",
+        "shortest run, `< 1` one below that of the longest.",
         "",
         "| width | " + " | ".join(f"{NAMES[a]}: domain / rest" for a in ACTIONS) + " | seeds |",
         "| --- |" + " --- |" * (len(ACTIONS) + 1),
