@@ -4,7 +4,7 @@ FINDINGS = [
     "LONGER of the quickstart, one rank, 100 steps of 32 requests with 16 candidates. The synthetic logs have a domain "
     "of a fifth of the events, mixed into the sessions of users. Evaluation sees whole histories. Means over seeds, "
     "every seed with data of its own; +- is the standard error. Few seeds: read differences of less than two errors as "
-    "none. The command goes on where its tables end.",
+    "none. The command goes on where its tables end. Trained with the code of commits 829aad0 to 6beaf84.",
     "What holds of the paper (arXiv 2601.21571), and what does not:",
     "- **Users against events: holds.** At 20 % filtered, removing users leaves the domain nearly as it was and costs "
     "the rest. Every action on events takes far more of the domain and costs the rest nothing that can be seen.",
@@ -18,8 +18,8 @@ FINDINGS = [
     "less. At 40 % HIDE and DROP also cost the rest, since they then take away twice the events.",
     "- **A late start: holds.** From 40 % of the steps on, HIDE and DROP take about a fifth of what they take from the "
     "start, MASK about half.",
-    "- **Relearning: no difference** between a filter from the start and a run that was purged: all need more than half "
-    "of the steps of a first training. A late start needs somewhat fewer.",
+    "- **Relearning: no difference** between a filter from the start and a purged run: all need more than half of the "
+    "steps of a first training. A late start needs somewhat fewer.",
     "- **Membership**: no action on events leaves members of the domain that can be told apart. A run without a filter "
     "has them, and a purge of rows takes most of that, at no cost for the rest.",
     "- **Coarse labels suffice for a probe: holds**, for tokens alone. F1 on the coarse labels themselves would choose "

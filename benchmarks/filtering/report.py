@@ -138,8 +138,8 @@ def _noise(rows: list[Row]) -> list[str]:
     lines = [
         "## Label noise and a late start",
         "",
-        "Exact labels of the domain, each turned round with a probability, drawn once per event; and the filter",
-        f"from {LATE:.0%} of the steps on.",
+        "Exact labels of the domain, each turned round with a probability, drawn once per event; and the",
+        f"filter from {LATE:.0%} of the steps on.",
         "",
         "| action | turned round | AUC domain | AUC rest | seeds |",
         "| --- | --- | --- | --- | --- |",
@@ -160,8 +160,8 @@ def _relearning(rows: list[Row]) -> list[str]:
     lines = [
         "## The cost to relearn",
         "",
-        "Training goes on with all events and a new optimizer. Loss of the domain after so many more steps, and the",
-        "steps until it is that of the run without a filter after its first 100.",
+        "Training goes on with all events and a new optimizer. Loss of the domain after so many more steps,",
+        "and the steps until it is that of the run without a filter after its first 100.",
         "",
     ]
     steps = sorted({int(row["step"]) for row in rows})
@@ -188,9 +188,9 @@ def _membership(rows: list[Row]) -> list[str]:
         "## What is left of deleted events: a membership test",
         "",
         "Ten epochs of 640 requests, exact labels. Members are candidates of these requests; the others were",
-        "drawn alike for the same users and read by no run. AUC of the members having the smaller loss: 0.5 says",
-        "that nothing can be told. Purged are the rows of the domain's items and categories, then also of the",
-        "users with such events.",
+        "drawn alike for the same users and read by no run. AUC of the members having the smaller loss: 0.5",
+        "says that nothing can be told. Purged are the rows of the domain's items and categories, then also",
+        "of the users with such events.",
         "",
         "| trained with | purged | domain | rest | AUC domain | AUC rest | seeds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -207,9 +207,9 @@ def _probes(rows: list[Row]) -> list[str]:
     lines = [
         "## Probes",
         "",
-        "F1 of single events of the test split against the true domain. *Own* is at the threshold that the fit",
-        "chose on its weak labels, *best* at the best threshold, *weak* the F1 on the weak labels of the users",
-        "held out.",
+        "F1 of single events of the test split against the true domain. *Own* is at the threshold that the",
+        "fit chose on its weak labels, *best* at the best threshold, *weak* the F1 on the weak labels of the",
+        "users held out.",
         "",
         "| labels of | depth | turned round | own F1 | best F1 | weak F1 | seeds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
