@@ -22,6 +22,8 @@ FINDINGS = [
     "steps of a first training. A late start needs somewhat fewer.",
     "- **Membership**: no action on events leaves members of the domain that can be told apart. A run without a filter "
     "has them, and a purge of rows takes most of that, at no cost for the rest.",
+    "- **Public data**: on statics2011 the actions bring the forgotten exercises to chance and leave the others as "
+    "they were. On ml-100k they take a sixth of what the genre's AUC has above chance: user and genre still say much.",
     "- **Coarse labels suffice for a probe: holds**, for tokens alone. F1 on the coarse labels themselves would choose "
     "states with context, which are worse. At 40 % noise the order of the scores is still good, but the threshold has "
     "to be set by the share.",
