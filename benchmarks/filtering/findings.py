@@ -14,7 +14,7 @@ FINDINGS = [
     "it does not mean that the row knows nothing.",
     "- **Slowdown that grows with width: holds for HIDE, KEYMASK and DROP**, not for MASK. Factors are single digits; "
     "those of the paper come from two and a half decades of compute.",
-    "- **Label noise: holds.** The first tenth of wrong labels costs more than half of the effect, more costs less and "
+    "- **Label noise: holds.** The first tenth of wrong labels costs about half of the effect, more costs less and "
     "less. At 40 % HIDE and DROP also cost the rest, since they then take away twice the events.",
     "- **A late start: holds.** From 40 % of the steps on, HIDE and DROP take about a fifth of what they take from the "
     "start, MASK about half.",
