@@ -3,6 +3,7 @@
 import itertools
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,7 +22,11 @@ LOOKS = {"user": "#636363", "mask": "#e6550d", "hide": "#3182bd", "keymask": "#7
 def page(tables: Path, plot: str) -> list[str]:
     """Markdown lines."""
     rows = read(tables / "actions.csv")
-    lines = ["# What filtering events does, and what a purge leaves", "", *provenance_lines(), "", *FINDINGS, ""]
+    lines = ["# What filtering events does, and what a purge leaves", "", *provenance_lines(), ""]
+    for paragraph in FINDINGS:
+        is_item = paragraph.startswith("- ")
+        lines += [*textwrap.wrap(paragraph, 100, subsequent_indent="  " if is_item else ""), *([] if is_item else [""])]
+    lines.append("")
     lines += _frontier(rows, plot)
     lines += _slowdown(rows)
     lines += _noise(rows)
@@ -87,10 +92,10 @@ def _slowdown(rows: list[Row]) -> list[str]:
         f"## Loss-matched slowdown at four widths, {SHARE:.0%} filtered",
         "",
         f"C_f / C_b: the steps of the filtered run ({STEPS}) over the steps that a run without a filter needs,",
-        "trained from scratch at the same width with its own schedule, until it has the same loss. Between runs",
-        f"of {', '.join(map(str, SHORTER))} and {STEPS} steps the logarithm of the loss above that of the true",
-        "probabilities is interpolated over the logarithm of the steps. `>` is a loss above that of the shortest",
-        "run, `< 1` one below that of the longest.",
+        "trained from scratch at the same width with its own schedule, until it has the same loss. Between",
+        f"runs of {', '.join(map(str, SHORTER))} and {STEPS} steps the logarithm of the loss above that of the true",
+        "probabilities is interpolated over the logarithm of the steps. `>` is a loss above that of the",
+        "shortest run, `< 1` one below that of the longest.",
         "",
         "| width | " + " | ".join(f"{NAMES[a]}: domain / rest" for a in ACTIONS) + " | seeds |",
         "| --- |" + " --- |" * (len(ACTIONS) + 1),
@@ -133,8 +138,8 @@ def _noise(rows: list[Row]) -> list[str]:
     lines = [
         "## Label noise and a late start",
         "",
-        "Exact labels of the domain, each turned round with a probability, drawn once per event; and the filter",
-        f"from {LATE:.0%} of the steps on.",
+        "Exact labels of the domain, each turned round with a probability, drawn once per event; and the",
+        f"filter from {LATE:.0%} of the steps on.",
         "",
         "| action | turned round | AUC domain | AUC rest | seeds |",
         "| --- | --- | --- | --- | --- |",
@@ -155,8 +160,8 @@ def _relearning(rows: list[Row]) -> list[str]:
     lines = [
         "## The cost to relearn",
         "",
-        "Training goes on with all events and a new optimizer. Loss of the domain after so many more steps, and the",
-        "steps until it is that of the run without a filter after its first 100.",
+        "Training goes on with all events and a new optimizer. Loss of the domain after so many more steps,",
+        "and the steps until it is that of the run without a filter after its first 100.",
         "",
     ]
     steps = sorted({int(row["step"]) for row in rows})
@@ -183,9 +188,9 @@ def _membership(rows: list[Row]) -> list[str]:
         "## What is left of deleted events: a membership test",
         "",
         "Ten epochs of 640 requests, exact labels. Members are candidates of these requests; the others were",
-        "drawn alike for the same users and read by no run. AUC of the members having the smaller loss: 0.5 says",
-        "that nothing can be told. Purged are the rows of the domain's items and categories, then also of the",
-        "users with such events.",
+        "drawn alike for the same users and read by no run. AUC of the members having the smaller loss: 0.5",
+        "says that nothing can be told. Purged are the rows of the domain's items and categories, then also",
+        "of the users with such events.",
         "",
         "| trained with | purged | domain | rest | AUC domain | AUC rest | seeds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -202,9 +207,9 @@ def _probes(rows: list[Row]) -> list[str]:
     lines = [
         "## Probes",
         "",
-        "F1 of single events of the test split against the true domain. *Own* is at the threshold that the fit",
-        "chose on its weak labels, *best* at the best threshold, *weak* the F1 on the weak labels of the users",
-        "held out.",
+        "F1 of single events of the test split against the true domain. *Own* is at the threshold that the",
+        "fit chose on its weak labels, *best* at the best threshold, *weak* the F1 on the weak labels of the",
+        "users held out.",
         "",
         "| labels of | depth | turned round | own F1 | best F1 | weak F1 | seeds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
