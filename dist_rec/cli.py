@@ -353,9 +353,7 @@ def inspect(
 def report(
     path: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)],
     recipe: Annotated[Path | None, typer.Option(help="Recipe whose data.filter decides.", callback=_home)] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value over data.filter, such as actions.bot=drop.")
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """What a filter would do, before it does: events, candidates and users by reason and action, with examples."""
     from rich.console import Console
@@ -364,9 +362,9 @@ def report(
 
     setup_logging(0)  # first: libraries warn when they are imported
 
-    from dist_rec.data.filter.report import chosen_filter, filter_report, render
+    from dist_rec.training.filter_report import report as report_of
 
-    Console().print(render(filter_report(path, chosen_filter(recipe, settings or []))))
+    Console().print(report_of(path, recipe, overrides or []))
 
 
 def main() -> None:

@@ -87,11 +87,6 @@ class DataConfig(Strict):
         "anyway. auto: on a GPU whose tables of n-grams lie on it, otherwise on the host.",
     )
 
-    @property
-    def hidden(self) -> bool:
-        """Whether the filter needs HIDDEN in tables and side values."""
-        return self.filter is not None and self.filter.hides
-
     @model_validator(mode="before")
     @classmethod
     def _no_default_beside_events(cls, tree: Any) -> Any:

@@ -20,7 +20,7 @@ from dist_rec.data.importers.assist import Assist
 from dist_rec.data.importers.movielens import MovieLens
 from dist_rec.data.row_reader import PARQUET
 from dist_rec.data.schema import SCHEMA_FILE, load_schema
-from dist_rec.data.selection import Selection
+from dist_rec.data.some_rows import SomeRows
 from dist_rec.data.synthetic.history import FORGET_FILE, SynthConfig, synthesize
 
 GENRE = "Sci-Fi"
@@ -80,7 +80,7 @@ def labels_of(folder: Path, domain: Domain, options: NoisyOptions, split: str = 
     filters it; (N,) each."""
     schema = load_schema(folder)
     rows = PARQUET.read(PARQUET.row_groups(folder / split, schema), schema)
-    events = Events(Selection(rows, np.arange(rows.num_rows)), schema, schema.sequences[0].name)
+    events = Events(SomeRows(rows, np.arange(rows.num_rows)), schema, schema.sequences[0].name)
     filtered = NoisyDomain(options, FilterConfig(), schema).reasons(events) > 0
     user = scalar_values(rows, schema.request.grouping_key)[events.request]
     return user, np.isin(events.field(domain.field), domain.values), filtered

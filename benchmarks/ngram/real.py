@@ -157,7 +157,7 @@ def page(rows: list[Row]) -> Iterator[str]:
     for data, model, arm in dict.fromkeys((row.data, row.model, row.arm) for row in rows):
         found = [row for row in rows if (row.data, row.model, row.arm) == (data, model, arm)]
         auc, logloss = ([getattr(row, name) for row in found] for name in ("auc", "logloss"))
-        spread = (f"{mean(of):.4f} +- {stdev(of) if len(of) > 1 else 0:.4f}" for of in (auc, logloss))
+        spread = (f"{mean(of):.4f}" + (f" +- {stdev(of):.4f}" if len(of) > 1 else "") for of in (auc, logloss))
         name = arm if arm in (PLAIN, WIDER) else f"n-grams of {arm}"
         size = f"{found[0].parameters:,} | {found[0].share:.0%}"
         yield f"| {data} | {model} | {name} | {size} | {' | '.join(spread)} | {len(found)} |"

@@ -17,6 +17,7 @@ from dist_rec.config import Config
 from dist_rec.data.collate import collate
 from dist_rec.data.columns import CANDIDATE, CONTEXT, Column, arrow_schema, columns_of, list_column
 from dist_rec.data.errors import DataError
+from dist_rec.data.filter.event_filter import make_filter
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.layout import FeatureSet
 from dist_rec.data.reader import RequestReader
@@ -166,6 +167,7 @@ def measured(config: Config, schema: Schema) -> Requests:
     """Requests of a step by the first batches of the training split. Of these the one of median size.
 
     Raises ConfigError if there is no data to measure."""
+    acting = make_filter(config.data.filter, schema, training=True)
     try:
         reader = RequestReader(
             folders=[Path(config.data.path) / folder for folder in config.data.train],
@@ -176,6 +178,7 @@ def measured(config: Config, schema: Schema) -> Requests:
             seed=config.run.seed,
             max_length=config.data.max_length,
             rows=READERS.make(config.data.reader),
+            event_filter=None if acting is None else replace(acting, start_step=0),
         )
         batches = [batch for batch in islice(reader, MEASURED_BATCHES) if batch.num_requests]
     except DataError as error:

@@ -17,13 +17,13 @@ from dist_rec.data.filter.event_filter import EventFilter, Left
 from dist_rec.data.gather import gather_ages
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.layout import FieldNgrams
-from dist_rec.data.ngram.counts import use_by_order
+from dist_rec.data.ngram.counts import NgramUse, use_by_order
 from dist_rec.data.ngram.device import DeviceHash, heads_of
 from dist_rec.data.ngram.host import candidate_ngram_ids, host_ngram_ids
 from dist_rec.data.schema import CandidateSchema, Schema, SequenceSchema
-from dist_rec.data.selection import Selection
+from dist_rec.data.some_rows import SomeRows
 from dist_rec.data.transfer_buffer import TransferBuffer
-from dist_rec.data.unique_tokens import deduplicate
+from dist_rec.data.unique_tokens import UniqueTokens, deduplicate
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def collate(
     - `plain_bytes` counts ids, side values and times as int64 KeyedJaggedTensors (8 bytes per value, 4 bytes of length
       per field and request), and labels, oracle, visible events and grouping keys as they are here
     """
-    some = Selection(table, np.arange(table.num_rows) if rows is None else rows)
+    some = SomeRows(table, np.arange(table.num_rows) if rows is None else rows)
     left = Left(some) if event_filter is None else event_filter.left(some, schema, max_length)
     reading = _Reading(left, schema, max_length)
     events = {of.name: reading.events(of.name, of) for of in schema.sequences}
@@ -98,17 +98,19 @@ def collate(
         ngrams=layout.ngrams,
         candidate_ngrams=tuple(layout.candidate_ngrams),
         hash_there=DeviceHash(later, dedup) if later else None,
-        ngram_use={
-            name: use
-            for owner, of in hashed.items()
-            for name, use in use_by_order(tokens.ids_of(owner), tokens.counts[of.sequence], of).items()
-        },
+        ngram_use={name: use for owner, of in hashed.items() for name, use in _use_by_order(tokens, owner, of).items()},
     )
 
 
 def empty_batch(schema: Schema, event_filter: EventFilter | None = None, *, hash_ngrams: bool = True) -> HostBatch:
     """A batch without requests, for a rank without more rows: every length is 0, the keys are the usual ones."""
     return collate(arrow_schema(schema).empty_table(), schema, event_filter=event_filter, hash_ngrams=hash_ngrams)
+
+
+def _use_by_order(tokens: UniqueTokens, owner: str, of: FieldNgrams) -> dict[str, NgramUse]:
+    table = np.searchsorted(of.spec.first_rows, tokens.ids_of(owner).numpy(), side="right") - 1
+    of_tables = np.bincount(table, minlength=of.spec.tables)
+    return use_by_order(of_tables.tolist(), tokens.counts[of.sequence], of)
 
 
 def _ngrams(events: _Events, of: FieldNgrams) -> NDArray[np.int64]:
@@ -211,11 +213,12 @@ class _Reading:
         for task, condition in declared.given.items():
             undefined = observed[:, declared.labels.index(condition)] == 0
             observed[undefined, declared.labels.index(task)] = torch.nan
-        if self.left.untrained is not None:
-            observed[torch.from_numpy(self.left.untrained)] = torch.nan
         outcome = {"labels": observed}
         if declared.oracle:
             outcome["oracle"] = columns([f"{label}.oracle" for label in declared.labels])
+        if self.left.untrained is not None:
+            for values in outcome.values():
+                values[torch.from_numpy(self.left.untrained)] = torch.nan
         if declared.visible_events:
             outcome |= self._visible_events()
         if self.left.chosen is not None:

@@ -182,10 +182,17 @@ class Schema(Strict):
                     f"{place}: candidate_bigram needs a field of the candidates of the same name and table; these have "
                     f"{', '.join(field.name for field in self.candidate.ids)}"
                 )
-            if ngram_table(sequence.name, field.name) in self.tables:
-                taken = ngram_table(sequence.name, field.name)
+            taken = ngram_table(sequence.name, field.name)
+            others = [
+                ngram_table(of.name, other.name)
+                for of in self.sequences
+                for other in of.ids
+                if other.ngram is not None and (of.name, other.name) != (sequence.name, field.name)
+            ]
+            if taken in self.tables or taken in others:
                 raise ValueError(
-                    f"{place}: its table is called {taken}; expected another name for the table you declare"
+                    f"{place}: its table is called {taken}, as another one is; expected another name for the table, "
+                    "the sequence or the field"
                 )
 
     def rows_of(self, table: str) -> int:

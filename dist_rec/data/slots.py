@@ -31,7 +31,9 @@ def grouped_slots(lengths: Lengths, slots: Slots, merge: int) -> tuple[Tensor, L
 
 
 def _sent(values: NDArray, device: torch.device) -> Tensor:
-    return torch.from_numpy(values).to(device, non_blocking=True)
+    """Pinned first where it goes to a GPU: from other memory the host would wait for the copy."""
+    there = torch.from_numpy(values)
+    return (there.pin_memory() if device.type == "cuda" else there).to(device, non_blocking=True)
 
 
 def joined_slots(lengths: list[Lengths], together: Lengths, places: list[Tensor]) -> Slots:

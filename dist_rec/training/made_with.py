@@ -112,7 +112,8 @@ class MadeWith(BaseModel):
             )
         differing = _differences(_facts(self.schema_), _facts(schema))
         # The other way round the weights have a row more than the recipe needs, and the saved schema says so.
-        if schema.hidden and not self.schema_.hidden:
+        acting = recipe.data.filter is not None and (resumed or recipe.data.filter.evaluation == "filtered")
+        if schema.hidden and not self.schema_.hidden and acting:
             differing.append("data.filter: tables without HIDDEN when it was saved, now the filter hides events")
         differing += _differences(self._settings(self.recipe, resumed), self._settings(recipe, resumed))
         if differing:
@@ -120,8 +121,18 @@ class MadeWith(BaseModel):
                 f"{checkpoint}: does not fit this schema and recipe; was it made by another recipe?\n  "
                 + "\n  ".join(differing)
             )
-        candidate = self.schema_.candidate.model_copy(update={"oracle": schema.candidate.oracle})
-        return self.schema_.model_copy(update={"name": schema.name, "request": schema.request, "candidate": candidate})
+        now, columns = {of.name: of for of in schema.sequences}, ("score", "reason")
+        oracle = {"oracle": schema.candidate.oracle} | {name: getattr(schema.candidate, name) for name in columns}
+        update = {
+            "name": schema.name,
+            "request": schema.request,
+            "candidate": self.schema_.candidate.model_copy(update=oracle),
+            "sequences": [
+                of.model_copy(update={name: getattr(now[of.name], name) for name in columns})
+                for of in self.schema_.sequences
+            ],
+        }
+        return self.schema_.model_copy(update=update)
 
     def _settings(self, recipe: Config, resumed: bool) -> dict[str, Any]:
         found = _flat("model", recipe.model.model_dump(mode="json"))

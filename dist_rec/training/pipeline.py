@@ -89,8 +89,8 @@ def make_pipeline(
 @dataclass(frozen=True)
 class BatchSize:
     """What one rank's batch held, what crossed to the device, in bytes, with and without dedup, for how many seconds
-    the step waited for it, the events and candidates that a filter saw, by what it did, and the use of
-    n-grams, which is known when the batch is on its device."""
+    the step waited for it, the events and candidates that a filter saw, by action, and the use of n-grams, which is
+    known when the batch is on its device."""
 
     requests: int
     candidates: int
@@ -98,28 +98,19 @@ class BatchSize:
     nbytes: int
     plain_bytes: int
     waited: float
-    kept: int = 0
-    masked: int = 0
-    hidden: int = 0
-    keymasked: int = 0
-    dropped: int = 0
+    filtered: dict[str, int] = field(default_factory=dict)
     ngram_use: dict[str, NgramUse] = field(default_factory=dict)
 
     @classmethod
     def of(cls, batch: HostBatch, waited: float) -> "BatchSize":
-        acted = batch.filtered
         return cls(
             requests=batch.num_requests,
             candidates=batch.num_candidates,
             events=batch.num_events,
             nbytes=batch.nbytes,
             plain_bytes=batch.plain_bytes,
-            kept=acted.get("keep", 0),
-            masked=acted.get("mask", 0),
-            hidden=acted.get("hide", 0),
-            keymasked=acted.get("keymask", 0),
-            dropped=acted.get("drop", 0),
             waited=waited,
+            filtered=batch.filtered,
             ngram_use=batch.ngram_use,
         )
 

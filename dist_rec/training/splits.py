@@ -8,7 +8,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
-from dist_rec.data.filter.event_filter import make_filter
+from dist_rec.data.filter.event_filter import make_filter, needs_hidden
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.schema import Schema, load_schema
 from dist_rec.data.shared_memory import event_bytes, warn_of_little_room
@@ -40,7 +40,10 @@ def reader_workers(config: Config) -> int:
 def dataset_schema(config: Config) -> Schema:
     """The schema of the recipe's dataset, as the run uses it. Raises ConfigError."""
     data = config.data
-    return load_schema(data.path, data.leave_out, hidden=data.hidden, ngram=data.ngram)
+    schema = load_schema(data.path, data.leave_out, ngram=data.ngram)
+    if not needs_hidden(data.filter, schema):
+        return schema
+    return load_schema(data.path, data.leave_out, hidden=True, ngram=data.ngram)
 
 
 def hashes_on_device(config: Config, schema: Schema, device: torch.device) -> bool:

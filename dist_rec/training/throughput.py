@@ -6,12 +6,13 @@ from dataclasses import astuple, dataclass, field
 import torch
 from torch import Tensor
 
+from dist_rec.data.filter.actions import Action
 from dist_rec.data.ngram.counts import NgramUse
 from dist_rec.training.pipeline import BatchSize
 from dist_rec.training.ranks import Ranks
 
-_ACTIONS = ("keep", "mask", "hide", "keymask", "drop")
-_SUMMED = [name for name in BatchSize.__dataclass_fields__ if name != "ngram_use"]
+_ACTIONS = [action.name.lower() for action in Action]
+_SUMMED = [name for name in BatchSize.__dataclass_fields__ if name not in ("filtered", "ngram_use")]
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ class Throughput:
         mine = [
             float(torch.stack(self._losses).double().sum()),
             *(sum(getattr(size, name) for size in self._sizes) for name in _SUMMED),
+            *(sum(size.filtered.get(name, 0) for size in self._sizes) for name in _ACTIONS),
             *(float(count) for use in grams.values() for count in astuple(use)),
         ]
         seconds = time.perf_counter() - self._started
         loss, requests, candidates, events, nbytes, plain_bytes, waited, *rest = self._ranks.total(*mine)
         acted, used = rest[: len(_ACTIONS)], iter(rest[len(_ACTIONS) :])
-        actions = zip(_ACTIONS, acted, strict=True)
         largest = sum(self._ranks.largest(*(size.events for size in self._sizes)))
         rank_steps = steps * self._ranks.world_size
         self.restart()
@@ -84,6 +85,10 @@ class Throughput:
             bytes_per_step=nbytes / rank_steps,
             plain_bytes_per_step=plain_bytes / rank_steps,
             waiting_share=waited / (seconds * self._ranks.world_size),
-            filtered_share={name: count / sum(acted) for name, count in actions if count and name != "keep"},
+            filtered_share={
+                name: count / sum(acted)
+                for name, count in zip(_ACTIONS, acted, strict=True)
+                if count and name != Action.KEEP.name.lower()
+            },
             ngram_use={name: NgramUse(int(next(used)), int(next(used)), int(next(used))) for name in grams},
         )

@@ -10,12 +10,20 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from dist_rec.common.strict import Strict
 from dist_rec.config import Config
 from dist_rec.data.collate import collate
+from dist_rec.data.columns import CANDIDATE
 from dist_rec.data.example import example_rows
+from dist_rec.data.filter.actions import Action
+from dist_rec.data.filter.event_filter import EventFilter
+from dist_rec.data.filter.events import Events
+from dist_rec.data.filter.policy import FilterPolicy
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.tables import table_dims
@@ -62,12 +70,37 @@ def run_without_launches(ranker: Ranker, schema: Schema, config: Config, device:
         for candidates in CANDIDATES:
             for requests, events in SHAPES:
                 rows = example_rows(schema, requests=requests, events=events, candidates=candidates)
-                here = not hashes_on_device(config, schema, device)
-                batch = collate(rows, schema, config.data.max_length, dedup=config.data.dedup, hash_ngrams=here)
-                forward_and_backward(copy, batch, schema, config, device)
+                for acting in _filters(config, schema):
+                    batch = collate(
+                        rows,
+                        schema,
+                        config.data.max_length,
+                        dedup=config.data.dedup,
+                        event_filter=acting,
+                        hash_ngrams=not hashes_on_device(config, schema, device),
+                    )
+                    forward_and_backward(copy, batch, schema, config, device)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return len(built)
+
+
+class _EverySecond(FilterPolicy):
+    """Key-masks every second event of histories."""
+
+    def decide(self, events: Events) -> NDArray[np.uint8]:
+        if events.owner == CANDIDATE:
+            return np.zeros(len(events), np.uint8)
+        return np.arange(len(events)).astype(np.uint8) % 2 * np.uint8(Action.KEYMASK)
+
+
+def _filters(config: Config, schema: Schema) -> list[EventFilter | None]:
+    """None, and where the recipe's filter may key-mask, which leaves empty places, one that does."""
+    chosen = config.data.filter
+    may = chosen is not None and (chosen.policy.name != "rules" or "keymask" in chosen.actions.model_dump().values())
+    if chosen is None or not may:
+        return [None]
+    return [None, EventFilter(_EverySecond(Strict(), chosen, schema), training=True)]
 
 
 def forward_and_backward(

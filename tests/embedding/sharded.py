@@ -13,7 +13,7 @@ from dist_rec.common.choices import DenseUpdate
 from dist_rec.config import Config
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
-from dist_rec.data.filter.event_filter import make_filter
+from dist_rec.data.filter.event_filter import make_filter, needs_hidden
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
 from dist_rec.models.build import build_model
@@ -60,7 +60,7 @@ def sharded_config(
 
 
 def schema_of(config: Config) -> Schema:
-    return make_schema(hidden=config.data.hidden)
+    return make_schema(hidden=needs_hidden(config.data.filter, make_schema()))
 
 
 def shard(config: Config, ddp: bool) -> DistributedModelParallel:

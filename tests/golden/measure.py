@@ -13,10 +13,10 @@ import torch
 
 from dist_rec.common.provenance import commit, versions
 from dist_rec.config import Config, load_config
-from dist_rec.data.schema import load_schema
 from dist_rec.models.build import build_model
 from dist_rec.models.cost import dense_params, request_flops
 from dist_rec.training.report import config_yaml
+from dist_rec.training.splits import dataset_schema
 from tests.golden.data import make_set
 from tests.helpers.ranks import run_ranks
 from tests.training.runs import losses, run, these_ranks
@@ -58,7 +58,7 @@ def model_facts(name: str, sets: Sets) -> dict[str, Any]:
     """Names and shapes of the whole model's state, dense parameters by part, and FLOPs by part of one request."""
     config = recipe(name)
     data = config.data
-    schema = load_schema(sets.of(name), data.leave_out, hidden=data.hidden, ngram=data.ngram)
+    schema = dataset_schema(config.model_copy(update={"data": data.model_copy(update={"path": str(sets.of(name))})}))
     model = build_model(schema, config, torch.device("cpu"))
     lengths = {sequence.name: EVENTS for sequence in schema.sequences}
     return {

@@ -1,7 +1,9 @@
 """Filtered events in models: what is hidden, key-masked or dropped moves no logit, no gradient and no row."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from dist_rec.common.strict import Strict
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
 from dist_rec.data.schema import Schema
+from dist_rec.kernels.cross_causal_attention import Mask
+from dist_rec.models.late_fusion import LateFusion
 from dist_rec.models.layers.loss import BinaryCrossEntropy, total_loss
 from dist_rec.optim.hybrid import HybridOptimizer
 from tests.data.filter.policies import all_items, filter_by_item
@@ -132,7 +136,7 @@ def test_key_masked_is_dropped_where_places_do_not_count(name: str) -> None:
 
 
 def _batch_without_candidates(rows: list[Row], action: str) -> SequenceBatch:
-    """Filtered histories: candidates of these items are left out before."""
+    """Filtered histories, and all candidates as they are."""
     return _batch(rows, all_items(action), training=False)
 
 
@@ -153,6 +157,38 @@ def test_places_of_key_masked_events_stay_empty(name: str) -> None:
     if name != "longer_absolute":
         longer = [_with_older_event(row) for row in rows]
         torch.testing.assert_close(model(_batch_without_candidates(longer, "keymask")), masked, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_it_is_attention_with_a_mask_of_keys(rotary: bool) -> None:
+    """The outputs of the globals with all events there, hidden, and keys that nobody may see, in every layer."""
+    inputs = ["globals", "candidate", "context"]
+    model = make_model(
+        HIDDEN,
+        longer={"merge": 1, "k": 0, "rotary": rotary},
+        tokens={"position": "absolute"},
+        head={"hidden": [16], "inputs": inputs},
+    )
+    rows = make_rows(12)
+    valid = [
+        seen
+        for row in rows
+        for seen in [*(item % 3 > 0 for item in row["history.item"]), *[True] * (2 * len(row["candidate.item"]))]
+    ]
+
+    def summary(action: str) -> Tensor:
+        batch = _batch_without_candidates(rows, action)
+        found = model.tables(batch)
+        tokens = model.ranker.event_tokens("history", found, batch, None)
+        view = model.ranker.candidates(found, batch)
+        body = model.ranker.body
+        assert isinstance(body, LateFusion)
+        return body.summaries["history"](tokens, batch.sequences["history"].lengths, view)
+
+    with mock.patch("dist_rec.models.longer.model.Mask", partial(Mask, key_valid=torch.tensor(valid))):
+        expected = summary("hide")
+    torch.testing.assert_close(summary("keymask"), expected, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(summary("hide"), expected, atol=1e-3), "the mask is at work"
 
 
 def _with_older_event(row: Row) -> Row:

@@ -35,9 +35,9 @@ class FilterRule(Strict):
     field: str | None = Field(
         default=None,
         description="A field of events, or one of their request: a context field or the grouping key, which filters "
-        "all events of the request.",
+        "all events of the request. context.<field> where both have the name.",
     )
-    values: list[int] = Field(default=[], description="Of the field.")
+    values: list[Annotated[int, Field(ge=-(2**63), lt=2**64)]] = Field(default=[], description="Of the field.")
     file: File | None = Field(
         default=None, description="In the place of values: a file of ids: text with one per line, .npy, or Parquet."
     )
@@ -76,9 +76,11 @@ class FilterConfig(Strict):
         "them.",
     )
 
-    @property
-    def hides(self) -> bool:
-        """Whether HIDDEN may come up: a filtered candidate has it too where its rows are not to be read."""
+    def hides(self, *, by_columns: bool) -> bool:
+        """Whether HIDDEN may come up: a filtered candidate has it too where its rows are not to be read. `by_columns`:
+        whether the data has reasons."""
         if self.policy.name != "rules":
             return True
-        return any(action in ("hide", "keymask") for action in self.actions.model_dump().values())
+        actions = self.actions.model_dump()
+        told = {rule.reason for rule in self.rules} | ({self.score.reason} if self.score is not None else set())
+        return any(actions[reason] in ("hide", "keymask") for reason in (actions if by_columns else told))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_rec.common.strict import ConfigError
 from dist_rec.data.columns import CANDIDATE
 from dist_rec.data.filter.actions import Action
 from dist_rec.data.filter.config import FilterConfig
@@ -15,7 +16,7 @@ from dist_rec.data.filter.events import Events
 from dist_rec.data.filter.kept import Kept, kept_candidates, kept_events
 from dist_rec.data.filter.policy import FilterPolicy
 from dist_rec.data.schema import Schema
-from dist_rec.data.selection import Selection
+from dist_rec.data.some_rows import SomeRows
 from dist_rec.registry import FILTERS
 
 
@@ -30,7 +31,7 @@ class Left:
     - `counts`: events and candidates for each action; of requests that are left out only the candidates
     """
 
-    some: Selection
+    some: SomeRows
     kept: dict[str, Kept] = field(default_factory=dict)
     untrained: NDArray[np.bool_] | None = None
     chosen: NDArray[np.bool_] | None = None
@@ -54,16 +55,15 @@ class EventFilter:
         """In batch number `step` of the run, from 0 on."""
         return not self.training or step >= self.start_step
 
-    def left(self, some: Selection, schema: Schema, max_length: int | None) -> Left:
+    def left(self, some: SomeRows, schema: Schema, max_length: int | None) -> Left:
         """`schema` has HIDDEN where the policy may hide."""
         candidates = Events(some, schema, CANDIDATE)
-        actions = self.policy.decide(candidates)
+        actions = self._decided(candidates)
         counts = np.bincount(actions, minlength=len(Action))
         if not self.training:
             kept = self._histories(some, schema, max_length, counts) if self.histories else {}
             return Left(some, kept, chosen=actions != Action.KEEP, counts=_named(counts))
-        trained = np.bincount(candidates.request, actions == Action.KEEP, len(some)) > 0
-        rest = trained | (candidates.lengths == 0)
+        rest = np.bincount(candidates.request, actions == Action.KEEP, len(some)) > 0
         if not rest.all():
             actions, some = actions[rest[candidates.request]], some.where(rest)
         kept = self._histories(some, schema, max_length, counts)
@@ -73,18 +73,39 @@ class EventFilter:
         masked = actions != Action.KEEP
         return Left(some, kept, untrained=masked if masked.any() else None, counts=_named(counts))
 
+    def _decided(self, events: Events) -> NDArray[np.uint8]:
+        """(N,) actions. Raises ConfigError if a policy of one's own decides something else."""
+        actions = np.asarray(self.policy.decide(events))
+        if actions.shape != (len(events),) or actions.dtype.kind not in "iu":
+            got = f"{actions.dtype} of shape {actions.shape}"
+        elif len(actions) and not 0 <= actions.min() <= actions.max() <= max(Action):
+            got = f"integers from {actions.min()} to {actions.max()}"
+        else:
+            return actions.astype(np.uint8, copy=False)
+        raise ConfigError(
+            f"data.filter.policy={type(self.policy).__qualname__}: expected an action from 0 to {max(Action)} for each "
+            f"of {len(events)} events of {events.owner}, got {got}"
+        )
+
     def _histories(
-        self, some: Selection, schema: Schema, max_length: int | None, counts: NDArray[np.int64]
+        self, some: SomeRows, schema: Schema, max_length: int | None, counts: NDArray[np.int64]
     ) -> dict[str, Kept]:
         """What is left of every sequence; adds to `counts`."""
         found: dict[str, Kept] = {}
         for sequence in schema.sequences:
             events = Events(some, schema, sequence.name)
-            actions = self.policy.decide(events)
+            actions = self._decided(events)
             counts += np.bincount(actions, minlength=len(Action))
             if (kept := kept_events(actions, events.lengths, max_length)) is not None:
                 found[sequence.name] = kept
         return found
+
+
+def needs_hidden(config: FilterConfig | None, schema: Schema) -> bool:
+    """Whether a recipe's filter may hide events of this data."""
+    return config is not None and config.hides(
+        by_columns=any(of.reason for of in (*schema.sequences, schema.candidate))
+    )
 
 
 def make_filter(config: FilterConfig | None, schema: Schema, *, training: bool) -> EventFilter | None:

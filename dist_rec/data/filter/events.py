@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from dist_rec.data.columns import CANDIDATE, Ints
 from dist_rec.data.schema import CandidateSchema, Schema, SequenceSchema
-from dist_rec.data.selection import Selection
+from dist_rec.data.some_rows import SomeRows
 
 
 class Events:
     """All events of one owner in some requests, request after request, before any is filtered or cut off."""
 
-    def __init__(self, some: Selection, schema: Schema, owner: str) -> None:
+    def __init__(self, some: SomeRows, schema: Schema, owner: str) -> None:
         self.owner, self.lengths = owner, some.lists(f"{owner}.{owner_of(schema, owner).ids[0].name}").lengths
         self._some, self._schema, self._declared = some, schema, owner_of(schema, owner)
 
@@ -61,8 +61,8 @@ class Events:
 
     @cached_property
     def key(self) -> NDArray[np.uint64]:
-        """(N,) a hash of grouping key, ids and time: the same wherever the event turns up, with equal times also for
-        a candidate that is an event of a later history. For choices by chance that stay the same."""
+        """(N,) a hash of grouping key, ids and time: the same in every history that the event turns up in, and, if
+        candidates have the same ids, for the candidate that it was. For choices by chance that stay the same."""
         group = self.of_request(self._schema.request.grouping_key).astype(np.int64)[self.request]
         now, declared = self._schema.request.time, self._declared
         key = _mixed(group.view(np.uint64))

@@ -3,7 +3,7 @@
 Legend: N events of all samples, M of them that are left.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,9 @@ class FilteredFeatures:
     target_weight: Tensor
 
 
-def apply_event_filter(features: KeyedJaggedTensor, actions: Tensor, hidden: Mapping[str, int]) -> FilteredFeatures:
+def apply_event_filter(
+    features: KeyedJaggedTensor, actions: Tensor, hidden: Mapping[str, int], others: Collection[str] = ()
+) -> FilteredFeatures:
     """The features of a batch after a decision about every event.
 
     Call it before ids are hashed, deduplicated or copied: the ids of hidden, key-masked and dropped events are not in
@@ -38,13 +40,20 @@ def apply_event_filter(features: KeyedJaggedTensor, actions: Tensor, hidden: Map
         features: without weights. The keys in `hidden` are the fields of one sequence, all of the same lengths.
         actions: (N,) integer, an `Action` for each event of the sequence.
         hidden: every per-event field -> the id of its row HIDDEN, one that no event has, such as the table's last.
+        others: the other keys, which stay as they are: context, candidates, other sequences.
 
     Raises:
-        ValueError: keys that are not there, lengths that differ, weights, or actions of another shape or value.
+        ValueError: keys that are not there or in neither of the two, lengths that differ, weights, or actions of
+            another shape or value.
     """
     keys, parts = list(hidden), features.to_dict()
     if not keys or any(key not in parts for key in keys):
         raise ValueError(f"hidden: expected fields of the events among {features.keys()}, got {keys}")
+    if set(parts) != {*keys, *others} or set(keys) & set(others):
+        raise ValueError(
+            f"expected each of {features.keys()} either in hidden or in others, got {keys} and {sorted(others)}; a "
+            "field of the events that is not filtered would no longer fit them"
+        )
     if features.weights_or_none() is not None:
         raise ValueError("features: expected none with weights, got weights per id")
     lengths = parts[keys[0]].lengths()

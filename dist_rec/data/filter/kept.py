@@ -13,7 +13,7 @@ from dist_rec.data.filter.actions import Action
 
 
 @dataclass(frozen=True)
-class Slots:
+class KeptSlots:
     """Where the events that are left stand, if some places are empty: `position` (M,) int32 from 0 on in the sequence,
     and `lengths` (B,) int32, the places of each sequence."""
 
@@ -35,7 +35,7 @@ class Kept:
     hidden: NDArray[np.bool_] | None
     before: Ints
     places_before: Ints
-    slots: Slots | None
+    slots: KeptSlots | None
 
     def of(self, values: NDArray) -> NDArray:
         """(N,) -> (M,)"""
@@ -74,7 +74,7 @@ def kept_events(actions: NDArray[np.uint8], lengths: Ints, max_length: int | Non
         hidden=_any((actions if index is None else actions[index]) == Action.HIDE),
         before=before,
         places_before=places_before,
-        slots=Slots(place[left].astype(np.int32), cut.astype(np.int32)) if keymasked else None,
+        slots=KeptSlots(place[left].astype(np.int32), cut.astype(np.int32)) if keymasked else None,
     )
 
 

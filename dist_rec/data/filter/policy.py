@@ -18,7 +18,8 @@ from dist_rec.data.id_files import read_ids
 from dist_rec.data.schema import Schema
 
 DAY_SECONDS = 86_400
-MOST_FLAGS = 2**28  # ids of a table up to which one flag per id is kept
+MOST_FLAGS = 2**26  # values of a field up to which one flag per value is kept
+OF_REQUEST = "context."
 
 
 class FilterPolicy:
@@ -58,8 +59,11 @@ class Rules(FilterPolicy):
         owners = [*(sequence.name for sequence in schema.sequences), CANDIDATE]
         self.rules: dict[str, list[_Rule]] = {owner: [] for owner in owners}
         for number, rule in enumerate(config.rules):
-            for owner in _owners_of(rule, f"data.filter.rules[{number}]", schema, owners):
-                self.rules[owner].append(_Rule(rule, schema))
+            place = f"data.filter.rules[{number}]"
+            named, of_request = _owners_of(rule, place, schema, owners)
+            made = _Rule(rule, place, _size_of(rule, schema, named, of_request), of_request)
+            for owner in named:
+                self.rules[owner].append(made)
         declared = [owner_of(schema, owner) for owner in owners]
         if config.score is not None and not any(of.score for of in declared):
             raise ConfigError("data.filter.score: expected a schema with `score: true` for some events, got none")
@@ -72,23 +76,37 @@ class Rules(FilterPolicy):
     def reasons(self, events: Events) -> NDArray[np.uint8]:
         bits = np.zeros(len(events), np.uint8) if events.reason is None else events.reason
         if self.config.score is not None and events.score is not None:
-            bits = bits | _bit(self.config.score.reason) * (events.score > self.config.score.above)
+            # As they are stored: the threshold is not rounded to half precision.
+            bits = bits | _bit(self.config.score.reason) * (events.score.astype(np.float64) > self.config.score.above)
         for rule in self.rules[events.owner]:
             bits = bits | rule.reason * rule.matches(events)
         return bits
 
 
 class _Rule:
-    def __init__(self, rule: FilterRule, schema: Schema) -> None:
-        self.reason, self.field = _bit(rule.reason), rule.field
+    """One rule for all of its owners. `size` is how many values its field has, or None if any 64 bits may come.
+
+    Raises ConfigError for ids that the field cannot have, or none."""
+
+    def __init__(self, rule: FilterRule, place: str, size: int | None, of_request: bool) -> None:
+        self.reason, self.of_request = _bit(rule.reason), of_request
+        self.field = None if rule.field is None else rule.field.removeprefix(OF_REQUEST)
         self.most_age = None if rule.older_than_days is None else rule.older_than_days * DAY_SECONDS
-        ids = np.unique(np.array(rule.values, np.int64)) if rule.file is None else read_ids(rule.file)
-        self.ids = ids
-        # One flag per id is read faster than a place in sorted ids is found.
-        small = len(ids) and ids[0] >= 0 and ids[-1] < MOST_FLAGS
-        self.flags = np.zeros(ids[-1] + 1, bool) if small else None
-        if self.flags is not None:
-            self.flags[ids] = True
+        self.ids, self.flags = np.zeros(0, np.int64), None
+        if rule.field is None:
+            return
+        unsigned = np.array([value % 2**64 for value in rule.values], np.uint64)
+        self.ids = np.unique(unsigned.view(np.int64))  # an unsigned hash is the integer of the same bits
+        if rule.file is not None:
+            self.ids = read_ids(rule.file)
+        there = self.ids if size is None else self.ids[(self.ids >= 0) & (self.ids < size)]
+        if not len(there):
+            what = "none" if not len(self.ids) else f"{len(self.ids)}, all outside"
+            known = "" if size is None else f" from 0 to {size - 1}"
+            raise ConfigError(f"{place}: expected at least one value of {rule.field}{known}, got {what}")
+        if size is not None and size <= MOST_FLAGS:  # one flag per id is read faster than a place among ids is found
+            self.flags = np.zeros(size + 1, bool)
+            self.flags[there] = True
 
     def matches(self, events: Events) -> NDArray[np.bool_]:
         """(N,)"""
@@ -96,36 +114,67 @@ class _Rule:
             assert events.age is not None, "the rule is for owners with times"
             return events.age > self.most_age
         assert self.field is not None, "a rule has a field or an age"
-        if self.field in events.names:
-            return self._among(events.field(self.field))
-        return self._among(events.of_request(self.field))[events.request]
+        if self.of_request:
+            return self._among(events.of_request(self.field))[events.request]
+        return self._among(events.field(self.field))
 
     def _among(self, values: NDArray) -> NDArray[np.bool_]:
-        if self.flags is None:
-            return np.isin(values, self.ids)
-        if values.dtype.kind == "u" or not len(values) or values.min() >= 0:
-            return self.flags.take(values, mode="clip") & (values < len(self.flags))
-        return np.isin(values, self.ids)
+        if self.flags is not None:
+            return self.flags[values]
+        values = values.astype(np.int64, copy=False)
+        place = np.searchsorted(self.ids, values)
+        return self.ids[place.clip(max=len(self.ids) - 1)] == values
 
 
-def _owners_of(rule: FilterRule, place: str, schema: Schema, owners: list[str]) -> list[str]:
-    """The owners whose events a rule is for. Raises ConfigError if there are none, or for a name that is none."""
+def _owners_of(rule: FilterRule, place: str, schema: Schema, owners: list[str]) -> tuple[list[str], bool]:
+    """The owners whose events a rule is for, and whether its field is one of the request.
+
+    Raises ConfigError if there are none, for a name that is none, or for a field that means two things."""
     for name in rule.of:
         if name not in owners:
             raise ConfigError(f"{place}.of: '{name}' is none of the events; these are: {', '.join(owners)}")
     asked = rule.of or owners
     if rule.older_than_days is not None:
-        found = [sequence.name for sequence in schema.sequences if sequence.time and sequence.name in asked]
-        if not found:
-            raise ConfigError(f"{place}.older_than_days: expected a sequence with times among {', '.join(asked)}")
-        return found
-    field = rule.field
+        timed = [sequence.name for sequence in schema.sequences if sequence.time]
+        return _all_of(rule, place, asked, timed, "times"), False
+    assert rule.field is not None, "a rule has a field or an age"
     of_request = [*(context.name for context in schema.context), schema.request.grouping_key]
-    found = [owner for owner in asked if field in _fields(schema, owner) or field in of_request]
-    if not found:
-        known = dict.fromkeys([*(name for owner in asked for name in _fields(schema, owner)), *of_request])
-        raise ConfigError(f"{place}.field: no event or request has a field '{field}'; these are: {', '.join(known)}")
+    having = [owner for owner in owners if rule.field in _fields(schema, owner)]
+    if rule.field.removeprefix(OF_REQUEST) in of_request and (not having or rule.field.startswith(OF_REQUEST)):
+        return asked, True
+    if not having:
+        known = dict.fromkeys([*(name for owner in owners for name in _fields(schema, owner)), *of_request])
+        raise ConfigError(
+            f"{place}.field: no event or request has a field '{rule.field}'; these are: {', '.join(known)}"
+        )
+    if rule.field in of_request and not rule.of:
+        raise ConfigError(
+            f"{place}.field: '{rule.field}' is a field of {', '.join(having)} and one of the request; expected "
+            f"{OF_REQUEST}{rule.field} for the request's, or `of` with the events that are meant"
+        )
+    return _all_of(rule, place, asked, having, f"a field '{rule.field}'"), False
+
+
+def _all_of(rule: FilterRule, place: str, asked: list[str], having: list[str], what: str) -> list[str]:
+    """Those of the asked owners that have something. Raises ConfigError if there are none, or one that was named has
+    not."""
+    found = [owner for owner in asked if owner in having]
+    lacking = [owner for owner in rule.of if owner not in having]
+    if lacking or not found:
+        raise ConfigError(f"{place}: expected events with {what}, but {', '.join(lacking or asked)} has none")
     return found
+
+
+def _size_of(rule: FilterRule, schema: Schema, named: list[str], of_request: bool) -> int | None:
+    """How many values the field has; None for a grouping key that is no context field."""
+    if rule.field is None:
+        return None
+    name = rule.field.removeprefix(OF_REQUEST)
+    if of_request:
+        return next((schema.tables[field.table] for field in schema.context if field.name == name), None)
+    of = [owner_of(schema, owner) for owner in named]
+    tables = [schema.tables[field.table] for each in of for field in each.ids if field.name == name]
+    return max([*tables, *(each.side[name] for each in of if name in each.side)])
 
 
 def _fields(schema: Schema, owner: str) -> list[str]:

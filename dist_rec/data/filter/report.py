@@ -1,6 +1,6 @@
 """What a filter would do to a dataset, before it does: events, candidates and users by reason and by action."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from dist_rec.common.strict import check
-from dist_rec.common.yaml_file import apply_override, read_yaml
 from dist_rec.data.columns import CANDIDATE
 from dist_rec.data.errors import DataError
 from dist_rec.data.filter.actions import Action, Reason
@@ -19,8 +17,8 @@ from dist_rec.data.filter.events import Events
 from dist_rec.data.filter.policy import FilterPolicy
 from dist_rec.data.inspect import split_folders
 from dist_rec.data.row_reader import PARQUET, RowReader
-from dist_rec.data.schema import Schema, load_schema
-from dist_rec.data.selection import Selection
+from dist_rec.data.schema import Schema
+from dist_rec.data.some_rows import SomeRows
 from dist_rec.registry import FILTERS
 
 EXAMPLES = 3  # of each reason
@@ -47,18 +45,10 @@ class SplitCounts:
     examples: list[str] = field(default_factory=list)
 
 
-def chosen_filter(recipe: Path | None, settings: Sequence[str]) -> FilterConfig:
-    """`data.filter` of a recipe, or without one the defaults, with `key=value` settings over it. Raises ConfigError."""
-    tree = {} if recipe is None else read_yaml(recipe).get("data") or {}
-    found = dict(tree.get("filter") or {})
-    for setting in settings:
-        apply_override(found, setting)
-    return check(FilterConfig, found, str(recipe or "data.filter"))
+def filter_report(path: Path, schema: Schema, config: FilterConfig, reader: RowReader = PARQUET) -> list[SplitCounts]:
+    """Reads a whole dataset, one row group at a time; histories as they are before `max_length`.
 
-
-def filter_report(path: Path, config: FilterConfig, reader: RowReader = PARQUET) -> list[SplitCounts]:
-    """Reads a whole dataset, one row group at a time. Raises ConfigError, DataError."""
-    schema = load_schema(path)
+    Raises ConfigError, DataError."""
     policy = FILTERS.make(config.policy, config, schema)
     folders = split_folders(path)
     if not folders:
@@ -76,7 +66,7 @@ class _Tally:
     def over(self, folder: Path, reader: RowReader) -> SplitCounts:
         for group in reader.row_groups(folder, self.schema):
             table = reader.read([group], self.schema).combine_chunks()
-            some = Selection(table, np.arange(table.num_rows))
+            some = SomeRows(table, np.arange(table.num_rows))
             self.found.requests += len(some)
             self.users.update(some.scalars(self.schema.request.grouping_key).tolist())
             for owner in (*(sequence.name for sequence in self.schema.sequences), CANDIDATE):

@@ -1,12 +1,10 @@
 """What the n-grams of a batch need, by order: ids that are looked up, and the distinct rows among them.
 
-Legend: U distinct rows, M sub-tables.
+Legend: M sub-tables.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from dist_rec.data.layout import FieldNgrams
 
@@ -32,14 +30,12 @@ class NgramUse:
         return self.ids / max(self.rows, 1)
 
 
-def use_by_order(rows: Tensor, events: int, of: FieldNgrams) -> dict[str, NgramUse]:
-    """ "<sequence>.<field>.<order>" -> its use, of distinct `rows` (U,) of the fused table. The host waits for their
-    device."""
-    first = torch.tensor(of.spec.first_rows, device=rows.device)
-    table = torch.searchsorted(first, rows, right=True) - 1
-    by_table = torch.bincount(table, minlength=of.spec.tables).view(len(of.spec.orders), of.spec.heads)
-    ids = events * of.spec.heads
+def use_by_order(rows: Sequence[int], events: int, of: FieldNgrams) -> dict[str, NgramUse]:
+    """ "<sequence>.<field>.<order>" -> its use, from the distinct rows in each of the M sub-tables."""
+    heads = of.spec.heads
     return {
-        f"{of.sequence}.{of.field}.{order}": NgramUse(events, ids, count)
-        for order, count in zip(of.spec.orders, by_table.sum(1).tolist(), strict=True)
+        f"{of.sequence}.{of.field}.{order}": NgramUse(
+            events, events * heads, sum(rows[place * heads : (place + 1) * heads])
+        )
+        for place, order in enumerate(of.spec.orders)
     }

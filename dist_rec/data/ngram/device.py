@@ -38,7 +38,7 @@ def hashed(tokens: T, of: DeviceHash, lengths: Mapping[str, Lengths]) -> tuple[T
     """The batch with the rows of its n-grams: `ids.<owner>` (U,) int64 ascending and `inverse.<owner>` (N M,) int32;
     and their use by order. `lengths` of the sequences.
 
-    The host waits for the device, for U.
+    The host waits for the device, for U and for how many of the rows are of each order.
     """
     use: dict[str, NgramUse] = {}
     tensors, num_unique, counts = dict(tokens.tensors), dict(tokens.num_unique), dict(tokens.counts)
@@ -48,7 +48,8 @@ def hashed(tokens: T, of: DeviceHash, lengths: Mapping[str, Lengths]) -> tuple[T
         times, gap = _pauses(tensors, grams, lengths[grams.sequence])
         rows = ngram_ids(
             tokens.ids_of(grams.key)[whole],
-            lengths[grams.sequence].offsets,
+            # Not `offsets`: what lengths keep must be made on the stream of the model, which uses it later.
+            torch.nn.functional.pad(lengths[grams.sequence].tensor.cumsum(0, dtype=torch.int32), (1, 0)),
             tensors[f"heads.{owner}"],
             polynomial=grams.spec.hash == "polynomial",
             hidden=grams.hidden,
@@ -62,7 +63,10 @@ def hashed(tokens: T, of: DeviceHash, lengths: Mapping[str, Lengths]) -> tuple[T
             tensors[f"ids.{owner}"] = rows
             tensors[f"inverse.{owner}"] = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
         num_unique[owner], counts[owner] = len(tensors[f"ids.{owner}"]), len(rows)
-        use |= use_by_order(tensors[f"ids.{owner}"], counts[grams.sequence], grams)
+        ascending = tensors[f"ids.{owner}"] if of.dedup else rows.sort().values
+        places = torch.searchsorted(ascending, tensors[f"heads.{owner}"][:, 2].contiguous())
+        of_tables = places.diff(append=places.new_full((1,), len(ascending)))
+        use |= use_by_order(of_tables.tolist(), counts[grams.sequence], grams)
     more = [num_unique[owner] for owner in of.ngrams]
     sizes = torch.tensor(more, dtype=torch.int32).to(tensors["unique"].device, non_blocking=True)
     tensors["unique"] = torch.cat([tensors["unique"], sizes])

@@ -44,7 +44,7 @@ class NgramCounter:
     of: FieldNgrams
     use: dict[str, NgramUse] = field(default_factory=dict)
     events: int = 0
-    _seen: dict[int, tuple[Ints, Ints]] = field(default_factory=dict)  # order -> names (G,), their rows (G, heads)
+    _seen: dict[int, "_Distinct"] = field(default_factory=dict)  # by order
 
     def add(self, batch: HostBatch) -> None:
         of, spec = self.of, self.of.spec
@@ -57,15 +57,13 @@ class NgramCounter:
         for place, order in enumerate(spec.orders):
             names = _names(ids, lengths, order, of, times)
             own = rows[:, place * spec.heads : (place + 1) * spec.heads]
-            before, known = self._seen.get(order, (np.zeros(0, np.int64), np.zeros((0, spec.heads), np.int64)))
-            every, first = np.unique(np.concatenate([before, names]), return_index=True)
-            self._seen[order] = every, np.concatenate([known, own])[first]
+            self._seen.setdefault(order, _Distinct()).add(names, own)
 
     def reports(self) -> list[OrderReport]:
         spec, found = self.of.spec, []
         for place, order in enumerate(spec.orders):
             name = f"{self.of.sequence}.{self.of.field}.{order}"
-            _, rows = self._seen.get(order, (None, np.zeros((0, spec.heads), np.int64)))
+            rows = self._seen[order].rows() if order in self._seen else np.zeros((0, spec.heads), np.int64)
             heads = [np.unique(column, return_inverse=True, return_counts=True) for column in rows.T]
             shared = np.stack([counts[inverse.reshape(-1)] > 1 for _, inverse, counts in heads], axis=1)
             together = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
@@ -82,6 +80,29 @@ class NgramCounter:
                 )
             )
         return found
+
+
+class _Distinct:
+    """Distinct n-grams: their names, and the rows (G, heads) of each. New ones are merged when there are as many of
+    them as were known, so that all merges together sort each n-gram a few times."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Ints, Ints]] = []
+        self._known = 0
+
+    def add(self, names: Ints, rows: Ints) -> None:
+        self._parts.append((names, rows))
+        if sum(len(of) for of, _ in self._parts) > 2 * self._known:
+            self._merge()
+
+    def rows(self) -> Ints:
+        self._merge()
+        return self._parts[0][1]
+
+    def _merge(self) -> None:
+        names, rows = (np.concatenate(parts) for parts in zip(*self._parts, strict=True))
+        every, first = np.unique(names, return_index=True)
+        self._parts, self._known = [(every, rows[first])], len(every)
 
 
 def render(reports: list[OrderReport], batch_requests: int) -> Table:
@@ -115,7 +136,8 @@ def _events(batch: HostBatch, of: FieldNgrams) -> tuple[Ints, NDArray[np.int64],
 
 def _names(ids: Ints, lengths: Ints, order: int, of: FieldNgrams, times: NDArray | None) -> Ints:
     """(N,) numbers that differ where n-grams of this order do."""
-    spec = NgramSpec(orders=[order], heads=1, rows=_NAME_ROWS, seed=of.spec.seed + 1, gap_seconds=of.spec.gap_seconds)
+    seed = (of.spec.seed + 1) % 2**62
+    spec = NgramSpec(orders=[order], heads=1, rows=_NAME_ROWS, seed=seed, gap_seconds=of.spec.gap_seconds)
     halves = [
         host_ngram_ids(ids, lengths, spec.model_copy(update={"seed": spec.seed + more}), hidden=of.hidden, times=times)
         for more in (0, 1)

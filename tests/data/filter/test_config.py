@@ -24,13 +24,17 @@ def test_a_rule_that_means_nothing(rule: dict[str, Any], said: str) -> None:
 
 
 def test_who_needs_hidden() -> None:
+    def hides(by_columns: bool, **config: Any) -> bool:
+        return FilterConfig.model_validate(config).hides(by_columns=by_columns)
+
     nobody = dict.fromkeys(("privacy", "unlearn", "bot", "sensitive"), "drop")
-    assert FilterConfig().hides
-    assert not FilterConfig.model_validate({"actions": nobody}).hides
-    assert FilterConfig.model_validate({"actions": {**nobody, "bot": "keymask"}}).hides, "candidates have it there"
-    assert FilterConfig.model_validate({"actions": nobody, "policy": "my.own:Policy"}).hides, (
-        "nobody knows what it does"
-    )
+    rules = [{"reason": "bot", "field": "item", "values": [1]}]
+    assert hides(True) and not hides(True, actions=nobody), "with reasons in the data any of them may come"
+    assert not hides(False) and hides(False, rules=rules) and not hides(False, rules=rules, actions=nobody)
+    assert hides(False, rules=rules, actions={**nobody, "bot": "keymask"}), "candidates have it there"
+    assert hides(False, score={"above": 0.5, "reason": "privacy"})
+    assert not hides(False, score={"above": 0.5, "reason": "low_quality"}), "masked"
+    assert hides(False, actions=nobody, policy="my.own:Policy"), "who knows what it does"
 
 
 def test_reading_it_loads_no_torch() -> None:

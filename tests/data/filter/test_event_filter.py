@@ -6,12 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dist_rec.common.strict import ConfigError, Strict
 from dist_rec.data.collate import collate, empty_batch
 from dist_rec.data.filter.config import FilterConfig
-from dist_rec.data.filter.event_filter import EventFilter, make_filter
+from dist_rec.data.filter.event_filter import EventFilter, make_filter, needs_hidden
+from dist_rec.data.filter.events import Events
+from dist_rec.data.filter.policy import FilterPolicy
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.schema import Schema
 from dist_rec.data.transfer_buffer import TransferBuffer
+from dist_rec.registry import Part
 from tests.data.filter.policies import all_items, filter_by_item
 from tests.data.requests import make_rows, make_schema, make_table, seen_schema
 from tests.models.batches import Row, seen_row
@@ -54,9 +58,7 @@ def _tokens(batch: HostBatch, owner: str, *names: str) -> list[tuple[int, ...]]:
 def test_dropped_events_are_as_if_they_had_never_been(seed: int, count: int, newest: int | None) -> None:
     """To the byte. Requests that lose all candidates are gone with their context."""
     rows, items = make_rows(count, seed), set(all_items("drop"))
-    left = [row for row in (_without(row, items) for row in rows)]
-    gone = [bool(row["candidate.item"]) and not after["candidate.item"] for row, after in zip(rows, left, strict=True)]
-    expected = [after for after, is_gone in zip(left, gone, strict=True) if not is_gone]
+    expected = [after for row in rows if (after := _without(row, items))["candidate.item"]]
     got = _filtered(rows, filter_by_item(HIDDEN, all_items("drop")), newest=newest)
     _same(got, _plain(expected, newest=newest))
     assert got.filtered["drop"] >= sum(len(row["candidate.item"]) for row in rows) - got.num_candidates
@@ -68,7 +70,7 @@ def test_hidden_events_show_nothing_of_themselves(seed: int, newest: int | None)
     """Ids and side values are HIDDEN, the time stays."""
     rows, items = make_rows(6, seed), set(all_items("hide"))
     got = _filtered(rows, filter_by_item(HIDDEN, all_items("hide")), newest=newest)
-    trained = [row for row in rows if not row["candidate.item"] or set(row["candidate.item"]) - items]
+    trained = [row for row in rows if set(row["candidate.item"]) - items]
     tokens, pages, ages = [], [], []
     for row in trained:
         events = zip(*(row[f"history.{name}"] for name in ("item", "kind", "page", "time")))
@@ -97,27 +99,29 @@ def test_the_item_of_a_filtered_event_leaves_no_trace(action: str) -> None:
 
 
 def _with_other_values(row: Row) -> Row:
-    """Of the events that `all_items` names: the item becomes another of these."""
-    most = {"item": 48, "kind": 5, "page": 300}
+    """Of the events that `all_items` names: the item becomes another of these, and labels become others."""
+    most = {"item": 48, "kind": 5, "page": 300, "click": 2, "buy": 2, "click.oracle": 1, "buy.oracle": 1}
     changed = dict(row)
     for owner in ("history", "candidate"):
         for name in (name for name in most if f"{owner}.{name}" in row):
             pairs = zip(row[f"{owner}.{name}"], row[f"{owner}.item"], strict=True)
-            changed[f"{owner}.{name}"] = [value if item % 3 else (value + 3) % most[name] for value, item in pairs]
+            other = 0.3 if name.endswith("oracle") else 3
+            changed[f"{owner}.{name}"] = [value if item % 3 else (value + other) % most[name] for value, item in pairs]
     return changed
 
 
 def test_masked_events_stay_and_masked_candidates_have_no_label() -> None:
     rows, items = make_rows(40), set(all_items("mask"))
     got = _filtered(rows, filter_by_item(HIDDEN, all_items("mask")))
-    trained = [row for row in rows if not row["candidate.item"] or set(row["candidate.item"]) - items]
+    trained = [row for row in rows if set(row["candidate.item"]) - items]
     plain = _plain(trained)
     for name, tensor in plain.tensors.items():
-        if name not in ("labels", "candidates_per_rank"):
+        if name not in ("labels", "oracle", "candidates_per_rank"):
             assert torch.equal(got.tensors[name], tensor), name
     masked = torch.tensor([item in items for row in trained for item in row["candidate.item"]])
-    assert torch.equal(got.tensors["labels"].isnan().all(1), masked)
-    assert torch.equal(got.tensors["labels"][~masked], plain.tensors["labels"][~masked])
+    for name in ("labels", "oracle"):
+        assert torch.equal(got.tensors[name].isnan().all(1), masked)
+        assert torch.equal(got.tensors[name][~masked], plain.tensors[name][~masked])
     assert len(trained) < len(rows), "a request without a trained candidate is gone"
 
 
@@ -130,7 +134,7 @@ def test_keymasked_events_are_dropped_but_for_their_slots() -> None:
     assert isinstance(masked.inverse, torch.Tensor) and isinstance(dropped.inverse, torch.Tensor)
     assert masked.lengths.host.tolist() == dropped.lengths.host.tolist() and dropped.lengths.slots is None
     assert masked.age is not None and dropped.age is not None and torch.equal(masked.age, dropped.age)
-    trained = [row for row in rows if not row["candidate.item"] or any(i % 3 for i in row["candidate.item"])]
+    trained = [row for row in rows if any(i % 3 for i in row["candidate.item"])]
     slots = [slot for row in trained for slot, item in enumerate(row["history.item"]) if item % 3]
     assert masked.lengths.slot.tolist() == slots
     assert masked.lengths.places.host.tolist() == [len(row["history.item"]) for row in trained]
@@ -169,10 +173,37 @@ def test_what_a_candidate_sees_is_counted_among_what_is_left(action: str) -> Non
 def test_a_batch_in_which_nothing_is_left() -> None:
     """It is an empty one, as a rank without data has it; the training loop makes no difference."""
     got = _filtered(make_rows(5), filter_by_item(HIDDEN, all_items("hide", range(50))))
-    with_candidates = [row for row in make_rows(5) if row["candidate.item"]]
-    assert got.num_requests == 5 - len(with_candidates) and got.num_targets == 0
+    assert got.num_requests == got.num_events == got.num_targets == 0 and not len(got.ids_of("context.user"))
     empty = empty_batch(HIDDEN, filter_by_item(HIDDEN, {}))
     assert empty.num_requests == empty.num_targets == sum(empty.filtered.values()) == 0
+
+
+def test_a_request_without_candidates_is_left_out_too() -> None:
+    """Its user may be one that a rule is about."""
+    rows = [row | {name: [] for name in row if name.startswith("candidate")} for row in make_rows(3)]
+    assert _filtered([*rows, *make_rows(2)], filter_by_item(HIDDEN, {})).num_requests <= 2
+
+
+class Wrong(FilterPolicy):
+    def decide(self, events: Events) -> np.ndarray:
+        wrong = {"short": [0], "large": [7] * len(events), "float": [0.5] * len(events)}
+        return np.array(wrong[self.config.policy.name])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("short", r"shape \(1,\)"), ("large", "integers from 7 to 7"), ("float", "float64 of shape")]
+)
+def test_a_policy_that_decides_something_else(name: str, said: str) -> None:
+    config = FilterConfig().model_copy(update={"policy": Part.model_construct(name=name)})
+    with pytest.raises(ConfigError, match=f"Wrong: expected an action from 0 to 4 for .* candidate, got .*{said}"):
+        _filtered(make_rows(9), EventFilter(Wrong(Strict(), config, HIDDEN), training=True))
+
+
+def test_who_needs_hidden() -> None:
+    hiding = FilterConfig.model_validate({"rules": [{"reason": "bot", "field": "item", "values": [3]}]})
+    reasons = make_schema(candidate={"ids": ["item"], "labels": ["click"], "reason": True})
+    assert needs_hidden(hiding, make_schema()) and not needs_hidden(None, make_schema())
+    assert needs_hidden(FilterConfig(), reasons) and not needs_hidden(FilterConfig(), make_schema())
 
 
 def test_it_acts_from_its_first_step_on_and_always_in_evaluation() -> None:

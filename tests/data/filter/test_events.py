@@ -1,14 +1,14 @@
 import numpy as np
 
 from dist_rec.data.filter.events import Events, owner_of
-from dist_rec.data.selection import Selection
+from dist_rec.data.some_rows import SomeRows
 from tests.data.requests import make_rows, make_schema, make_table
 
 ROWS, SCHEMA = make_rows(9), make_schema()
 
 
 def _events(owner: str, rows: list[int]) -> Events:
-    return Events(Selection(make_table(ROWS), np.array(rows)), SCHEMA, owner)
+    return Events(SomeRows(make_table(ROWS), np.array(rows)), SCHEMA, owner)
 
 
 def test_columns_of_some_rows() -> None:
@@ -44,7 +44,7 @@ def test_a_candidate_has_the_key_of_the_event_that_it_becomes() -> None:
     shown = {"user": 3, "time": 500, "history.item": [], "history.time": [], "candidate.item": [7]}
     later = {"user": 3, "time": 900, "history.item": [7], "history.time": [500], "candidate.item": [8]}
     table = make_table([of | {"candidate.click": [1]} for of in (shown, later)], schema)
-    some = Selection(table, np.arange(2))
+    some = SomeRows(table, np.arange(2))
     candidate, event = (Events(some, schema, owner).key for owner in ("candidate", "history"))
     assert candidate[0] == event[0] and candidate[1] != event[0]
 

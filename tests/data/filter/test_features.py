@@ -26,7 +26,7 @@ def _features(lengths: list[int], seed: int = 0) -> KeyedJaggedTensor:
 def test_event_by_event(lengths: list[int], seed: int) -> None:
     features = _features(lengths, seed)
     actions = torch.randint(0, 5, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
-    got = apply_event_filter(features, actions, HIDDEN)
+    got = apply_event_filter(features, actions, HIDDEN, ["user"])
     left = [i for i, action in enumerate(actions.tolist()) if action != Action.DROP]
     assert got.index.tolist() == left
     assert got.key_valid.tolist() == [actions[i] != Action.KEYMASK for i in left]
@@ -45,14 +45,17 @@ def test_what_is_refused() -> None:
     features, actions = _features([2, 1]), torch.zeros(3, dtype=torch.int64)
     with pytest.raises(ValueError, match="expected fields of the events among"):
         apply_event_filter(features, actions, {"brand": 3})
+    for hidden, others in (({"item": 3}, ["user"]), (HIDDEN, []), (HIDDEN, ["user", "kind"]), (HIDDEN, ["usr"])):
+        with pytest.raises(ValueError, match="either in hidden or in others"):
+            apply_event_filter(features, actions, hidden, others)
     with pytest.raises(ValueError, match="must have the same lengths, user and item differ"):
-        apply_event_filter(features, actions, {"item": 3, "user": 3})
+        apply_event_filter(features, actions, {"item": 3, "user": 3}, ["kind"])
     with pytest.raises(ValueError, match=r"expected \(3,\) integers, got \(2,\)"):
-        apply_event_filter(features, actions[:2], HIDDEN)
+        apply_event_filter(features, actions[:2], HIDDEN, ["user"])
     with pytest.raises(ValueError, match=r"expected \(3,\) integers, got \(3,\) torch.float32"):
-        apply_event_filter(features, actions.float(), HIDDEN)
+        apply_event_filter(features, actions.float(), HIDDEN, ["user"])
     with pytest.raises(ValueError, match="expected 0 to 4"):
-        apply_event_filter(features, actions + 5, HIDDEN)
+        apply_event_filter(features, actions + 5, HIDDEN, ["user"])
     weighted = KeyedJaggedTensor(["item"], torch.arange(3), lengths=torch.tensor([3]), weights=torch.ones(3))
     with pytest.raises(ValueError, match="expected none with weights"):
         apply_event_filter(weighted, actions, {"item": 100})

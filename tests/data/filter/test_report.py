@@ -4,11 +4,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dist_rec.common.strict import ConfigError
 from dist_rec.data.errors import DataError
 from dist_rec.data.filter.config import FilterConfig
-from dist_rec.data.filter.report import chosen_filter, filter_report, render
-from tests.data.requests import make_dataset, make_rows
+from dist_rec.data.filter.report import filter_report, render
+from tests.data.requests import make_dataset, make_rows, make_schema
 
 RULES = [
     {"reason": "sensitive", "field": "item", "values": list(range(10))},
@@ -22,7 +21,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _report(data: Path, **config: Any) -> Any:
-    (split,) = filter_report(data, FilterConfig.model_validate({"rules": RULES, **config}))
+    (split,) = filter_report(data, make_schema(), FilterConfig.model_validate({"rules": RULES, **config}))
     return split
 
 
@@ -54,17 +53,6 @@ def test_examples_name_their_place(data: Path) -> None:
     assert "requests left out" in (text := console.export_text()) and "sensitive" in text
 
 
-def test_the_filter_of_a_recipe(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("data: {path: x, filter: {actions: {bot: drop}, start_step: 4}}\n")
-    found = chosen_filter(recipe, ["actions.bot=mask"])
-    assert (found.actions.bot, found.start_step) == ("mask", 4)
-    assert chosen_filter(None, []) == FilterConfig()
-    with pytest.raises(ConfigError, match=r"actions.bot"):
-        chosen_filter(None, ["actions.bot=erase"])
-
-
-def test_a_folder_without_data(tmp_path: Path, data: Path) -> None:
-    (tmp_path / "schema.yaml").write_text((data / "schema.yaml").read_text())
+def test_a_folder_without_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least one sub-folder"):
-        filter_report(tmp_path, FilterConfig.model_validate({"rules": RULES}))
+        filter_report(tmp_path, make_schema(), FilterConfig.model_validate({"rules": RULES}))

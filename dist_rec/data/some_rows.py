@@ -11,7 +11,7 @@ from dist_rec.data.gather import gather
 
 
 @dataclass(frozen=True)
-class Selection:
+class SomeRows:
     """Rows of a table, in the order of `rows` (B,)."""
 
     table: pa.Table
@@ -20,9 +20,9 @@ class Selection:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def where(self, chosen: NDArray[np.bool_]) -> "Selection":
+    def where(self, chosen: NDArray[np.bool_]) -> "SomeRows":
         """The rows that are `chosen` (B,)."""
-        return Selection(self.table, self.rows[chosen])
+        return SomeRows(self.table, self.rows[chosen])
 
     def scalars(self, name: str) -> NDArray:
         """(B,) of a column with one value per row."""
