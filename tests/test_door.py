@@ -130,6 +130,10 @@ NOT_AT_DOOR: dict[str, str] = {
     "training/setup.py::_resume": "the steps of a run depend on the number of ranks",
     "data/loader.py::__iter__": "the state of a loader is read by its workers",
     "data/filter/event_filter.py::_decided": "what a policy of one's own decides is known when it has decided",
+    **{
+        f"training/purge_checkpoint.py::{name}": "of `dist-rec purge`, which starts no ranks"
+        for name in ("_read_all", "_rewrite", "_rewrite_file")
+    },
     "training/filter_report.py::report": "of `dist-rec filter report`, which starts no ranks",
     "data/reader.py::load_state_dict": "the settings in the state depend on the number of ranks",
     "data/ngram/told.py::ngrams_told": "an option of a command that starts no run",
@@ -146,7 +150,7 @@ def _sites() -> set[str]:
     found = set()
     for path in (ROOT / "dist_rec").rglob("*.py"):
         place = path.relative_to(ROOT / "dist_rec").as_posix()
-        if place.startswith(("kernels/", "cost/")):  # no recipe; and a command that starts no run
+        if place.startswith(("kernels/", "cost/", "probe/")):  # no recipe; and commands that start no run
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):

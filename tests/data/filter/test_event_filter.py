@@ -195,9 +195,7 @@ class Wrong(FilterPolicy):
 )
 def test_a_policy_that_decides_something_else(name: str, said: str) -> None:
     config = FilterConfig().model_copy(update={"policy": Part.model_construct(name=name)})
-    with pytest.raises(
-        ConfigError, match=f"Wrong: expected an action from 0 to 4 for each of .* candidate, got .*{said}"
-    ):
+    with pytest.raises(ConfigError, match=f"Wrong: expected an action from 0 to 4 for .* candidate, got .*{said}"):
         _filtered(make_rows(9), EventFilter(Wrong(Strict(), config, HIDDEN), training=True))
 
 
