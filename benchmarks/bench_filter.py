@@ -10,25 +10,33 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.filtering import cost
 from benchmarks.filtering.after import run_membership, run_relearning
 from benchmarks.filtering.probes import run_probes
 from benchmarks.filtering.report import draw, page
 from benchmarks.filtering.study import cells, cells_of, run_study
+from dist_rec.common.provenance import provenance_lines
 
-PARTS = ("actions", "after", "probes", "public")
+PARTS = ("actions", "after", "probes", "public", "cost")
 FEWER = 3  # seeds of purges and probes
 PUBLIC = 2  # seeds of public data
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, required=True, help="folder of the tables")
+    parser.add_argument("--table", type=Path, default=Path("build/filter"), help="folder of the tables")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", choices=(*PARTS, "page"), help="page: runs nothing, takes the tables as they are")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.only == "cost":
+        text = "\n".join(["# What a filter of events costs", "", *provenance_lines(), "", *cost.page()]) + "\n"
+        print(text)
+        if options.out:
+            options.out.write_text(text)
+        return
     options.table.mkdir(parents=True, exist_ok=True)
     if options.only in (None, "actions"):
         run_study(options.table / "actions.csv", cells(options.seeds), options.data)

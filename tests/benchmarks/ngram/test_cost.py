@@ -1,12 +1,11 @@
-"""Forms of the recipe are timed in turns."""
-
-from collections import Counter
+import pytest
 
 from benchmarks.ngram import cost
 
 
-def test_every_form_runs_as_often_and_the_first_round_does_not_count() -> None:
-    called: Counter[str] = Counter()
-    found = cost._in_turns({name: lambda name=name: called.update([name]) for name in ("a", "b")})
-    assert called == {"a": cost.ROUNDS + 1, "b": cost.ROUNDS + 1}
-    assert {name: len(times) for name, times in found.items()} == {"a": cost.ROUNDS, "b": cost.ROUNDS}
+def test_a_page_at_toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("REQUESTS", 100), ("BATCHES", 2), ("ROUNDS", 1)):
+        monkeypatch.setattr(cost, name, value)
+    monkeypatch.setattr(cost, "SPEC", cost.SPEC | {"rows": 50})
+    first = [line.split(" | ")[0].removeprefix("| ") for line in cost.page() if line.startswith("| ")]
+    assert first == ["n-grams of", *cost.FORMS]
