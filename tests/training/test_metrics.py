@@ -65,7 +65,7 @@ def test_one_class_has_a_logloss_but_no_auc(label: float) -> None:
 
 def test_no_candidate_at_all() -> None:
     got = asdict(task_metrics(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.int64), oracle=torch.zeros(0)))
-    assert got.pop("candidates") == 0 and got.pop("own") == {}
+    assert got.pop("candidates") == 0 and got.pop("own") == got.pop("strata") == {}
     assert all(math.isnan(value) for value in got.values())
 
 

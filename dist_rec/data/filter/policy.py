@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dist_rec.common.strict import ConfigError, Strict
 from dist_rec.data.columns import CANDIDATE
+from dist_rec.data.files import warn_once
 from dist_rec.data.filter.actions import Action, Reason
 from dist_rec.data.filter.config import FilterConfig, FilterRule
 from dist_rec.data.filter.events import Events, owner_of
@@ -86,7 +87,7 @@ class Rules(FilterPolicy):
 class _Rule:
     """One rule for all of its owners. `size` is how many values its field has, or None if any 64 bits may come.
 
-    Raises ConfigError for ids that the field cannot have, or none."""
+    Raises ConfigError for ids none of which the field can have."""
 
     def __init__(self, rule: FilterRule, place: str, size: int | None, of_request: bool) -> None:
         self.reason, self.of_request = _bit(rule.reason), of_request
@@ -99,11 +100,13 @@ class _Rule:
         self.ids = np.unique(unsigned.view(np.int64))  # an unsigned hash is the integer of the same bits
         if rule.file is not None:
             self.ids = read_ids(rule.file)
+            if not len(self.ids):  # a list of what is to be deleted may begin empty, and grow
+                warn_once(f"{place}: {rule.file} has no ids, so the rule filters nothing")
         there = self.ids if size is None else self.ids[(self.ids >= 0) & (self.ids < size)]
-        if not len(there):
-            what = "none" if not len(self.ids) else f"{len(self.ids)}, all outside"
-            known = "" if size is None else f" from 0 to {size - 1}"
-            raise ConfigError(f"{place}: expected at least one value of {rule.field}{known}, got {what}")
+        if len(self.ids) and size is not None and not len(there):
+            raise ConfigError(
+                f"{place}: expected values of {rule.field} from 0 to {size - 1}, got {len(self.ids)}, all outside"
+            )
         if size is not None and size <= MOST_FLAGS:  # one flag per id is read faster than a place among ids is found
             self.flags = np.zeros(size + 1, bool)
             self.flags[there] = True
@@ -121,6 +124,8 @@ class _Rule:
     def _among(self, values: NDArray) -> NDArray[np.bool_]:
         if self.flags is not None:
             return self.flags[values]
+        if not len(self.ids):
+            return np.zeros(len(values), bool)
         values = values.astype(np.int64, copy=False)
         place = np.searchsorted(self.ids, values)
         return self.ids[place.clip(max=len(self.ids) - 1)] == values

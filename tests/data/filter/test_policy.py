@@ -174,10 +174,16 @@ def test_a_large_file_of_hashes_is_made_once_and_found_quickly(tmp_path: Path) -
     assert chosen.tolist() == [row["user"] == 2 for row in rows for _ in row["history.item"]]
 
 
-def test_a_file_without_ids_is_an_accident(tmp_path: Path) -> None:
+@pytest.mark.parametrize("field", ["user", "key"])
+def test_a_file_without_ids_is_warned_of(field: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It may grow until the run goes on; or it is an accident."""
     (tmp_path / "ids.txt").write_text("# none yet\n")
-    with pytest.raises(ConfigError, match="expected at least one value of user from 0 to 999, got none"):
-        _policy(rules=[{"reason": "privacy", "field": "user", "file": str(tmp_path / "ids.txt")}])
+    schema = make_schema(request={"grouping_key": "key", "time": "time"})
+    rules = [{"reason": "privacy", "field": field, "file": str(tmp_path / "ids.txt")}]
+    policy = _policy(schema, rules=rules)
+    assert "ids.txt has no ids, so the rule filters nothing" in caplog.text
+    rows = [row | {"key": row["user"]} for row in ROWS]
+    assert not policy.reasons(_events("history", schema, rows)).any()
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
