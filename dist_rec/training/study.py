@@ -1,9 +1,11 @@
 """A recipe as a study: one run for each of its folds and seeds, and a summary with mean and spread."""
 
 import json
+import math
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from rich.console import Console
@@ -120,26 +122,34 @@ def _made(path: Path) -> bool:
 
 
 def summarize(folder: Path, config: Config, results: dict[str, RunResult]) -> list[str]:
-    """Writes `summary.json`; returns lines with each task's mean, spread over runs and spread of the seeds' means."""
+    """Writes `summary.json`; returns lines with each task's mean, spread over runs and spread of the seeds' means, also
+    of the strata of a filter."""
     lines, tasks = [], {}
-    for task in next(iter(results.values())).test:
+    first = next(iter(results.values())).test
+    wanted = [(task, stratum) for task, of in first.items() for stratum in (None, *of.strata)]
+    for task, stratum in wanted:
         by_seed: dict[str, list[float]] = {}
         for name, result in results.items():
-            by_seed.setdefault(name.split("/")[0] if config.run.seeds else "", []).append(result.test[task].auc)
-        every = [auc for aucs in by_seed.values() for auc in aucs]
-        means = {seed: statistics.mean(aucs) for seed, aucs in by_seed.items()}
-        tasks[task] = {
-            "mean_auc": statistics.mean(every),
-            "stdev_auc": statistics.stdev(every),
-            "mean_auc_by_seed": means,
-        }
-        line = f"{task}: mean test AUC {statistics.mean(every):.4f} over {len(every)} runs"
-        line += f", standard deviation {statistics.stdev(every):.4f}"
-        if len(means) > 1:
-            spread = tasks[task]["stdev_of_seed_means"] = statistics.stdev(means.values())
-            line += f"; per seed {', '.join(f'{mean:.4f}' for mean in means.values())}, standard deviation {spread:.4f}"
+            of = result.test[task] if stratum is None else result.test[task].strata.get(stratum)
+            auc = math.nan if of is None else of.auc
+            by_seed.setdefault(name.split("/")[0] if config.run.seeds else "", []).append(auc)
+        name = task if stratum is None else f"{task}, {stratum}"
+        tasks[name], line = _summary(name, by_seed)
         lines.append(line)
     summary = {"tasks": tasks, "runs": {name: asdict(result) for name, result in results.items()}}
     (folder / "summary.json").write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
     lines.append(f"{sum(result.seconds for result in results.values()):.0f} s in all; {folder / 'summary.json'}")
     return lines
+
+
+def _summary(name: str, by_seed: dict[str, list[float]]) -> tuple[dict[str, Any], str]:
+    """Numbers and a line about the test AUCs of every seed."""
+    every = [auc for aucs in by_seed.values() for auc in aucs]
+    means = {seed: statistics.mean(aucs) for seed, aucs in by_seed.items()}
+    mean, deviation = statistics.mean(every), statistics.stdev(every)
+    found: dict[str, Any] = {"mean_auc": mean, "stdev_auc": deviation, "mean_auc_by_seed": means}
+    line = f"{name}: mean test AUC {mean:.4f} over {len(every)} runs, standard deviation {deviation:.4f}"
+    if len(means) > 1:
+        spread = found["stdev_of_seed_means"] = statistics.stdev(means.values())
+        line += f"; per seed {', '.join(f'{mean:.4f}' for mean in means.values())}, standard deviation {spread:.4f}"
+    return found, line

@@ -1,5 +1,6 @@
 """Studies: which runs a recipe asks for, where they write, and what is said about them together."""
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -79,6 +80,28 @@ def test_the_summary_has_mean_and_spread(tmp_path: Path) -> None:
     assert kept["tasks"]["click"].pop("stdev_of_seed_means") == pytest.approx(0.04 / 2**0.5)
     assert kept["tasks"] == {"click": {"mean_auc": mean, "stdev_auc": spread}}
     assert by_seed == pytest.approx({"seed-1": 0.75, "seed-2": 0.79})
+
+
+def test_the_summary_tells_strata_apart(tmp_path: Path) -> None:
+    config = make_config(tmp_path, tmp_path, run={"seeds": [1, 2]})
+    results = {}
+    for seed, (auc, forget) in enumerate(((0.7, 0.5), (0.8, 0.6)), start=1):
+        whole = _result(auc)
+        strata = {"forget": _result(forget).test["click"], "retain": whole.test["click"]}
+        test = {"click": dataclasses.replace(whole.test["click"], strata=strata)}
+        results[f"seed-{seed}"] = dataclasses.replace(whole, test=test)
+    lines = summarize(tmp_path, config, results)
+    first = [
+        "click: mean test AUC 0.7500",
+        "click, forget: mean test AUC 0.5500",
+        "click, retain: mean test AUC 0.7500",
+    ]
+    assert [line.split(" over ")[0] for line in lines[:-1]] == first
+    assert list(json.loads((tmp_path / "summary.json").read_text())["tasks"]) == [
+        "click",
+        "click, forget",
+        "click, retain",
+    ]
 
 
 def test_a_study_of_two_seeds(data: Path, tmp_path: Path, alone: Ranks, capsys: pytest.CaptureFixture[str]) -> None:
