@@ -146,10 +146,15 @@ def _summary(name: str, by_seed: dict[str, list[float]]) -> tuple[dict[str, Any]
     """Numbers and a line about the test AUCs of every seed."""
     every = [auc for aucs in by_seed.values() for auc in aucs]
     means = {seed: statistics.mean(aucs) for seed, aucs in by_seed.items()}
-    mean, deviation = statistics.mean(every), statistics.stdev(every)
+    mean, deviation = statistics.mean(every), _stdev(every)
     found: dict[str, Any] = {"mean_auc": mean, "stdev_auc": deviation, "mean_auc_by_seed": means}
     line = f"{name}: mean test AUC {mean:.4f} over {len(every)} runs, standard deviation {deviation:.4f}"
     if len(means) > 1:
-        spread = found["stdev_of_seed_means"] = statistics.stdev(means.values())
+        spread = found["stdev_of_seed_means"] = _stdev(list(means.values()))
         line += f"; per seed {', '.join(f'{mean:.4f}' for mean in means.values())}, standard deviation {spread:.4f}"
     return found, line
+
+
+def _stdev(values: list[float]) -> float:
+    """NaN where one is, such as the AUC of a split with one class; Python's own raises AttributeError then."""
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan

@@ -82,6 +82,14 @@ def test_the_summary_has_mean_and_spread(tmp_path: Path) -> None:
     assert by_seed == pytest.approx({"seed-1": 0.75, "seed-2": 0.79})
 
 
+def test_a_run_without_an_auc_does_not_lose_the_others(tmp_path: Path) -> None:
+    config = make_config(tmp_path, tmp_path, run={"seeds": [1, 2]})
+    lines = summarize(tmp_path, config, {"seed-1": _result(float("nan")), "seed-2": _result(0.8)})
+    assert lines[0].startswith("click: mean test AUC nan over 2 runs, standard deviation nan; per seed nan, 0.8000")
+    kept = json.loads((tmp_path / "summary.json").read_text())
+    assert kept["tasks"]["click"]["mean_auc"] is None
+
+
 def test_the_summary_tells_strata_apart(tmp_path: Path) -> None:
     config = make_config(tmp_path, tmp_path, run={"seeds": [1, 2]})
     results = {}
