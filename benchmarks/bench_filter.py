@@ -19,7 +19,7 @@ from dist_rec.common.provenance import provenance_lines
 
 PARTS = ("actions", "after", "probes", "public", "cost")
 FEWER = 3  # seeds of purges and probes
-PUBLIC = 2  # seeds of public data
+PUBLIC = 3  # seeds of public data
 
 
 def main() -> None:

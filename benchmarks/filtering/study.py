@@ -110,7 +110,7 @@ def cells_of(data: str, seeds: int) -> list[Cell]:
     return [
         Cell("public", data, 16, action, 0.0, 0.0, steps, 0.0, seed)
         for seed in range(1, seeds + 1)
-        for action in ("none", "mask", "hide", "drop")
+        for action in ("none", "mask", "hide", "keymask", "drop")
     ]
 
 

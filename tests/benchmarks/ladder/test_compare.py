@@ -22,8 +22,13 @@ def test_a_set_that_fails_ends_the_other() -> None:
 
 @pytest.mark.slow
 def test_a_commit_against_itself() -> None:
+    before = _worktrees()
     found = compare(Cell("longer", "30", 2, 1, batch=2, steps=2), ["2", "sync"], 2, ("HEAD", "HEAD"))
     assert [of["commit"] for of in found] == [_short("HEAD")] * 2
     assert all(len(row["processor"]) == 2 for of in found for row in of["rows"].values())
-    listed = subprocess.run(["git", "worktree", "list"], capture_output=True, text=True, check=True).stdout
-    assert "/tmp/" not in listed, "the worktrees are gone"
+    assert _worktrees() == before, "those of the two commits are gone"
+
+
+def _worktrees() -> list[str]:
+    listed = subprocess.run(["git", "worktree", "list"], capture_output=True, text=True, check=True)
+    return listed.stdout.splitlines()
