@@ -2,21 +2,18 @@
 
 Every run is a row of a CSV, which can be stopped and continued. Wider rows take as many parameters as the n-grams."""
 
-import csv
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from rich.console import Console
 
+from benchmarks.ngram.runs import append, parameters, read_rows
 from dist_rec.config import Config, load_config
-from dist_rec.models.build import build_model
-from dist_rec.models.cost import dense_params
 from dist_rec.training.loop import train_one
 from dist_rec.training.ranks import Ranks, start_ranks
 from dist_rec.training.run_log import RunLog
@@ -74,7 +71,7 @@ def run_real(table: Path, root: Path, names: Iterable[str], models: Iterable[str
     if todo:
         with start_ranks(config_of(root, todo[0]).parallel) as ranks:
             for run in todo:
-                _append(table, _trained(root, run, ranks))
+                append(table, _trained(root, run, ranks))
 
 
 def config_of(root: Path, run: Run) -> Config:
@@ -99,15 +96,6 @@ def config_of(root: Path, run: Run) -> Config:
     return Config.model_validate(tree)
 
 
-def parameters(config: Config) -> tuple[int, int]:
-    """All parameters, and those of n-grams."""
-    schema = dataset_schema(config)
-    model = build_model(schema, config, torch.device("cpu"))
-    tables = {name: sum(p.numel() for p in of.parameters()) for name, of in model.embedding.collections.items()}
-    ngrams = sum(count for name, count in tables.items() if name in schema.ngram_tables)
-    return sum(dense_params(model.ranker).values()) + sum(tables.values()), ngrams
-
-
 def _trained(root: Path, run: Run, ranks: Ranks) -> Row:
     config = config_of(root, run)
     count, ngrams = parameters(config)
@@ -127,22 +115,8 @@ def _trained(root: Path, run: Run, ranks: Ranks) -> Row:
     )
 
 
-def _append(table: Path, row: Row) -> None:
-    is_new = not table.exists()
-    with table.open("a") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(field.name for field in fields(Row))
-        writer.writerow(astuple(row))
-    print(row, flush=True)
-
-
 def read(table: Path) -> list[Row]:
-    if not table.exists():
-        return []
-    with table.open() as file:
-        kinds: dict[str, Any] = {field.name: field.type for field in fields(Row)}
-        return [Row(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
+    return read_rows(table, Row)
 
 
 def page(rows: list[Row]) -> Iterator[str]:

@@ -2,27 +2,22 @@
 
 Every run is a row of a CSV, which can be stopped and continued. The control is a wider table of ids."""
 
-import csv
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import torch
 from rich.console import Console
 
 from benchmarks.ngram.markov import MarkovConfig, write_markov
+from benchmarks.ngram.runs import append, parameters, read_rows
 from dist_rec.common.ngram import Amplify
 from dist_rec.config import Config
-from dist_rec.models.build import build_model
-from dist_rec.models.cost import dense_params
 from dist_rec.training.loop import train_one
 from dist_rec.training.ranks import Ranks, start_ranks
 from dist_rec.training.run_log import RunLog
-from dist_rec.training.splits import dataset_schema
 
 PARAMETERS = 160_000
 DATA = MarkovConfig()
@@ -80,7 +75,7 @@ def run_study(table: Path, seeds: Iterable[int] = SEEDS) -> None:
                 for arm in arms():
                     dim, rows = sized(data, arm)
                     if (arm.name, arm.amplify, arm.merge, dim, seed) not in done:
-                        _append(table, _trained(data, Arm(arm.name, arm.amplify, dim, arm.merge), rows, seed, ranks))
+                        append(table, _trained(data, Arm(arm.name, arm.amplify, dim, arm.merge), rows, seed, ranks))
 
 
 def config_of(data: Path, arm: Arm, rows: int, seed: int) -> Config:
@@ -109,22 +104,16 @@ def config_of(data: Path, arm: Arm, rows: int, seed: int) -> Config:
     )
 
 
-def parameters(data: Path, arm: Arm, rows: int) -> tuple[int, int]:
-    """All parameters, and those of n-grams."""
-    config = config_of(data, arm, rows, 0)
-    schema = dataset_schema(config)
-    model = build_model(schema, config, torch.device("cpu"))
-    tables = {name: sum(p.numel() for p in of.parameters()) for name, of in model.embedding.collections.items()}
-    ngrams = sum(count for name, count in tables.items() if name in schema.ngram_tables)
-    return sum(dense_params(model.ranker).values()) + sum(tables.values()), ngrams
-
-
 @cache
 def sized(data: Path, arm: Arm) -> tuple[int, int]:
     """Width of a row, and rows of every sub-table, so that the model has about PARAMETERS."""
     if arm.name == WIDER:
-        return min(range(16, 1025, 4), key=lambda dim: abs(parameters(data, _wide(arm, dim), 0)[0] - PARAMETERS)), 0
-    with_few, _ = parameters(data, arm, 16)
+
+        def distance(dim: int) -> int:
+            return abs(parameters(config_of(data, _wide(arm, dim), 0, 0))[0] - PARAMETERS)
+
+        return min(range(16, 1025, 4), key=distance), 0
+    with_few, _ = parameters(config_of(data, arm, 16, 0))
     return arm.dim, 16 + (PARAMETERS - with_few) // arm.dim  # a row of every sub-table has `dim` numbers together
 
 
@@ -133,7 +122,7 @@ def _wide(arm: Arm, dim: int) -> Arm:
 
 
 def _trained(data: Path, arm: Arm, rows: int, seed: int, ranks: Ranks) -> Row:
-    count, ngrams = parameters(data, arm, rows)
+    count, ngrams = parameters(config_of(data, arm, rows, 0))
     with TemporaryDirectory() as out, RunLog(Path(out), is_main=True, console=Console(quiet=True)) as log:
         metrics = train_one(config_of(data, arm, rows, seed), ranks, log).test["next"]
     best = metrics.best_auc or 0.0
@@ -142,22 +131,8 @@ def _trained(data: Path, arm: Arm, rows: int, seed: int, ranks: Ranks) -> Row:
     return Row(arm.name, arm.amplify, arm.dim, arm.merge, seed, rows, count, share, *scores)
 
 
-def _append(table: Path, row: Row) -> None:
-    is_new = not table.exists()
-    with table.open("a") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(field.name for field in fields(Row))
-        writer.writerow(astuple(row))
-    print(row, flush=True)
-
-
 def read(table: Path) -> list[Row]:
-    if not table.exists():
-        return []
-    with table.open() as file:
-        kinds: dict[str, Any] = {field.name: field.type for field in fields(Row)}
-        return [Row(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
+    return read_rows(table, Row)
 
 
 def page(rows: list[Row]) -> Iterator[str]:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from benchmarks.ngram.markov import MarkovConfig, write_markov
-from benchmarks.ngram.study import PARAMETERS, WIDER, Arm, Row, arms, page, parameters, read, sized
+from benchmarks.ngram.runs import append, parameters
+from benchmarks.ngram.study import PARAMETERS, WIDER, Arm, Row, arms, config_of, page, read, sized
 
 
 def test_every_arm_has_as_many_parameters(tmp_path: Path) -> None:
@@ -11,7 +12,7 @@ def test_every_arm_has_as_many_parameters(tmp_path: Path) -> None:
     shares = []
     for arm in arms():
         dim, rows = sized(tmp_path / "data", arm)
-        count, ngrams = parameters(tmp_path / "data", Arm(arm.name, arm.amplify, dim, arm.merge), rows)
+        count, ngrams = parameters(config_of(tmp_path / "data", Arm(arm.name, arm.amplify, dim, arm.merge), rows, 0))
         assert abs(count - PARAMETERS) < 0.01 * PARAMETERS, arm
         shares += [ngrams / count] if arm.name == "N3K2" else []
     assert min(shares) < 0.1 and max(shares) > 0.75
@@ -23,10 +24,8 @@ def test_rows_are_read_as_they_were_written_and_every_table_is_on_the_page(tmp_p
         for arm in arms()
         for seed in (1, 2)
     ]
-    from benchmarks.ngram.study import _append
-
     for row in rows:
-        _append(tmp_path / "table.csv", row)
+        append(tmp_path / "table.csv", row)
     assert read(tmp_path / "table.csv") == rows and read(tmp_path / "nothing.csv") == []
     text = "\n".join(page(rows))
     assert text.count("0.6150 +- 0.0071") == 1 + 12 + 7 + 4 and f"| {WIDER} | 4 | on |" in text
