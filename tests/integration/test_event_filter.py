@@ -223,15 +223,30 @@ def test_the_optimizer_has_seen_nothing_of_filtered_rows(action: str) -> None:
     assert torch.equal(weight[chosen], initial_table("item", config)[chosen]) == (action != "mask")
 
 
-@pytest.mark.parametrize("rotary", [False, True])
+OF_MOMENTS: dict[str, dict[str, Any]] = {
+    "longer": {"longer": {"merge": 1, "k": 0, "globals": ["candidate"]}, "tokens": {"position": "absolute"}},
+    "longer_rotary": {
+        "longer": {"merge": 1, "k": 0, "globals": ["candidate"], "rotary": True},
+        "tokens": {"position": "none"},
+    },
+    "hyformer": {
+        "name": "hyformer",
+        "tokens": {"width": 24, "position": "absolute"},
+        "hyformer": {"heads": 2, "rotary": True, "sequences": {"history": {"encoder": "full", "causal": True}}},
+    },
+    "sum_pooling": {"name": "sum_pooling", "tokens": {"position": "absolute"}},
+    "din": {"name": "din", "tokens": {"position": "absolute"}},
+}
+
+
+@pytest.mark.parametrize("name", list(OF_MOMENTS))
 @pytest.mark.parametrize("action", ["hide", "keymask", "drop"])
-def test_candidates_with_their_own_moment(action: str, rotary: bool) -> None:
+def test_candidates_with_their_own_moment(action: str, name: str) -> None:
     """Each sees what is left of its prefix: the logits of requests cut there by hand."""
     schema = seen_schema().model_copy(update={"hidden": True})
     rng = np.random.default_rng(1)
     rows = [seen_row(rng, 9, [0, 3, 9, 5]) for _ in range(4)]
-    longer = {"merge": 1, "k": 0, "rotary": rotary, "globals": ["candidate"]}
-    model = make_model(schema, longer=longer, tokens={"position": "none" if rotary else "absolute"})
+    model = make_model(schema, **OF_MOMENTS[name])
     together = model(_batch(rows, all_items(action), schema, training=False))
     apart = [
         row
