@@ -129,7 +129,7 @@ NOT_AT_DOOR: dict[str, str] = {
     "training/checkpoint.py::load_position": OF_RANKS,
     "training/setup.py::_resume": "the steps of a run depend on the number of ranks",
     "data/loader.py::__iter__": "the state of a loader is read by its workers",
-    "data/filter/event_filter.py::_decided": "what a policy of one's own decides is known when it has decided",
+    "data/filter/policy.py::decided": "what a policy of one's own decides is known when it has decided",
     **{
         f"training/purge_checkpoint.py::{name}": "of `dist-rec purge`, which starts no ranks"
         for name in ("_read_all", "_rewrite", "_rewrite_file")

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_rec.common.strict import ConfigError
 from dist_rec.data.columns import CANDIDATE
 from dist_rec.data.filter.actions import Action
 from dist_rec.data.filter.config import FilterConfig
 from dist_rec.data.filter.events import Events
 from dist_rec.data.filter.kept import Kept, kept_candidates, kept_events
-from dist_rec.data.filter.policy import FilterPolicy
+from dist_rec.data.filter.policy import FilterPolicy, decided
 from dist_rec.data.schema import Schema
 from dist_rec.data.some_rows import SomeRows
 from dist_rec.registry import FILTERS
@@ -58,7 +57,7 @@ class EventFilter:
     def left(self, some: SomeRows, schema: Schema, max_length: int | None) -> Left:
         """`schema` has HIDDEN where the policy may hide."""
         candidates = Events(some, schema, CANDIDATE)
-        actions = self._decided(candidates)
+        actions = decided(self.policy, candidates)
         counts = np.bincount(actions, minlength=len(Action))
         if not self.training:
             kept = self._histories(some, schema, max_length, counts) if self.histories else {}
@@ -73,20 +72,6 @@ class EventFilter:
         masked = actions != Action.KEEP
         return Left(some, kept, untrained=masked if masked.any() else None, counts=_named(counts))
 
-    def _decided(self, events: Events) -> NDArray[np.uint8]:
-        """(N,) actions. Raises ConfigError if a policy of one's own decides something else."""
-        actions = np.asarray(self.policy.decide(events))
-        if actions.shape != (len(events),) or actions.dtype.kind not in "iu":
-            got = f"{actions.dtype} of shape {actions.shape}"
-        elif len(actions) and not 0 <= actions.min() <= actions.max() <= max(Action):
-            got = f"integers from {actions.min()} to {actions.max()}"
-        else:
-            return actions.astype(np.uint8, copy=False)
-        raise ConfigError(
-            f"data.filter.policy={type(self.policy).__qualname__}: expected an action from 0 to {max(Action)} for each "
-            f"of {len(events)} events of {events.owner}, got {got}"
-        )
-
     def _histories(
         self, some: SomeRows, schema: Schema, max_length: int | None, counts: NDArray[np.int64]
     ) -> dict[str, Kept]:
@@ -94,7 +79,7 @@ class EventFilter:
         found: dict[str, Kept] = {}
         for sequence in schema.sequences:
             events = Events(some, schema, sequence.name)
-            actions = self._decided(events)
+            actions = decided(self.policy, events)
             counts += np.bincount(actions, minlength=len(Action))
             if (kept := kept_events(actions, events.lengths, max_length)) is not None:
                 found[sequence.name] = kept

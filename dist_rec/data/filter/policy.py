@@ -49,6 +49,21 @@ class FilterPolicy:
         return np.array([max(of, default=Action.KEEP) for of in held], np.uint8)
 
 
+def decided(policy: FilterPolicy, events: Events) -> NDArray[np.uint8]:
+    """(N,) actions of a policy. Raises ConfigError if one of one's own decides something else."""
+    actions = np.asarray(policy.decide(events))
+    if actions.shape != (len(events),) or actions.dtype.kind not in "iu":
+        got = f"{actions.dtype} of shape {actions.shape}"
+    elif len(actions) and not 0 <= actions.min() <= actions.max() <= max(Action):
+        got = f"integers from {actions.min()} to {actions.max()}"
+    else:
+        return actions.astype(np.uint8, copy=False)
+    raise ConfigError(
+        f"data.filter.policy={type(policy).__qualname__}: expected an action from 0 to {max(Action)} for each of "
+        f"{len(events)} events of {events.owner}, got {got}"
+    )
+
+
 class Rules(FilterPolicy):
     """The columns `reason` and `score` of the data, and the rules of the recipe.
 

@@ -14,7 +14,7 @@ from dist_rec.data.errors import DataError
 from dist_rec.data.filter.actions import Action, Reason
 from dist_rec.data.filter.config import FilterConfig
 from dist_rec.data.filter.events import Events
-from dist_rec.data.filter.policy import FilterPolicy
+from dist_rec.data.filter.policy import FilterPolicy, decided
 from dist_rec.data.inspect import split_folders
 from dist_rec.data.row_reader import PARQUET, RowReader
 from dist_rec.data.schema import Schema
@@ -81,12 +81,12 @@ class _Tally:
 
     def _add(self, events: Events, place: str) -> None:
         is_candidate = events.owner == CANDIDATE
-        actions, reasons = self.policy.decide(events), self._reasons(events)
+        actions, reasons = decided(self.policy, events), self._reasons(events)
         users = events.of_request(self.schema.request.grouping_key)
         if is_candidate:
             self.found.candidates += len(events)
             trained = np.bincount(events.request, actions == Action.KEEP, len(events.lengths)) > 0
-            self.found.untrained += int((~trained & (events.lengths > 0)).sum())
+            self.found.untrained += int((~trained).sum())
         else:
             self.found.events += len(events)
         of_reason = ((reason.name, (reasons & reason) > 0) for reason in Reason) if reasons is not None else ()
