@@ -37,21 +37,43 @@ class JaggedEvents:
 
 
 @dataclass(frozen=True)
+class Feedback:
+    """What happened to candidates after they were served, for twins of them to see.
+
+    - `lengths` of the F twins, their E events twin after twin, oldest first; `inverse`, `side` and `age` of the events
+      as in `JaggedEvents`. `inverse` is None where they have no ids, `age` are seconds from the request to the event
+    - `twins` of the B requests; `twin` (F,) int64 the candidate of each
+    - `distilled` (F, T) bool: the labels that the teacher teaches; `per_rank` (T,) float32: mean number per rank
+    """
+
+    lengths: Lengths
+    inverse: Tensor | BitPackedIndex | None
+    side: dict[str, Tensor]
+    age: Tensor | None
+    twins: Lengths
+    twin: Tensor
+    distilled: Tensor
+    per_rank: Tensor
+
+
+@dataclass(frozen=True)
 class SequenceBatch(Multistreamable):
     """One step's input on one rank, on its device.
 
     - `unique`: KeyedJaggedTensor of stride 1 with one key per field of each feature set ("history.item"), U ids each
     - `context` (B,) row of each request in the feature set "context", like an `inverse`; None without context fields
     - `sequences` by name, `candidates` with `lengths` = candidates per request
-    - `labels` (C, T) float32, 0 or 1; NaN where a task is given another task whose label is 0, and for all tasks of a
-      candidate that a filter takes from training
+    - `labels` (C, T) float32, 0 or 1; NaN where a task is given another task whose label is 0, where the label is not
+      final, and for all tasks of a candidate that a filter takes from training
+    - `observed`, `waited` (C, T) float32, for a correction of delay: see `data.targets.Labels`; None without one
+    - `feedback` in training with a teacher, otherwise None
     - `oracle` (C, T) float32 or None, also where the label is NaN
     - `visible_events` of the C candidates, or None: how many of the oldest events each sees; `visible_slots`: how many
       of the oldest slots, where a filter leaves some empty
     - `chosen` (C,) bool, in evaluation with a filter: the candidates that it does not keep, for metrics
     - `grouping_key` (B,) int64, of grouped metrics
-    - `candidates_per_rank` () float32: mean of the candidates with a loss per rank in this step. The loss is divided by
-      it: the mean of the ranks' gradients is then the gradient of the mean over all candidates, also if they are spread
+    - `candidates_per_rank` () float32: mean of the candidates with a loss per rank in this step; (T,) where labels take
+      time, those of each task. The loss is divided by it: the mean of the ranks' gradients is then the gradient of the mean over all candidates, also if they are spread
       unevenly
     """
 
@@ -66,6 +88,9 @@ class SequenceBatch(Multistreamable):
     candidates_per_rank: Tensor
     visible_slots: Lengths | None = None
     chosen: Tensor | None = None
+    observed: Tensor | None = None
+    waited: Tensor | None = None
+    feedback: Feedback | None = None
 
     @property
     def num_candidates(self) -> int:

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.filter.actions import ALL_REASONS
+from dist_rec.data.later import FEEDBACK
 from dist_rec.data.schema import Schema, SequenceSchema
 
 Ints = NDArray[np.int64]
-Kind = Literal["id", "time", "label", "oracle", "visible_events", "grouping_key", "score"]
+Kind = Literal["id", "time", "label", "oracle", "visible_events", "grouping_key", "score", "delay", "feedback_events"]
 REQUEST = "request"
 CANDIDATE = "candidate"
 CONTEXT = "context"
@@ -20,7 +21,7 @@ CONTEXT = "context"
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `owner` is "request" (one value per row), a sequence name or "candidate" (a list per row)."""
+    """One column: `owner` is "request" (one value per row), a sequence name, "candidate" or "feedback" (a list per row)."""
 
     name: str
     owner: str
@@ -40,6 +41,8 @@ class Column:
             "label": pa.int8(),
             "oracle": pa.float32(),
             "visible_events": pa.int32(),
+            "feedback_events": pa.int32(),
+            "delay": pa.int32(),
             "score": pa.float16(),
         }
         value = kinds.get(self.kind) or _id_type(self.size or 2**31)
@@ -47,7 +50,8 @@ class Column:
 
 
 def columns_of(schema: Schema) -> list[Column]:
-    """Every column that a file of this schema must have. A grouping key that is also a context field is one column.
+    """Every column that a file of this schema must have, without feedback that is not read. A grouping key that is also
+    a context field is one column.
 
     Raises ConfigError if two other fields share a column."""
     candidate, tables = schema.candidate, schema.tables
@@ -68,10 +72,29 @@ def columns_of(schema: Schema) -> list[Column]:
     columns += [Column(f"{label}.oracle", CANDIDATE, "oracle") for label in labels if candidate.oracle]
     if candidate.visible_events:
         columns.append(Column(f"{CANDIDATE}.visible_events", CANDIDATE, "visible_events"))
+    columns += _known_later(schema)
     names = [column.name for column in columns]
     if twice := ", ".join(sorted({name for name in names if names.count(name) > 1})):
         raise ConfigError(f"schema {schema.name}: expected one field per column, got several named {twice}")
     return columns
+
+
+def _known_later(schema: Schema) -> list[Column]:
+    candidate, feedback = schema.candidate, schema.candidate.feedback
+    columns = [
+        Column(f"{CANDIDATE}.{label}.matured", CANDIDATE, "label")
+        if of.horizon is None
+        else Column(f"{CANDIDATE}.{label}.delay", CANDIDATE, "delay")
+        for label, of in candidate.delayed.items()
+    ]
+    if feedback is None or not feedback.read:
+        return columns
+    columns.append(Column(f"{CANDIDATE}.feedback_events", CANDIDATE, "feedback_events"))
+    columns += [
+        Column(f"{FEEDBACK}.{field.name}", FEEDBACK, "id", schema.tables[field.table]) for field in feedback.ids
+    ]
+    columns += [Column(f"{FEEDBACK}.{name}", FEEDBACK, "id", size) for name, size in feedback.side.items()]
+    return columns + ([Column(f"{FEEDBACK}.time", FEEDBACK, "time")] if feedback.time else [])
 
 
 def arrow_schema(schema: Schema) -> pa.Schema:

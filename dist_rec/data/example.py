@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from dist_rec.data.columns import CANDIDATE, Column, arrow_schema, columns_of, list_column
+from dist_rec.data.later import FEEDBACK
 from dist_rec.data.schema import Schema
 
 
@@ -12,10 +13,13 @@ def example_rows(schema: Schema, *, requests: int, events: int, candidates: int)
     types = arrow_schema(schema)
 
     def array(column: Column) -> pa.Array:
-        length = 1 if not column.is_list else candidates if column.owner == CANDIDATE else events
+        of_candidates = column.owner in (CANDIDATE, FEEDBACK)  # one feedback event of each
+        length = 1 if not column.is_list else candidates if of_candidates else events
         values = np.zeros(requests * length, np.int64)
         if column.kind == "visible_events":
             values[:] = events
+        elif column.kind == "feedback_events":
+            values[:] = 1
         elif column.size is not None:
             values = np.arange(requests * length) % column.size
         found = list_column(np.full(requests, length), values) if column.is_list else pa.array(values)

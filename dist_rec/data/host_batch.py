@@ -1,14 +1,15 @@
 """The batch of a reader worker: one buffer in host memory, which one copy moves to the device."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dist_rec.data.batch import JaggedEvents, SequenceBatch
+from dist_rec.data.batch import Feedback, JaggedEvents, SequenceBatch
 from dist_rec.data.columns import CANDIDATE, CONTEXT
+from dist_rec.data.later import FEEDBACK
 from dist_rec.data.layout import FieldNgrams
 from dist_rec.data.lengths import Lengths, Slots
 from dist_rec.data.ngram.counts import NgramUse
@@ -22,11 +23,12 @@ class HostBatch(UniqueTokens):
 
     - owners are the sequences, "candidate" and "context". Every owner but context also has `lengths.<owner>`,
       `side.<owner>.<field>` and `age.<owner>`, and where a filter leaves slots empty `slot.<owner>` and
-      `slots.<owner>`; there are also `labels`, `oracle`, `visible_events`, `visible_slots`, `chosen`, `grouping_key`
-      and `candidates_per_rank`
-    - `side` owner -> names of its side values
+      `slots.<owner>`; there are also `labels`, `oracle`, `observed`, `waited`, `visible_events`, `visible_slots`,
+      `chosen`, `grouping_key`, `candidates_per_rank` and, with feedback, `distilled_per_rank` and those of
+      `feedback_columns`
+    - `side` owner -> names of its side values; `feedback` those of feedback, None where there is none
     - `plain_bytes`: bytes the same batch would take as int64 KeyedJaggedTensors without dedup
-    - `num_targets`: candidates that are trained
+    - `per_rank`: `candidates_per_rank` and `distilled_per_rank` of this batch, one number or one for each task
     - `filtered` action -> events and candidates; empty without a filter
     - `ngrams` owner -> what they are n-grams of. Their ids are hashed, or `hash_there` says how `to` hashes them
     - `candidate_ngrams` owners, always hashed on the host
@@ -34,8 +36,9 @@ class HostBatch(UniqueTokens):
     """
 
     side: dict[str, tuple[str, ...]]
+    feedback: tuple[str, ...] | None
     plain_bytes: int
-    num_targets: int
+    per_rank: dict[str, tuple[int, ...]]
     filtered: dict[str, int]
     ngrams: dict[str, FieldNgrams]
     candidate_ngrams: tuple[str, ...]
@@ -54,9 +57,11 @@ class HostBatch(UniqueTokens):
     def num_events(self) -> int:
         return sum(self.counts[owner] for owner in self.side if owner != CANDIDATE)
 
-    def set_candidates_per_rank(self, count: float) -> None:
-        """Writes the mean number per rank in this step into the buffer, before the buffer is copied."""
-        self.tensors["candidates_per_rank"].fill_(count)
+    def set_per_rank(self, means: Mapping[str, Sequence[float]]) -> None:
+        """Writes the mean numbers per rank in this step into the buffer, before the buffer is copied."""
+        for name, values in means.items():
+            place = self.tensors[name]
+            place.copy_(torch.tensor(values, dtype=torch.float32).view_as(place))
 
     def to(  # pyright: ignore[reportIncompatibleMethodOverride] - an opened batch moves no further
         self, device: torch.device, non_blocking: bool = False
@@ -86,11 +91,27 @@ class HostBatch(UniqueTokens):
             sequences=events,
             labels=tensors["labels"],
             oracle=tensors.get("oracle"),
+            observed=tensors.get("observed"),
+            waited=tensors.get("waited"),
+            feedback=None if self.feedback is None else self._feedback_of(there, self.feedback),
             visible_events=self._lengths("visible_events", tensors) if "visible_events" in tensors else None,
             visible_slots=self._lengths("visible_slots", tensors) if "visible_slots" in tensors else None,
             chosen=tensors.get("chosen"),
             grouping_key=tensors["grouping_key"],
             candidates_per_rank=tensors["candidates_per_rank"],
+        )
+
+    def _feedback_of(self, there: UniqueTokens, side: tuple[str, ...]) -> Feedback:
+        tensors = there.tensors
+        return Feedback(
+            lengths=self._lengths(f"lengths.{FEEDBACK}", tensors),
+            inverse=there.inverse(FEEDBACK) if FEEDBACK in there.counts else None,
+            side={name: tensors[f"side.{FEEDBACK}.{name}"] for name in side},
+            age=tensors.get(f"age.{FEEDBACK}"),
+            twins=self._lengths("twins", tensors),
+            twin=tensors["twin"].long(),
+            distilled=tensors["distilled"],
+            per_rank=tensors["distilled_per_rank"],
         )
 
     def _ngrams_of(self, owner: str) -> list[str]:

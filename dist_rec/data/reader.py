@@ -23,6 +23,7 @@ from dist_rec.data.loader import ReaderLoader, failures_as_values
 from dist_rec.data.plan import EventPlan, Plan, RowPlan
 from dist_rec.data.row_reader import PARQUET, RowReader
 from dist_rec.data.schema import Schema
+from dist_rec.data.targets import Targets
 
 MUCH_EMPTY = 0.25  # share of empty batches that is worth a warning
 
@@ -38,6 +39,7 @@ class RequestReader(IterableDataset):
       lane has fewer), which are in memory together
     - `hash_ngrams`: whether ids of n-grams are made here, and not on the device
     - `event_filter` filters the batches from its first step on
+    - `targets` what is known of labels, by default that they are final
     - the order depends only on `seed`, the epoch, `world_size` and the number of workers
 
     Raises DataError for a folder or file that cannot be read, and ConfigError for settings that exclude each other or
@@ -58,6 +60,7 @@ class RequestReader(IterableDataset):
     rows: RowReader = PARQUET
     hash_ngrams: bool = True
     event_filter: EventFilter | None = None
+    targets: Targets | None = None
 
     def __post_init__(self) -> None:
         check_max_length(self.schema, self.max_length)
@@ -147,7 +150,7 @@ class RequestReader(IterableDataset):
     def _collated(self, found: tuple[pa.Table, Ints] | None, step: int) -> HostBatch:
         acting = self.event_filter if self.event_filter is not None and self.event_filter.acts(step) else None
         if found is None:
-            return empty_batch(self.schema, acting, hash_ngrams=self.hash_ngrams)
+            return empty_batch(self.schema, acting, hash_ngrams=self.hash_ngrams, targets=self.targets)
         table, rows = found
         return collate(
             table,
@@ -157,6 +160,7 @@ class RequestReader(IterableDataset):
             dedup=self.dedup,
             event_filter=acting,
             hash_ngrams=self.hash_ngrams,
+            targets=self.targets,
         )
 
     def _lane(self, groups: list[RowGroup], epoch: int) -> Lane:

@@ -14,6 +14,9 @@ event first), and one or more candidates with their labels. Columns:
 - `candidate.<label>`: list of 0/1; either value where `given` leaves the label undefined
 - `candidate.visible_events`: list of int, if `visible_events: true`: number of the oldest events that a candidate sees
 - `candidate.<label>.oracle`: list of float, if `oracle: true`: the true probability of the label, given its condition
+- `candidate.<label>.delay`: list of int seconds, of a label with a horizon; or `candidate.<label>.matured`: list of 0/1
+- `candidate.feedback_events`: list of int, if there is `feedback`: how many feedback events each candidate has
+- `feedback.<field>`: list of int, one entry per feedback event, candidate after candidate; `feedback.time` as above
 
 Int is any integer type of Parquet, list any of its list types. files.py picks the files of a folder. older_words.py
 reads schemas and files from before 0.1.0.
@@ -30,6 +33,8 @@ from torch import nn
 from dist_rec.common.ngram import NgramSpec
 from dist_rec.common.strict import ConfigError, Strict, check, check_distinct
 from dist_rec.common.yaml_file import read_yaml
+from dist_rec.data.id_field import IdField
+from dist_rec.data.later import FEEDBACK, DelayedLabel, FeedbackSchema
 from dist_rec.data.layout import FeatureSet, FieldNgrams, Layout
 from dist_rec.data.older_words import with_todays_words
 
@@ -37,25 +42,10 @@ SCHEMA_FILE = "schema.yaml"
 TAKEN_NAMES = frozenset(dir(nn.ModuleDict()))  # modules are named after sequences, tables and side values
 
 
+OWN_NAMES = frozenset(("candidate", "context", FEEDBACK))  # owners of columns that are no sequence
+
 SCORE = Field(default=False, description="Whether each event has a score from 0 to 1: how much a filter should act.")
 REASON = Field(default=False, description="Whether each event has reasons to filter it: the bits of `Reason`, 0 none.")
-
-
-class IdField(Strict):
-    """An id with an embedding table. In YAML a bare name `item` means `{name: item, table: item}`."""
-
-    name: str
-    table: str = ""
-    ngram: NgramSpec | None = Field(
-        default=None,
-        description="Of a field of a sequence: n-grams of its ids over the events, in a table of their own.",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        value = {"name": value} if isinstance(value, str) else value
-        return {"table": value["name"], **value} if isinstance(value, dict) and "name" in value else value
 
 
 class RequestSchema(Strict):
@@ -89,10 +79,22 @@ class CandidateSchema(Strict):
     oracle: bool = Field(default=False, description="Whether the true probability of each label is stored beside it.")
     score: bool = SCORE
     reason: bool = REASON
+    delayed: dict[str, DelayedLabel] = Field(
+        default={}, description="label -> how it becomes final: labels that take time, such as a conversion."
+    )
+    feedback: FeedbackSchema | None = Field(
+        default=None,
+        description="What happens to a candidate after it was served; only a teacher in training reads it.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "CandidateSchema":
         check_distinct("labels", self.labels, "a label is one task")
+        for task in self.delayed:
+            if task not in self.labels:
+                raise ValueError(f"delayed.{task}: no such label; these are: {', '.join(self.labels)}")
+            if any(task in pair for pair in self.given.items()):
+                raise ValueError(f"delayed.{task}: a label that takes time can have no condition and be none")
         for task, condition in self.given.items():
             for name in (task, condition):
                 if name not in self.labels:
@@ -139,6 +141,9 @@ class Schema(Strict):
     def _check(self) -> "Schema":
         owners = [("context", self.context, {}), *((s.name, s.ids, s.side) for s in self.sequences)]
         owners.append(("candidate", self.candidate.ids, self.candidate.side))
+        feedback = self.candidate.feedback
+        if feedback is not None:
+            owners.append((FEEDBACK, feedback.ids, feedback.side))
         for place, fields, side in owners:
             for field in fields:
                 if field.table not in self.tables:
@@ -146,15 +151,20 @@ class Schema(Strict):
                     raise ValueError(
                         f"{place}.{field.name}: table '{field.table}' is not declared; declared: {declared}"
                     )
-                if field.ngram is not None and place in ("context", "candidate"):
+                if field.ngram is not None and place in OWN_NAMES:
                     raise ValueError(f"{place}.{field.name}: n-grams are over events; expected ngram at a sequence")
             check_distinct(place, [*(field.name for field in fields), *side], "a field is one column")
         names = [s.name for s in self.sequences]
         _check_names("sequences", names)
-        if len(set(names)) < len(names) or {"candidate", "context"} & set(names):
-            raise ValueError(f"sequence names must differ and not be 'candidate' or 'context', got {names}")
-        if any(s.time for s in self.sequences) and self.request.time is None:
+        taken = OWN_NAMES if feedback is not None else OWN_NAMES - {FEEDBACK}
+        if len(set(names)) < len(names) or taken & set(names):
+            raise ValueError(
+                f"sequence names must differ and not be {' or '.join(map(repr, sorted(taken)))}, got {names}"
+            )
+        if self.request.time is None and any(s.time for s in self.sequences):
             raise ValueError("a sequence has times, so request.time must name the column with the request's time")
+        if self.request.time is None and ((feedback is not None and feedback.time) or self._horizons):
+            raise ValueError("feedback with times and labels with a horizon need request.time, the time of the request")
         if self.candidate.visible_events and len(self.sequences) != 1:
             raise ValueError(f"candidate.visible_events needs exactly one sequence, got {len(self.sequences)}")
         for place, _, side in owners:
@@ -206,13 +216,27 @@ class Schema(Strict):
         """The tables of n-grams, which are not among `tables`."""
         return {of.table: of for of in self.layout.ngrams.values()}
 
-    def side_values(self, owner: SequenceSchema | CandidateSchema) -> dict[str, int]:
-        """Values of each side value of a sequence or of the candidates, with HIDDEN."""
+    @property
+    def _horizons(self) -> dict[str, int]:
+        return {task: of.horizon for task, of in self.candidate.delayed.items() if of.horizon is not None}
+
+    def with_feedback(self, feedback: FeedbackSchema | None) -> "Schema":
+        """The same with this feedback, None for none."""
+        return self.model_copy(update={"candidate": self.candidate.model_copy(update={"feedback": feedback})})
+
+    def as_served(self) -> "Schema":
+        """The same, but feedback is not read: what a server knows. Its batches have the same keys."""
+        feedback = self.candidate.feedback
+        return self if feedback is None else self.with_feedback(feedback.model_copy(update={"read": False}))
+
+    def side_values(self, owner: SequenceSchema | CandidateSchema | FeedbackSchema) -> dict[str, int]:
+        """Values of each side value of a sequence, of the candidates or of feedback, with HIDDEN."""
         return {name: size + self.hidden for name, size in owner.side.items()}
 
     @cached_property
     def _event_tables(self) -> frozenset[str]:
-        return frozenset(field.table for of in (*self.sequences, self.candidate) for field in of.ids)
+        feedback = [] if self.candidate.feedback is None else [self.candidate.feedback]
+        return frozenset(field.table for of in (*self.sequences, self.candidate, *feedback) for field in of.ids)
 
     @property
     def grouped_fields(self) -> list[str]:
@@ -230,6 +254,8 @@ class Schema(Strict):
         """Feature sets, keys and table sizes."""
         fields = {"context": self.context} if self.context else {}
         fields |= {s.name: s.ids for s in self.sequences} | {"candidate": self.candidate.ids}
+        if self.candidate.feedback is not None and self.candidate.feedback.ids:
+            fields[FEEDBACK] = self.candidate.feedback.ids
         owners: dict[str, FeatureSet] = {}
         tables: dict[str, str] = {}
         for owner, ids in fields.items():

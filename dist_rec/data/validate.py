@@ -21,6 +21,7 @@ from dist_rec.data.columns import (
     scalar_values,
 )
 from dist_rec.data.errors import READ_ERRORS, DataError, one_line, reading
+from dist_rec.data.later import FEEDBACK
 from dist_rec.data.older_words import stored_names
 from dist_rec.data.schema import Schema
 from dist_rec.data.times import EXPECTED, Span, mixed_units, other_unit, outlier
@@ -126,7 +127,8 @@ def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: in
     Raises DataError for the first problem; rows count from 0 within the row group. Checked are: columns and types;
     nulls; ids and side values within their tables; equal lengths of the fields of a sequence and of the candidates;
     labels 0 or 1; oracle and score within [0, 1]; visible events within [0, length of the sequence]; event times
-    ascending and not after the request; times in seconds (see times.py). A request without candidates is allowed."""
+    ascending and not after the request; times in seconds (see times.py); delays of a 1 within their horizon; feedback
+    events counted right, their times ascending and not before the request. A request without candidates is allowed."""
     place = _Place(f"{file}, row group {row_group}")
     check_columns(table.schema, schema, file=place.where)
     table = plain(table, schema)
@@ -149,6 +151,9 @@ def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: in
     if schema.candidate.visible_events:
         events = next(iter(lists[schema.sequences[0].name].values()))
         _check_visible_events(place, lists[CANDIDATE][f"{CANDIDATE}.visible_events"], events)
+    _check_delays(place, schema, lists[CANDIDATE])
+    if FEEDBACK in lists:
+        _check_feedback(place, schema, lists[CANDIDATE][f"{CANDIDATE}.feedback_events"], lists[FEEDBACK], table)
     return table.cast(arrow_schema(schema))
 
 
@@ -229,6 +234,52 @@ def _check_times(place: _Place, name: str, times: Ragged, request_name: str, req
         index = int(np.argmax(late))
         expected = f"a time not after the request's {request_time[times.row_of(index)]}"
         raise place.entry_error(times, index, name, expected, values[index])
+
+
+def _check_delays(place: _Place, schema: Schema, candidates: dict[str, Ragged]) -> None:
+    for label, of in schema.candidate.delayed.items():
+        if of.horizon is None:
+            continue
+        delays = candidates[f"{CANDIDATE}.{label}.delay"]
+        came = candidates[f"{CANDIDATE}.{label}"].values == 1
+        bad = came & ((delays.values < 0) | (delays.values > of.horizon))
+        if bad.any():
+            index = int(np.argmax(bad))
+            expected = f"a delay from 0 to the horizon of {of.horizon} seconds where {label} is 1"
+            raise place.entry_error(delays, index, f"{CANDIDATE}.{label}.delay", expected, delays.values[index])
+
+
+def _check_feedback(place: _Place, schema: Schema, counts: Ragged, fields: dict[str, Ragged], table: pa.Table) -> None:
+    """`counts`: of the candidates; `fields`: the columns of feedback, of equal lengths."""
+    name = f"{CANDIDATE}.feedback_events"
+    if (counts.values < 0).any():
+        index = int(np.argmax(counts.values < 0))
+        raise place.entry_error(counts, index, name, "a number of events, 0 for none", counts.values[index])
+    sums = np.concatenate([[0], np.cumsum(counts.values, dtype=np.int64)])[counts.offsets]
+    first, of = next(iter(fields.items()))
+    bad = np.diff(sums) != of.lengths
+    if bad.any():
+        row = int(np.argmax(bad))
+        expected = f"{of.lengths[row]} events in all, as in {first}"
+        raise place.error(row, name, expected, f"{np.diff(sums)[row]}")
+    times, now = fields.get(f"{FEEDBACK}.time"), schema.request.time
+    if times is None or now is None:
+        return
+    values = times.values.astype(np.int64)
+    request_time = scalar_values(table, now).astype(np.int64)
+    if len(values) and (got := mixed_units(_span_of(request_time), _span_of(values))):
+        raise DataError(f"{place.where}, field {FEEDBACK}.time: expected times in seconds, as in {now}, got {got}")
+    early = values < np.repeat(request_time, times.lengths)
+    if early.any():
+        index = int(np.argmax(early))
+        expected = f"a time not before the request's {request_time[times.row_of(index)]}"
+        raise place.entry_error(times, index, f"{FEEDBACK}.time", expected, values[index])
+    candidate = np.repeat(np.arange(len(counts.values)), counts.values)
+    falls = (np.diff(values) < 0) & (np.diff(candidate) == 0)
+    if falls.any():
+        index = int(np.argmax(falls)) + 1
+        expected = f"times of a candidate in ascending order (oldest first), at least {values[index - 1]}"
+        raise place.entry_error(times, index, f"{FEEDBACK}.time", expected, values[index])
 
 
 def _check_visible_events(place: _Place, visible: Ragged, events: Ragged) -> None:

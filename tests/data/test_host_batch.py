@@ -107,6 +107,6 @@ def test_stays_bit_packed_on_a_device_and_moves_once(monkeypatch: pytest.MonkeyP
 
 def test_share_is_set_before_the_copy() -> None:
     sent = _sent(make_rows(3))
-    sent.set_candidates_per_rank(2.5)
+    sent.set_per_rank({"candidates_per_rank": [2.5]})
     share = sent.to(CPU).candidates_per_rank
     assert float(share) == 2.5 and share.dtype == torch.float32 and share.shape == ()

@@ -116,7 +116,10 @@ def local_batch(rows: list[list[Row]], config: Config) -> SequenceBatch:
     acting = make_filter(config.data.filter, schema, training=True)
     mine = rows[dist.get_rank()] if dist.get_world_size() > 1 else everything
     batch, together = (collate(make_table(of), schema, event_filter=acting) for of in (mine, everything))
-    return replace(batch.to(CPU), candidates_per_rank=torch.tensor(together.num_targets / dist.get_world_size()))
+    return replace(
+        batch.to(CPU),
+        candidates_per_rank=torch.tensor(together.per_rank["candidates_per_rank"][0] / dist.get_world_size()),
+    )
 
 
 def _local_shards(dmp: DistributedModelParallel) -> dict[str, list[Shard]]:

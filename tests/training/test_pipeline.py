@@ -66,7 +66,11 @@ def test_candidates_that_are_not_trained_are_not_counted(alone: Ranks) -> None:
     batch = collate(make_table(make_rows(12)), schema, event_filter=acting)
     loader: Any = [batch]
     counted = CountedBatches(loader, alone)
-    assert float(next(counted).tensors["candidates_per_rank"]) == batch.num_targets < batch.num_candidates
+    assert (
+        float(next(counted).tensors["candidates_per_rank"])
+        == batch.per_rank["candidates_per_rank"][0]
+        < batch.num_candidates
+    )
     size = counted.trained()
     assert size.filtered == batch.filtered and size.filtered["mask"] > 0
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from dist_rec.data.columns import CANDIDATE
 from dist_rec.data.filter.actions import Action
 from dist_rec.data.filter.config import FilterConfig
-from dist_rec.data.filter.events import Events
+from dist_rec.data.filter.events import Events, owners_of
 from dist_rec.data.filter.kept import Kept, kept_candidates, kept_events
 from dist_rec.data.filter.policy import FilterPolicy, decided
+from dist_rec.data.later import FEEDBACK
 from dist_rec.data.schema import Schema
 from dist_rec.data.some_rows import SomeRows
 from dist_rec.registry import FILTERS
@@ -39,7 +40,7 @@ class Left:
 
 @dataclass(frozen=True)
 class EventFilter:
-    """A policy and where it acts.
+    """A policy and where it acts: on histories, candidates, and their feedback.
 
     In training it acts from `start_step` on, and a request none of whose candidates is trained is left out: nothing of
     it would have a gradient. In evaluation all candidates stay and are only told apart; `histories` says whether
@@ -69,6 +70,8 @@ class EventFilter:
         of_candidates = kept_candidates(actions, candidates.lengths[rest])
         if of_candidates is not None:
             kept[CANDIDATE], actions = of_candidates, of_candidates.of(actions)
+        if FEEDBACK in owners_of(schema) and (of_feedback := self._feedback(some, schema, counts)) is not None:
+            kept[FEEDBACK] = of_feedback
         masked = actions != Action.KEEP
         return Left(some, kept, untrained=masked if masked.any() else None, counts=_named(counts))
 
@@ -84,6 +87,13 @@ class EventFilter:
             if (kept := kept_events(actions, events.lengths, max_length)) is not None:
                 found[sequence.name] = kept
         return found
+
+    def _feedback(self, some: SomeRows, schema: Schema, counts: NDArray[np.int64]) -> Kept | None:
+        """What is left of the candidates' feedback; adds to `counts`. It has no slots that could stay empty."""
+        events = Events(some, schema, FEEDBACK)
+        actions = decided(self.policy, events)
+        counts += np.bincount(actions, minlength=len(Action))
+        return kept_events(np.where(actions == Action.KEYMASK, Action.DROP, actions), events.lengths, None)
 
 
 def needs_hidden(config: FilterConfig | None, schema: Schema) -> bool:

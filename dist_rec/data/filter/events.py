@@ -1,6 +1,6 @@
 """What a policy sees of the events of a batch. Columns are read when they are asked for.
 
-Legend: B requests, N events of one owner: of a sequence, or the candidates.
+Legend: B requests, N events of one owner: of a sequence, the candidates, or their feedback.
 """
 
 from functools import cached_property
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_rec.data.columns import CANDIDATE, Ints
+from dist_rec.data.later import FEEDBACK, FeedbackSchema
 from dist_rec.data.schema import CandidateSchema, Schema, SequenceSchema
 from dist_rec.data.some_rows import SomeRows
 
@@ -17,8 +18,10 @@ class Events:
     """All events of one owner in some requests, request after request, before any is filtered or cut off."""
 
     def __init__(self, some: SomeRows, schema: Schema, owner: str) -> None:
-        self.owner, self.lengths = owner, some.lists(f"{owner}.{owner_of(schema, owner).ids[0].name}").lengths
-        self._some, self._schema, self._declared = some, schema, owner_of(schema, owner)
+        declared = owner_of(schema, owner)
+        first = declared.columns[0] if isinstance(declared, FeedbackSchema) else declared.ids[0].name
+        self.owner, self.lengths = owner, some.lists(f"{owner}.{first}").lengths
+        self._some, self._schema, self._declared = some, schema, declared
 
     def __len__(self) -> int:
         return int(self.lengths.sum())
@@ -52,12 +55,16 @@ class Events:
     @cached_property
     def score(self) -> NDArray | None:
         """(N,) from 0 to 1, or None."""
-        return self._values("score") if self._declared.score else None
+        return (
+            self._values("score") if not isinstance(self._declared, FeedbackSchema) and self._declared.score else None
+        )
 
     @cached_property
     def reason(self) -> NDArray[np.uint8] | None:
         """(N,) bits of `Reason`, or None."""
-        return self._values("reason") if self._declared.reason else None
+        return (
+            self._values("reason") if not isinstance(self._declared, FeedbackSchema) and self._declared.reason else None
+        )
 
     @cached_property
     def key(self) -> NDArray[np.uint64]:
@@ -70,7 +77,7 @@ class Events:
             key = _mixed(key ^ self._values(field.name).astype(np.int64).view(np.uint64))
         if declared is self._schema.candidate and now is not None:
             return _mixed(key ^ self._some.scalars(now).astype(np.int64)[self.request].view(np.uint64))
-        if isinstance(declared, SequenceSchema) and declared.time:
+        if not isinstance(declared, CandidateSchema) and declared.time:
             return _mixed(key ^ self._values("time").astype(np.int64).view(np.uint64))
         return key
 
@@ -78,10 +85,19 @@ class Events:
         return self._some.lists(f"{self.owner}.{name}").values
 
 
-def owner_of(schema: Schema, owner: str) -> SequenceSchema | CandidateSchema:
-    """What the schema says of a sequence or of `candidate`."""
+def owners_of(schema: Schema) -> list[str]:
+    """The owners of events: sequences, `candidate`, and `feedback` where it is read."""
+    feedback = schema.candidate.feedback
+    more = [FEEDBACK] if feedback is not None and feedback.read else []
+    return [*(sequence.name for sequence in schema.sequences), CANDIDATE, *more]
+
+
+def owner_of(schema: Schema, owner: str) -> SequenceSchema | CandidateSchema | FeedbackSchema:
+    """What the schema says of a sequence, of `candidate` or of `feedback`."""
     if owner == CANDIDATE:
         return schema.candidate
+    if owner == FEEDBACK and schema.candidate.feedback is not None:
+        return schema.candidate.feedback
     return next(sequence for sequence in schema.sequences if sequence.name == owner)
 
 

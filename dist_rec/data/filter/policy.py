@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_rec.common.strict import ConfigError, Strict
-from dist_rec.data.columns import CANDIDATE
 from dist_rec.data.files import warn_once
 from dist_rec.data.filter.actions import Action, Reason
 from dist_rec.data.filter.config import FilterConfig, FilterRule
-from dist_rec.data.filter.events import Events, owner_of
+from dist_rec.data.filter.events import Events, owner_of, owners_of
 from dist_rec.data.id_files import read_ids
 from dist_rec.data.schema import Schema
 
@@ -72,7 +71,7 @@ class Rules(FilterPolicy):
 
     def __init__(self, options: Strict, config: FilterConfig, schema: Schema) -> None:
         super().__init__(options, config, schema)
-        owners = [*(sequence.name for sequence in schema.sequences), CANDIDATE]
+        owners = owners_of(schema)
         self.rules: dict[str, list[_Rule]] = {owner: [] for owner in owners}
         for number, rule in enumerate(config.rules):
             place = f"data.filter.rules[{number}]"
@@ -80,7 +79,7 @@ class Rules(FilterPolicy):
             made = _Rule(rule, place, _size_of(rule, schema, named, of_request), of_request)
             for owner in named:
                 self.rules[owner].append(made)
-        declared = [owner_of(schema, owner) for owner in owners]
+        declared = [*schema.sequences, schema.candidate]
         if config.score is not None and not any(of.score for of in declared):
             raise ConfigError("data.filter.score: expected a schema with `score: true` for some events, got none")
         if not config.rules and config.score is None and not any(of.reason for of in declared):

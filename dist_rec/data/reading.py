@@ -1,0 +1,102 @@
+"""The columns of what a filter leaves of some requests, as arrays.
+
+Shapes: B requests, N events of one owner, which is a sequence or `candidate`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dist_rec.data.columns import Ints
+from dist_rec.data.filter.event_filter import Left
+from dist_rec.data.gather import gather_ages
+from dist_rec.data.schema import CandidateSchema, FeedbackSchema, Schema, SequenceSchema
+
+
+@dataclass(frozen=True)
+class OwnerColumns:
+    """One sequence, the candidates or their feedback, of B requests: ids (N,) per field, and other tensors by name."""
+
+    ids: list[NDArray]
+    tensors: dict[str, Tensor]
+    plain_bytes: int
+
+    def numbers(self, name: str) -> NDArray | None:
+        """One of the tensors, or None if there is no such one."""
+        return self.tensors[name].numpy() if name in self.tensors else None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is `left` of some requests; of sequences the newest `max_length` events."""
+
+    left: Left
+    schema: Schema
+    max_length: int | None
+
+    def values(self, owner: str, name: str) -> NDArray:
+        """(N,) of a list column."""
+        kept = self.left.kept.get(owner)
+        most = self.max_length if owner in self._sequences and kept is None else None
+        values = self.left.some.lists(f"{owner}.{name}", most).values
+        return values if kept is None else kept.of(values)
+
+    def shown(self, owner: str, name: str, hidden: int) -> NDArray:
+        """(N,) ids or side values, with the value `hidden` in the place of what is hidden."""
+        kept = self.left.kept.get(owner)
+        if kept is None:
+            return self.values(owner, name)
+        return kept.shown(self.left.some.lists(f"{owner}.{name}").values, hidden)
+
+    def lengths(self, owner: str, name: str) -> Ints:
+        """(B,) of a list column."""
+        kept = self.left.kept.get(owner)
+        most = self.max_length if owner in self._sequences else None
+        return self.left.some.lists(f"{owner}.{name}", most).lengths if kept is None else kept.lengths
+
+    def now(self) -> Ints:
+        """(B,) seconds: the time of each request."""
+        assert self.schema.request.time is not None, "the schema asks for it where anything has times"
+        return self.left.some.scalars(self.schema.request.time).astype(np.int64)
+
+    def ages(self, sequence: str) -> NDArray[np.int32]:
+        """(N,) seconds from each event to its request."""
+        kept = self.left.kept.get(sequence)
+        times = self.left.some.lists(f"{sequence}.time", self.max_length if kept is None else None)
+        ages = gather_ages(times.entries.astype(np.int64, copy=False), times.starts, times.lengths, self.now())
+        return ages if kept is None else kept.of(ages)
+
+    def events(self, owner: str, declared: SequenceSchema | CandidateSchema) -> OwnerColumns:
+        """A sequence or the candidates."""
+        lengths = self.lengths(owner, declared.ids[0].name)
+        tensors = {f"lengths.{owner}": torch.from_numpy(lengths.astype(np.int32)), **self.side(owner, declared)}
+        if isinstance(declared, SequenceSchema) and declared.time:
+            tensors[f"age.{owner}"] = torch.from_numpy(self.ages(owner))
+        # As int64 KeyedJaggedTensors: 8 bytes per value, 4 bytes of length per request, for every field and the time.
+        plain_bytes = (len(declared.ids) + len(tensors) - 1) * (8 * int(lengths.sum()) + 4 * len(lengths))
+        kept = self.left.kept.get(owner)
+        if kept is not None and kept.slots is not None:
+            narrow = kept.slots.lengths.max(initial=0) < 2**15
+            position = kept.slots.position.astype(np.int16) if narrow else kept.slots.position
+            tensors[f"slot.{owner}"] = torch.from_numpy(position)
+            tensors[f"slots.{owner}"] = torch.from_numpy(kept.slots.lengths)
+        return OwnerColumns(self.ids(owner, declared), tensors, plain_bytes)
+
+    def ids(self, owner: str, declared: SequenceSchema | CandidateSchema | FeedbackSchema) -> list[NDArray]:
+        """(N,) per field."""
+        return [self.shown(owner, field.name, self.schema.tables[field.table]) for field in declared.ids]
+
+    def side(self, owner: str, declared: SequenceSchema | CandidateSchema | FeedbackSchema) -> dict[str, Tensor]:
+        """`side.<owner>.<name>` (N,) uint8 up to 256 values and int16 above."""
+        values, found = self.schema.side_values(declared), {}
+        for name, size in declared.side.items():
+            kind = np.uint8 if values[name] <= 2**8 else np.int16
+            found[f"side.{owner}.{name}"] = torch.from_numpy(self.shown(owner, name, size).astype(kind, copy=False))
+        return found
+
+    @property
+    def _sequences(self) -> list[str]:
+        return [sequence.name for sequence in self.schema.sequences]
