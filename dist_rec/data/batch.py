@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Multistreamable
@@ -42,7 +44,7 @@ class Feedback:
 
     - `lengths` of the F twins, their E events twin after twin, oldest first; `inverse`, `side` and `age` of the events
       as in `JaggedEvents`. `inverse` is None where they have no ids, `age` are seconds from the request to the event
-    - `twins` of the B requests; `twin` (F,) int64 the candidate of each
+    - `twins` of the B requests; `twin` (F,) int64 the candidate of each, on the device and on the host
     - `distilled` (F, T) bool: the labels that the teacher teaches; `per_rank` (T,) float32: mean number per rank
     """
 
@@ -52,6 +54,7 @@ class Feedback:
     age: Tensor | None
     twins: Lengths
     twin: Tensor
+    twin_host: NDArray[np.int32]
     distilled: Tensor
     per_rank: Tensor
 
@@ -73,8 +76,8 @@ class SequenceBatch(Multistreamable):
     - `chosen` (C,) bool, in evaluation with a filter: the candidates that it does not keep, for metrics
     - `grouping_key` (B,) int64, of grouped metrics
     - `candidates_per_rank` () float32: mean of the candidates with a loss per rank in this step; (T,) where labels take
-      time, those of each task. The loss is divided by it: the mean of the ranks' gradients is then the gradient of the mean over all candidates, also if they are spread
-      unevenly
+      time, those of each task. The loss is divided by it: the mean of the ranks' gradients is then the gradient of the
+      mean over all candidates, also if they are spread unevenly
     """
 
     unique: KeyedJaggedTensor

@@ -89,9 +89,7 @@ def collate(
         bits=tokens.bits,
         counts=tokens.counts,
         side={of.name: tuple(of.side) for of in schema.sequences} | {CANDIDATE: tuple(schema.candidate.side)},
-        feedback=None
-        if feedback is None
-        else tuple(schema.candidate.feedback.side if schema.candidate.feedback else ()),
+        feedback=None if feedback is None else feedback.side,
         plain_bytes=sum(of.plain_bytes for of in every)
         + 12 * len(context) * len(left.some)
         + sum(tensor.nbytes for tensor in came.values()),

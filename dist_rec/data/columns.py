@@ -21,7 +21,8 @@ CONTEXT = "context"
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `owner` is "request" (one value per row), a sequence name, "candidate" or "feedback" (a list per row)."""
+    """One column: `owner` is "request" (one value per row), or a sequence, "candidate" or "feedback" (a list per
+    row)."""
 
     name: str
     owner: str

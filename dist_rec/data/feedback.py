@@ -46,7 +46,7 @@ def feedback_columns(reading: Reading, labels: Labels, targets: Targets) -> Owne
     ids = [values[chosen] for values in reading.ids(FEEDBACK, feedback)]
     # As KeyedJaggedTensors of the candidates, as for the events of a sequence.
     plain_bytes = len(feedback.columns) * (8 * len(chosen) + 4 * len(there))
-    return OwnerColumns(ids, tensors, plain_bytes)
+    return OwnerColumns(ids, tensors, plain_bytes, tuple(feedback.side))
 
 
 def no_feedback(schema: Schema) -> list[NDArray]:
@@ -72,8 +72,9 @@ def _candidates_of(reading: Reading) -> Ints:
 
 
 def _chosen(reading: Reading, feedback: FeedbackSchema, there: NDArray[np.bool_], now: int | None) -> tuple[Ints, Ints]:
-    """Which feedback events, among those a filter leaves, are read, and the candidate of each: the first `most` of every
-    candidate that is `there` (C,), known by `now`."""
+    """Which feedback events, among those a filter leaves, are read, and the candidate of each.
+
+    They are the first `most` of every candidate that is `there` (C,), known by `now`."""
     counts = reading.left.some.lists(f"{CANDIDATE}.feedback_events").values.astype(np.int64)
     # Candidates are counted as the file has them, then as a filter leaves them.
     of_file, left = np.repeat(np.arange(len(counts)), counts), reading.left.kept.get(CANDIDATE)

@@ -110,6 +110,7 @@ class HostBatch(UniqueTokens):
             age=tensors.get(f"age.{FEEDBACK}"),
             twins=self._lengths("twins", tensors),
             twin=tensors["twin"].long(),
+            twin_host=self.tensors["twin"].numpy().copy(),
             distilled=tensors["distilled"],
             per_rank=tensors["distilled_per_rank"],
         )

@@ -18,11 +18,13 @@ from dist_rec.data.schema import CandidateSchema, FeedbackSchema, Schema, Sequen
 
 @dataclass(frozen=True)
 class OwnerColumns:
-    """One sequence, the candidates or their feedback, of B requests: ids (N,) per field, and other tensors by name."""
+    """One sequence, the candidates or their feedback, of B requests: ids (N,) per field, other tensors
+    by name, and the names of its side values."""
 
     ids: list[NDArray]
     tensors: dict[str, Tensor]
     plain_bytes: int
+    side: tuple[str, ...]
 
     def numbers(self, name: str) -> NDArray | None:
         """One of the tensors, or None if there is no such one."""
@@ -83,7 +85,7 @@ class Reading:
             position = kept.slots.position.astype(np.int16) if narrow else kept.slots.position
             tensors[f"slot.{owner}"] = torch.from_numpy(position)
             tensors[f"slots.{owner}"] = torch.from_numpy(kept.slots.lengths)
-        return OwnerColumns(self.ids(owner, declared), tensors, plain_bytes)
+        return OwnerColumns(self.ids(owner, declared), tensors, plain_bytes, tuple(declared.side))
 
     def ids(self, owner: str, declared: SequenceSchema | CandidateSchema | FeedbackSchema) -> list[NDArray]:
         """(N,) per field."""

@@ -25,6 +25,7 @@ class LateFusion(SequenceModel):
         recompute = "mixer" in config.recompute
         self.mixer = None if tokens is None else RankMixer(config.section("rankmixer"), self.widths, tokens, recompute)
         self.width = sum(self.widths)
+        self.feedback_width = next(iter(self.summaries.values())).feedback_width
         if self.mixer is not None:
             self.width = mixed_width(self.mixer.num_tokens, self.mixer.width, self.head_inputs, 0)
 

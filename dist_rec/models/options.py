@@ -18,12 +18,14 @@ class ModelOptions(Strict):
 
     - `PARTS`: names for `model.recompute`, beside "tokens"
     - `OUTPUTS`: what the model gives the head, as named in `model.head.inputs`
+    - `READS_FEEDBACK`: whether twins of candidates can attend to feedback tokens
     - `MIXES`: whether the model mixes all tokens by itself, so that no `model.interaction` follows
     """
 
     PARTS: ClassVar[tuple[str, ...]] = ()
     OUTPUTS: ClassVar[tuple[str, ...]] = ("globals", "sequence_mean")
     MIXES: ClassVar[bool] = False
+    READS_FEEDBACK: ClassVar[bool] = False
 
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout on token embeddings.")
 

@@ -34,10 +34,12 @@ class ModelInputs:
 
 
 class Model(nn.Module):
-    """Base of all models. `Config` has the options of the model; `width` is the width of what it gives the head."""
+    """Base of all models. `Config` has the options of the model; `width` is the width of what it gives the head, and
+    `feedback_width` that of the feedback tokens that it lets twins attend to, where its options say READS_FEEDBACK."""
 
     Config: ClassVar[type[Strict]] = ModelOptions
     width: int
+    feedback_width: int = 0
 
     def part_of(self, parameter: str) -> str:
         """The part that a parameter is counted with, by its name in this module."""

@@ -40,6 +40,7 @@ class HyFormerConfig(ModelOptions):
     PARTS: ClassVar[tuple[str, ...]] = ("encoders", "decoders", "mixer")
     OUTPUTS: ClassVar[tuple[str, ...]] = MIXED
     MIXES: ClassVar[bool] = True
+    READS_FEEDBACK: ClassVar[bool] = True
 
     layers: Size = Field(default=2, ge=1, description="Layers of encoding, query decoding and query boosting.")
     heads: Size = Field(default=4, ge=1, description="Attention heads of encoders and decoders.")

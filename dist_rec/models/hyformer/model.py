@@ -47,6 +47,7 @@ class HyFormer(SequenceModel):
         self.norm = LayerNorm(width)
         self.head_inputs = hyformer.head_inputs(config)
         self.width = mixed_width(self.num_tokens, width, self.head_inputs, self.num_queries)
+        self.feedback_width = width
 
     def forward(self, sequences: SequenceInputs, view: CandidateView) -> list[Tensor]:
         return mixed_outputs(self.mixed(sequences, view), self.head_inputs, self.num_queries)

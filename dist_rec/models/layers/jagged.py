@@ -17,6 +17,29 @@ from dist_rec.models.layers.placed_rows import placed_rows
 
 
 @dataclass(frozen=True)
+class Twins:
+    """The candidates of a view that also see feedback; they come after the others of their request.
+
+    - `place` (F,) int64 of each among all candidates of the view, `counts` of the B requests
+    - `tokens` (F, n, W): keys that only the twin itself attends to
+    """
+
+    place: Tensor
+    counts: Lengths
+    tokens: Tensor
+
+    @property
+    def rows(self) -> Tensor:
+        """(F * n, W)"""
+        return self.tokens.flatten(0, 1)
+
+    @property
+    def per_twin(self) -> int:
+        """n"""
+        return self.tokens.shape[1]
+
+
+@dataclass(frozen=True)
 class CandidateView:
     """What a sequence encoder may know about the candidates of a batch, besides the events.
 
@@ -25,6 +48,7 @@ class CandidateView:
     - `counts`: candidates of the B requests
     - `prefix_len`: how many of the oldest events each of the C candidates attends to, or None for all
     - `prefix_slots`: how many of the oldest slots, where it differs: a filter leaves some empty
+    - `twins`: which of the candidates see feedback, in training with a teacher
     """
 
     features: Tensor
@@ -32,6 +56,7 @@ class CandidateView:
     counts: Lengths
     prefix_len: Lengths | None
     prefix_slots: Lengths | None = None
+    twins: Twins | None = None
 
     @property
     def request(self) -> Tensor:

@@ -18,6 +18,7 @@ class LongerConfig(ModelOptions):
     """Defaults follow the paper's published main model, scaled to a small machine where the paper is silent."""
 
     PARTS: ClassVar[tuple[str, ...]] = ("inner", "cross", "self")
+    READS_FEEDBACK: ClassVar[bool] = True
 
     merge: Size = Field(default=4, ge=1, description="K: adjacent events merged into one token; merged width is K * d.")
     inner_trans: bool = Field(default=True, description="A transformer block inside each merged group (InnerTrans).")

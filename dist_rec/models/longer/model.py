@@ -19,6 +19,7 @@ from dist_rec.models.longer.config import LongerConfig
 from dist_rec.models.longer.cost import LongerShape, longer_flops
 from dist_rec.models.longer.global_tokens import GlobalTokens
 from dist_rec.models.longer.inner_trans import InnerTrans
+from dist_rec.models.longer.key_rows import KeyRows
 from dist_rec.models.longer.merge import merged_places
 from dist_rec.models.longer.query_rows import select_queries
 from dist_rec.models.protocol import ModelInputs, SequenceSummary
@@ -47,7 +48,7 @@ class Longer(SequenceSummary):
         self.layers = nn.ModuleList(CrossCausalBlock(*block) for _ in range(longer.self_layers))
         self.norm = LayerNorm(width)
         self.width = width * (len(longer.globals) * self.with_globals + self.sequence_mean)
-        self.token_width = d
+        self.token_width, self.feedback_width = d, width
 
     def forward(self, tokens: Tensor, lengths: Lengths, view: CandidateView) -> Tensor:
         """tokens (N, d); lengths: events of the requests."""
@@ -66,40 +67,48 @@ class Longer(SequenceSummary):
         selected = select_queries(self.config, merged_lengths)
         q_lengths = selected.lengths
 
-        keys, rows = GroupLayout.of(merged_lengths, view.counts, m), GroupLayout.of(q_lengths, view.counts, m)
+        keys, rows = KeyRows.of(merged_lengths, view, m), GroupLayout.of(q_lengths, view.counts, m)
         key_rotary = row_rotary = None
         if self.config.rotary:
-            key_rotary = self._rotary(keys, merged_lengths.slot, merged_lengths, view)
-            row_rotary = self._rotary(rows, selected.slot, merged_lengths, view)
-        # The newest rows need no positions: they are the last ones before the groups.
+            key_rotary = self._rotary(keys.layout, merged_lengths.slot, merged_lengths, view, keys.group_size)
+            row_rotary = self._rotary(rows, selected.slot, merged_lengths, view, m)
+        # The newest rows need no positions, nor do groups without feedback: they are the last rows of a request.
         q_positions = None
-        if self.config.queries != "recent":
-            group_position = view.counts.times(m).counted_from(merged_lengths.tensor)
-            q_positions = rows.join(selected.position[:, None], group_position[:, None])[:, 0]
+        if self.config.queries != "recent" or view.twins is not None:
+            q_positions = rows.join(selected.position[:, None], keys.group_position[:, None])[:, 0]
 
         # One candidate per request that attends to everything: then the plain causal mask suffices, without
         # num_candidates.
-        counts = None if view.counts.longest <= 1 and view.prefix_len is None else view.counts.tensor
+        plain = view.counts.longest <= 1 and view.prefix_len is None and view.twins is None
+        counts = None if plain else view.counts.tensor
         prefix_len = None if view.prefix_len is None else view.prefix_len.tensor
         # With k = 0 every event is a query row, and no bound is the same for all batches.
         max_q_len = self.config.k + m * view.counts.longest if self.config.k else None
 
-        def attention_rows(layout: GroupLayout, rotary: Tensor | None, positions: Tensor | None) -> AttentionRows:
-            mask = Mask(num_candidates=counts, group_size=m, prefix_len=prefix_len, q_positions=positions)
+        def attention_rows(
+            layout: GroupLayout, group_size: int, rotary: Tensor | None, positions: Tensor | None
+        ) -> AttentionRows:
+            mask = Mask(num_candidates=counts, group_size=group_size, prefix_len=prefix_len, q_positions=positions)
             return AttentionRows(rows.lengths.offsets, layout.lengths.offsets, mask, max_q_len, row_rotary, rotary)
 
-        if self.learned is None:
+        if self.learned is None and view.twins is None:
             placings = [
-                Placing(keys.event_index, selected.index, rows.event_index),
+                Placing(keys.layout.event_index, selected.index, rows.event_index),
                 Placing(keys.group_index, None, rows.group_index),
             ]
-            everything, state = placed_twice([merged, groups], placings, (keys.lengths.total, rows.lengths.total))
+            totals = (keys.layout.lengths.total, rows.lengths.total)
+            everything, state = placed_twice([merged, groups], placings, totals)
         else:
-            learned = self.learned.to(groups.dtype).repeat(len(lengths), 1)
-            everything, state = keys.join(merged, groups), rows.join(learned, groups)
-        state = self._run("cross", self.cross, state, everything, attention_rows(keys, key_rotary, q_positions))
+            querying = (
+                picked_rows(merged, selected.index)
+                if self.learned is None
+                else self.learned.to(groups.dtype).repeat(len(lengths), 1)
+            )
+            everything, state = keys.join(merged, groups, view.twins), rows.join(querying, groups)
+        cross = attention_rows(keys.layout, keys.group_size, key_rotary, q_positions)
+        state = self._run("cross", self.cross, state, everything, cross)
         for layer in self.layers:
-            state = self._run("self", layer, state, state, attention_rows(rows, row_rotary, None))
+            state = self._run("self", layer, state, state, attention_rows(rows, m, row_rotary, None))
         return picked_rows(state, rows.event_index), picked_rows(state, rows.group_index), q_lengths
 
     def merge(self, tokens: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
@@ -117,10 +126,12 @@ class Longer(SequenceSummary):
             grouped = self._run("inner", self.inner, grouped, real.view(num_merged, K))
         return grouped.flatten(1), merged_lengths
 
-    def _rotary(self, layout: GroupLayout, position: Tensor, merged_lengths: Lengths, view: CandidateView) -> Tensor:
+    def _rotary(
+        self, layout: GroupLayout, position: Tensor, merged_lengths: Lengths, view: CandidateView, group_size: int
+    ) -> Tensor:
         """Positions for rotary embeddings: an event's own, and for a group the first position its candidate does not
         see."""
-        groups = view.end(merged_lengths.places).tensor.repeat_interleave(len(self.config.globals))
+        groups = view.end(merged_lengths.places).tensor.repeat_interleave(group_size)
         return layout.join(position.float()[:, None], groups.float()[:, None])[:, 0]
 
     def _run(self, part: str, module: nn.Module, *inputs: Tensor | AttentionRows) -> Tensor:

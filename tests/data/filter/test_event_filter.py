@@ -173,9 +173,8 @@ def test_what_a_candidate_sees_is_counted_among_what_is_left(action: str) -> Non
 def test_a_batch_in_which_nothing_is_left() -> None:
     """It is an empty one, as a rank without data has it; the training loop makes no difference."""
     got = _filtered(make_rows(5), filter_by_item(HIDDEN, all_items("hide", range(50))))
-    assert got.num_requests == got.num_events == got.per_rank["candidates_per_rank"][0] == 0 and not len(
-        got.ids_of("context.user")
-    )
+    assert got.num_requests == got.num_events == got.per_rank["candidates_per_rank"][0] == 0
+    assert not len(got.ids_of("context.user"))
     empty = empty_batch(HIDDEN, filter_by_item(HIDDEN, {}))
     assert empty.num_requests == empty.per_rank["candidates_per_rank"][0] == sum(empty.filtered.values()) == 0
 
