@@ -224,30 +224,40 @@ def score(
 def synth(
     out: Out,
     kind: Annotated[
-        Literal["history", "three"],
+        Literal["history", "three", "delayed"],
         typer.Option(
-            help="history: one long sequence, one label. three: three sequences that must be crossed, two labels."
+            help="history: one long sequence, one label. three: three sequences that must be crossed, two labels. "
+            "delayed: a label that arrives late, and feedback that tells of it early."
         ),
     ] = "history",
-    requests: Annotated[int | None, typer.Option(help="Requests over all splits, 40,000 by default.")] = None,
-    candidates: Annotated[int | None, typer.Option(help="Candidates per request, 4 by default.")] = None,
+    requests: Annotated[
+        int | None, typer.Option(help="Requests over all splits: 40,000 by default, three 120,000, delayed 60,000.")
+    ] = None,
+    candidates: Annotated[int | None, typer.Option(help="Candidates per request: 4 by default, three 2.")] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="Longest history, in events: 1,000 by default, of the kind three 300 clicks.")
+        int | None,
+        typer.Option(help="Longest history, in events: 1,000 by default, three 300 clicks, delayed 60."),
     ] = None,
     categories: Annotated[
-        int | None, typer.Option(help="Categories of items, 16 by default; kind history only.")
+        int | None, typer.Option(help="Categories of items: 16 by default, delayed 12; not of the kind three.")
     ] = None,
     forget_share: Annotated[
         float | None,
         typer.Option(help="Mean share of events of a domain that a run may be asked to forget; kind history only."),
     ] = None,
-    topics: Annotated[int | None, typer.Option(help="Topics of clicks, 24 by default; kind three only.")] = None,
+    topics: Annotated[int | None, typer.Option(help="Topics of clicks, 12 by default; kind three only.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, any option of the kind, such as noise=1 of delayed.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Make data with a planted truth, whose best reachable AUC is known."""
     from dist_rec.common.log import setup_logging
     from dist_rec.common.strict import check
+    from dist_rec.common.yaml_file import apply_override
+    from dist_rec.data.synthetic.about import about
+    from dist_rec.data.synthetic.delayed import DelayedConfig, synthesize_delayed
     from dist_rec.data.synthetic.history import SynthConfig, synthesize
     from dist_rec.data.synthetic.three import ThreeConfig, synthesize_three
 
@@ -256,35 +266,17 @@ def synth(
     said = {"requests": requests, "candidates": candidates, "max_length": max_length, "seed": seed}
     said |= {"categories": categories, "topics": topics, "forget_share": forget_share}
     options = {name: value for name, value in said.items() if value is not None}
+    for setting in settings or []:
+        apply_override(options, setting)
     where = f"dist-rec data synth --kind {kind}"
     if kind == "three":
         stats = synthesize_three(out, check(ThreeConfig, options, where), force=force)
+    elif kind == "delayed":
+        stats = synthesize_delayed(out, check(DelayedConfig, options, where), force=force)
     else:
         stats = synthesize(out, check(SynthConfig, options, where), force=force)
-    for line in _about(out, kind, stats):
+    for line in about(out, kind, stats):
         typer.echo(line)
-
-
-def _about(out: Path, kind: str, stats: dict[str, Any]) -> list[str]:
-    """What `synth` has made, for its user."""
-    test = stats["test"]
-    lines = [f"{out}: " + ", ".join(f"{name} {split['rows']} requests" for name, split in stats.items())]
-    if kind == "history":
-        lines.append(f"duplicate tokens in a batch of 64 requests: {test['duplicate_share']:.0%}")
-        lines.append(f"test AUC: best reachable {test['best_auc']:.4f}, popularity {test['popularity_auc']:.4f}")
-        if "forget_share" in test:
-            best = {domain: test[f"best_auc_{domain}"] for domain in ("forget", "retain")}
-            told = ", ".join(f"{domain} {value:.4f}" for domain, value in best.items())
-            lines.append(
-                f"{test['forget_share']:.0%} of the events are of the forget domain; best reachable AUC: {told}"
-            )
-        return lines
-    for task, best in test["best_auc"].items():
-        crossing = test["no_interaction_auc"].get(task)
-        without = "" if crossing is None else f", without crossing sequences {crossing:.4f}"
-        popularity = test["popularity_auc"][task]
-        lines.append(f"test AUC of {task}: best reachable {best:.4f}, popularity {popularity:.4f}{without}")
-    return lines
 
 
 @data_app.command("import")

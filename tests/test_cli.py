@@ -97,6 +97,15 @@ def test_synth_of_three_sequences(tmp_path: Path, dist_rec: DistRec) -> None:
     ] == 8
 
 
+def test_synth_of_a_delayed_label(tmp_path: Path, dist_rec: DistRec) -> None:
+    command = ("data", "synth", tmp_path / "d", "--kind", "delayed", "--requests", "1000", "--categories", "6")
+    said = dist_rec(*command, "--set", "horizon_days=3")
+    assert said.code == 0, said.err
+    assert "best reachable 0." in said.out and "with feedback 0." in said.out
+    schema = load_schema(tmp_path / "d")
+    assert schema.candidate.delayed["convert"].horizon == 3 * 86_400 and schema.tables["category"] == 6
+
+
 def test_synth_keeps_what_it_did_not_make(tmp_path: Path, dist_rec: DistRec) -> None:
     mine = tmp_path / "logs" / "mine.parquet"
     mine.parent.mkdir()
@@ -221,6 +230,10 @@ def test_a_wrong_key_is_answered_with_the_nearest_right_one(recipe: Path) -> Non
         (
             ["data", "synth", "{recipe}-data", "--kind", "three", "--categories", "8"],
             "--kind three:\n  categories: unknown key",
+        ),
+        (
+            ["data", "synth", "{recipe}-data", "--kind", "delayed", "--set", "nois=1"],
+            "--kind delayed:\n  nois: unknown key; did you mean 'noise'?",
         ),
         (["data", "import", "assist", "nowhere", "out"], "expected assist2009_pid_test1.csv or statics_test1.csv"),
         (["data", "import", "movielens", "nowhere", "out"], "nowhere"),
