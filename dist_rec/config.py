@@ -15,6 +15,7 @@ from dist_rec.common.ngram import NgramSpec
 from dist_rec.common.strict import Folder, Seed, Size, Strict, check, check_distinct
 from dist_rec.common.yaml_file import apply_override, read_yaml
 from dist_rec.data.filter.config import FilterConfig
+from dist_rec.distill.config import DistillConfig
 from dist_rec.models.config import ModelConfig
 from dist_rec.registry import FUSED_OPTIMIZERS, METRICS, OPTIMIZERS, READERS, Part
 
@@ -71,6 +72,12 @@ class DataConfig(Strict):
     )
     leave_out: list[str] = Field(
         default=[], description="Context fields of the schema that this run does not use, such as a raw user id."
+    )
+    observed_at: int | None = Field(
+        default=None,
+        ge=0,
+        description="The moment of training in seconds: of labels that take time, of feedback and of requests, training "
+        "knows what was known then. null: it is later than everything.",
     )
     filter: FilterConfig | None = Field(
         default=None, description="Which events and candidates are not trained on or not seen; null: none."
@@ -304,6 +311,9 @@ class Config(Strict):
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     run: RunConfig = RunConfig()
+    distill: DistillConfig | None = Field(
+        default=None, description="A teacher that sees feedback and teaches the model that does not; null: none."
+    )
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:

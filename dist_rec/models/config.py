@@ -18,6 +18,7 @@ from dist_rec.common.strict import Size, Strict, Width
 from dist_rec.registry import LOSSES, MODEL_SECTIONS, MODELS, Part, model_section
 
 Precision = Literal["auto", "fp32", "bf16"]
+Immature = Literal["leave_out", "fake_negative_weighting", "delayed_feedback_model"]
 
 
 class TokenConfig(Strict):
@@ -64,6 +65,12 @@ class HeadConfig(Strict):
     loss: Annotated[Part, AfterValidator(LOSSES.known)] = Field(
         default=Part(name="binary_cross_entropy"),
         description="Of one task: binary_cross_entropy, or a Loss of one's own.",
+    )
+    immature: Immature = Field(
+        default="leave_out",
+        description="Labels that are not final when they are trained on: leave_out; fake_negative_weighting, which "
+        "takes those without a 1 for negatives and weighs them; or delayed_feedback_model, which also learns how long "
+        "a 1 takes. The latter two need data.observed_at and labels with a horizon.",
     )
     task_weights: dict[str, Annotated[float, Field(ge=0.0)]] = Field(
         default={}, description="Weight of each task's loss, 1 where not named."

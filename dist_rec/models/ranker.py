@@ -8,18 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from dist_rec.data.batch import SequenceBatch
+from dist_rec.data.later import FEEDBACK
 from dist_rec.data.schema import Schema
 from dist_rec.kernels.gather_pool import expand
 from dist_rec.models.config import ModelConfig, Precision
 from dist_rec.models.features import FeatureColumns
 from dist_rec.models.late_fusion import LateFusion
 from dist_rec.models.layers.event_ngrams import EventNgrams, NgramField
+from dist_rec.models.layers.delay import num_rates
+from dist_rec.models.layers.feedback import FeedbackEncoder
 from dist_rec.models.layers.half_weights import HalfWeights
 from dist_rec.models.layers.heads import Head
 from dist_rec.models.layers.jagged import CandidateView, SequenceInputs
 from dist_rec.models.layers.recompute import run
 from dist_rec.models.layers.sequence_pool import SequencePool
 from dist_rec.models.layers.tokens import BucketTerm, EventTokens
+from dist_rec.models.layers.twins import twins_alone, with_twins
 from dist_rec.models.options import ModelOptions
 from dist_rec.models.protocol import Model, ModelInputs, SequenceModel, SequenceSummary
 from dist_rec.registry import MODELS
@@ -29,7 +33,9 @@ class Ranker(nn.Module):
     """Event tokens of every sequence, what the model makes of them for every candidate (`body`), and the head.
 
     `table_dims` gives the width of the rows of each table. Forward: rows by feature set (U, D_set) and the batch ->
-    logits (C, T)."""
+    scores (C, T + R): a logit for each task, then what a correction of delay asks for each of the R tasks with a
+    horizon. A batch with feedback has the scores of the F twins after them, (C + F, T + R), or with `twins_only` no
+    others."""
 
     def __init__(self, schema: Schema, config: ModelConfig, table_dims: dict[str, int]) -> None:
         super().__init__()
@@ -65,14 +71,27 @@ class Ranker(nn.Module):
         self.head_inputs = self.options.head_inputs(config)
         self.head_width = self.body.width + inputs.candidate_dim * ("candidate" in self.head_inputs)
         self.head_width += context_dim * ("context" in self.head_inputs)
-        self.head = Head(config.head, self.head_width, len(schema.candidate.labels))
+        self.head = Head(config.head, self.head_width, len(schema.candidate.labels) + num_rates(schema, config.head))
+        self.feedback = self._feedback_encoder(table_dims)
         self.apply(_start_small)
         self._weights = {name: HalfWeights(part) for name, part in (("layers", self.body), ("head", self.head))}
         self._ngram_weights = {name: HalfWeights(part) for name, part in ngrams.items()}
         self._token_weights = {name: HalfWeights(part) for name, part in self.tokens.items()}
 
-    def forward(self, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor:
-        view = self.candidates(rows, batch)
+    def forward(self, rows: dict[str, Tensor], batch: SequenceBatch, *, twins_only: bool = False) -> Tensor:
+        view, layout = self.candidates(rows, batch), None
+        if self.feedback is not None and batch.feedback is not None:
+            with self._cast("tokens", batch.grouping_key.device):
+                tokens = self.feedback(rows.get(self.feedback_set or ""), batch.feedback)
+            if twins_only:
+                view = twins_alone(view, batch.feedback, tokens)
+            else:
+                view, layout = with_twins(view, batch.feedback, tokens)
+        scores = self._scores(rows, batch, view)
+        return scores if layout is None else layout.apart(scores)
+
+    def _scores(self, rows: dict[str, Tensor], batch: SequenceBatch, view: CandidateView) -> Tensor:
+        """Of every candidate of the view, in its order."""
         sequences = self.sequences(rows, batch, view)
         with self._cast("layers", batch.grouping_key.device, self._weights["layers"]):
             features = self.body(sequences, view)
@@ -82,6 +101,16 @@ class Ranker(nn.Module):
             features.append(view.of_request(view.context))
         with self._cast("head", batch.grouping_key.device, self._weights["head"]):
             return self.head(torch.cat([part.float() for part in features], dim=1))
+
+    def _feedback_encoder(self, table_dims: dict[str, int]) -> FeedbackEncoder | None:
+        feedback, layout = self.schema.candidate.feedback, self.schema.layout
+        self.feedback_set = layout.owners[FEEDBACK].name if FEEDBACK in layout.owners else None
+        if feedback is None:
+            return None
+        keys = () if self.feedback_set is None else layout.owners[FEEDBACK].keys
+        row_dim = sum(table_dims[layout.tables[key]] for key in keys)
+        side, width = self.schema.side_values(feedback), self.body.feedback_width
+        return FeedbackEncoder(self.config.tokens, feedback, row_dim, side, width)
 
     def candidates(self, rows: dict[str, Tensor], batch: SequenceBatch) -> CandidateView:
         parts = [expand(rows[self.candidate_set], batch.candidates.inverse)]
@@ -121,11 +150,11 @@ class Ranker(nn.Module):
         return SequenceInputs({name: t if half else t.float() for name, t in tokens.items()}, lengths, pools)
 
     @contextmanager
-    def _cast(self, part: str, device: torch.device, weights: HalfWeights) -> Iterator[None]:
+    def _cast(self, part: str, device: torch.device, weights: HalfWeights | None = None) -> Iterator[None]:
         half = self._is_half(part, device)
         with (
             torch.autocast(device.type, dtype=torch.bfloat16, enabled=half),
-            weights.used(torch.bfloat16) if half else nullcontext(),
+            weights.used(torch.bfloat16) if half and weights is not None else nullcontext(),
         ):
             yield
 

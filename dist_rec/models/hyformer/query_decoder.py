@@ -32,12 +32,13 @@ class QueryDecoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor, events: Encoded, view: CandidateView) -> Tensor:
-        n, end = queries.shape[1], view.end(events.end).tensor
+        n = queries.shape[1]
+        end = view.end(events.end).tensor if self.rotary or view.twins is not None else None
         keys = _keys(events, view, n, end)
         normed = self.norm_events(keys.rows)
         q = self.query(self.norm_query(queries).flatten(0, 1)).unflatten(-1, (self.heads, -1))
         k, v = keys_and_values(normed, self.key, self.value).unflatten(-1, (2 * self.heads, -1)), None
-        if self.rotary:
+        if self.rotary and end is not None:
             k, v = k.chunk(2, dim=1)
             q, k = rotate(q, end.repeat_interleave(n)), rotate(k, keys.position)
         attended = cross_causal_attention(
@@ -62,14 +63,14 @@ class _Keys:
     mask: Mask
 
 
-def _keys(events: Encoded, view: CandidateView, n: int, end: Tensor) -> _Keys:
-    """Of candidates with `n` queries each; `end` (C,): the first place that each does not see."""
+def _keys(events: Encoded, view: CandidateView, n: int, end: Tensor | None) -> _Keys:
+    """Of candidates with `n` queries each; `end` (C,): the first place that each does not see, for twins."""
     twins = view.twins
     if twins is None and view.prefix_len is None:
         return _Keys(events.rows, events.lengths, events.position, Mask(causal=False))
     # A query has the position of the last key that its candidate sees.
     last = view.visible(events.lengths).tensor - 1
-    if twins is None:
+    if twins is None or end is None:
         mask = Mask(q_positions=last.repeat_interleave(n))
         return _Keys(events.rows, events.lengths, events.position, mask)
     size = twins.per_twin
