@@ -63,6 +63,9 @@ RULES = {
         ),
         others=("torch", "torchrec", "fbgemm_gpu"),
     ),
+    "dist_rec.distill": Rule(
+        project=("dist_rec.common", "dist_rec.config", "dist_rec.data", "dist_rec.kernels"), others=("torch",)
+    ),
     "dist_rec.models": Rule(
         project=(
             *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.kernels"),
