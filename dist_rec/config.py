@@ -76,8 +76,8 @@ class DataConfig(Strict):
     observed_at: int | None = Field(
         default=None,
         ge=0,
-        description="The moment of training in seconds: of labels that take time, of feedback and of requests, training "
-        "knows what was known then. null: it is later than everything.",
+        description="The moment of training in seconds: of labels that take time, of feedback and of requests, "
+        "training knows what was known then. null: it is later than everything.",
     )
     filter: FilterConfig | None = Field(
         default=None, description="Which events and candidates are not trained on or not seen; null: none."

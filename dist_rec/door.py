@@ -11,6 +11,7 @@ from dist_rec.data.filter.event_filter import make_filter
 from dist_rec.data.reader import RequestReader, check_max_length
 from dist_rec.data.row_reader import check_splits
 from dist_rec.data.schema import Schema
+from dist_rec.distill.check import check_later
 from dist_rec.embedding.optimizers import fused_optimizer
 from dist_rec.embedding.tables import check_tables, table_dims
 from dist_rec.models.check import check_model
@@ -57,6 +58,7 @@ def _problems(config: Config, resume: Path | None) -> Iterator[ConfigError | Dat
 
 def _problems_with_schema(config: Config, schema: Schema, resume: Path | None) -> Iterator[ConfigError | DataError]:
     yield from _found(lambda: columns_of(schema))
+    yield from _found(lambda: check_later(config, schema))
     yield from _found(lambda: check_tables(schema, config.embedding))
     yield from _found(lambda: check_model(schema, config.model, table_dims(schema, config.embedding)))
     yield from _found(lambda: check_max_length(schema, config.data.max_length))

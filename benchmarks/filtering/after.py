@@ -116,7 +116,7 @@ def _losses(model: nn.Module, config: Config, split: str, ranks: Ranks) -> tuple
     losses, chosen = [], []
     for batch in evaluation_loader(config, dataset_schema(config), ranks, [split]):
         batch = batch.to(ranks.device)
-        _, (_, logits) = model(batch)
+        _, (_, logits, _) = model(batch)
         losses.append(nn.functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")[:, 0])
         chosen.append(batch.chosen)
     return torch.cat(losses).double().numpy(), torch.cat(chosen).numpy()

@@ -140,7 +140,7 @@ class Job:
         """Logits and labels (C, T) float32; on every rank at once."""
         self.dmp.eval()
         there = batch.to(self.start.ranks.device)
-        _, (_, logits) = self.dmp(there)
+        _, (_, logits, *_) = self.dmp(there)  # a plain model has no more to say
         self.dmp.train()
         return logits.float(), there.labels
 
@@ -158,7 +158,7 @@ def _model(row: Row, start: Start, config: Config) -> nn.Module:
         model, _ = plan_model(start.schema, config, start.ranks)
         if row.model == "factorised":
             ranker: Any = PlainRanker(start.schema, config, packed=True, factorised=True)
-            model = RankingModel(model.embedding, ranker, model.loss, model.task_weights)
+            model = RankingModel(model.embedding, ranker, model.objective)
     else:
         tables: nn.Module = plain_tables(start.schema, config)
         fuse_optimizer(tables, config.embedding, start.ranks.device)

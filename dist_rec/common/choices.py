@@ -1,4 +1,4 @@
-"""Choices that a recipe and the optimizer share, each written once. No torch."""
+"""Choices that a recipe shares with what it describes, each written once. No torch."""
 
 from typing import Any, Literal, get_args
 
@@ -6,6 +6,8 @@ DenseUpdate = Literal["sync", "delayed"]
 CorrectionKind = Literal["none", "extrapolate", "error_feedback"]
 HashWhere = Literal["auto", "host", "device"]
 Compress = Literal["none", "bf16"]
+TeacherKind = Literal["live", "frozen", "ema", "trust_region"]
+DistilledRows = Literal["all", "labelled", "immature"]
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:

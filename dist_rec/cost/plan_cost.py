@@ -45,7 +45,7 @@ def plan_cost(
     where = _machine(gpu, machine)
     clusters = [Cluster(where, network, count) for count in _counts(gpus) for network in _networks(nets, gpus_per_host)]
     member = members(config)[0].config
-    schema = dataset_schema(member)
+    schema = dataset_schema(member).with_feedback(None)  # a step without a teacher
     of = _requests(member, schema, requests)
     console = Console()
     console.print(render(count_parts(member, schema, of, where), of, clusters))

@@ -6,15 +6,13 @@ Shapes: B requests, C candidates, T tasks.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_rec.common.choices import DistilledRows
 from dist_rec.data.columns import CANDIDATE
 from dist_rec.data.reading import Reading
-
-Rows = Literal["all", "labelled", "immature"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Targets:
 
     now: int | None = None
     corrected: bool = False
-    distilled: Rows = "all"
+    distilled: DistilledRows = "all"
 
 
 @dataclass(frozen=True)

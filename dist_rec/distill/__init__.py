@@ -1,10 +1,28 @@
-"""Self-distillation: a model learns from what it says itself when it is shown more, such as events or labels that come
-later. The divergences from teacher to student, and the weights that the teacher has. For jobs of one's own too: torch
-only.
+"""Self-distillation: a model learns from what it says itself when it is shown more, such as events that come later. For
+jobs of one's own, torch only: the divergences from teacher to student, and the weights that a teacher has.
 
-SDPO: Reinforcement Learning via Self-Distillation, https://arxiv.org/abs/2601.20802."""
+SDPO: Reinforcement Learning via Self-Distillation, https://arxiv.org/abs/2601.20802.
 
-from dist_rec.distill.divergence import distill_bernoulli, distill_topk
-from dist_rec.distill.self_teacher import SelfTeacher
+Names come when they are used: a recipe reads a part of this package without torch."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dist_rec.distill.divergence import distill_bernoulli as distill_bernoulli
+    from dist_rec.distill.divergence import distill_topk as distill_topk
+    from dist_rec.distill.self_teacher import SelfTeacher as SelfTeacher
+
+_HOMES = {
+    "SelfTeacher": "dist_rec.distill.self_teacher",
+    "distill_bernoulli": "dist_rec.distill.divergence",
+    "distill_topk": "dist_rec.distill.divergence",
+}
 __all__ = ["SelfTeacher", "distill_bernoulli", "distill_topk"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dist_rec.distill' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

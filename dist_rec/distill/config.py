@@ -1,9 +1,10 @@
 """The `distill` section of a recipe: a teacher that has seen what came later, of the same weights. No torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from dist_rec.common.choices import DistilledRows, TeacherKind
 from dist_rec.common.strict import Size, Strict
 
 
@@ -21,13 +22,16 @@ class DistillConfig(Strict):
         "feedback.",
     )
     warmup_updates: Size = Field(default=0, ge=0, description="Dense updates over which `weight` grows from 0.")
-    teacher: Literal["live", "frozen", "ema", "trust_region"] = Field(
+    teacher: TeacherKind = Field(
         default="live",
         description="Weights that teach: those of the step (live), those of one update (frozen), their moving average "
         "(ema), or frozen and live ones mixed (trust_region).",
     )
     teacher_rate: float = Field(
-        default=0.05, gt=0.0, le=1.0, description="Of ema, how much of the new weights; of trust_region, of the live ones."
+        default=0.05,
+        gt=0.0,
+        le=1.0,
+        description="Of ema, how much of the new weights; of trust_region, of the live ones.",
     )
     frozen_at: Size = Field(
         default=0, ge=0, description="Of frozen and trust_region: the dense update after which the copy is taken."
@@ -39,7 +43,7 @@ class DistillConfig(Strict):
         description="The divergence: 0 is forward KL, the only one that keeps probabilities calibrated; 0.5 is "
         "Jensen-Shannon, 1 reverse KL.",
     )
-    rows: Literal["all", "labelled", "immature"] = Field(
+    rows: DistilledRows = Field(
         default="all", description="Labels that are taught: all, those that are final, or those that are not yet."
     )
     tasks: dict[str, Annotated[float, Field(ge=0.0)]] = Field(

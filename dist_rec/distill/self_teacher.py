@@ -12,15 +12,14 @@ Source: SDPO, https://arxiv.org/abs/2601.20802, Table 4; its rates are 0.05 and 
 from collections.abc import Iterator
 from copy import deepcopy
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from dist_rec.common.choices import check_choice
+from dist_rec.common.choices import TeacherKind, check_choice
 
-TeacherKind = Literal["live", "frozen", "ema", "trust_region"]
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
 
 

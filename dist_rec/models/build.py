@@ -10,32 +10,27 @@ from dist_rec.data.schema import Schema
 from dist_rec.embedding.tables import table_dims
 from dist_rec.embedding.unique import TokenEmbedding
 from dist_rec.models.check import check_model
-from dist_rec.models.layers.loss import Loss, total_loss
+from dist_rec.models.objective import Objective
 from dist_rec.models.ranker import Ranker
-from dist_rec.registry import LOSSES
 
 
 class RankingModel(nn.Module):
-    """batch -> (loss (), (loss (), logits (C, T) float32), both detached): what the pipeline differentiates and
+    """batch -> (loss (), (loss (), logits (C, T) float32, signals), all detached): what the pipeline differentiates and
     returns.
 
     The lookup of unique ids is the first statement, so that `TrainPipelineSparseDist` can trace it and start the next
-    batch's all-to-all during this batch's compute; the ranker is one leaf to it. `task_weights` (T,) float32 weigh the
-    tasks' losses; they belong to the recipe, so no checkpoint holds them.
+    batch's all-to-all during this batch's compute; ranker and objective are leaves to it.
     """
 
-    task_weights: Tensor
-
-    def __init__(self, embedding: TokenEmbedding, ranker: Ranker, loss: Loss, task_weights: Tensor) -> None:
+    def __init__(self, embedding: TokenEmbedding, ranker: Ranker, objective: Objective) -> None:
         super().__init__()
-        self.embedding, self.ranker, self.loss = embedding, ranker, loss
-        self.register_buffer("task_weights", task_weights, persistent=False)
+        self.embedding, self.ranker, self.objective = embedding, ranker, objective
 
-    def forward(self, batch: SequenceBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, batch: SequenceBatch) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         rows = self.embedding(batch.unique)
-        logits = self.ranker(rows, batch)
-        loss = total_loss(self.loss, logits, batch.labels, batch.candidates_per_rank, self.task_weights)
-        return loss, (loss.detach(), logits.detach().float())
+        found = self.objective(self.ranker(rows, batch), rows, batch)
+        loss, logits, signals = found[0], found[1], found[2]  # unpacked so for the tracer
+        return loss, (loss.detach(), logits, signals)
 
 
 def build_model(schema: Schema, config: Config, device: torch.device) -> RankingModel:
@@ -46,10 +41,5 @@ def build_model(schema: Schema, config: Config, device: torch.device) -> Ranking
     dims = table_dims(schema, config.embedding)
     check_model(schema, config.model, dims)
     ranker = Ranker(schema, config.model, dims).to(device)
-    named = config.model.head.task_weights
-    weights = torch.tensor(
-        [named.get(task, 1.0) for task in schema.candidate.labels], dtype=torch.float32, device=device
-    )
-    return RankingModel(
-        TokenEmbedding(schema, config.embedding, device), ranker, LOSSES.make(config.model.head.loss), weights
-    )
+    embedding = TokenEmbedding(schema, config.embedding, device)
+    return RankingModel(embedding, ranker, Objective(schema, config, ranker, device))

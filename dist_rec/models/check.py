@@ -17,6 +17,11 @@ def check_model(schema: Schema, model: ModelConfig, table_dims: dict[str, int]) 
         raise ConfigError(f"model: {error}") from None
     check_split(model.non_sequential.split, FeatureColumns.of(schema, table_dims, model.tokens.side_dim).total)
     options.check_schema(model, schema)
+    if schema.candidate.feedback is not None and not options.READS_FEEDBACK:
+        raise ConfigError(
+            f"distill: {model.name} has no place for feedback of candidates; expected model.name: longer or hyformer, "
+            "or a model of one's own whose options say READS_FEEDBACK"
+        )
     if schema.candidate.visible_events and model.tokens.position == "recency":
         raise ConfigError(
             "model.tokens.position: candidates with their own `visible_events` have no common newest event; expected "

@@ -14,8 +14,8 @@ from dist_rec.kernels.gather_pool import expand
 from dist_rec.models.config import ModelConfig, Precision
 from dist_rec.models.features import FeatureColumns
 from dist_rec.models.late_fusion import LateFusion
-from dist_rec.models.layers.event_ngrams import EventNgrams, NgramField
 from dist_rec.models.layers.delay import num_rates
+from dist_rec.models.layers.event_ngrams import EventNgrams, NgramField
 from dist_rec.models.layers.feedback import FeedbackEncoder
 from dist_rec.models.layers.half_weights import HalfWeights
 from dist_rec.models.layers.heads import Head

@@ -9,6 +9,8 @@ from dist_rec.optim.dense import DenseOptimizers
 from dist_rec.optim.health import HealthMeter
 from dist_rec.optim.pending_reduce import total_norm
 
+UpdateHook = Callable[[Tensor | None], None]
+
 
 class DenseStep:
     """Updates the parameters of `dense`.
@@ -35,6 +37,7 @@ class DenseStep:
         self._dense, self.correction, self.health = dense, correction, health
         self.clip_norm, self.lr_factor, self._delayed_lr_factor = clip_norm, lr_factor, delayed_lr_factor
         self._base_lrs = [group["lr"] for group in dense.groups]
+        self.update_hooks: list[UpdateHook] = []  # called after every update with its `wanted`
 
     def add_group(self, index: int) -> None:
         """Call after a group was added to `dense`, with its index among all groups."""
@@ -69,6 +72,8 @@ class DenseStep:
         self._step(updates, wanted, delayed=delayed)
         self.correction.finish(delayed=delayed)
         self.health.after(updates)
+        for hook in self.update_hooks:
+            hook(wanted)
 
     def _step(self, updates: int, wanted: Tensor | None, *, delayed: bool) -> None:
         """Steps the optimizers at the present learning rates, and restores rates that a scheduler may have set."""

@@ -24,10 +24,10 @@ from dist_rec.optim.correction import Correction
 from dist_rec.optim.ddp import outermost_ddps, plain_buffers, silence
 from dist_rec.optim.delayed import DelayedAllReduce
 from dist_rec.optim.dense import DenseFactory, DenseOptimizers, ParamGroups
-from dist_rec.optim.dense_step import DenseStep
+from dist_rec.optim.dense_step import DenseStep, UpdateHook
 from dist_rec.optim.health import Health, HealthMeter
 from dist_rec.optim.model_checks import check_frozen, check_modules, check_whole
-from dist_rec.optim.pending_reduce import DelayedGradient, PendingReduce, total_norm
+from dist_rec.optim.pending_reduce import DelayedGradient, is_finite, total_norm
 from dist_rec.optim.placeholder import Placeholder
 from dist_rec.optim.process_groups import broadcast
 from dist_rec.optim.replicated import check_own, reduced_by_torchrec
@@ -222,6 +222,11 @@ class HybridOptimizer(Resumable):
         self._frozen = {name: p for name, p in self._frozen.items() if not any(p is new for new in parameters.values())}
         broadcast(parameters, self._reduce.group)
 
+    def register_update_hook(self, hook: UpdateHook) -> None:
+        """Calls `hook(applied)` after every dense update; `applied` () bool on the device, or None for true, is false
+        for one that was dropped."""
+        self._dense_step.update_hooks.append(hook)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         if self._fused is not None:
             self._fused.zero_grad(set_to_none)
@@ -377,7 +382,8 @@ class HybridOptimizer(Resumable):
                 # Computed anew for a view, because not every change of shown gradients can be detected.
                 reduce = gradient.reduce if view is None else None
                 norm = total_norm(self._parameters, gradients) if reduce is None else reduce.norm()
-                finite = not self._skip_nonfinite or self._is_finite(norm, reduce)
+                read = self._dense_step.correction.keeps_history
+                finite = not self._skip_nonfinite or is_finite(norm, reduce, read=read)
             if gradients and finite is not False:
                 there = finite if isinstance(finite, Tensor) else None
                 self._dense_step.apply(gradients, norm, updates=self._updates, delayed=delayed, wanted=there)
@@ -392,9 +398,3 @@ class HybridOptimizer(Resumable):
             gradient.reduce.release()
         if view is not None:
             self._close_view()
-
-    def _is_finite(self, norm: Tensor, reduce: PendingReduce | None) -> Tensor | bool:
-        """A () bool on a GPU, which the host does not read; or read, also where a correction's history needs it."""
-        if norm.device.type != "cpu" and not self._dense_step.correction.keeps_history:
-            return norm.isfinite()
-        return bool(norm.isfinite()) if reduce is None else reduce.is_finite(norm)

@@ -143,3 +143,11 @@ def total_norm(names: Iterable[str], gradients: Mapping[str, Tensor]) -> Tensor:
     terms, and the same bits, whether or not a missing gradient is already known to be missing."""
     zero = next(iter(gradients.values())).new_zeros(())
     return nn.utils.get_total_norm([gradients.get(name, zero) for name in names])
+
+
+def is_finite(norm: Tensor, reduce: PendingReduce | None, *, read: bool) -> Tensor | bool:
+    """Whether a norm, perhaps of what `reduce` gave, is finite: on a GPU a () bool that the host does not read, unless
+    it has to (`read`)."""
+    if norm.device.type != "cpu" and not read:
+        return norm.isfinite()
+    return bool(norm.isfinite()) if reduce is None else reduce.is_finite(norm)

@@ -37,7 +37,7 @@ def evaluate(
     rows, groups, has_oracle, is_filtered = [], [], False, False
     for batch in loader:
         batch = batch.to(ranks.device, non_blocking=True)
-        _, (_, logits) = model(batch)
+        _, (_, logits, _) = model(batch)
         oracle = batch.oracle if batch.oracle is not None else batch.labels
         chosen = batch.chosen if batch.chosen is not None else logits.new_zeros(len(logits), dtype=torch.bool)
         rows.append(torch.cat([logits, batch.labels, oracle, chosen[:, None]], dim=1).cpu())
@@ -86,7 +86,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, split: str, ranks: Ran
             f"--split {split}: expected one of {', '.join(name for name, folders in splits.items() if folders)}"
         )
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
-    schema = dataset_schema(config)
+    schema = dataset_schema(config).with_feedback(None)  # as a server knows it
     schema = MadeWith.read(checkpoint).schema_for(schema, config, checkpoint)
     check_splits(config.data.path, schema, splits[split], READERS.make(config.data.reader))
     model, plan = plan_model(schema, config, ranks)

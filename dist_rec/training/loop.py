@@ -61,15 +61,15 @@ def _train(run: Run) -> int:
     config, optimizer, total_steps = run.config, run.optimizer, run.total_steps
     batches = CountedBatches(run.loader, run.ranks, config.optim.accumulation_steps)
     pipeline = make_pipeline(run.model, optimizer, config.embedding, run.ranks.device)
-    cache, throughput = CacheMeter(run.model), Throughput(run.ranks)
+    cache, throughput = CacheMeter(run.model), Throughput(run.ranks, run.taught)
     step, enough = run.steps_done, False
     trace = StepTrace(run.log.folder, config.run.trace_steps, run.ranks, skipped=_synchronous_steps(config, step))
     while step < total_steps and not enough:
         # Between two stops the pipeline is full; at a stop it is empty, so that evaluating and saving see whole steps.
         stop = int(min(_next(step, run.eval_every), _next(step, config.checkpoint.every_steps), total_steps))
-        for loss, _ in run_through(pipeline, islice(batches, stop - step)):
+        for loss, _, signals in run_through(pipeline, islice(batches, stop - step)):
             step += 1
-            throughput.add(loss, batches.trained())
+            throughput.add(loss, batches.trained(), signals)
             trace.step()
             if step % config.run.log_every == 0 or step == total_steps:
                 run.log.training(step, total_steps, throughput.close(), optimizer=optimizer, cache=cache.since_last())

@@ -101,7 +101,8 @@ class MadeWith(BaseModel):
 
     def schema_for(self, schema: Schema, recipe: Config, checkpoint: Path, *, resumed: bool = False) -> Schema:
         """The schema to build the model with, so that the checkpoint's weights get to the names that they belong to:
-        fields, tables and tasks in the checkpoint's order, columns as they are now.
+        fields, tables and tasks in the checkpoint's order, columns as they are now. Feedback is training's alone: a
+        checkpoint is the same to evaluation with and without it.
 
         Raises ConfigError with every difference in names, sizes and meanings, of the recipe too; with `resumed` also of
         what a resumed run must share."""
@@ -110,7 +111,8 @@ class MadeWith(BaseModel):
                 f"{checkpoint}: saved by an earlier version of dist_rec, which kept the state of the optimizer in "
                 "another form; its weights can be evaluated, but a run cannot resume from it"
             )
-        differing = _differences(_facts(self.schema_), _facts(schema))
+        saved, now = (of if resumed else of.with_feedback(None) for of in (self.schema_, schema))
+        differing = _differences(_facts(saved), _facts(now))
         # The other way round the weights have a row more than the recipe needs, and the saved schema says so.
         acting = recipe.data.filter is not None and (resumed or recipe.data.filter.evaluation == "filtered")
         if schema.hidden and not self.schema_.hidden and acting:
@@ -121,14 +123,15 @@ class MadeWith(BaseModel):
                 f"{checkpoint}: does not fit this schema and recipe; was it made by another recipe?\n  "
                 + "\n  ".join(differing)
             )
-        now, columns = {of.name: of for of in schema.sequences}, ("score", "reason")
-        oracle = {"oracle": schema.candidate.oracle} | {name: getattr(schema.candidate, name) for name in columns}
+        by_name, columns = {of.name: of for of in schema.sequences}, ("score", "reason")
+        kept = ("oracle", "delayed", "feedback", *columns)
+        of_candidates = {name: getattr(schema.candidate, name) for name in kept}
         update = {
             "name": schema.name,
             "request": schema.request,
-            "candidate": self.schema_.candidate.model_copy(update=oracle),
+            "candidate": self.schema_.candidate.model_copy(update=of_candidates),
             "sequences": [
-                of.model_copy(update={name: getattr(now[of.name], name) for name in columns})
+                of.model_copy(update={name: getattr(by_name[of.name], name) for name in columns})
                 for of in self.schema_.sequences
             ],
         }
@@ -141,6 +144,8 @@ class MadeWith(BaseModel):
             found[f"embedding.tables.{table}.dim"] = dim
             found[f"embedding.tables.{table} is data_parallel"] = recipe.embedding.is_replicated(table)
         if resumed:
+            found |= _flat("distill", recipe.model_dump(mode="json")["distill"])
+            found["data.observed_at"] = recipe.data.observed_at
             optim = recipe.optim.model_dump(mode="json")
             found |= {f"optim.{name}": optim[name] for name in RESUMED}
             found |= {f"data.{name}": getattr(recipe.data, name) for name in ("train", "valid")}
@@ -152,7 +157,8 @@ class MadeWith(BaseModel):
 
 def _facts(schema: Schema) -> dict[str, Any]:
     """What weights depend on, by name, in no order."""
-    facts: dict[str, Any] = {f"tables.{name}": f"{size} ids" for name, size in schema.tables.items()}
+    used = {name: size for name, size in schema.tables.items() if name in schema.layout.tables.values()}
+    facts: dict[str, Any] = {f"tables.{name}": f"{size} ids" for name, size in used.items()}
     owners = {"context": schema.context, "candidate": schema.candidate.ids}
     owners |= {f"sequence {sequence.name}": sequence.ids for sequence in schema.sequences}
     facts |= {f"{owner}, field {f.name}": f"of table {f.table}" for owner, fields in owners.items() for f in fields}
@@ -165,6 +171,9 @@ def _facts(schema: Schema) -> dict[str, Any]:
     facts |= {
         f"label {name}": f"given {given[name]}" if name in given else "defined" for name in schema.candidate.labels
     }
+    feedback = schema.candidate.feedback
+    facts["candidate.feedback"] = None if feedback is None else feedback.model_dump(mode="json", exclude={"read"})
+    facts |= {f"label {name}, final": of.horizon for name, of in schema.candidate.delayed.items()}
     facts["candidate.visible_events"] = schema.candidate.visible_events
     facts |= {f"group {name}": sorted(fields) for name, fields in schema.feature_groups.items()}
     return facts

@@ -84,10 +84,12 @@ class RunLog:
         row = {"event": "train", "step": step, **_optimizer_row(optimizer), **asdict(window)}
         shares = row.pop("filtered_share")
         row |= {f"filtered_share.{action}": share for action, share in shares.items()}
-        del row["ngram_use"]
+        del row["ngram_use"], row["teaching"]
         for name, use in window.ngram_use.items():
             row |= {f"ngram.{name}.ids_per_event": use.ids / max(use.events, 1)}
             row |= {f"ngram.{name}.rows_per_event": use.rows_per_event, f"ngram.{name}.dedup": use.dedup_factor}
+        for task, teaching in window.teaching.items():
+            row |= {f"distill.{task}.{name}": value for name, value in asdict(teaching).items()}
         if cache is not None:
             fetched = cache.fetched_bytes / window.steps
             row |= {"cache_hit_rate": cache.hit_rate, "cache_fetched_bytes_per_step": fetched}
@@ -105,6 +107,9 @@ class RunLog:
         if window.ngram_use:
             shared = (f"{name} {use.dedup_factor:.2f}" for name, use in window.ngram_use.items())
             status += f"  n-grams, ids/row: {', '.join(shared)}"
+        for task, teaching in window.teaching.items():
+            taught = teaching.both + teaching.feedback_only
+            status += f"  {task}: {taught:.0%} with feedback, agreement {teaching.agreement:.3f}"
         if window.waiting_share >= SLOW_INPUT:
             status += f"  {window.waiting_share:.0%} of the time waiting for batches (data.workers)"
         if cache is not None:

@@ -1,6 +1,7 @@
 """Everything that a run needs before its first step, made from the recipe or brought back from a checkpoint."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from dist_rec.common.seed import random_state, restore_random_state, seed_everyt
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.schema import Schema
+from dist_rec.models.objective import taught_tasks
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.training.checkpoint import (
     BEST,
@@ -66,6 +68,13 @@ class Run:
     def best_folder(self) -> Path:
         return self.log.checkpoints / BEST
 
+    @property
+    def taught(self) -> dict[str, int]:
+        """Tasks with a teacher, and their place among all tasks."""
+        labels = self.schema.candidate.labels
+        named = [] if self.schema.candidate.feedback is None else taught_tasks(self.config, self.schema)
+        return {task: labels.index(task) for task in named}
+
     def evaluate(self, split: str, folders: list[str], step: int) -> dict[str, TaskMetrics]:
         metrics = evaluate_split(self.model, self.config, self.schema, folders, self.ranks)
         self.log.evaluation(split, step, metrics)
@@ -106,6 +115,8 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
     dmp = shard_model(model, plan, config, ranks)
     health_every = max(config.run.log_every // per_update, 1)
     optimizer = make_optimizer(dmp, config.optim, total_steps // per_update, ranks, health_every)
+    if model.objective.teacher is not None:
+        optimizer.register_update_hook(partial(model.objective.teacher.advance, model.ranker))
     torch.manual_seed((config.run.seed * ranks.world_size + ranks.rank) % 2**63)  # dropout differs between ranks
     run = Run(
         config=config,

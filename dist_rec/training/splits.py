@@ -12,6 +12,7 @@ from dist_rec.data.filter.event_filter import make_filter, needs_hidden
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.schema import Schema, load_schema
 from dist_rec.data.shared_memory import event_bytes, warn_of_little_room
+from dist_rec.data.targets import Targets
 from dist_rec.registry import READERS
 from dist_rec.training.ranks import Ranks
 
@@ -41,9 +42,9 @@ def dataset_schema(config: Config) -> Schema:
     """The schema of the recipe's dataset, as the run uses it. Raises ConfigError."""
     data = config.data
     schema = load_schema(data.path, data.leave_out, ngram=data.ngram)
-    if not needs_hidden(data.filter, schema):
-        return schema
-    return load_schema(data.path, data.leave_out, hidden=True, ngram=data.ngram)
+    if needs_hidden(data.filter, schema):
+        schema = load_schema(data.path, data.leave_out, hidden=True, ngram=data.ngram)
+    return schema if distills(config) else schema.with_feedback(None)
 
 
 def hashes_on_device(config: Config, schema: Schema, device: torch.device) -> bool:
@@ -55,10 +56,11 @@ def hashes_on_device(config: Config, schema: Schema, device: torch.device) -> bo
 
 
 def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str], *, train: bool) -> RequestReader:
-    """This rank's part of a split: shuffled and repeated for training, in file order otherwise."""
+    """This rank's part of a split: shuffled and repeated for training, in file order otherwise. Only training reads
+    feedback, and only its labels are those of a moment."""
     return RequestReader(
         folders=[Path(config.data.path) / folder for folder in folders],
-        schema=schema,
+        schema=schema if train else schema.as_served(),
         batch_size=config.data.batch_size if train else config.data.eval_batch_size,
         batch_events=config.data.batch_events if train else None,
         rank=ranks.rank,
@@ -70,7 +72,22 @@ def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str],
         dedup=config.data.dedup,
         rows=READERS.make(config.data.reader),
         hash_ngrams=not hashes_on_device(config, schema, ranks.device),
-        event_filter=make_filter(config.data.filter, schema, training=train),
+        event_filter=make_filter(config.data.filter, schema if train else schema.as_served(), training=train),
+        targets=training_targets(config) if train else None,
+    )
+
+
+def distills(config: Config) -> bool:
+    """Whether a teacher is part of the run."""
+    return config.distill is not None and config.distill.is_on
+
+
+def training_targets(config: Config) -> Targets:
+    """What training knows of labels."""
+    return Targets(
+        now=config.data.observed_at,
+        corrected=config.model.head.immature != "leave_out",
+        distilled="all" if config.distill is None else config.distill.rows,
     )
 
 

@@ -1,6 +1,7 @@
 """Throughput and loss over the steps between two log lines."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from dist_rec.data.filter.actions import Action
 from dist_rec.data.ngram.counts import NgramUse
+from dist_rec.models.signals import SUMS, Teaching
 from dist_rec.training.pipeline import BatchSize
 from dist_rec.training.ranks import Ranks
 
@@ -35,24 +37,30 @@ class ThroughputStats:
     filtered_share: dict[str, float] = field(default_factory=dict)
     # By "<sequence>.<field>.<order>"; distinct rows of the batch of a rank.
     ngram_use: dict[str, NgramUse] = field(default_factory=dict)
+    # By task, with a teacher.
+    teaching: dict[str, Teaching] = field(default_factory=dict)
 
 
 class Throughput:
-    """Adds up steps without touching the device until it is closed. Comm: two host all-reduces per `close`."""
+    """Adds up steps without touching the device until it is closed. `taught`: tasks of the log, and their place among
+    all tasks. Comm: two host all-reduces per `close`."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: Ranks, taught: Mapping[str, int] | None = None) -> None:
+        self._ranks, self._taught = ranks, taught or {}
         self.restart()
 
     def restart(self) -> None:
         """Forgets what was added; also the time that went by, such as an evaluation's."""
         self._losses: list[Tensor] = []
         self._sizes: list[BatchSize] = []
+        self._signals: list[Tensor] = []
         self._started = time.perf_counter()
 
-    def add(self, loss: Tensor, size: BatchSize) -> None:
+    def add(self, loss: Tensor, size: BatchSize, signals: Tensor) -> None:
+        """`signals` (S, T) as in `teaching_signals`; empty without a teacher."""
         self._losses.append(loss)
         self._sizes.append(size)
+        self._signals.append(signals)
 
     def close(self) -> ThroughputStats:
         """Statistics of the steps since the last call. Reading the losses waits for the device."""
@@ -66,6 +74,7 @@ class Throughput:
             *(sum(getattr(size, name) for size in self._sizes) for name in _SUMMED),
             *(sum(size.filtered.get(name, 0) for size in self._sizes) for name in _ACTIONS),
             *(float(count) for use in grams.values() for count in astuple(use)),
+            *self._sums_of_signals(),
         ]
         seconds = time.perf_counter() - self._started
         loss, requests, candidates, events, nbytes, plain_bytes, waited, *rest = self._ranks.total(*mine)
@@ -91,4 +100,12 @@ class Throughput:
                 if count and name != Action.KEEP.name.lower()
             },
             ngram_use={name: NgramUse(int(next(used)), int(next(used)), int(next(used))) for name in grams},
+            teaching={task: Teaching.of([next(used) for _ in SUMS]) for task in self._taught},
         )
+
+    def _sums_of_signals(self) -> list[float]:
+        """Of every task in turn."""
+        if not self._taught:
+            return []
+        sums = torch.stack(self._signals).double().sum(0)[:, list(self._taught.values())]
+        return sums.T.flatten().tolist()

@@ -130,7 +130,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
 def _predict(model: nn.Module, rows: list[Row]) -> Tensor:
     """(candidates of the first row,) logits."""
     with torch.no_grad():
-        _, (_, logits) = model(make_batch(rows, seen_schema()))
+        _, (_, logits, _) = model(make_batch(rows, seen_schema()))
     return logits[: len(rows[0]["candidate.item"]), 0]
 
 

@@ -31,11 +31,11 @@ def test_forward_gives_the_loss_and_detached_outputs() -> None:
     model.embedding.collections.to_empty(device="cpu")
     for table in model.embedding.collections.parameters():
         torch.nn.init.normal_(table.data)
-    loss, (reported, logits) = model(batch)
+    loss, (reported, logits, signals) = model(batch)
     assert loss.requires_grad and not reported.requires_grad and not logits.requires_grad
-    assert logits.shape == batch.labels.shape and logits.dtype == torch.float32
+    assert logits.shape == batch.labels.shape and logits.dtype == torch.float32 and not len(signals)
     assert torch.equal(reported, loss) and torch.equal(
-        loss, total_loss(model.loss, logits, batch.labels, batch.candidates_per_rank)
+        loss, total_loss(model.objective.loss, logits, batch.labels, batch.candidates_per_rank)
     )
     halved = model(replace(batch, candidates_per_rank=2 * batch.candidates_per_rank))[0]
     torch.testing.assert_close(2 * halved, loss)
@@ -44,8 +44,9 @@ def test_forward_gives_the_loss_and_detached_outputs() -> None:
 def test_tasks_are_weighed_as_the_recipe_says_and_checkpoints_do_not_know() -> None:
     config = _config(model=model_config(head={"task_weights": {"buy": 0.5}}).model_dump())
     model = build_model(make_schema(), config, CPU)
-    assert model.task_weights.tolist() == [1.0, 0.5] and "task_weights" not in model.state_dict()
-    assert build_model(make_schema(), _config(), CPU).task_weights.tolist() == [1.0, 1.0]
+    assert model.objective.task_weights.tolist() == [1.0, 0.5]
+    assert not any(name.startswith("objective") for name in model.state_dict())
+    assert build_model(make_schema(), _config(), CPU).objective.task_weights.tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_metrics_are_those_of_the_whole_split_in_one_batch(data: Path, tmp_path:
     model, _ = fresh(config, alone)
     batch = make_batch(make_rows(15, seed=2))  # what `write_dataset` wrote as the test split
     with torch.no_grad():
-        _, (_, logits) = model(batch)
+        _, (_, logits, _) = model(batch)
     group = batch.grouping_key[batch.candidates.lengths.request]
     got = evaluate_split(config, model, alone)
     assert list(got) == ["click", "buy"]
@@ -68,7 +68,7 @@ def test_candidates_that_a_filter_acts_on_are_told_apart(data: Path, tmp_path: P
     schema = make_schema(hidden=True)
     batch = make_batch(make_rows(15, seed=2), schema)
     with torch.no_grad():
-        _, (_, logits) = model(batch)
+        _, (_, logits, _) = model(batch)
     forget = torch.tensor([item < 20 for item in items])
     group = batch.grouping_key[batch.candidates.lengths.request]
     alone_logloss = task_metrics(logits[forget, 0], batch.labels[forget, 0], group[forget], None).logloss

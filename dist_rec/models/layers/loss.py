@@ -37,13 +37,20 @@ def total_loss(
 ) -> Tensor:
     """`loss` summed over candidates, averaged over tasks, divided by `candidates_per_rank`.
 
-    logits (C, T), labels (C, T) float32, candidates_per_rank (), weights (T,) float32 or None for ones -> (). A label
-    of NaN is not defined: it adds nothing, its logit gets a gradient of zero, and `candidates_per_rank` still counts
-    its candidate. So the weight of a conditional task in the loss is the weight of the candidates that it is defined
-    for."""
+    logits (C, T), labels (C, T) float32, candidates_per_rank () or (T,), weights (T,) float32 or None for ones -> ().
+    A label of NaN is not defined: it adds nothing, its logit gets a gradient of zero, and `candidates_per_rank` still
+    counts its candidate. So the weight of a conditional task in the loss is the weight of the candidates that it is
+    defined for."""
     undefined = labels.isnan()
     # Both sides are replaced: a weight of zero alone would leave NaN * 0 where a logit is not finite.
     losses = loss(logits.float().masked_fill(undefined, 0.0), labels.masked_fill(undefined, 0.0))
-    summed = (losses * ((~undefined).float() if weights is None else weights * ~undefined)).sum()
+    return weighted_mean(losses, ~undefined, candidates_per_rank, weights)
+
+
+def weighted_mean(losses: Tensor, defined: Tensor, per_rank: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Losses (N, T) where they are defined (N, T) bool, summed, averaged over tasks, divided by `per_rank` () or
+    (T,)."""
+    weighed = losses * (defined.float() if weights is None else weights * defined)
     # In a step without any candidate the sum is zero and so is the divisor; the loss is then zero, not NaN.
-    return summed / (labels.shape[1] * candidates_per_rank.clamp(min=torch.finfo(torch.float32).tiny))
+    divisor = losses.shape[1] * per_rank.clamp(min=torch.finfo(torch.float32).tiny)
+    return weighed.sum() / divisor if per_rank.dim() == 0 else (weighed.sum(0) / divisor).sum()
