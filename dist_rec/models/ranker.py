@@ -189,6 +189,8 @@ def _start_small(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, FeedbackEncoder):
+        module.start_large()
     if isinstance(module, EventTokens):
         # Side values such as an answer's outcome carry signal from the start and, unlike rows, move at the dense rate.
         for term in module.dynamic.values():

@@ -39,6 +39,12 @@ class FeedbackEncoder(nn.Module):
         self.out = nn.Linear(config.hidden, width)
         self.place = nn.Embedding(self.count, width)
 
+    def start_large(self) -> None:
+        """Side values and times with torch's own spread: they are all that a teacher knows more, and it has to find them
+        among many events, with few labels."""
+        for term in (*([] if self.time is None else [self.time]), *self.side.values()):
+            nn.init.normal_(term.embedding.weight)
+
     def forward(self, rows: Tensor | None, feedback: Feedback) -> Tensor:
         lengths = feedback.lengths
         hidden = self.bias.expand(lengths.total, -1)
