@@ -216,6 +216,13 @@ class Schema(Strict):
         """The tables of n-grams, which are not among `tables`."""
         return {of.table: of for of in self.layout.ngrams.values()}
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Schema":
+        """As pydantic's, without what was worked out from the fields before they changed."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("layout", "_event_tables"):
+            copied.__dict__.pop(name, None)
+        return copied
+
     @property
     def _horizons(self) -> dict[str, int]:
         return {task: of.horizon for task, of in self.candidate.delayed.items() if of.horizon is not None}

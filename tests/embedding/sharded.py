@@ -1,7 +1,8 @@
 """A sharded RankingModel that starts from known weights, trained on one rank's part of a global batch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,8 @@ from dist_rec.data.schema import Schema
 from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
 from dist_rec.models.build import build_model
 from dist_rec.optim.hybrid import HybridOptimizer
+from dist_rec.training.splits import training_targets
+from tests.data.feedback_rows import NOW, feedback_schema
 from tests.data.requests import make_schema, make_table
 from tests.models.batches import Row, model_config
 
@@ -48,11 +51,17 @@ class Trained:
 
 
 def sharded_config(
-    model: dict[str, Any] | None = None, event_filter: dict[str, Any] | None = None, **embedding: Any
+    model: dict[str, Any] | None = None,
+    event_filter: dict[str, Any] | None = None,
+    distill: dict[str, Any] | None = None,
+    **embedding: Any,
 ) -> Config:
-    """All tables `dim` wide; `model` are changes of `model_config`, `embedding` of the defaults of EmbeddingConfig."""
+    """All tables `dim` wide; `model` are changes of `model_config`, `embedding` of the defaults of EmbeddingConfig.
+
+    With `distill` requests are those of `feedback_rows`."""
     tree = {
-        "data": {"path": "unused", "filter": event_filter},
+        "data": {"path": "unused", "filter": event_filter, "observed_at": None if distill is None else NOW},
+        "distill": distill,
         "model": model_config(**model or {}).model_dump(),
         "embedding": {"dim": 8} | embedding,
     }
@@ -60,7 +69,8 @@ def sharded_config(
 
 
 def schema_of(config: Config) -> Schema:
-    return make_schema(hidden=needs_hidden(config.data.filter, make_schema()))
+    schema = make_schema() if config.distill is None else feedback_schema()
+    return Schema.model_validate(schema.model_dump() | {"hidden": needs_hidden(config.data.filter, schema)})
 
 
 def shard(config: Config, ddp: bool) -> DistributedModelParallel:
@@ -94,6 +104,9 @@ def train(config: Config, steps: list[list[list[Row]]], update: Update, dense: s
     hybrid = HybridOptimizer(
         dmp, DENSE[dense], dense_update=kind, warmup_sync_steps=0, clip_norm=1.0, group=dist.group.WORLD
     )
+    teacher = dmp.module.objective.teacher
+    if teacher is not None:
+        hybrid.register_update_hook(partial(teacher.advance, dmp.module.ranker))
     losses = []
     for rows in steps:
         hybrid.zero_grad()
@@ -115,11 +128,13 @@ def local_batch(rows: list[list[Row]], config: Config) -> SequenceBatch:
     schema, everything = schema_of(config), [row for part in rows for row in part]
     acting = make_filter(config.data.filter, schema, training=True)
     mine = rows[dist.get_rank()] if dist.get_world_size() > 1 else everything
-    batch, together = (collate(make_table(of), schema, event_filter=acting) for of in (mine, everything))
-    return replace(
-        batch.to(CPU),
-        candidates_per_rank=torch.tensor(together.per_rank["candidates_per_rank"][0] / dist.get_world_size()),
+    targets = training_targets(config)
+    batch, together = (
+        collate(make_table(of, schema), schema, event_filter=acting, targets=targets) for of in (mine, everything)
     )
+    ranks = dist.get_world_size()
+    batch.set_per_rank({name: [of / ranks for of in counts] for name, counts in together.per_rank.items()})
+    return batch.to(CPU)
 
 
 def _local_shards(dmp: DistributedModelParallel) -> dict[str, list[Shard]]:

@@ -8,16 +8,14 @@ import pytest
 import torch
 
 from dist_rec.data.reader import RequestReader
+from tests.data.feedback_rows import feedback_rows
 from tests.data.requests import make_dataset, make_rows, make_schema
 from tests.embedding.sharded import Trained, Update, initial_table, sharded_config, train, whole_tables
 from tests.helpers.ranks import run_ranks
 from tests.models.batches import MODELS
 
 STEPS = 12
-ROWS = make_rows(10 * STEPS)
-GLOBAL = [ROWS[10 * step : 10 * step + 10] for step in range(STEPS)]
-# Uneven parts, as ranks have at the end of their files: the second gets 0 to 5 of 10 requests.
-BATCHES = [[rows[step % 6 :], rows[: step % 6]] for step, rows in enumerate(GLOBAL)]
+ROWS, WITH_FEEDBACK = make_rows(10 * STEPS), feedback_rows(10 * STEPS)
 SEQUENCES = {"history": {"encoder": "full", "causal": True}, "searches": {"encoder": "swiglu", "queries": 2}}
 MORE = {
     "hyformer_mixed": {
@@ -43,9 +41,20 @@ FILTER = {
     ],
 }
 CONFIGS["filtered"] = sharded_config(MODELS["longer"], event_filter=FILTER, tables=TABLES, lr=0.05)
+# A copy of the weights teaches, and feedback obeys the filter, too.
+CONFIGS["longer_distilled"] = sharded_config(
+    MODELS["longer"], event_filter=FILTER, distill={"teacher": "ema"}, tables=TABLES, lr=0.05
+)
+CONFIGS["hyformer_distilled"] = sharded_config(
+    MODELS["hyformer"], distill={"warmup_updates": 3}, tables=TABLES, lr=0.05
+)
 RUNS: list[tuple[str, Update, str]] = [
     *(("longer", *run) for run in (("sync", "sgd"), ("delayed", "sgd"), ("delayed", "adamw"), ("ddp", "sgd"))),
-    *((name, update, "sgd") for name in (*NAMES[1:], "filtered") for update in ("delayed", "ddp")),
+    *(
+        (name, update, "sgd")
+        for name in (*NAMES[1:], "filtered", "longer_distilled", "hyformer_distilled")
+        for update in ("delayed", "ddp")
+    ),
     ("longer", "delayed", "sgd"),  # in batches by events
 ]
 
@@ -60,8 +69,18 @@ def _by_events() -> list[list[list[dict[str, Any]]]]:
     return [[[ROWS[user] for user in of] for of in step] for step in zip(*users, strict=True)][:STEPS]
 
 
+def _uneven(rows: list[dict[str, Any]]) -> list[list[list[dict[str, Any]]]]:
+    """The requests of every step and rank, in uneven parts, as ranks have at the end of their files: the second gets 0 to
+    5 of 10."""
+    steps = [rows[10 * step : 10 * step + 10] for step in range(STEPS)]
+    return [[of[step % 6 :], of[: step % 6]] for step, of in enumerate(steps)]
+
+
 def _train_every_way() -> list[Trained]:
-    trained = [train(CONFIGS[name], BATCHES, update, dense) for name, update, dense in RUNS[:-1]]
+    trained = []
+    for name, update, dense in RUNS[:-1]:
+        rows = ROWS if CONFIGS[name].distill is None else WITH_FEEDBACK
+        trained.append(train(CONFIGS[name], _uneven(rows), update, dense))
     return [*trained, train(CONFIGS["longer"], _by_events(), "delayed", "sgd")]
 
 

@@ -1,0 +1,210 @@
+"""Self-distillation in whole models: the student sees no feedback, the teacher's lesson moves the student alone."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dist_rec.config import Config
+from dist_rec.data.batch import SequenceBatch
+from dist_rec.data.collate import collate
+from dist_rec.data.schema import Schema
+from dist_rec.data.targets import Targets
+from dist_rec.models.objective import Objective
+from tests.data.feedback_rows import NOW, feedback_rows, feedback_schema, other_feedback
+from tests.data.filter.policies import all_items, filter_by_item
+from tests.data.requests import make_table
+from tests.models.batches import MODELS, Model, Row, make_model, model_config
+
+CPU = torch.device("cpu")
+SCHEMA = feedback_schema()
+MORE: dict[str, dict[str, Any]] = {
+    "longer_rotary": {"longer": {"rotary": True, "merge": 1, "queries": "uniform", "self_layers": 2}},
+    "longer_learnable": {"longer": {"queries": "learnable", "globals": ["cls", "user", "candidate"]}},
+    "hyformer_rotary": {
+        **MODELS["hyformer"],
+        "hyformer": {"heads": 2, "rotary": True, "sequences": {"history": {"encoder": "full", "queries": 1}}},
+    },
+}
+READERS = {name: MODELS[name] for name in ("longer", "hyformer", "longer_rankmixer")} | MORE
+
+
+def _batch(rows: list[Row], schema: Schema = SCHEMA, **targets: Any) -> SequenceBatch:
+    return collate(make_table(rows, schema), schema, targets=Targets(now=NOW, **targets)).to(CPU)
+
+
+def _apart(model: Model, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
+    """Scores of candidates, and of twins."""
+    return model(batch)[: batch.num_candidates], model(batch)[batch.num_candidates :]
+
+
+@pytest.mark.parametrize("name", list(READERS))
+def test_a_student_does_not_see_feedback(name: str) -> None:
+    """Other feedback changes the twins' scores, and no bit of the candidates'."""
+    rows, model = feedback_rows(12), make_model(SCHEMA, **READERS[name])
+    student, teacher = _apart(model, _batch(rows))
+    same, changed = _apart(model, _batch(other_feedback(rows)))
+    assert torch.equal(student, same) and len(teacher) == len(changed) > 10
+    assert (
+        not torch.isclose(teacher, changed).any(0).all()
+        and ((teacher - changed).abs() > 1e-6).all(1).float().mean() > 0.9
+    )
+
+
+@pytest.mark.parametrize("name", list(READERS))
+def test_what_is_served_is_what_was_trained(name: str) -> None:
+    """Without feedback, as evaluation and a server know a candidate, its scores are the same up to rounding."""
+    rows, model = feedback_rows(12), make_model(SCHEMA, **READERS[name])
+    student, _ = _apart(model, _batch(rows))
+    served = SCHEMA.as_served()
+    torch.testing.assert_close(model(collate(make_table(rows, served), served).to(CPU)), student)
+    without = make_model(SCHEMA.with_feedback(None), **READERS[name])
+    assert without.load_state_dict(model.state_dict(), strict=False).missing_keys == []
+    plain = SCHEMA.with_feedback(None)
+    torch.testing.assert_close(without(collate(make_table(rows, plain), plain).to(CPU)), student)
+
+
+@pytest.mark.parametrize("name", list(READERS))
+def test_twins_do_not_see_each_other_or_later_feedback(name: str) -> None:
+    """Each twin alone in its batch scores as it does among all others."""
+    rows, model = feedback_rows(8), make_model(SCHEMA, **READERS[name])
+    _, teacher = _apart(model, _batch(rows))
+    batch = _batch(rows)
+    assert batch.feedback is not None
+    alone = []
+    for row in rows:
+        one = _batch([row])
+        alone.append(_apart(model, one)[1])
+    torch.testing.assert_close(torch.cat(alone), teacher)
+
+
+@pytest.mark.parametrize("name", list(READERS))
+def test_twins_alone_score_as_beside_their_candidates(name: str) -> None:
+    rows, model = feedback_rows(12), make_model(SCHEMA, **READERS[name])
+    batch = _batch(rows)
+    alone = model.ranker(model.tables(batch), batch, twins_only=True)
+    torch.testing.assert_close(alone, _apart(model, batch)[1])
+
+
+@pytest.mark.parametrize("name", list(READERS))
+def test_a_batch_without_feedback_trains_every_parameter(name: str) -> None:
+    """DDP waits for a gradient of each on every rank."""
+    rows = [{**row, **{key: [] for key in row if key.startswith("feedback.")}} for row in feedback_rows(6)]
+    rows = [row | {"candidate.feedback_events": [0] * len(row["candidate.item"])} for row in rows]
+    model, batch = make_model(SCHEMA, **READERS[name]), _batch(rows)
+    student, teacher = _apart(model, batch)
+    assert len(teacher) == 0
+    gradients = model.gradients(batch)
+    assert not any(gradient.isnan().any() for gradient in gradients.values())
+    served = SCHEMA.as_served()
+    torch.testing.assert_close(student, model(collate(make_table(rows, served), served).to(CPU)))
+
+
+@pytest.mark.parametrize("action", ["hide", "keymask", "drop"])
+@pytest.mark.parametrize("name", ["longer", "hyformer"])
+def test_feedback_obeys_the_filter(name: str, action: str) -> None:
+    """Rows of filtered items are not read, whatever they are: as event, candidate or feedback."""
+    schema = Schema.model_validate(SCHEMA.model_dump() | {"hidden": True})
+    acting = filter_by_item(schema, all_items(action))
+    batch = collate(make_table(feedback_rows(12), schema), schema, event_filter=acting).to(CPU)
+    model = make_model(schema, **READERS[name])
+    before = model(batch)
+    assert batch.feedback is not None and len(before) > batch.num_candidates
+    with torch.no_grad():
+        model.tables.weights["item"][sorted(all_items(action))] = torch.nan
+    assert torch.equal(model(batch), before)
+
+
+def _objective(model: Model, **distill: Any) -> Objective:
+    config = Config.model_validate(
+        {"data": {"path": "unused"}, "model": model_config().model_dump(), "distill": distill}
+    )
+    return Objective(SCHEMA, config, model.ranker, CPU)
+
+
+def _loss(model: Model, objective: Objective, batch: SequenceBatch) -> Tensor:
+    rows = model.tables(batch)
+    return objective(model.ranker(rows, batch), rows, batch)[0]
+
+
+def _gradients(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
+    names, parameters = zip(*model.named_parameters())
+    return dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True)))
+
+
+@pytest.mark.parametrize("kind", ["live", "ema", "frozen", "trust_region"])
+@pytest.mark.parametrize("name", ["longer", "hyformer"])
+def test_the_lesson_moves_nothing_of_the_teacher(name: str, kind: str) -> None:
+    """The divergence alone: exactly no gradient for feedback's encoder and for rows that only feedback reads."""
+    schema_of_own = Schema.model_validate(SCHEMA.model_dump())
+    model, batch = make_model(schema_of_own, **READERS[name]), _batch(feedback_rows(12))
+    both = _objective(model, teacher=kind, weight=1.0, teacher_weight=1.0)
+    own = _objective(model, teacher=kind, weight=0.0, teacher_weight=1.0)
+    rows = model.tables(batch)
+    scores = model.ranker(rows, batch)
+    lesson = both(scores, rows, batch)[0] - own(scores, rows, batch)[0]
+    assert float(lesson) > 0
+    gradients = _gradients(model, lesson)
+    feedback = [g for name, g in gradients.items() if name.startswith("ranker.feedback")]
+    assert feedback and all(g is None or not g.any() for g in feedback)
+    only_feedback = set(range(9)) - {query for row in feedback_rows(12) for query in row["searches.query"]}
+    query = gradients["tables.weights.query"]
+    assert query is not None
+    for each in sorted(only_feedback):
+        assert not query[each].any()
+    moved = [g for name, g in gradients.items() if not name.startswith("ranker.feedback") and g is not None and g.any()]
+    assert len(moved) > 10
+
+
+def test_the_teachers_own_loss_trains_the_encoder_and_rows_of_feedback() -> None:
+    model, batch = make_model(SCHEMA), _batch(feedback_rows(12))
+    gradients = _gradients(model, _loss(model, _objective(model, weight=0.0), batch))
+    assert all(g is not None and g.any() for name, g in gradients.items() if name.startswith("ranker.feedback"))
+
+
+@pytest.mark.parametrize("rows", ["all", "labelled", "immature"])
+def test_what_is_taught(rows: str) -> None:
+    """A change of a label that is not taught changes no loss of the lesson; the mean is over what is taught."""
+    model, batch = make_model(SCHEMA), _batch(feedback_rows(12), distilled=rows)
+    feedback = batch.feedback
+    assert feedback is not None
+    mature = ~batch.labels[feedback.twin].isnan()
+    expected = {"all": torch.ones_like(mature), "labelled": mature, "immature": ~mature}[rows]
+    assert torch.equal(feedback.distilled, expected) and feedback.per_rank.tolist() == expected.sum(0).tolist()
+    both, own = (_loss(model, _objective(model, rows=rows, weight=w), batch) for w in (1.0, 0.0))
+    scores = model(batch)
+    p, q = scores[feedback.twin].sigmoid(), scores[batch.num_candidates :].sigmoid()
+    kl = q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()
+    taught = expected[:, 1]  # of the two tasks, the one that takes time
+    assert taught.any()
+    torch.testing.assert_close(both - own, kl[taught, 1].mean() / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_weight_grows_with_the_versions_and_waits_for_the_copy() -> None:
+    model, batch = make_model(SCHEMA), _batch(feedback_rows(12))
+    objective = _objective(model, teacher="frozen", frozen_at=2, warmup_updates=3)
+    assert objective.teacher is not None
+    own = _loss(model, _objective(model, weight=0.0), batch)
+    shares = []
+    for _ in range(8):
+        shares.append(float(_loss(model, objective, batch) - own))
+        objective.teacher.advance(model.ranker)
+    assert shares[0] == shares[1] == 0.0
+    torch.testing.assert_close(
+        torch.tensor(shares[2:]) / shares[-1], torch.tensor([0.25, 0.5, 0.75, 1, 1, 1]), rtol=5e-3, atol=0
+    )
+
+
+def test_without_feedback_nothing_is_different() -> None:
+    """A recipe without a teacher and one whose weights are zero make the same model."""
+    served = SCHEMA.with_feedback(None)
+    model, batch = make_model(served), collate(make_table(feedback_rows(6), served), served).to(CPU)
+    config = Config.model_validate({"data": {"path": "unused"}, "model": model_config().model_dump()})
+    objective = Objective(served, config, model.ranker, CPU)
+    loss, logits, signals = objective(model(batch), model.tables(batch), batch)
+    assert objective.teacher is None and signals.shape == (0, 2) and logits.shape == batch.labels.shape
+    assert torch.isfinite(loss)
+    with_none = replace(batch, feedback=None)
+    assert torch.equal(objective(model(with_none), {}, with_none)[0], loss)
