@@ -28,7 +28,8 @@ from dist_rec.registry import LOSSES
 
 @dataclass(frozen=True)
 class LabelLoss:
-    """The loss of every candidate and task by itself; of tasks in `delayed` a correction, if there is one."""
+    """The loss of every candidate and task by itself; of tasks in `delayed` the correction of delay, where a batch has what
+    it reads: in training."""
 
     loss: Loss
     immature: Immature
@@ -38,19 +39,17 @@ class LabelLoss:
     def __call__(self, scores: Tensor, batch: SequenceBatch, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(N, T + R) scores of the candidates `rows` (N,), None for all -> losses (N, T) and where they are defined."""
 
-        def of(values: Tensor | None) -> Tensor:
-            assert values is not None, "the reader sends what a correction of delay reads"
+        def of(values: Tensor) -> Tensor:
             return values if rows is None else values[rows]
 
         scores = scores.float()
         logits, rates = scores[:, : self.tasks], scores[:, self.tasks :]
-        corrected = self.immature != "leave_out"
-        labels = of(batch.observed if corrected else batch.labels)
+        labels = of(batch.labels if batch.observed is None else batch.observed)
         undefined = labels.isnan()
         # Both sides are replaced: a weight of zero alone would leave NaN * 0 where a logit is not finite.
         logits, known = logits.masked_fill(undefined, 0.0), labels.masked_fill(undefined, 0.0)
         losses = self.loss(logits, known)
-        if corrected:
+        if batch.observed is not None and batch.waited is not None:  # sent for a correction
             columns = list(losses.unbind(1))
             for number, place in enumerate(self.delayed):
                 z, y = logits[:, place], known[:, place]

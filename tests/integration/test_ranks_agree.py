@@ -70,8 +70,7 @@ def _by_events() -> list[list[list[dict[str, Any]]]]:
 
 
 def _uneven(rows: list[dict[str, Any]]) -> list[list[list[dict[str, Any]]]]:
-    """The requests of every step and rank, in uneven parts, as ranks have at the end of their files: the second gets 0 to
-    5 of 10."""
+    """The requests of every step and rank, in uneven parts, as at the end of files: the second gets 0 to 5 of 10."""
     steps = [rows[10 * step : 10 * step + 10] for step in range(STEPS)]
     return [[of[step % 6 :], of[: step % 6]] for step, of in enumerate(steps)]
 
