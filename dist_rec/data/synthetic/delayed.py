@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 
 from dist_rec.data.columns import Ints, expand_ranges, list_column, scalar_values
 from dist_rec.data.schema import Schema
-from dist_rec.data.synthetic.latent import DWELLS, LEAST_NOISE, NEXT_EVENTS, Floats, Latent, label_p_given
+from dist_rec.data.synthetic.latent import DWELLS, LEAST_NOISE, NEXT_EVENTS, Floats, Latent, label_p_given, shown_mean
 from dist_rec.data.synthetic.parts import (
     ACTION_WEIGHT,
     ACTIONS,
@@ -53,6 +53,7 @@ LEAD = 2 / 3  # of the time of all requests: how long before the first one histo
 FEEDBACK_GAP_SECONDS = 120  # mean time between two events of feedback
 
 # The score: bias + sum of weight * term.
+MEAN_SCORE = -2.8  # about; what feedback shows of a score is counted from here
 BIAS, HISTORY_WEIGHT, QUALITY_WEIGHT, CATEGORY_WEIGHT, SEGMENT_WEIGHT = -4.4, 3.2, 1.0, 0.6, 0.4
 
 
@@ -72,6 +73,12 @@ class DelayedConfig(PlantedConfig):
     mean_delay_days: float = Field(2, gt=0, description="Mean of the exponential law of delays, before it is cut.")
     noise: float = Field(
         0.5, ge=LEAST_NOISE, description="How far feedback is from the latent value, in standard deviations of it."
+    )
+    shown: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="How much of what a server knows of a label feedback shows, too; 0: what it does not.",
     )
     feedback_share: float = Field(1.0, ge=0, le=1, description="Share of the candidates with feedback.")
 
@@ -200,7 +207,8 @@ class _Truth:
         score += HISTORY_WEIGHT * saturated(shares(row, events.category[index], weight, category))
         z = rng.standard_normal(score.shape)
         label = rng.random(score.shape) < label_p_given(score, z)
-        feedback = self._draw_feedback(item, category, z, time)
+        mean = shown_mean(score, MEAN_SCORE, self.config.shown)
+        feedback = self._draw_feedback(item, category, z + mean, time)
 
         columns = {"user": user, "segment": self.world.segment[user], "time": time}
         for name in ("item", "category", "action", "time"):
@@ -212,25 +220,27 @@ class _Truth:
             "convert": label.astype(np.int8),
             "convert.oracle": truth.astype(np.float32),
             "convert.delay": np.where(label, draw_delays(self.config, score.shape, rng), 0),
-            "convert.with_feedback": np.where(feedback.count > 0, feedback.label_p(self.latent, score), truth),
+            "convert.with_feedback": np.where(feedback.count > 0, feedback.label_p(self.latent, score, mean), truth),
             "feedback_events": feedback.count,
         }
         per_request = np.full(len(user), self.config.candidates)
         columns |= {f"candidate.{name}": list_column(per_request, of.ravel()) for name, of in values.items()}
         return pa.table(columns | feedback.columns())
 
-    def _draw_feedback(self, item: Ints, category: Ints, z: Floats, time: Ints) -> "_Feedback":
-        """Of candidates (B, C) of requests at `time` (B,)."""
+    def _draw_feedback(self, item: Ints, category: Ints, seen: Floats, time: Ints) -> "_Feedback":
+        """Of candidates (B, C), of whose value so much can be `seen`, of requests at `time` (B,)."""
         rng = self.rng
-        next_category = self.latent.draw_next_categories(z, category, rng)
+        next_category = self.latent.draw_next_categories(seen, category, rng)
         shape = next_category.shape
-        present = rng.random(z.shape) < self.config.feedback_share
-        gap = 1 + rng.exponential(FEEDBACK_GAP_SECONDS, (*z.shape, 1 + NEXT_EVENTS)).astype(np.int64)
+        present = rng.random(seen.shape) < self.config.feedback_share
+        gap = 1 + rng.exponential(FEEDBACK_GAP_SECONDS, (*seen.shape, 1 + NEXT_EVENTS)).astype(np.int64)
         return _Feedback(
-            count=present * (1 + rng.integers(0, NEXT_EVENTS + 1, z.shape)),
+            count=present * (1 + rng.integers(0, NEXT_EVENTS + 1, seen.shape)),
             item=np.concatenate([item[..., None], self.world.items.draw(next_category, rng)], axis=2),
             category=np.concatenate([category[..., None], next_category], axis=2),
-            dwell=np.concatenate([self.latent.draw_dwell(z, rng)[..., None], rng.integers(0, DWELLS, shape)], axis=2),
+            dwell=np.concatenate(
+                [self.latent.draw_dwell(seen, rng)[..., None], rng.integers(0, DWELLS, shape)], axis=2
+            ),
             time=time[:, None, None] + np.cumsum(gap, axis=2),
         )
 
@@ -251,12 +261,12 @@ class _Feedback:
         names = ("item", "category", "dwell", "time")
         return {f"feedback.{name}": list_column(lengths, getattr(self, name)[there]) for name in names}
 
-    def label_p(self, latent: Latent, score: Floats) -> Floats:
-        """P(label | x, feedback) of scores x (B, C), of candidates that have feedback."""
+    def label_p(self, latent: Latent, score: Floats, mean: Floats) -> Floats:
+        """P(label | x, feedback) of scores x and what is shown of them (B, C), of candidates that have feedback."""
         there = np.arange(1, 1 + NEXT_EVENTS) < self.count[..., None]
         same = self.category[..., 1:] == self.category[..., :1]
         counts = ((there & which).sum(axis=2) for which in (same, ~same))
-        return latent.label_p_with_feedback(score, self.dwell[..., 0], *counts)
+        return latent.label_p_with_feedback(score, mean, self.dwell[..., 0], *counts)
 
 
 def draw_delays(config: DelayedConfig, shape: tuple[int, ...], rng: np.random.Generator) -> Ints:

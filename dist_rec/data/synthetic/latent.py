@@ -1,14 +1,18 @@
 """The latent value of a candidate, which its label depends on and which leaves traces in its feedback.
 
-z is drawn from N(0, 1) for each candidate and stored nowhere. What a server knows gives a candidate its score x, and
+z is drawn from N(0, 1) for each candidate and stored nowhere. What a server knows gives a candidate its score x, of
+which feedback shows m = shown (x - bias) / 2, and
 
     P(label | x, z) = sigmoid(x + 2 z)
-    dwell of the first event of its feedback = bucket of z + noise * N(0, 1)
-    P(a next event follows | z), that is, stays in its category = sigmoid(1.5 z); others visit any category
+    dwell of the first event of its feedback = bucket of z + m + noise * N(0, 1)
+    P(a next event follows | z, x), that is, stays in its category = sigmoid(1.5 (z + m)); others visit any category
 
-Given z, label and feedback are independent. So P(label | x) and P(label | x, feedback) are integrals over z, which are
-sums over a grid here. The integrands are smooth and end with the normal density, where equal steps are as good as
-Gauss-Hermite nodes and take the buckets of `dwell` too.
+With `shown` 0 feedback tells of z alone, which nothing in x predicts; with 1 all that x says of a label can be seen in
+feedback too. The law of labels is the same.
+
+Given x and z, label and feedback are independent. So P(label | x) and P(label | x, feedback) are integrals over z,
+which are sums over a grid here. The integrands are smooth and end with the normal density, where equal steps are as
+good as Gauss-Hermite nodes and take the buckets of `dwell` too. m is a multiple of the step of the grid.
 
 B requests of C candidates."""
 
@@ -27,8 +31,11 @@ DWELLS = 16  # buckets, equally likely
 NEXT_EVENTS = 2  # at most
 LEAST_NOISE = 0.1  # below it, steps of the grid are too wide
 
-GRID = np.arange(-60, 61) / 10
+STEPS = 10  # of the grid in a standard deviation of z
+REACH = 6  # of z, and of m, in standard deviations
+GRID = np.arange(-REACH * STEPS, REACH * STEPS + 1) / STEPS
 WEIGHT = np.exp(-(GRID**2) / 2) / np.exp(-(GRID**2) / 2).sum()
+SEEN = np.arange(-2 * REACH * STEPS, 2 * REACH * STEPS + 1) / STEPS  # of z + m
 
 
 class Latent:
@@ -38,16 +45,16 @@ class Latent:
         self.noise, self.categories = noise, categories
         of_all = NormalDist(0, (1 + noise**2) ** 0.5)
         self._edges = np.array([of_all.inv_cdf(bucket / DWELLS) for bucket in range(1, DWELLS)])
-        self._posterior = self._grid_given_feedback()
+        self._likelihood = self._of_feedback()
 
-    def draw_dwell(self, z: Floats, rng: np.random.Generator) -> Ints:
-        """Buckets in the shape of z."""
-        return np.searchsorted(self._edges, z + self.noise * rng.standard_normal(z.shape))
+    def draw_dwell(self, seen: Floats, rng: np.random.Generator) -> Ints:
+        """Buckets in the shape of `seen`, z + m."""
+        return np.searchsorted(self._edges, seen + self.noise * rng.standard_normal(seen.shape))
 
-    def draw_next_categories(self, z: Floats, category: Ints, rng: np.random.Generator) -> Ints:
-        """(B, C, NEXT_EVENTS) of the candidates' z and category (B, C)."""
-        shape = (*z.shape, NEXT_EVENTS)
-        follows = rng.random(shape) < sigmoid(FOLLOW_WEIGHT * z)[..., None]
+    def draw_next_categories(self, seen: Floats, category: Ints, rng: np.random.Generator) -> Ints:
+        """(B, C, NEXT_EVENTS) of the candidates' z + m and category (B, C)."""
+        shape = (*seen.shape, NEXT_EVENTS)
+        follows = rng.random(shape) < sigmoid(FOLLOW_WEIGHT * seen)[..., None]
         return np.where(follows, category[..., None], rng.integers(0, self.categories, shape))
 
     def label_p(self, score: Floats) -> Floats:
@@ -57,24 +64,32 @@ class Latent:
             found += weight * label_p_given(score, z)
         return found
 
-    def label_p_with_feedback(self, score: Floats, dwell: Ints, same: Ints, other: Ints) -> Floats:
-        """P(label | x, feedback) of scores x, in their shape, as are the bucket of `dwell` and the numbers of next
+    def label_p_with_feedback(self, score: Floats, mean: Floats, dwell: Ints, same: Ints, other: Ints) -> Floats:
+        """P(label | x, feedback) of scores x, in their shape, as are m, the bucket of `dwell` and the numbers of next
         events in the `same` category as the candidate and in `other` ones."""
-        found = np.zeros_like(score)
-        for z, weight in zip(GRID, self._posterior):
-            found += weight[dwell, same, other] * label_p_given(score, z)
-        return found
+        found, total = np.zeros_like(score), np.zeros_like(score)
+        first = REACH * STEPS + np.rint(mean * STEPS).astype(np.int64)  # of z = -REACH among SEEN
+        for node, (z, weight) in enumerate(zip(GRID, WEIGHT)):
+            likely = weight * self._likelihood[first + node, dwell, same, other]
+            total += likely
+            found += likely * label_p_given(score, z)
+        return found / total
 
-    def _grid_given_feedback(self) -> Floats:
-        """(nodes, DWELLS, same, other) the weight of each node of the grid given feedback."""
-        below = np.array([[NormalDist(z, self.noise).cdf(edge) for edge in self._edges] for z in GRID])
+    def _of_feedback(self) -> Floats:
+        """(SEEN, DWELLS, same, other) the probability of feedback given z + m, up to a factor of the events' order."""
+        below = np.array([[NormalDist(seen, self.noise).cdf(edge) for edge in self._edges] for seen in SEEN])
         dwell = np.diff(below, axis=1, prepend=0, append=1)
-        follows = sigmoid(FOLLOW_WEIGHT * GRID)
+        follows = sigmoid(FOLLOW_WEIGHT * SEEN)
         stays = follows + (1 - follows) / self.categories
         count = np.arange(NEXT_EVENTS + 1)
         next_events = stays[:, None, None] ** count[:, None] * (1 - stays[:, None, None]) ** count
-        joint = (WEIGHT[:, None] * dwell)[..., None, None] * next_events[:, None]
-        return joint / joint.sum(axis=0)
+        return dwell[..., None, None] * next_events[:, None]
+
+
+def shown_mean(score: Floats, bias: float, shown: float) -> Floats:
+    """m of scores x, in their shape: a multiple of the grid's step, within its reach."""
+    m = np.rint(STEPS * shown * (score - bias) / LABEL_WEIGHT) / STEPS
+    return m.clip(-REACH, REACH)
 
 
 def label_p_given(score: Floats, z: Floats | float) -> Floats:

@@ -1,0 +1,130 @@
+"""Does a teacher that has seen feedback help? Arms against label budgets, on data whose mechanism is planted.
+
+Every run is a row of a CSV, which can be stopped and continued."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.distill.data import write_budget, write_world
+from benchmarks.ngram.runs import append, read_rows
+from dist_rec.config import Config
+from dist_rec.training.loop import train_one
+from dist_rec.training.ranks import Ranks, start_ranks
+from dist_rec.training.run_log import RunLog
+
+BUDGETS = (300, 1_000, 3_000, 10_000, 30_000)
+STEPS = {300: 400, 1_000: 500, 3_000: 700, 10_000: 1_000, 30_000: 1_600}
+SEEDS = (1, 2, 3, 4, 5)
+EVALUATIONS = 8
+BATCH = 32
+
+TEACHER: dict[str, Any] = {"weight": 1.0, "teacher_weight": 1.0, "warmup_updates": 50}
+BASE = "labels"
+ARMS: dict[str, dict[str, Any]] = {
+    BASE: {},
+    "teacher only": {"distill": TEACHER | {"weight": 0.0}},
+    "forward KL, labelled": {"distill": TEACHER | {"rows": "labelled"}},
+    "forward KL, all": {"distill": TEACHER},
+    "JSD, all": {"distill": TEACHER | {"div_mix": 0.5}},
+    "reverse KL, all": {"distill": TEACHER | {"div_mix": 1.0}},
+    "shuffled feedback": {"distill": TEACHER, "shuffled": True},
+    "fake negatives": {"immature": "fake_negative_weighting"},
+    "delay model": {"immature": "delayed_feedback_model"},
+    "delay model + KL": {"immature": "delayed_feedback_model", "distill": TEACHER},
+    "every label": {"final": True},
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "frozen": {"distill": TEACHER | {"teacher": "frozen", "frozen_at": 250}},
+    "ema .05": {"distill": TEACHER | {"teacher": "ema", "teacher_rate": 0.05}},
+    "ema .01": {"distill": TEACHER | {"teacher": "ema", "teacher_rate": 0.01}},
+    "trust region .5": {"distill": TEACHER | {"teacher": "trust_region", "teacher_rate": 0.5, "frozen_at": 250}},
+}
+KINDS_AT = (1_000, 3_000)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run, of `arm`, with so many `labels` that are final; test metrics of the weights with the least validation
+    logloss, after `step` of all steps."""
+
+    arm: str
+    labels: int
+    seed: int
+    step: int
+    auc: float
+    logloss: float
+    calibration: float
+    best_auc: float
+    audit: float
+
+
+def run_study(table: Path, worlds: Path, budgets: Iterable[int], seeds: Iterable[int], arms: Iterable[str]) -> None:
+    """Appends the runs that the table lacks. `worlds`: a folder that keeps the generated data."""
+    done = {(row.arm, row.labels, row.seed) for row in read(table)}
+    named = list(arms)
+    with TemporaryDirectory() as place, start_ranks(_config(Path(place), 0, BUDGETS[0], 0, {}).parallel) as ranks:
+        for labels in budgets:
+            for seed in seeds:
+                wanted = {name: changes for name, changes in (ARMS | KINDS).items() if name in named}
+                wanted = {name: changes for name, changes in wanted.items() if (name, labels, seed) not in done}
+                if not wanted:
+                    continue
+                world = write_world(worlds / f"world-{seed}", seed)
+                folders = {shuffled: Path(place) / f"{labels}-{seed}-{shuffled}" for shuffled in (False, True)}
+                now = [write_budget(world, of, labels, seed, shuffled=shuffled) for shuffled, of in folders.items()][0]
+                for name, changes in wanted.items():
+                    data = folders[changes.get("shuffled", False)]
+                    append(table, _trained(name, _config(data, now, labels, seed, changes), labels, ranks))
+
+
+def _config(data: Path, now: int, labels: int, seed: int, changes: dict[str, Any]) -> Config:
+    steps = STEPS[labels]
+    return Config.model_validate(
+        {
+            "data": {
+                "path": str(data),
+                "batch_size": BATCH,
+                "eval_batch_size": 256,
+                "max_length": 8,
+                "workers": 0,
+                "shuffle_window": 1 << 20,
+                "observed_at": None if changes.get("final") else now,
+            },
+            "model": {
+                "tokens": {"width": 16, "hidden": 32, "max_positions": 8},
+                "longer": {"merge": 1, "inner_trans": False, "k": 8, "heads": 2, "self_layers": 0},
+                "head": {"hidden": [32], "immature": changes.get("immature", "leave_out")},
+            },
+            "embedding": {"dim": 8, "lr": 0.05},
+            "optim": {"dense_update": "sync", "optimizer": "adamw", "lr": 0.003, "warmup_steps": 20},
+            "run": {
+                "seed": seed,
+                "epochs": 1_000,
+                "max_steps": steps,
+                "eval_every": steps // EVALUATIONS,
+                "select_best": "logloss",
+                "log_every": 1_000,
+                "out": str(data.parent),
+            },
+            "checkpoint": {"at_end": False},
+            "distill": changes.get("distill"),
+        }
+    )
+
+
+def _trained(arm: str, config: Config, labels: int, ranks: Ranks) -> Row:
+    with TemporaryDirectory() as out, RunLog(Path(out), is_main=True, console=Console(quiet=True)) as log:
+        result = train_one(config, ranks, log)
+    test, valid = result.test["convert"], result.valid["convert"]
+    scores = (round(of, 5) for of in (test.auc, test.logloss, test.calibration, test.best_auc or 0.0))
+    del valid
+    return Row(arm, labels, config.run.seed, result.steps, *scores, audit=0.0)
+
+
+def read(table: Path) -> list[Row]:
+    return read_rows(table, Row)
