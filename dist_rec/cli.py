@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dist_rec.distill_cli import distill_app
+
 if TYPE_CHECKING:
     from dist_rec.data.importers.source import ImportSummary
 
@@ -16,6 +18,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Make, import and look at data
 app.add_typer(data_app, name="data")
 filter_app = typer.Typer(no_args_is_help=True, help="Find the events of a dataset that a run should not learn from.")
 app.add_typer(filter_app, name="filter")
+app.add_typer(distill_app, name="distill")
 
 
 def _home(path: Path | None) -> Path | None:

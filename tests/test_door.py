@@ -134,6 +134,8 @@ NOT_AT_DOOR: dict[str, str] = {
         f"training/purge_checkpoint.py::{name}": "of `dist-rec purge`, which starts no ranks"
         for name in ("_read_all", "_rewrite", "_rewrite_file")
     },
+    "training/feedback_audit.py::refuse_leaks": "what feedback tells is measured on the training data",
+    "training/feedback_audit.py::audit_recipe": "of `dist-rec distill audit`, which starts no ranks",
     "training/filter_report.py::report": "of `dist-rec filter report`, which starts no ranks",
     "data/reader.py::load_state_dict": "the settings in the state depend on the number of ranks",
     "data/ngram/told.py::ngrams_told": "an option of a command that starts no run",

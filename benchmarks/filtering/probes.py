@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from benchmarks.filtering.data import SYNTHETIC, Domain, labels_of, make_synthetic
 from benchmarks.filtering.policy import NoisyOptions
 from benchmarks.filtering.study import FLIPS, read
+from dist_rec.common.logistic import best_f1, f1_at, threshold_of_share
 from dist_rec.data.columns import list_column, ragged_values
 from dist_rec.data.schema import load_schema
 from dist_rec.probe.fit import fit_probe
 from dist_rec.probe.labels import Level, WeakLabels
-from dist_rec.probe.logistic import best_f1, f1_at, threshold_of_share
 
 FIELDS = ("part", "level", "depth", "flip", "share", "seed", "f1", "best_f1", "precision", "recall", "held_out_f1")
 USER_SHARE = 0.4  # of the domain among a user's events, from which the user has the label

@@ -17,6 +17,7 @@ from dist_rec.data.schema import Schema
 from dist_rec.distill.config import DistillConfig
 from dist_rec.distill.divergence import distill_bernoulli
 from dist_rec.distill.self_teacher import SelfTeacher
+from dist_rec.distill.tasks import taught_tasks
 from dist_rec.models.config import Immature
 from dist_rec.models.layers.delay import delayed_feedback_model, delayed_places, fake_negative_weighting
 from dist_rec.models.layers.loss import Loss, weighted_mean
@@ -61,12 +62,6 @@ class LabelLoss:
                     columns[place] = delayed_feedback_model(z, rate, y, waited)
             losses = torch.stack(columns, dim=1)
         return losses, ~undefined
-
-
-def taught_tasks(config: Config, schema: Schema) -> dict[str, float]:
-    """The tasks that a teacher teaches, and their weights: by default those that take time, or all if none does."""
-    named = {} if config.distill is None else config.distill.tasks
-    return named or dict.fromkeys(schema.candidate.delayed or schema.candidate.labels, 1.0)
 
 
 class Objective(nn.Module):

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from dist_rec.common.logistic import Logistic, best_f1, f1_at, fit_logistic, threshold_of_share
 from dist_rec.common.provenance import versions
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.columns import Ints, ragged_values, scalar_values
@@ -17,7 +18,6 @@ from dist_rec.data.schema import Schema, SequenceSchema, load_schema
 from dist_rec.data.validate import open_parquet, read_row_group
 from dist_rec.probe.events import read_events, sequence_of
 from dist_rec.probe.labels import WeakLabels
-from dist_rec.probe.logistic import Logistic, best_f1, f1_at, fit_logistic, threshold_of_share
 from dist_rec.probe.probe import EventProbe, ProbeFacts, facts_of, states_of
 from dist_rec.probe.states import StatesConfig, one_thread, train_states
 

@@ -18,7 +18,7 @@ def write_page(folder: Path, config: Config, test: dict[str, TaskMetrics], facts
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     draw_curve(rows, folder / "curve.png")
     windows = [row for row in rows if row["event"] == "train"]
-    facts = {name: _cell(value) for name, value in {**facts, **_speed(windows)}.items()}
+    facts = {name: _cell(value) for name, value in {**facts, **_feedback_alone(rows), **_speed(windows)}.items()}
     lines = [
         f"# {config.run.name}",
         "",
@@ -112,6 +112,15 @@ def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:
     handles = [line for ax in (axes, right) for line in ax.get_lines()]
     axes.legend(handles=handles, loc="center right")
     figure.savefig(path, dpi=120)
+
+
+def _feedback_alone(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """What the run found before it started, where there is a teacher."""
+    found = {row["task"]: row for row in rows if row["event"] == "feedback_audit"}
+    return {
+        f"AUC of feedback alone, {task}": "unknown" if row["auc"] is None else f"{row['auc']:.3f}"
+        for task, row in found.items()
+    }
 
 
 def _speed(windows: list[dict[str, Any]]) -> dict[str, str]:

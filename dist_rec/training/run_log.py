@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from dist_rec.distill.audit import LeakAudit
 from dist_rec.embedding.cache import CacheUse
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.training.metrics import TaskMetrics
@@ -118,6 +119,14 @@ class RunLog:
             self._progress.update(self._progress.task_ids[0], completed=step, total=total_steps, status=status)
         else:
             self.say(f"step {step}/{total_steps}  {status}")
+
+    def feedback_audit(self, found: dict[str, LeakAudit]) -> None:
+        """How well feedback alone tells each label that is taught."""
+        if not self._is_main:
+            return
+        for task, audit in found.items():
+            self._record({"event": "feedback_audit", "step": 0, "task": task, **asdict(audit)})
+            self.say(audit.told(task))
 
     def evaluation(self, split: str, step: int, metrics: dict[str, TaskMetrics]) -> None:
         """Metrics of a split, per task."""

@@ -12,7 +12,7 @@ from dist_rec.common.seed import random_state, restore_random_state, seed_everyt
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.schema import Schema
-from dist_rec.models.objective import taught_tasks
+from dist_rec.distill.tasks import taught_tasks
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.training.checkpoint import (
     BEST,
@@ -23,6 +23,7 @@ from dist_rec.training.checkpoint import (
     save_checkpoint,
 )
 from dist_rec.training.evaluate import evaluate_split
+from dist_rec.training.feedback_audit import audit_feedback, refuse_leaks
 from dist_rec.training.made_with import MadeWith, PurgeRecord
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model
@@ -110,6 +111,10 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
         schema, purged = saved.schema_for(schema, config, resume, resumed=True), saved.purged
     reader = open_split(config, schema, ranks, config.data.train, train=True)
     total_steps, per_update = training_steps(config, reader), config.optim.accumulation_steps
+    if schema.candidate.feedback is not None:
+        found = audit_feedback(config, schema, ranks)
+        log.feedback_audit(found)
+        refuse_leaks(config, found)
     model, plan = plan_model(schema, config, ranks)
     compile_kernels(model.ranker, schema, config, ranks, log)
     dmp = shard_model(model, plan, config, ranks)

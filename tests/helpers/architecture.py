@@ -34,15 +34,13 @@ class Rule:
         return any(_within(target, allowed) for target in targets)
 
 
+OPTIONS = ("dist_rec.data.filter.config", "dist_rec.distill.config", "dist_rec.models.config")  # of a recipe, no torch
 RULES = {
     # dist_rec/__init__.py: importing the package loads nothing, names come when they are used.
     "dist_rec": Rule(types=("dist_rec.api", "dist_rec.config", "dist_rec.registry")),
     "dist_rec.common": Rule(others=("numpy", "pydantic", "torch", "yaml")),
     "dist_rec.registry": Rule(project=("dist_rec.common.strict",), others=("pydantic",)),
-    "dist_rec.config": Rule(
-        project=("dist_rec.common", "dist_rec.data.filter.config", "dist_rec.models.config", "dist_rec.registry"),
-        others=("pydantic",),
-    ),
+    "dist_rec.config": Rule(project=("dist_rec.common", "dist_rec.registry", *OPTIONS), others=("pydantic",)),
     "dist_rec.kernels": Rule(others=("torch", "triton"), never=("torch.distributed",)),
     "dist_rec.data": Rule(
         # Of the kernels what a batch carries: the packed index, the places of its rows, and the ids of n-grams.
@@ -64,23 +62,23 @@ RULES = {
         others=("torch", "torchrec", "fbgemm_gpu"),
     ),
     "dist_rec.distill": Rule(
-        project=("dist_rec.common", "dist_rec.config", "dist_rec.data", "dist_rec.kernels"), others=("torch",)
+        project=("dist_rec.common", "dist_rec.config", "dist_rec.data"), others=("numpy", "pydantic", "torch")
     ),
     "dist_rec.models": Rule(
         project=(
             *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.kernels"),
             *("dist_rec.data.batch", "dist_rec.data.lengths", "dist_rec.data.schema", "dist_rec.data.slots"),
-            *("dist_rec.embedding.tables", "dist_rec.embedding.unique"),
+            *("dist_rec.data.later", "dist_rec.distill", "dist_rec.embedding.tables", "dist_rec.embedding.unique"),
             *("dist_rec.common.ngram", "dist_rec.embedding.ngram_fusion"),
         ),
-        others=("pydantic", "pydantic_core", "torch"),
+        others=("numpy", "pydantic", "pydantic_core", "torch"),
         never=("torch.distributed",),
     ),
     "dist_rec.optim": Rule(project=("dist_rec.common.choices", "dist_rec.config"), others=("torch", "torchrec.optim")),
     "dist_rec.training": Rule(
         project=(
             *("dist_rec.common", "dist_rec.config", "dist_rec.registry"),
-            *("dist_rec.data", "dist_rec.embedding", "dist_rec.models", "dist_rec.optim"),
+            *("dist_rec.data", "dist_rec.distill", "dist_rec.embedding", "dist_rec.models", "dist_rec.optim"),
             "dist_rec.kernels.common",  # compiled before the first step
         ),
         others=(
@@ -90,25 +88,22 @@ RULES = {
     ),
     "dist_rec.cost": Rule(
         project=(
-            *("dist_rec.common", "dist_rec.config", "dist_rec.registry"),
+            *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.training"),
             *("dist_rec.data", "dist_rec.embedding", "dist_rec.kernels", "dist_rec.models", "dist_rec.optim"),
-            "dist_rec.training",
         ),
         others=("numpy", "pyarrow", "pydantic", "rich", "torch", "torchrec.distributed.train_pipeline"),
     ),
     "dist_rec.probe": Rule(
         project=(
-            "dist_rec.common",
-            "dist_rec.data",
-            "dist_rec.kernels.cross_causal_attention",
-            "dist_rec.models.layers",
+            *("dist_rec.common", "dist_rec.data"),
+            *("dist_rec.kernels.cross_causal_attention", "dist_rec.models.layers"),
         ),
         others=("numpy", "pyarrow", "pydantic", "safetensors", "torch", "yaml"),
     ),
     "dist_rec.door": Rule(
         project=(
             *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.data", "dist_rec.embedding"),
-            *("dist_rec.models.check", "dist_rec.training"),
+            *("dist_rec.distill.check", "dist_rec.models.check", "dist_rec.training"),
         ),
     ),
     "dist_rec.api": Rule(project=("dist_rec.config", "dist_rec.door", "dist_rec.registry", "dist_rec.training")),
@@ -119,9 +114,12 @@ RULES = {
     "dist_rec.cli": Rule(
         project=(
             *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.door", "dist_rec.doctor"),
-            *("dist_rec.cost", "dist_rec.data", "dist_rec.probe", "dist_rec.training"),
+            *("dist_rec.cost", "dist_rec.data", "dist_rec.distill_cli", "dist_rec.probe", "dist_rec.training"),
         ),
         others=("typer", "rich"),
+    ),
+    "dist_rec.distill_cli": Rule(
+        project=("dist_rec.common", "dist_rec.config", "dist_rec.training"), others=("typer",)
     ),
 }
 

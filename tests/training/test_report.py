@@ -48,6 +48,13 @@ def _write(folder: Path, config: Config, rows: list[dict[str, Any]]) -> str:
     return (folder / "report.md").read_text()
 
 
+def test_the_page_says_what_feedback_alone_tells(tmp_path: Path) -> None:
+    found = (("a", 0.78), ("b", None))
+    audits = [{"event": "feedback_audit", "step": 0, "task": task, "auc": auc} for task, auc in found]
+    page = _write(tmp_path, _recipe(tmp_path, None), audits + ROWS)
+    assert "| AUC of feedback alone, a | 0.780 |\n| AUC of feedback alone, b | unknown |" in page
+
+
 def test_the_page_holds_everything(tmp_path: Path) -> None:
     config = _recipe(tmp_path, {"test": {"popularity_auc": 0.6}})
     page = _write(tmp_path, config, ROWS)

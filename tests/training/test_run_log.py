@@ -13,6 +13,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dist_rec.data.ngram.counts import NgramUse
+from dist_rec.distill.audit import LeakAudit
 from dist_rec.embedding.cache import CacheUse
 from dist_rec.optim.health import Health
 from dist_rec.training.metrics import TaskMetrics
@@ -197,3 +198,16 @@ def test_rows_are_there_when_a_run_fails(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 20
+
+
+def test_what_feedback_alone_tells(tmp_path: Path) -> None:
+    said, found = io.StringIO(), {"click": LeakAudit(0.75, 40, 30), "buy": LeakAudit(float("nan"), 40, 30)}
+    with RunLog(tmp_path, is_main=True, console=Console(file=said, width=400)) as log:
+        log.feedback_audit(found)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    kept = {"event": "feedback_audit", "step": 0, "candidates": 40, "with_feedback": 30}
+    assert rows == [{**kept, "task": "click", "auc": 0.75}, {**kept, "task": "buy", "auc": None}]
+    assert said.getvalue() == "".join(audit.told(task) + "\n" for task, audit in found.items())
+    with RunLog(tmp_path / "other", is_main=False) as log:
+        log.feedback_audit(found)
+    assert not (tmp_path / "other").exists()

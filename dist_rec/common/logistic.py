@@ -1,6 +1,6 @@
-"""A logistic regression on frozen states, and the threshold above which an event is taken for one of the domain.
+"""A logistic regression on rows of numbers, such as frozen states of events, and thresholds on its scores.
 
-Legend: N events, F numbers of a state.
+Legend: N rows, F numbers of a row.
 """
 
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from dist_rec.probe.logistic import best_f1, f1_at, fit_logistic, threshold_of_share
+from dist_rec.common.logistic import best_f1, f1_at, fit_logistic, threshold_of_share
 
 
 def _data(n: int = 400, features: int = 5) -> tuple[torch.Tensor, np.ndarray]:
