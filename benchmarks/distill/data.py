@@ -17,11 +17,12 @@ CANDIDATES = 8
 MOST_LABELS = 30_000
 HORIZON_DAYS = 7.0
 HORIZONS = 3  # of the training split. In the first one histories are short; labels are from the second
-EVALUATED = 1_500  # requests of validation; test has twice as many
+EVALUATED = 1_000  # requests of validation; test has three times as many
 
 
-def write_world(folder: Path, seed: int) -> Path:
-    """The whole of the generated data of a seed; its validation and test splits serve all budgets."""
+def write_world(folder: Path, seed: int, shown: float) -> Path:
+    """The whole of the generated data of a seed; its validation and test splits serve all budgets. `shown`: how much
+    feedback tells of what a server knows anyway."""
     of_last_horizon = MOST_LABELS * IMMATURE / CANDIDATES
     config = DelayedConfig(
         requests=int(1.05 * HORIZONS * of_last_horizon / 0.8),
@@ -32,6 +33,7 @@ def write_world(folder: Path, seed: int) -> Path:
         mean_length=40,
         days=HORIZONS * HORIZON_DAYS,
         horizon_days=HORIZON_DAYS,
+        shown=shown,
         seed=seed,
     )
     if not folder.is_dir():
@@ -52,7 +54,7 @@ def write_budget(world: Path, folder: Path, labels: int, seed: int, *, shuffled:
     train = whole.take(np.sort(np.concatenate(chosen)))
     write_schema(folder, schema)
     write_split(folder / "train", _shuffled(train, rng) if shuffled else train, schema)
-    for split, requests in (("valid", EVALUATED), ("test", 2 * EVALUATED)):
+    for split, requests in (("valid", EVALUATED), ("test", 3 * EVALUATED)):
         write_split(folder / split, pq.read_table(world / split).slice(0, requests), schema)
     return now
 
@@ -78,5 +80,3 @@ def _shuffled(table: pa.Table, rng: np.random.Generator) -> pa.Table:
         place = table.schema.get_field_index(name)
         table = table.set_column(place, table.schema.field(place), column.cast(table.schema.field(place).type))
     return table
-
-

@@ -2,6 +2,7 @@
 
 Every run is a row of a CSV, which can be stopped and continued."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,11 @@ from dist_rec.training.ranks import Ranks, start_ranks
 from dist_rec.training.run_log import RunLog
 
 BUDGETS = (300, 1_000, 3_000, 10_000, 30_000)
-STEPS = {300: 400, 1_000: 500, 3_000: 700, 10_000: 1_000, 30_000: 1_600}
+STEPS = {300: 250, 1_000: 350, 3_000: 500, 10_000: 700, 30_000: 1_000}
+BATCH = {300: 32, 1_000: 32, 3_000: 32, 10_000: 32, 30_000: 64}  # requests
 SEEDS = (1, 2, 3, 4, 5)
-EVALUATIONS = 8
-BATCH = 32
+SHOWN = (1.0, 0.0)
+EVALUATIONS = 5
 
 TEACHER: dict[str, Any] = {"weight": 1.0, "teacher_weight": 1.0, "warmup_updates": 50}
 BASE = "labels"
@@ -47,15 +49,27 @@ KINDS: dict[str, dict[str, Any]] = {
 KINDS_AT = (1_000, 3_000)
 
 
+FEW = (BASE, "teacher only", "forward KL, all", "every label")  # where feedback shows nothing that a server knows
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What arms have in common: how much feedback shows of what a server knows, labels that are final, the seed."""
+
+    shown: float
+    labels: int
+    seed: int
+
+
 @dataclass(frozen=True)
 class Row:
     """One run, of `arm`, with so many `labels` that are final; test metrics of the weights with the least validation
-    logloss, after `step` of all steps."""
+    logloss. `audit`: AUC of feedback alone, NaN without a teacher."""
 
     arm: str
+    shown: float
     labels: int
     seed: int
-    step: int
     auc: float
     logloss: float
     calibration: float
@@ -63,23 +77,33 @@ class Row:
     audit: float
 
 
-def run_study(table: Path, worlds: Path, budgets: Iterable[int], seeds: Iterable[int], arms: Iterable[str]) -> None:
+def run_study(table: Path, worlds: Path, plan: Iterable[Cell]) -> None:
     """Appends the runs that the table lacks. `worlds`: a folder that keeps the generated data."""
-    done = {(row.arm, row.labels, row.seed) for row in read(table)}
-    named = list(arms)
+    done = {(row.arm, Cell(row.shown, row.labels, row.seed)) for row in read(table)}
     with TemporaryDirectory() as place, start_ranks(_config(Path(place), 0, BUDGETS[0], 0, {}).parallel) as ranks:
-        for labels in budgets:
-            for seed in seeds:
-                wanted = {name: changes for name, changes in (ARMS | KINDS).items() if name in named}
-                wanted = {name: changes for name, changes in wanted.items() if (name, labels, seed) not in done}
-                if not wanted:
-                    continue
-                world = write_world(worlds / f"world-{seed}", seed)
-                folders = {shuffled: Path(place) / f"{labels}-{seed}-{shuffled}" for shuffled in (False, True)}
-                now = [write_budget(world, of, labels, seed, shuffled=shuffled) for shuffled, of in folders.items()][0]
+        for cell in plan:
+            wanted = {name: changes for name, changes in arms_of(cell).items() if (name, cell) not in done}
+            if not wanted:
+                continue
+            world = write_world(worlds / f"shown-{cell.shown:g}-seed-{cell.seed}", cell.seed, cell.shown)
+            with TemporaryDirectory() as folder:
+                folders = {shuffled: Path(folder) / f"shuffled-{shuffled}" for shuffled in (False, True)}
+                moments = [
+                    write_budget(world, of, cell.labels, cell.seed, shuffled=shuffled)
+                    for shuffled, of in folders.items()
+                ]
                 for name, changes in wanted.items():
                     data = folders[changes.get("shuffled", False)]
-                    append(table, _trained(name, _config(data, now, labels, seed, changes), labels, ranks))
+                    config = _config(data, moments[0], cell.labels, cell.seed, changes)
+                    append(table, _trained(name, cell, config, ranks))
+
+
+def arms_of(cell: Cell) -> dict[str, dict[str, Any]]:
+    """All arms where feedback shows what a server knows, the first few where it does not, and kinds of teachers at some
+    budgets."""
+    if not cell.shown:
+        return {name: ARMS[name] for name in FEW}
+    return ARMS | (KINDS if cell.labels in KINDS_AT else {})
 
 
 def _config(data: Path, now: int, labels: int, seed: int, changes: dict[str, Any]) -> Config:
@@ -88,7 +112,7 @@ def _config(data: Path, now: int, labels: int, seed: int, changes: dict[str, Any
         {
             "data": {
                 "path": str(data),
-                "batch_size": BATCH,
+                "batch_size": BATCH[labels],
                 "eval_batch_size": 256,
                 "max_length": 8,
                 "workers": 0,
@@ -117,13 +141,15 @@ def _config(data: Path, now: int, labels: int, seed: int, changes: dict[str, Any
     )
 
 
-def _trained(arm: str, config: Config, labels: int, ranks: Ranks) -> Row:
-    with TemporaryDirectory() as out, RunLog(Path(out), is_main=True, console=Console(quiet=True)) as log:
-        result = train_one(config, ranks, log)
-    test, valid = result.test["convert"], result.valid["convert"]
-    scores = (round(of, 5) for of in (test.auc, test.logloss, test.calibration, test.best_auc or 0.0))
-    del valid
-    return Row(arm, labels, config.run.seed, result.steps, *scores, audit=0.0)
+def _trained(arm: str, cell: Cell, config: Config, ranks: Ranks) -> Row:
+    with TemporaryDirectory() as out:
+        with RunLog(Path(out), is_main=True, console=Console(quiet=True)) as log:
+            test = train_one(config, ranks, log).test["convert"]
+        lines = map(json.loads, (Path(out) / "metrics.jsonl").read_text().splitlines())
+        audits = [line["auc"] for line in lines if line["event"] == "feedback_audit"]
+    audit = audits[0] if audits and audits[0] is not None else float("nan")
+    scores = (round(of, 5) for of in (test.auc, test.logloss, test.calibration, test.best_auc or 0.0, audit))
+    return Row(arm, cell.shown, cell.labels, cell.seed, *scores)
 
 
 def read(table: Path) -> list[Row]:

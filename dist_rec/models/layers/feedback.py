@@ -40,8 +40,8 @@ class FeedbackEncoder(nn.Module):
         self.place = nn.Embedding(self.count, width)
 
     def start_large(self) -> None:
-        """Side values and times with torch's own spread: they are all that a teacher knows more, and it has to find them
-        among many events, with few labels."""
+        """Side values and times with torch's own spread: a teacher has to find them among many events, with few
+        labels."""
         for term in (*([] if self.time is None else [self.time]), *self.side.values()):
             nn.init.normal_(term.embedding.weight)
 
