@@ -81,14 +81,14 @@ def columns_of(schema: Schema) -> list[Column]:
 
 
 def _known_later(schema: Schema) -> list[Column]:
-    candidate, feedback = schema.candidate, schema.candidate.feedback
+    candidate, feedback = schema.candidate, schema.feedback_read
     columns = [
         Column(f"{CANDIDATE}.{label}.matured", CANDIDATE, "label")
         if of.horizon is None
         else Column(f"{CANDIDATE}.{label}.delay", CANDIDATE, "delay")
         for label, of in candidate.delayed.items()
     ]
-    if feedback is None or not feedback.read:
+    if feedback is None:
         return columns
     columns.append(Column(f"{CANDIDATE}.feedback_events", CANDIDATE, "feedback_events"))
     columns += [

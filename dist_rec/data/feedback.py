@@ -14,7 +14,6 @@ from dist_rec.data.columns import CANDIDATE, Ints
 from dist_rec.data.later import FEEDBACK, FeedbackSchema
 from dist_rec.data.outcome import trained
 from dist_rec.data.reading import OwnerColumns, Reading
-from dist_rec.data.schema import Schema
 from dist_rec.data.targets import Labels, Targets
 
 
@@ -26,8 +25,8 @@ def feedback_columns(reading: Reading, labels: Labels, targets: Targets) -> Owne
     - `twins` (B,) int32 twins of each request, `twin` (F,) int32 the candidate of each
     - `distilled` (F, T) bool: the labels that the teacher teaches the candidate
     """
-    feedback = reading.schema.candidate.feedback
-    if feedback is None or not feedback.read:
+    feedback = reading.schema.feedback_read
+    if feedback is None:
         return None
     there = trained(reading, labels)
     chosen, candidate = _chosen(reading, feedback, there, targets.now)
@@ -49,10 +48,9 @@ def feedback_columns(reading: Reading, labels: Labels, targets: Targets) -> Owne
     return OwnerColumns(ids, tensors, plain_bytes, tuple(feedback.side))
 
 
-def no_feedback(schema: Schema) -> list[NDArray]:
+def no_feedback(feedback: FeedbackSchema) -> list[NDArray]:
     """Ids of each field where feedback is declared but not read: the keys of the batch are the same without it."""
-    feedback = schema.candidate.feedback
-    return [np.zeros(0, np.int64) for _ in ([] if feedback is None else feedback.ids)]
+    return [np.zeros(0, np.int64) for _ in feedback.ids]
 
 
 def num_distilled(feedback: OwnerColumns) -> tuple[int, ...]:

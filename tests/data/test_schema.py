@@ -299,7 +299,9 @@ def test_no_sequence_is_called_as_feedback_is() -> None:
     sequences = [{"name": "feedback", "ids": ["item"]}]
     with pytest.raises(ValueError, match="not be 'candidate' or 'context' or 'feedback', got"):
         make_schema(sequences=sequences, candidate={"ids": ["item"], "labels": ["a"], "feedback": {"ids": ["item"]}})
-    assert make_schema(sequences=sequences).sequences[0].name == "feedback"
+    ngram = [{"name": "item", "ngram": NGRAM}]
+    schema = make_schema(sequences=[{"name": "feedback", "ids": ngram}])
+    assert schema.feedback_read is None and list(schema.layout.ngrams) == ["feedback.item.ngram"]
 
 
 @pytest.mark.parametrize(
@@ -315,6 +317,7 @@ def test_feedback_shares_the_feature_set_of_equal_fields(ids: list[str], feature
 def test_a_server_has_the_keys_of_training() -> None:
     schema = later_schema({"ids": ["kind"], "side": {"dwell": 5}}, hidden=True)
     served = schema.as_served()
+    assert schema.feedback_read is schema.candidate.feedback and served.feedback_read is None
     assert served.layout == schema.layout and list(served.layout.sizes) == list(schema.layout.sizes)
     feedback = served.candidate.feedback
     assert (
