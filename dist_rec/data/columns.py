@@ -43,7 +43,7 @@ class Column:
             "oracle": pa.float32(),
             "visible_events": pa.int32(),
             "feedback_events": pa.int32(),
-            "delay": pa.int32(),
+            "delay": pa.int64(),  # where the label is 0 any number may stand
             "score": pa.float16(),
         }
         value = kinds.get(self.kind) or _id_type(self.size or 2**31)
