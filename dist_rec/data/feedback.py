@@ -1,7 +1,8 @@
 """Feedback of the candidates of a batch: what happened to them after they were served, for a teacher to read.
 
 A candidate with feedback gets a twin, a second candidate that also sees the feedback. There is none for a candidate
-that is not trained or has no label that the teacher teaches or learns from.
+that is not trained; whether it has a label that the teacher teaches or learns from makes no difference, as the log says
+how many have feedback alone.
 
 Shapes: B requests, C candidates, F twins, E their feedback events, T tasks.
 """

@@ -4,14 +4,20 @@ from typing import Any
 
 import numpy as np
 
+from dist_rec.data.filter.event_filter import EventFilter, Left
+from dist_rec.data.reading import Reading
 from dist_rec.data.schema import Schema
-from tests.data.requests import make_row, make_schema
+from dist_rec.data.some_rows import SomeRows
+from tests.data.filter.policies import all_items, filter_by_item
+from tests.data.requests import make_row, make_schema, make_table
 
 Row = dict[str, Any]
 HORIZON = 100
 LABELS = ["click", "buy", "back", "convert"]
 DELAYED: dict[str, Any] = {"back": {}, "convert": {"horizon": HORIZON}}
 FEEDBACK: dict[str, Any] = {"ids": ["item", "kind"], "side": {"dwell": 5, "page": 300}, "time": True, "most": 2}
+HIDDEN = {"item": 50, "kind": 5, "dwell": 5, "page": 300}  # what a hidden feedback event shows
+ACTIONS = [None, "mask", "hide", "keymask", "drop"]
 
 
 def later_schema(feedback: dict[str, Any] | None = FEEDBACK, hidden: bool = False, **candidate: Any) -> Schema:
@@ -58,3 +64,34 @@ def candidates_of(row: Row) -> list[Row]:
         found.append(values | {"now": row["time"], "feedback": events})
         first += count
     return found
+
+
+def left_of(rows: list[Row], action: str | None) -> list[list[Row]]:
+    """Candidates of every request that a filter leaves which does `action` to every third item: with `trained`, and
+    with the feedback that is left of them."""
+    found = []
+    for row in rows:
+        every = [
+            of | {"trained": action is None or of["item"] % 3 > 0, "feedback": _left(of["feedback"], action)}
+            for of in candidates_of(row)
+        ]
+        if action is None or any(of["trained"] for of in every):
+            found.append([of for of in every if of["trained"] or action != "drop"])
+    return found
+
+
+def _left(feedback: list[Row], action: str | None) -> list[Row]:
+    if action == "hide":
+        return [event if event["item"] % 3 else event | HIDDEN for event in feedback]
+    return [event for event in feedback if event["item"] % 3 or action not in ("drop", "keymask")]
+
+
+def filter_of(schema: Schema, action: str | None) -> EventFilter | None:
+    """The filter of `left_of`."""
+    return None if action is None else filter_by_item(schema, all_items(action))
+
+
+def reading_of(rows: list[Row], schema: Schema, action: str | None = None) -> Reading:
+    """The columns of what `left_of` says is left."""
+    some, acting = SomeRows(make_table(rows, schema), np.arange(len(rows))), filter_of(schema, action)
+    return Reading(Left(some) if acting is None else acting.left(some, schema, None), schema, None)
