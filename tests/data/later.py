@@ -66,13 +66,13 @@ def candidates_of(row: Row) -> list[Row]:
     return found
 
 
-def left_of(rows: list[Row], action: str | None) -> list[list[Row]]:
+def left_of(rows: list[Row], action: str | None, *, of_feedback: bool = True) -> list[list[Row]]:
     """Candidates of every request that a filter leaves which does `action` to every third item: with `trained`, and
-    with the feedback that is left of them."""
-    found = []
+    with the feedback that is left of them; all of it where it has no items."""
+    found, to_feedback = [], action if of_feedback else None
     for row in rows:
         every = [
-            of | {"trained": action is None or of["item"] % 3 > 0, "feedback": _left(of["feedback"], action)}
+            of | {"trained": action is None or of["item"] % 3 > 0, "feedback": _left(of["feedback"], to_feedback)}
             for of in candidates_of(row)
         ]
         if action is None or any(of["trained"] for of in every):
