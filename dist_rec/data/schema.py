@@ -220,7 +220,7 @@ class Schema(Strict):
         """As pydantic's, without what was worked out from the fields before they changed."""
         copied = super().model_copy(update=update, deep=deep)
         for name in ("layout", "_event_tables"):
-            copied.__dict__.pop(name, None)
+            vars(copied).pop(name, None)
         return copied
 
     @property
