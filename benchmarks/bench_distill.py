@@ -16,16 +16,22 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.distill import study
+from benchmarks.distill import cost, real, study
 from dist_rec.common.provenance import provenance_lines
 
-TITLES = {"study": "Self-distillation on generated data"}
+TITLES = {
+    "study": "Self-distillation on generated data",
+    "real": "Self-distillation on public data",
+    "cost": "What a teacher costs",
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=list(TITLES))
     parser.add_argument("--table", type=Path, help="rows are appended to it")
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--sets", nargs="+", choices=list(real.SETS), default=list(real.SETS))
     parser.add_argument("--worlds", type=Path, default=Path("data/distill"))
     parser.add_argument("--shown", type=float, nargs="+", default=list(study.SHOWN))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(study.SEEDS))
@@ -42,6 +48,11 @@ def main() -> None:
 
 
 def _page(options: argparse.Namespace) -> Iterable[str]:
+    if options.what == "cost":
+        return cost.page()
+    if options.what == "real":
+        real.run_real(options.table, options.data, options.sets, options.seeds)
+        return real.page(real.read(options.table))
     plan = [
         study.Cell(shown, labels, seed)
         for shown in options.shown
@@ -49,7 +60,7 @@ def _page(options: argparse.Namespace) -> Iterable[str]:
         for labels in options.budgets
     ]
     study.run_study(options.table, options.worlds, plan)
-    return []
+    return study.page(study.read(options.table))
 
 
 if __name__ == "__main__":

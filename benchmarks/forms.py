@@ -16,7 +16,7 @@ from dist_rec.config import Config, load_config
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.reader import RequestReader
 from dist_rec.optim.hybrid import HybridOptimizer
-from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model
+from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model, teach_by_version
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.splits import dataset_schema, open_split
 
@@ -39,6 +39,7 @@ class Form:
         model, plan = plan_model(schema, config, ranks)
         dmp = shard_model(model, plan, config, ranks)
         optimizer = make_optimizer(dmp, config.optim, 1_000_000, ranks)
+        teach_by_version(model, optimizer)
         return cls(reader, list(islice(reader, count)), dmp, optimizer)
 
     def read(self) -> None:

@@ -2,13 +2,16 @@
 
 Every run is a row of a CSV, which can be stopped and continued."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.distill.data import write_budget, write_world
+import numpy as np
+
+from benchmarks.distill.data import IMMATURE, write_budget, write_world
 from benchmarks.distill.runs import trained
 from benchmarks.ngram.runs import append, read_rows
 from dist_rec.config import Config
@@ -19,6 +22,7 @@ STEPS = {300: 250, 1_000: 350, 3_000: 500, 10_000: 700, 30_000: 1_000}
 BATCH = {300: 32, 1_000: 32, 3_000: 32, 10_000: 32, 30_000: 64}  # requests
 SEEDS = (1, 2, 3, 4, 5)
 SHOWN = (1.0, 0.0)
+SHOWN_WORDS = {1.0: "what a server knows, too", 0.0: "only what a server does not know"}
 EVALUATIONS = 5
 
 TEACHER: dict[str, Any] = {"weight": 1.0, "teacher_weight": 1.0, "warmup_updates": 50}
@@ -42,7 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "ema .01": {"distill": TEACHER | {"teacher": "ema", "teacher_rate": 0.01}},
     "trust region .5": {"distill": TEACHER | {"teacher": "trust_region", "teacher_rate": 0.5, "frozen_at": 250}},
 }
-KINDS_AT = (1_000, 3_000)
+KINDS_AT = (3_000,)
 
 
 FEW = (BASE, "teacher only", "forward KL, all", "every label")  # where feedback shows nothing that a server knows
@@ -145,3 +149,90 @@ def _trained(arm: str, cell: Cell, config: Config, ranks: Ranks) -> Row:
 
 def read(table: Path) -> list[Row]:
     return read_rows(table, Row)
+
+
+def page(rows: list[Row]) -> Iterator[str]:
+    """Lines of the tables."""
+    yield (
+        f"LONGER on data of `dist-rec data synth --kind delayed`; for every label that is final there are {IMMATURE} "
+        "candidates whose label is not, all with feedback. Every arm has the same batches and as many steps, and is "
+        "tested with the weights of the least validation logloss. Means over paired seeds; ± is the standard "
+        "deviation, of a difference that of the pairs."
+    )
+    for shown in SHOWN:
+        found = [row for row in rows if row.shown == shown]
+        if found:
+            yield from ("", f"## Feedback that shows {SHOWN_WORDS[shown]}", "")
+            yield from _of_world(found)
+
+
+def _of_world(rows: list[Row]) -> Iterator[str]:
+    budgets = sorted({row.labels for row in rows})
+    audits = [row.audit for row in rows if row.arm == "forward KL, all" and row.audit == row.audit]
+    seeds = len({row.seed for row in rows})
+    yield (
+        f"Best reachable AUC {mean(row.best_auc for row in rows):.3f}; AUC of feedback alone {min(audits):.2f} to "
+        f"{max(audits):.2f}; {seeds} seeds."
+    )
+    head = "".join(f" {labels:,} |" for labels in budgets)
+    for title, cell in (
+        ("AUC", lambda of, _: _spread([row.auc for row in of])),
+        ("AUC against labels alone", lambda of, base: _spread([r.auc - base[r.seed].auc for r in of], signed=True)),
+        ("Logloss", lambda of, _: f"{mean(row.logloss for row in of):.4f}"),
+        ("Calibration", lambda of, _: f"{mean(row.calibration for row in of):.2f}"),
+    ):
+        yield from ("", f"### {title}", "", f"| arm | labels:{head}", f"|---|{'---|' * len(budgets)}")
+        for arm in ARMS:
+            cells = []
+            for labels in budgets:
+                base = {row.seed: row for row in rows if (row.arm, row.labels) == (BASE, labels)}
+                of = [row for row in rows if (row.arm, row.labels) == (arm, labels) and row.seed in base]
+                cells.append(cell(of, base) if of else "")
+            if any(cells):
+                yield f"| {arm} | {' | '.join(cells)} |"
+    yield from _labels_saved(rows, budgets)
+    yield from _kinds(rows)
+
+
+def _labels_saved(rows: list[Row], budgets: list[int]) -> Iterator[str]:
+    """How many labels the arm without a teacher needs for the same AUC, by interpolation between budgets."""
+    curve = [mean(row.auc for row in rows if (row.arm, row.labels) == (BASE, labels)) for labels in budgets]
+    if len(curve) < 2:
+        return
+    yield from ("", "### Labels that `labels` needs for the same AUC, as a multiple", "")
+    yield from (f"| arm | labels:{''.join(f' {labels:,} |' for labels in budgets)}", f"|---|{'---|' * len(budgets)}")
+    for arm in ARMS:
+        cells = []
+        for labels in budgets:
+            of = [row.auc for row in rows if (row.arm, row.labels) == (arm, labels)]
+            if not of:
+                continue
+            score = mean(of)
+            if score > curve[-1]:
+                cells.append(f"> {budgets[-1] / labels:.0f}x")
+            else:
+                needed = np.exp(np.interp(score, np.maximum.accumulate(curve), np.log(budgets)))
+                cells.append(f"{needed / labels:.1f}x" if score >= curve[0] else "-")
+        if cells and arm != BASE:
+            yield f"| {arm} | {' | '.join(cells)} |"
+
+
+def _kinds(rows: list[Row]) -> Iterator[str]:
+    for labels in KINDS_AT:
+        base = {row.seed: row for row in rows if (row.arm, row.labels) == (BASE, labels)}
+        kinds = {name: [r for r in rows if (r.arm, r.labels) == (name, labels) and r.seed in base] for name in KINDS}
+        if not any(kinds.values()):
+            continue
+        yield from ("", f"### Whose weights teach, forward KL on all, {labels:,} labels", "")
+        yield from ("| teacher | AUC | against labels alone | logloss | calibration |", "|---|---|---|---|---|")
+        kinds = {"live": [r for r in rows if (r.arm, r.labels) == ("forward KL, all", labels)]} | kinds
+        for name, of in kinds.items():
+            if of:
+                gains = _spread([row.auc - base[row.seed].auc for row in of], signed=True)
+                more = f"{mean(row.logloss for row in of):.4f} | {mean(row.calibration for row in of):.2f}"
+                yield f"| {name} | {_spread([row.auc for row in of])} | {gains} | {more} |"
+
+
+def _spread(values: list[float], *, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    return f"{mean(values):{sign}.4f} ± {stdev(values) if len(values) > 1 else 0.0:.4f}"

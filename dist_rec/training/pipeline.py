@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -76,6 +77,12 @@ def make_optimizer(
         lr_factor=lr_factor(config, total_updates),
         group=ranks.dense_group,
     )
+
+
+def teach_by_version(model: RankingModel, optimizer: HybridOptimizer) -> None:
+    """Shows a teacher every version of the dense weights that the optimizer has applied, once, whatever its delay."""
+    if model.objective.teacher is not None:
+        optimizer.register_update_hook(partial(model.objective.teacher.advance, model.ranker))
 
 
 def make_pipeline(

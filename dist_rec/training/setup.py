@@ -1,7 +1,6 @@
 """Everything that a run needs before its first step, made from the recipe or brought back from a checkpoint."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +25,7 @@ from dist_rec.training.evaluate import evaluate_split
 from dist_rec.training.feedback_audit import audit_feedback, refuse_leaks
 from dist_rec.training.made_with import MadeWith, PurgeRecord
 from dist_rec.training.metrics import TaskMetrics
-from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model
+from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model, teach_by_version
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.run_log import RunLog
 from dist_rec.training.selection import Selection
@@ -120,8 +119,7 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
     dmp = shard_model(model, plan, config, ranks)
     health_every = max(config.run.log_every // per_update, 1)
     optimizer = make_optimizer(dmp, config.optim, total_steps // per_update, ranks, health_every)
-    if model.objective.teacher is not None:
-        optimizer.register_update_hook(partial(model.objective.teacher.advance, model.ranker))
+    teach_by_version(model, optimizer)
     torch.manual_seed((config.run.seed * ranks.world_size + ranks.rank) % 2**63)  # dropout differs between ranks
     run = Run(
         config=config,

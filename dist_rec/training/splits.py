@@ -58,7 +58,7 @@ def hashes_on_device(config: Config, schema: Schema, device: torch.device) -> bo
 
 def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str], *, train: bool) -> RequestReader:
     """This rank's part of a split: shuffled and repeated for training, in file order otherwise. Only training reads
-    feedback, and only its labels are those of a moment."""
+    feedback, and only its labels are those of a moment. The filter is made for what the recipe knows of the data."""
     return RequestReader(
         folders=[Path(config.data.path) / folder for folder in folders],
         schema=schema if train else schema.as_served(),
@@ -73,7 +73,7 @@ def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str],
         dedup=config.data.dedup,
         rows=READERS.make(config.data.reader),
         hash_ngrams=not hashes_on_device(config, schema, ranks.device),
-        event_filter=make_filter(config.data.filter, schema if train else schema.as_served(), training=train),
+        event_filter=make_filter(config.data.filter, dataset_schema(config), training=train),
         targets=training_targets(config, schema) if train else None,
     )
 

@@ -232,7 +232,8 @@ def test_a_server_knows_all_but_the_feedback(declared: dict[str, Any], use_dedup
     assert there.feedback is None and len(got.twin) > 0
     assert there.unique.keys() == batch.unique.keys() == list(schema.layout.tables)
     assert torch.equal(there.labels.nan_to_num(-1), batch.labels.nan_to_num(-1))
-    assert there.candidates_per_rank.tolist() == batch.candidates_per_rank.tolist()
+    untaught, _ = _opened(rows, schema, Targets(taught=()), dedup=use_dedup)
+    assert there.candidates_per_rank.tolist() == untaught.candidates_per_rank.tolist()
     for name in ("history.item", "history.kind"):
         for one, other in (
             (there.sequences["history"], batch.sequences["history"]),

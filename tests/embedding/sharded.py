@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,6 +18,7 @@ from dist_rec.data.schema import Schema
 from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
 from dist_rec.models.build import build_model
 from dist_rec.optim.hybrid import HybridOptimizer
+from dist_rec.training.pipeline import teach_by_version
 from dist_rec.training.splits import training_targets
 from tests.data.feedback_rows import NOW, feedback_schema
 from tests.data.requests import make_schema, make_table
@@ -104,9 +104,7 @@ def train(config: Config, steps: list[list[list[Row]]], update: Update, dense: s
     hybrid = HybridOptimizer(
         dmp, DENSE[dense], dense_update=kind, warmup_sync_steps=0, clip_norm=1.0, group=dist.group.WORLD
     )
-    teacher = dmp.module.objective.teacher
-    if teacher is not None:
-        hybrid.register_update_hook(partial(teacher.advance, dmp.module.ranker))
+    teach_by_version(dmp.module, hybrid)
     losses = []
     for rows in steps:
         hybrid.zero_grad()

@@ -42,8 +42,9 @@ class FeedbackEncoder(nn.Module):
     def start_large(self) -> None:
         """Side values and times with torch's own spread: a teacher has to find them among many events, with few
         labels."""
-        for term in (*([] if self.time is None else [self.time]), *self.side.values()):
-            nn.init.normal_(term.embedding.weight)
+        for term in self.modules():
+            if isinstance(term, BucketTerm):
+                nn.init.normal_(term.embedding.weight)
 
     def forward(self, rows: Tensor | None, feedback: Feedback) -> Tensor:
         lengths = feedback.lengths
