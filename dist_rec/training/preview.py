@@ -11,10 +11,11 @@ from dist_rec.embedding.tables import table_dims
 from dist_rec.models.build import RankingModel
 from dist_rec.models.cost import dense_params, request_flops
 from dist_rec.registry import FUSED_OPTIMIZERS
+from dist_rec.training.feedback_audit import audit_feedback, refuse_leaks
 from dist_rec.training.pipeline import plan_model
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.report import config_yaml
-from dist_rec.training.splits import dataset_schema, open_split, training_steps
+from dist_rec.training.splits import dataset_schema, distills, open_split, training_steps
 from dist_rec.training.study import members
 
 
@@ -22,6 +23,8 @@ def preview(config: Config, ranks: Ranks) -> None:
     """Prints on rank 0. Raises ConfigError for whatever would stop the run before its first step."""
     schema = dataset_schema(config)
     member = members(config)[0].config
+    if distills(member):
+        refuse_leaks(member, audit_feedback(member, schema, ranks))
     steps = training_steps(member, open_split(member, schema, ranks, member.data.train, train=True))
     model, plan = plan_model(schema, member, ranks)
     if not ranks.is_main:

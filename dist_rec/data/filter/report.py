@@ -13,7 +13,7 @@ from dist_rec.data.columns import CANDIDATE
 from dist_rec.data.errors import DataError
 from dist_rec.data.filter.actions import Action, Reason
 from dist_rec.data.filter.config import FilterConfig
-from dist_rec.data.filter.events import Events
+from dist_rec.data.filter.events import Events, owners_of
 from dist_rec.data.filter.policy import FilterPolicy, decided
 from dist_rec.data.inspect import split_folders
 from dist_rec.data.row_reader import PARQUET, RowReader
@@ -26,7 +26,7 @@ EXAMPLES = 3  # of each reason
 
 @dataclass
 class SplitCounts:
-    """One split. Events of every history count each time they occur.
+    """One split. Events of every history, and of feedback if a teacher reads it, count each time they occur.
 
     - `events`, `candidates`, `users`, `requests`: all there are; `untrained`: requests none of whose candidates is
       trained
@@ -69,7 +69,7 @@ class _Tally:
             some = SomeRows(table, np.arange(table.num_rows))
             self.found.requests += len(some)
             self.users.update(some.scalars(self.schema.request.grouping_key).tolist())
-            for owner in (*(sequence.name for sequence in self.schema.sequences), CANDIDATE):
+            for owner in owners_of(self.schema):
                 self._add(Events(some, self.schema, owner), f"{group.path}, row group {group.index}")
         found = self.found
         found.users = len(self.users)
