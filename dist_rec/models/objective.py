@@ -29,8 +29,8 @@ from dist_rec.registry import LOSSES
 
 @dataclass(frozen=True)
 class LabelLoss:
-    """The loss of every candidate and task by itself; of tasks in `delayed` the correction of delay, where a batch has what
-    it reads: in training."""
+    """The loss of every candidate and task by itself; of tasks in `delayed` the correction of delay, where a batch has
+    what it reads: in training."""
 
     loss: Loss
     immature: Immature

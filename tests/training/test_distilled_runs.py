@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch import Tensor
 
 from dist_rec.common.strict import ConfigError
@@ -147,7 +146,9 @@ def test_the_log_has_what_teacher_and_student_say(data: tuple[Path, int], tmp_pa
             name.removeprefix("distill.convert."): value for name, value in row.items() if name.startswith("distill")
         }
         assert told["both"] + told["feedback_only"] + told["label_only"] + told["neither"] == pytest.approx(1.0)
-        assert 0.0 < told["agreement"] <= 1.0 and told["both"] > 0.0 < told["feedback_only"] and told["label_only"] == 0.0
+        assert (
+            0.0 < told["agreement"] <= 1.0 and told["both"] > 0.0 < told["feedback_only"] and told["label_only"] == 0.0
+        )
         assert {"teacher_calibration", "student_calibration", "credit_of_ones", "credit_of_zeros"} < told.keys()
 
 
