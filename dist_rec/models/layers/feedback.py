@@ -43,6 +43,7 @@ class FeedbackEncoder(nn.Module):
         """Side values and times with torch's own spread: a teacher has to find them among many events, with few
         labels."""
         for term in (*([] if self.time is None else [self.time]), *self.side.values()):
+            assert isinstance(term, BucketTerm)
             nn.init.normal_(term.embedding.weight)
 
     def forward(self, rows: Tensor | None, feedback: Feedback) -> Tensor:
