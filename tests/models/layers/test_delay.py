@@ -61,12 +61,14 @@ def _columns(of: list[tuple[float, float, float, float]]) -> tuple[Tensor, ...]:
 @given(of=rows)
 def test_the_delay_model_is_the_formula_and_so_are_its_gradients(of: list[tuple[float, float, float, float]]) -> None:
     z, rates, observed, waited = _columns(of)
-    mine, plain = _leaves(z, rates), _leaves(z, rates)
-    found, expected = delayed_feedback_model(*mine, observed, waited), _written_out(*plain, observed, waited)
+    (mine, my_rates), (plain, plain_rates) = _leaves(z, rates), _leaves(z, rates)
+    found = delayed_feedback_model(mine, my_rates, observed, waited)
+    expected = _written_out(plain, plain_rates, observed, waited)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9)
     scale = torch.arange(1.0, 1.0 + len(z), dtype=torch.float64)
-    gradients = torch.autograd.grad((found * scale).sum(), mine)
-    torch.testing.assert_close(gradients, torch.autograd.grad((expected * scale).sum(), plain), rtol=1e-6, atol=1e-8)
+    gradients = torch.autograd.grad((found * scale).sum(), (mine, my_rates))
+    of_plain = torch.autograd.grad((expected * scale).sum(), (plain, plain_rates))
+    torch.testing.assert_close(gradients, of_plain, rtol=1e-6, atol=1e-8)
 
 
 @settings(max_examples=60, deadline=None)
