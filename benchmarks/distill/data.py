@@ -24,17 +24,19 @@ def write_world(folder: Path, seed: int, shown: float) -> Path:
     """The whole of the generated data of a seed; its validation and test splits serve all budgets. `shown`: how much
     feedback tells of what a server knows anyway."""
     of_last_horizon = MOST_LABELS * IMMATURE / CANDIDATES
-    config = DelayedConfig(
-        requests=int(1.05 * HORIZONS * of_last_horizon / 0.8),
-        candidates=CANDIDATES,
-        items=120,
-        categories=8,
-        max_length=60,
-        mean_length=40,
-        days=HORIZONS * HORIZON_DAYS,
-        horizon_days=HORIZON_DAYS,
-        shown=shown,
-        seed=seed,
+    config = DelayedConfig.model_validate(
+        {
+            "requests": int(1.05 * HORIZONS * of_last_horizon / 0.8),
+            "candidates": CANDIDATES,
+            "items": 120,
+            "categories": 8,
+            "max_length": 60,
+            "mean_length": 40,
+            "days": HORIZONS * HORIZON_DAYS,
+            "horizon_days": HORIZON_DAYS,
+            "shown": shown,
+            "seed": seed,
+        }
     )
     if not folder.is_dir():
         synthesize_delayed(folder, config)

@@ -2,21 +2,17 @@
 
 Every run is a row of a CSV, which can be stopped and continued."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rich.console import Console
-
 from benchmarks.distill.data import write_budget, write_world
+from benchmarks.distill.runs import trained
 from benchmarks.ngram.runs import append, read_rows
 from dist_rec.config import Config
-from dist_rec.training.loop import train_one
 from dist_rec.training.ranks import Ranks, start_ranks
-from dist_rec.training.run_log import RunLog
 
 BUDGETS = (300, 1_000, 3_000, 10_000, 30_000)
 STEPS = {300: 250, 1_000: 350, 3_000: 500, 10_000: 700, 30_000: 1_000}
@@ -142,12 +138,7 @@ def _config(data: Path, now: int, labels: int, seed: int, changes: dict[str, Any
 
 
 def _trained(arm: str, cell: Cell, config: Config, ranks: Ranks) -> Row:
-    with TemporaryDirectory() as out:
-        with RunLog(Path(out), is_main=True, console=Console(quiet=True)) as log:
-            test = train_one(config, ranks, log).test["convert"]
-        lines = map(json.loads, (Path(out) / "metrics.jsonl").read_text().splitlines())
-        audits = [line["auc"] for line in lines if line["event"] == "feedback_audit"]
-    audit = audits[0] if audits and audits[0] is not None else float("nan")
+    test, audit = trained(config, ranks)
     scores = (round(of, 5) for of in (test.auc, test.logloss, test.calibration, test.best_auc or 0.0, audit))
     return Row(arm, cell.shown, cell.labels, cell.seed, *scores)
 

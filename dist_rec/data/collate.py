@@ -65,8 +65,8 @@ def collate(
     targets = Targets() if targets is None else targets
     labels = read_labels(reading, targets)
     feedback, came = feedback_columns(reading, labels, targets), outcome(reading, labels)
-    if FEEDBACK in layout.owners:
-        columns[FEEDBACK] = no_feedback(schema) if feedback is None else feedback.ids
+    if schema.candidate.feedback is not None and schema.candidate.feedback.ids:
+        columns[FEEDBACK] = no_feedback(schema.candidate.feedback) if feedback is None else feedback.ids
     columns |= {owner: [_ngrams(events[of.sequence], of)] for owner, of in hashed.items()}
     for owner, of in layout.candidate_ngrams.items():
         columns[owner] = [_candidate_ngrams(events, of, came)]

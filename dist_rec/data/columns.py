@@ -43,7 +43,7 @@ class Column:
             "oracle": pa.float32(),
             "visible_events": pa.int32(),
             "feedback_events": pa.int32(),
-            "delay": pa.int32(),
+            "delay": pa.int64(),  # where the label is 0 any number may stand
             "score": pa.float16(),
         }
         value = kinds.get(self.kind) or _id_type(self.size or 2**31)
@@ -81,14 +81,14 @@ def columns_of(schema: Schema) -> list[Column]:
 
 
 def _known_later(schema: Schema) -> list[Column]:
-    candidate, feedback = schema.candidate, schema.candidate.feedback
+    candidate, feedback = schema.candidate, schema.feedback_read
     columns = [
         Column(f"{CANDIDATE}.{label}.matured", CANDIDATE, "label")
         if of.horizon is None
         else Column(f"{CANDIDATE}.{label}.delay", CANDIDATE, "delay")
         for label, of in candidate.delayed.items()
     ]
-    if feedback is None or not feedback.read:
+    if feedback is None:
         return columns
     columns.append(Column(f"{CANDIDATE}.feedback_events", CANDIDATE, "feedback_events"))
     columns += [

@@ -11,10 +11,10 @@ from dist_rec.data.schema import Schema
 def example_rows(schema: Schema, *, requests: int, events: int, candidates: int) -> pa.Table:
     """`requests` rows with `events` in every sequence and `candidates` each. Ids count up through their tables."""
     types = arrow_schema(schema)
+    of_candidates = (CANDIDATE,) if schema.feedback_read is None else (CANDIDATE, FEEDBACK)  # an event of each
 
     def array(column: Column) -> pa.Array:
-        of_candidates = column.owner in (CANDIDATE, FEEDBACK)  # one feedback event of each
-        length = 1 if not column.is_list else candidates if of_candidates else events
+        length = 1 if not column.is_list else candidates if column.owner in of_candidates else events
         values = np.zeros(requests * length, np.int64)
         if column.kind == "visible_events":
             values[:] = events

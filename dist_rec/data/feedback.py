@@ -1,7 +1,8 @@
 """Feedback of the candidates of a batch: what happened to them after they were served, for a teacher to read.
 
 A candidate with feedback gets a twin, a second candidate that also sees the feedback. There is none for a candidate
-that is not trained or has no label that the teacher teaches or learns from.
+that is not trained; whether it has a label that the teacher teaches or learns from makes no difference, as the log says
+how many have feedback alone.
 
 Shapes: B requests, C candidates, F twins, E their feedback events, T tasks.
 """
@@ -14,7 +15,6 @@ from dist_rec.data.columns import CANDIDATE, Ints
 from dist_rec.data.later import FEEDBACK, FeedbackSchema
 from dist_rec.data.outcome import trained
 from dist_rec.data.reading import OwnerColumns, Reading
-from dist_rec.data.schema import Schema
 from dist_rec.data.targets import Labels, Targets
 
 
@@ -26,8 +26,8 @@ def feedback_columns(reading: Reading, labels: Labels, targets: Targets) -> Owne
     - `twins` (B,) int32 twins of each request, `twin` (F,) int32 the candidate of each
     - `distilled` (F, T) bool: the labels that the teacher teaches the candidate
     """
-    feedback = reading.schema.candidate.feedback
-    if feedback is None or not feedback.read:
+    feedback = reading.schema.feedback_read
+    if feedback is None:
         return None
     there = trained(reading, labels)
     chosen, candidate = _chosen(reading, feedback, there, targets.now)
@@ -49,10 +49,9 @@ def feedback_columns(reading: Reading, labels: Labels, targets: Targets) -> Owne
     return OwnerColumns(ids, tensors, plain_bytes, tuple(feedback.side))
 
 
-def no_feedback(schema: Schema) -> list[NDArray]:
+def no_feedback(feedback: FeedbackSchema) -> list[NDArray]:
     """Ids of each field where feedback is declared but not read: the keys of the batch are the same without it."""
-    feedback = schema.candidate.feedback
-    return [np.zeros(0, np.int64) for _ in ([] if feedback is None else feedback.ids)]
+    return [np.zeros(0, np.int64) for _ in feedback.ids]
 
 
 def num_distilled(feedback: OwnerColumns) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ class SplitReport:
     candidates: int
     lengths: dict[str, dict[str, float]]  # sequence -> p10, p50, p90, p99, mean, max
     label_rate: dict[str, float]  # task -> share of ones among the defined labels
-    duplicate_share: float  # of events and candidates: 1 - unique tokens / tokens
+    duplicate_share: float  # of events, candidates and feedback with ids: 1 - unique tokens / tokens
     bytes_per_batch: float  # host to device, as sent
     plain_bytes_per_batch: float  # as int64 KeyedJaggedTensors without dedup
 
@@ -123,7 +123,7 @@ def _inspect_split(
         defined += (~labels.isnan()).sum(0).numpy()
         rows += batch.num_requests
         candidates += batch.num_candidates
-        tokens += batch.num_events + batch.num_candidates
+        tokens += sum(count for owner, count in batch.counts.items() if owner not in beside)
         unique += sum(batch.num_unique[key] for key in first_keys)
         nbytes += batch.nbytes
         plain_bytes += batch.plain_bytes

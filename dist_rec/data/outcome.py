@@ -24,7 +24,7 @@ def num_targets(reading: Reading, labels: Labels) -> tuple[int, ...]:
     there = trained(reading, labels)
     if not reading.schema.candidate.delayed:
         return (int(there.sum()),)
-    known = labels.mature | ("observed" in labels.more)
+    known = labels.mature | ~np.isnan(labels.more.get("observed", labels.final))
     return tuple(int(of) for of in (known & there[:, None]).sum(0))
 
 

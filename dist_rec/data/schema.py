@@ -142,6 +142,7 @@ class Schema(Strict):
         owners = [("context", self.context, {}), *((s.name, s.ids, s.side) for s in self.sequences)]
         owners.append(("candidate", self.candidate.ids, self.candidate.side))
         feedback = self.candidate.feedback
+        taken = OWN_NAMES if feedback is not None else OWN_NAMES - {FEEDBACK}
         if feedback is not None:
             owners.append((FEEDBACK, feedback.ids, feedback.side))
         for place, fields, side in owners:
@@ -151,12 +152,11 @@ class Schema(Strict):
                     raise ValueError(
                         f"{place}.{field.name}: table '{field.table}' is not declared; declared: {declared}"
                     )
-                if field.ngram is not None and place in OWN_NAMES:
+                if field.ngram is not None and place in taken:
                     raise ValueError(f"{place}.{field.name}: n-grams are over events; expected ngram at a sequence")
             check_distinct(place, [*(field.name for field in fields), *side], "a field is one column")
         names = [s.name for s in self.sequences]
         _check_names("sequences", names)
-        taken = OWN_NAMES if feedback is not None else OWN_NAMES - {FEEDBACK}
         if len(set(names)) < len(names) or taken & set(names):
             raise ValueError(
                 f"sequence names must differ and not be {' or '.join(map(repr, sorted(taken)))}, got {names}"
@@ -220,12 +220,18 @@ class Schema(Strict):
         """As pydantic's, without what was worked out from the fields before they changed."""
         copied = super().model_copy(update=update, deep=deep)
         for name in ("layout", "_event_tables"):
-            copied.__dict__.pop(name, None)
+            vars(copied).pop(name, None)
         return copied
 
     @property
     def _horizons(self) -> dict[str, int]:
         return {task: of.horizon for task, of in self.candidate.delayed.items() if of.horizon is not None}
+
+    @property
+    def feedback_read(self) -> FeedbackSchema | None:
+        """The feedback, where batches have it. A sequence may have its name where none is declared."""
+        feedback = self.candidate.feedback
+        return feedback if feedback is not None and feedback.read else None
 
     def with_feedback(self, feedback: FeedbackSchema | None) -> "Schema":
         """The same with this feedback, None for none."""

@@ -37,7 +37,7 @@ class Labels:
     - `defined`, `mature` (C, T) bool: whether there is such a label, and whether it is final
     - `served` (C,) bool: whether the request was before the moment of training
     - `observed`, `waited` (C, T) float32: with `corrected`, whether the 1 had come, and how long it took, or if it had
-      not how long it has been waited for, in horizons, at most 1; tasks without a horizon have their label, and 0
+      not how long it has been waited for, in horizons, at most 1; tasks without a horizon have their final label, and 0
     """
 
     final: NDArray[np.float32]
@@ -68,6 +68,7 @@ def read_labels(reading: Reading, targets: Targets) -> Labels:
         place = declared.labels.index(task)
         if of.horizon is None:
             mature[:, place] = column(f"{task}.matured") == 1
+            observed[~mature[:, place], place] = np.nan  # no correction knows how long it has been waited for
             continue
         delay = column(f"{task}.delay").astype(np.float64)
         came = (final[:, place] == 1) & (delay <= elapsed)

@@ -152,7 +152,7 @@ def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: in
         events = next(iter(lists[schema.sequences[0].name].values()))
         _check_visible_events(place, lists[CANDIDATE][f"{CANDIDATE}.visible_events"], events)
     _check_delays(place, schema, lists[CANDIDATE])
-    if FEEDBACK in lists:
+    if schema.feedback_read is not None:
         _check_feedback(place, schema, lists[CANDIDATE][f"{CANDIDATE}.feedback_events"], lists[FEEDBACK], table)
     return table.cast(arrow_schema(schema))
 

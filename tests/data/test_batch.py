@@ -7,7 +7,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
+from dist_rec.data.targets import Targets
 from dist_rec.kernels.unique_ids import pack_index
+from tests.data.later import later_rows, later_schema
 from tests.data.requests import make_rows, make_schema, make_table
 
 
@@ -35,3 +37,18 @@ def test_every_tensor_lives_as_long_as_a_stream_needs_it(monkeypatch: pytest.Mon
         leaf for of in events for leaf in (of.lengths.tensor, of.inverse, of.age, *of.side.values()) if leaf is not None
     ]
     assert sorted(recorded) == sorted(map(id, leaves))
+
+
+def test_what_is_known_later_lives_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[int] = []
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: recorded.append(id(self)))
+    monkeypatch.setattr(KeyedJaggedTensor, "record_stream", lambda self, stream: None)
+    schema = later_schema()
+    table = make_table(later_rows(5), schema)
+    batch = collate(table, schema, targets=Targets(now=1_150, corrected=True)).to(torch.device("cpu"))
+    batch.record_stream(torch.Stream(device="cpu"))
+    of = batch.feedback
+    assert of is not None and of.age is not None and isinstance(of.inverse, Tensor)
+    leaves = [of.lengths.tensor, of.inverse, *of.side.values(), of.age, of.twins.tensor, of.twin, of.distilled]
+    leaves += [of.per_rank, batch.observed, batch.waited]
+    assert {id(leaf) for leaf in leaves} <= set(recorded)

@@ -13,6 +13,8 @@ from dist_rec.data.dedup import native
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.schema import Schema
 from dist_rec.data.transfer_buffer import TransferBuffer
+from dist_rec.data.validate import validate
+from tests.data.filter.policies import all_items, filter_by_item
 from tests.data.requests import make_row, make_rows, make_schema, make_table, seen_schema
 
 CPU = torch.device("cpu")
@@ -182,6 +184,16 @@ def _rechunked(table: pa.Table) -> pa.Table:
 
 def _inverses(batch: SequenceBatch) -> list[Tensor]:
     return [events.inverse for events in (*batch.sequences.values(), batch.candidates)]
+
+
+def test_a_sequence_may_have_the_name_of_feedback_where_there_is_none() -> None:
+    schema = make_schema(sequences=[{"name": "feedback", "ids": ["item", "kind"]}])
+    rows = [{name.replace("history", "feedback"): value for name, value in row.items()} for row in make_rows(6)]
+    table = validate(make_table(rows, schema), schema, file="f", row_group=0)
+    batch = collate(table, schema, event_filter=filter_by_item(schema, all_items("drop"))).to(CPU)
+    trained = [row for row in rows if any(item % 3 for item in row["candidate.item"])]
+    left = [item for item in _flat(trained, "feedback.item") if item % 3]
+    assert _ids(batch, "feedback.item", batch.sequences["feedback"]) == left and batch.feedback is None
 
 
 @pytest.mark.parametrize("dedup", [True, False])

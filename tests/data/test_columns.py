@@ -12,6 +12,7 @@ from dist_rec.data.columns import (
     ragged_values,
     scalar_values,
 )
+from tests.data.later import later_schema
 from tests.data.requests import make_schema, seen_schema
 
 
@@ -35,6 +36,26 @@ def test_group_of_its_own_and_seen() -> None:
         "candidate.correct",
         "candidate.visible_events",
     ]
+
+
+def test_what_comes_later_stands_behind() -> None:
+    """Without the feedback columns where feedback is not read."""
+    schema = later_schema()
+    types = {field.name: field.type for field in arrow_schema(schema)}
+    assert list(types)[-8:] == [
+        "candidate.back.matured",
+        "candidate.convert.delay",
+        "candidate.feedback_events",
+        *("feedback.item", "feedback.kind", "feedback.dwell", "feedback.page", "feedback.time"),
+    ]
+    assert types["candidate.back.matured"] == pa.list_(pa.int8())
+    assert types["candidate.convert.delay"] == types["feedback.time"] == pa.list_(pa.int64())
+    assert types["candidate.feedback_events"] == pa.list_(pa.int32())
+    assert types["feedback.item"] == pa.list_(pa.uint8()) and types["feedback.page"] == pa.list_(pa.int16())
+    served = [column.name for column in columns_of(schema.as_served())]
+    assert served == list(types)[:-6] == [column.name for column in columns_of(schema.with_feedback(None))]
+    untimed = columns_of(later_schema({"ids": ["kind"]}))
+    assert [column.name for column in untimed][-2:] == ["candidate.feedback_events", "feedback.kind"]
 
 
 def test_two_fields_of_one_name() -> None:

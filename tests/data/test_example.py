@@ -4,14 +4,24 @@ from dist_rec.data.collate import collate
 from dist_rec.data.example import example_rows
 from dist_rec.data.schema import Schema
 from dist_rec.data.validate import validate
+from tests.data.later import later_schema
 from tests.data.requests import make_schema, seen_schema
 
+NAMED = make_schema(sequences=[{"name": "feedback", "ids": ["item"]}, {"name": "history", "ids": ["item"]}])
 
-@pytest.mark.parametrize("schema", [make_schema(), seen_schema()], ids=["plain", "visible events"])
+
+@pytest.mark.parametrize(
+    "schema",
+    [make_schema(), seen_schema(), later_schema(), NAMED],
+    ids=["plain", "visible events", "feedback", "a sequence of that name"],
+)
 @pytest.mark.parametrize(("requests", "events", "candidates"), [(3, 4, 2), (1, 0, 1), (0, 5, 5)])
 def test_rows_are_valid_and_of_the_sizes_asked_for(schema: Schema, requests: int, events: int, candidates: int) -> None:
     rows = example_rows(schema, requests=requests, events=events, candidates=candidates)
     assert validate(rows, schema, file="example", row_group=0).equals(rows)
     batch = collate(rows, schema)
     assert rows.num_rows == requests and len(batch.tensors["labels"]) == requests * candidates
-    assert batch.tensors["lengths.history"].tolist() == [events] * requests
+    for sequence in schema.sequences:
+        assert batch.tensors[f"lengths.{sequence.name}"].tolist() == [events] * requests
+    if schema.candidate.feedback is not None:
+        assert batch.tensors["lengths.feedback"].tolist() == [1] * requests * candidates

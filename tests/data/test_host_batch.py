@@ -11,7 +11,9 @@ from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.schema import Schema
+from dist_rec.data.transfer_buffer import TransferBuffer
 from dist_rec.kernels.unique_ids import BitPackedIndex
+from tests.data.later import LABELS, later_rows, later_schema
 from tests.data.requests import make_rows, make_schema, make_table, seen_schema
 
 CPU = torch.device("cpu")
@@ -23,6 +25,9 @@ CASES = {
     "seen": (seen_schema(), [SEEN]),
     "one row": (make_schema(), make_rows(1)),
     "empty": (make_schema(), []),
+    "feedback": (later_schema(), later_rows(9)),
+    "feedback without ids": (later_schema({"time": True}), later_rows(9)),
+    "no feedback of any": (later_schema(), []),
 }
 
 
@@ -46,13 +51,13 @@ def _assert_same(one: SequenceBatch, other: SequenceBatch) -> None:
     left, right = _leaves(one), _leaves(other)
     assert left.keys() == right.keys()
     for name, leaf in left.items():
+        twin = right[name]
         if isinstance(leaf, Tensor):
-            assert isinstance(twin := right[name], Tensor)
-            assert leaf.dtype == twin.dtype and torch.equal(leaf, twin), name
+            torch.testing.assert_close(leaf, twin, rtol=0, atol=0, equal_nan=True, msg=name)
         elif isinstance(leaf, np.ndarray):
-            assert isinstance(twin := right[name], np.ndarray) and np.array_equal(leaf, twin), name
+            assert isinstance(twin, np.ndarray) and np.array_equal(leaf, twin), name
         else:
-            assert leaf == right[name], name
+            assert leaf == twin, name
 
 
 @pytest.mark.parametrize("dedup", [True, False])
@@ -110,3 +115,32 @@ def test_share_is_set_before_the_copy() -> None:
     sent.set_per_rank({"candidates_per_rank": [2.5]})
     share = sent.to(CPU).candidates_per_rank
     assert float(share) == 2.5 and share.dtype == torch.float32 and share.shape == ()
+
+
+def test_shares_of_every_task_are_set_by_name() -> None:
+    sent = _sent(later_rows(5), later_schema())
+    places = range(len(LABELS))
+    sent.set_per_rank({"distilled_per_rank": [10.5 + of for of in places], "candidates_per_rank": [0.25, 1, 2, 3]})
+    batch = sent.to(CPU)
+    assert batch.candidates_per_rank.tolist() == [0.25, 1, 2, 3] and batch.candidates_per_rank.dtype == torch.float32
+    assert batch.feedback is not None and batch.feedback.per_rank.tolist() == [10.5, 11.5, 12.5, 13.5]
+
+
+def test_twins_are_copied_off_the_buffer() -> None:
+    """It goes back to its allocator before the batch is done."""
+    sent = _sent(later_rows(5), later_schema())
+    feedback = sent.to(CPU).feedback
+    assert feedback is not None
+    before = [of.copy() for of in (feedback.twin_host, feedback.lengths.host, feedback.twins.host)]
+    assert before[0].any() and isinstance(sent.tensors, TransferBuffer)
+    sent.tensors.buffer.zero_()
+    for of, now in zip(before, (feedback.twin_host, feedback.lengths.host, feedback.twins.host), strict=True):
+        assert np.array_equal(of, now)
+
+
+def test_feedback_stays_bit_packed_on_a_device() -> None:
+    sent = _sent(later_rows(9), later_schema())
+    feedback = sent.to(torch.device("meta"), non_blocking=True).feedback
+    assert feedback is not None and isinstance(feedback.inverse, BitPackedIndex) and feedback.distilled.is_meta
+    assert len(feedback.inverse) == feedback.lengths.total == sent.counts["feedback"] > 0
+    assert len(feedback.twin_host) == len(feedback.lengths) == feedback.twins.total

@@ -9,6 +9,7 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.data.inspect import inspect_dataset, render
 from dist_rec.data.validate import DataError
 from dist_rec.data.writer import staged, write_schema, write_split
+from tests.data.later import FEEDBACK, later_rows, later_schema
 from tests.data.requests import make_dataset, make_rows, make_schema, make_table
 
 
@@ -41,6 +42,21 @@ def test_rates_of_conditional_labels_are_over_those_defined(tmp_path: Path) -> N
     pairs = [pair for row in rows for pair in zip(row["candidate.click"], row["candidate.buy"])]
     assert split.label_rate["click"] == pytest.approx(np.mean([click for click, _ in pairs]))
     assert split.label_rate["buy"] == pytest.approx(np.mean([buy for click, buy in pairs if click]))
+
+
+def test_feedback_counts_as_other_events_do(tmp_path: Path) -> None:
+    """Its ids are looked up with theirs, so its events are among those that may be the same."""
+    schema, rows = later_schema(FEEDBACK | {"most": 9}), later_rows(30)
+    write_schema(tmp_path, schema)
+    write_split(tmp_path / "train", make_table(rows, schema), schema)
+    report = inspect_dataset(tmp_path)
+    (split,) = report.splits
+    owners = ("history", "candidate", "feedback")
+    items = [item for owner in owners for row in rows for item in zip(row[f"{owner}.item"], row[f"{owner}.kind"])]
+    searches = [query for row in rows for query in row["searches.query"]]
+    distinct = len(set(items)) + len(set(searches))
+    assert split.duplicate_share == pytest.approx(1 - distinct / (len(items) + len(searches)))
+    assert report.cardinality["history.item"] == (len({item for item, _ in items}), 50)
 
 
 def test_render(tmp_path: Path) -> None:

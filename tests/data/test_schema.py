@@ -5,8 +5,10 @@ import pytest
 
 from dist_rec.common.ngram import NgramSpec
 from dist_rec.common.strict import ConfigError
+from dist_rec.data.later import FeedbackSchema
 from dist_rec.data.schema import IdField, load_schema
 from dist_rec.data.writer import write_schema
+from tests.data.later import later_schema
 from tests.data.requests import make_schema, seen_schema
 
 GROUPS = {"user": ["context.user"], "item": ["candidate.item", "candidate.kind"]}
@@ -106,8 +108,9 @@ def test_wrong_schemas(changes: dict, message: str) -> None:
         make_schema(),
         seen_schema(),
         make_schema(feature_groups=GROUPS, candidate=_given({"buy": "click", "back": "click"})),
+        later_schema(),
     ],
-    ids=["full", "seen", "groups and conditions"],
+    ids=["full", "seen", "groups and conditions", "feedback"],
 )
 def test_survives_yaml(schema, tmp_path: Path) -> None:
     write_schema(tmp_path, schema)
@@ -253,3 +256,95 @@ def test_the_widest_side_value_leaves_no_room_for_hidden(tmp_path: Path) -> None
     assert load_schema(tmp_path).sequences[0].side == {"page": 2**15}
     with pytest.raises(ConfigError, match="a side value takes 1 to 32767 values, got 32768"):
         load_schema(tmp_path, hidden=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"delayed": {"by": {}}}, "delayed.by: no such label; these are: click, buy, back, convert"),
+        ({"delayed": {"buy": {}}}, "delayed.buy: a label that takes time can have no condition and be none"),
+        ({"delayed": {"click": {}}}, "delayed.click: a label that takes time can have no condition and be none"),
+        ({"delayed": {"back": {"horizon": 0}}}, "greater than or equal to 1"),
+        ({"feedback": {}}, "feedback: expected at least one of ids, side and time, got none"),
+        ({"feedback": {"side": {"dwell": 3}, "most": 0}}, "greater than or equal to 1"),
+        ({"feedback": {"ids": ["city"]}}, "feedback.city: table 'city' is not declared; declared: item, kind"),
+        ({"feedback": {"ids": ["item"], "side": {"item": 3}}}, "feedback: expected every name once, got 'item'"),
+        ({"feedback": {"side": {"type": 3}}}, "feedback.side: 'type' cannot be a name here"),
+        ({"feedback": {"side": {"dwell": 40_000}}}, "feedback.dwell: a side value takes 1 to 32768 values, got 40000"),
+        (
+            {"feedback": {"ids": [{"name": "item", "ngram": {"rows": 9}}]}},
+            "feedback.item: n-grams are over events; expected ngram at a sequence",
+        ),
+    ],
+)
+def test_what_comes_later_declared_wrong(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        later_schema(**changes)
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [{"feedback": {"ids": ["item"], "time": True}}, {"delayed": {"click": {"horizon": 5}}}],
+    ids=["feedback", "horizon"],
+)
+def test_what_is_timed_needs_the_time_of_the_request(candidate: dict[str, Any]) -> None:
+    changes: dict[str, Any] = {"request": {"grouping_key": "user"}, "sequences": [{"name": "history", "ids": ["item"]}]}
+    with pytest.raises(ValueError, match=r"times and labels with a horizon need request\.time"):
+        make_schema(candidate={"ids": ["item"], "labels": ["click"]} | candidate, **changes)
+    untimed = {"feedback": {"ids": ["item"]}, "delayed": {"click": {}}}
+    assert make_schema(candidate={"ids": ["item"], "labels": ["click"]} | untimed, **changes).request.time is None
+
+
+def test_no_sequence_is_called_as_feedback_is() -> None:
+    sequences = [{"name": "feedback", "ids": ["item"]}]
+    with pytest.raises(ValueError, match="not be 'candidate' or 'context' or 'feedback', got"):
+        make_schema(sequences=sequences, candidate={"ids": ["item"], "labels": ["a"], "feedback": {"ids": ["item"]}})
+    ngram = [{"name": "item", "ngram": NGRAM}]
+    schema = make_schema(sequences=[{"name": "feedback", "ids": ngram}])
+    assert schema.feedback_read is None and list(schema.layout.ngrams) == ["feedback.item.ngram"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "feature_set"), [(["item", "kind"], "history"), (["query"], "searches"), (["kind"], "feedback")]
+)
+def test_feedback_shares_the_feature_set_of_equal_fields(ids: list[str], feature_set: str) -> None:
+    layout = later_schema({"ids": ids}).layout
+    assert layout.owners["feedback"].name == feature_set
+    assert list(layout.feature_sets) == list(dict.fromkeys(["context", "history", "searches", feature_set]))
+    assert set(layout.owners["feedback"].keys) <= set(layout.sizes)
+
+
+def test_a_server_has_the_keys_of_training() -> None:
+    schema = later_schema({"ids": ["kind"], "side": {"dwell": 5}}, hidden=True)
+    served = schema.as_served()
+    assert schema.feedback_read is schema.candidate.feedback and served.feedback_read is None
+    assert served.layout == schema.layout and list(served.layout.sizes) == list(schema.layout.sizes)
+    feedback = served.candidate.feedback
+    assert (
+        feedback is not None
+        and not feedback.read
+        and feedback.model_copy(update={"read": True}) == (schema.candidate.feedback)
+    )
+    assert make_schema().as_served() == make_schema() and served.as_served() == served
+
+
+def test_without_feedback_nothing_of_it_is_left() -> None:
+    """Also where the layout had been made before."""
+    schema = later_schema({"ids": ["user"]}, hidden=True)
+    assert "feedback.user" in schema.layout.sizes and schema.rows_of("user") == 1_001
+    without = schema.with_feedback(None)
+    assert without == later_schema(None, hidden=True) and without.layout == later_schema(None, hidden=True).layout
+    assert without.rows_of("user") == 1_000
+    again = without.with_feedback(FeedbackSchema.model_validate({"ids": ["user"]}))
+    assert again == schema and again.layout == schema.layout and again.rows_of("user") == 1_001
+
+
+def test_feedback_that_is_hidden() -> None:
+    for hidden in (False, True):
+        schema = later_schema({"ids": ["user"], "side": {"dwell": 5}}, hidden=hidden)
+        assert schema.candidate.feedback is not None
+        assert schema.side_values(schema.candidate.feedback) == {"dwell": 5 + hidden}
+        assert schema.layout.sizes["feedback.user"] == 1_000 + hidden
+        assert schema.layout.sizes["context.user"] == schema.rows_of("user"), "they share the table"
+    with pytest.raises(ValueError, match=r"feedback\.dwell: a side value takes 1 to 32767 values, got 32768"):
+        later_schema({"side": {"dwell": 2**15}}, hidden=True)

@@ -9,6 +9,7 @@ import pytest
 
 from dist_rec.data.schema import Schema
 from dist_rec.data.validate import DataError, open_parquet, read_row_group, validate
+from tests.data.later import later_rows, later_schema
 from tests.data.requests import make_rows, make_schema, make_table, seen_schema
 
 Rows = list[dict[str, Any]]
@@ -95,6 +96,120 @@ def test_seen_out_of_range(seen: int) -> None:
     expected = f"row 0, field candidate.visible_events: expected a number of events from 0 to 2, got {seen} at entry 1"
     with pytest.raises(DataError, match=expected):
         validate(make_table([row], seen_schema()), seen_schema(), file="f", row_group=0)
+
+
+# Of a request at 1000 with three candidates. The 1 came within the horizon, and nothing is said of where it did not.
+LATER: dict[str, Any] = {
+    "time": 1000,
+    **{name: [*values, 1] for name, values in CANDIDATES.items()},
+    "candidate.back": [0, 1, 1],
+    "candidate.back.matured": [0, 1, 0],
+    "candidate.convert": [0, 1, 1],
+    "candidate.convert.delay": [-(2**40), 0, 100],
+    "candidate.feedback_events": [2, 0, 1],
+    "feedback.item": [1, 2, 3],
+    "feedback.kind": [1, 2, 3],
+    "feedback.dwell": [1, 2, 3],
+    "feedback.page": [1, 2, 3],
+    "feedback.time": [1000, 1009, 1001],
+}
+
+
+def _later_rows(**changes: Any) -> Rows:
+    """The third of five has other values, between requests without candidates and without feedback."""
+    none = {name: [] for name in LATER if name != "time"}
+    silent = {name: [] for name in LATER if name.startswith("feedback.")} | {"candidate.feedback_events": [0, 0, 0]}
+    rows: Rows = [LATER, LATER | none, LATER | changes, LATER | silent, LATER]
+    return [row | EVENTS | of for row, of in zip(make_rows(5), rows, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"candidate.convert.delay": [2**40, 100, 0]},
+        {"candidate.convert": [0, 0, 0], "candidate.convert.delay": [101, -1, 2**62]},
+        {"candidate.feedback_events": [0, 3, 0], "feedback.time": [1000, 1000, 1000]},
+        {"candidate.feedback_events": [1, 1, 1], "feedback.time": [1009, 1008, 1007]},
+    ],
+)
+def test_good_rows_with_what_comes_later(changes: dict[str, Any]) -> None:
+    schema, rows = later_schema(), _later_rows(**changes)
+    table = validate(_wide(rows), schema, file="f", row_group=0)
+    assert table["candidate.convert.delay"].to_pylist() == [row["candidate.convert.delay"] for row in rows]
+    validate(make_table(later_rows(20), schema), schema, file="f", row_group=0)
+    validate(make_table([], schema), schema, file="f", row_group=0)
+    served = schema.as_served()
+    assert validate(_wide(rows), served, file="f", row_group=0).schema.names == make_table([], served).schema.names
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "expected"),
+    [
+        ({"candidate.feedback_events": [2, 1, 1]}, None, "3 events in all, as in feedback.item, got 4"),
+        ({"candidate.feedback_events": [0, 0, 0]}, None, "3 events in all, as in feedback.item, got 0"),
+        ({"candidate.feedback_events": [4, -1, 0]}, None, "a number of events, 0 for none, got -1 at entry 1"),
+        ({"candidate.feedback_events": [3, 0]}, None, "3 entries as in candidate.item, got 2 entries"),
+        ({"feedback.item": [1, 2, 50]}, None, "an id from 0 to 49, got 50 at entry 2"),
+        ({"feedback.dwell": [5, 2, 3]}, None, "an id from 0 to 4, got 5 at entry 0"),
+        ({"feedback.page": [1, 2]}, None, "3 entries as in feedback.item, got 2 entries"),
+        ({"feedback.page": None}, None, "a list, got null"),
+        ({"feedback.time": [1000, 1009, 999]}, None, "a time not before the request's 1000, got 999 at entry 2"),
+        (
+            {"feedback.time": [1009, 1008, 1001]},
+            None,
+            r"times of a candidate in ascending order \(oldest first\), at least 1009, got 1008 at entry 1",
+        ),
+        (
+            {"candidate.feedback_events": [1, 0, 2]},
+            "feedback.time",
+            r"times of a candidate in ascending order \(oldest first\), at least 1009, got 1001 at entry 2",
+        ),
+        (
+            {"feedback.time": [1000, 1009, 1_700_000_000_000]},
+            None,
+            r"a time in seconds since 1970, .*, got 1700000000000, which looks like milliseconds at entry 2",
+        ),
+        (
+            {"candidate.convert.delay": [0, -1, 0]},
+            None,
+            "a delay from 0 to the horizon of 100 seconds where convert is 1, got -1 at entry 1",
+        ),
+        (
+            {"candidate.convert.delay": [0, 0, 101]},
+            None,
+            "a delay from 0 to the horizon of 100 seconds where convert is 1, got 101 at entry 2",
+        ),
+        ({"candidate.convert.delay": [None, 0, 0]}, None, "a value for every entry, got null at entry 0"),
+        ({"candidate.back.matured": [0, 2, 0]}, None, "a label of 0 or 1, got 2 at entry 1"),
+    ],
+)
+def test_bad_value_of_what_comes_later(changes: dict[str, Any], field: str | None, expected: str) -> None:
+    place = f"part.parquet, row group 7, row 2, field {field or next(iter(changes))}"
+    with pytest.raises(DataError, match=f"^{place}: expected {expected}$"):
+        validate(_wide(_later_rows(**changes)), later_schema(), file="part.parquet", row_group=7)
+
+
+def test_feedback_in_another_unit_than_the_request() -> None:
+    rows = [row | {"time": 1_700_000_000} for row in _later_rows()]
+    expected = "field feedback.time: expected times in seconds, as in time, got at most 1009 beside request times"
+    for row in rows:
+        row["history.time"] = [1_699_999_000, 1_700_000_000]
+    with pytest.raises(DataError, match=expected):
+        validate(_wide(rows), later_schema(), file="f", row_group=0)
+
+
+@pytest.mark.parametrize("name", ["candidate.feedback_events", "feedback.time", "candidate.convert.delay"])
+def test_columns_of_what_comes_later_are_missed(name: str) -> None:
+    with pytest.raises(DataError, match=f"f, row group 0, field {name}: expected a column of that name, got only user"):
+        validate(_wide(_later_rows()).drop_columns([name]), later_schema(), file="f", row_group=0)
+
+
+def test_feedback_without_times_and_ids() -> None:
+    schema = later_schema({"side": {"dwell": 5}})
+    validate(_wide(_later_rows(**{"feedback.time": [0, 0, 0]})), schema, file="f", row_group=0)
+    with pytest.raises(DataError, match=r"expected 3 events in all, as in feedback\.dwell, got 4"):
+        validate(_wide(_later_rows(**{"candidate.feedback_events": [2, 1, 1]})), schema, file="f", row_group=0)
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,15 @@ from torchrec.distributed.train_pipeline import (
 
 from dist_rec.config import EmbeddingConfig, TableConfig
 from dist_rec.data.collate import collate
+from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.reader import make_loader
 from dist_rec.data.schema import load_schema
+from dist_rec.data.targets import Targets
 from dist_rec.training.pipeline import CountedBatches, make_pipeline, run_through
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.splits import open_split
 from tests.data.filter.policies import all_items, filter_by_item
+from tests.data.later import later_rows, later_schema
 from tests.data.requests import make_rows, make_schema, make_table
 from tests.helpers.ranks import run_ranks
 from tests.models.batches import make_batch
@@ -73,6 +76,43 @@ def test_candidates_that_are_not_trained_are_not_counted(alone: Ranks) -> None:
     )
     size = counted.trained()
     assert size.filtered == batch.filtered and size.filtered["mask"] > 0
+
+
+# Rows of every batch by rank: unlike ones, an empty one, and with two batches to an update one that is left over.
+LATER_ROWS = [[3, 0, 2], [5, 1, 0]]
+LATER = Targets(now=1_150, distilled="labelled")
+
+
+def _later_batches(rank: int) -> list[HostBatch]:
+    schema = later_schema()
+    rows = [later_rows(count, seed=10 * rank + step) for step, count in enumerate(LATER_ROWS[rank])]
+    return [collate(make_table(of, schema), schema, targets=LATER) for of in rows]
+
+
+def _shares_by_task(per_update: int) -> list[dict[str, list[float]]]:
+    ranks = these_ranks()
+    loader: Any = _later_batches(ranks.rank)
+    names = ("candidates_per_rank", "distilled_per_rank")
+    counted = CountedBatches(loader, ranks, per_update)
+    return [{name: batch.tensors[name].tolist() for name in names} for batch in counted]
+
+
+@pytest.mark.parametrize("per_update", [1, 2])
+def test_every_task_has_the_mean_of_its_own_numbers(per_update: int) -> None:
+    """Over both ranks and the batches of an update: what is trained, and what a teacher teaches."""
+    by_rank = [_later_batches(rank) for rank in range(2)]
+    expected: list[dict[str, list[float]]] = []
+    for first in range(0, 3, per_update):
+        update = [batch for of in by_rank for batch in of[first : first + per_update]]
+        means = {
+            name: [sum(numbers) / len(update) for numbers in zip(*(batch.per_rank[name] for batch in update))]
+            for name in ("candidates_per_rank", "distilled_per_rank")
+        }
+        expected += [means] * (len(update) // 2)
+    assert all(len(set(of)) > 1 for of in expected[0].values()), "the tasks differ"
+    for shares in run_ranks(_shares_by_task, 2, per_update):
+        for got, means in zip(shares, expected, strict=True):
+            assert got == {name: pytest.approx(values) for name, values in means.items()}
 
 
 def _counted(data: Path, out: Path, ranks: Ranks) -> CountedBatches:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dist_rec.data.columns import CANDIDATE
 from dist_rec.data.filter.actions import Action
 from dist_rec.data.filter.config import FilterConfig
-from dist_rec.data.filter.events import Events, owners_of
+from dist_rec.data.filter.events import Events
 from dist_rec.data.filter.kept import Kept, kept_candidates, kept_events
 from dist_rec.data.filter.policy import FilterPolicy, decided
 from dist_rec.data.later import FEEDBACK
@@ -70,7 +70,7 @@ class EventFilter:
         of_candidates = kept_candidates(actions, candidates.lengths[rest])
         if of_candidates is not None:
             kept[CANDIDATE], actions = of_candidates, of_candidates.of(actions)
-        if FEEDBACK in owners_of(schema) and (of_feedback := self._feedback(some, schema, counts)) is not None:
+        if schema.feedback_read is not None and (of_feedback := self._feedback(some, schema, counts)) is not None:
             kept[FEEDBACK] = of_feedback
         masked = actions != Action.KEEP
         return Left(some, kept, untrained=masked if masked.any() else None, counts=_named(counts))

@@ -87,8 +87,7 @@ class Events:
 
 def owners_of(schema: Schema) -> list[str]:
     """The owners of events: sequences, `candidate`, and `feedback` where it is read."""
-    feedback = schema.candidate.feedback
-    more = [FEEDBACK] if feedback is not None and feedback.read else []
+    more = [] if schema.feedback_read is None else [FEEDBACK]
     return [*(sequence.name for sequence in schema.sequences), CANDIDATE, *more]
 
 

@@ -17,6 +17,7 @@ from dist_rec.data.schema import Schema
 from dist_rec.data.transfer_buffer import TransferBuffer
 from dist_rec.registry import Part
 from tests.data.filter.policies import all_items, filter_by_item
+from tests.data.later import later_rows, later_schema
 from tests.data.requests import make_rows, make_schema, make_table, seen_schema
 from tests.models.batches import Row, seen_row
 
@@ -183,6 +184,48 @@ def test_a_request_without_candidates_is_left_out_too() -> None:
     """Its user may be one that a rule is about."""
     rows = [row | {name: [] for name in row if name.startswith("candidate")} for row in make_rows(3)]
     assert _filtered([*rows, *make_rows(2)], filter_by_item(HIDDEN, {})).num_requests <= 2
+
+
+@pytest.mark.parametrize("action", ["hide", "keymask", "drop", "mask"])
+def test_the_feedback_of_what_is_filtered_leaves_no_trace(action: str) -> None:
+    """Nor does a filtered event of other feedback, but for a masked one, which stays as it is."""
+    schema, rows = later_schema(hidden=True), later_rows(12)
+    acting = filter_by_item(schema, all_items(action))
+    others = [_with_other_feedback(row, of_events=action != "mask") for row in rows]
+    assert sum(one != other for one, other in zip(rows, others, strict=True)) > 4, "there is something to see"
+    _same(_filtered(rows, acting, schema), _filtered(others, acting, schema))
+
+
+def _with_other_feedback(row: Row, of_events: bool) -> Row:
+    """Other kinds and pages: of the candidates that `all_items` names, and of the events that it does."""
+    candidates = np.repeat(row["candidate.item"], row["candidate.feedback_events"]).tolist()
+    pairs = list(zip(candidates, row["feedback.item"], strict=True))
+    changes = [item % 3 == 0 or (of_events and event % 3 == 0) for item, event in pairs]
+    return row | {
+        name: [(value + change) % size for value, change in zip(row[name], changes, strict=True)]
+        for name, size in (("feedback.kind", 5), ("feedback.page", 300))
+    }
+
+
+def test_feedback_is_counted_by_action_where_its_request_stays() -> None:
+    schema, rows = later_schema(hidden=True), later_rows(12)
+    acting = filter_by_item(schema, all_items("hide"))
+    left = [row for row in rows if any(item % 3 for item in row["candidate.item"])]
+    items = [item for row in left for owner in ("history", "feedback") for item in row[f"{owner}.item"]]
+    items += [item for row in rows for item in row["candidate.item"]]
+    queries = sum(len(row["searches.query"]) for row in left)
+    filtered = _filtered(rows, acting, schema).filtered
+    assert (filtered["hide"], filtered["keep"]) == (
+        sum(item % 3 == 0 for item in items),
+        sum(item % 3 > 0 for item in items) + queries,
+    )
+
+
+def test_evaluation_decides_nothing_of_feedback() -> None:
+    schema = later_schema(hidden=True)
+    served, rows = schema.as_served(), later_rows(9)
+    got = _filtered(rows, filter_by_item(served, all_items("hide"), training=False, histories=False), served)
+    assert sum(got.filtered.values()) == got.num_candidates and got.feedback is None
 
 
 class Wrong(FilterPolicy):

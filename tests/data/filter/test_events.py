@@ -1,7 +1,8 @@
 import numpy as np
 
-from dist_rec.data.filter.events import Events, owner_of
+from dist_rec.data.filter.events import Events, owner_of, owners_of
 from dist_rec.data.some_rows import SomeRows
+from tests.data.later import FEEDBACK, later_rows, later_schema
 from tests.data.requests import make_rows, make_schema, make_table
 
 ROWS, SCHEMA = make_rows(9), make_schema()
@@ -49,5 +50,23 @@ def test_a_candidate_has_the_key_of_the_event_that_it_becomes() -> None:
     assert candidate[0] == event[0] and candidate[1] != event[0]
 
 
+def test_columns_of_feedback() -> None:
+    """Which has no score and no reason, and no age: it comes after the request."""
+    rows = later_rows(9)
+    for declared, names in ((FEEDBACK, ["item", "kind", "dwell", "page"]), ({"time": True}, [])):
+        schema, picked = later_schema(declared), [7, 2, 2]
+        events = Events(SomeRows(make_table(rows, schema), np.array(picked)), schema, "feedback")
+        assert events.names == names and events.lengths.tolist() == [len(rows[row]["feedback.time"]) for row in picked]
+        for name in names:
+            assert events.field(name).tolist() == [of for row in picked for of in rows[row][f"feedback.{name}"]]
+        assert len(events) > 0 and events.age is events.score is events.reason is None
+        times = [(row, time) for row in picked for time in rows[row]["feedback.time"]]
+        assert len(set(events.key.tolist())) == len(set(times)) or names
+
+
 def test_the_owners_of_a_schema() -> None:
+    assert owners_of(SCHEMA) == ["history", "searches", "candidate"]
+    later = later_schema()
+    assert owners_of(later) == ["history", "searches", "candidate", "feedback"]
+    assert owner_of(later, "feedback") is later.candidate.feedback and owners_of(later.as_served()) == owners_of(SCHEMA)
     assert owner_of(SCHEMA, "searches") is SCHEMA.sequences[1] and owner_of(SCHEMA, "candidate") is SCHEMA.candidate
