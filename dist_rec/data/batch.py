@@ -45,7 +45,7 @@ class Feedback:
     - `lengths` of the F twins, their E events twin after twin, oldest first; `inverse`, `side` and `age` of the events
       as in `JaggedEvents`. `inverse` is None where they have no ids, `age` are seconds from the request to the event
     - `twins` of the B requests; `twin` (F,) int64 the candidate of each, on the device and on the host
-    - `distilled` (F, T) bool: the labels that the teacher teaches; `per_rank` (T,) float32: mean number per rank
+    - `distilled` (F, T) bool: the labels that the teacher teaches
     """
 
     lengths: Lengths
@@ -56,7 +56,6 @@ class Feedback:
     twin: Tensor
     twin_host: NDArray[np.int32]
     distilled: Tensor
-    per_rank: Tensor
 
 
 @dataclass(frozen=True)

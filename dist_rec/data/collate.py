@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dist_rec.data.columns import CANDIDATE, CONTEXT, Ints, arrow_schema
 from dist_rec.data.dedup import every_token, unique_tokens
-from dist_rec.data.feedback import feedback_columns, no_feedback, num_distilled
+from dist_rec.data.feedback import feedback_columns, no_feedback, taught
 from dist_rec.data.filter.event_filter import EventFilter, Left
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.later import FEEDBACK
@@ -47,8 +47,8 @@ def collate(
     - ids of n-grams are made of what a filter leaves; without `hash_ngrams` they are made on the device
     - `labels` of a task that is `given` another task are NaN where the other label is 0, whatever the file has there,
       those that are not final are NaN, and those of a candidate that a filter takes from training are all NaN
-    - `candidates_per_rank` and `distilled_per_rank` are numbers of this batch; the training loop replaces them by means
-      over its ranks
+    - `candidates_per_rank` is the number of candidates that are trained, of each task where labels take time; the
+      training loop replaces it by the mean over its ranks
     - `targets` what is known of labels, by default that they are final
     - `plain_bytes` counts ids, side values and times as int64 KeyedJaggedTensors (8 bytes per value, 4 bytes of length
       per field and request), and labels, oracle, visible events and grouping keys as they are here
@@ -74,17 +74,16 @@ def collate(
     sizes = {key: size for key, size in layout.sizes.items() if key not in later}
     tokens = deduplicate(columns, owners, sizes, unique_tokens if dedup else every_token)
     came["grouping_key"] = torch.from_numpy(left.some.scalars(schema.request.grouping_key).astype(np.int64))
-    counts = {"candidates_per_rank": num_targets(reading, labels)}
+    counts = num_targets(reading, labels, taught(labels, feedback))
     every = list(events.values())
     if feedback is not None:
         every.append(feedback)
-        counts["distilled_per_rank"] = num_distilled(feedback)
     beside = {name: tensor for of in every for name, tensor in of.tensors.items()}
-    shares = {name: torch.tensor(of, dtype=torch.float32) for name, of in counts.items()}
-    if not schema.candidate.delayed:
-        shares["candidates_per_rank"] = shares["candidates_per_rank"][0]  # the same for all tasks
+    share = torch.tensor(counts if schema.candidate.delayed else counts[0], dtype=torch.float32)
     return HostBatch(
-        tensors=TransferBuffer.of({**tokens.tensors, **beside, **came, **heads_of(later), **shares}),
+        tensors=TransferBuffer.of(
+            {**tokens.tensors, **beside, **came, **heads_of(later), "candidates_per_rank": share}
+        ),
         num_unique=tokens.num_unique,
         bits=tokens.bits,
         counts=tokens.counts,
@@ -93,7 +92,7 @@ def collate(
         plain_bytes=sum(of.plain_bytes for of in every)
         + 12 * len(context) * len(left.some)
         + sum(tensor.nbytes for tensor in came.values()),
-        per_rank=counts,
+        num_targets=counts,
         filtered=left.counts,
         ngrams=layout.ngrams,
         candidate_ngrams=tuple(layout.candidate_ngrams),

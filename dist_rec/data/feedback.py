@@ -38,7 +38,7 @@ def feedback_columns(reading: Reading, labels: Labels, targets: Targets) -> Owne
         **{name: values[torch.from_numpy(chosen)] for name, values in reading.side(FEEDBACK, feedback).items()},
         "twins": torch.from_numpy(np.bincount(request[twin], minlength=len(reading.left.some)).astype(np.int32)),
         "twin": torch.from_numpy(twin.astype(np.int32)),
-        "distilled": torch.from_numpy(_distilled(labels, targets)[twin]),
+        "distilled": torch.from_numpy(_distilled(labels, targets, reading.schema.candidate.labels)[twin]),
     }
     if feedback.time:
         elapsed = reading.values(FEEDBACK, "time").astype(np.int64)[chosen] - reading.now()[request[candidate]]
@@ -54,15 +54,19 @@ def no_feedback(feedback: FeedbackSchema) -> list[NDArray]:
     return [np.zeros(0, np.int64) for _ in feedback.ids]
 
 
-def num_distilled(feedback: OwnerColumns) -> tuple[int, ...]:
-    """Labels of each task that the teacher teaches."""
-    return tuple(feedback.tensors["distilled"].sum(0).tolist())
+def taught(labels: Labels, feedback: OwnerColumns | None) -> NDArray[np.bool_]:
+    """(C, T) the labels that the teacher teaches."""
+    found = np.zeros_like(labels.mature)
+    if feedback is not None:
+        found[feedback.tensors["twin"].numpy()] = feedback.tensors["distilled"].numpy()
+    return found
 
 
-def _distilled(labels: Labels, targets: Targets) -> NDArray[np.bool_]:
+def _distilled(labels: Labels, targets: Targets, tasks: list[str]) -> NDArray[np.bool_]:
     """(C, T)"""
     wanted = {"all": True, "labelled": labels.mature, "immature": ~labels.mature}[targets.distilled]
-    return labels.defined & wanted
+    named = [targets.taught is None or task in targets.taught for task in tasks]
+    return labels.defined & wanted & np.array(named)
 
 
 def _candidates_of(reading: Reading) -> Ints:

@@ -24,11 +24,10 @@ class HostBatch(UniqueTokens):
     - owners are the sequences, "candidate" and "context". Every owner but context also has `lengths.<owner>`,
       `side.<owner>.<field>` and `age.<owner>`, and where a filter leaves slots empty `slot.<owner>` and
       `slots.<owner>`; there are also `labels`, `oracle`, `observed`, `waited`, `visible_events`, `visible_slots`,
-      `chosen`, `grouping_key`, `candidates_per_rank` and, with feedback, `distilled_per_rank` and those of
-      `feedback_columns`
+      `chosen`, `grouping_key`, `candidates_per_rank` and, with feedback, those of `feedback_columns`
     - `side` owner -> names of its side values; `feedback` those of feedback, None where there is none
     - `plain_bytes`: bytes the same batch would take as int64 KeyedJaggedTensors without dedup
-    - `per_rank`: `candidates_per_rank` and `distilled_per_rank` of this batch, one number or one for each task
+    - `num_targets`: candidates that are trained, one number or one for each task
     - `filtered` action -> events and candidates; empty without a filter
     - `ngrams` owner -> what they are n-grams of. Their ids are hashed, or `hash_there` says how `to` hashes them
     - `candidate_ngrams` owners, always hashed on the host
@@ -38,7 +37,7 @@ class HostBatch(UniqueTokens):
     side: dict[str, tuple[str, ...]]
     feedback: tuple[str, ...] | None
     plain_bytes: int
-    per_rank: dict[str, tuple[int, ...]]
+    num_targets: tuple[int, ...]
     filtered: dict[str, int]
     ngrams: dict[str, FieldNgrams]
     candidate_ngrams: tuple[str, ...]
@@ -57,11 +56,10 @@ class HostBatch(UniqueTokens):
     def num_events(self) -> int:
         return sum(self.counts[owner] for owner in self.side if owner != CANDIDATE)
 
-    def set_per_rank(self, means: Mapping[str, Sequence[float]]) -> None:
+    def set_candidates_per_rank(self, means: Sequence[float]) -> None:
         """Writes the mean numbers per rank in this step into the buffer, before the buffer is copied."""
-        for name, values in means.items():
-            place = self.tensors[name]
-            place.copy_(torch.tensor(values, dtype=torch.float32).view_as(place))
+        place = self.tensors["candidates_per_rank"]
+        place.copy_(torch.tensor(means, dtype=torch.float32).view_as(place))
 
     def to(  # pyright: ignore[reportIncompatibleMethodOverride] - an opened batch moves no further
         self, device: torch.device, non_blocking: bool = False
@@ -112,7 +110,6 @@ class HostBatch(UniqueTokens):
             twin=tensors["twin"].long(),
             twin_host=self.tensors["twin"].numpy().copy(),
             distilled=tensors["distilled"],
-            per_rank=tensors["distilled_per_rank"],
         )
 
     def _ngrams_of(self, owner: str) -> list[str]:

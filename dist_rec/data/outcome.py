@@ -19,12 +19,13 @@ def trained(reading: Reading, labels: Labels) -> NDArray[np.bool_]:
     return labels.served if untrained is None else labels.served & ~untrained
 
 
-def num_targets(reading: Reading, labels: Labels) -> tuple[int, ...]:
-    """Candidates that are trained; where labels take time of every task, without those whose label nobody knows."""
+def num_targets(reading: Reading, labels: Labels, taught: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Candidates that are trained; where labels take time of every task, without those of whose label nothing is known
+    and that no teacher teaches. `taught` (C, T)."""
     there = trained(reading, labels)
     if not reading.schema.candidate.delayed:
         return (int(there.sum()),)
-    known = labels.mature | ~np.isnan(labels.more.get("observed", labels.final))
+    known = labels.mature | taught | ~np.isnan(labels.more.get("observed", labels.final))
     return tuple(int(of) for of in (known & there[:, None]).sum(0))
 
 

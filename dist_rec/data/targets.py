@@ -21,11 +21,13 @@ class Targets:
 
     - `now`: the moment of training in seconds; a label is what was known then. None: later than everything
     - `corrected`: whether a correction of delay reads what was known of labels that were not final
-    - `distilled`: the labels that a teacher teaches: all, those that are final, or the others
+    - `taught`: the tasks that a teacher teaches, None for all; `distilled`: of these all labels, those that are final,
+      or the others
     """
 
     now: int | None = None
     corrected: bool = False
+    taught: tuple[str, ...] | None = None
     distilled: DistilledRows = "all"
 
 

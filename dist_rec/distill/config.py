@@ -13,7 +13,10 @@ class DistillConfig(Strict):
     they predict is taught to the candidates, which see what a server sees."""
 
     weight: float = Field(
-        default=1.0, ge=0.0, description="Of the divergence between teacher and model, beside the loss of the labels."
+        default=1.0,
+        ge=0.0,
+        description="Of the divergence between teacher and model; with 1 a candidate that is taught counts like one "
+        "with a label.",
     )
     teacher_weight: float = Field(
         default=1.0,

@@ -104,7 +104,8 @@ class Objective(nn.Module):
         loss = loss + weighted_mean(losses, defined, batch.candidates_per_rank, weights)
         z_teacher = self._teaching(self.distill, self.teacher, of_teacher, rows, batch)
         if self.distill.weight > 0:
-            loss = loss + self._taught(self.distill, self.teacher, own, z_teacher, feedback)
+            weight = self.distill.weight * self._grown(self.distill, self.teacher)
+            loss = loss + weight * self._taught(self.distill, own, z_teacher, feedback, batch.candidates_per_rank)
         return loss, logits, teaching_signals(logits, z_teacher, batch.labels, feedback)
 
     def _teaching(
@@ -121,12 +122,14 @@ class Objective(nn.Module):
         return teacher.combine(live, copied)
 
     def _taught(
-        self, distill: DistillConfig, teacher: SelfTeacher, own: Tensor, z_teacher: Tensor, feedback: Feedback
+        self, distill: DistillConfig, own: Tensor, z_teacher: Tensor, feedback: Feedback, candidates_per_rank: Tensor
     ) -> Tensor:
-        """() the divergence, with the weight that it has by now."""
+        """() the divergence. A candidate that is taught counts like one with a label."""
         z_student = picked_rows(own, feedback.twin)[:, : self.tasks].float()
         divergence = distill_bernoulli(z_student, z_teacher, feedback.distilled.float(), div_mix=distill.div_mix)
-        mean = weighted_mean(divergence, feedback.distilled, feedback.per_rank, self.taught_weights)
+        return weighted_mean(divergence, feedback.distilled, candidates_per_rank, self.taught_weights)
+
+    def _grown(self, distill: DistillConfig, teacher: SelfTeacher) -> Tensor:
+        """() how far the weight of the divergence has grown: 0 before the copy is there, 1 in the end."""
         since = (teacher.versions - teacher.start).float()
-        grown = ((since + 1) / (distill.warmup_updates + 1)).clamp(0.0, 1.0)  # 0 before the copy is there
-        return distill.weight * grown * mean
+        return ((since + 1) / (distill.warmup_updates + 1)).clamp(0.0, 1.0)

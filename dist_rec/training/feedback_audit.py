@@ -65,5 +65,5 @@ def _reader(config: Config, schema: Schema) -> RequestReader:
         rows=READERS.make(config.data.reader),
         hash_ngrams=False,
         event_filter=make_filter(config.data.filter, schema, training=True),
-        targets=training_targets(config),
+        targets=training_targets(config, schema),
     )

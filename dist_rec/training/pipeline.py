@@ -118,7 +118,7 @@ class BatchSize:
 class CountedBatches(Iterator[HostBatch]):
     """A loader's batches with `candidates_per_rank` filled in: the candidates that are trained in an update, over all
     ranks and all of its batches, for each rank and batch. So the gradient of an update is that of the mean over its
-    candidates, however they are spread. Likewise the labels that a teacher teaches.
+    candidates, however they are spread.
 
     The pipeline fetches batches before it trains on them; `trained()` gives the size of the one that was trained on.
 
@@ -143,20 +143,13 @@ class CountedBatches(Iterator[HostBatch]):
         waited = (time.perf_counter() - asked) / len(batches)
         for batch in batches:
             self._ahead.append(BatchSize.of(batch, waited))
-        counts = [[of for each in batch.per_rank.values() for of in each] for batch in batches]
-        means = [of / (self._ranks.world_size * len(batches)) for of in self._ranks.total(*map(sum, zip(*counts)))]
+        totals = self._ranks.total(*map(sum, zip(*(batch.num_targets for batch in batches), strict=True)))
         for batch in batches:
-            batch.set_per_rank(_named(batch.per_rank, means))
+            batch.set_candidates_per_rank([of / (self._ranks.world_size * len(batches)) for of in totals])
         self._update.extend(batches)
 
     def trained(self) -> BatchSize:
         return self._ahead.popleft()
-
-
-def _named(like: dict[str, tuple[int, ...]], values: list[float]) -> dict[str, list[float]]:
-    """Values in the order of `like`, by its names."""
-    left = iter(values)
-    return {name: [next(left) for _ in of] for name, of in like.items()}
 
 
 def run_through(pipeline: TrainPipelineSparseDist[Any, Any], batches: Iterator[HostBatch]) -> Iterator[Any]:

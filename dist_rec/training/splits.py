@@ -13,6 +13,7 @@ from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.schema import Schema, load_schema
 from dist_rec.data.shared_memory import event_bytes, warn_of_little_room
 from dist_rec.data.targets import Targets
+from dist_rec.distill.tasks import taught_tasks
 from dist_rec.registry import READERS
 from dist_rec.training.ranks import Ranks
 
@@ -73,7 +74,7 @@ def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str],
         rows=READERS.make(config.data.reader),
         hash_ngrams=not hashes_on_device(config, schema, ranks.device),
         event_filter=make_filter(config.data.filter, schema if train else schema.as_served(), training=train),
-        targets=training_targets(config) if train else None,
+        targets=training_targets(config, schema) if train else None,
     )
 
 
@@ -82,11 +83,12 @@ def distills(config: Config) -> bool:
     return config.distill is not None and config.distill.is_on
 
 
-def training_targets(config: Config) -> Targets:
+def training_targets(config: Config, schema: Schema) -> Targets:
     """What training knows of labels."""
     return Targets(
         now=config.data.observed_at,
         corrected=config.model.head.immature != "leave_out",
+        taught=tuple(taught_tasks(config, schema)) if config.distill is not None and config.distill.weight > 0 else (),
         distilled="all" if config.distill is None else config.distill.rows,
     )
 

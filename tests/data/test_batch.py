@@ -50,5 +50,5 @@ def test_what_is_known_later_lives_as_long(monkeypatch: pytest.MonkeyPatch) -> N
     of = batch.feedback
     assert of is not None and of.age is not None and isinstance(of.inverse, Tensor)
     leaves = [of.lengths.tensor, of.inverse, *of.side.values(), of.age, of.twins.tensor, of.twin, of.distilled]
-    leaves += [of.per_rank, batch.observed, batch.waited]
+    leaves += [batch.observed, batch.waited]
     assert {id(leaf) for leaf in leaves} <= set(recorded)

@@ -106,7 +106,6 @@ def test_twin_by_twin(
     assert (got.age is None) if not of.time else (got.age is not None and got.age.tolist() == elapsed)
     distilled = [[_distilled(candidate, label, moment, which) for label in LABELS] for *_, candidate, _ in twins]
     assert got.distilled.tolist() == distilled and got.distilled.shape == (len(twins), len(LABELS))
-    assert got.per_rank.tolist() == [sum(row[task] for row in distilled) for task in range(len(LABELS))]
 
 
 def _row(**changes: Any) -> Row:
@@ -168,7 +167,6 @@ def test_types_and_shapes() -> None:
     assert (got.inverse.dtype, got.age.dtype, got.lengths.tensor.dtype, got.twins.tensor.dtype) == (torch.int32,) * 4
     assert got.twin.dtype == torch.int64 and got.twin_host.dtype == np.int32 and got.distilled.dtype == torch.bool
     assert got.side["dwell"].dtype == torch.uint8 and got.side["page"].dtype == torch.int16
-    assert got.per_rank.dtype == torch.float32 and got.per_rank.shape == (len(LABELS),)
     assert batch.candidates_per_rank.shape == (len(LABELS),)
 
 
@@ -206,7 +204,6 @@ def test_nothing_to_read(rows: list[Row], declared: dict[str, Any]) -> None:
         got = batch.feedback
         assert got is not None and len(got.lengths) == len(got.twin) == len(got.twin_host) == got.twins.total == 0
         assert len(got.twins) == len(batch.grouping_key) and got.distilled.shape == (0, len(LABELS))
-        assert got.per_rank.tolist() == [0.0] * len(LABELS)
         assert all(not len(values) for values in (*got.side.values(), *([] if got.age is None else [got.age])))
         assert (got.inverse is None) == (not schema.candidate.feedback or not schema.candidate.feedback.ids)
         assert batch.unique.keys() == list(schema.layout.tables)
@@ -230,7 +227,7 @@ def test_a_server_knows_all_but_the_feedback(declared: dict[str, Any], use_dedup
     schema, rows = later_schema(declared), later_rows(9)
     batch, got = _opened(rows, schema, dedup=use_dedup)
     served = collate(make_table(rows, schema.as_served()), schema.as_served(), dedup=use_dedup)
-    assert "distilled_per_rank" not in served.per_rank and not any("feedback" in of for of in _other_tensors(served))
+    assert not any("feedback" in of for of in _other_tensors(served))
     there = served.to(CPU)
     assert there.feedback is None and len(got.twin) > 0
     assert there.unique.keys() == batch.unique.keys() == list(schema.layout.tables)

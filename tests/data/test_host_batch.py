@@ -13,7 +13,7 @@ from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.schema import Schema
 from dist_rec.data.transfer_buffer import TransferBuffer
 from dist_rec.kernels.unique_ids import BitPackedIndex
-from tests.data.later import LABELS, later_rows, later_schema
+from tests.data.later import later_rows, later_schema
 from tests.data.requests import make_rows, make_schema, make_table, seen_schema
 
 CPU = torch.device("cpu")
@@ -112,18 +112,16 @@ def test_stays_bit_packed_on_a_device_and_moves_once(monkeypatch: pytest.MonkeyP
 
 def test_share_is_set_before_the_copy() -> None:
     sent = _sent(make_rows(3))
-    sent.set_per_rank({"candidates_per_rank": [2.5]})
+    sent.set_candidates_per_rank([2.5])
     share = sent.to(CPU).candidates_per_rank
     assert float(share) == 2.5 and share.dtype == torch.float32 and share.shape == ()
 
 
-def test_shares_of_every_task_are_set_by_name() -> None:
+def test_shares_of_every_task_are_set() -> None:
     sent = _sent(later_rows(5), later_schema())
-    places = range(len(LABELS))
-    sent.set_per_rank({"distilled_per_rank": [10.5 + of for of in places], "candidates_per_rank": [0.25, 1, 2, 3]})
+    sent.set_candidates_per_rank([0.25, 1, 2, 3])
     batch = sent.to(CPU)
     assert batch.candidates_per_rank.tolist() == [0.25, 1, 2, 3] and batch.candidates_per_rank.dtype == torch.float32
-    assert batch.feedback is not None and batch.feedback.per_rank.tolist() == [10.5, 11.5, 12.5, 13.5]
 
 
 def test_twins_are_copied_off_the_buffer() -> None:

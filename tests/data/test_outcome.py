@@ -40,13 +40,14 @@ def test_candidates_with_a_loss_by_task(
     }
     always = [True] * len(every)
     numbers = tuple(sum(a and b for a, b in zip(there, known.get(label, always), strict=True)) for label in LABELS)
-    assert num_targets(reading, labels) == numbers
+    assert num_targets(reading, labels, np.zeros_like(labels.mature)) == numbers
+    assert num_targets(reading, labels, np.ones_like(labels.mature)) == (sum(there),) * len(LABELS), "all are taught"
 
     came = outcome(reading, labels)
     assert set(came) == {"labels", *(("observed", "waited") if corrected else ())}
     for values in came.values():
         assert values.shape == (len(every), len(LABELS)) and values[~np.array(there, bool)].isnan().all()
-    assert num_targets(reading, labels) == numbers, "also after labels of others are gone"
+    assert num_targets(reading, labels, np.zeros_like(labels.mature)) == numbers, "also after labels of others are gone"
     by_task = (~came["observed" if corrected else "labels"].isnan()).sum(0).tolist()
     assert all(of <= number for of, number in zip(by_task, numbers, strict=True))
     click, back, convert = (LABELS.index(label) for label in ("click", "back", "convert"))
@@ -58,7 +59,7 @@ def test_one_number_where_no_label_takes_time() -> None:
     reading = reading_of(rows, schema)
     labels = read_labels(reading, Targets(now=1_100))
     served = sum(len(row["candidate.item"]) for row in rows if row["time"] <= 1_100)
-    assert num_targets(reading, labels) == (served,) and 0 < served < len(labels.final)
+    assert num_targets(reading, labels, np.zeros_like(labels.mature)) == (served,) and 0 < served < len(labels.final)
     sent = collate(make_table(rows, schema), schema, targets=Targets(now=1_100))
     assert sent.tensors["candidates_per_rank"].shape == () and float(sent.tensors["candidates_per_rank"]) == served
 

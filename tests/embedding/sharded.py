@@ -128,12 +128,12 @@ def local_batch(rows: list[list[Row]], config: Config) -> SequenceBatch:
     schema, everything = schema_of(config), [row for part in rows for row in part]
     acting = make_filter(config.data.filter, schema, training=True)
     mine = rows[dist.get_rank()] if dist.get_world_size() > 1 else everything
-    targets = training_targets(config)
+    targets = training_targets(config, schema)
     batch, together = (
         collate(make_table(of, schema), schema, event_filter=acting, targets=targets) for of in (mine, everything)
     )
     ranks = dist.get_world_size()
-    batch.set_per_rank({name: [of / ranks for of in counts] for name, counts in together.per_rank.items()})
+    batch.set_candidates_per_rank([of / ranks for of in together.num_targets])
     return batch.to(CPU)
 
 

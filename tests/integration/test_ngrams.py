@@ -51,9 +51,7 @@ def trained(config: Config, schema: Schema, hash_ngrams: bool) -> tuple[list[flo
         every = rows_of(step)
         mine = every[ranks.rank :: ranks.world_size]
         batch = collate(make_table(mine, schema), schema, dedup=config.data.dedup, hash_ngrams=hash_ngrams)
-        batch.set_per_rank(
-            {"candidates_per_rank": [sum(len(row["candidate.item"]) for row in every) / ranks.world_size]}
-        )
+        batch.set_candidates_per_rank([sum(len(row["candidate.item"]) for row in every) / ranks.world_size])
         optimizer.zero_grad()
         loss, _ = dmp(batch.to(CPU))
         loss.backward()

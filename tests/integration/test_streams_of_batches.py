@@ -76,7 +76,7 @@ def _values(batch: Any) -> Iterator[torch.Tensor]:
 def _send_batch(streams: Streams) -> None:
     with streams.on_host():
         batch = _host_batch(0)
-        batch.set_per_rank({"candidates_per_rank": [2.0]})
+        batch.set_candidates_per_rank([2.0])
     _stages(streams, batch, (lambda there: there.unique.values().sum(), _read_all))
 
 
@@ -148,7 +148,7 @@ def test_a_number_that_is_written_while_the_buffer_is_copied_is_found() -> None:
         with streams.on_host():
             batch = _host_batch(0)
         there = batch.to(CPU, non_blocking=True)
-        batch.set_per_rank({"candidates_per_rank": [2.0]})
+        batch.set_candidates_per_rank([2.0])
     assert there.num_candidates == batch.num_candidates
     assert ["host writes" in race and "host_batch.py" in race for race in streams.races] == [True]
 

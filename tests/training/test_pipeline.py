@@ -69,11 +69,7 @@ def test_candidates_that_are_not_trained_are_not_counted(alone: Ranks) -> None:
     batch = collate(make_table(make_rows(12)), schema, event_filter=acting)
     loader: Any = [batch]
     counted = CountedBatches(loader, alone)
-    assert (
-        float(next(counted).tensors["candidates_per_rank"])
-        == batch.per_rank["candidates_per_rank"][0]
-        < batch.num_candidates
-    )
+    assert float(next(counted).tensors["candidates_per_rank"]) == batch.num_targets[0] < batch.num_candidates
     size = counted.trained()
     assert size.filtered == batch.filtered and size.filtered["mask"] > 0
 
@@ -89,30 +85,25 @@ def _later_batches(rank: int) -> list[HostBatch]:
     return [collate(make_table(of, schema), schema, targets=LATER) for of in rows]
 
 
-def _shares_by_task(per_update: int) -> list[dict[str, list[float]]]:
+def _shares_by_task(per_update: int) -> list[list[float]]:
     ranks = these_ranks()
     loader: Any = _later_batches(ranks.rank)
-    names = ("candidates_per_rank", "distilled_per_rank")
-    counted = CountedBatches(loader, ranks, per_update)
-    return [{name: batch.tensors[name].tolist() for name in names} for batch in counted]
+    return [batch.tensors["candidates_per_rank"].tolist() for batch in CountedBatches(loader, ranks, per_update)]
 
 
 @pytest.mark.parametrize("per_update", [1, 2])
 def test_every_task_has_the_mean_of_its_own_numbers(per_update: int) -> None:
-    """Over both ranks and the batches of an update: what is trained, and what a teacher teaches."""
+    """Over both ranks and the batches of an update."""
     by_rank = [_later_batches(rank) for rank in range(2)]
-    expected: list[dict[str, list[float]]] = []
+    expected: list[list[float]] = []
     for first in range(0, 3, per_update):
         update = [batch for of in by_rank for batch in of[first : first + per_update]]
-        means = {
-            name: [sum(numbers) / len(update) for numbers in zip(*(batch.per_rank[name] for batch in update))]
-            for name in ("candidates_per_rank", "distilled_per_rank")
-        }
+        means = [sum(numbers) / len(update) for numbers in zip(*(batch.num_targets for batch in update), strict=True)]
         expected += [means] * (len(update) // 2)
-    assert all(len(set(of)) > 1 for of in expected[0].values()), "the tasks differ"
+    assert len(set(expected[0])) > 1, "the tasks differ"
     for shares in run_ranks(_shares_by_task, 2, per_update):
         for got, means in zip(shares, expected, strict=True):
-            assert got == {name: pytest.approx(values) for name, values in means.items()}
+            assert got == pytest.approx(means)
 
 
 def _counted(data: Path, out: Path, ranks: Ranks) -> CountedBatches:

@@ -125,7 +125,7 @@ def test_training_goes_on_after_a_purge() -> None:
 
 def _host_batch(rows: list[list[Row]]) -> Any:
     batch = collate(make_table(rows[dist.get_rank()]), make_schema())
-    batch.set_per_rank({"candidates_per_rank": [4.0]})
+    batch.set_candidates_per_rank([4.0])
     return batch
 
 

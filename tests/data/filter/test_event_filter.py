@@ -86,7 +86,7 @@ def test_hidden_events_show_nothing_of_themselves(seed: int, newest: int | None)
     assert [item for (item,) in _tokens(got, "candidate", "item")] == [50 if i in items else i for i in candidates]
     untrained = got.tensors["labels"].isnan().all(1).tolist()
     assert untrained == [item in items for item in candidates]
-    assert got.per_rank["candidates_per_rank"][0] == untrained.count(False) == float(got.tensors["candidates_per_rank"])
+    assert got.num_targets[0] == untrained.count(False) == float(got.tensors["candidates_per_rank"])
 
 
 @pytest.mark.parametrize("action", ["hide", "keymask", "drop"])
@@ -174,10 +174,10 @@ def test_what_a_candidate_sees_is_counted_among_what_is_left(action: str) -> Non
 def test_a_batch_in_which_nothing_is_left() -> None:
     """It is an empty one, as a rank without data has it; the training loop makes no difference."""
     got = _filtered(make_rows(5), filter_by_item(HIDDEN, all_items("hide", range(50))))
-    assert got.num_requests == got.num_events == got.per_rank["candidates_per_rank"][0] == 0
+    assert got.num_requests == got.num_events == got.num_targets[0] == 0
     assert not len(got.ids_of("context.user"))
     empty = empty_batch(HIDDEN, filter_by_item(HIDDEN, {}))
-    assert empty.num_requests == empty.per_rank["candidates_per_rank"][0] == sum(empty.filtered.values()) == 0
+    assert empty.num_requests == empty.num_targets[0] == sum(empty.filtered.values()) == 0
 
 
 def test_a_request_without_candidates_is_left_out_too() -> None:
