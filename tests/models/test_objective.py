@@ -26,8 +26,8 @@ BOTH = {"click": {"horizon": 700}, "buy": {"horizon": 500}}
 CORRECTIONS = ("fake_negative_weighting", "delayed_feedback_model")
 
 
-def _batch(schema: Schema, count: int = 12, **targets: Any) -> SequenceBatch:
-    rows = feedback_rows(count)
+def _batch(schema: Schema, **targets: Any) -> SequenceBatch:
+    rows = feedback_rows(12)
     for row in rows:
         row["candidate.click.delay"] = row["candidate.buy.delay"][::-1]
     return collate(make_table(rows, schema), schema, targets=Targets(now=NOW, **targets)).to(CPU)
@@ -105,7 +105,7 @@ def _expected(
             total = total if of_twin is None else total + distill.teacher_weight * weight * of_twin
             if feedback.distilled[f, task]:
                 z = (scores[candidates:] if z_teacher is None else z_teacher)[f, task].detach()
-                lesson = taught * _divergence(scores[c, task], z, distill.div_mix) / feedback.per_rank[task]
+                lesson = taught * _divergence(scores[c, task], z, distill.div_mix) / divisor[task]
                 total = total + distill.weight * grown * lesson / len(TASKS)
     return total
 
@@ -147,7 +147,8 @@ def test_the_loss_is_the_sum_written_out(name: str) -> None:
     distill, head = CASES[name]
     schema = feedback_schema() if distill is not None else feedback_schema().with_feedback(None)
     config, objective, _ = _objective(schema, distill, **head)
-    batch = _batch(schema, distilled="all" if config.distill is None else config.distill.rows)
+    targets = {} if config.distill is None else {"distilled": config.distill.rows}
+    batch = _batch(schema, taught=tuple((distill or {}).get("tasks", {"buy": 1.0})), **targets)
     assert batch.candidates_per_rank.shape == (2,) and batch.candidates_per_rank[0] > batch.candidates_per_rank[1]
     scores = _scores(objective, batch).requires_grad_()
     loss, logits, signals = objective(scores, {}, batch)

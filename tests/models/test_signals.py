@@ -32,7 +32,6 @@ def _feedback(twin: list[int]) -> Feedback:
         twin=torch.tensor(twin, dtype=torch.int64),
         twin_host=np.array(twin, dtype=np.int32),
         distilled=torch.ones(len(twin), TASKS, dtype=torch.bool),
-        per_rank=torch.ones(TASKS),
     )
 
 

@@ -52,7 +52,6 @@ def _feedback(kind: str, lengths: list[int], seed: int = 0) -> Feedback:
         twin=torch.arange(twins),
         twin_host=np.arange(twins, dtype=np.int32),
         distilled=torch.ones(twins, 1, dtype=torch.bool),
-        per_rank=torch.ones(1),
     )
 
 

@@ -42,7 +42,6 @@ def _inputs(requests: Requests, prefix: str) -> tuple[CandidateView, Feedback, t
         twin=twin,
         twin_host=twin.numpy().astype(np.int32),
         distilled=torch.ones(len(twin), 1, dtype=torch.bool),
-        per_rank=torch.ones(1),
     )
     return view, feedback, torch.randn(len(twin), N, WIDTH)
 
