@@ -97,6 +97,7 @@ AT_DOOR: dict[str, tuple[Change, str]] = {
     ),
     "registry.py::resolve": ({"model": {"head": {"loss": "json:JSONDecoder"}}}, "expected a subclass of"),
     "registry.py::_load": ({"optim": {"optimizer": "nowhere.opt:Lion"}}, "no module nowhere where Python looks"),
+    "distill/check.py::check_later": ({"distill": {}}, "distill: the schema declares no feedback"),
     "training/ranks.py::device_type": ({"parallel": {"backend": "nccl"}}, "parallel.backend=nccl: no GPU is visible"),
     "training/selection.py::check_selection": (
         {"run": {"select_best": "auc"}, "data": {"valid": []}},

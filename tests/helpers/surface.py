@@ -10,6 +10,7 @@ from typing import Any
 MODULES = (
     "dist_rec",
     "dist_rec.data",
+    "dist_rec.distill",
     "dist_rec.embedding",
     "dist_rec.optim",
     "dist_rec.kernels.cross_causal_attention",

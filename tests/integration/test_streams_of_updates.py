@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import dist_rec.optim
+from dist_rec.optim import hybrid
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.optim.pending_reduce import PendingReduce
 from tests.helpers.happens_before import waits_in
@@ -108,12 +109,12 @@ def _sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
 def _as_on_a_gpu() -> Any:
     """Where a GPU decides, without the host, whether a gradient is applied: the host then waits for nothing. With a
     correction it does wait."""
-    decide = HybridOptimizer._is_finite
+    decide = hybrid.is_finite
 
-    def stand_in(self: HybridOptimizer, norm: Tensor, reduce: PendingReduce | None) -> Tensor | bool:
-        return decide(self, norm, reduce) if self._dense_step.correction.keeps_history else norm.isfinite()
+    def stand_in(norm: Tensor, reduce: PendingReduce | None, *, read: bool) -> Tensor | bool:
+        return decide(norm, reduce, read=read) if read else norm.isfinite()
 
-    return mock.patch.object(HybridOptimizer, "_is_finite", stand_in)
+    return mock.patch.object(hybrid, "is_finite", stand_in)
 
 
 def _races(ddp: bool = False) -> dict[str, list[str]]:

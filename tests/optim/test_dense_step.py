@@ -68,3 +68,16 @@ def test_measures_with_the_gradients_as_they_came() -> None:
         step.apply(_gradients(), torch.tensor(5.0), updates=updates, delayed=False)
     assert step.health.latest is not None and step.health.latest.gradient_cosine == pytest.approx(1.0)
     assert step.health.latest.update_norm == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [None, torch.tensor(True), torch.tensor(False)])
+def test_whoever_wants_to_know_of_an_update_is_told_after_it(wanted: torch.Tensor | None) -> None:
+    """With the flag itself, which may be on a device, and the weights that the update left."""
+    parameters, _, step = _step()
+    told: list[tuple[str, torch.Tensor | None, float]] = []
+    for name in ("first", "second"):
+        step.update_hooks.append(lambda flag, name=name: told.append((name, flag, parameters["a"].item())))
+    step.apply(_gradients(), None, updates=0, delayed=False, wanted=wanted)
+    after = 0.0 if wanted is not None and not wanted else -3.0
+    assert [(name, weight) for name, _, weight in told] == [("first", after), ("second", after)]
+    assert all(flag is wanted for _, flag, _ in told)

@@ -1,13 +1,15 @@
 """The hybrid optimizer in one process; several ranks are in tests/integration/test_delayed_trajectories.py."""
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
+from dist_rec.optim import hybrid
 from dist_rec.optim.hybrid import HybridOptimizer
 from tests.optim.trajectories import (
     DENSE,
@@ -263,3 +265,69 @@ def test_zero_grad_clears_or_zeroes() -> None:
     assert all(p.grad is not None and not p.grad.any() for p in net.parameters())
     optimizer.zero_grad()
     assert all(p.grad is None for p in net.parameters())
+
+
+def _told(optimizer: HybridOptimizer, net: nn.Module) -> list[tuple[Tensor | None, Tensor]]:
+    """Fills with what a hook is told, and the weights there are then."""
+    told: list[tuple[Tensor | None, Tensor]] = []
+    optimizer.register_update_hook(lambda applied: told.append((applied, flat(net))))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("run", "after_steps"),
+    [
+        (Run("adamw", "sync"), [1, 2, 3, 4, 4]),
+        (Run("adamw"), [0, 1, 2, 3, 4]),
+        (Run("adamw", warmup=2), [1, 2, 2, 3, 4]),
+        (Run("sgd", "sync", accumulation=2), [1, 2, 3, 4, 4]),
+        (Run("sgd", accumulation=2), [0, 1, 2, 3, 4]),
+    ],
+)
+def test_a_hook_is_called_once_for_every_version(run: Run, after_steps: list[int]) -> None:
+    """`after_steps`: versions after each of four steps, and after flushing, which applies what is in flight."""
+    net, optimizer = start(run)
+    told, counts = _told(optimizer, net), []
+    for step in range(1, 5):
+        run_step(net, optimizer, step, run.accumulation)
+        counts.append(len(told))
+    optimizer.flush()
+    optimizer.flush()
+    assert [*counts, len(told)] == after_steps and optimizer.applied == len(told)
+    versions = [weights for _, weights in told]
+    assert torch.equal(versions[-1], flat(net)) and all(applied is None for applied, _ in told)
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(versions))
+
+
+def _with_a_broken_gradient(net: nn.Module, optimizer: HybridOptimizer, broken: int) -> None:
+    """Four steps, one of which has a gradient that is no number."""
+    for step in range(1, 5):
+        optimizer.zero_grad()
+        loss = net(step, 0)
+        (loss * torch.nan if step == broken else loss).backward()
+        optimizer.step()
+    optimizer.flush()
+
+
+@pytest.mark.parametrize("update", ["sync", "delayed"])
+def test_a_gradient_that_is_dropped_makes_no_version(update: Any) -> None:
+    net, optimizer = start(Run("adamw", update))
+    told = _told(optimizer, net)
+    _with_a_broken_gradient(net, optimizer, 2)
+    assert (len(told), optimizer.applied, optimizer.skipped) == (3, 3, 1)
+    assert all(applied is None for applied, _ in told) and flat(net).isfinite().all()
+
+
+@pytest.mark.parametrize("update", ["sync", "delayed"])
+def test_where_the_device_decides_a_hook_gets_its_flag(update: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the host calls for all of them, and the flag says which of them were applied."""
+    monkeypatch.setattr(hybrid, "is_finite", lambda norm, reduce, *, read: norm.isfinite())
+    net, optimizer = start(Run("adamw", update))
+    told = _told(optimizer, net)
+    _with_a_broken_gradient(net, optimizer, 2)
+    flags = [applied for applied, _ in told]
+    assert all(isinstance(flag, Tensor) and flag.dtype == torch.bool and flag.dim() == 0 for flag in flags)
+    assert [bool(flag) for flag in flags] == [True, False, True, True]
+    assert (optimizer.applied, optimizer.skipped) == (3, 1)
+    first, dropped, *_ = (weights for _, weights in told)
+    assert torch.equal(first, dropped)

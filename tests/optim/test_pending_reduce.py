@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dist_rec.optim.buckets import Bucket
-from dist_rec.optim.pending_reduce import DelayedGradient, PendingReduce, total_norm
+from dist_rec.optim.pending_reduce import DelayedGradient, PendingReduce, is_finite, total_norm
 from dist_rec.optim.process_groups import host_group_of, own_group
 from tests.helpers.ranks import run_ranks
 
@@ -59,3 +59,25 @@ def test_a_loaded_gradient_has_no_all_reduce() -> None:
 def test_total_norm_counts_what_is_missing_as_zero() -> None:
     gradients = {"b": torch.tensor([3.0]), "a": torch.tensor([4.0])}
     assert total_norm(["a", "missing", "b"], gradients) == 5.0
+
+
+@pytest.mark.parametrize("value", [5.0, float("inf"), float("nan")])
+def test_on_a_cpu_the_host_says_whether_a_norm_is_finite(value: float) -> None:
+    pending = _started({"a": True, "b": True})
+    pending.launch(["a", "b"], None, None)
+    pending.wait()
+    for reduce in (None, pending):
+        for read in (False, True):
+            assert is_finite(torch.tensor(value), reduce, read=read) is (value == 5.0)
+
+
+def test_on_a_device_only_who_has_to_reads_it() -> None:
+    """Meta tensors stand in for a GPU's: they hold nothing that could be read."""
+    norm = torch.zeros((), device="meta")
+    flag = is_finite(norm, None, read=False)
+    assert isinstance(flag, torch.Tensor) and flag.dtype == torch.bool and flag.shape == () and flag.is_meta
+    with pytest.raises(RuntimeError, match="meta"):
+        is_finite(norm, None, read=True)
+    pending = _started({"a": True, "b": True})
+    pending.is_finite = lambda norm: False  # pyright: ignore[reportAttributeAccessIssue] - what its event says
+    assert is_finite(norm, pending, read=True) is False

@@ -19,6 +19,7 @@ from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.selection import SelectionState
 from tests.helpers.ranks import run_ranks
+from tests.training.feedback_data import taught_config, write_feedback
 from tests.training.runs import (
     assert_same_weights,
     evaluate_split,
@@ -192,6 +193,40 @@ def test_another_model_is_refused(data: Path, tmp_path: Path, alone: Ranks, chan
     other, _ = fresh(make_config(data, tmp_path, **changes), alone)
     with pytest.raises(ConfigError, match="saved: does not fit this model; was it made by another recipe"):
         load_checkpoint(tmp_path / "saved", other, None, alone)
+
+
+def test_what_a_teacher_alone_has_may_be_left_out_to_evaluate(tmp_path: Path, alone: Ranks) -> None:
+    """Feedback's encoder, its own table and the copy; everything else is there, to the bit."""
+    config = taught_config(write_feedback(tmp_path / "data"), tmp_path)
+    run(config, alone)
+    step = tmp_path / "run" / "checkpoints" / "step-2"
+    saved = saved_state(step)["model"]
+    of_teacher = {
+        name
+        for name in saved
+        if name.startswith(("ranker.feedback.", "objective.teacher.")) or name.endswith(".shown.weight")
+    }
+    for part in ("ranker.feedback.", "objective.teacher.copy.", "objective.teacher.versions", "embedding."):
+        assert any(name.startswith(part) for name in of_teacher), part
+    served, optimizer = fresh(config.model_copy(update={"distill": None}), alone)
+    load_checkpoint(step, served, None, alone)
+    save_checkpoint(tmp_path / "served", served, None, None, alone)
+    left = {name: value for name, value in saved.items() if name not in of_teacher}
+    assert_same_weights(saved_state(tmp_path / "served")["model"], left)
+
+    with pytest.raises(ConfigError, match="step-2: does not fit this model") as caught:
+        load_checkpoint(step, served, optimizer, alone)
+    assert all(f"model.{name}" in str(caught.value) for name in of_teacher), "a run that goes on needs all of it"
+
+
+def test_a_checkpoint_that_does_not_say_its_schema_keeps_all_tables(tmp_path: Path, alone: Ranks) -> None:
+    """Which tables only feedback uses is known from there."""
+    config = taught_config(write_feedback(tmp_path / "data"), tmp_path)
+    model, _ = fresh(config, alone)
+    save_checkpoint(tmp_path / "saved", model, None, None, alone)
+    served, _ = fresh(config.model_copy(update={"distill": None}), alone)
+    with pytest.raises(ConfigError, match=r"It also holds model\.embedding\.\S*\.shown\.weight$"):
+        load_checkpoint(tmp_path / "saved", served, None, alone)
 
 
 @pytest.mark.parametrize("content", [None, "recipe.yaml"])

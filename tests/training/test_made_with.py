@@ -13,6 +13,8 @@ from dist_rec.data.schema import load_schema
 from dist_rec.training.evaluate import evaluate_checkpoint
 from dist_rec.training.made_with import FILE, MadeWith
 from dist_rec.training.ranks import Ranks
+from dist_rec.training.splits import dataset_schema
+from tests.training.feedback_data import taught_config, write_feedback
 from tests.training.runs import losses, make_config, run, write_dataset
 
 
@@ -210,3 +212,70 @@ def test_a_run_resumes_with_the_filter_it_had(data: Path, tmp_path: Path, alone:
     other = make_config(data, tmp_path, data={"filter": FILTER | {"start_step": 3}}, **more)
     with pytest.raises(ConfigError, match=r"data.filter.start_step: 0 when it was saved, 3 now"):
         run(other, alone, "other", resume=checkpoint)
+
+
+@pytest.fixture
+def late(tmp_path: Path) -> Path:
+    return write_feedback(tmp_path / "late")
+
+
+@pytest.mark.parametrize(
+    ("schema", "recipe", "message"),
+    [
+        ({"candidate__feedback__most": 3}, {}, "candidate.feedback: {"),
+        ({"candidate__feedback__side": {"dwell": 7}}, {}, "candidate.feedback: {"),
+        ({"candidate__feedback__ids": ["item"]}, {}, "candidate.feedback: {"),
+        ({"tables__shown": 8}, {}, "tables.shown: 7 ids when it was saved, 8 ids now"),
+        ({}, {"distill": {"weight": 0.5}}, "distill.weight: 1.0 when it was saved, 0.5 now"),
+        ({}, {"distill": {"teacher": "live"}}, "distill.teacher: ema when it was saved, live now"),
+        ({}, {"distill": {"teacher_rate": 0.5}}, "distill.teacher_rate: 0.05 when it was saved, 0.5 now"),
+        ({}, {"distill": {"warmup_updates": 2}}, "distill.warmup_updates: 0 when it was saved, 2 now"),
+        ({}, {"distill": {"rows": "immature"}}, "distill.rows: all when it was saved, immature now"),
+        ({}, {"distill": {"tasks": {"click": 0.5}}}, "distill.tasks.click: nothing of that name when it was saved"),
+        ({}, {"distill": None}, "distill.weight: 1.0 when it was saved, nothing of that name now"),
+        ({}, {"data": {"observed_at": 1300}}, "data.observed_at: 1400 when it was saved, 1300 now"),
+        ({}, {"data": {"observed_at": None}}, "data.observed_at: 1400 when it was saved, None now"),
+    ],
+)
+def test_only_a_run_that_goes_on_needs_the_same_teacher(
+    late: Path, tmp_path: Path, schema: dict[str, Any], recipe: dict[str, Any], message: str
+) -> None:
+    config = taught_config(late, tmp_path)
+    made = MadeWith.now(dataset_schema(config), config, 1, 2)
+    assert made.schema_for(dataset_schema(config), config, Path("here"), resumed=True) == dataset_schema(config)
+    _change(late, **schema)
+    other = taught_config(late, tmp_path, **recipe)
+    with pytest.raises(ConfigError, match=r"here: does not fit this schema and recipe") as caught:
+        made.schema_for(dataset_schema(other), other, Path("here"), resumed=True)
+    assert message in str(caught.value)
+    served = dataset_schema(other).with_feedback(None)
+    built = made.schema_for(served, other, Path("here"))
+    assert built.candidate == served.candidate and built.sequences == served.sequences
+
+
+def test_what_is_final_when_belongs_to_the_label(late: Path, tmp_path: Path) -> None:
+    config = taught_config(late, tmp_path)
+    made = MadeWith.now(dataset_schema(config), config, 1, 2)
+    _change(late, candidate__delayed__buy__horizon=600)
+    for resumed in (False, True):
+        with pytest.raises(ConfigError, match="label buy, final: 500 when it was saved, 600 now"):
+            made.schema_for(dataset_schema(config), config, Path("here"), resumed=resumed)
+
+
+def test_with_and_without_a_teacher_a_checkpoint_is_the_same_to_evaluation(
+    late: Path, tmp_path: Path, alone: Ranks
+) -> None:
+    """By a recipe with a teacher or without, of a run with one or without, whatever the schema says of feedback."""
+    taught = taught_config(late, tmp_path)
+    plain = taught.model_copy(update={"distill": None})
+    for name, config in (("taught", taught), ("plain", plain)):
+        run(config, alone, name)
+    last = {name: tmp_path / name / "checkpoints" / "last" for name in ("taught", "plain")}
+    for checkpoint in last.values():
+        lines = evaluate_checkpoint(taught, checkpoint, "test", alone)
+        assert evaluate_checkpoint(plain, checkpoint, "test", alone) == lines
+        _change(late, candidate__feedback__most=1)
+        assert evaluate_checkpoint(taught, checkpoint, "test", alone) == lines
+    step = tmp_path / "taught" / "checkpoints" / "step-2"
+    with pytest.raises(ConfigError, match=r"candidate\.feedback: \{.* when it was saved, \{.* now"):
+        run(taught, alone, "resumed", resume=step)

@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dist_rec.data.ngram.counts import NgramUse
 from dist_rec.distill.audit import LeakAudit
 from dist_rec.embedding.cache import CacheUse
+from dist_rec.models.signals import Teaching
 from dist_rec.optim.health import Health
 from dist_rec.training.metrics import TaskMetrics
-from dist_rec.training.run_log import RunLog
+from dist_rec.training.run_log import RunLog, finite
 from dist_rec.training.throughput import ThroughputStats
 
 WINDOW = ThroughputStats(
@@ -84,6 +85,28 @@ def test_the_use_of_n_grams_is_recorded_and_said(tmp_path: Path) -> None:
     use = {key.rpartition(".")[2]: value for key, value in row.items() if key.startswith("ngram.history.item.2.")}
     assert use == {"ids_per_event": 2.0, "rows_per_event": 0.8, "dedup": 2.5}
     assert "n-grams, ids/row: history.item.2 2.50" in said.getvalue()
+
+
+def test_what_a_teacher_says_is_recorded_and_said(tmp_path: Path) -> None:
+    said, nan = io.StringIO(), float("nan")
+    teaching = {
+        "buy": Teaching(0.5, 0.25, 0.125, 0.125, 0.875, 1.5, 0.75, 0.5, -0.25),
+        "rate": Teaching(0.0, 0.0, 1.0, 0.0, nan, nan, nan, nan, nan),
+    }
+    with RunLog(tmp_path, is_main=True, console=Console(file=said, width=400)) as log:
+        log.training(20, 60, WINDOW, optimizer=_optimizer(0.5))
+        log.training(40, 60, replace(WINDOW, teaching=teaching), optimizer=_optimizer(0.5))
+    plain, taught = map(_strict_json, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert not any(key.startswith(("distill", "teaching")) for key in plain) and "teaching" not in taught
+    for task, of in teaching.items():
+        found = {key: taught[f"distill.{task}.{key}"] for key in asdict(of)}
+        assert found == finite(asdict(of))
+    assert sum(key.startswith("distill.") for key in taught) == 2 * len(asdict(teaching["buy"]))
+    without, line = said.getvalue().splitlines()
+    assert "agreement" not in without and "  buy: 75% with feedback, agreement 0.875" in line
+    assert "  rate: 0% with feedback, agreement nan" in line
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in board.Scalars("train/distill.buy.agreement")] == [(40, 0.875)]
 
 
 def test_waiting_for_batches_is_said_where_it_costs(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def delayed_feedback_model(logits: Tensor, rates: Tensor, observed: Tensor, wait
     r = softplus(rates) + LEAST_RATE
     within = -torch.expm1(-r)  # 1 - exp(-r)
     came = softplus(-logits) - r.log() + r * waited + within.log()
-    beyond = (torch.expm1(-r * waited) + within) / within  # S(e)
-    log_beyond = beyond.clamp(min=torch.finfo(beyond.dtype).tiny).log()
+    # S(e) = exp(-r e) (1 - exp(-r (1 - e))) / (1 - exp(-r)): a difference of two exponentials would lose small ones.
+    left = -torch.expm1(-r * (1.0 - waited))
+    log_beyond = left.clamp(min=torch.finfo(left.dtype).tiny).log() - r * waited - within.log()
     waiting = -torch.logaddexp(logsigmoid(-logits), logsigmoid(logits) + log_beyond)
     return torch.where(observed > 0, came, waiting)

@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from dist_rec.common.strict import Strict
-from dist_rec.models.layers.loss import BinaryCrossEntropy, total_loss
+from dist_rec.models.layers.loss import BinaryCrossEntropy, total_loss, weighted_mean
 
 BCE = BinaryCrossEntropy(Strict())
 
@@ -72,3 +72,17 @@ def test_nothing_undefined_is_the_plain_loss_bit_for_bit() -> None:
     logits, labels, share = torch.randn(999, 2), torch.randint(0, 2, (999, 2)).float(), torch.tensor(7.0)
     plain = binary_cross_entropy_with_logits(logits, labels, reduction="sum") / (2 * share)
     assert torch.equal(total_loss(BCE, logits, labels, share, torch.ones(2)), plain)
+
+
+def test_every_task_may_have_a_divisor_of_its_own() -> None:
+    """Where labels take time, tasks have different numbers of candidates with a label; one of none adds nothing."""
+    losses, weights = torch.rand(5, 3), torch.tensor([1.0, 0.5, 2.0])
+    defined = torch.tensor([[True, True, False]] * 3 + [[True, False, False]] * 2)
+    losses = losses.masked_fill(~defined, 7.0).requires_grad_()
+    mean = weighted_mean(losses, defined, torch.tensor([5.0, 3.0, 0.0]), weights)
+    expected = (losses[:, 0].mean() + 0.5 * losses[:3, 1].mean()) / 3
+    torch.testing.assert_close(mean, expected)
+    (gradient,) = torch.autograd.grad(mean, losses)
+    assert torch.equal(gradient != 0, defined)
+    even = weighted_mean(losses, defined, torch.full((3,), 5.0), weights)
+    torch.testing.assert_close(even, weighted_mean(losses, defined, torch.tensor(5.0), weights))

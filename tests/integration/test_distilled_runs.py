@@ -1,6 +1,7 @@
 """Whole runs with a teacher: exact resumption, averages over the versions that were applied, what is left of it in
 evaluation."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import pytest
 from torch import Tensor
 
 from dist_rec.common.strict import ConfigError
-from dist_rec.config import Config
+from dist_rec.config import Config, ParallelConfig
 from dist_rec.data.synthetic.delayed import DelayedConfig, synthesize_delayed
 from dist_rec.training.evaluate import evaluate_checkpoint
 from dist_rec.training.metrics import TaskMetrics
-from dist_rec.training.ranks import Ranks
+from dist_rec.training.ranks import Ranks, start_ranks
 from tests.helpers.ranks import run_ranks
 from tests.training.runs import assert_same_weights, losses, make_config, rows, run, saved_weights, these_ranks
 
@@ -27,6 +28,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     folder = tmp_path_factory.mktemp("delayed") / "data"
     stats = synthesize_delayed(folder, DelayedConfig(requests=120, days=21, max_length=12))
     return folder, stats["train"]["last_request"]
+
+
+@pytest.fixture
+def alone() -> Iterator[Ranks]:
+    with start_ranks(ParallelConfig()) as ranks:
+        yield ranks
 
 
 def _config(data: tuple[Path, int], out: Path, /, **changes: Any) -> Config:
