@@ -122,14 +122,15 @@ def _asked(monkeypatch: pytest.MonkeyPatch, seen: list[int] | None) -> tuple[tup
 def test_without_limits_attention_needs_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     (_, _, _, q_offsets, kv_offsets), options = _asked(monkeypatch, None)
     assert q_offsets.tolist() == [0, 6, 8, 8, 12] and kv_offsets.tolist() == [0, 5, 5, 8, 15]
-    assert options["causal"] is False and options["q_positions"] is None and options["max_q_len"] == 6
-    assert not {"num_candidates", "prefix_len"} & set(options)
+    mask = options["mask"]
+    assert mask.causal is False and mask.tensors == (None,) * 4 and options["max_q_len"] == 6
 
 
 def test_with_limits_queries_stand_at_the_last_event_they_see(monkeypatch: pytest.MonkeyPatch) -> None:
     _, options = _asked(monkeypatch, SEEN)
-    assert options["causal"] is True and not {"num_candidates", "prefix_len"} & set(options)
-    assert options["q_positions"].tolist() == [seen - 1 for seen in SEEN for _ in range(QUERIES)]
+    mask = options["mask"]
+    assert mask.causal is True and mask.num_candidates is None and mask.prefix_len is None
+    assert mask.q_positions.tolist() == [seen - 1 for seen in SEEN for _ in range(QUERIES)]
 
 
 @pytest.mark.parametrize("seen", [None, SEEN], ids=["all", "seen"])
