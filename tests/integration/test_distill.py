@@ -16,6 +16,8 @@ from dist_rec.models.objective import Objective
 from tests.data.feedback_rows import NOW, feedback_rows, feedback_schema, other_feedback
 from tests.data.filter.policies import all_items, filter_by_item
 from tests.data.requests import make_table
+from tests.embedding.sharded import local_batch, shard, sharded_config
+from tests.helpers.ranks import run_ranks
 from tests.models.batches import MODELS, Model, Row, make_model, model_config
 
 CPU = torch.device("cpu")
@@ -208,3 +210,24 @@ def test_without_feedback_nothing_is_different() -> None:
     assert torch.isfinite(loss)
     with_none = replace(batch, feedback=None)
     assert torch.equal(objective(model(with_none), {}, with_none)[0], loss)
+
+
+def _scores_under_feedback(name: str) -> list[Tensor]:
+    """Of this rank's candidates with the feedback there is, and with another."""
+    config = sharded_config(READERS[name], distill={"teacher": "ema"}, tables={"item": {"sharding": ["row_wise"]}})
+    dmp = shard(config, ddp=False)
+    rows = feedback_rows(12)
+    found = []
+    for each in (rows, other_feedback(rows)):
+        _, (_, logits, signals) = dmp(local_batch([each[:8], each[8:]], config))
+        assert len(signals)
+        found.append(logits)
+    return found
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("name", ["longer", "hyformer"])
+def test_a_sharded_student_does_not_see_feedback(name: str, ranks: int) -> None:
+    """Other feedback brings other rows in another order from the tables' owners, and changes no bit of the logits."""
+    for one, other in run_ranks(_scores_under_feedback, ranks, name):
+        assert torch.equal(one, other) and len(one) > 5
