@@ -79,6 +79,12 @@ class DataConfig(Strict):
         description="The moment of training in seconds: of labels that take time, of feedback and of requests, "
         "training knows what was known then. null: it is later than everything.",
     )
+    written_at: int | None = Field(
+        default=None,
+        ge=0,
+        description="The moment up to which the files know labels, in seconds: labels whose horizon had not passed by "
+        "then are counted nowhere, in evaluation, too. null: all labels of the files are final.",
+    )
     filter: FilterConfig | None = Field(
         default=None, description="Which events and candidates are not trained on or not seen; null: none."
     )

@@ -22,7 +22,7 @@ from dist_rec.training.optimizers import dense_factory
 from dist_rec.training.ranks import device_type
 from dist_rec.training.report import baselines
 from dist_rec.training.selection import check_selection
-from dist_rec.training.splits import dataset_schema, training_steps
+from dist_rec.training.splits import dataset_schema, declared_schema, training_steps
 from dist_rec.training.study import check_study, members
 
 
@@ -62,7 +62,7 @@ def _problems_with_schema(config: Config, schema: Schema, resume: Path | None) -
     yield from _found(lambda: check_tables(schema, config.embedding))
     yield from _found(lambda: check_model(schema, config.model, table_dims(schema, config.embedding)))
     yield from _found(lambda: check_max_length(schema, config.data.max_length))
-    yield from _found(lambda: make_filter(config.data.filter, schema, training=True))
+    yield from _found(lambda: make_filter(config.data.filter, declared_schema(config), training=True))
     yield from _found(lambda: baselines(config))
     if resume is not None:
         yield from _found(lambda: MadeWith.read(resume).schema_for(schema, config, resume, resumed=True))

@@ -23,6 +23,7 @@ from dist_rec.data.layout import FeatureSet
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema import Schema
 from dist_rec.registry import READERS
+from dist_rec.training.splits import declared_schema
 
 MEASURED_BATCHES = 8
 SCATTER = 7919 - 1  # one less than a prime: few sizes of tables share a factor with it
@@ -167,7 +168,7 @@ def measured(config: Config, schema: Schema) -> Requests:
     """Requests of a step by the first batches of the training split. Of these the one of median size.
 
     Raises ConfigError if there is no data to measure."""
-    acting = make_filter(config.data.filter, schema, training=True)
+    acting = make_filter(config.data.filter, declared_schema(config), training=True)
     try:
         reader = RequestReader(
             folders=[Path(config.data.path) / folder for folder in config.data.train],

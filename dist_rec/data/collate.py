@@ -74,7 +74,7 @@ def collate(
     sizes = {key: size for key, size in layout.sizes.items() if key not in later}
     tokens = deduplicate(columns, owners, sizes, unique_tokens if dedup else every_token)
     came["grouping_key"] = torch.from_numpy(left.some.scalars(schema.request.grouping_key).astype(np.int64))
-    counts = num_targets(reading, labels, taught(labels, feedback))
+    counts = num_targets(reading, labels, taught(labels, feedback, targets, schema.candidate.labels))
     every = list(events.values())
     if feedback is not None:
         every.append(feedback)

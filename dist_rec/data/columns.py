@@ -87,6 +87,7 @@ def _known_later(schema: Schema) -> list[Column]:
         if of.horizon is None
         else Column(f"{CANDIDATE}.{label}.delay", CANDIDATE, "delay")
         for label, of in candidate.delayed.items()
+        if of.read
     ]
     if feedback is None:
         return columns

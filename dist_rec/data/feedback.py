@@ -1,8 +1,7 @@
 """Feedback of the candidates of a batch: what happened to them after they were served, for a teacher to read.
 
-A candidate with feedback gets a twin, a second candidate that also sees the feedback. There is none for a candidate
-that is not trained; whether it has a label that the teacher teaches or learns from makes no difference, as the log says
-how many have feedback alone.
+A candidate whose feedback is known gets a twin, a second candidate that also sees the feedback; that nothing happened
+is feedback, too. There is no twin where it is not known, nor for a candidate that is not trained.
 
 Shapes: B requests, C candidates, F twins, E their feedback events, T tasks.
 """
@@ -21,7 +20,7 @@ from dist_rec.data.targets import Labels, Targets
 def feedback_columns(reading: Reading, labels: Labels, targets: Targets) -> OwnerColumns | None:
     """ids (E,) of each field, and tensors; None without feedback, or if it is not read.
 
-    - `lengths.feedback` (F,) int32 events of each twin, at least one; `side.feedback.<name>`; `age.feedback` (E,) int32
+    - `lengths.feedback` (F,) int32 events of each twin, perhaps none; `side.feedback.<name>`; `age.feedback` (E,) int32
       seconds from the request to the event
     - `twins` (B,) int32 twins of each request, `twin` (F,) int32 the candidate of each
     - `distilled` (F, T) bool: the labels that the teacher teaches the candidate
@@ -29,10 +28,9 @@ def feedback_columns(reading: Reading, labels: Labels, targets: Targets) -> Owne
     feedback = reading.schema.feedback_read
     if feedback is None:
         return None
-    there = trained(reading, labels)
-    chosen, candidate = _chosen(reading, feedback, there, targets.now)
-    twin, events = np.unique(candidate, return_counts=True)
     request = np.repeat(np.arange(len(reading.left.some)), _candidates_of(reading))
+    twin, chosen, candidate = _twins(reading, feedback, trained(reading, labels), request, targets.now)
+    events = np.bincount(candidate, minlength=len(request))[twin]
     tensors = {
         f"lengths.{FEEDBACK}": torch.from_numpy(events.astype(np.int32)),
         **{name: values[torch.from_numpy(chosen)] for name, values in reading.side(FEEDBACK, feedback).items()},
@@ -45,7 +43,7 @@ def feedback_columns(reading: Reading, labels: Labels, targets: Targets) -> Owne
         tensors[f"age.{FEEDBACK}"] = torch.from_numpy(elapsed.clip(max=2**31 - 1).astype(np.int32))
     ids = [values[chosen] for values in reading.ids(FEEDBACK, feedback)]
     # As KeyedJaggedTensors of the candidates, as for the events of a sequence.
-    plain_bytes = len(feedback.columns) * (8 * len(chosen) + 4 * len(there))
+    plain_bytes = len(feedback.columns) * (8 * len(chosen) + 4 * len(request))
     return OwnerColumns(ids, tensors, plain_bytes, tuple(feedback.side))
 
 
@@ -54,18 +52,19 @@ def no_feedback(feedback: FeedbackSchema) -> list[NDArray]:
     return [np.zeros(0, np.int64) for _ in feedback.ids]
 
 
-def taught(labels: Labels, feedback: OwnerColumns | None) -> NDArray[np.bool_]:
-    """(C, T) the labels that the teacher teaches."""
-    found = np.zeros_like(labels.mature)
+def taught(labels: Labels, feedback: OwnerColumns | None, targets: Targets, tasks: list[str]) -> NDArray[np.float64]:
+    """(C, T) the weight of the lesson for each label, 0 where there is none."""
+    found = np.zeros(labels.mature.shape)
     if feedback is not None:
-        found[feedback.tensors["twin"].numpy()] = feedback.tensors["distilled"].numpy()
+        weights = [1.0 if targets.taught is None else targets.taught.get(task, 0.0) for task in tasks]
+        found[feedback.tensors["twin"].numpy()] = feedback.tensors["distilled"].numpy() * np.array(weights)
     return found
 
 
 def _distilled(labels: Labels, targets: Targets, tasks: list[str]) -> NDArray[np.bool_]:
     """(C, T)"""
     wanted = {"all": True, "labelled": labels.mature, "immature": ~labels.mature}[targets.distilled]
-    named = [targets.taught is None or task in targets.taught for task in tasks]
+    named = [targets.taught is None or targets.taught.get(task, 0.0) > 0 for task in tasks]
     return labels.defined & wanted & np.array(named)
 
 
@@ -74,24 +73,39 @@ def _candidates_of(reading: Reading) -> Ints:
     return reading.lengths(CANDIDATE, reading.schema.candidate.ids[0].name)
 
 
-def _chosen(reading: Reading, feedback: FeedbackSchema, there: NDArray[np.bool_], now: int | None) -> tuple[Ints, Ints]:
-    """Which feedback events, among those a filter leaves, are read, and the candidate of each.
+def _twins(
+    reading: Reading, feedback: FeedbackSchema, there: NDArray[np.bool_], request: Ints, now: int | None
+) -> tuple[Ints, Ints, Ints]:
+    """The candidates (F,) with a twin, which feedback events (E,) are read, among those a filter leaves, and the
+    candidate of each: the first `most` events, within the window, of the candidates that are `there` (C,).
 
-    They are the first `most` of every candidate that is `there` (C,), known by `now`."""
+    `request` (C,) of the candidates. Feedback is known when its window has passed by `now`. Where a filter takes all of
+    a candidate's events, nobody knows whether something happened."""
     counts = reading.left.some.lists(f"{CANDIDATE}.feedback_events").values.astype(np.int64)
     # Candidates are counted as the file has them, then as a filter leaves them.
-    of_file, left = np.repeat(np.arange(len(counts)), counts), reading.left.kept.get(CANDIDATE)
-    number = np.full(len(counts), -1)
+    of_file, left = np.repeat(np.arange(len(counts)), counts.clip(min=0)), reading.left.kept.get(CANDIDATE)
     stays = np.arange(len(counts)) if left is None or left.index is None else left.index
-    number[stays] = np.where(there, np.arange(len(stays)), -1)
     kept = reading.left.kept.get(FEEDBACK)
-    candidate = number[of_file if kept is None else kept.of(of_file)]
-    known = candidate >= 0
-    if now is not None and feedback.time:
-        known &= reading.values(FEEDBACK, "time").astype(np.int64) <= now
-    chosen = np.flatnonzero(known)
+    of_file = of_file if kept is None else kept.of(of_file)
+    untouched = (counts == 0) | (np.bincount(of_file, minlength=len(counts)) > 0)
+    known = there & (counts >= 0)[stays] & untouched[stays]
+    if now is not None and feedback.window is not None:
+        known &= now - reading.now()[request] >= feedback.window
+    number = np.full(len(counts), -1)
+    number[stays] = np.where(known, np.arange(len(stays)), -1)
+    candidate = number[of_file]
+    read = candidate >= 0
+    if feedback.time and feedback.window is not None:
+        elapsed = reading.values(FEEDBACK, "time").astype(np.int64) - _of_each(reading.now()[request], candidate)
+        read &= elapsed <= feedback.window
+    chosen = np.flatnonzero(read)
     candidate = candidate[chosen]
     first = np.concatenate([[True], np.diff(candidate) != 0])[: len(candidate)]
     place = np.arange(len(candidate)) - np.flatnonzero(first)[np.cumsum(first) - 1]
     early = place < feedback.most
-    return chosen[early], candidate[early]
+    return np.flatnonzero(known), chosen[early], candidate[early]
+
+
+def _of_each(values: Ints, index: Ints) -> Ints:
+    """`values[index]`, zero where the index is -1."""
+    return np.append(values, 0)[index]

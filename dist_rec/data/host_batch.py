@@ -37,7 +37,7 @@ class HostBatch(UniqueTokens):
     side: dict[str, tuple[str, ...]]
     feedback: tuple[str, ...] | None
     plain_bytes: int
-    num_targets: tuple[int, ...]
+    num_targets: tuple[float, ...]
     filtered: dict[str, int]
     ngrams: dict[str, FieldNgrams]
     candidate_ngrams: tuple[str, ...]

@@ -20,6 +20,7 @@ class DelayedLabel(Strict):
         "the request to the 1, any number where the label is 0. None: a column candidate.<label>.matured of 0/1 says "
         "whether the label is final.",
     )
+    read: bool = Field(default=True, description="Set by evaluation where the data has no such column.")
 
 
 class FeedbackSchema(Strict):
@@ -30,6 +31,12 @@ class FeedbackSchema(Strict):
     side: dict[str, int] = Field(default={}, description="Small values of the event: name -> number of values.")
     time: bool = Field(default=False, description="Whether each event has a time in seconds, not before the request.")
     most: Size = Field(default=1, ge=1, description="Events of a candidate that are read: the first ones.")
+    window: Size | None = Field(
+        default=None,
+        ge=0,
+        description="Seconds after the request within which events count. Feedback of a candidate is known when they "
+        "have passed; needed with data.observed_at, or fresh candidates would look as if less had happened to them.",
+    )
     read: bool = Field(default=True, description="Set by evaluation, which never reads feedback.")
 
     @property

@@ -19,14 +19,15 @@ def trained(reading: Reading, labels: Labels) -> NDArray[np.bool_]:
     return labels.served if untrained is None else labels.served & ~untrained
 
 
-def num_targets(reading: Reading, labels: Labels, taught: NDArray[np.bool_]) -> tuple[int, ...]:
-    """Candidates that are trained; where labels take time of every task, without those of whose label nothing is known
-    and that no teacher teaches. `taught` (C, T)."""
+def num_targets(reading: Reading, labels: Labels, taught: NDArray[np.float64]) -> tuple[float, ...]:
+    """Candidates that are trained; where labels take time of every task, without those of whose label nothing is known.
+    Of these, one that a teacher teaches counts with the weight of its lesson, `taught` (C, T): so that a mean is over
+    all that have a loss."""
     there = trained(reading, labels)
     if not reading.schema.candidate.delayed:
-        return (int(there.sum()),)
-    known = labels.mature | taught | ~np.isnan(labels.more.get("observed", labels.final))
-    return tuple(int(of) for of in (known & there[:, None]).sum(0))
+        return (float(there.sum()),)
+    known = labels.mature | ~np.isnan(labels.more.get("observed", labels.final))
+    return tuple(float(of) for of in (np.where(known, 1.0, taught) * there[:, None]).sum(0))
 
 
 def outcome(reading: Reading, labels: Labels) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ event first), and one or more candidates with their labels. Columns:
 - `candidate.visible_events`: list of int, if `visible_events: true`: number of the oldest events that a candidate sees
 - `candidate.<label>.oracle`: list of float, if `oracle: true`: the true probability of the label, given its condition
 - `candidate.<label>.delay`: list of int seconds, of a label with a horizon; or `candidate.<label>.matured`: list of 0/1
-- `candidate.feedback_events`: list of int, if there is `feedback`: how many feedback events each candidate has
+- `candidate.feedback_events`: list of int, if there is `feedback`: how many feedback events each candidate has, 0 where
+  nothing happened and -1 where nobody knows
 - `feedback.<field>`: list of int, one entry per feedback event, candidate after candidate; `feedback.time` as above
 
 Int is any integer type of Parquet, list any of its list types. files.py picks the files of a folder. older_words.py

@@ -5,6 +5,7 @@ Delayed feedback: O. Chapelle, "Modeling delayed feedback in display advertising
 Shapes: B requests, C candidates, T tasks.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,13 +22,13 @@ class Targets:
 
     - `now`: the moment of training in seconds; a label is what was known then. None: later than everything
     - `corrected`: whether a correction of delay reads what was known of labels that were not final
-    - `taught`: the tasks that a teacher teaches, None for all; `distilled`: of these all labels, those that are final,
-      or the others
+    - `taught`: the tasks that a teacher teaches, with the weight of the lesson beside a label's loss; None: all, 1 each
+    - `distilled`: of these all labels, those that are final, or the others
     """
 
     now: int | None = None
     corrected: bool = False
-    taught: tuple[str, ...] | None = None
+    taught: Mapping[str, float] | None = None
     distilled: DistilledRows = "all"
 
 
@@ -68,6 +69,8 @@ def read_labels(reading: Reading, targets: Targets) -> Labels:
     observed, waited = final.copy(), np.zeros_like(final)
     for task, of in declared.delayed.items():
         place = declared.labels.index(task)
+        if not of.read:
+            continue
         if of.horizon is None:
             mature[:, place] = column(f"{task}.matured") == 1
             observed[~mature[:, place], place] = np.nan  # no correction knows how long it has been waited for

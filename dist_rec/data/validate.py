@@ -238,7 +238,7 @@ def _check_times(place: _Place, name: str, times: Ragged, request_name: str, req
 
 def _check_delays(place: _Place, schema: Schema, candidates: dict[str, Ragged]) -> None:
     for label, of in schema.candidate.delayed.items():
-        if of.horizon is None:
+        if of.horizon is None or not of.read:
             continue
         delays = candidates[f"{CANDIDATE}.{label}.delay"]
         came = candidates[f"{CANDIDATE}.{label}"].values == 1
@@ -252,10 +252,12 @@ def _check_delays(place: _Place, schema: Schema, candidates: dict[str, Ragged]) 
 def _check_feedback(place: _Place, schema: Schema, counts: Ragged, fields: dict[str, Ragged], table: pa.Table) -> None:
     """`counts`: of the candidates; `fields`: the columns of feedback, of equal lengths."""
     name = f"{CANDIDATE}.feedback_events"
-    if (counts.values < 0).any():
-        index = int(np.argmax(counts.values < 0))
-        raise place.entry_error(counts, index, name, "a number of events, 0 for none", counts.values[index])
-    sums = np.concatenate([[0], np.cumsum(counts.values, dtype=np.int64)])[counts.offsets]
+    if (counts.values < -1).any():
+        index = int(np.argmax(counts.values < -1))
+        expected = "a number of events, 0 for none, -1 for not known"
+        raise place.entry_error(counts, index, name, expected, counts.values[index])
+    events = counts.values.clip(min=0).astype(np.int64)
+    sums = np.concatenate([[0], np.cumsum(events)])[counts.offsets]
     first, of = next(iter(fields.items()))
     bad = np.diff(sums) != of.lengths
     if bad.any():
@@ -274,7 +276,7 @@ def _check_feedback(place: _Place, schema: Schema, counts: Ragged, fields: dict[
         index = int(np.argmax(early))
         expected = f"a time not before the request's {request_time[times.row_of(index)]}"
         raise place.entry_error(times, index, f"{FEEDBACK}.time", expected, values[index])
-    candidate = np.repeat(np.arange(len(counts.values)), counts.values)
+    candidate = np.repeat(np.arange(len(events)), events)
     falls = (np.diff(values) < 0) & (np.diff(candidate) == 0)
     if falls.any():
         index = int(np.argmax(falls)) + 1

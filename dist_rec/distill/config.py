@@ -21,8 +21,8 @@ class DistillConfig(Strict):
     teacher_weight: float = Field(
         default=1.0,
         ge=0.0,
-        description="Of the teacher's own loss on labels that are final; without it the teacher learns nothing of "
-        "feedback.",
+        description="Of the teacher's own loss, which is that of the labels, on its twins; without it the teacher "
+        "learns nothing of feedback.",
     )
     warmup_updates: Size = Field(default=0, ge=0, description="Dense updates over which `weight` grows from 0.")
     teacher: TeacherKind = Field(
@@ -66,5 +66,10 @@ class DistillConfig(Strict):
             raise ValueError(
                 f"weight={self.weight:g} needs teacher_weight above 0: a teacher without a loss of its own never "
                 "learns to read feedback, and teaches what the model says anyway"
+            )
+        if self.teacher in ("frozen", "trust_region") and self.weight > 0 and self.frozen_at == 0:
+            raise ValueError(
+                f"teacher={self.teacher} needs frozen_at, the update after which weights are copied: at the beginning "
+                "they know nothing of feedback"
             )
         return self

@@ -27,7 +27,7 @@ def check_tables(schema: Schema, config: EmbeddingConfig) -> None:
     """Raises ConfigError for an override of a table that no field uses, or if every table is data-parallel."""
     features = _features_by_table(schema)
     for name in config.tables:
-        if name not in features:
+        if name not in features and name not in schema.tables:  # feedback may use it, which this run does not read
             raise ConfigError(f"embedding.tables.{name}: no field uses this table; used: {', '.join(features)}")
     for name in schema.ngram_tables:
         override = config.tables.get(name)

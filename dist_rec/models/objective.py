@@ -80,7 +80,8 @@ class Objective(nn.Module):
         self.loss: Loss = LOSSES.make(head.loss)
         self.tasks = len(labels)
         self.label_loss = LabelLoss(self.loss, head.immature, delayed_places(schema), self.tasks)
-        self.distill = config.distill if schema.candidate.feedback is not None else None
+        reads = schema.candidate.feedback is not None and schema.candidate.feedback.read
+        self.distill = config.distill if reads and config.distill is not None and config.distill.is_on else None
         weights = [head.task_weights.get(task, 1.0) for task in labels]
         self.register_buffer("task_weights", torch.tensor(weights, device=device), persistent=False)
         self.teacher: SelfTeacher | None = None

@@ -24,14 +24,14 @@ from torch import nn
 from dist_rec.common.made import mark, replace
 from dist_rec.common.strict import ConfigError
 from dist_rec.optim.hybrid import HybridOptimizer
-from dist_rec.training.made_with import FILE, MadeWith
+from dist_rec.training.made_with import MadeWith
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.safe_load import SafeReader, TensorsOnly, read_index
 from dist_rec.training.selection import SelectionState
 
 KIND = "checkpoint"
 BEST = "best"
-OF_TEACHER = ("model.ranker.feedback.", "model.objective.teacher.")
+OF_TEACHER = "model.objective.teacher."
 
 
 class Position(BaseModel):
@@ -128,8 +128,8 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer | None, ranks: Ranks) -> None:
-    """Loads in place, whatever number of ranks saved it. Without `optimizer` a model may lack what only a teacher in
-    training has.
+    """Loads in place, whatever number of ranks saved it. Without `optimizer` a model may lack a teacher's copy
+    of its weights.
 
     Raises ConfigError if the folder is not a checkpoint, is damaged, or belongs to another model.
     """
@@ -142,8 +142,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer |
     # DCP ignores entries that are not wanted: a smaller model would load a part of a larger one.
     extra = sorted(name for name in index.state_dict_metadata if name.startswith("model.") and name not in wanted)
     if optimizer is None:
-        of_feedback = _tables_of_feedback(folder)
-        extra = [name for name in extra if not name.startswith(OF_TEACHER) and not name.endswith(of_feedback)]
+        extra = [name for name in extra if not name.startswith(OF_TEACHER)]
     if extra:
         raise ConfigError(
             f"{folder}: does not fit this model; was it made by another recipe? It also holds {', '.join(extra)}"
@@ -160,15 +159,6 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer |
             raise ConfigError(
                 f"{folder}: does not fit this optimizer; was it made by another recipe? {error}"
             ) from error
-
-
-def _tables_of_feedback(folder: Path) -> tuple[str, ...]:
-    """Ends of the names of tables that only feedback uses."""
-    if not (folder / FILE).is_file():
-        return ()
-    saved = MadeWith.read(folder).schema_
-    served = set(saved.with_feedback(None).layout.tables.values())
-    return tuple(f".{name}.weight" for name in saved.layout.tables.values() if name not in served)
 
 
 def check_resumable(folder: Path) -> None:

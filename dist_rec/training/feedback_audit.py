@@ -14,7 +14,7 @@ from dist_rec.distill.check import check_later
 from dist_rec.distill.tasks import taught_tasks
 from dist_rec.registry import READERS
 from dist_rec.training.ranks import Ranks
-from dist_rec.training.splits import dataset_schema, distills, training_targets
+from dist_rec.training.splits import dataset_schema, declared_schema, distills, training_targets
 
 BATCH = 128  # requests
 
@@ -64,6 +64,6 @@ def _reader(config: Config, schema: Schema) -> RequestReader:
         dedup=False,
         rows=READERS.make(config.data.reader),
         hash_ngrams=False,
-        event_filter=make_filter(config.data.filter, schema, training=True),
+        event_filter=make_filter(config.data.filter, declared_schema(config), training=True),
         targets=training_targets(config, schema),
     )

@@ -112,7 +112,7 @@ class MadeWith(BaseModel):
                 "another form; its weights can be evaluated, but a run cannot resume from it"
             )
         saved, now = (of if resumed else of.with_feedback(None) for of in (self.schema_, schema))
-        differing = _differences(_facts(saved), _facts(now))
+        differing = _differences(_facts(saved, resumed), _facts(now, resumed))
         # The other way round the weights have a row more than the recipe needs, and the saved schema says so.
         acting = recipe.data.filter is not None and (resumed or recipe.data.filter.evaluation == "filtered")
         if schema.hidden and not self.schema_.hidden and acting:
@@ -124,8 +124,9 @@ class MadeWith(BaseModel):
                 + "\n  ".join(differing)
             )
         by_name, columns = {of.name: of for of in schema.sequences}, ("score", "reason")
-        kept = ("oracle", "delayed", "feedback", *columns)
-        of_candidates = {name: getattr(schema.candidate, name) for name in kept}
+        of_candidates = {name: getattr(schema.candidate, name) for name in ("oracle", *columns)}
+        if not resumed:
+            of_candidates |= self._unread(schema)
         update = {
             "name": schema.name,
             "request": schema.request,
@@ -137,15 +138,27 @@ class MadeWith(BaseModel):
         }
         return self.schema_.model_copy(update=update)
 
+    def _unread(self, schema: Schema) -> dict[str, Any]:
+        """What weights were trained with and evaluation does not need: feedback is not read, and delays of labels only
+        where there are some."""
+        feedback, delayed = self.schema_.candidate.feedback, self.schema_.candidate.delayed
+        unread = {label: of.model_copy(update={"read": False}) for label, of in delayed.items()}
+        return {
+            "feedback": None if feedback is None else feedback.model_copy(update={"read": False}),
+            "delayed": unread | schema.candidate.delayed,
+        }
+
     def _settings(self, recipe: Config, resumed: bool) -> dict[str, Any]:
         found = _flat("model", recipe.model.model_dump(mode="json"))
+        if not resumed:  # other corrections of delay have no weights
+            found["model.head.immature"] = found["model.head.immature"] == "delayed_feedback_model"
         found = {key: value for key, value in found.items() if not set(key.split(".")) & set(FREE)}
         for table, dim in table_dims(self.schema_, recipe.embedding).items():
             found[f"embedding.tables.{table}.dim"] = dim
             found[f"embedding.tables.{table} is data_parallel"] = recipe.embedding.is_replicated(table)
         if resumed:
             found |= _flat("distill", recipe.model_dump(mode="json")["distill"])
-            found["data.observed_at"] = recipe.data.observed_at
+            found |= {f"data.{name}": getattr(recipe.data, name) for name in ("observed_at", "written_at")}
             optim = recipe.optim.model_dump(mode="json")
             found |= {f"optim.{name}": optim[name] for name in RESUMED}
             found |= {f"data.{name}": getattr(recipe.data, name) for name in ("train", "valid")}
@@ -155,8 +168,8 @@ class MadeWith(BaseModel):
         return found
 
 
-def _facts(schema: Schema) -> dict[str, Any]:
-    """What weights depend on, by name, in no order."""
+def _facts(schema: Schema, resumed: bool) -> dict[str, Any]:
+    """What weights depend on, by name, in no order; with `resumed` also what training reads."""
     used = {name: size for name, size in schema.tables.items() if name in schema.layout.tables.values()}
     facts: dict[str, Any] = {f"tables.{name}": f"{size} ids" for name, size in used.items()}
     owners = {"context": schema.context, "candidate": schema.candidate.ids}
@@ -171,9 +184,10 @@ def _facts(schema: Schema) -> dict[str, Any]:
     facts |= {
         f"label {name}": f"given {given[name]}" if name in given else "defined" for name in schema.candidate.labels
     }
-    feedback = schema.candidate.feedback
-    facts["candidate.feedback"] = None if feedback is None else feedback.model_dump(mode="json", exclude={"read"})
-    facts |= {f"label {name}, final": of.horizon for name, of in schema.candidate.delayed.items()}
+    if resumed:
+        feedback = schema.candidate.feedback
+        facts["candidate.feedback"] = None if feedback is None else feedback.model_dump(mode="json", exclude={"read"})
+        facts |= {f"label {name}, final": of.horizon for name, of in schema.candidate.delayed.items()}
     facts["candidate.visible_events"] = schema.candidate.visible_events
     facts |= {f"group {name}": sorted(fields) for name, fields in schema.feature_groups.items()}
     return facts

@@ -11,6 +11,7 @@ from dist_rec.common.seed import random_state, restore_random_state, seed_everyt
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.schema import Schema
+from dist_rec.distill.check import check_copy
 from dist_rec.distill.tasks import taught_tasks
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.training.checkpoint import (
@@ -114,6 +115,7 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
         found = audit_feedback(config, schema, ranks)
         log.feedback_audit(found)
         refuse_leaks(config, found)
+    check_copy(config, total_steps // per_update)
     model, plan = plan_model(schema, config, ranks)
     compile_kernels(model.ranker, schema, config, ranks, log)
     dmp = shard_model(model, plan, config, ranks)

@@ -39,12 +39,20 @@ def reader_workers(config: Config) -> int:
     return 1 if config.data.workers is None else config.data.workers
 
 
-def dataset_schema(config: Config) -> Schema:
-    """The schema of the recipe's dataset, as the run uses it. Raises ConfigError."""
+def declared_schema(config: Config) -> Schema:
+    """The schema of the recipe's dataset with all that it declares, for what is asked of its names. Raises
+    ConfigError."""
     data = config.data
     schema = load_schema(data.path, data.leave_out, ngram=data.ngram)
     if needs_hidden(data.filter, schema):
         schema = load_schema(data.path, data.leave_out, hidden=True, ngram=data.ngram)
+    return schema
+
+
+def dataset_schema(config: Config) -> Schema:
+    """The schema of the recipe's dataset, as the run uses it: with feedback if a teacher reads it. Raises
+    ConfigError."""
+    schema = declared_schema(config)
     return schema if distills(config) else schema.with_feedback(None)
 
 
@@ -73,8 +81,8 @@ def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str],
         dedup=config.data.dedup,
         rows=READERS.make(config.data.reader),
         hash_ngrams=not hashes_on_device(config, schema, ranks.device),
-        event_filter=make_filter(config.data.filter, dataset_schema(config), training=train),
-        targets=training_targets(config, schema) if train else None,
+        event_filter=make_filter(config.data.filter, declared_schema(config), training=train),
+        targets=training_targets(config, schema) if train else Targets(now=config.data.written_at),
     )
 
 
@@ -85,11 +93,12 @@ def distills(config: Config) -> bool:
 
 def training_targets(config: Config, schema: Schema) -> Targets:
     """What training knows of labels."""
+    data, distill = config.data, config.distill
     return Targets(
-        now=config.data.observed_at,
+        now=data.written_at if data.observed_at is None else data.observed_at,
         corrected=config.model.head.immature != "leave_out",
-        taught=tuple(taught_tasks(config, schema)) if config.distill is not None and config.distill.weight > 0 else (),
-        distilled="all" if config.distill is None else config.distill.rows,
+        taught={} if distill is None else {t: distill.weight * w for t, w in taught_tasks(config, schema).items()},
+        distilled="all" if distill is None else distill.rows,
     )
 
 

@@ -8,7 +8,8 @@ from dist_rec.data.schema import Schema
 from tests.data.requests import make_rows, make_schema
 
 HORIZON = 500
-NOW = 1_400  # requests are at 1,000: a `buy` is not final, and feedback of the last 100 seconds is not known
+WINDOW = 300
+NOW = 1_400  # requests are at 1,000 or 200: a `buy` of the former is not final
 
 
 def feedback_schema(**changes: Any) -> Schema:
@@ -18,27 +19,28 @@ def feedback_schema(**changes: Any) -> Schema:
         "labels": ["click", "buy"],
         "oracle": True,
         "delayed": {"buy": {"horizon": HORIZON}},
-        "feedback": {"ids": ["item", "query"], "side": {"dwell": 6}, "time": True, "most": 2},
+        "feedback": {"ids": ["item", "query"], "side": {"dwell": 6}, "time": True, "most": 2, "window": WINDOW},
     }
     return make_schema(candidate=candidate | changes)
 
 
 def feedback_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """A third of the candidates have no feedback; requests are 800 seconds apart in turn, so that some are final."""
+    """Of a fifth of the candidates nobody knows feedback; every other request is 800 seconds earlier, and final."""
     rng = np.random.default_rng(seed)
     return [_with_feedback(row, rng, early=800 * (number % 2)) for number, row in enumerate(make_rows(count, seed))]
 
 
 def _with_feedback(row: dict[str, Any], rng: np.random.Generator, early: int) -> dict[str, Any]:
     candidates, now = len(row["candidate.item"]), row["time"] - early
-    events = rng.integers(0, 4, candidates) * (rng.random(candidates) < 0.9)
+    told = np.where(rng.random(candidates) < 0.2, -1, rng.integers(0, 4, candidates))
+    events = told.clip(min=0)
     times = [np.sort(rng.integers(now, now + HORIZON, count)) for count in events]
     return {
         **row,
         "time": now,
         "history.time": [time - 1_000 for time in row["history.time"]],
         "candidate.buy.delay": rng.integers(0, HORIZON + 1, candidates).tolist(),
-        "candidate.feedback_events": events.tolist(),
+        "candidate.feedback_events": told.tolist(),
         "feedback.item": rng.integers(0, 50, events.sum()).tolist(),
         "feedback.query": rng.integers(0, 9, events.sum()).tolist(),
         "feedback.dwell": rng.integers(0, 6, events.sum()).tolist(),

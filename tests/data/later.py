@@ -15,7 +15,14 @@ Row = dict[str, Any]
 HORIZON = 100
 LABELS = ["click", "buy", "back", "convert"]
 DELAYED: dict[str, Any] = {"back": {}, "convert": {"horizon": HORIZON}}
-FEEDBACK: dict[str, Any] = {"ids": ["item", "kind"], "side": {"dwell": 5, "page": 300}, "time": True, "most": 2}
+WINDOW = 120
+FEEDBACK: dict[str, Any] = {
+    "ids": ["item", "kind"],
+    "side": {"dwell": 5, "page": 300},
+    "time": True,
+    "most": 2,
+    "window": WINDOW,
+}
 HIDDEN = {"item": 50, "kind": 5, "dwell": 5, "page": 300}  # what a hidden feedback event shows
 ACTIONS = [None, "mask", "hide", "keymask", "drop"]
 
@@ -27,7 +34,8 @@ def later_schema(feedback: dict[str, Any] | None = FEEDBACK, hidden: bool = Fals
 
 
 def later_row(rng: np.random.Generator, user: int) -> Row:
-    """A request at 1000 to 1200 seconds. Its candidates have up to three feedback events, within 150 seconds."""
+    """A request at 1000 to 1200 seconds. Its candidates have up to three feedback events within 150 seconds, or nobody
+    knows of any."""
     row = make_row(rng, user)
     row["time"] = int(rng.integers(1_000, 1_201))
     count = len(row["candidate.item"])
@@ -36,8 +44,8 @@ def later_row(rng: np.random.Generator, user: int) -> Row:
     row["candidate.back.matured"] = rng.integers(0, 2, count).tolist()
     delays = rng.integers(0, HORIZON + 1, count), rng.choice([-7, 0, HORIZON + 1, 2**40], count)
     row["candidate.convert.delay"] = np.where(row["candidate.convert"], *delays).tolist()
-    events = rng.integers(0, 4, count)
-    row["candidate.feedback_events"] = events.tolist()
+    told = rng.integers(-1, 4, count)
+    row["candidate.feedback_events"], events = told.tolist(), told.clip(min=0)
     for name, size in (("item", 50), ("kind", 5), ("query", 9), ("dwell", 5), ("page", 300)):
         row[f"feedback.{name}"] = rng.integers(0, size, events.sum()).tolist()
     times = [np.sort(rng.integers(row["time"], row["time"] + 151, number)).tolist() for number in events]
@@ -58,21 +66,26 @@ def candidates_of(row: Row) -> list[Row]:
     of_events = {name.removeprefix("feedback."): row[name] for name in row if name.startswith("feedback.")}
     found, first = [], 0
     for place, count in enumerate(fields["feedback_events"]):
-        own = range(first, first + count)
+        own = range(first, first + max(count, 0))
         events = [{name: values[event] for name, values in of_events.items()} for event in own]
         values = {name: of[place] for name, of in fields.items()}
         found.append(values | {"now": row["time"], "feedback": events})
-        first += count
+        first += max(count, 0)
     return found
 
 
 def left_of(rows: list[Row], action: str | None, *, of_feedback: bool = True) -> list[list[Row]]:
-    """Candidates of every request that a filter leaves which does `action` to every third item: with `trained`, and
-    with the feedback that is left of them; all of it where it has no items."""
+    """Candidates of every request that a filter leaves which does `action` to every third item: with `trained`, with
+    the feedback that is left of them, all of it where it has no items, and with whether it is `known`."""
     found, to_feedback = [], action if of_feedback else None
     for row in rows:
         every = [
-            of | {"trained": action is None or of["item"] % 3 > 0, "feedback": _left(of["feedback"], to_feedback)}
+            of
+            | {
+                "trained": action is None or of["item"] % 3 > 0,
+                "feedback": (left := _left(of["feedback"], to_feedback)),
+            }
+            | {"known": of["feedback_events"] >= 0 and (not of["feedback"] or bool(left))}
             for of in candidates_of(row)
         ]
         if action is None or any(of["trained"] for of in every):

@@ -23,8 +23,8 @@ CPU = torch.device("cpu")
 DECLARED: dict[str, dict[str, Any]] = {
     "as the history": FEEDBACK,
     "fields of its own": {"ids": ["kind"], "side": {"page": 300}, "time": True, "most": 3},
-    "as the searches, without times": {"ids": ["query"], "most": 2},
-    "without ids": {"side": {"dwell": 5}, "time": True},
+    "as the searches, without times": {"ids": ["query"], "most": 2, "window": 70},
+    "without ids": {"side": {"dwell": 5}, "time": True, "window": 0},
     "times alone": {"time": True, "most": 3},
 }
 
@@ -42,9 +42,11 @@ def _twins(left: list[list[Row]], schema: Schema, now: float) -> list[tuple[int,
     assert feedback is not None
     for request, candidates in enumerate(left):
         for of in candidates:
-            known = [event for event in of["feedback"] if not feedback.time or event["time"] <= now]
-            if of["trained"] and of["now"] <= now and known:
-                found.append((request, number, of, known[: feedback.most]))
+            window = math.inf if feedback.window is None else feedback.window
+            read = [event for event in of["feedback"] if not feedback.time or event["time"] <= of["now"] + window]
+            passed = of["now"] + (feedback.window or 0) <= now
+            if of["trained"] and of["known"] and passed:
+                found.append((request, number, of, read[: feedback.most]))
             number += 1
     return found
 
@@ -109,7 +111,7 @@ def test_twin_by_twin(
 
 
 def _row(**changes: Any) -> Row:
-    """At 1000 three candidates: with three events, without, and with one."""
+    """At 1000 three candidates: with three events, without, and with one; after 10 seconds nothing happens."""
     row = next(row for row in later_rows(99) if len(row["candidate.item"]) == 3)
     times: Row = {"time": 1_000, "history.time": [0] * len(row["history.item"])}
     convert: Row = {"candidate.convert": [0, 0, 0], "candidate.back.matured": [0, 1, 1], "candidate.click": [1, 1, 0]}
@@ -119,20 +121,29 @@ def _row(**changes: Any) -> Row:
 
 
 @pytest.mark.parametrize(
-    ("most", "now", "twin", "items"),
+    ("most", "window", "now", "twin", "items"),
     [
-        (1, None, [0, 2], [11, 14]),
-        (2, None, [0, 2], [11, 12, 14]),
-        (9, None, [0, 2], [11, 12, 13, 14]),
-        (9, 1_010, [0, 2], [11, 12, 14]),
-        (9, 1_004, [0], [11]),
-        (9, 999, [], []),
+        (1, None, None, [0, 1, 2], [11, 14]),
+        (2, None, None, [0, 1, 2], [11, 12, 14]),
+        (9, None, None, [0, 1, 2], [11, 12, 13, 14]),
+        (9, 20, None, [0, 1, 2], [11, 12, 13, 14]),
+        (9, 19, None, [0, 1, 2], [11, 12, 14]),
+        (9, 4, None, [0, 1, 2], [11]),
+        (9, 10, 1_010, [0, 1, 2], [11, 12, 14]),
+        (9, 10, 1_009, [], []),
+        (9, 0, 999, [], []),
     ],
 )
-def test_events_by_hand(most: int, now: int | None, twin: list[int], items: list[int]) -> None:
-    schema = later_schema(FEEDBACK | {"most": most})
+def test_events_by_hand(most: int, window: int | None, now: int | None, twin: list[int], items: list[int]) -> None:
+    schema = later_schema(FEEDBACK | {"most": most, "window": window})
     batch, got = _opened([_row()], schema, Targets(now))
     assert got.twin.tolist() == twin and _ids(batch, got, schema, "item") == items
+
+
+@pytest.mark.parametrize(("told", "twin"), [([3, 0, 1], [0, 1, 2]), ([3, -1, 1], [0, 2])])
+def test_nothing_happened_is_known_and_nobody_knows_is_not(told: list[int], twin: list[int]) -> None:
+    _, got = _opened([_row(**{"candidate.feedback_events": told})], later_schema())
+    assert got.twin.tolist() == twin and got.lengths.host.tolist() == [min(told[of], 2) for of in twin]
 
 
 @pytest.mark.parametrize(
@@ -145,8 +156,19 @@ def test_events_by_hand(most: int, now: int | None, twin: list[int], items: list
 )
 def test_what_is_taught_by_hand(which: DistilledRows, first: list[bool], last: list[bool]) -> None:
     """The label of a purchase is defined with a click alone."""
-    _, got = _opened([_row()], later_schema(), Targets(1_050, distilled=which))
-    assert got.distilled.tolist() == [first, last]
+    schema = later_schema(FEEDBACK | {"window": 50})
+    _, got = _opened([_row()], schema, Targets(1_050, distilled=which))
+    assert [got.distilled.tolist()[0], got.distilled.tolist()[2]] == [first, last]
+    some = Targets(1_050, distilled=which, taught={"click": 0.5, "back": 0.0})
+    batch, got = _opened([_row()], schema, some)
+    assert [row[0] for row in got.distilled.tolist()] == [which != "immature"] * 3
+    assert not got.distilled[:, 1:].any(), "tasks without a weight are not taught"
+    assert batch.candidates_per_rank.tolist() == [3.0, 3.0, 2.0, 0.0]
+
+
+def test_what_is_taught_counts_with_its_weight() -> None:
+    batch, _ = _opened([_row()], later_schema(FEEDBACK | {"window": 50}), Targets(1_050, taught={"convert": 0.5}))
+    assert batch.candidates_per_rank.tolist() == [3.0, 3.0, 2.0, 1.5]
 
 
 def test_a_filter_takes_events_before_they_are_counted() -> None:
@@ -156,6 +178,8 @@ def test_a_filter_takes_events_before_they_are_counted() -> None:
     batch, got = _opened([row], schema, None, "drop")
     assert batch.num_candidates == 2 and got.twin.tolist() == [0, 1]
     assert _ids(batch, got, schema, "item") == [11, 13, 14] and got.lengths.host.tolist() == [2, 1]
+    only = row | {"feedback.item": [11, 13, 14, 12]}  # the last candidate's one event
+    assert _opened([only], schema, None, "drop")[1].twin.tolist() == [0], "nobody knows what is left out"
     sent = collate(make_table([row], schema), schema, event_filter=filter_of(schema, "drop"))
     history = sum(item % 3 == 0 for item in row["history.item"])
     assert sent.filtered["drop"] == history + 1 + 1, "a candidate and an event of its feedback besides"
@@ -184,7 +208,7 @@ def test_feedback_and_events_of_the_same_ids_are_one_token() -> None:
 
 def test_seconds_are_clipped() -> None:
     late = [1_000, 1_010, 2**40, 2**40]
-    _, got = _opened([_row(**{"feedback.time": late})], later_schema(FEEDBACK | {"most": 3}))
+    _, got = _opened([_row(**{"feedback.time": late})], later_schema(FEEDBACK | {"most": 3, "window": None}))
     assert got.age is not None and got.age.tolist() == [0, 10, 2**31 - 1, 2**31 - 1]
 
 
@@ -195,8 +219,8 @@ NOBODY = NONE | {name: [] for name in _row() if name.startswith("candidate.")}
 @pytest.mark.parametrize("declared", DECLARED.values(), ids=DECLARED)
 @pytest.mark.parametrize(
     "rows",
-    [[], [_row(**NOBODY)], [_row(**NONE | {"candidate.feedback_events": [0, 0, 0]})] * 2],
-    ids=["no request", "no candidate", "no event"],
+    [[], [_row(**NOBODY)], [_row(**NONE | {"candidate.feedback_events": [-1, -1, -1]})] * 2],
+    ids=["no request", "no candidate", "nothing known"],
 )
 def test_nothing_to_read(rows: list[Row], declared: dict[str, Any]) -> None:
     schema = later_schema(declared)
@@ -232,7 +256,7 @@ def test_a_server_knows_all_but_the_feedback(declared: dict[str, Any], use_dedup
     assert there.feedback is None and len(got.twin) > 0
     assert there.unique.keys() == batch.unique.keys() == list(schema.layout.tables)
     assert torch.equal(there.labels.nan_to_num(-1), batch.labels.nan_to_num(-1))
-    untaught, _ = _opened(rows, schema, Targets(taught=()), dedup=use_dedup)
+    untaught, _ = _opened(rows, schema, Targets(taught={}), dedup=use_dedup)
     assert there.candidates_per_rank.tolist() == untaught.candidates_per_rank.tolist()
     for name in ("history.item", "history.kind"):
         for one, other in (

@@ -41,7 +41,7 @@ def test_candidates_with_a_loss_by_task(
     always = [True] * len(every)
     numbers = tuple(sum(a and b for a, b in zip(there, known.get(label, always), strict=True)) for label in LABELS)
     assert num_targets(reading, labels, np.zeros_like(labels.mature)) == numbers
-    assert num_targets(reading, labels, np.ones_like(labels.mature)) == (sum(there),) * len(LABELS), "all are taught"
+    assert num_targets(reading, labels, np.ones(labels.mature.shape)) == (sum(there),) * len(LABELS), "all are taught"
 
     came = outcome(reading, labels)
     assert set(came) == {"labels", *(("observed", "waited") if corrected else ())}

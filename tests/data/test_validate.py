@@ -148,7 +148,11 @@ def test_good_rows_with_what_comes_later(changes: dict[str, Any]) -> None:
     [
         ({"candidate.feedback_events": [2, 1, 1]}, None, "3 events in all, as in feedback.item, got 4"),
         ({"candidate.feedback_events": [0, 0, 0]}, None, "3 events in all, as in feedback.item, got 0"),
-        ({"candidate.feedback_events": [4, -1, 0]}, None, "a number of events, 0 for none, got -1 at entry 1"),
+        (
+            {"candidate.feedback_events": [4, -2, 0]},
+            None,
+            "a number of events, 0 for none, -1 for not known, got -2 at entry 1",
+        ),
         ({"candidate.feedback_events": [3, 0]}, None, "3 entries as in candidate.item, got 2 entries"),
         ({"feedback.item": [1, 2, 50]}, None, "an id from 0 to 49, got 50 at entry 2"),
         ({"feedback.dwell": [5, 2, 3]}, None, "an id from 0 to 4, got 5 at entry 0"),

@@ -6,7 +6,7 @@ from typing import Any
 from dist_rec.config import Config
 from dist_rec.data.schema import Schema
 from dist_rec.data.writer import write_schema, write_split
-from tests.data.feedback_rows import NOW, feedback_rows, feedback_schema
+from tests.data.feedback_rows import NOW, WINDOW, feedback_rows, feedback_schema
 from tests.data.requests import make_table
 from tests.training.runs import make_config
 
@@ -17,7 +17,7 @@ def write_feedback(folder: Path) -> Path:
     tree = feedback_schema().model_dump()
     tree["tables"]["shown"] = SHOWN
     ids = ["item", {"name": "next", "table": "shown"}]
-    tree["candidate"]["feedback"] = {"ids": ids, "side": {"dwell": 6}, "time": True, "most": 2}
+    tree["candidate"]["feedback"] = {"ids": ids, "side": {"dwell": 6}, "time": True, "most": 2, "window": WINDOW}
     schema = Schema.model_validate(tree)
     write_schema(folder, schema)
     for seed, split in enumerate(("train", "valid", "test")):

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from dist_rec.common.strict import ConfigError
+from dist_rec.config import Config
+from dist_rec.data.columns import arrow_schema
 from dist_rec.data.schema import load_schema
 from dist_rec.training.evaluate import evaluate_checkpoint
 from dist_rec.training.made_with import FILE, MadeWith
@@ -250,16 +252,33 @@ def test_only_a_run_that_goes_on_needs_the_same_teacher(
     assert message in str(caught.value)
     served = dataset_schema(other).with_feedback(None)
     built = made.schema_for(served, other, Path("here"))
-    assert built.candidate == served.candidate and built.sequences == served.sequences
+    assert built.candidate.feedback is not None and not built.candidate.feedback.read
+    assert built.with_feedback(None).candidate == served.candidate and built.sequences == served.sequences
 
 
-def test_what_is_final_when_belongs_to_the_label(late: Path, tmp_path: Path) -> None:
+def test_when_a_label_is_final_belongs_to_training(late: Path, tmp_path: Path) -> None:
     config = taught_config(late, tmp_path)
     made = MadeWith.now(dataset_schema(config), config, 1, 2)
     _change(late, candidate__delayed__buy__horizon=600)
-    for resumed in (False, True):
-        with pytest.raises(ConfigError, match="label buy, final: 500 when it was saved, 600 now"):
-            made.schema_for(dataset_schema(config), config, Path("here"), resumed=resumed)
+    with pytest.raises(ConfigError, match="label buy, final: 500 when it was saved, 600 now"):
+        made.schema_for(dataset_schema(config), config, Path("here"), resumed=True)
+    assert made.schema_for(dataset_schema(config), config, Path("here")).candidate.delayed["buy"].horizon == 600
+    _change(late, candidate__delayed={})
+    built = made.schema_for(dataset_schema(config), config, Path("here"))
+    assert not built.candidate.delayed["buy"].read and "candidate.buy.delay" not in arrow_schema(built).names
+
+
+def test_corrections_of_delay_that_have_no_weights_are_free_in_evaluation(late: Path, tmp_path: Path) -> None:
+    def of(immature: str) -> Config:
+        return taught_config(late, tmp_path, distill=None, model={"head": {"hidden": [16], "immature": immature}})
+
+    weighting, left_out, modelled = map(of, ("fake_negative_weighting", "leave_out", "delayed_feedback_model"))
+    schema = dataset_schema(weighting)
+    made = MadeWith.now(schema, weighting, 1, 2)
+    made.schema_for(schema, left_out, Path("here"))
+    for other, resumed in ((left_out, True), (modelled, False)):
+        with pytest.raises(ConfigError, match=r"model\.head\.immature"):
+            made.schema_for(schema, other, Path("here"), resumed=resumed)
 
 
 def test_with_and_without_a_teacher_a_checkpoint_is_the_same_to_evaluation(

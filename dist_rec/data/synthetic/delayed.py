@@ -51,6 +51,7 @@ STRAY_ACTION_P = np.array([0.90, 0.08, 0.015, 0.005])
 ITEM_ZIPF = 0.8
 LEAD = 2 / 3  # of the time of all requests: how long before the first one histories begin
 FEEDBACK_GAP_SECONDS = 120  # mean time between two events of feedback
+FEEDBACK_SECONDS = 3_600  # after which no more comes, but for one in a hundred million
 
 # The score: bias + sum of weight * term.
 MEAN_SCORE = -2.8  # about; what feedback shows of a score is counted from here
@@ -333,6 +334,7 @@ def _schema(config: DelayedConfig) -> Schema:
                 "side": {"dwell": DWELLS},
                 "time": True,
                 "most": 1 + NEXT_EVENTS,
+                "window": FEEDBACK_SECONDS,
             },
         },
         "feature_groups": {
