@@ -24,7 +24,7 @@ DECLARED: dict[str, dict[str, Any]] = {
     "as the history": FEEDBACK,
     "fields of its own": {"ids": ["kind"], "side": {"page": 300}, "time": True, "most": 3},
     "as the searches, without times": {"ids": ["query"], "most": 2, "window": 70},
-    "without ids": {"side": {"dwell": 5}, "time": True, "window": 0},
+    "without ids": {"side": {"dwell": 5}, "time": True, "window": 40},
     "times alone": {"time": True, "most": 3},
 }
 

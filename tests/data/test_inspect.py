@@ -46,7 +46,7 @@ def test_rates_of_conditional_labels_are_over_those_defined(tmp_path: Path) -> N
 
 def test_feedback_counts_as_other_events_do(tmp_path: Path) -> None:
     """Its ids are looked up with theirs, so its events are among those that may be the same."""
-    schema, rows = later_schema(FEEDBACK | {"most": 9}), later_rows(30)
+    schema, rows = later_schema(FEEDBACK | {"most": 9, "window": None}), later_rows(30)
     write_schema(tmp_path, schema)
     write_split(tmp_path / "train", make_table(rows, schema), schema)
     report = inspect_dataset(tmp_path)
