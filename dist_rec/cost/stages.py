@@ -59,7 +59,8 @@ def count_on_gpu(config: Config, schema: Schema, batch: HostBatch, *, half: bool
         ranker = Ranker(schema, _with_precision(config, half=half).model, table_dims(schema, config.embedding))
         rows = _rows(schema, config, batch)
         with Ledger("head") as ledger, ledger.inside(_stages_of(ranker)):
-            total_loss(loss, ranker(rows, there), there.labels, there.candidates_per_rank).backward()
+            logits = ranker(rows, there)[:, : there.labels.shape[1]]  # a correction of delay has more scores
+            total_loss(loss, logits, there.labels, there.candidates_per_rank).backward()
         optimizer = _dense_optimizers(ranker, config)
         for each in optimizer:
             each.step()  # makes its state

@@ -3,6 +3,8 @@
 Where it does, as a dwell time that only clicked candidates have tells the click, the teacher becomes the label.
 Learning from it is then the cross-entropy of the label once more, and nothing new.
 
+Candidates of unknown feedback have no part in it: no teacher reads them.
+
 Legend: C candidates, F numbers of a candidate, T tasks.
 """
 
@@ -28,27 +30,43 @@ L2 = 0.05  # with a few thousand candidates less finds more in one half than is 
 
 @dataclass(frozen=True)
 class LeakAudit:
-    """Of one task: AUC of a logistic regression on feedback, on candidates that it was not fitted on.
+    """Of one task: AUC of a logistic regression on feedback, on candidates that it was not fitted on. What leaks in the
+    few candidates that have an event hardly shows among many that have none, so those few are measured by themselves,
+    too.
 
     - `auc` NaN if a half has fewer than `FEWEST` candidates of a class
-    - `candidates` with a final label, and how many of them are `with_feedback`
+    - `candidates` with a final label and known feedback, and how many of them are `with_feedback`, at least one event
+    - `auc_with_feedback` the same as `auc`, fitted and measured on these alone
     """
 
     auc: float
     candidates: int
     with_feedback: int
+    auc_with_feedback: float
+
+    @property
+    def largest(self) -> float:
+        """Of both; NaN if nothing is known of either."""
+        return float(np.fmax(self.auc, self.auc_with_feedback))
 
     @property
     def leaks(self) -> bool:
-        return self.auc > LIMIT  # not NaN, of which nothing is known
+        return self.largest > LIMIT  # not NaN, of which nothing is known
 
     def told(self, task: str) -> str:
         """One line for the reader at the console."""
         share = self.with_feedback / max(self.candidates, 1)
         of = f"{self.candidates:,} candidates with a final label, {100 * share:.0f} % with feedback"
-        if math.isnan(self.auc):
+        if math.isnan(self.largest):
             return f"{task}: whether feedback alone tells it is unknown, for lack of labels of both classes ({of})"
-        return f"{task}: feedback alone tells it with AUC {self.auc:.3f} (limit {LIMIT:g}; {of})"
+        told = f"{task}: feedback alone tells it with AUC {_number(self.auc)}"
+        if self.with_feedback < self.candidates:
+            told += f", and with AUC {_number(self.auc_with_feedback)} where there is some"
+        return f"{told} (limit {LIMIT:g}; {of})"
+
+
+def _number(auc: float) -> str:
+    return "unknown" if math.isnan(auc) else f"{auc:.3f}"
 
 
 def feedback_leak_audit(reader: RequestReader, tasks: Iterable[str]) -> dict[str, LeakAudit]:
@@ -72,7 +90,7 @@ def leaks_told(found: dict[str, LeakAudit], allowed: Iterable[str]) -> str:
     leaking = {task: audit for task, audit in found.items() if audit.leaks and task not in set(allowed)}
     if not leaking:
         return ""
-    told = " and ".join(f"{task} with AUC {audit.auc:.3f}" for task, audit in leaking.items())
+    told = " and ".join(f"{task} with AUC {audit.largest:.3f}" for task, audit in leaking.items())
     return (
         f"distill: feedback alone tells {told}, above the limit of {LIMIT:g}: the teacher would be the label, and "
         "teach nothing new; expected feedback that the label is not made of: leave the column that tells it out of "
@@ -82,12 +100,13 @@ def leaks_told(found: dict[str, LeakAudit], allowed: Iterable[str]) -> str:
 
 
 def _read(reader: RequestReader, places: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.float32], Ints]:
-    """Features (C, F), labels (C, T) of the tasks at `places`, and request (C,) of candidates with a final label."""
+    """Features (C, F), labels (C, T) of the tasks at `places`, and request (C,) of candidates with a final label whose
+    feedback is known: those that have a twin."""
     features, labels, request = [], [], []
     candidates = requests = 0
     for batch in reader:
-        of = batch.tensors["labels"].numpy()[:, places]
-        final = np.flatnonzero(~np.isnan(of).all(axis=1))
+        of, twin = batch.tensors["labels"].numpy()[:, places], batch.tensors["twin"].numpy()
+        final = twin[~np.isnan(of[twin]).all(axis=1)]
         owner = np.repeat(np.arange(batch.num_requests), batch.tensors[f"lengths.{CANDIDATE}"].numpy())
         features.append(feedback_features(batch, reader.schema)[final])
         labels.append(of[final])
@@ -101,12 +120,21 @@ def _read(reader: RequestReader, places: list[int]) -> tuple[NDArray[np.uint8], 
 def _audited(features: NDArray[np.uint8], labels: NDArray[np.float32], half: NDArray[np.bool_]) -> LeakAudit:
     """Of one task: labels (C,), NaN where not final, and whether each candidate is of the half to fit on."""
     final = ~np.isnan(labels)
-    parts = final & half, final & ~half
+    with_feedback = final & (features[:, 0] > 0)
+    found = _held_out_auc(features, labels, final, half)
+    among = found if (with_feedback == final).all() else _held_out_auc(features, labels, with_feedback, half)
+    return LeakAudit(found, int(final.sum()), int(with_feedback.sum()), among)
+
+
+def _held_out_auc(
+    features: NDArray[np.uint8], labels: NDArray[np.float32], of: NDArray[np.bool_], half: NDArray[np.bool_]
+) -> float:
+    """Of the candidates `of` (C,), fitted on those of the half, measured on the others; NaN if a class has too few."""
+    parts = of & half, of & ~half
     classes = [(labels[part] == 1).sum() for part in parts], [(labels[part] == 0).sum() for part in parts]
-    found = math.nan
-    if np.min(classes) >= FEWEST:
-        fit, held = (features[part] for part in parts)
-        used = (fit > 0).sum(axis=0) >= FEWEST
-        model = fit_logistic(torch.from_numpy(fit[:, used]), labels[parts[0]] == 1, l2=L2)
-        found = auc(model.scores(torch.from_numpy(held[:, used])), labels[parts[1]])
-    return LeakAudit(found, int(final.sum()), int((features[final, 0] > 0).sum()))
+    if np.min(classes) < FEWEST:
+        return math.nan
+    fit, held = (features[part] for part in parts)
+    used = (fit > 0).sum(axis=0) >= FEWEST
+    model = fit_logistic(torch.from_numpy(fit[:, used]), labels[parts[0]] == 1, l2=L2)
+    return auc(model.scores(torch.from_numpy(held[:, used])), labels[parts[1]])

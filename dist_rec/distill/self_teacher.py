@@ -50,6 +50,9 @@ class SelfTeacher(nn.Module):
         self.copy = deepcopy(module).requires_grad_(False).eval() if self.needs_copy else None
         device = next((tensor.device for _, tensor in _weights(module)), None)
         self.register_buffer("versions", torch.zeros((), dtype=torch.int64, device=device))
+        self._known: int | None = 0  # `versions` where the host knows it too, without asking the device
+        self._checked = False  # whether the module's weights were found to be those of the copy
+        self.register_load_state_dict_post_hook(_know_what_was_loaded)
 
     @property
     def needs_live(self) -> bool:
@@ -106,33 +109,51 @@ class SelfTeacher(nn.Module):
 
         ema moves floating buffers as it moves parameters, and takes others over.
 
-        ValueError: parameters or buffers that are not those of the copy by name, shape and dtype; another `applied`."""
+        ValueError: parameters or buffers that are not those of the copy by name, shape and dtype, at the first call;
+        another `applied`."""
+        if applied is not None and (applied.dtype != torch.bool or applied.dim()):
+            raise ValueError(f"applied must be () bool, got {tuple(applied.shape)} {applied.dtype}")
+        if self.copy is not None and not self._checked:
+            _check_pairs(self.copy, module)
+            self._checked = True
         if applied is None:
             applied = torch.ones_like(self.versions, dtype=torch.bool)
-        elif applied.dtype != torch.bool or applied.dim():
-            raise ValueError(f"applied must be () bool, got {tuple(applied.shape)} {applied.dtype}")
-        copied, live = ([], []) if self.copy is None else _pairs(self.copy, module)
+            self._known = None if self._known is None else self._known + 1
+        else:
+            self._known = None
         self.versions.add_(applied)
+        if self.copy is None:
+            return
         if self.kind == "ema":
+            copied, live = _pairs(self.copy, module)
             _take_where(applied, copied, _averages(copied, live, self.rate))
-        elif self.start > 0:
-            _take_where(applied & (self.versions == self.start), copied, live)
+        elif self.start > 0 and self._known in (None, self.start):
+            _take_where(applied & (self.versions == self.start), *_pairs(self.copy, module))
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return chain(module.named_parameters(), module.named_buffers())
 
 
-def _pairs(copy: nn.Module, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters and buffers of both, in one order."""
-    copied, live = dict(_weights(copy)), dict(_weights(module))
-    expected, found = ({name: f"{tuple(x.shape)} {x.dtype}" for name, x in held.items()} for held in (copied, live))
+def _know_what_was_loaded(teacher: nn.Module, _: object) -> None:
+    assert isinstance(teacher, SelfTeacher)
+    teacher._known = None if teacher.versions.is_meta else int(teacher.versions)
+
+
+def _check_pairs(copy: nn.Module, module: nn.Module) -> None:
+    """Raises ValueError unless both have the same parameters and buffers by name, shape and dtype."""
+    expected, found = ({name: f"{tuple(x.shape)} {x.dtype}" for name, x in _weights(of)} for of in (copy, module))
     differing = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if differing:
         raise ValueError(
             f"the module must have the parameters and buffers of the copy; {len(differing)} differ, the first is "
             f"{differing[0]}: expected {expected.get(differing[0], 'none')}, got {found.get(differing[0], 'none')}"
         )
+
+
+def _pairs(copy: nn.Module, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters and buffers of both, in one order."""
+    copied, live = dict(_weights(copy)), dict(_weights(module))
     return list(copied.values()), [live[name] for name in copied]
 
 

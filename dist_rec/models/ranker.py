@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from dist_rec.common.strict import ConfigError
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.later import FEEDBACK
 from dist_rec.data.schema import Schema
@@ -103,6 +104,7 @@ class Ranker(nn.Module):
             return self.head(torch.cat([part.float() for part in features], dim=1))
 
     def _feedback_encoder(self, table_dims: dict[str, int]) -> FeedbackEncoder | None:
+        """None where no feedback is declared. Raises ConfigError if the model does not say how wide its tokens are."""
         feedback, layout = self.schema.candidate.feedback, self.schema.layout
         self.feedback_set = layout.owners[FEEDBACK].name if FEEDBACK in layout.owners else None
         if feedback is None:
@@ -110,6 +112,11 @@ class Ranker(nn.Module):
         keys = () if self.feedback_set is None else layout.owners[FEEDBACK].keys
         row_dim = sum(table_dims[layout.tables[key]] for key in keys)
         side, width = self.schema.side_values(feedback), self.body.feedback_width
+        if width < 1:
+            raise ConfigError(
+                f"model.name={self.config.name}: its options say READS_FEEDBACK, but its feedback_width is {width}; "
+                "expected the width of the feedback tokens that its twins attend to, set where the model is made"
+            )
         return FeedbackEncoder(self.config.tokens, feedback, row_dim, side, width)
 
     def candidates(self, rows: dict[str, Tensor], batch: SequenceBatch) -> CandidateView:

@@ -117,10 +117,12 @@ def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:
 def _feedback_alone(rows: list[dict[str, Any]]) -> dict[str, str]:
     """What the run found before it started, where there is a teacher."""
     found = {row["task"]: row for row in rows if row["event"] == "feedback_audit"}
-    return {
-        f"AUC of feedback alone, {task}": "unknown" if row["auc"] is None else f"{row['auc']:.3f}"
-        for task, row in found.items()
-    }
+    told: dict[str, str] = {}
+    for task, row in found.items():
+        all_, some = ("unknown" if row[key] is None else f"{row[key]:.3f}" for key in ("auc", "auc_with_feedback"))
+        more = f"; {some} where there is some" if row["with_feedback"] < row["candidates"] else ""
+        told[f"AUC of feedback alone, {task}"] = all_ + more
+    return told
 
 
 def _speed(windows: list[dict[str, Any]]) -> dict[str, str]:

@@ -7,6 +7,7 @@ and all others in the next collective.
 import logging
 import os
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from dist_rec.common.strict import Strict
 from dist_rec.config import Config
+from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
 from dist_rec.data.columns import CANDIDATE
 from dist_rec.data.example import example_rows
@@ -67,22 +69,37 @@ def run_without_launches(ranker: Ranker, schema: Schema, config: Config, device:
     own = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with own, noticing_builds(built.append), compiling_ahead(threads, log.compiling):
         copy = deepcopy(ranker)
-        for candidates in CANDIDATES:
-            for requests, events in SHAPES:
-                rows = example_rows(schema, requests=requests, events=events, candidates=candidates)
-                for acting in _filters(config, schema):
-                    batch = collate(
-                        rows,
-                        schema,
-                        config.data.max_length,
-                        dedup=config.data.dedup,
-                        event_filter=acting,
-                        hash_ngrams=not hashes_on_device(config, schema, device),
-                    )
-                    forward_and_backward(copy, batch, schema, config, device)
+        for batch in _batches(schema, config, device):
+            forward_and_backward(copy, batch, schema, config, device)
+        if schema.feedback_read is not None:
+            for batch in _batches(schema, config, device) if _copies(config) else ():
+                forward_alone(copy, batch, schema, config, device, twins_only=True)
+            for batch in _batches(schema.as_served(), config, device):  # evaluation has no twins
+                forward_alone(copy, batch, schema, config, device)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return len(built)
+
+
+def _batches(schema: Schema, config: Config, device: torch.device) -> Iterator[HostBatch]:
+    """Of every size that meets other kernels, with and without empty places."""
+    for candidates in CANDIDATES:
+        for requests, events in SHAPES:
+            rows = example_rows(schema, requests=requests, events=events, candidates=candidates)
+            for acting in _filters(config, schema):
+                yield collate(
+                    rows,
+                    schema,
+                    config.data.max_length,
+                    dedup=config.data.dedup,
+                    event_filter=acting,
+                    hash_ngrams=not hashes_on_device(config, schema, device),
+                )
+
+
+def _copies(config: Config) -> bool:
+    """Whether the teacher has weights of its own, which run the twins by themselves."""
+    return config.distill is not None and config.distill.weight > 0 and config.distill.teacher != "live"
 
 
 class _EverySecond(FilterPolicy):
@@ -107,14 +124,34 @@ def forward_and_backward(
     ranker: Ranker, packed: HostBatch, schema: Schema, config: Config, device: torch.device
 ) -> None:
     """Launches what a step of the model launches, on rows of zeros; gradients are added to the model's."""
-    layout, dims = schema.layout, table_dims(schema, config.embedding)
     batch = packed.to(device)
+    ranker(_rows(batch, schema, config, device), batch).sum().backward()
+
+
+@torch.no_grad()
+def forward_alone(
+    ranker: Ranker,
+    packed: HostBatch,
+    schema: Schema,
+    config: Config,
+    device: torch.device,
+    *,
+    twins_only: bool = False,
+) -> None:
+    """Launches what evaluation launches, or with `twins_only` the copy of a teacher."""
+    batch = packed.to(device)
+    ranker(_rows(batch, schema, config, device), batch, twins_only=twins_only)
+
+
+def _rows(batch: SequenceBatch, schema: Schema, config: Config, device: torch.device) -> dict[str, Tensor]:
+    """Zeros, as many by feature set as a lookup gives."""
+    layout, dims = schema.layout, table_dims(schema, config.embedding)
     unique = dict(zip(batch.unique.keys(), batch.unique.length_per_key(), strict=True))
     rows: dict[str, Tensor] = {}
     for name, of in layout.feature_sets.items():
         width = sum(dims[layout.tables[key]] for key in of.keys)
         rows[name] = torch.zeros(unique[of.keys[0]], width, device=device, requires_grad=True)
-    ranker(rows, batch).sum().backward()
+    return rows
 
 
 def telling_of_late_builds(device: torch.device) -> AbstractContextManager[None]:

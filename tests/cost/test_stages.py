@@ -71,6 +71,15 @@ def test_flops_of_n_grams_are_in_both() -> None:
     assert forward["tokens"] == pytest.approx(REQUESTS * request_flops(ranker, {"history": LENGTH})["tokens"], rel=0.1)
 
 
+def test_scores_of_a_correction_of_delay_are_no_logits() -> None:
+    schema = make_schema(candidate=SCHEMA.candidate.model_dump() | {"delayed": {"buy": {"horizon": 100}}})
+    plain, corrected = _config(), _config(head={"immature": "delayed_feedback_model"})
+    batch = described(schema, REQUESTS, None, Described(length=LENGTH)).batch(schema)
+    found, more = (count_on_gpu(config, schema, batch, half=True) for config in (plain, corrected))
+    ranker = Ranker(schema, corrected.model, table_dims(schema, corrected.embedding))
+    assert more.dense == sum(dense_params(ranker).values()) > found.dense
+
+
 def test_bf16_halves_the_bytes_of_layers() -> None:
     config, batch = _config(tokens={"width": 32, "hidden": 64}), _requests(64).batch(SCHEMA)
     half, full = (_by_stage(count_on_gpu(config, SCHEMA, batch, half=half), "nbytes") for half in (True, False))

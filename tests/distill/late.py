@@ -40,6 +40,21 @@ def telling(table: pa.Table) -> pa.Table:
     return _with(table, "feedback.dwell", pa.ListArray.from_arrays(dwell.offsets, pa.array(told)))
 
 
+def in_a_fifth(table: pa.Table) -> pa.Table:
+    """Every fifth candidate keeps its feedback; the others have none."""
+    counts = table.column("candidate.feedback_events").combine_chunks()
+    events = counts.flatten().to_numpy()
+    stays = np.arange(len(events)) % 5 == 0
+    request = np.repeat(np.arange(len(table)), counts.value_lengths().to_numpy())
+    left = np.where(stays, events, 0)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(request, left, minlength=len(table)))]).astype(np.int32)
+    kept = np.flatnonzero(np.repeat(stays, events))
+    for name in (name for name in table.column_names if name.startswith("feedback.")):
+        values = table.column(name).combine_chunks().flatten().take(pa.array(kept))
+        table = _with(table, name, pa.ListArray.from_arrays(pa.array(offsets), values))
+    return _with(table, "candidate.feedback_events", pa.ListArray.from_arrays(counts.offsets, pa.array(left)))
+
+
 def never(table: pa.Table) -> pa.Table:
     """No label is 1."""
     label = table.column("candidate.convert").combine_chunks()

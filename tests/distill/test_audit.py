@@ -15,7 +15,7 @@ from dist_rec.data.schema import load_schema
 from dist_rec.data.targets import Targets
 from dist_rec.distill import audit
 from dist_rec.distill.audit import LeakAudit, feedback_leak_audit, leaks_told
-from tests.distill.late import REQUESTS, never, of_others, telling, write_late
+from tests.distill.late import REQUESTS, in_a_fifth, never, of_others, telling, write_late
 
 CANDIDATES = int(REQUESTS * 0.8) * 4
 
@@ -55,6 +55,28 @@ def test_a_column_that_equals_the_label_is_found(tmp_path: Path) -> None:
     assert found.auc > 0.99 and found.leaks
 
 
+def test_a_leak_in_the_few_that_have_feedback_is_found(tmp_path: Path) -> None:
+    """Among all, those without feedback would hide it."""
+    found = _found(write_late(tmp_path / "data", lambda table: in_a_fifth(telling(table))))
+    assert found.auc_with_feedback > 0.99 and found.leaks
+    assert 0.1 < found.with_feedback / CANDIDATES < 0.3
+
+
+def test_candidates_without_an_event_count_among_all() -> None:
+    """The first number of features is that of events."""
+    rng, count = np.random.default_rng(0), 4000
+    labels = (rng.random(count) < 0.5).astype(np.float32)
+    events = rng.random(count) < 0.2
+    features = np.stack([events, events & (labels == 1)], axis=1).astype(np.uint8)
+    found = audit._audited(features, labels, np.arange(count) % 2 == 0)
+    assert found.candidates == count and found.with_feedback == events.sum()
+    assert found.auc < 0.7 and found.auc_with_feedback > 0.99 and found.leaks
+    # Known of all, but of too few of those that have feedback.
+    features[100:] = 0
+    found = audit._audited(features, labels, np.arange(count) % 2 == 0)
+    assert found.auc == pytest.approx(0.5, abs=0.02) and math.isnan(found.auc_with_feedback) and not found.leaks
+
+
 def test_labels_that_are_not_final_are_left_out(data: Path) -> None:
     table = pq.read_table(data / "train")
     time, horizon = scalar_values(table, "time"), load_schema(data).candidate.delayed["convert"].horizon
@@ -87,12 +109,16 @@ def test_a_few_labels_are_too_few(data: Path) -> None:
 
 
 def test_what_is_said() -> None:
-    found = LeakAudit(auc=0.78, candidates=18_000, with_feedback=9_000)
+    found = LeakAudit(auc=0.78, candidates=18_000, with_feedback=9_000, auc_with_feedback=0.84)
     assert found.told("convert") == (
-        "convert: feedback alone tells it with AUC 0.780 (limit 0.95; 18,000 candidates with a final label, 50 % with "
-        "feedback)"
+        "convert: feedback alone tells it with AUC 0.780, and with AUC 0.840 where there is some (limit 0.95; 18,000 "
+        "candidates with a final label, 50 % with feedback)"
     )
-    leaking = replace(found, auc=0.97)
+    assert "AUC 0.780, and with AUC unknown where" in replace(found, auc_with_feedback=math.nan).told("convert")
+    of_all = replace(found, with_feedback=18_000, auc_with_feedback=0.78)
+    assert "tells it with AUC 0.780 (limit 0.95; 18,000" in of_all.told("convert")
+    assert not found.leaks and replace(found, auc=0.97).leaks
+    leaking = replace(found, auc_with_feedback=0.97)
     both = {"click": leaking, "buy": leaking, "convert": found}
     told = leaks_told(both, ["buy"])
     assert "feedback alone tells click with AUC 0.970, above the limit of 0.95" in told

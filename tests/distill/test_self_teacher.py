@@ -1,6 +1,7 @@
 """The copy's weights against a recursion in NumPy, what a flag leaves alone, and what running it does not touch."""
 
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dist_rec.distill import SelfTeacher
+from dist_rec.distill import SelfTeacher, self_teacher
 from dist_rec.distill.self_teacher import TeacherKind
 
 APPLIED = (True, False, True, True, False, True)
@@ -88,6 +89,60 @@ def test_the_copy_of_one_version(kind: TeacherKind, start: int) -> None:
         assert teacher.ready.item() == (versions >= start)
         for name, found in _arrays(teacher.copy).items():
             numpy.testing.assert_array_equal(found, kept[name], err_msg=name)
+
+
+def _writes(teacher: SelfTeacher) -> int:
+    """How often the copy's weights were written in place."""
+    return sum(p._version for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("kind", ["frozen", "trust_region"])
+def test_a_copy_that_was_taken_is_not_written_again(kind: TeacherKind) -> None:
+    """Nor before its version, as far as the host knows that every update was applied."""
+    model, teacher = _teacher(kind, start=3)
+    writes = [_writes(teacher)]
+    for version in range(1, 6):
+        _change(model, version)
+        teacher.advance(model)
+        writes.append(_writes(teacher))
+    assert [after > before for before, after in pairwise(writes)] == [False, False, True, False, False]
+    kept = _arrays(teacher.copy)
+    teacher.advance(model, torch.tensor(False))  # from here only the device knows
+    teacher.advance(model)
+    assert _writes(teacher) > writes[-1]
+    assert all((value == kept[name]).all() for name, value in _arrays(teacher.copy).items())
+    assert teacher.versions.item() == 6
+
+
+@pytest.mark.parametrize("saved_after", [1, 3, 5])
+def test_a_loaded_teacher_knows_its_version(saved_after: int) -> None:
+    model, teacher = _teacher("frozen", start=3)
+    resumed = SelfTeacher(_Model(), kind="frozen", start=3)
+    for version in range(1, 8):
+        _change(model, version)
+        if version > saved_after:
+            before = _writes(resumed)
+            resumed.advance(model)
+            assert (_writes(resumed) > before) == (version == 3)
+        teacher.advance(model)
+        if version == saved_after:
+            nn.ModuleDict({"inside": resumed}).load_state_dict(
+                {f"inside.{name}": value for name, value in teacher.state_dict().items()}
+            )
+    assert all(torch.equal(resumed.state_dict()[name], value) for name, value in teacher.state_dict().items())
+
+
+def test_weights_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every update would pay for it."""
+    model, teacher = _teacher("ema")
+    compared: list[nn.Module] = []
+    check = self_teacher._check_pairs
+    monkeypatch.setattr(
+        self_teacher, "_check_pairs", lambda copy, module: (compared.append(module), check(copy, module))
+    )
+    for _ in range(3):
+        teacher.advance(model)
+    assert compared == [model]
 
 
 @pytest.mark.parametrize("kind", COPIES)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,10 +16,10 @@ from dist_rec.data.targets import Targets
 from dist_rec.models.objective import Objective
 from tests.data.feedback_rows import NOW, feedback_rows, feedback_schema, other_feedback
 from tests.data.filter.policies import all_items, filter_by_item
-from tests.data.requests import make_table
+from tests.data.requests import make_table, seen_schema
 from tests.embedding.sharded import local_batch, shard, sharded_config
 from tests.helpers.ranks import run_ranks
-from tests.models.batches import MODELS, Model, Row, make_model, model_config
+from tests.models.batches import MODELS, Model, Row, cut, make_model, model_config, seen_row
 
 CPU = torch.device("cpu")
 SCHEMA = feedback_schema()
@@ -69,17 +70,31 @@ def test_what_is_served_is_what_was_trained(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(READERS))
-def test_twins_do_not_see_each_other_or_later_feedback(name: str) -> None:
-    """Each twin alone in its batch scores as it does among all others."""
-    rows, model = feedback_rows(8), make_model(SCHEMA, **READERS[name])
-    _, teacher = _apart(model, _batch(rows))
-    batch = _batch(rows)
+def test_a_twin_sees_the_feedback_of_its_candidate_alone(name: str) -> None:
+    """Other feedback of one candidate changes the scores of its twin and of no other, of its own request neither."""
+    rows, model = feedback_rows(12), make_model(SCHEMA, **READERS[name])
+    batch, (_, before) = _batch(rows), _apart(model, _batch(rows))
     assert batch.feedback is not None
-    alone = []
-    for row in rows:
-        one = _batch([row])
-        alone.append(_apart(model, one)[1])
-    torch.testing.assert_close(torch.cat(alone), teacher)
+    twins, lengths = batch.feedback.twins.host, batch.feedback.lengths.host
+    assert twins.max() > 2 and (lengths > 0).sum() > 10
+    for number in np.flatnonzero(lengths):
+        _, after = _apart(model, _batch(_with_other_feedback_of(rows, int(batch.feedback.twin_host[number]))))
+        changed = (after - before).abs().amax(1)
+        assert changed[number] > 1e-5
+        assert changed[np.arange(len(changed)) != number].max() < 5e-7  # rounding
+
+
+def _with_other_feedback_of(rows: list[Row], candidate: int) -> list[Row]:
+    """Of the candidate of this number in the batch."""
+    found = []
+    for row, other in zip(rows, other_feedback(rows)):
+        events = np.repeat(np.arange(len(row["candidate.item"])), row["candidate.feedback_events"]) == candidate
+        values = {
+            name: np.where(events, other[name], row[name]).tolist() for name in row if name.startswith("feedback.")
+        }
+        found.append({**row, **values})
+        candidate -= len(row["candidate.item"])
+    return found
 
 
 @pytest.mark.parametrize("name", list(READERS))
@@ -119,11 +134,75 @@ def test_feedback_obeys_the_filter(name: str, action: str) -> None:
     assert torch.equal(model(batch), before)
 
 
-def _objective(model: Model, **distill: Any) -> Objective:
+OF_MOMENTS: dict[str, dict[str, Any]] = {
+    "longer": {"longer": {"merge": 1, "k": 0, "globals": ["candidate"]}, "tokens": {"position": "absolute"}},
+    "hyformer": {
+        "name": "hyformer",
+        "tokens": {"width": 24, "position": "absolute"},
+        "hyformer": {"heads": 2, "sequences": {"history": {"encoder": "full", "causal": True}}},
+    },
+}
+
+
+def _moments_schema() -> Schema:
+    tree: dict[str, Any] = seen_schema().model_dump() | {"hidden": True}
+    tree["candidate"] |= {"feedback": {"ids": ["item"], "side": {"dwell": 6}, "most": 2}}
+    return Schema.model_validate(tree)
+
+
+def _moments() -> list[Row]:
+    """Requests whose candidates see a part of the history each; some have no feedback."""
+    rng = np.random.default_rng(1)
+    rows = [seen_row(rng, 9, [0, 3, 9, 5]) for _ in range(4)]
+    for row in rows:
+        row["candidate.item"] = [item // 3 * 3 + 1 for item in row["candidate.item"]]  # no filter takes them
+        events = rng.integers(1, 4, 4) * np.array([1, 1, 0, 1])
+        row["candidate.feedback_events"] = events.tolist()
+        row["feedback.item"] = rng.integers(0, 50, events.sum()).tolist()
+        row["feedback.dwell"] = rng.integers(0, 6, events.sum()).tolist()
+    return rows
+
+
+def _cut(row: Row, candidate: int) -> Row:
+    """A request with this candidate, its feedback and the history that it sees."""
+    owner = np.repeat(np.arange(4), row["candidate.feedback_events"])
+    feedback = {
+        name: [value for value, of in zip(row[name], owner) if of == candidate]
+        for name in row
+        if name.startswith("feedback.")
+    }
+    return cut({name: value for name, value in row.items() if name not in feedback}, candidate) | feedback
+
+
+@pytest.mark.parametrize("action", [None, "keymask"])
+@pytest.mark.parametrize("name", list(OF_MOMENTS))
+def test_twins_with_their_own_moment(name: str, action: str | None) -> None:
+    """The student is the same with and without feedback; a twin sees what is left of its own prefix, as if the history
+    ended there, and no other twin."""
+    schema = _moments_schema()
+    acting = filter_by_item(schema, all_items(action)) if action else None
+    rows, model = _moments(), make_model(schema, **OF_MOMENTS[name])
+
+    def batch_of(rows: list[Row], known: Schema = schema) -> SequenceBatch:
+        return collate(make_table(rows, known), known, event_filter=acting).to(CPU)
+
+    batch, served = batch_of(rows), batch_of(rows, schema.as_served())
+    student, teacher = _apart(model, batch)
+    assert batch.feedback is not None and len(teacher) > 4 and served.feedback is None
+    torch.testing.assert_close(model(served), student, rtol=1e-5, atol=1e-6)
+    of_cut = [_apart(model, batch_of([_cut(row, c)])) for row in rows for c in range(4)]
+    for whole, apart in zip((student, teacher), zip(*of_cut)):
+        torch.testing.assert_close(torch.cat(apart), whole, rtol=1e-5, atol=1e-6)
+    alone = model.ranker(model.tables(batch), batch, twins_only=True)
+    torch.testing.assert_close(alone, teacher, rtol=1e-5, atol=1e-6)
+    assert ((student[batch.feedback.twin] - teacher).abs().amax(1) > 1e-5).all()
+
+
+def _objective(model: Model, schema: Schema = SCHEMA, **distill: Any) -> Objective:
     config = Config.model_validate(
         {"data": {"path": "unused"}, "model": model_config().model_dump(), "distill": distill}
     )
-    return Objective(SCHEMA, config, model.ranker, CPU)
+    return Objective(schema, config, model.ranker, CPU)
 
 
 def _loss(model: Model, objective: Objective, batch: SequenceBatch) -> Tensor:
@@ -140,22 +219,25 @@ def _gradients(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
 @pytest.mark.parametrize("name", ["longer", "hyformer"])
 def test_the_lesson_moves_nothing_of_the_teacher(name: str, kind: str) -> None:
     """The divergence alone: exactly no gradient for feedback's encoder and for rows that only feedback reads."""
-    schema_of_own = Schema.model_validate(SCHEMA.model_dump())
-    model, batch = make_model(schema_of_own, **READERS[name]), _batch(feedback_rows(12))
-    both = _objective(model, teacher=kind, weight=1.0, teacher_weight=1.0)
-    own = _objective(model, teacher=kind, weight=0.0, teacher_weight=1.0)
+    tree = SCHEMA.model_dump()
+    tree["tables"]["next"] = 9
+    tree["candidate"]["feedback"]["ids"][1]["table"] = "next"
+    schema = Schema.model_validate(tree)
+    model, batch = make_model(schema, **READERS[name]), _batch(feedback_rows(12), schema)
+    both, own = (_objective(model, schema, teacher=kind, weight=w, teacher_weight=1.0) for w in (1.0, 0.0))
     rows = model.tables(batch)
     scores = model.ranker(rows, batch)
     lesson = both(scores, rows, batch)[0] - own(scores, rows, batch)[0]
     assert float(lesson) > 0
+    only_feedback = set(batch.unique[schema.layout.owners["feedback"].keys[1]].values().tolist())
+    assert only_feedback
+    trained = _gradients(model, _loss(model, own, batch))["tables.weights.next"]
     gradients = _gradients(model, lesson)
     feedback = [g for name, g in gradients.items() if name.startswith("ranker.feedback")]
     assert feedback and all(g is None or not g.any() for g in feedback)
-    only_feedback = set(range(9)) - {query for row in feedback_rows(12) for query in row["searches.query"]}
-    query = gradients["tables.weights.query"]
-    assert query is not None
-    for each in sorted(only_feedback):
-        assert not query[each].any()
+    query = gradients["tables.weights.next"]
+    assert trained is not None and all(trained[each].any() for each in only_feedback)
+    assert query is None or not query.any()
     moved = [g for name, g in gradients.items() if not name.startswith("ranker.feedback") and g is not None and g.any()]
     assert len(moved) > 10
 

@@ -15,15 +15,19 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dist_rec.common.choices import DenseUpdate
+from dist_rec.common.choices import DenseUpdate, TeacherKind
+from dist_rec.config import Config
 from dist_rec.data.collate import collate
 from dist_rec.data.schema import Schema
+from dist_rec.data.targets import Targets
 from dist_rec.kernels import cross_causal_attention, gather_pool, jagged_range, prefix_sum, slot_attention, unique_ids
 from dist_rec.kernels.unique_ids import BitPackedIndex
 from dist_rec.models.layers.loss import BinaryCrossEntropy, total_loss
+from dist_rec.models.objective import Objective
 from dist_rec.models.ranker import Ranker
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.optim.muon import BatchedMuon
+from tests.data.feedback_rows import NOW, feedback_rows, feedback_schema
 from tests.data.requests import make_rows, make_schema, make_table, seen_schema
 from tests.models.batches import DIM, MODELS, Row, model_config, seen_row
 
@@ -89,6 +93,31 @@ def test_forward_loss_and_backward(schema: Schema, changes: dict[str, Any]) -> N
         )
         loss.backward()
     assert logits.shape == batch.labels.shape
+    assert all(p.grad is not None for p in ranker.parameters()) and all(x.grad is not None for x in rows.values())
+
+
+@pytest.mark.parametrize("immature", ["leave_out", "delayed_feedback_model"])
+@pytest.mark.parametrize("kind", ["live", "ema", "frozen", "trust_region"])
+@pytest.mark.parametrize("name", ["longer", "hyformer"])
+def test_a_teacher(name: str, kind: TeacherKind, immature: str) -> None:
+    """Twins beside their candidates and alone, both losses, and a copy that moves where an update was applied."""
+    schema, targets = feedback_schema(), Targets(now=NOW, corrected=immature != "leave_out")
+    packed = collate(make_table(feedback_rows(7), schema), schema, targets=targets)
+    batch = packed.to(META)
+    assert batch.feedback is not None and len(batch.feedback.lengths) > 3
+    model = model_config(**MODELS[name], head={"immature": immature})
+    distill = {"teacher": kind, "frozen_at": 1}
+    config = Config.model_validate({"data": {"path": "unused"}, "model": model.model_dump(), "distill": distill})
+    ranker = Ranker(schema, model, dict.fromkeys(schema.tables, DIM)).to(META)
+    objective = Objective(schema, config, ranker, META)
+    rows = looked_up(schema, packed.num_unique)
+    with kernels_chosen():
+        loss, logits, signals = objective(ranker(rows, batch), rows, batch)
+        loss.backward()
+        assert objective.teacher is not None
+        objective.teacher.advance(ranker)
+        objective.teacher.advance(ranker, torch.ones((), dtype=torch.bool, device=META))
+    assert logits.shape == batch.labels.shape and signals.shape[1] == 2
     assert all(p.grad is not None for p in ranker.parameters()) and all(x.grad is not None for x in rows.values())
 
 

@@ -1,14 +1,18 @@
 """The whole dense model: what every sequence encoder promises, and what the configuration may not ask for."""
 
 import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from dist_rec.common.strict import ConfigError
 from dist_rec.data.collate import empty_batch
+from dist_rec.models.options import ModelOptions
+from dist_rec.models.protocol import ModelInputs, SequenceModel
+from tests.data.feedback_rows import feedback_schema
 from tests.data.requests import make_row, make_rows, make_schema, seen_schema
 from tests.models.batches import (
     MODELS,
@@ -216,6 +220,24 @@ def test_candidates_may_have_dynamic_fields() -> None:
     other = [row | {"candidate.slot": [(slot + 1) % 4 for slot in row["candidate.slot"]]} for row in rows]
     model = make_model(schema)
     assert not torch.isclose(model(make_batch(rows, schema)), model(make_batch(other, schema))).any()
+
+
+class _NoWidth(SequenceModel):
+    """Says that it reads feedback, and not how wide its tokens are."""
+
+    class Config(ModelOptions):
+        READS_FEEDBACK: ClassVar[bool] = True
+
+    def __init__(self, options: ModelOptions, inputs: ModelInputs) -> None:
+        super().__init__()
+        self.width = 1
+
+
+def test_feedback_needs_a_width() -> None:
+    own = {"name": f"{__name__}:{_NoWidth.__name__}"}
+    with pytest.raises(ConfigError, match=r"READS_FEEDBACK, but its feedback_width is 0; expected the width of the"):
+        make_model(feedback_schema(), **own)
+    make_model(feedback_schema().with_feedback(None), **own)
 
 
 def test_swiglu_works_with_seen() -> None:

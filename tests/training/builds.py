@@ -13,22 +13,28 @@ from dist_rec.common.seed import seed_everything
 from dist_rec.config import Config
 from dist_rec.data.collate import collate
 from dist_rec.data.example import example_rows
+from dist_rec.data.host_batch import HostBatch
+from dist_rec.data.schema import Schema
 from dist_rec.embedding.tables import table_dims
 from dist_rec.kernels.common.compile_ahead import compiling_ahead, noticing_builds
 from dist_rec.models.ranker import Ranker
 from dist_rec.training import warm_up
 from dist_rec.training.run_log import RunLog
+from tests.data.feedback_rows import feedback_schema
 from tests.data.requests import make_schema
 
 HALF = {"tokens": "bf16", "layers": "bf16", "head": "fp32"}
 
 
-def main(model: dict[str, Any]) -> None:
+def main(model: dict[str, Any], teacher: str | None = None) -> None:
+    """With feedback in the schema where there is a teacher."""
     launches = recording_driver.install()
     torch.set_num_threads(1)
     seed_everything(0, deterministic=False)
-    schema = make_schema()
+    schema = make_schema() if teacher is None else feedback_schema()
     tree = {"data": {"path": "nowhere", "batch_size": 64}, "model": {**model, "precision": HALF}}
+    if teacher is not None:
+        tree["distill"] = {"teacher": teacher}
     config = Config.model_validate(tree)
     device, log = torch.device("cpu"), RunLog(Path("nowhere"), is_main=False)
     with recording_driver.as_on_a_gpu():
@@ -43,10 +49,18 @@ def main(model: dict[str, Any]) -> None:
         with noticing_builds(later.append), compiling_ahead(1, log.compiling):
             for _ in range(25):
                 requests, events, candidates = rng.integers(1, 321), rng.integers(1, 200), rng.integers(1, 40)
-                rows = example_rows(schema, requests=requests, events=events, candidates=candidates)
-                warm_up.forward_and_backward(ranker, collate(rows, schema), schema, config, device)
+                sizes = {"requests": requests, "events": events, "candidates": candidates}
+
+                # Packed anew each time: what follows from kernels that did not run may be written anywhere.
+                def packed(known: Schema, sizes: dict[str, Any] = sizes) -> HostBatch:
+                    return collate(example_rows(known, **sizes), known)
+
+                warm_up.forward_and_backward(ranker, packed(schema), schema, config, device)
+                if teacher is not None:
+                    warm_up.forward_alone(ranker, packed(schema), schema, config, device, twins_only=True)
+                    warm_up.forward_alone(ranker, packed(schema.as_served()), schema, config, device)
     print(json.dumps({"compiled": compiled, "later": later, "kept": kept, "launched": launches}))
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(*map(json.loads, sys.argv[1:]))

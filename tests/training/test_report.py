@@ -49,10 +49,15 @@ def _write(folder: Path, config: Config, rows: list[dict[str, Any]]) -> str:
 
 
 def test_the_page_says_what_feedback_alone_tells(tmp_path: Path) -> None:
-    found = (("a", 0.78), ("b", None))
-    audits = [{"event": "feedback_audit", "step": 0, "task": task, "auc": auc} for task, auc in found]
+    event = {"event": "feedback_audit", "step": 0, "candidates": 40}
+    audits = [
+        event | {"task": "a", "auc": 0.78, "auc_with_feedback": 0.78, "with_feedback": 40},
+        event | {"task": "b", "auc": None, "auc_with_feedback": None, "with_feedback": 40},
+        event | {"task": "c", "auc": 0.7, "auc_with_feedback": 0.9, "with_feedback": 20},
+    ]
     page = _write(tmp_path, _recipe(tmp_path, None), audits + ROWS)
-    assert "| AUC of feedback alone, a | 0.780 |\n| AUC of feedback alone, b | unknown |" in page
+    for line in ("a | 0.780 |", "b | unknown |", "c | 0.700; 0.900 where there is some |"):
+        assert f"| AUC of feedback alone, {line}\n" in page
 
 
 def test_the_page_holds_everything(tmp_path: Path) -> None:

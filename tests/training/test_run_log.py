@@ -224,12 +224,14 @@ def test_rows_are_there_when_a_run_fails(tmp_path: Path) -> None:
 
 
 def test_what_feedback_alone_tells(tmp_path: Path) -> None:
-    said, found = io.StringIO(), {"click": LeakAudit(0.75, 40, 30), "buy": LeakAudit(float("nan"), 40, 30)}
+    said, unknown = io.StringIO(), float("nan")
+    found = {"click": LeakAudit(0.75, 40, 30, 0.8), "buy": LeakAudit(unknown, 40, 30, unknown)}
     with RunLog(tmp_path, is_main=True, console=Console(file=said, width=400)) as log:
         log.feedback_audit(found)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     kept = {"event": "feedback_audit", "step": 0, "candidates": 40, "with_feedback": 30}
-    assert rows == [{**kept, "task": "click", "auc": 0.75}, {**kept, "task": "buy", "auc": None}]
+    aucs = {"click": (0.75, 0.8), "buy": (None, None)}
+    assert rows == [kept | {"task": task, "auc": a, "auc_with_feedback": b} for task, (a, b) in aucs.items()]
     assert said.getvalue() == "".join(audit.told(task) + "\n" for task, audit in found.items())
     with RunLog(tmp_path / "other", is_main=False) as log:
         log.feedback_audit(found)

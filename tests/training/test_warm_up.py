@@ -21,10 +21,14 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-def test_nothing_is_compiled_later(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "teacher"), [("longer", None), ("hyformer", None), ("longer", "ema"), ("hyformer", "ema")]
+)
+def test_nothing_is_compiled_later(name: str, teacher: str | None) -> None:
+    """Nor by twins, by a copy that runs them alone, and by evaluation, which has none."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, "-W", "ignore", "-m", "tests.training.builds", json.dumps(MODELS[name])]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.training.builds"]
+    command += [json.dumps(MODELS[name]), json.dumps(teacher)]
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     found = json.loads(ran.stdout.splitlines()[-1])
