@@ -7,7 +7,7 @@ import pytest
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.schema import Schema
-from dist_rec.distill.check import check_later
+from dist_rec.distill.check import check_copy, check_later
 from tests.data.feedback_rows import feedback_schema
 from tests.data.requests import make_schema
 
@@ -85,6 +85,12 @@ def test_what_fits(schema: Schema, config: Config) -> None:
             "distill.allow_leak: no such task as bye; the schema's are: click, buy",
         ),
         (
+            feedback_schema(feedback={"ids": ["item"]}),
+            _config(NOW, distill={}),
+            "distill: training is at 1000, and the schema does not say after how long feedback is known; expected "
+            "candidate.feedback.window in seconds, or candidates that were just served look as if nothing happened",
+        ),
+        (
             feedback_schema(delayed={}),
             _config(distill={"rows": "immature"}),
             "distill.rows=immature: the schema has no label that takes time, so none would be taught; expected "
@@ -96,3 +102,11 @@ def test_what_does_not_fit(schema: Schema, config: Config, message: str) -> None
     with pytest.raises(ConfigError) as caught:
         check_later(config, schema)
     assert str(caught.value) == message
+
+
+def test_a_copy_is_taken_while_the_run_goes_on() -> None:
+    config = _config(distill={"teacher": "frozen", "frozen_at": 5})
+    check_copy(config, 6)
+    with pytest.raises(ConfigError, match=r"distill\.frozen_at=5: the run has 5 dense updates, so that nothing would"):
+        check_copy(config, 5)
+    check_copy(_config(distill={"teacher": "ema", "frozen_at": 5}), 5)

@@ -43,6 +43,8 @@ def test_what_is_taught_by_default_keeps_probabilities_calibrated() -> None:
         ({"teacher_rate": 0.0}, ("teacher_rate",), "greater than 0"),
         ({"teacher_rate": 1.5}, ("teacher_rate",), "less than or equal to 1"),
         ({"frozen_at": -1}, ("frozen_at",), "greater than or equal to 0"),
+        ({"teacher": "frozen"}, (), "teacher=frozen needs frozen_at"),
+        ({"teacher": "trust_region"}, (), "teacher=trust_region needs frozen_at"),
         ({"div_mix": -0.1}, ("div_mix",), "greater than or equal to 0"),
         ({"div_mix": 1.1}, ("div_mix",), "less than or equal to 1"),
         ({"rows": "final"}, ("rows",), "'all', 'labelled' or 'immature'"),

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 from torch import Tensor
 
 from dist_rec.common.strict import ConfigError
@@ -128,9 +131,6 @@ def test_a_checkpoint_is_evaluated_without_teacher_and_feedback(
 
 
 def _without_feedback(folder: Path, out: Path) -> Path:
-    import pyarrow.parquet as pq
-    import yaml
-
     schema = yaml.safe_load((folder / "schema.yaml").read_text())
     del schema["candidate"]["feedback"]
     out.mkdir()
@@ -190,3 +190,60 @@ def test_the_door_says_what_does_not_fit(
     both = {"data": {"observed_at": now, **changes.pop("data", {})}, "distill": EMA, **changes}
     with pytest.raises(ConfigError, match=message):
         run(make_config(folder, tmp_path, **both), alone)
+
+
+def _changed(folder: Path, out: Path, **of_tables: int) -> Path:
+    """The same data; feedback also has an id `shown` in a table of its own or one that only the context has."""
+    schema = yaml.safe_load((folder / "schema.yaml").read_text())
+    schema["tables"] |= of_tables
+    table = next(iter(of_tables), "segment")
+    schema["candidate"]["feedback"]["ids"].append({"name": "shown", "table": table})
+    out.mkdir()
+    (out / "schema.yaml").write_text(yaml.safe_dump(schema))
+    for split in ("train", "valid", "test"):
+        (out / split).mkdir()
+        for path in sorted((folder / split).glob("*.parquet")):
+            whole = pq.read_table(path)
+            whole = whole.append_column("feedback.shown", whole["feedback.dwell"].cast(pa.list_(pa.int16())))
+            rows = [[value % 8 for value in of] for of in whole["feedback.shown"].to_pylist()]
+            at = whole.schema.get_field_index("feedback.shown")
+            pq.write_table(whole.set_column(at, "feedback.shown", pa.array(rows)), out / split / path.name)
+    return out
+
+
+HIDING = {"rules": [{"reason": "privacy", "field": "category", "values": [1]}]}
+ONLY_FEEDBACK = {"rules": [{"reason": "privacy", "field": "shown", "values": [1]}]}
+
+
+@pytest.mark.parametrize(
+    ("tables", "changes"),
+    [
+        ({}, {"data": {"filter": HIDING}}),
+        ({"shown": 8}, {"embedding": {"tables": {"shown": {"sharding": ["row_wise"]}}}}),
+        ({"shown": 8}, {"data": {"filter": ONLY_FEEDBACK}}),
+    ],
+    ids=["HIDDEN in a table of context and feedback", "a table of feedback alone", "a rule of feedback alone"],
+)
+def test_what_only_feedback_has_is_no_matter_to_evaluation_and_baselines(
+    data: tuple[Path, int], tmp_path: Path, alone: Ranks, tables: dict[str, int], changes: dict[str, Any]
+) -> None:
+    folder, now = data
+    both = {"data": {"batch_size": 12, "observed_at": now} | changes.get("data", {}), "distill": EMA}
+    config = make_config(_changed(folder, tmp_path / "data", **tables), tmp_path, **(changes | both))
+    run(config, alone)
+    checkpoint, plain = tmp_path / "run" / "checkpoints" / "last", config.model_copy(update={"distill": None})
+    assert evaluate_checkpoint(config, checkpoint, "test", alone) == evaluate_checkpoint(
+        plain, checkpoint, "test", alone
+    )
+    run(plain, alone, "plain")
+
+
+def test_labels_that_the_files_do_not_know_are_counted_nowhere(
+    data: tuple[Path, int], tmp_path: Path, alone: Ranks
+) -> None:
+    """In evaluation, too: at the end of train none of the later requests is final."""
+    _, now = data
+    some = run(_config(data, tmp_path, data={"written_at": now + 10 * 86_400}), alone, "some").test["convert"]
+    every = run(_config(data, tmp_path, data={"written_at": now + 99 * 86_400}), alone, "every").test["convert"]
+    assert 0 < some.candidates < every.candidates
+    assert run(_config(data, tmp_path, data={"written_at": now}), alone, "none").test["convert"].candidates == 0

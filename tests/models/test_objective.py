@@ -15,6 +15,7 @@ from dist_rec.data.targets import Targets
 from dist_rec.models.layers.delay import LEAST_RATE
 from dist_rec.models.objective import Objective
 from dist_rec.models.signals import SUMS, teaching_signals
+from dist_rec.training.splits import training_targets
 from tests.data.feedback_rows import NOW, feedback_rows, feedback_schema
 from tests.data.filter.policies import all_items, filter_by_item
 from tests.data.requests import make_table
@@ -142,14 +143,20 @@ CASES: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
 }
 
 
+def _taught(config: Config) -> dict[str, float]:
+    """Weights of lessons by task, as a run gives them to its reader."""
+    schema = feedback_schema()
+    return dict(training_targets(config, schema).taught or {})
+
+
 @pytest.mark.parametrize("name", list(CASES))
 def test_the_loss_is_the_sum_written_out(name: str) -> None:
     distill, head = CASES[name]
     schema = feedback_schema() if distill is not None else feedback_schema().with_feedback(None)
     config, objective, _ = _objective(schema, distill, **head)
     targets = {} if config.distill is None else {"distilled": config.distill.rows}
-    batch = _batch(schema, taught=tuple((distill or {}).get("tasks", {"buy": 1.0})), **targets)
-    assert batch.candidates_per_rank.shape == (2,) and batch.candidates_per_rank[0] > batch.candidates_per_rank[1]
+    batch = _batch(schema, taught=_taught(config), **targets)
+    assert batch.candidates_per_rank.shape == (2,) and batch.candidates_per_rank[0] != batch.candidates_per_rank[1]
     scores = _scores(objective, batch).requires_grad_()
     loss, logits, signals = objective(scores, {}, batch)
     _assert_as_written(config, objective, batch, scores, loss)
@@ -192,7 +199,9 @@ def test_evaluation_has_plain_labels(immature: str) -> None:
 def test_who_teaches(kind: str) -> None:
     """The copy reads the rows of this step; trust_region mixes its logits with those of the twins."""
     schema = feedback_schema()
-    config, objective, model = _objective(schema, {"teacher": kind, "teacher_rate": 0.25})
+    config, objective, model = _objective(schema, {"teacher": kind, "teacher_rate": 0.25, "frozen_at": 1})
+    assert objective.teacher is not None
+    objective.teacher.advance(model.ranker)
     batch = _batch(schema)
     rows, scores = model.tables(batch), _scores(objective, batch).requires_grad_()
     copied, live = model.ranker(rows, batch, twins_only=True).detach(), scores[batch.num_candidates :].detach()
@@ -246,7 +255,7 @@ def test_candidates_that_a_filter_takes_have_no_part(immature: str) -> None:
 
 
 @pytest.mark.parametrize("immature", ["leave_out", *CORRECTIONS])
-@pytest.mark.parametrize("distill", [{}, {"teacher": "trust_region"}])
+@pytest.mark.parametrize("distill", [{}, {"teacher": "trust_region", "frozen_at": 1}])
 def test_without_candidates_the_loss_is_zero(distill: dict[str, Any], immature: str) -> None:
     schema = feedback_schema()
     _, objective, model = _objective(schema, distill, immature=immature)
@@ -262,7 +271,7 @@ def test_without_candidates_the_loss_is_zero(distill: dict[str, Any], immature: 
 def test_without_feedback_nothing_is_taught() -> None:
     schema = feedback_schema()
     config, objective, _ = _objective(schema, {"weight": 5.0})
-    empty = {"candidate.feedback_events": lambda of: [0] * len(of)}
+    empty = {"candidate.feedback_events": lambda of: [-1] * len(of)}
     rows = [
         {name: [] if name.startswith("feedback.") else empty.get(name, lambda of: of)(of) for name, of in row.items()}
         for row in feedback_rows(12)
