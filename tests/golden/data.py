@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from dist_rec.common.strict import Strict
 from dist_rec.data.importers.assist import Assist
 from dist_rec.data.importers.movielens import MovieLens
+from dist_rec.data.synthetic.delayed import DelayedConfig, synthesize_delayed
 from dist_rec.data.synthetic.history import SynthConfig, synthesize
 from dist_rec.data.synthetic.three import ThreeConfig, synthesize_three
 
@@ -40,6 +41,12 @@ def _forget(folder: Path) -> None:
 def _three(folder: Path) -> None:
     config = ThreeConfig(requests=200, max_length=40, mean_length=16, items=120)
     synthesize_three(folder / "out", config)
+
+
+def _delayed(folder: Path) -> None:
+    """At the recipe's moment of training: the time of its requests does not depend on their number."""
+    options = {"requests": 200, "max_length": 40, "mean_length": 16, "shown": 1, "days": 8}
+    synthesize_delayed(folder / "out", DelayedConfig.model_validate(options))
 
 
 def _ml_100k(folder: Path) -> None:
@@ -108,6 +115,7 @@ SETS: dict[str, Callable[[Path], None]] = {
     "quickstart": _quickstart,
     "forget": _forget,
     "three": _three,
+    "delayed": _delayed,
     "ml-100k": _ml_100k,
     "ml-1m": _ml_1m,
     "statics2011": _statics,
