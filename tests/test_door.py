@@ -130,6 +130,7 @@ NOT_AT_DOOR: dict[str, str] = {
     "training/checkpoint.py::_explained": "tensors are compared with those of the sharded model",
     "training/checkpoint.py::load_position": OF_RANKS,
     "training/setup.py::_resume": "the steps of a run depend on the number of ranks",
+    "distill/check.py::check_copy": "the steps of a run depend on the number of ranks",
     "data/loader.py::__iter__": "the state of a loader is read by its workers",
     "data/filter/policy.py::decided": "what a policy of one's own decides is known when it has decided",
     **{

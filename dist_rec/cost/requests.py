@@ -168,7 +168,9 @@ def measured(config: Config, schema: Schema) -> Requests:
     """Requests of a step by the first batches of the training split. Of these the one of median size.
 
     Raises ConfigError if there is no data to measure."""
-    acting = make_filter(config.data.filter, declared_schema(config), training=True)
+    acting = None
+    if config.data.filter is not None:
+        acting = make_filter(config.data.filter, declared_schema(config), training=True)
     try:
         reader = RequestReader(
             folders=[Path(config.data.path) / folder for folder in config.data.train],

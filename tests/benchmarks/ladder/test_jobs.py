@@ -35,7 +35,7 @@ def test_a_job_starts_from_the_common_weights_and_trains(start: Start, name: str
     before = {key: of.clone() for key, of in ranker.items()}
     for key, of in before.items():
         assert torch.equal(of, start.dense[key.split("ranker.")[1]])
-    first, _ = next(iter([*job.train(job.batches)]))
+    first, *_ = next(iter([*job.train(job.batches)]))
     assert first.isfinite() and len(job.batches) == CELL.steps
     job.flush()
     changed = [key for key, of in job.dmp.state_dict().items() if key in before and not torch.equal(of, before[key])]

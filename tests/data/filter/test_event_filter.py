@@ -198,7 +198,8 @@ def test_the_feedback_of_what_is_filtered_leaves_no_trace(action: str) -> None:
 
 def _with_other_feedback(row: Row, of_events: bool) -> Row:
     """Other kinds and pages: of the candidates that `all_items` names, and of the events that it does."""
-    candidates = np.repeat(row["candidate.item"], row["candidate.feedback_events"]).tolist()
+    counts = np.array(row["candidate.feedback_events"], np.int64).clip(min=0)
+    candidates = np.repeat(row["candidate.item"], counts).tolist()
     pairs = list(zip(candidates, row["feedback.item"], strict=True))
     changes = [item % 3 == 0 or (of_events and event % 3 == 0) for item, event in pairs]
     return row | {
