@@ -189,7 +189,7 @@ def test_a_request_without_candidates_is_left_out_too() -> None:
 @pytest.mark.parametrize("action", ["hide", "keymask", "drop", "mask"])
 def test_the_feedback_of_what_is_filtered_leaves_no_trace(action: str) -> None:
     """Nor does a filtered event of other feedback, but for a masked one, which stays as it is."""
-    schema, rows = later_schema(hidden=True), later_rows(12)
+    schema, rows = later_schema(hidden=True), later_rows(24)
     acting = filter_by_item(schema, all_items(action))
     others = [_with_other_feedback(row, of_events=action != "mask") for row in rows]
     assert sum(one != other for one, other in zip(rows, others, strict=True)) > 4, "there is something to see"
