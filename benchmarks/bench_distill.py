@@ -45,6 +45,8 @@ def main() -> None:
     print(text)
     if options.out:
         options.out.write_text(text)
+        if options.what == "study":
+            study.draw(study.read(options.table)).savefig(options.out.with_suffix(".png"))
 
 
 def _page(options: argparse.Namespace) -> Iterable[str]:

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from benchmarks.distill.data import IMMATURE, write_budget, write_world
 from benchmarks.distill.runs import trained
@@ -49,6 +50,7 @@ KINDS: dict[str, dict[str, Any]] = {
 KINDS_AT = (3_000,)
 
 
+DRAWN = (BASE, "forward KL, labelled", "forward KL, all", "shuffled feedback", "delay model", "every label")
 FEW = (BASE, "teacher only", "forward KL, all", "every label")  # where feedback shows nothing that a server knows
 
 
@@ -169,10 +171,10 @@ def page(rows: list[Row]) -> Iterator[str]:
 def _of_world(rows: list[Row]) -> Iterator[str]:
     budgets = sorted({row.labels for row in rows})
     audits = [row.audit for row in rows if row.arm == "forward KL, all" and row.audit == row.audit]
-    seeds = len({row.seed for row in rows})
+    seeds = {labels: len({row.seed for row in rows if row.labels == labels}) for labels in budgets}
     yield (
         f"Best reachable AUC {mean(row.best_auc for row in rows):.3f}; AUC of feedback alone {min(audits):.2f} to "
-        f"{max(audits):.2f}; {seeds} seeds."
+        f"{max(audits):.2f}. Seeds: {', '.join(f'{count} with {labels:,} labels' for labels, count in seeds.items())}."
     )
     head = "".join(f" {labels:,} |" for labels in budgets)
     for title, cell in (
@@ -195,7 +197,10 @@ def _of_world(rows: list[Row]) -> Iterator[str]:
 
 
 def _labels_saved(rows: list[Row], budgets: list[int]) -> Iterator[str]:
-    """How many labels the arm without a teacher needs for the same AUC, by interpolation between budgets."""
+    """How many labels the arm without a teacher needs for the same AUC, by interpolation between budgets of all
+    seeds."""
+    seeds = {labels: len({row.seed for row in rows if row.labels == labels}) for labels in budgets}
+    budgets = [labels for labels in budgets if seeds[labels] == max(seeds.values())]
     curve = [mean(row.auc for row in rows if (row.arm, row.labels) == (BASE, labels)) for labels in budgets]
     if len(curve) < 2:
         return
@@ -236,3 +241,23 @@ def _kinds(rows: list[Row]) -> Iterator[str]:
 def _spread(values: list[float], *, signed: bool = False) -> str:
     sign = "+" if signed else ""
     return f"{mean(values):{sign}.4f} ± {stdev(values) if len(values) > 1 else 0.0:.4f}"
+
+
+def draw(rows: list[Row]) -> Figure:
+    """AUC over labels, of the arms that tell most; a bar is the standard error over seeds."""
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
+    for arm in DRAWN:
+        found: dict[int, list[float]] = {}
+        for row in rows:
+            if row.arm == arm and row.shown:
+                found.setdefault(row.labels, []).append(row.auc)
+        if found:
+            budgets = sorted(found)
+            errors = [stdev(found[n]) / len(found[n]) ** 0.5 if len(found[n]) > 1 else 0.0 for n in budgets]
+            axes.errorbar(budgets, [mean(found[n]) for n in budgets], errors, marker="o", capsize=2, label=arm)
+    axes.set(xscale="log", xlabel="labels that are final", ylabel="test AUC")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    return figure
