@@ -81,7 +81,7 @@ class DelayedConfig(PlantedConfig):
         le=1,
         description="How much of what a server knows of a label feedback shows, too; 0: what it does not.",
     )
-    feedback_share: float = Field(1.0, ge=0, le=1, description="Share of the candidates with feedback.")
+    feedback_share: float = Field(1.0, ge=0, le=1, description="Share of the candidates whose feedback is known.")
 
     @property
     def horizon_seconds(self) -> int:
@@ -222,7 +222,7 @@ class _Truth:
             "convert.oracle": truth.astype(np.float32),
             "convert.delay": np.where(label, draw_delays(self.config, score.shape, rng), 0),
             "convert.with_feedback": np.where(feedback.count > 0, feedback.label_p(self.latent, score, mean), truth),
-            "feedback_events": feedback.count,
+            "feedback_events": np.where(feedback.count > 0, feedback.count, -1),
         }
         per_request = np.full(len(user), self.config.candidates)
         columns |= {f"candidate.{name}": list_column(per_request, of.ravel()) for name, of in values.items()}
