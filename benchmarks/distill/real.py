@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.distill.runs import trained
-from benchmarks.ngram.runs import append, read_rows
+from benchmarks.tables import append, read_rows
 from dist_rec.config import Config, load_config
 from dist_rec.data.columns import list_column
 from dist_rec.data.schema import load_schema

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.distill.data import IMMATURE, write_budget, write_world
 from benchmarks.distill.runs import trained
-from benchmarks.ngram.runs import append, read_rows
+from benchmarks.tables import append, read_rows
 from dist_rec.config import Config
 from dist_rec.training.ranks import Ranks, start_ranks
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.ngram.runs import append, parameters, read_rows
+from benchmarks.ngram.parameters import parameters
+from benchmarks.tables import append, read_rows
 from dist_rec.config import Config, load_config
 from dist_rec.training.loop import train_one
 from dist_rec.training.ranks import Ranks, start_ranks

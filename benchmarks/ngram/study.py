@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 
 from benchmarks.ngram.markov import MarkovConfig, write_markov
-from benchmarks.ngram.runs import append, parameters, read_rows
+from benchmarks.ngram.parameters import parameters
+from benchmarks.tables import append, read_rows
 from dist_rec.common.ngram import Amplify
 from dist_rec.config import Config
 from dist_rec.training.loop import train_one

@@ -3,7 +3,9 @@ and `ngram_ids`.
 
 Names come when they are used: a recipe reads a part of this package without torch."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dist_rec.common.lazy import lazily
 
 if TYPE_CHECKING:
     from dist_rec.common.ngram import NgramSpec as NgramSpec
@@ -39,10 +41,4 @@ __all__ = [
     "ngram_ids",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'dist_rec.data' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazily("dist_rec.data", _HOMES)

@@ -1,6 +1,8 @@
 """What is known of a candidate only after it was served, as a schema declares it: feedback, and labels that take
 time."""
 
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
 from dist_rec.common.strict import Size, Strict
@@ -26,6 +28,9 @@ class DelayedLabel(Strict):
 class FeedbackSchema(Strict):
     """A short list of events of a candidate that happen after it was served, such as how long somebody stayed and what
     came next, oldest first. Never an event that the label is made of."""
+
+    score: ClassVar[bool] = False  # as other events may have them, for a filter
+    reason: ClassVar[bool] = False
 
     ids: list[IdField] = Field(default=[], description="Looked up in tables, with those of all other events.")
     side: dict[str, int] = Field(default={}, description="Small values of the event: name -> number of values.")

@@ -20,13 +20,13 @@ def trained(reading: Reading, labels: Labels) -> NDArray[np.bool_]:
 
 
 def num_targets(reading: Reading, labels: Labels, taught: NDArray[np.float64]) -> tuple[float, ...]:
-    """Candidates that are trained; where labels take time of every task, without those of whose label nothing is known.
-    Of these, one that a teacher teaches counts with the weight of its lesson, `taught` (C, T): so that a mean is over
-    all that have a loss."""
+    """Candidates that are trained; where labels take time of every task, without those of whose label nothing is known
+    yet: one whose condition is not met counts, as it does where labels take no time. One that is only taught counts
+    with the weight of its lesson, `taught` (C, T), so that a mean is over all that have a loss."""
     there = trained(reading, labels)
     if not reading.schema.candidate.delayed:
         return (float(there.sum()),)
-    known = labels.mature | ~np.isnan(labels.more.get("observed", labels.final))
+    known = labels.mature | ~labels.defined | ~np.isnan(labels.more.get("observed", labels.final))
     return tuple(float(of) for of in (np.where(known, 1.0, taught) * there[:, None]).sum(0))
 
 

@@ -94,8 +94,8 @@ class CandidateSchema(Strict):
         for task in self.delayed:
             if task not in self.labels:
                 raise ValueError(f"delayed.{task}: no such label; these are: {', '.join(self.labels)}")
-            if any(task in pair for pair in self.given.items()):
-                raise ValueError(f"delayed.{task}: a label that takes time can have no condition and be none")
+            if task in self.given.values():
+                raise ValueError(f"delayed.{task}: a label that takes time can be no condition of another")
         for task, condition in self.given.items():
             for name in (task, condition):
                 if name not in self.labels:

@@ -5,7 +5,9 @@ SDPO: Reinforcement Learning via Self-Distillation, https://arxiv.org/abs/2601.2
 
 Names come when they are used: a recipe reads a part of this package without torch."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dist_rec.common.lazy import lazily
 
 if TYPE_CHECKING:
     from dist_rec.distill.divergence import distill_bernoulli as distill_bernoulli
@@ -19,10 +21,4 @@ _HOMES = {
 }
 __all__ = ["SelfTeacher", "distill_bernoulli", "distill_topk"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'dist_rec.distill' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazily("dist_rec.distill", _HOMES)

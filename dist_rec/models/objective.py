@@ -77,9 +77,8 @@ class Objective(nn.Module):
     def __init__(self, schema: Schema, config: Config, ranker: Ranker, device: torch.device) -> None:
         super().__init__()
         head, labels = config.model.head, schema.candidate.labels
-        self.loss: Loss = LOSSES.make(head.loss)
         self.tasks = len(labels)
-        self.label_loss = LabelLoss(self.loss, head.immature, delayed_places(schema), self.tasks)
+        self.label_loss = LabelLoss(LOSSES.make(head.loss), head.immature, delayed_places(schema), self.tasks)
         reads = schema.candidate.feedback is not None and schema.candidate.feedback.read
         self.distill = config.distill if reads and config.distill is not None and config.distill.is_on else None
         weights = [head.task_weights.get(task, 1.0) for task in labels]

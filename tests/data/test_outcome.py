@@ -91,3 +91,22 @@ def test_evaluation_knows_every_label_and_what_a_filter_chose() -> None:
         assert values[0] == click and values[3] == convert
         assert math.isnan(values[1]) if buy is None else values[1] == buy
         assert math.isnan(values[2]) if not of["back.matured"] else values[2] == of["back"]
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_a_late_label_may_have_a_condition(corrected: bool) -> None:
+    """Of five candidates three were clicked; at 1,050 no purchase within 100 seconds is final."""
+    row = next(row for row in later_rows(99, seed=3) if len(row["candidate.item"]) == 5)
+    told = {"time": 1_000, "candidate.click": [1, 1, 1, 0, 0], "candidate.convert": [1, 1, 0, 0, 0]}
+    told |= {"candidate.convert.delay": [10, 90, 0, 0, 0], "history.time": [0] * len(row["history.item"])}
+    told |= {"feedback.time": [1_200] * len(row["feedback.time"])}
+    schema = later_schema(given={"buy": "click", "convert": "click"})
+    place = LABELS.index("convert")
+
+    def at(now: int) -> tuple[list[float], float]:
+        sent = collate(make_table([row | told], schema), schema, targets=Targets(now, corrected, taught={}))
+        name = "observed" if corrected else "labels"
+        return sent.tensors[name][:, place].nan_to_num(-1).tolist(), sent.num_targets[place]
+
+    assert at(1_050) == ([1, 0, 0, -1, -1] if corrected else [-1] * 5, 5.0 if corrected else 2.0)
+    assert at(1_100) == ([1, 1, 0, -1, -1], 5.0)

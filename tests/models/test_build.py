@@ -35,7 +35,7 @@ def test_forward_gives_the_loss_and_detached_outputs() -> None:
     assert loss.requires_grad and not reported.requires_grad and not logits.requires_grad
     assert logits.shape == batch.labels.shape and logits.dtype == torch.float32 and not len(signals)
     assert torch.equal(reported, loss) and torch.equal(
-        loss, total_loss(model.objective.loss, logits, batch.labels, batch.candidates_per_rank)
+        loss, total_loss(model.objective.label_loss.loss, logits, batch.labels, batch.candidates_per_rank)
     )
     halved = model(replace(batch, candidates_per_rank=2 * batch.candidates_per_rank))[0]
     torch.testing.assert_close(2 * halved, loss)

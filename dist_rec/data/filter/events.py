@@ -55,16 +55,12 @@ class Events:
     @cached_property
     def score(self) -> NDArray | None:
         """(N,) from 0 to 1, or None."""
-        return (
-            self._values("score") if not isinstance(self._declared, FeedbackSchema) and self._declared.score else None
-        )
+        return self._values("score") if self._declared.score else None
 
     @cached_property
     def reason(self) -> NDArray[np.uint8] | None:
         """(N,) bits of `Reason`, or None."""
-        return (
-            self._values("reason") if not isinstance(self._declared, FeedbackSchema) and self._declared.reason else None
-        )
+        return self._values("reason") if self._declared.reason else None
 
     @cached_property
     def key(self) -> NDArray[np.uint64]:

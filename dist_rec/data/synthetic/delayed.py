@@ -33,6 +33,7 @@ from dist_rec.data.synthetic.parts import (
     FIRST_SECOND,
     PlantedConfig,
     Tally,
+    Timelines,
     ZipfItems,
     auc_or_half,
     draw_actions,
@@ -143,18 +144,7 @@ class _World:
         return np.where(rng.random(user.shape) < favourite_p, favourite, rng.integers(0, self.categories, user.shape))
 
 
-@dataclass(frozen=True)
-class _Timelines:
-    """Events of all users, jagged: user after user, oldest first."""
-
-    offsets: Ints  # (users + 1,)
-    item: Ints
-    category: Ints
-    action: Ints
-    time: Ints
-
-
-def _timelines(config: DelayedConfig, world: _World, rng: np.random.Generator) -> _Timelines:
+def _timelines(config: DelayedConfig, world: _World, rng: np.random.Generator) -> Timelines:
     mean = config.mean_length or max(5, min(24, round(0.4 * config.max_length)))
     lengths = timeline_lengths(mean, config.max_length, config.num_users, rng)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -164,7 +154,7 @@ def _timelines(config: DelayedConfig, world: _World, rng: np.random.Generator) -
     place = rng.uniform(-LEAD, 1, len(user))
     place[offsets[:-1]] = -LEAD  # so no history is empty
     time = (FIRST_SECOND + config.seconds * place).astype(np.int64)
-    return _Timelines(
+    return Timelines(
         offsets=offsets,
         item=world.items.draw(category, rng),
         category=category,
@@ -173,7 +163,7 @@ def _timelines(config: DelayedConfig, world: _World, rng: np.random.Generator) -
     )
 
 
-def _requests(config: DelayedConfig, timelines: _Timelines, rng: np.random.Generator) -> Ints:
+def _requests(config: DelayedConfig, timelines: Timelines, rng: np.random.Generator) -> Ints:
     """(requests, 3) user, length of the history, and time, in order of time."""
     user = rng.integers(0, config.num_users, config.requests)
     time = FIRST_SECOND + (np.arange(config.requests) * (config.seconds / config.requests)).astype(np.int64)
@@ -187,7 +177,7 @@ def _requests(config: DelayedConfig, timelines: _Timelines, rng: np.random.Gener
 class _Truth:
     """Draws candidates, labels, delays and feedback, and packs requests into tables."""
 
-    def __init__(self, config: DelayedConfig, world: _World, timelines: _Timelines, rng: np.random.Generator) -> None:
+    def __init__(self, config: DelayedConfig, world: _World, timelines: Timelines, rng: np.random.Generator) -> None:
         self.config, self.world, self.timelines, self.rng = config, world, timelines, rng
         self.latent = Latent(config.noise, config.categories)
 

@@ -9,7 +9,6 @@ With `forget_share`, some categories are a domain of their own that a run may be
 in it as in the others, some much and many none, and its events lie between all other events of a session."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from dist_rec.data.synthetic.parts import (
     ACTIONS,
     PlantedConfig,
     Tally,
+    Timelines,
     ZipfItems,
     auc_or_half,
     draw_actions,
@@ -123,18 +123,7 @@ class _Catalog:
         return np.searchsorted(self._category_cdf, rng.random(shape), side="right")
 
 
-@dataclass(frozen=True)
-class _Timelines:
-    """Events of all users, jagged: user after user, oldest first."""
-
-    offsets: Ints  # (users + 1,)
-    item: Ints
-    category: Ints
-    action: Ints
-    time: Ints
-
-
-def _timelines(config: SynthConfig, catalog: _Catalog, rng: np.random.Generator) -> _Timelines:
+def _timelines(config: SynthConfig, catalog: _Catalog, rng: np.random.Generator) -> Timelines:
     mean = config.mean_length or max(5, round(0.12 * config.max_length))
     lengths = timeline_lengths(mean, config.max_length, config.num_users, rng)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -154,7 +143,7 @@ def _timelines(config: SynthConfig, catalog: _Catalog, rng: np.random.Generator)
         focus = np.where(forget, of_domain, focus)
     item = catalog.items.draw(category, rng)
     source = _revisits(position, rng)
-    return _Timelines(
+    return Timelines(
         offsets=offsets,
         item=item[source],
         category=category[source],
@@ -197,7 +186,7 @@ def _revisits(position: Ints, rng: np.random.Generator) -> Ints:
 class _Truth:
     """Draws candidates and labels, and packs requests into tables."""
 
-    def __init__(self, config: SynthConfig, catalog: _Catalog, timelines: _Timelines, rng: np.random.Generator) -> None:
+    def __init__(self, config: SynthConfig, catalog: _Catalog, timelines: Timelines, rng: np.random.Generator) -> None:
         self.config, self.catalog, self.timelines, self.rng = config, catalog, timelines, rng
         self.segment = rng.integers(0, config.segments, config.num_users)
         self.taste = rng.standard_normal((config.segments, config.categories))

@@ -3,6 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ def saturated(share: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def sigmoid(score: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-score))
+
+
+@dataclass(frozen=True)
+class Timelines:
+    """Events of all users, jagged: user after user, oldest first."""
+
+    offsets: Ints  # (users + 1,)
+    item: Ints
+    category: Ints
+    action: Ints
+    time: Ints
 
 
 def timeline_lengths(mean_length: int, max_length: int, users: int, rng: np.random.Generator) -> Ints:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ngram.parameters import parameters
 from benchmarks.ngram.real import FIELDS, PLAIN, WIDER, Row, Run, config_of, page
-from benchmarks.ngram.runs import parameters
 from tests.golden.data import make_set
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from benchmarks.ngram.markov import MarkovConfig, write_markov
-from benchmarks.ngram.runs import append, parameters
+from benchmarks.ngram.parameters import parameters
 from benchmarks.ngram.study import PARAMETERS, WIDER, Arm, Row, arms, config_of, page, read, sized
+from benchmarks.tables import append
 
 
 def test_every_arm_has_as_many_parameters(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.ngram.runs import append, read_rows
+from benchmarks.tables import append, read_rows
 
 
 @dataclass(frozen=True)

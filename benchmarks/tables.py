@@ -5,13 +5,6 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
-from dist_rec.config import Config
-from dist_rec.models.build import build_model
-from dist_rec.models.cost import dense_params
-from dist_rec.training.splits import dataset_schema
-
 Row = TypeVar("Row")
 
 
@@ -33,12 +26,3 @@ def read_rows(table: Path, kind: type[Row]) -> list[Row]:
     with table.open() as file:
         kinds: dict[str, Any] = {field.name: field.type for field in fields(kind)}  # pyright: ignore[reportArgumentType]
         return [kind(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
-
-
-def parameters(config: Config) -> tuple[int, int]:
-    """All parameters of a recipe's model, and those of n-grams."""
-    schema = dataset_schema(config)
-    model = build_model(schema, config, torch.device("cpu"))
-    tables = {name: sum(p.numel() for p in of.parameters()) for name, of in model.embedding.collections.items()}
-    ngrams = sum(count for name, count in tables.items() if name in schema.ngram_tables)
-    return sum(dense_params(model.ranker).values()) + sum(tables.values()), ngrams
