@@ -23,7 +23,8 @@ from dist_rec.config import CheckpointConfig, load_config
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import collate
 from dist_rec.data.reader import RequestReader
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.synthetic.history import SynthConfig, synthesize
 from dist_rec.data.validate import open_parquet
 from dist_rec.data.writer import write_schema, write_split

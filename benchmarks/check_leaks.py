@@ -24,7 +24,8 @@ from dist_rec.common.seed import seed_everything
 from dist_rec.config import Config, load_config
 from dist_rec.data.collate import collate
 from dist_rec.data.columns import list_column
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.validate import open_parquet
 from dist_rec.training.checkpoint import load_checkpoint
 from dist_rec.training.metrics import auc

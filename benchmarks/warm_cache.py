@@ -118,7 +118,7 @@ def _compile(folder: Path, width: int, merge: int) -> int:
     import torch
 
     from benchmarks import bench_ledger, gpu_steps
-    from dist_rec.data.schema import load_schema
+    from dist_rec.data.schema_file import load_schema
     from dist_rec.data.synthetic.history import SynthConfig, synthesize
     from dist_rec.embedding.tables import table_dims
     from dist_rec.models.ranker import Ranker

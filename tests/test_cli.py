@@ -13,7 +13,7 @@ import yaml
 
 from dist_rec import cli, doctor
 from dist_rec.config import Config, load_config
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 
 TINY = {
     "model": {"tokens": {"width": 8, "hidden": 8}, "longer": {"merge": 2, "k": 2, "heads": 2}, "head": {"hidden": [8]}},

@@ -13,7 +13,8 @@ from dist_rec.config import ParallelConfig, load_config
 from dist_rec.data.errors import DataError
 from dist_rec.data.files import RowGroup
 from dist_rec.data.row_reader import ParquetReader
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.door import check_run
 from dist_rec.training.ranks import start_ranks
 from tests.training.runs import make_config, run, write_dataset

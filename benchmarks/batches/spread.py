@@ -8,7 +8,8 @@ import numpy as np
 
 from dist_rec.data.columns import Ints
 from dist_rec.data.reader import RequestReader
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import load_schema
 
 EPOCHS = 3
 SHUFFLE_WINDOW = 2048

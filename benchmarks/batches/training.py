@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.batches.spread import make_reader
 from dist_rec.config import load_config
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.training.pipeline import (
     CountedBatches,
     make_optimizer,

@@ -21,7 +21,8 @@ from benchmarks.compare.claims import CLAIMS, changed
 from benchmarks.compare.families import Sized, families, matched, measured
 from benchmarks.compare.sets import DATA, Budget, Tree
 from dist_rec.config import Config
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.training.loop import train_one
 from dist_rec.training.ranks import Ranks, start_ranks
 from dist_rec.training.run_log import RunLog

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dist_rec.data.columns import list_column, ragged_values, scalar_values
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.synthetic.delayed import DelayedConfig, synthesize_delayed
 from dist_rec.data.synthetic.parts import DAY_SECONDS
 from dist_rec.data.writer import write_schema, write_split

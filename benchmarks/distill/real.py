@@ -19,7 +19,7 @@ from benchmarks.distill.runs import trained
 from benchmarks.tables import append, read_rows
 from dist_rec.config import Config, load_config
 from dist_rec.data.columns import list_column
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.training.ranks import start_ranks
 
 FINAL = 0.1  # share of the labels

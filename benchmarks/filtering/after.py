@@ -22,7 +22,7 @@ from benchmarks.filtering.study import Cell, any_config, config_of, evaluated_mo
 from dist_rec.common.auc import auc
 from dist_rec.config import Config
 from dist_rec.data.columns import ragged_values
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.writer import write_split
 from dist_rec.training.checkpoint import load_checkpoint
 from dist_rec.training.evaluate import evaluate_split

@@ -14,7 +14,8 @@ from benchmarks.forms import Form, in_turns, quickstart, spread
 from dist_rec.data.filter.config import FilterConfig
 from dist_rec.data.filter.events import Events
 from dist_rec.data.row_reader import PARQUET
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.some_rows import SomeRows
 from dist_rec.data.synthetic.history import SynthConfig, synthesize
 from dist_rec.registry import FILTERS

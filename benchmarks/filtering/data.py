@@ -19,7 +19,7 @@ from dist_rec.data.filter.events import Events
 from dist_rec.data.importers.assist import Assist
 from dist_rec.data.importers.movielens import MovieLens
 from dist_rec.data.row_reader import PARQUET
-from dist_rec.data.schema import SCHEMA_FILE, load_schema
+from dist_rec.data.schema_file import SCHEMA_FILE, load_schema
 from dist_rec.data.some_rows import SomeRows
 from dist_rec.data.synthetic.history import FORGET_FILE, SynthConfig, synthesize
 

@@ -16,7 +16,7 @@ from benchmarks.filtering.policy import NoisyOptions
 from benchmarks.filtering.study import FLIPS, read
 from dist_rec.common.logistic import best_f1, f1_at, threshold_of_share
 from dist_rec.data.columns import list_column, ragged_values
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.probe.fit import fit_probe
 from dist_rec.probe.labels import Level, WeakLabels
 

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from dist_rec.config import Config, load_config
 from dist_rec.data.columns import Ints, expand_ranges, list_column, ragged_values
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.synthetic.history import SynthConfig, synthesize
 from dist_rec.data.synthetic.three import ThreeConfig, synthesize_three
 

@@ -19,7 +19,8 @@ from benchmarks.ladder.plain_tokens import PlainPool, PlainTokens
 from dist_rec.config import Config
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.columns import CANDIDATE, CONTEXT
-from dist_rec.data.schema import IdField, Schema
+from dist_rec.data.id_field import IdField
+from dist_rec.data.schema import Schema
 from dist_rec.embedding.tables import table_dims
 from dist_rec.kernels.gather_pool import expand
 from dist_rec.models.features import FeatureColumns

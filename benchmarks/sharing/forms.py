@@ -15,7 +15,8 @@ from benchmarks.bench_candidates import split_candidates
 from dist_rec.common.strict import Strict
 from dist_rec.data.columns import arrow_schema
 from dist_rec.data.importers.movielens import MovieLens
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.synthetic.history import SynthConfig, synthesize
 from dist_rec.data.writer import SPLIT_ENDS, write_schema, write_split
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks.sharing.forms import forms, make_ml100k, make_synthetic
 from dist_rec.config import Config, load_config
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.synthetic.history import SynthConfig
 from dist_rec.training.loop import train_one
 from dist_rec.training.ranks import Ranks, start_ranks

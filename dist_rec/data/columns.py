@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.filter.actions import ALL_REASONS
 from dist_rec.data.later import FEEDBACK
-from dist_rec.data.schema import Schema, SequenceSchema
+from dist_rec.data.owners import SequenceSchema
+from dist_rec.data.schema import Schema
 
 Ints = NDArray[np.int64]
 Kind = Literal["id", "time", "label", "oracle", "visible_events", "grouping_key", "score", "delay", "feedback_events"]

@@ -16,7 +16,8 @@ from dist_rec.data.files import SUFFIXES, data_files, is_hidden, warn_once
 from dist_rec.data.ngram.report import NgramCounter, OrderReport
 from dist_rec.data.ngram.report import render as render_ngrams
 from dist_rec.data.reader import RequestReader
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import load_schema
 
 BATCH_REQUESTS = 64
 PERCENTILES = (10, 50, 90, 99)

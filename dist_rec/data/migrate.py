@@ -12,7 +12,8 @@ from dist_rec.data.errors import writing
 from dist_rec.data.files import data_files
 from dist_rec.data.inspect import split_folders
 from dist_rec.data.older_words import with_todays_words
-from dist_rec.data.schema import SCHEMA_FILE, Schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import SCHEMA_FILE
 from dist_rec.data.validate import in_todays_words, open_parquet
 from dist_rec.data.writer import staged_file
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from dist_rec.data.columns import Ints
 from dist_rec.data.filter.event_filter import Left
 from dist_rec.data.gather import gather_ages
-from dist_rec.data.schema import CandidateSchema, FeedbackSchema, Schema, SequenceSchema
+from dist_rec.data.later import FeedbackSchema
+from dist_rec.data.owners import CandidateSchema, SequenceSchema
+from dist_rec.data.schema import Schema
 
 
 @dataclass(frozen=True)

@@ -25,90 +25,19 @@ reads schemas and files from before 0.1.0.
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from dist_rec.common.ngram import NgramSpec
-from dist_rec.common.strict import ConfigError, Strict, check, check_distinct
-from dist_rec.common.yaml_file import read_yaml
+from dist_rec.common.strict import Strict, check_distinct
 from dist_rec.data.id_field import IdField
-from dist_rec.data.later import FEEDBACK, DelayedLabel, FeedbackSchema
+from dist_rec.data.later import FEEDBACK, FeedbackSchema
 from dist_rec.data.layout import FeatureSet, FieldNgrams, Layout
-from dist_rec.data.older_words import with_todays_words
+from dist_rec.data.owners import CandidateSchema, RequestSchema, SequenceSchema
 
-SCHEMA_FILE = "schema.yaml"
 TAKEN_NAMES = frozenset(dir(nn.ModuleDict()))  # modules are named after sequences, tables and side values
-
-
 OWN_NAMES = frozenset(("candidate", "context", FEEDBACK))  # owners of columns that are no sequence
-
-SCORE = Field(default=False, description="Whether each event has a score from 0 to 1: how much a filter should act.")
-REASON = Field(default=False, description="Whether each event has reasons to filter it: the bits of `Reason`, 0 none.")
-
-
-class RequestSchema(Strict):
-    grouping_key: str = Field(description="Column whose value groups candidates for grouped AUC, usually the user.")
-    time: str | None = Field(
-        default=None, description="Column with the request time in seconds; None if only the order is known."
-    )
-
-
-class SequenceSchema(Strict):
-    name: str
-    ids: list[IdField] = Field(min_length=1, description="Looked up in tables; together they make the event's token.")
-    side: dict[str, int] = Field(default={}, description="Small values of the event: name -> number of values.")
-    time: bool = Field(default=False, description="Whether each event has a time in seconds.")
-    score: bool = SCORE
-    reason: bool = REASON
-
-
-class CandidateSchema(Strict):
-    ids: list[IdField] = Field(min_length=1)
-    side: dict[str, int] = {}
-    labels: list[str] = Field(min_length=1, description="One 0/1 label per task.")
-    given: dict[str, str] = Field(
-        default={},
-        description="task -> task: a label that is defined only where another is 1, such as conversion given click.",
-    )
-    visible_events: bool = Field(
-        default=False,
-        description="Candidates see only the first `candidate.visible_events` events of the (single) sequence.",
-    )
-    oracle: bool = Field(default=False, description="Whether the true probability of each label is stored beside it.")
-    score: bool = SCORE
-    reason: bool = REASON
-    delayed: dict[str, DelayedLabel] = Field(
-        default={}, description="label -> how it becomes final: labels that take time, such as a conversion."
-    )
-    feedback: FeedbackSchema | None = Field(
-        default=None,
-        description="What happens to a candidate after it was served; only a teacher in training reads it.",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "CandidateSchema":
-        check_distinct("labels", self.labels, "a label is one task")
-        for task in self.delayed:
-            if task not in self.labels:
-                raise ValueError(f"delayed.{task}: no such label; these are: {', '.join(self.labels)}")
-            if task in self.given.values():
-                raise ValueError(f"delayed.{task}: a label that takes time can be no condition of another")
-        for task, condition in self.given.items():
-            for name in (task, condition):
-                if name not in self.labels:
-                    labels = ", ".join(self.labels)
-                    raise ValueError(f"given {task}: {condition}: '{name}' is no label; these are: {labels}")
-            if task == condition:
-                raise ValueError(f"given {task}: {condition}: expected another label as the condition")
-            if condition in self.given:
-                raise ValueError(
-                    f"given {task}: {condition}: expected a condition that is always defined, but '{condition}' is "
-                    f"itself given '{self.given[condition]}'"
-                )
-        return self
 
 
 class Schema(Strict):
@@ -313,50 +242,6 @@ def ngram_table(sequence: str, field: str) -> str:
 
 def _looked_up(fields: Sequence[IdField]) -> list[tuple[str, str]]:
     return [(field.name, field.table) for field in fields]
-
-
-def load_schema(
-    folder: str | Path,
-    leave_out: Sequence[str] = (),
-    *,
-    hidden: bool = False,
-    ngram: Mapping[str, NgramSpec | None] | None = None,
-) -> Schema:
-    """The schema of a dataset folder without the context fields in `leave_out`, with HIDDEN if `hidden`, and with other
-    n-grams at the fields "<sequence>.<field>" of `ngram`; None takes them away.
-
-    Raises ConfigError if the schema is missing or wrong, or has no such context field or field of a sequence."""
-    path = Path(folder) / SCHEMA_FILE
-    missing = (
-        "no such file; expected a dataset folder, made by `dist-rec data synth`, by `dist-rec data import`, or from "
-        "your own Parquet files with a schema.yaml beside them (docs/data.md)"
-    )
-    tree = with_todays_words(read_yaml(path, missing), str(path))
-    schema = check(Schema, tree | {"hidden": True} if hidden else tree, str(path))
-    if ngram:
-        schema = check(Schema, _with_ngrams(schema, ngram, path), f"{path} with data.ngram of the recipe")
-    known = [field.name for field in schema.context]
-    for name in leave_out:
-        if name not in known:
-            there = ", ".join(known) or "none"
-            raise ConfigError(f"data.leave_out: '{name}' is no context field of {path}; these are: {there}")
-    left_out = {f"context.{name}" for name in leave_out}
-    groups = {name: [of for of in fields if of not in left_out] for name, fields in schema.feature_groups.items()}
-    context = [field for field in schema.context if field.name not in leave_out]
-    update = {"context": context, "feature_groups": {name: fields for name, fields in groups.items() if fields}}
-    return schema.model_copy(update=update)
-
-
-def _with_ngrams(schema: Schema, ngram: Mapping[str, NgramSpec | None], path: Path) -> dict[str, Any]:
-    tree = schema.model_dump()
-    fields = {f"{of['name']}.{field['name']}": field for of in tree["sequences"] for field in of["ids"]}
-    for name, spec in ngram.items():
-        if name not in fields:
-            raise ConfigError(
-                f"data.ngram: '{name}' is no field of a sequence of {path}; these are: {', '.join(fields)}"
-            )
-        fields[name]["ngram"] = None if spec is None else spec.model_dump()
-    return tree
 
 
 def _check_names(place: str, names: Iterable[str]) -> None:

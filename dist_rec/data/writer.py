@@ -20,7 +20,8 @@ import yaml
 from dist_rec.common.made import NotOurs, check_replaceable, is_unchanged, kind_of, mark, real, replace
 from dist_rec.data.columns import Ints, arrow_schema
 from dist_rec.data.errors import DataError, writing
-from dist_rec.data.schema import SCHEMA_FILE, Schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import SCHEMA_FILE
 from dist_rec.data.validate import validate
 
 ROWS_PER_GROUP = 256

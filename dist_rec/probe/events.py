@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.columns import CANDIDATE, Ints, expand_ranges, ragged_values
-from dist_rec.data.schema import Schema, SequenceSchema
+from dist_rec.data.owners import SequenceSchema
+from dist_rec.data.schema import Schema
 
 GAPS = 64  # buckets of the time between events, two per doubling of seconds; GAPS itself: not known
 

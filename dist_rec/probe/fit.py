@@ -13,8 +13,10 @@ from dist_rec.common.logistic import Logistic, best_f1, f1_at, fit_logistic, thr
 from dist_rec.common.provenance import versions
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.columns import Ints, ragged_values, scalar_values
+from dist_rec.data.owners import SequenceSchema
 from dist_rec.data.row_reader import PARQUET
-from dist_rec.data.schema import Schema, SequenceSchema, load_schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.validate import open_parquet, read_row_group
 from dist_rec.probe.events import read_events, sequence_of
 from dist_rec.probe.labels import WeakLabels

@@ -15,7 +15,8 @@ from pydantic import Field
 from dist_rec.common.strict import ConfigError, Strict
 from dist_rec.data.columns import ragged_values, scalar_values
 from dist_rec.data.id_files import read_ids
-from dist_rec.data.schema import Schema, SequenceSchema
+from dist_rec.data.owners import SequenceSchema
+from dist_rec.data.schema import Schema
 
 Level = Literal["event", "session", "user"]
 

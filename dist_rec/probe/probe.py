@@ -19,7 +19,8 @@ from torch import Tensor
 from dist_rec.common.logistic import Logistic
 from dist_rec.common.strict import ConfigError, Strict
 from dist_rec.data.columns import ragged_values
-from dist_rec.data.schema import Schema, SequenceSchema
+from dist_rec.data.owners import SequenceSchema
+from dist_rec.data.schema import Schema
 from dist_rec.data.writer import staged
 from dist_rec.probe.events import Events, read_events, turned_round, with_candidates
 from dist_rec.probe.states import NextEvent, StatesConfig, states

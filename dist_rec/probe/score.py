@@ -14,7 +14,8 @@ from dist_rec.data.columns import CANDIDATE, list_column, ragged_values
 from dist_rec.data.errors import writing
 from dist_rec.data.files import data_files
 from dist_rec.data.inspect import split_folders
-from dist_rec.data.schema import SCHEMA_FILE, Schema, load_schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import SCHEMA_FILE, load_schema
 from dist_rec.data.validate import open_parquet, validate
 from dist_rec.data.writer import staged
 from dist_rec.probe.events import sequence_of, shares_tokens

@@ -10,7 +10,8 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.filter.event_filter import make_filter, needs_hidden
 from dist_rec.data.reader import RequestReader, make_loader
-from dist_rec.data.schema import Schema, load_schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.shared_memory import event_bytes, warn_of_little_room
 from dist_rec.data.targets import Targets
 from dist_rec.distill.tasks import taught_tasks

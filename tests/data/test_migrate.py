@@ -12,7 +12,8 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.data.migrate import BEFORE, migrate_dataset
 from dist_rec.data.older_words import older_column
 from dist_rec.data.reader import RequestReader
-from dist_rec.data.schema import SCHEMA_FILE, Schema, load_schema
+from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import SCHEMA_FILE, load_schema
 from dist_rec.data.writer import write_schema, write_split
 from tests.data.requests import make_rows, make_schema, make_table
 

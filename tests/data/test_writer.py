@@ -8,7 +8,7 @@ import pytest
 
 from dist_rec.common.made import mark
 from dist_rec.data.errors import DataError
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.writer import staged, staged_file, write_schema, write_split
 from tests.data.requests import make_rows, make_schema, make_table
 

@@ -11,7 +11,7 @@ import pytest
 
 from dist_rec.data.columns import scalar_values
 from dist_rec.data.reader import RequestReader
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.targets import Targets
 from dist_rec.distill import audit
 from dist_rec.distill.audit import LeakAudit, feedback_leak_audit, leaks_told

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dist_rec.data.columns import list_column, ragged_values
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.synthetic.history import SynthConfig, synthesize
 from dist_rec.probe.states import StatesConfig
 

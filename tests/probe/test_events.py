@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.columns import ragged_values
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.probe.events import GAPS, read_events, sequence_of, shares_tokens, turned_round, with_candidates
 from tests.data.requests import make_rows, make_schema, make_table
 from tests.probe.data import read

@@ -9,7 +9,7 @@ import pytest
 from dist_rec.common.logistic import best_f1
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.columns import ragged_values
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.probe.fit import fit_probe
 from dist_rec.probe.labels import Level, WeakLabels
 from tests.probe.data import DOMAIN, FAST, read

@@ -8,7 +8,7 @@ import pytest
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.columns import ragged_values
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.probe.labels import Level, Sessions, WeakLabels
 from tests.probe.data import DOMAIN, read
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dist_rec.common.strict import ConfigError
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.probe import probe as module
 from dist_rec.probe.fit import fit_probe
 from dist_rec.probe.labels import WeakLabels

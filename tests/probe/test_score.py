@@ -13,7 +13,7 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.data.columns import ragged_values
 from dist_rec.data.errors import DataError
 from dist_rec.data.inspect import inspect_dataset
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.probe.fit import fit_probe
 from dist_rec.probe.labels import WeakLabels
 from dist_rec.probe.probe import EventProbe

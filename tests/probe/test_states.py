@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.probe.events import Events, read_events, with_candidates
 from dist_rec.probe.states import NextEvent, StatesConfig, one_thread, states, train_states
 from tests.probe.data import FAST, read

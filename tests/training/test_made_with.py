@@ -11,7 +11,7 @@ import yaml
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.columns import arrow_schema
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.training.evaluate import evaluate_checkpoint
 from dist_rec.training.made_with import FILE, MadeWith
 from dist_rec.training.ranks import Ranks

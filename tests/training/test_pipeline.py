@@ -17,7 +17,7 @@ from dist_rec.config import EmbeddingConfig, TableConfig
 from dist_rec.data.collate import collate
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.reader import make_loader
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.targets import Targets
 from dist_rec.training.pipeline import CountedBatches, make_pipeline, run_through
 from dist_rec.training.ranks import Ranks

@@ -10,7 +10,7 @@ import torch
 from dist_rec.common.strict import ConfigError
 from dist_rec.data import shared_memory
 from dist_rec.data.files import warn_once
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.training import splits
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.splits import (

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from dist_rec.data.columns import CANDIDATE, Ints
 from dist_rec.data.later import FEEDBACK, FeedbackSchema
-from dist_rec.data.schema import CandidateSchema, Schema, SequenceSchema
+from dist_rec.data.owners import CandidateSchema, SequenceSchema
+from dist_rec.data.schema import Schema
 from dist_rec.data.some_rows import SomeRows
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from dist_rec.data.columns import Ints, list_column
 from dist_rec.data.errors import DataError
+from dist_rec.data.id_field import IdField
 from dist_rec.data.importers.source import (
     Importer,
     ImportSummary,
@@ -25,7 +26,8 @@ from dist_rec.data.importers.source import (
     to_integers,
     write_dataset,
 )
-from dist_rec.data.schema import CandidateSchema, IdField, RequestSchema, Schema, SequenceSchema
+from dist_rec.data.owners import CandidateSchema, RequestSchema, SequenceSchema
+from dist_rec.data.schema import Schema
 
 FOLDS = (1, 2, 3, 4, 5)
 ROWS_PER_GROUP = 16  # users are few, and every rank should get its share

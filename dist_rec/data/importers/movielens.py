@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from dist_rec.data.columns import Ints, expand_ranges, list_column
 from dist_rec.data.errors import DataError
+from dist_rec.data.id_field import IdField
 from dist_rec.data.importers.source import (
     Importer,
     ImportSummary,
@@ -27,7 +28,8 @@ from dist_rec.data.importers.source import (
     read_fields,
     write_dataset,
 )
-from dist_rec.data.schema import CandidateSchema, IdField, RequestSchema, Schema, SequenceSchema
+from dist_rec.data.owners import CandidateSchema, RequestSchema, SequenceSchema
+from dist_rec.data.schema import Schema
 from dist_rec.data.writer import SPLIT_ENDS, in_parts, split_in_order
 
 RATINGS = 6  # 0 is "not known", then 1 to 5

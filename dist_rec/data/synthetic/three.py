@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from dist_rec.data.columns import Ints, expand_ranges, list_column
-from dist_rec.data.schema import CandidateSchema, IdField, RequestSchema, Schema, SequenceSchema
+from dist_rec.data.id_field import IdField
+from dist_rec.data.owners import CandidateSchema, RequestSchema, SequenceSchema
+from dist_rec.data.schema import Schema
 from dist_rec.data.synthetic.parts import (
     ACTION_WEIGHT,
     ACTIONS,

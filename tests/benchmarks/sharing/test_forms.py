@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from benchmarks.sharing.forms import Form, forms, in_requests, make_synthetic
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.reader import RequestReader
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.synthetic.history import SynthConfig
 
 LEVELS, LABELS = (1, 2, 8), 64

@@ -7,7 +7,7 @@ import pytest
 from dist_rec.common.strict import Strict
 from dist_rec.data.importers import Assist
 from dist_rec.data.inspect import inspect_dataset
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.validate import DataError
 
 STATICS_USER = "3\n70,72,70\n1,0,1\n"

@@ -8,7 +8,7 @@ import pytest
 from dist_rec.common.strict import Strict
 from dist_rec.data.importers import MovieLens
 from dist_rec.data.inspect import inspect_dataset
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.validate import DataError
 
 SPLITS = ("train", "valid", "test")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dist_rec.common.auc import auc
 from dist_rec.data.columns import ragged_values, scalar_values
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.synthetic.delayed import DelayedConfig, draw_delays, synthesize_delayed
 from dist_rec.data.synthetic.latent import DWELLS, NEXT_EVENTS
 

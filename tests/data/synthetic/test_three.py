@@ -8,7 +8,7 @@ import pytest
 
 from dist_rec.data.columns import ragged_values, scalar_values
 from dist_rec.data.inspect import inspect_dataset
-from dist_rec.data.schema import load_schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.synthetic.three import EMPTY_P, ThreeConfig, synthesize_three
 
 SMALL = ThreeConfig(requests=4_000)

@@ -1,0 +1,57 @@
+"""Reads `schema.yaml` of a dataset folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dist_rec.common.ngram import NgramSpec
+from dist_rec.common.strict import ConfigError, check
+from dist_rec.common.yaml_file import read_yaml
+from dist_rec.data.older_words import with_todays_words
+from dist_rec.data.schema import Schema
+
+SCHEMA_FILE = "schema.yaml"
+
+
+def load_schema(
+    folder: str | Path,
+    leave_out: Sequence[str] = (),
+    *,
+    hidden: bool = False,
+    ngram: Mapping[str, NgramSpec | None] | None = None,
+) -> Schema:
+    """The schema of a dataset folder without the context fields in `leave_out`, with HIDDEN if `hidden`, and with other
+    n-grams at the fields "<sequence>.<field>" of `ngram`; None takes them away.
+
+    Raises ConfigError if the schema is missing or wrong, or has no such context field or field of a sequence."""
+    path = Path(folder) / SCHEMA_FILE
+    missing = (
+        "no such file; expected a dataset folder, made by `dist-rec data synth`, by `dist-rec data import`, or from "
+        "your own Parquet files with a schema.yaml beside them (docs/data.md)"
+    )
+    tree = with_todays_words(read_yaml(path, missing), str(path))
+    schema = check(Schema, tree | {"hidden": True} if hidden else tree, str(path))
+    if ngram:
+        schema = check(Schema, _with_ngrams(schema, ngram, path), f"{path} with data.ngram of the recipe")
+    known = [field.name for field in schema.context]
+    for name in leave_out:
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise ConfigError(f"data.leave_out: '{name}' is no context field of {path}; these are: {there}")
+    left_out = {f"context.{name}" for name in leave_out}
+    groups = {name: [of for of in fields if of not in left_out] for name, fields in schema.feature_groups.items()}
+    context = [field for field in schema.context if field.name not in leave_out]
+    update = {"context": context, "feature_groups": {name: fields for name, fields in groups.items() if fields}}
+    return schema.model_copy(update=update)
+
+
+def _with_ngrams(schema: Schema, ngram: Mapping[str, NgramSpec | None], path: Path) -> dict[str, Any]:
+    tree = schema.model_dump()
+    fields = {f"{of['name']}.{field['name']}": field for of in tree["sequences"] for field in of["ids"]}
+    for name, spec in ngram.items():
+        if name not in fields:
+            raise ConfigError(
+                f"data.ngram: '{name}' is no field of a sequence of {path}; these are: {', '.join(fields)}"
+            )
+        fields[name]["ngram"] = None if spec is None else spec.model_dump()
+    return tree
