@@ -100,6 +100,7 @@ setup(
         "torchmetrics>=1.0.3",
         "numpy>=1.26",
         "pyarrow>=16",
+        "duckdb>=1.3",
         "pydantic>=2.7",
         "pyyaml>=6",
         "rich>=13",

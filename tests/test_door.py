@@ -57,7 +57,10 @@ AT_DOOR: dict[str, tuple[Change, str]] = {
         {"data": {"filter": {"rules": [{"reason": "bot", "field": "brand", "values": [1]}]}}},
         "data.filter.rules[0].field: no event or request has a field 'brand'",
     ),
-    "data/schema_file.py::load_schema": ({"data": {"leave_out": ["uzer"]}}, "data.leave_out: 'uzer' is no context field"),
+    "data/schema_file.py::load_schema": (
+        {"data": {"leave_out": ["uzer"]}},
+        "data.leave_out: 'uzer' is no context field",
+    ),
     "data/schema_file.py::_with_ngrams": (
         {"data": {"ngram": {"history.itm": {"rows": 5}}}},
         "data.ngram: 'history.itm' is no field of a sequence",
