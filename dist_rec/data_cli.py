@@ -49,6 +49,10 @@ def synth(
         typer.Option(help="Mean share of events of a domain that a run may be asked to forget; kind history only."),
     ] = None,
     topics: Annotated[int | None, typer.Option(help="Topics of clicks, 12 by default; kind three only.")] = None,
+    flat: Annotated[
+        bool,
+        typer.Option("--flat", help="Flat logs and their build file in the place of requests; kind history only."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 0,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, any option of the kind, such as noise=1 of delayed.")
@@ -57,10 +61,11 @@ def synth(
 ) -> None:
     """Make data with a planted truth, whose best reachable AUC is known."""
     from dist_rec.common.log import setup_logging
-    from dist_rec.common.strict import check
+    from dist_rec.common.strict import ConfigError, check
     from dist_rec.common.yaml_file import apply_override
     from dist_rec.data.synthetic.about import about
     from dist_rec.data.synthetic.delayed import DelayedConfig, synthesize_delayed
+    from dist_rec.data.synthetic.flat import BUILD_FILE, synthesize_flat
     from dist_rec.data.synthetic.history import SynthConfig, synthesize
     from dist_rec.data.synthetic.three import ThreeConfig, synthesize_three
 
@@ -72,7 +77,11 @@ def synth(
     for setting in settings or []:
         apply_override(options, setting)
     where = f"dist-rec data synth --kind {kind}"
-    if kind == "three":
+    if flat and kind != "history":
+        raise ConfigError(f"{where}: expected --kind history with --flat; the others have no flat logs")
+    if flat:
+        stats = synthesize_flat(out, check(SynthConfig, options, where), force=force)
+    elif kind == "three":
         stats = synthesize_three(out, check(ThreeConfig, options, where), force=force)
     elif kind == "delayed":
         stats = synthesize_delayed(out, check(DelayedConfig, options, where), force=force)
@@ -80,6 +89,8 @@ def synth(
         stats = synthesize(out, check(SynthConfig, options, where), force=force)
     for line in about(out, kind, stats):
         typer.echo(line)
+    if flat:
+        typer.echo(f"next: dist-rec data build {out / BUILD_FILE}")
 
 
 @data_app.command()

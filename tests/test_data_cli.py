@@ -46,5 +46,13 @@ def test_a_build_file_that_is_not_there(tmp_path: Path, dist_rec: DistRec) -> No
     assert said.code == 2 and "no such file; expected a build file" in said.err
 
 
+def test_flat_logs_are_built(tmp_path: Path, dist_rec: DistRec) -> None:
+    said = dist_rec("data", "synth", tmp_path / "log", "--flat", "--requests", "100", "--max-length", "30")
+    assert said.code == 0 and f"next: dist-rec data build {tmp_path / 'log' / 'build.yaml'}" in said.out, said.err
+    assert dist_rec("data", "build", tmp_path / "log" / "build.yaml", tmp_path / "out").code == 0
+    refused = dist_rec("data", "synth", tmp_path / "other", "--flat", "--kind", "three")
+    assert refused.code == 2 and "expected --kind history with --flat" in refused.err
+
+
 def test_home() -> None:
     assert home(None) is None and home(Path("~/x")) == Path.home() / "x"
