@@ -109,7 +109,7 @@ def empty_batch(
     targets: Targets | None = None,
 ) -> HostBatch:
     """A batch without requests, for a rank without more rows: every length is 0, the keys are the usual ones."""
-    table = arrow_schema(schema).empty_table()
+    table = arrow_schema(schema.with_copies()).empty_table()
     return collate(table, schema, event_filter=event_filter, hash_ngrams=hash_ngrams, targets=targets)
 
 
