@@ -158,7 +158,5 @@ def test_an_event_after_its_request_is_named(mine: tuple[Path, Schema]) -> None:
 
 
 def test_a_split_without_its_events(both: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match="expected a folder sequences/history beside the split, since"
-    ):
+    with pytest.raises(DataError, match="expected a folder sequences/history beside the split, since"):
         folder_of(tmp_path / "train", load_schema(both[1]))
