@@ -82,7 +82,10 @@ setup(
         *kernel_packages(),
     ],
     package_dir={"dist_rec.kernels": "kernels"},
-    package_data={"dist_rec.kernels.cross_causal_attention": ["*.json"]},
+    package_data={
+        "dist_rec.kernels.cross_causal_attention": ["*.json"],
+        "dist_rec.data.importers": ["*.yaml"],
+    },
     ext_modules=[
         Extension(
             "dist_rec.data._host",

@@ -141,7 +141,9 @@ def build(
 
 @data_app.command("import")
 def import_data(
-    importer: Annotated[str, typer.Argument(help="movielens, assist, or package.module:Name for one of your own.")],
+    importer: Annotated[
+        str, typer.Argument(help="movielens, assist, kuairand, ebnerd, or package.module:Name of your own.")
+    ],
     source: Annotated[Path, typer.Argument(help="Folder with the data set's own files, plain or .xz.", callback=home)],
     out: Annotated[
         Path | None, typer.Argument(help="Dataset folder to write; the importer names one.", callback=home)
@@ -153,7 +155,11 @@ def import_data(
 
     movielens: MovieLens 100k or 1M, recognised by its files: rating of 4 or more, one request per rating.
 
-    assist: ASSISTments 2009 or Statics 2011: every answer from the earlier ones, five folds."""
+    assist: ASSISTments 2009 or Statics 2011: every answer from the earlier ones, five folds.
+
+    kuairand: KuaiRand-Pure, 1K or 27K: clicks, likes and long views of videos, split by days.
+
+    ebnerd: a bundle of EB-NeRD: clicks among the articles in view, split by days."""
     from dist_rec.common.log import setup_logging
     from dist_rec.common.yaml_file import apply_override
     from dist_rec.registry import IMPORTERS, Part
