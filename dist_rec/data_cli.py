@@ -192,16 +192,23 @@ def inspect(
     ngram: Annotated[
         list[str] | None, typer.Option(help="N-grams to try at a field of a sequence: 'history.item={rows: 100000}'.")
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Folder to write inspect.html and inspect.png into.", callback=home)
+    ] = None,
 ) -> None:
-    """Rows, length percentiles, duplicates, label rates, cardinalities, and bytes with and without dedup; of n-grams
-    also how often they occur, and how many share a row."""
+    """Look at a dataset: rows, lengths, label rates, ids, bytes with and without dedup; drift between the splits, what
+    they share, features that tell a label by themselves; of n-grams how often they occur, and how many share a row."""
     from rich.console import Console
 
     from dist_rec.common.log import setup_logging
 
     setup_logging(0)  # first: libraries warn when they are imported
 
-    from dist_rec.data.inspect import inspect_dataset, render
     from dist_rec.data.ngram.told import ngrams_told
+    from dist_rec.data.survey.page import render_survey, write_page
+    from dist_rec.data.survey.survey import survey
 
-    Console().print(render(inspect_dataset(path, ngrams_told(ngram or []))))
+    found = survey(path, ngrams_told(ngram or []))
+    Console().print(render_survey(found))
+    if page is not None:
+        typer.echo(f"{write_page(found, page)}: the same, with pictures")

@@ -24,7 +24,8 @@ def test_build_writes_beside_the_build_file(tmp_path: Path, dist_rec: DistRec) -
     assert said.code == 0, said.err
     assert "small: requests" in said.out and f"launch/local.sh {tmp_path / 'small' / 'recipe.yaml'}" in said.out
     assert load_schema(tmp_path / "small").name == "small"
-    assert dist_rec("data", "inspect", tmp_path / "small").code == 0
+    looked = dist_rec("data", "inspect", tmp_path / "small", "--page", tmp_path / "page")
+    assert looked.code == 0 and (tmp_path / "page" / "inspect.html").is_file()
 
 
 def test_a_wrong_build_leaves_nothing(tmp_path: Path, dist_rec: DistRec) -> None:

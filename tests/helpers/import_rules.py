@@ -40,6 +40,7 @@ RULES = {
             *("numpy", "pyarrow", "torch", "torchdata", "torchrec.sparse", "torchrec.streamable", "rich"),
             *("pydantic", "yaml"),  # the schema is a YAML file that pydantic checks
             "duckdb",  # of data.build
+            *("matplotlib.axes", "matplotlib.figure"),  # of data.survey
         ),
     ),
     "dist_rec.embedding": Rule(
