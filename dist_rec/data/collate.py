@@ -14,6 +14,7 @@ from dist_rec.data.dedup import every_token, unique_tokens
 from dist_rec.data.feedback import feedback_columns, no_feedback, taught
 from dist_rec.data.filter.event_filter import EventFilter, Left
 from dist_rec.data.host_batch import HostBatch
+from dist_rec.data.kinds import SentKinds
 from dist_rec.data.later import FEEDBACK
 from dist_rec.data.layout import FieldNgrams
 from dist_rec.data.ngram.counts import NgramUse, use_by_order
@@ -21,6 +22,7 @@ from dist_rec.data.ngram.device import DeviceHash, heads_of
 from dist_rec.data.ngram.host import candidate_ngram_ids, host_ngram_ids
 from dist_rec.data.outcome import num_targets, outcome
 from dist_rec.data.reading import OwnerColumns, Reading
+from dist_rec.data.request_values import plain_request_bytes, request_values
 from dist_rec.data.schema import Schema
 from dist_rec.data.some_rows import SomeRows
 from dist_rec.data.targets import Targets, read_labels
@@ -44,6 +46,7 @@ def collate(
     - `rows` (B,) int64 which rows of the table, in which order; None: all of them
     - ids are in order of first occurrence; without `dedup` every event is a token of its own
     - side values are uint8 up to 256 values and int16 above; ages are int32 seconds clipped to [0, 2^31 - 1]
+    - numbers are float32, NaN where they are missing, or are sent as buckets, which are side values
     - ids of n-grams are made of what a filter leaves; without `hash_ngrams` they are made on the device
     - `labels` of a task that is `given` another task are NaN where the other label is 0, whatever the file has there,
       those that are not final are NaN, and those of a candidate that a filter takes from training are all NaN
@@ -51,7 +54,7 @@ def collate(
       training loop replaces it by the mean over its ranks
     - `targets` what is known of labels, by default that they are final
     - `plain_bytes` counts ids, side values and times as int64 KeyedJaggedTensors (8 bytes per value, 4 bytes of length
-      per field and request), and labels, oracle, visible events and grouping keys as they are here
+      per field and request), numbers as float32, and labels, oracle, visible events and grouping keys as they are here
     """
     some = SomeRows(table, np.arange(table.num_rows) if rows is None else rows)
     left = Left(some) if event_filter is None else event_filter.left(some, schema, max_length)
@@ -78,7 +81,7 @@ def collate(
     every = list(events.values())
     if feedback is not None:
         every.append(feedback)
-    beside = {name: tensor for of in every for name, tensor in of.tensors.items()}
+    beside = {name: tensor for of in every for name, tensor in of.tensors.items()} | request_values(reading)
     share = torch.tensor(counts if schema.candidate.delayed else counts[0], dtype=torch.float32)
     return HostBatch(
         tensors=TransferBuffer.of(
@@ -87,10 +90,11 @@ def collate(
         num_unique=tokens.num_unique,
         bits=tokens.bits,
         counts=tokens.counts,
-        side={of.name: tuple(of.side) for of in schema.sequences} | {CANDIDATE: tuple(schema.candidate.side)},
+        side={owner: of.side for owner, of in events.items()},
         feedback=None if feedback is None else feedback.side,
         plain_bytes=sum(of.plain_bytes for of in every)
         + 12 * len(context) * len(left.some)
+        + plain_request_bytes(reading)
         + sum(tensor.nbytes for tensor in came.values()),
         num_targets=counts,
         filtered=left.counts,
@@ -98,6 +102,7 @@ def collate(
         candidate_ngrams=tuple(layout.candidate_ngrams),
         hash_there=DeviceHash(later, dedup) if later else None,
         ngram_use={name: use for owner, of in hashed.items() for name, use in _use_by_order(tokens, owner, of).items()},
+        kinds=SentKinds.of(schema),
     )
 
 

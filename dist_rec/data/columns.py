@@ -14,7 +14,10 @@ from dist_rec.data.owners import SequenceSchema
 from dist_rec.data.schema import Schema
 
 Ints = NDArray[np.int64]
-Kind = Literal["id", "time", "label", "oracle", "visible_events", "grouping_key", "score", "delay", "feedback_events"]
+Kind = (
+    Literal["id", "time", "number", "grouping_key", "visible_events", "score"]
+    | Literal["label", "oracle", "delay", "feedback_events"]
+)
 REQUEST = "request"
 CANDIDATE = "candidate"
 CONTEXT = "context"
@@ -46,6 +49,7 @@ class Column:
             "feedback_events": pa.int32(),
             "delay": pa.int64(),  # where the label is 0 any number may stand
             "score": pa.float16(),
+            "number": pa.float32(),  # NaN where it is missing
         }
         value = kinds.get(self.kind) or _id_type(self.size or 2**31)
         return pa.list_(value) if self.is_list else value
@@ -62,9 +66,11 @@ def columns_of(schema: Schema) -> list[Column]:
         columns.append(Column(schema.request.grouping_key, REQUEST, "grouping_key"))
     if schema.request.time is not None:
         columns.append(Column(schema.request.time, REQUEST, "time"))
+    columns += [Column(name, REQUEST, "number") for name in schema.request.numbers]
     for owner, of in [*((sequence.name, sequence) for sequence in schema.sequences), (CANDIDATE, candidate)]:
         columns += [Column(f"{owner}.{field.name}", owner, "id", tables[field.table]) for field in of.ids]
         columns += [Column(f"{owner}.{name}", owner, "id", size) for name, size in of.side.items()]
+        columns += [Column(f"{owner}.{name}", owner, "number") for name in of.numbers]
         if isinstance(of, SequenceSchema) and of.time:
             columns.append(Column(f"{owner}.time", owner, "time"))
         columns += [Column(f"{owner}.score", owner, "score")] if of.score else []
@@ -148,6 +154,16 @@ def list_column(lengths: Ints, values: NDArray) -> pa.Array:
     """A list column of B rows from (B,) lengths and the (N,) values of all rows."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def with_nan(table: pa.Table, column: Column) -> pa.Table:
+    """The same with a column of numbers as float32, NaN in the place of nulls."""
+    if column.is_list:
+        ragged = ragged_values(table, column.name)
+        found = list_column(ragged.lengths, ragged.values.astype(np.float32))
+    else:
+        found = pa.array(scalar_values(table, column.name).astype(np.float32))
+    return table.set_column(table.column_names.index(column.name), column.name, found)
 
 
 def expand_ranges(starts: Ints, lengths: Ints) -> tuple[Ints, Ints]:

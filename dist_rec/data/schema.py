@@ -11,6 +11,8 @@ event first), and one or more candidates with their labels. Columns:
 - `<owner>.score`, `<owner>.reason` of a sequence or of `candidate`, if it has `score: true` or `reason: true`: what a
   filter of events decides by (data/filter)
 - `candidate.<field>`: list of int, one entry per candidate
+- `<number>`, `<sequence>.<number>`, `candidate.<number>`: a number, or a list of numbers, for every one of `numbers` of
+  the request, of a sequence and of candidates; null or NaN where it is missing
 - `candidate.<label>`: list of 0/1; either value where `given` leaves the label undefined
 - `candidate.visible_events`: list of int, if `visible_events: true`: number of the oldest events that a candidate sees
 - `candidate.<label>.oracle`: list of float, if `oracle: true`: the true probability of the label, given its condition
@@ -28,15 +30,16 @@ from functools import cached_property
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
-from torch import nn
 
 from dist_rec.common.strict import Strict, check_distinct
 from dist_rec.data.id_field import IdField
+from dist_rec.data.kinds import check_kinds, grouped_kinds
 from dist_rec.data.later import FEEDBACK, FeedbackSchema
 from dist_rec.data.layout import FeatureSet, FieldNgrams, Layout
+from dist_rec.data.names import check_names
+from dist_rec.data.numbers import as_buckets
 from dist_rec.data.owners import CandidateSchema, RequestSchema, SequenceSchema
 
-TAKEN_NAMES = frozenset(dir(nn.ModuleDict()))  # modules are named after sequences, tables and side values
 OWN_NAMES = frozenset(("candidate", "context", FEEDBACK))  # owners of columns that are no sequence
 
 
@@ -61,7 +64,7 @@ class Schema(Strict):
     @field_validator("tables")
     @classmethod
     def _sizes(cls, tables: dict[str, int]) -> dict[str, int]:
-        _check_names("tables", tables)
+        check_names("tables", tables)
         for name, size in tables.items():
             if not 0 < size < 2**31:
                 raise ValueError(f"table {name}: expected 1 to 2^31 - 1 ids, got {size}")
@@ -86,7 +89,7 @@ class Schema(Strict):
                     raise ValueError(f"{place}.{field.name}: n-grams are over events; expected ngram at a sequence")
             check_distinct(place, [*(field.name for field in fields), *side], "a field is one column")
         names = [s.name for s in self.sequences]
-        _check_names("sequences", names)
+        check_names("sequences", names)
         if len(set(names)) < len(names) or taken & set(names):
             raise ValueError(
                 f"sequence names must differ and not be {' or '.join(map(repr, sorted(taken)))}, got {names}"
@@ -98,13 +101,14 @@ class Schema(Strict):
         if self.candidate.visible_events and len(self.sequences) != 1:
             raise ValueError(f"candidate.visible_events needs exactly one sequence, got {len(self.sequences)}")
         for place, _, side in owners:
-            _check_names(f"{place}.side", side)
+            check_names(f"{place}.side", side)
             for name, size in side.items():
                 if not 0 < size <= 2**15 - self.hidden:
                     most = 2**15 - self.hidden
                     raise ValueError(f"{place}.{name}: a side value takes 1 to {most} values, got {size}")
         for of in self.sequences:
             self._check_ngrams(of)
+        check_kinds(self)
         if self.feature_groups:
             _check_groups(self.feature_groups, self.grouped_fields)
         return self
@@ -114,7 +118,7 @@ class Schema(Strict):
             if field.ngram is None:
                 continue
             place = f"{sequence.name}.{field.name}.ngram"
-            _check_names(place, [field.name])  # of a module
+            check_names(place, [field.name])  # of a module
             if field.ngram.gap_seconds is not None and not sequence.time:
                 raise ValueError(f"{place}: gap_seconds needs times of the events; expected time: true at the sequence")
             if field.ngram.candidate_bigram and (field.name, field.table) not in _looked_up(self.candidate.ids):
@@ -173,8 +177,9 @@ class Schema(Strict):
         return self if feedback is None else self.with_feedback(feedback.model_copy(update={"read": False}))
 
     def side_values(self, owner: SequenceSchema | CandidateSchema | FeedbackSchema) -> dict[str, int]:
-        """Values of each side value of a sequence, of the candidates or of feedback, with HIDDEN."""
-        return {name: size + self.hidden for name, size in owner.side.items()}
+        """Values of each side value of a sequence, of the candidates or of feedback, with HIDDEN; then of the numbers
+        that are sent as buckets, where HIDDEN ones are missing."""
+        return {name: size + self.hidden for name, size in owner.side.items()} | as_buckets(owner.numbers)
 
     @cached_property
     def _event_tables(self) -> frozenset[str]:
@@ -183,9 +188,11 @@ class Schema(Strict):
 
     @property
     def grouped_fields(self) -> list[str]:
-        """Names in groups of all fields outside the sequences: context, then ids and side values of the candidate."""
-        candidate = [*(field.name for field in self.candidate.ids), *self.candidate.side]
-        return [*(f"context.{field.name}" for field in self.context), *(f"candidate.{name}" for name in candidate)]
+        """Names in groups of all fields outside the sequences: context, then ids, side values and numbers of the
+        candidate."""
+        context = [*(field.name for field in self.context), *grouped_kinds(self)]
+        candidate = [*(field.name for field in self.candidate.ids), *self.candidate.side, *self.candidate.numbers]
+        return [*(f"context.{name}" for name in context), *(f"candidate.{name}" for name in candidate)]
 
     @property
     def token_groups(self) -> dict[str, list[str]]:
@@ -242,15 +249,6 @@ def ngram_table(sequence: str, field: str) -> str:
 
 def _looked_up(fields: Sequence[IdField]) -> list[tuple[str, str]]:
     return [(field.name, field.table) for field in fields]
-
-
-def _check_names(place: str, names: Iterable[str]) -> None:
-    for name in names:
-        if not name or "." in name or name in TAKEN_NAMES:
-            raise ValueError(
-                f"{place}: '{name}' cannot be a name here; expected one without dots that is no attribute of torch's "
-                f"ModuleDict, for example {name.replace('.', '_')}_1"
-            )
 
 
 def _check_groups(groups: dict[str, list[str]], known: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Whether a model can work on a schema: everything that can be known without building it. No torch."""
 
 from dist_rec.common.strict import ConfigError
+from dist_rec.data.kinds import check_fitted
 from dist_rec.data.schema import Schema
 from dist_rec.models.config import ModelConfig
 from dist_rec.models.features import FeatureColumns
@@ -10,6 +11,7 @@ from dist_rec.models.options import check_divides, num_non_sequential
 def check_model(schema: Schema, model: ModelConfig, table_dims: dict[str, int]) -> None:
     """Raises ConfigError if the model cannot work on this schema; `table_dims` gives the width of the rows of each
     table."""
+    check_fitted(schema)
     options = model.resolved_options()
     try:
         options.check_model(model)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from itertools import accumulate
 
+from dist_rec.data.kinds import grouped_kinds
+from dist_rec.data.numbers import as_sent
 from dist_rec.data.schema import Schema
 
 
@@ -22,10 +24,12 @@ class FeatureColumns:
     @classmethod
     def of(cls, schema: Schema, table_dims: dict[str, int], side_dim: int) -> "FeatureColumns":
         widths = {f"context.{field.name}": table_dims[field.table] for field in schema.context}
+        widths |= {f"context.{name}": side_dim for name in grouped_kinds(schema)}
         widths |= {f"candidate.{field.name}": table_dims[field.table] for field in schema.candidate.ids}
-        widths |= {f"candidate.{name}": side_dim for name in schema.candidate.side}
+        widths |= {f"candidate.{name}": side_dim for name in schema.side_values(schema.candidate)}
         grams = {f"{owner} of candidates": of for owner, of in schema.layout.candidate_ngrams.items()}
         widths |= {name: table_dims[of.base] for name, of in grams.items()}
+        widths |= {f"candidate.{name}": side_dim for name in as_sent(schema.candidate.numbers)}
         beside: dict[str, list[str]] = {}
         for name, of in grams.items():
             beside.setdefault(f"candidate.{of.field}", []).append(name)

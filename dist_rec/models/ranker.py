@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.batch import SequenceBatch
+from dist_rec.data.kinds import grouped_kinds
 from dist_rec.data.later import FEEDBACK
+from dist_rec.data.numbers import as_sent
+from dist_rec.data.owners import SequenceSchema
 from dist_rec.data.schema import Schema
 from dist_rec.kernels.gather_pool import expand
 from dist_rec.models.config import ModelConfig, Precision
@@ -21,7 +24,9 @@ from dist_rec.models.layers.feedback import FeedbackEncoder
 from dist_rec.models.layers.half_weights import HalfWeights
 from dist_rec.models.layers.heads import Head
 from dist_rec.models.layers.jagged import CandidateView, SequenceInputs
+from dist_rec.models.layers.numbers import EventColumns, NumberTerm
 from dist_rec.models.layers.recompute import run
+from dist_rec.models.layers.request_features import RequestFeatures
 from dist_rec.models.layers.sequence_pool import SequencePool
 from dist_rec.models.layers.tokens import BucketTerm, EventTokens
 from dist_rec.models.layers.twins import twins_alone, with_twins
@@ -47,10 +52,14 @@ class Ranker(nn.Module):
         self.candidate_dynamic = nn.ModuleDict(
             {n: nn.Embedding(size, config.tokens.side_dim) for n, size in schema.side_values(schema.candidate).items()}
         )
+        self.candidate_numbers = nn.ModuleDict(
+            {n: NumberTerm(of, config.tokens.side_dim) for n, of in as_sent(schema.candidate.numbers).items()}
+        )
+        self.request = RequestFeatures(schema, config.tokens.side_dim) if grouped_kinds(schema) else None
         row_dims = {n: sum(table_dims[layout.tables[key]] for key in of.keys) for n, of in layout.feature_sets.items()}
         ngrams = _event_ngrams(schema, table_dims)
         columns = FeatureColumns.of(schema, table_dims, config.tokens.side_dim)
-        context_dim = row_dims.get("context", 0)
+        context_dim = row_dims.get("context", 0) + (0 if self.request is None else self.request.width)
         inputs = ModelInputs(config, tuple(self.sequence_sets), columns, columns.total - context_dim, context_dim)
         tokens = {
             s.name: EventTokens(
@@ -60,6 +69,7 @@ class Ranker(nn.Module):
                 s.time,
                 self.options.dropout,
                 ngrams.get(s.name),
+                _event_columns(schema, s),
             )
             for s in schema.sequences
         }
@@ -125,14 +135,33 @@ class Ranker(nn.Module):
         for name, of in self.schema.layout.candidate_ngrams.items():
             grams = expand(rows[name], batch.candidates.ngrams[name])  # (C M, D / M), those of a candidate adjacent
             parts.append(grams.view(batch.num_candidates, of.spec.tables * grams.shape[1]))
-        context = expand(rows["context"], batch.context) if batch.context is not None else None
+        parts += [term(batch.candidates.numbers[name]) for name, term in self.candidate_numbers.items()]
+        context = [expand(rows["context"], batch.context)] if batch.context is not None else []
+        if self.request is not None:
+            assert batch.request is not None, "the schema declares them"
+            context.append(self.request(batch.request))
+        of_request = torch.cat(context, dim=1) if len(context) > 1 else next(iter(context), None)
         prefix = batch.visible_events, batch.visible_slots
-        return CandidateView(torch.cat(parts, dim=1), context, batch.candidates.lengths, *prefix)
+        return CandidateView(torch.cat(parts, dim=1), of_request, batch.candidates.lengths, *prefix)
 
-    def event_tokens(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch, fused: Tensor | None) -> Tensor:
-        """(N, d) tokens of one sequence; `fused` are its fields with n-grams, if it has some."""
+    def event_tokens(
+        self,
+        name: str,
+        rows: dict[str, Tensor],
+        batch: SequenceBatch,
+        fused: Tensor | None,
+        beside: Tensor | None = None,
+    ) -> Tensor:
+        """(N, d) tokens of one sequence; `fused` are its fields with n-grams and `beside` its numbers, if it has
+        some."""
         with self._cast("tokens", batch.grouping_key.device, self._token_weights[name]):
-            return self.tokens[name](rows[self.sequence_sets[name]], batch.sequences[name], fused)
+            return self.tokens[name](rows[self.sequence_sets[name]], batch.sequences[name], fused, beside)
+
+    def beside(self, name: str, batch: SequenceBatch) -> Tensor | None:
+        """(N, K) columns of what the events of a sequence have beside rows and buckets; None without any."""
+        tokens = self.tokens[name]
+        assert isinstance(tokens, EventTokens)
+        return None if tokens.columns is None else tokens.columns(batch.sequences[name], batch.request)
 
     def fused_fields(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor | None:
         """(N, Df) columns of the fields of a sequence that have n-grams; None without any."""
@@ -147,9 +176,20 @@ class Ranker(nn.Module):
         """What the body reads of every sequence."""
         again, half = "tokens" in self.config.recompute, self._is_half("layers", batch.grouping_key.device)
         fused = {name: run(self.fused_fields, name, rows, batch, again=again) for name in self.tokens}
-        tokens = {name: run(self.event_tokens, name, rows, batch, fused[name], again=again) for name in self.tokens}
+        beside = {name: self.beside(name, batch) for name in self.tokens}
+        tokens = {
+            name: run(self.event_tokens, name, rows, batch, fused[name], beside[name], again=again)
+            for name in self.tokens
+        }
         pools = {
-            name: pool(rows[self.sequence_sets[name]], batch.sequences[name], self.tokens[name], view, fused[name])
+            name: pool(
+                rows[self.sequence_sets[name]],
+                batch.sequences[name],
+                self.tokens[name],
+                view,
+                fused[name],
+                beside[name],
+            )
             for name, pool in self.pools.items()
         }
         lengths = {name: batch.sequences[name].lengths for name in self.tokens}
@@ -179,6 +219,12 @@ def _event_ngrams(schema: Schema, table_dims: dict[str, int]) -> dict[str, Event
         columns = slice(start, start + table_dims[of.base])
         found.setdefault(of.sequence, []).append(NgramField(of.field, owner, columns, of.spec))
     return {name: EventNgrams(fields) for name, fields in found.items()}
+
+
+def _event_columns(schema: Schema, sequence: SequenceSchema) -> EventColumns | None:
+    """None where the events have only rows and buckets."""
+    numbers, cyclic = as_sent(sequence.numbers), sequence.time and schema.request.cyclic
+    return EventColumns(numbers, cyclic=cyclic) if numbers or cyclic else None
 
 
 def _body(model: type[Model], options: ModelOptions, inputs: ModelInputs) -> SequenceModel:

@@ -1,4 +1,5 @@
 from dist_rec.models.features import FeatureColumns
+from tests.data.kind_rows import kinds_schema
 from tests.data.requests import make_schema
 
 
@@ -15,3 +16,14 @@ def test_columns_of_context_come_first_then_those_of_the_candidate() -> None:
     assert columns.total == 16 + 8 + 4 + 2
     assert columns.groups == {"who": [slice(0, 16)], "what": [slice(16, 24), slice(28, 30)], "kind": [slice(24, 28)]}
     assert columns.candidate_groups == [1, 2]
+
+
+def test_numbers_and_times_are_as_wide_as_side_values() -> None:
+    """Of requests after their context; of candidates those that are buckets before the others."""
+    dims = {"item": 8, "kind": 4, "user": 16, "query": 4}
+    columns = FeatureColumns.of(kinds_schema(), dims, side_dim=2)
+    assert columns.total == 16 + 4 * 2 + 8 + 4 + 3 * 2
+    assert columns.groups["who"] == [slice(0, 16), *(slice(s, s + 2) for s in (16, 18, 20, 22))]
+    price, item, rank, stay = columns.groups["what"]
+    assert item == slice(24, 32) and [rank, price, stay] == [slice(s, s + 2) for s in (36, 38, 40)]
+    assert columns.groups["kind"] == [slice(32, 36)] and columns.candidate_groups == [1, 2]

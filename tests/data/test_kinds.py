@@ -1,0 +1,64 @@
+from typing import Any
+
+import pytest
+
+from dist_rec.common.strict import ConfigError
+from dist_rec.data.kinds import SentKinds, check_fitted, grouped_kinds, named_numbers, numbers_of
+from tests.data.kind_rows import NUMBERS, kinds_schema
+from tests.data.requests import make_schema
+
+CANDIDATE = {"ids": ["item"], "labels": ["click"]}
+
+
+def test_names_and_places() -> None:
+    schema = kinds_schema()
+    assert list(numbers_of(schema)) == ["request", "history", "searches", "candidate"]
+    names = list(named_numbers(schema))
+    assert names[:3] == ["context.of_price", "context.of_stay", "context.of_rank"]
+    assert names[3:] == [f"history.{n}" for n in NUMBERS] + ["searches.stay"] + [f"candidate.{n}" for n in NUMBERS]
+    assert grouped_kinds(schema) == ["of_price", "of_stay", "of_rank", "time"]
+    assert schema.grouped_fields[:5] == [
+        *("context.user", "context.of_price", "context.of_stay", "context.of_rank", "context.time")
+    ]
+    assert schema.grouped_fields[5:] == [f"candidate.{name}" for name in ("item", "kind", *NUMBERS)]
+    assert schema.side_values(schema.candidate) == {"rank": 5}
+
+
+def test_what_is_sent() -> None:
+    kinds = SentKinds.of(kinds_schema())
+    assert kinds.numbers["history"] == kinds.numbers["candidate"] == ("price", "stay")
+    assert kinds.buckets == ("of_rank",) and kinds.has_request
+    assert SentKinds.of(make_schema()) == SentKinds({"request": (), "history": (), "searches": (), "candidate": ()})
+
+
+def test_the_model_needs_a_fit() -> None:
+    check_fitted(kinds_schema())
+    check_fitted(make_schema())
+    request = {"grouping_key": "user", "time": "time", "numbers": {"of": {}}}
+    candidate = CANDIDATE | {"numbers": {"price": {"encoding": "value"}}}
+    schema = kinds_schema(request=request, candidate=candidate, feature_groups={})
+    with pytest.raises(ConfigError, match=r"context.of, candidate.price; run `dist-rec data fit"):
+        check_fitted(schema)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"candidate": CANDIDATE | {"numbers": {"item": {}}}}, "candidate: expected every name once, got 'item'"),
+        ({"candidate": CANDIDATE | {"side": {"x": 2}, "numbers": {"x": {}}}}, "candidate: .* got 'x' 2 times"),
+        ({"candidate": CANDIDATE | {"numbers": {"keys": {}}}}, "candidate.numbers: 'keys' cannot be a name"),
+        ({"request": {"grouping_key": "g", "time": "t", "numbers": {"user": {}}}}, "request: .* got 'user' 2 times"),
+        (
+            {"request": {"grouping_key": "g", "time": "t", "cyclic": True, "numbers": {"t": {}}}},
+            "request: .* got 't' 2 times",
+        ),
+        ({"request": {"grouping_key": "g", "time": "a.b", "cyclic": True}}, "request.time: 'a.b' cannot be a name"),
+        (
+            {"candidate": CANDIDATE | {"numbers": {"x": {"encoding": "buckets", "bounds": list(range(2**15))}}}},
+            "at most 32766 bounds",
+        ),
+    ],
+)
+def test_what_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_schema(**changes)
