@@ -14,6 +14,7 @@ from pydantic import Field
 
 from dist_rec.common.strict import ConfigError, Strict, Width
 from dist_rec.config import Config
+from dist_rec.data.attribute_store import open_attributes
 from dist_rec.data.collate import collate
 from dist_rec.data.columns import CANDIDATE, CONTEXT, Column, arrow_schema, columns_of, list_column
 from dist_rec.data.errors import DataError
@@ -182,6 +183,7 @@ def measured(config: Config, schema: Schema) -> Requests:
             max_length=config.data.max_length,
             rows=READERS.make(config.data.reader),
             event_filter=None if acting is None else replace(acting, start_step=0),
+            attributes=open_attributes(config.data.path, schema),
         )
         batches = [batch for batch in islice(reader, MEASURED_BATCHES) if batch.num_requests]
     except DataError as error:
@@ -202,8 +204,9 @@ def measured(config: Config, schema: Schema) -> Requests:
 
 
 def _measured_sets(schema: Schema) -> dict[str, FeatureSet]:
-    """Without n-grams, which follow from the ids: of made ids hardly one occurs twice."""
-    made = schema.layout.ngrams | schema.layout.candidate_ngrams
+    """Without n-grams, which follow from the ids: of made ids hardly one occurs twice. And without lists that belong to
+    ids: made rows have empty ones."""
+    made = {*schema.layout.ngrams, *schema.layout.candidate_ngrams, *schema.layout.attribute_lists}
     return {name: of for name, of in schema.layout.feature_sets.items() if name not in made}
 
 

@@ -142,6 +142,7 @@ def _stages_of(ranker: Ranker) -> dict[nn.Module, str]:
     found |= dict.fromkeys((*ranker.tokens.values(), *ranker.pools.values()), "tokens")
     first = (EventNgrams, EventColumns)  # run before the module that holds them
     found |= {m: "tokens" for m in ranker.tokens.modules() if isinstance(m, first)}
+    found |= {m: "tokens" for m in (ranker.attributes, ranker.request, ranker.candidate_numbers) if m is not None}
     found[ranker.body] = "layers"
     for name, module in ranker.body.named_modules():
         if name.rpartition(".")[2] in FFN:

@@ -41,6 +41,15 @@ class JaggedEvents:
 
 
 @dataclass(frozen=True)
+class IdLists:
+    """Lists of ids, one list after the other: `lengths` of the lists, and `inverse` the row of each id among the
+    distinct ones, as in `JaggedEvents`."""
+
+    lengths: Lengths
+    inverse: Tensor | BitPackedIndex
+
+
+@dataclass(frozen=True)
 class Feedback:
     """What happened to candidates after they were served, for twins of them to see.
 
@@ -81,6 +90,8 @@ class SequenceBatch(Multistreamable):
     - `unique`: KeyedJaggedTensor of stride 1 with one key per field of each feature set ("history.item"), U ids each
     - `context` (B,) row of each request in the feature set "context", like an `inverse`; None without context fields
     - `request` other values of the requests, None if the schema declares none
+    - `attributes` key -> name -> what belongs to the U distinct ids of the key: (U,) float32, NaN where it is missing,
+      (U,) uint8 or int16 buckets, (U, dim) float16, or U lists
     - `sequences` by name, `candidates` with `lengths` = candidates per request
     - `labels` (C, T) float32, 0 or 1; NaN where a task is given another task whose label is 0, where the label is not
       final, and for all tasks of a candidate that a filter takes from training
@@ -111,6 +122,7 @@ class SequenceBatch(Multistreamable):
     waited: Tensor | None = None
     feedback: Feedback | None = None
     request: RequestValues | None = None
+    attributes: dict[str, dict[str, Tensor | IdLists]] = field(default_factory=dict)
 
     @property
     def num_candidates(self) -> int:

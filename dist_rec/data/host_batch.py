@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dist_rec.data.batch import Feedback, JaggedEvents, RequestValues, SequenceBatch
+from dist_rec.data.batch import Feedback, IdLists, JaggedEvents, RequestValues, SequenceBatch
 from dist_rec.data.columns import CANDIDATE, CONTEXT, REQUEST
 from dist_rec.data.kinds import SentKinds
 from dist_rec.data.later import FEEDBACK
@@ -25,8 +25,8 @@ class HostBatch(UniqueTokens):
     - owners are the sequences, "candidate" and "context". Every owner but context also has `lengths.<owner>`,
       `side.<owner>.<field>`, `number.<owner>.<name>` and `age.<owner>`, and where a filter leaves slots empty
       `slot.<owner>` and `slots.<owner>`; there are also `labels`, `oracle`, `observed`, `waited`, `visible_events`,
-      `visible_slots`, `chosen`, `grouping_key`, `candidates_per_rank`, those of `request_values` and, with feedback,
-      those of `feedback_columns`
+      `visible_slots`, `chosen`, `grouping_key`, `candidates_per_rank`, those of `request_values`, of `Joined` and, with
+      feedback, of `feedback_columns`
     - `side` owner -> names of its side values; `feedback` those of feedback, None where there is none
     - `plain_bytes`: bytes the same batch would take as int64 KeyedJaggedTensors without dedup
     - `num_targets`: candidates that are trained, one number or one for each task
@@ -91,6 +91,7 @@ class HostBatch(UniqueTokens):
             unique=there.deduplicated,
             context=there.inverse(CONTEXT) if CONTEXT in there.counts else None,
             request=self._request_of(tensors) if self.kinds.has_request else None,
+            attributes={key: self._attributes_of(there, key) for key in self.kinds.attributes},
             candidates=events.pop(CANDIDATE),
             sequences=events,
             labels=tensors["labels"],
@@ -111,6 +112,15 @@ class HostBatch(UniqueTokens):
             numbers={name: tensors[f"number.{REQUEST}.{name}"] for name in self.kinds.numbers[REQUEST]},
             week=tensors.get(f"week.{REQUEST}"),
         )
+
+    def _attributes_of(self, there: UniqueTokens, key: str) -> dict[str, Tensor | IdLists]:
+        found: dict[str, Tensor | IdLists] = {
+            name: there.tensors[f"attribute.{key}.{name}"] for name in self.kinds.attributes[key]
+        }
+        for name in self.kinds.lists[key]:
+            owner = f"{key}.{name}"
+            found[name] = IdLists(self._lengths(f"lengths.{owner}", there.tensors), there.inverse(owner))
+        return found
 
     def _feedback_of(self, there: UniqueTokens, side: tuple[str, ...]) -> Feedback:
         tensors = there.tensors

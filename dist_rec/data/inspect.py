@@ -10,6 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from dist_rec.common.ngram import NgramSpec
+from dist_rec.data.attribute_store import FOLDER as ATTRIBUTES
+from dist_rec.data.attribute_store import AttributeStore, open_attributes
 from dist_rec.data.columns import CONTEXT
 from dist_rec.data.errors import DataError, reading
 from dist_rec.data.files import SUFFIXES, data_files, is_hidden, warn_once
@@ -59,7 +61,8 @@ def inspect_dataset(path: Path, ngram: Mapping[str, NgramSpec | None] | None = N
     sizes, grams = schema.layout.sizes, schema.layout.ngrams | schema.layout.candidate_ngrams
     occurred = {key: np.zeros(size, dtype=bool) for key, size in sizes.items() if key not in grams}
     counters = [NgramCounter(of) for of in schema.layout.ngrams.values()]
-    splits = [_inspect_split(folder, schema, occurred, counters) for folder in folders]
+    store = open_attributes(path, schema)
+    splits = [_inspect_split(folder, schema, occurred, counters, store) for folder in folders]
     seen = {key: (int(ids.sum()), len(ids)) for key, ids in occurred.items()}
     return DatasetReport(schema.name, splits, seen, [each for counter in counters for each in counter.reports()])
 
@@ -95,7 +98,7 @@ def split_folders(path: Path) -> list[Path]:
         folders = [entry for entry in entries if entry.is_dir()]
     splits = [folder for folder in folders if data_files(folder)[0]]
     for entry in entries:
-        if entry in folders and entry not in splits:
+        if entry in folders and entry not in splits and entry.name != ATTRIBUTES:
             warn_once(f"{entry}: not read, a folder without Parquet files")
         elif entry not in folders and entry.suffix.lower() in SUFFIXES:
             warn_once(f"{entry}: not read, a file outside of the folders of splits")
@@ -103,16 +106,21 @@ def split_folders(path: Path) -> list[Path]:
 
 
 def _inspect_split(
-    folder: Path, schema: Schema, occurred: dict[str, NDArray[np.bool_]], counters: list[NgramCounter]
+    folder: Path,
+    schema: Schema,
+    occurred: dict[str, NDArray[np.bool_]],
+    counters: list[NgramCounter],
+    attributes: AttributeStore | None,
 ) -> SplitReport:
     """Marks in `occurred` the ids of each field that occur, and counts n-grams."""
     lengths: dict[str, list[NDArray[np.int32]]] = {sequence.name: [] for sequence in schema.sequences}
     ones, defined = np.zeros((2, len(schema.candidate.labels)))
     rows = candidates = tokens = unique = nbytes = plain_bytes = batches = 0
     sets = schema.layout.feature_sets
-    beside = (CONTEXT, *schema.layout.ngrams, *schema.layout.candidate_ngrams)
+    layout = schema.layout
+    beside = (CONTEXT, *layout.attribute_lists, *layout.ngrams, *layout.candidate_ngrams)
     first_keys = [feature_set.keys[0] for name, feature_set in sets.items() if name not in beside]
-    for batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
+    for batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS, attributes=attributes):
         labels = batch.tensors["labels"]
         for key, ids in occurred.items():
             ids[batch.ids_of(key).numpy()] = True

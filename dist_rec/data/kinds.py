@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dist_rec.common.strict import ConfigError, check_distinct
+from dist_rec.data.attributes import RESERVED, AttributeField, every_attribute
 from dist_rec.data.names import check_names
 from dist_rec.data.numbers import FIT, NumberField, as_buckets, as_sent
 
@@ -21,16 +22,26 @@ class SentKinds:
     - `numbers` owner -> names of the numbers that are sent as float32
     - `buckets` of the requests: names of the numbers that are sent as buckets
     - `has_request`: whether requests have any values beside the ids of their context
+    - `attributes` key -> names of the attributes of its ids that are numbers or vectors; `lists` those that are lists
     """
 
     numbers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     buckets: tuple[str, ...] = ()
     has_request: bool = False
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, schema: "Schema") -> "SentKinds":
         numbers = {owner: tuple(as_sent(numbers)) for owner, numbers in numbers_of(schema).items()}
-        return cls(numbers, tuple(as_buckets(schema.request.numbers)), bool(grouped_kinds(schema)))
+        of_keys = attributes_of_keys(schema)
+        return cls(
+            numbers,
+            tuple(as_buckets(schema.request.numbers)),
+            bool(grouped_kinds(schema)),
+            {key: tuple(name for name, of in found.items() if of.list is None) for key, found in of_keys.items()},
+            {key: tuple(name for name, of in found.items() if of.list is not None) for key, found in of_keys.items()},
+        )
 
 
 def check_kinds(schema: "Schema") -> None:
@@ -38,6 +49,7 @@ def check_kinds(schema: "Schema") -> None:
     taken = {REQUEST: [field.name for field in schema.context]}
     taken |= {of.name: [*(field.name for field in of.ids), *of.side] for of in schema.sequences}
     taken[CANDIDATE] = [*(field.name for field in schema.candidate.ids), *schema.candidate.side]
+    _check_attributes(schema)
     for owner, numbers in numbers_of(schema).items():
         check_names(f"{owner}.numbers", numbers)
         if owner == REQUEST:
@@ -49,6 +61,19 @@ def check_kinds(schema: "Schema") -> None:
                 raise ValueError(f"{owner}.{name}: a number has at most {2**15 - 2} bounds, got {of.num_buckets} more")
 
 
+def _check_attributes(schema: "Schema") -> None:
+    known = ", ".join(schema.tables)
+    for table, attributes in schema.attributes.items():
+        if table not in schema.tables:
+            raise ValueError(f"attributes.{table}: table '{table}' is not declared; declared: {known}")
+        check_names(f"attributes.{table}", attributes)
+        for name, of in attributes.items():
+            if name in RESERVED:
+                raise ValueError(f"attributes.{table}: '{name}' is a word of n-grams; expected another name")
+            if of.list is not None and of.list not in schema.tables:
+                raise ValueError(f"attributes.{table}.{name}: table '{of.list}' is not declared; declared: {known}")
+
+
 def numbers_of(schema: "Schema") -> dict[str, dict[str, NumberField]]:
     """Numbers by owner: `request`, every sequence, `candidate`."""
     owners = {of.name: of.numbers for of in schema.sequences}
@@ -56,11 +81,24 @@ def numbers_of(schema: "Schema") -> dict[str, dict[str, NumberField]]:
 
 
 def named_numbers(schema: "Schema") -> dict[str, NumberField]:
-    """By the names that people use: "context.<name>" of the request, "<owner>.<name>" of others."""
-    return {
+    """By the names that people use: "context.<name>" of the request, "<owner>.<name>" of others, and
+    "attributes.<table>.<name>" of ids."""
+    of_ids = {f"attributes.{table}.{n}": of.number for table, n, of in every_attribute(schema) if of.number is not None}
+    return of_ids | {
         f"{CONTEXT if owner == REQUEST else owner}.{name}": of
         for owner, numbers in numbers_of(schema).items()
         for name, of in numbers.items()
+    }
+
+
+def attributes_of_keys(schema: "Schema") -> dict[str, dict[str, AttributeField]]:
+    """Attributes by key of ids that have some: not those of lists and of n-grams, which have none."""
+    layout = schema.layout
+    made = layout.attribute_lists.keys() | layout.ngrams.keys() | layout.candidate_ngrams.keys()
+    return {
+        key: schema.attributes[table]
+        for key, table in layout.tables.items()
+        if key not in made and schema.attributes.get(table)
     }
 
 

@@ -32,6 +32,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from dist_rec.common.strict import Strict, check_distinct
+from dist_rec.data.attributes import AttributeField, lists_of_keys
 from dist_rec.data.id_field import IdField
 from dist_rec.data.kinds import check_kinds, grouped_kinds
 from dist_rec.data.later import FEEDBACK, FeedbackSchema
@@ -50,6 +51,9 @@ class Schema(Strict):
     context: list[IdField] = []
     sequences: list[SequenceSchema] = Field(min_length=1)
     candidate: CandidateSchema
+    attributes: dict[str, dict[str, AttributeField]] = Field(
+        default={}, description="Table -> what belongs to its ids and is stored once, by name; see attribute_store.py."
+    )
     hidden: bool = Field(
         default=False,
         description="Whether tables and side values of events have one more value, HIDDEN, their last. A recipe whose "
@@ -216,13 +220,18 @@ class Schema(Strict):
                 found = FeatureSet(owner, tuple(keys))
                 tables |= keys
             owners[owner] = found
+        attributes, base = lists_of_keys(self, tables), dict(tables)
+        owners |= {owner: FeatureSet(owner, (owner,)) for owner in attributes}
+        for owner, (key, name) in attributes.items():
+            tables[owner] = self.attributes[base[key]][name].list or ""
         sizes = {key: self.rows_of(table) for key, table in tables.items()}
         ngrams = {f"{of.sequence}.{of.field}.ngram": of for of in self._ngrams(owners)}
         of_candidates = {f"{owner}.candidate": of for owner, of in ngrams.items() if of.candidate_place is not None}
         owners |= {owner: FeatureSet(owner, (owner,)) for owner in ngrams | of_candidates}
         tables |= {owner: of.table for owner, of in (ngrams | of_candidates).items()}
         sizes |= {owner: of.spec.total_rows for owner, of in (ngrams | of_candidates).items()}
-        return Layout(owners, {of.name: of for of in owners.values()}, tables, sizes, ngrams, of_candidates)
+        sets = {of.name: of for of in owners.values()}
+        return Layout(owners, sets, tables, sizes, ngrams, of_candidates, attributes)
 
     def _ngrams(self, owners: Mapping[str, FeatureSet]) -> Iterable[FieldNgrams]:
         candidate = [field.name for field in self.candidate.ids]

@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.batch import SequenceBatch
-from dist_rec.data.kinds import grouped_kinds
+from dist_rec.data.kinds import attributes_of_keys, grouped_kinds
 from dist_rec.data.later import FEEDBACK
 from dist_rec.data.numbers import as_sent
 from dist_rec.data.owners import SequenceSchema
 from dist_rec.data.schema import Schema
 from dist_rec.kernels.gather_pool import expand
 from dist_rec.models.config import ModelConfig, Precision
-from dist_rec.models.features import FeatureColumns
+from dist_rec.models.features import FeatureColumns, widened
 from dist_rec.models.late_fusion import LateFusion
+from dist_rec.models.layers.attributes import Attributes
 from dist_rec.models.layers.delay import num_rates
 from dist_rec.models.layers.event_ngrams import EventNgrams, NgramField
 from dist_rec.models.layers.feedback import FeedbackEncoder
@@ -56,9 +57,11 @@ class Ranker(nn.Module):
             {n: NumberTerm(of, config.tokens.side_dim) for n, of in as_sent(schema.candidate.numbers).items()}
         )
         self.request = RequestFeatures(schema, config.tokens.side_dim) if grouped_kinds(schema) else None
-        row_dims = {n: sum(table_dims[layout.tables[key]] for key in of.keys) for n, of in layout.feature_sets.items()}
-        ngrams = _event_ngrams(schema, table_dims)
-        columns = FeatureColumns.of(schema, table_dims, config.tokens.side_dim)
+        self.attributes = Attributes(schema, table_dims, config.tokens) if attributes_of_keys(schema) else None
+        dims = widened(schema, table_dims, config.tokens)
+        row_dims = {n: sum(dims[layout.tables[key]] for key in of.keys) for n, of in layout.feature_sets.items()}
+        ngrams = _event_ngrams(schema, table_dims, dims)
+        columns = FeatureColumns.of(schema, dims, config.tokens.side_dim)
         context_dim = row_dims.get("context", 0) + (0 if self.request is None else self.request.width)
         inputs = ModelInputs(config, tuple(self.sequence_sets), columns, columns.total - context_dim, context_dim)
         tokens = {
@@ -83,13 +86,14 @@ class Ranker(nn.Module):
         self.head_width = self.body.width + inputs.candidate_dim * ("candidate" in self.head_inputs)
         self.head_width += context_dim * ("context" in self.head_inputs)
         self.head = Head(config.head, self.head_width, len(schema.candidate.labels) + num_rates(schema, config.head))
-        self.feedback = self._feedback_encoder(table_dims)
+        self.feedback = self._feedback_encoder(dims)
         self.apply(_start_small)
         self._weights = {name: HalfWeights(part) for name, part in (("layers", self.body), ("head", self.head))}
         self._ngram_weights = {name: HalfWeights(part) for name, part in ngrams.items()}
         self._token_weights = {name: HalfWeights(part) for name, part in self.tokens.items()}
 
     def forward(self, rows: dict[str, Tensor], batch: SequenceBatch, *, twins_only: bool = False) -> Tensor:
+        rows = rows if self.attributes is None else self.attributes(rows, batch)
         view, layout = self.candidates(rows, batch), None
         if self.feedback is not None and batch.feedback is not None:
             with self._cast("tokens", batch.grouping_key.device):
@@ -113,14 +117,14 @@ class Ranker(nn.Module):
         with self._cast("head", batch.grouping_key.device, self._weights["head"]):
             return self.head(torch.cat([part.float() for part in features], dim=1))
 
-    def _feedback_encoder(self, table_dims: dict[str, int]) -> FeedbackEncoder | None:
+    def _feedback_encoder(self, dims: dict[str, int]) -> FeedbackEncoder | None:
         """None where no feedback is declared. Raises ConfigError if the model does not say how wide its tokens are."""
         feedback, layout = self.schema.candidate.feedback, self.schema.layout
         self.feedback_set = layout.owners[FEEDBACK].name if FEEDBACK in layout.owners else None
         if feedback is None:
             return None
         keys = () if self.feedback_set is None else layout.owners[FEEDBACK].keys
-        row_dim = sum(table_dims[layout.tables[key]] for key in keys)
+        row_dim = sum(dims[layout.tables[key]] for key in keys)
         side, width = self.schema.side_values(feedback), self.body.feedback_width
         if width < 1:
             raise ConfigError(
@@ -210,12 +214,12 @@ class Ranker(nn.Module):
         return precision == "bf16" or (precision == "auto" and device.type == "cuda")
 
 
-def _event_ngrams(schema: Schema, table_dims: dict[str, int]) -> dict[str, EventNgrams]:
-    """Of every sequence that has fields with n-grams."""
+def _event_ngrams(schema: Schema, table_dims: dict[str, int], widened: dict[str, int]) -> dict[str, EventNgrams]:
+    """Of every sequence that has fields with n-grams, which are fused with the row of the id alone."""
     found: dict[str, list[NgramField]] = {}
     for owner, of in schema.layout.ngrams.items():
         (sequence,) = (each for each in schema.sequences if each.name == of.sequence)
-        start = sum(table_dims[field.table] for field in sequence.ids[: of.place])
+        start = sum(widened[field.table] for field in sequence.ids[: of.place])
         columns = slice(start, start + table_dims[of.base])
         found.setdefault(of.sequence, []).append(NgramField(of.field, owner, columns, of.spec))
     return {name: EventNgrams(fields) for name, fields in found.items()}

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dist_rec.common.provenance import versions
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
+from dist_rec.data.attributes import every_attribute
 from dist_rec.data.kinds import named_numbers
 from dist_rec.data.older_words import recipe_with_todays_words, with_todays_words
 from dist_rec.data.schema import Schema
@@ -184,6 +185,11 @@ def _facts(schema: Schema, resumed: bool) -> dict[str, Any]:
     # What a fit found is the checkpoint's own.
     numbers = {name: of.model_dump(mode="json", include=NUMBER) for name, of in named_numbers(schema).items()}
     facts |= {f"number {name}": of for name, of in numbers.items()}
+    facts |= {
+        f"attribute {table}.{name}": f"a vector of {of.vector}" if of.list is None else f"{of.pool} of {of.list}"
+        for table, name, of in every_attribute(schema)
+        if of.number is None
+    }
     facts |= {f"sequence {s.name}, times": s.time for s in schema.sequences}
     facts["request.cyclic"] = schema.request.utc_offset if schema.request.cyclic else None
     given = schema.candidate.given

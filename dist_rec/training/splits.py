@@ -8,6 +8,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
+from dist_rec.data.attribute_store import open_attributes
 from dist_rec.data.filter.event_filter import make_filter, needs_hidden
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.schema import Schema
@@ -83,6 +84,7 @@ def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str],
         rows=READERS.make(config.data.reader),
         hash_ngrams=not hashes_on_device(config, schema, ranks.device),
         event_filter=make_filter(config.data.filter, declared_schema(config), training=train),
+        attributes=open_attributes(config.data.path, schema),
         targets=training_targets(config, schema) if train else Targets(now=config.data.written_at),
     )
 

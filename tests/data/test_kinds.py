@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from dist_rec.common.strict import ConfigError
-from dist_rec.data.kinds import SentKinds, check_fitted, grouped_kinds, named_numbers, numbers_of
+from dist_rec.data.kinds import SentKinds, attributes_of_keys, check_fitted, grouped_kinds, named_numbers, numbers_of
 from tests.data.kind_rows import NUMBERS, kinds_schema
 from tests.data.requests import make_schema
 
@@ -14,6 +14,8 @@ def test_names_and_places() -> None:
     schema = kinds_schema()
     assert list(numbers_of(schema)) == ["request", "history", "searches", "candidate"]
     names = list(named_numbers(schema))
+    of_ids, names = names[:3], names[3:]
+    assert of_ids == ["attributes.item.year", "attributes.item.shelf", "attributes.user.income"]
     assert names[:3] == ["context.of_price", "context.of_stay", "context.of_rank"]
     assert names[3:] == [f"history.{n}" for n in NUMBERS] + ["searches.stay"] + [f"candidate.{n}" for n in NUMBERS]
     assert grouped_kinds(schema) == ["of_price", "of_stay", "of_rank", "time"]
@@ -24,10 +26,23 @@ def test_names_and_places() -> None:
     assert schema.side_values(schema.candidate) == {"rank": 5}
 
 
+def test_attributes_belong_to_keys() -> None:
+    """Of ids, not of the ids of their lists: a genre in a list would need its own attributes."""
+    tables = {"item": 50, "kind": 5, "user": 1000, "query": 9}
+    schema = make_schema(tables=tables, attributes={"item": {"more": {"list": "item"}}, "query": {"n": {"vector": 2}}})
+    assert attributes_of_keys(schema) == {
+        "history.item": schema.attributes["item"],
+        "searches.query": schema.attributes["query"],
+    }
+    assert attributes_of_keys(make_schema()) == {}
+
+
 def test_what_is_sent() -> None:
     kinds = SentKinds.of(kinds_schema())
     assert kinds.numbers["history"] == kinds.numbers["candidate"] == ("price", "stay")
     assert kinds.buckets == ("of_rank",) and kinds.has_request
+    assert kinds.attributes == {"context.user": ("income",), "history.item": ("year", "shelf", "title")}
+    assert kinds.lists == {"context.user": (), "history.item": ("genres", "makers")}
     assert SentKinds.of(make_schema()) == SentKinds({"request": (), "history": (), "searches": (), "candidate": ()})
 
 
@@ -57,6 +72,10 @@ def test_the_model_needs_a_fit() -> None:
             {"candidate": CANDIDATE | {"numbers": {"x": {"encoding": "buckets", "bounds": list(range(2**15))}}}},
             "at most 32766 bounds",
         ),
+        ({"attributes": {"items": {}}}, "attributes.items: table 'items' is not declared; declared: item, kind"),
+        ({"attributes": {"item": {"x": {"list": "y"}}}}, "attributes.item.x: table 'y' is not declared"),
+        ({"attributes": {"item": {"a.b": {"vector": 2}}}}, "attributes.item: 'a.b' cannot be a name here"),
+        ({"attributes": {"item": {"ngram": {"vector": 2}}}}, "attributes.item: 'ngram' is a word of n-grams"),
     ],
 )
 def test_what_is_refused(changes: dict[str, Any], said: str) -> None:

@@ -8,10 +8,19 @@ import pytest
 import torch
 
 from dist_rec.data.batch import SequenceBatch
-from dist_rec.data.collate import collate, empty_batch
+from dist_rec.data.collate import Collator, collate, empty_batch
 from dist_rec.data.schema import Schema
 from tests.data.filter.policies import all_items, filter_by_item
-from tests.data.kind_rows import NUMBERS, flat, kind_rows, kinds_schema, kinds_table, named
+from tests.data.kind_rows import (
+    NUMBERS,
+    flat,
+    kind_rows,
+    kinds_batch,
+    kinds_schema,
+    kinds_store,
+    kinds_table,
+    named,
+)
 from tests.data.requests import make_rows, make_schema, make_table
 from tests.models.batches import MODELS, Model, make_model, one_candidate_each
 
@@ -21,8 +30,7 @@ Rows = list[dict[str, Any]]
 
 
 def _batch(rows: Rows, schema: Schema | None = None, **options: Any) -> SequenceBatch:
-    schema = schema or kinds_schema()
-    return collate(kinds_table(rows, schema), schema, **options).to(CPU)
+    return kinds_batch(rows, schema, **options).to(CPU)
 
 
 def _model(name: str) -> Model:
@@ -72,7 +80,7 @@ def test_hidden_events_hide_their_numbers() -> None:
     rows, schema = kind_rows(30), kinds_schema(hidden=True)
     acting = filter_by_item(schema, all_items("hide"))
     table = kinds_table(rows, schema)
-    batch = collate(table, schema, event_filter=acting).to(CPU)
+    batch = Collator(schema, event_filter=acting, attributes=kinds_store(schema))(table).to(CPU)
     ids = batch.unique.to_dict()["history.item"].values()
     for events in (batch.sequences["history"], batch.candidates):
         hidden = ids[torch.as_tensor(events.inverse).long()] == 50
