@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dist_rec.common.strict import ConfigError, check_distinct
 from dist_rec.data.attributes import RESERVED, AttributeField, every_attribute
@@ -88,6 +88,20 @@ def named_numbers(schema: "Schema") -> dict[str, NumberField]:
         f"{CONTEXT if owner == REQUEST else owner}.{name}": of
         for owner, numbers in numbers_of(schema).items()
         for name, of in numbers.items()
+    }
+
+
+def numbers_of_tree(tree: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """As `named_numbers`, of a schema as plain values, to be changed there."""
+    found = {
+        f"attributes.{table}.{name}": of["number"]
+        for table, attributes in tree.get("attributes", {}).items()
+        for name, of in attributes.items()
+        if of.get("number") is not None
+    }
+    owners = {CONTEXT: tree["request"]} | {of["name"]: of for of in tree["sequences"]} | {CANDIDATE: tree[CANDIDATE]}
+    return found | {
+        f"{owner}.{name}": number for owner, of in owners.items() for name, number in of.get("numbers", {}).items()
     }
 
 

@@ -4,16 +4,15 @@ Does not import torch: the encodings as a model computes them are in models/laye
 """
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from dist_rec.common.choices import Encoding
 from dist_rec.common.strict import Size, Strict
 
-Encoding = Literal["value", "buckets", "piecewise"]
 FIT = "run `dist-rec data fit DATASET`"
 
 
@@ -70,7 +69,7 @@ class NumberField(Strict):
         """K of the encoding of a number that is sent as it is: 1 of its value, or one per bin, then 1 of missing."""
         return 2 if self.encoding == "value" else len(self.knots)
 
-    @cached_property
+    @property
     def knots(self) -> NDArray[np.float32]:
         """The scaled ends of the bins of the piecewise-linear encoding."""
         return scaled(np.array(self._bounds), self.scale).astype(np.float32)
@@ -82,7 +81,7 @@ class NumberField(Strict):
         found = np.searchsorted(self._borders, values, side="right")
         return np.where(np.isnan(values), len(self._borders) + 1, found)
 
-    @cached_property
+    @property
     def _borders(self) -> NDArray[np.float32]:
         """Of the buckets. Nothing in training is below or above the ends of quantiles, which are no borders."""
         bounds = self._bounds if self.bounds is not None else self._bounds[1:-1]

@@ -1,5 +1,6 @@
 """Runs on a dataset with fields of every kind: readers, resumed runs, and checkpoints that know their fields."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,20 @@ import pytest
 import yaml
 
 from dist_rec.common.strict import ConfigError
+from dist_rec.config import ParallelConfig
 from dist_rec.data.errors import DataError
 from dist_rec.door import check_run
 from dist_rec.training.evaluate import evaluate_checkpoint
-from dist_rec.training.ranks import Ranks
+from dist_rec.training.ranks import Ranks, start_ranks
 from tests.data.kind_rows import write_kinds
 from tests.training.runs import losses, make_config, run
+
+
+@pytest.fixture
+def alone() -> Iterator[Ranks]:
+    with start_ranks(ParallelConfig()) as ranks:
+        yield ranks
+
 
 SIZES = {"train": 48, "valid": 8, "test": 16}
 
