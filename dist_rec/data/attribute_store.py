@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dist_rec.common.made import mark
 from dist_rec.data.attributes import AttributeField, every_attribute
-from dist_rec.data.columns import Ints
+from dist_rec.data.columns import IdLists, Ints
 from dist_rec.data.errors import DataError, one_line, reading, writing
 from dist_rec.data.gather import gather
 from dist_rec.data.schema import Schema
@@ -28,14 +28,6 @@ from dist_rec.data.schema import Schema
 FOLDER = "attributes"
 AT_ONCE = 1_000_000  # entries that a check reads
 Arrays = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class IdListColumn:
-    """Lists of U ids: (M,) values one list after the other, and (U,) int64 lengths."""
-
-    values: NDArray
-    lengths: Ints
 
 
 @dataclass(frozen=True)
@@ -62,13 +54,13 @@ class AttributeStore:
             raise DataError(f"{self._path(table, name)}, row {row}: expected finite numbers, got {array[row]}")
         return np.where(known[:, None], found, np.float16(0))
 
-    def lists(self, table: str, name: str, ids: Ints) -> IdListColumn:
+    def lists(self, table: str, name: str, ids: Ints) -> IdLists:
         """Empty for HIDDEN."""
         offsets, known = self._files[f"{table}/{name}.offsets"], self._known(table, ids)
         start = np.where(known, ids, 0)
         starts, ends = offsets[start], offsets[start + 1]
         lengths = np.where(known, ends - starts, 0)
-        return IdListColumn(gather(self._files[f"{table}/{name}.values"], starts, lengths), lengths)
+        return IdLists(gather(self._files[f"{table}/{name}.values"], starts, lengths), lengths)
 
     def check(self) -> None:
         """Reads all numbers and lists. Raises DataError for the first that cannot be."""

@@ -92,6 +92,7 @@ class SequenceBatch(Multistreamable):
     - `request` other values of the requests, None if the schema declares none
     - `attributes` key -> name -> what belongs to the U distinct ids of the key: (U,) float32, NaN where it is missing,
       (U,) uint8 or int16 buckets, (U, dim) float16, or U lists
+    - `lists` "context.<name>" -> B lists, "candidate.<name>" -> C lists
     - `sequences` by name, `candidates` with `lengths` = candidates per request
     - `labels` (C, T) float32, 0 or 1; NaN where a task is given another task whose label is 0, where the label is not
       final, and for all tasks of a candidate that a filter takes from training
@@ -123,6 +124,7 @@ class SequenceBatch(Multistreamable):
     feedback: Feedback | None = None
     request: RequestValues | None = None
     attributes: dict[str, dict[str, Tensor | IdLists]] = field(default_factory=dict)
+    lists: dict[str, IdLists] = field(default_factory=dict)
 
     @property
     def num_candidates(self) -> int:

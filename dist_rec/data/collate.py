@@ -26,6 +26,7 @@ from dist_rec.data.ngram.counts import NgramUse, use_by_order
 from dist_rec.data.ngram.device import DeviceHash, heads_of
 from dist_rec.data.ngram.host import candidate_ngram_ids, host_ngram_ids
 from dist_rec.data.outcome import num_targets, outcome
+from dist_rec.data.read_lists import plain_list_bytes, read_lists
 from dist_rec.data.reading import OwnerColumns, Reading
 from dist_rec.data.request_values import plain_request_bytes, request_values
 from dist_rec.data.schema import Schema
@@ -75,6 +76,8 @@ class Collator:
         feedback, came = feedback_columns(reading, labels, targets), outcome(reading, labels)
         columns = {CONTEXT: [left.some.scalars(field.name) for field in schema.context]}
         columns |= {owner: of.ids for owner, of in events.items()}
+        lists = read_lists(reading)
+        columns |= {owner: [of.values] for owner, of in lists.items()}
         if schema.candidate.feedback is not None and schema.candidate.feedback.ids:
             columns[FEEDBACK] = no_feedback(schema.candidate.feedback) if feedback is None else feedback.ids
         columns |= {owner: [_ngrams(events[of.sequence], of)] for owner, of in self._hashed.items()}
@@ -88,6 +91,7 @@ class Collator:
             every.append(feedback)
         beside = {name: tensor for of in every for name, tensor in of.tensors.items()}
         beside |= request_values(reading) | joined.tensors
+        beside |= {f"lengths.{owner}": torch.from_numpy(of.lengths.astype(np.int32)) for owner, of in lists.items()}
         share = torch.tensor(counts if schema.candidate.delayed else counts[0], dtype=torch.float32)
         return HostBatch(
             tensors=TransferBuffer.of(
@@ -102,6 +106,7 @@ class Collator:
             + 12 * len(schema.context) * len(left.some)
             + plain_request_bytes(reading)
             + joined.plain_bytes
+            + plain_list_bytes(lists)
             + sum(tensor.nbytes for tensor in came.values()),
             num_targets=counts,
             filtered=left.counts,

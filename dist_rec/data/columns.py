@@ -25,13 +25,14 @@ CONTEXT = "context"
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `owner` is "request" (one value per row), or a sequence, "candidate" or "feedback" (a list per
-    row)."""
+    """One column: `owner` is "request" (one value per row), or a sequence, "candidate", "feedback" or "context.<name>"
+    (a list per row). With `nested` every entry is a list of ids."""
 
     name: str
     owner: str
     kind: Kind
     size: int | None = None  # ids are 0 .. size - 1
+    nested: bool = False
 
     @property
     def is_list(self) -> bool:
@@ -52,6 +53,7 @@ class Column:
             "number": pa.float32(),  # NaN where it is missing
         }
         value = kinds.get(self.kind) or _id_type(self.size or 2**31)
+        value = pa.list_(value) if self.nested else value
         return pa.list_(value) if self.is_list else value
 
 
@@ -67,6 +69,7 @@ def columns_of(schema: Schema) -> list[Column]:
     if schema.request.time is not None:
         columns.append(Column(schema.request.time, REQUEST, "time"))
     columns += [Column(name, REQUEST, "number") for name in schema.request.numbers]
+    columns += [Column(name, f"{CONTEXT}.{name}", "id", tables[of.table]) for name, of in schema.request.lists.items()]
     for owner, of in [*((sequence.name, sequence) for sequence in schema.sequences), (CANDIDATE, candidate)]:
         columns += [Column(f"{owner}.{field.name}", owner, "id", tables[field.table]) for field in of.ids]
         columns += [Column(f"{owner}.{name}", owner, "id", size) for name, size in of.side.items()]
@@ -75,6 +78,8 @@ def columns_of(schema: Schema) -> list[Column]:
             columns.append(Column(f"{owner}.time", owner, "time"))
         columns += [Column(f"{owner}.score", owner, "score")] if of.score else []
         columns += [Column(f"{owner}.reason", owner, "id", ALL_REASONS + 1)] if of.reason else []
+    for name, of in candidate.lists.items():
+        columns.append(Column(f"{CANDIDATE}.{name}", CANDIDATE, "id", tables[of.table], nested=True))
     labels = [f"{CANDIDATE}.{label}" for label in candidate.labels]
     columns += [Column(label, CANDIDATE, "label") for label in labels]
     columns += [Column(f"{label}.oracle", CANDIDATE, "oracle") for label in labels if candidate.oracle]
@@ -109,6 +114,14 @@ def _known_later(schema: Schema) -> list[Column]:
 def arrow_schema(schema: Schema) -> pa.Schema:
     """Columns and Arrow types of the files of the writer."""
     return pa.schema([pa.field(column.name, column.arrow_type) for column in columns_of(schema)])
+
+
+@dataclass(frozen=True)
+class IdLists:
+    """Lists of ids: (M,) values one list after the other, and the (N,) int64 lengths of the lists."""
+
+    values: NDArray
+    lengths: Ints
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 import numpy as np
 import pyarrow as pa
 
-from dist_rec.data.columns import CANDIDATE, Column, arrow_schema, columns_of, list_column
+from dist_rec.data.columns import CANDIDATE, Column, IdLists, arrow_schema, columns_of, list_column
 from dist_rec.data.later import FEEDBACK
+from dist_rec.data.nested import nested_column
 from dist_rec.data.schema import Schema
 
 
@@ -22,6 +23,9 @@ def example_rows(schema: Schema, *, requests: int, events: int, candidates: int)
             values[:] = 1
         elif column.size is not None:
             values = np.arange(requests * length) % column.size
+        if column.nested:  # two ids each
+            ids = IdLists(np.repeat(values, 2), np.full(len(values), 2))
+            return nested_column(np.full(requests, length), ids).cast(types.field(column.name).type)
         found = list_column(np.full(requests, length), values) if column.is_list else pa.array(values)
         return found.cast(types.field(column.name).type)
 

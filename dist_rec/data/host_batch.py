@@ -91,6 +91,7 @@ class HostBatch(UniqueTokens):
             unique=there.deduplicated,
             context=there.inverse(CONTEXT) if CONTEXT in there.counts else None,
             request=self._request_of(tensors) if self.kinds.has_request else None,
+            lists={owner: self._lists_of(there, owner) for owner in self.kinds.id_lists},
             attributes={key: self._attributes_of(there, key) for key in self.kinds.attributes},
             candidates=events.pop(CANDIDATE),
             sequences=events,
@@ -117,10 +118,10 @@ class HostBatch(UniqueTokens):
         found: dict[str, Tensor | IdLists] = {
             name: there.tensors[f"attribute.{key}.{name}"] for name in self.kinds.attributes[key]
         }
-        for name in self.kinds.lists[key]:
-            owner = f"{key}.{name}"
-            found[name] = IdLists(self._lengths(f"lengths.{owner}", there.tensors), there.inverse(owner))
-        return found
+        return found | {name: self._lists_of(there, f"{key}.{name}") for name in self.kinds.lists[key]}
+
+    def _lists_of(self, there: UniqueTokens, owner: str) -> IdLists:
+        return IdLists(self._lengths(f"lengths.{owner}", there.tensors), there.inverse(owner))
 
     def _feedback_of(self, there: UniqueTokens, side: tuple[str, ...]) -> Feedback:
         tensors = there.tensors

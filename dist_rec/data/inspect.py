@@ -118,7 +118,7 @@ def _inspect_split(
     rows = candidates = tokens = unique = nbytes = plain_bytes = batches = 0
     sets = schema.layout.feature_sets
     layout = schema.layout
-    beside = (CONTEXT, *layout.attribute_lists, *layout.ngrams, *layout.candidate_ngrams)
+    beside = (CONTEXT, *layout.id_lists, *layout.attribute_lists, *layout.ngrams, *layout.candidate_ngrams)
     first_keys = [feature_set.keys[0] for name, feature_set in sets.items() if name not in beside]
     for batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS, attributes=attributes):
         labels = batch.tensors["labels"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dist_rec.common.strict import ConfigError, check_distinct
 from dist_rec.data.attributes import RESERVED, AttributeField, every_attribute
+from dist_rec.data.id_lists import id_lists
 from dist_rec.data.names import check_names
 from dist_rec.data.numbers import FIT, NumberField, as_buckets, as_sent
 
@@ -23,6 +24,7 @@ class SentKinds:
     - `buckets` of the requests: names of the numbers that are sent as buckets
     - `has_request`: whether requests have any values beside the ids of their context
     - `attributes` key -> names of the attributes of its ids that are numbers or vectors; `lists` those that are lists
+    - `id_lists` owners of the lists of requests and candidates
     """
 
     numbers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -30,6 +32,7 @@ class SentKinds:
     has_request: bool = False
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    id_lists: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, schema: "Schema") -> "SentKinds":
@@ -38,9 +41,10 @@ class SentKinds:
         return cls(
             numbers,
             tuple(as_buckets(schema.request.numbers)),
-            bool(grouped_kinds(schema)),
+            bool(request_features(schema)),
             {key: tuple(name for name, of in found.items() if of.list is None) for key, found in of_keys.items()},
             {key: tuple(name for name, of in found.items() if of.list is not None) for key, found in of_keys.items()},
+            schema.layout.id_lists,
         )
 
 
@@ -50,6 +54,13 @@ def check_kinds(schema: "Schema") -> None:
     taken |= {of.name: [*(field.name for field in of.ids), *of.side] for of in schema.sequences}
     taken[CANDIDATE] = [*(field.name for field in schema.candidate.ids), *schema.candidate.side]
     _check_attributes(schema)
+    for place, of in id_lists(schema).items():
+        if of.table not in schema.tables:
+            declared = ", ".join(schema.tables)
+            raise ValueError(f"{place}: table '{of.table}' is not declared; declared: {declared}")
+    for owner, lists in ((REQUEST, schema.request.lists), (CANDIDATE, schema.candidate.lists)):
+        check_names(f"{owner}.lists", lists)
+        taken[owner] += lists
     for owner, numbers in numbers_of(schema).items():
         check_names(f"{owner}.numbers", numbers)
         if owner == REQUEST:
@@ -118,6 +129,11 @@ def attributes_of_keys(schema: "Schema") -> dict[str, dict[str, AttributeField]]
 
 def grouped_kinds(schema: "Schema") -> list[str]:
     """Of a request, beside its context fields: names of its features, which are in groups."""
+    return [*request_features(schema), *schema.request.lists]
+
+
+def request_features(schema: "Schema") -> list[str]:
+    """Those of a request that are no ids: its numbers, and its time if it is cyclic."""
     return [*schema.request.numbers, *cyclic_names(schema)]
 
 

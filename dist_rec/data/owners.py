@@ -4,10 +4,12 @@ from pydantic import Field, model_validator
 
 from dist_rec.common.strict import Strict, check_distinct
 from dist_rec.data.id_field import IdField
+from dist_rec.data.id_lists import ListField
 from dist_rec.data.later import DelayedLabel, FeedbackSchema
 from dist_rec.data.numbers import NumberField
 
 SCORE = Field(default=False, description="Whether each event has a score from 0 to 1: how much a filter should act.")
+LISTS = Field(default={}, description="Lists of ids by name, such as tags; see `ListField`.")
 NUMBERS = Field(default={}, description="Numbers by name, such as a price; see `NumberField`.")
 REASON = Field(default=False, description="Whether each event has reasons to filter it: the bits of `Reason`, 0 none.")
 
@@ -18,6 +20,7 @@ class RequestSchema(Strict):
         default=None, description="Column with the request time in seconds; None if only the order is known."
     )
     numbers: dict[str, NumberField] = NUMBERS
+    lists: dict[str, ListField] = LISTS
     cyclic: bool = Field(
         default=False,
         description="Whether the time of day and of the week of the request, and of every event with a time, are "
@@ -48,6 +51,7 @@ class CandidateSchema(Strict):
     ids: list[IdField] = Field(min_length=1)
     side: dict[str, int] = {}
     numbers: dict[str, NumberField] = NUMBERS
+    lists: dict[str, ListField] = LISTS
     labels: list[str] = Field(min_length=1, description="One 0/1 label per task.")
     given: dict[str, str] = Field(
         default={},

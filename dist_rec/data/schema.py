@@ -13,6 +13,8 @@ event first), and one or more candidates with their labels. Columns:
 - `candidate.<field>`: list of int, one entry per candidate
 - `<number>`, `<sequence>.<number>`, `candidate.<number>`: a number, or a list of numbers, for every one of `numbers` of
   the request, of a sequence and of candidates; null or NaN where it is missing
+- `<list>`, `candidate.<list>`: a list of int, or a list of them, for every one of `lists` of the request and of
+  candidates
 - `candidate.<label>`: list of 0/1; either value where `given` leaves the label undefined
 - `candidate.visible_events`: list of int, if `visible_events: true`: number of the oldest events that a candidate sees
 - `candidate.<label>.oracle`: list of float, if `oracle: true`: the true probability of the label, given its condition
@@ -34,6 +36,7 @@ from pydantic import Field, field_validator, model_validator
 from dist_rec.common.strict import Strict, check_distinct
 from dist_rec.data.attributes import AttributeField, lists_of_keys
 from dist_rec.data.id_field import IdField
+from dist_rec.data.id_lists import id_lists
 from dist_rec.data.kinds import check_kinds, grouped_kinds
 from dist_rec.data.later import FEEDBACK, FeedbackSchema
 from dist_rec.data.layout import FeatureSet, FieldNgrams, Layout
@@ -192,10 +195,11 @@ class Schema(Strict):
 
     @property
     def grouped_fields(self) -> list[str]:
-        """Names in groups of all fields outside the sequences: context, then ids, side values and numbers of the
-        candidate."""
+        """Names in groups of all fields outside the sequences: context, then ids, side values, numbers and lists of
+        the candidate."""
         context = [*(field.name for field in self.context), *grouped_kinds(self)]
-        candidate = [*(field.name for field in self.candidate.ids), *self.candidate.side, *self.candidate.numbers]
+        of = self.candidate
+        candidate = [*(field.name for field in of.ids), *of.side, *of.numbers, *of.lists]
         return [*(f"context.{name}" for name in context), *(f"candidate.{name}" for name in candidate)]
 
     @property
@@ -220,6 +224,8 @@ class Schema(Strict):
                 found = FeatureSet(owner, tuple(keys))
                 tables |= keys
             owners[owner] = found
+        for owner, of in id_lists(self).items():
+            owners[owner], tables[owner] = FeatureSet(owner, (owner,)), of.table
         attributes, base = lists_of_keys(self, tables), dict(tables)
         owners |= {owner: FeatureSet(owner, (owner,)) for owner in attributes}
         for owner, (key, name) in attributes.items():
@@ -231,7 +237,7 @@ class Schema(Strict):
         tables |= {owner: of.table for owner, of in (ngrams | of_candidates).items()}
         sizes |= {owner: of.spec.total_rows for owner, of in (ngrams | of_candidates).items()}
         sets = {of.name: of for of in owners.values()}
-        return Layout(owners, sets, tables, sizes, ngrams, of_candidates, attributes)
+        return Layout(owners, sets, tables, sizes, ngrams, of_candidates, attributes, tuple(id_lists(self)))
 
     def _ngrams(self, owners: Mapping[str, FeatureSet]) -> Iterable[FieldNgrams]:
         candidate = [field.name for field in self.candidate.ids]

@@ -23,7 +23,7 @@ def load_schema(
     ngram: Mapping[str, NgramSpec | None] | None = None,
     numbers: Mapping[str, Encoding] | None = None,
 ) -> Schema:
-    """The schema of a dataset folder without the context fields and numbers in `leave_out`, with HIDDEN if `hidden`,
+    """The schema of a dataset folder without what `leave_out` names of the request, with HIDDEN if `hidden`,
     with other n-grams at the fields "<sequence>.<field>" of `ngram`, None takes them away, and with other encodings of
     `numbers`, by the names of `named_numbers`.
 
@@ -39,7 +39,7 @@ def load_schema(
         schema = check(Schema, _with_ngrams(schema, ngram, path), f"{path} with data.ngram of the recipe")
     if numbers:
         schema = check(Schema, _with_encodings(schema, numbers, path), f"{path} with data.numbers of the recipe")
-    known = [*(field.name for field in schema.context), *schema.request.numbers]
+    known = [*(field.name for field in schema.context), *schema.request.numbers, *schema.request.lists]
     for name in leave_out:
         if name not in known:
             there = ", ".join(known) or "none"
@@ -47,10 +47,11 @@ def load_schema(
     left_out = {f"context.{name}" for name in leave_out}
     groups = {name: [of for of in fields if of not in left_out] for name, fields in schema.feature_groups.items()}
     context = [field for field in schema.context if field.name not in leave_out]
-    numbers_left = {name: of for name, of in schema.request.numbers.items() if name not in leave_out}
+    kinds = {"numbers": schema.request.numbers, "lists": schema.request.lists}
+    left = {kind: {name: of for name, of in found.items() if name not in leave_out} for kind, found in kinds.items()}
     update = {
         "context": context,
-        "request": schema.request.model_copy(update={"numbers": numbers_left}),
+        "request": schema.request.model_copy(update=left),
         "feature_groups": {name: fields for name, fields in groups.items() if fields},
     }
     return schema.model_copy(update=update)

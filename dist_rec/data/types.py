@@ -16,7 +16,9 @@ LISTS = (types.is_list, types.is_large_list, types.is_fixed_size_list)
 
 def fits(column: Column, kind: pa.DataType) -> bool:
     """Whether a column of this type can hold the field. The null type can: a list column without entries has it."""
-    if column.is_list:
+    for _ in range(column.is_list + column.nested):
+        if types.is_null(kind):
+            return column.nested
         if not _is_list(kind):
             return False
         kind = kind.value_type
@@ -40,6 +42,7 @@ def wanted(column: Column) -> str:
     kinds = {"label": "0/1 numbers", "time": "integers (seconds) or timestamps"} | dict.fromkeys(_FLOATS, "floats")
     value = "numbers" if column.kind == "number" else kinds.get(column.kind, "integers")
     hint = " (number other ids, or hash them to 64 bits)" if column.kind == "grouping_key" else ""
+    value = f"lists of {value}" if column.nested else value
     return f"a list of {value}" if column.is_list else value + hint
 
 
@@ -61,6 +64,8 @@ def plain(table: pa.Table, schema: Schema) -> pa.Table:
 
 def _plain(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
     kind = values.type
+    if column.nested:
+        return values.cast(pa.list_(pa.list_(pa.int64())), safe=False)
     value = kind.value_type if column.is_list else kind
     if types.is_dictionary(value):
         value = value.value_type

@@ -23,6 +23,7 @@ from dist_rec.data.columns import (
 )
 from dist_rec.data.errors import READ_ERRORS, DataError, one_line, reading
 from dist_rec.data.later import FEEDBACK
+from dist_rec.data.nested import Nested, first_problem
 from dist_rec.data.older_words import stored_names
 from dist_rec.data.schema import Schema
 from dist_rec.data.times import EXPECTED, Span, mixed_units, other_unit, outlier
@@ -137,7 +138,12 @@ def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: in
     lists: dict[str, dict[str, Ragged]] = {}
     for column in columns_of(schema):
         _check_nulls(place, table, column)
-        if column.is_list:
+        if column.nested:
+            if (problem := first_problem(table, column)) is not None:
+                raise place.error(problem[0], column.name, *problem[1:])
+            candidates = Nested.of(table, column.name).rows
+            lists.setdefault(column.owner, {})[column.name] = Ragged(np.empty(0), candidates - candidates[0])
+        elif column.is_list:
             ragged = ragged_values(table, column.name)
             _check_values(place, column, ragged.values, ragged)
             lists.setdefault(column.owner, {})[column.name] = ragged
@@ -179,7 +185,7 @@ def _check_nulls(place: _Place, table: pa.Table, column: Column) -> None:
     if array.null_count and (column.is_list or column.kind != "number"):
         row = int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
         raise place.error(row, column.name, "a list" if column.is_list else "a value", "null")
-    if column.is_list and column.kind != "number" and (values := array.flatten()).null_count:
+    if column.is_list and not column.nested and column.kind != "number" and (values := array.flatten()).null_count:
         index = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
         offsets = array.offsets.to_numpy().astype(np.int64)
         ragged = Ragged(np.empty(0), offsets - offsets[0])

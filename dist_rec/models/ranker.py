@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.batch import SequenceBatch
-from dist_rec.data.kinds import attributes_of_keys, grouped_kinds
+from dist_rec.data.kinds import attributes_of_keys, request_features
 from dist_rec.data.later import FEEDBACK
 from dist_rec.data.numbers import as_sent
 from dist_rec.data.owners import SequenceSchema
 from dist_rec.data.schema import Schema
-from dist_rec.kernels.gather_pool import expand
+from dist_rec.kernels.gather_pool import expand, pool
 from dist_rec.models.config import ModelConfig, Precision
 from dist_rec.models.features import FeatureColumns, widened
 from dist_rec.models.late_fusion import LateFusion
@@ -56,13 +56,14 @@ class Ranker(nn.Module):
         self.candidate_numbers = nn.ModuleDict(
             {n: NumberTerm(of, config.tokens.side_dim) for n, of in as_sent(schema.candidate.numbers).items()}
         )
-        self.request = RequestFeatures(schema, config.tokens.side_dim) if grouped_kinds(schema) else None
+        self.request = RequestFeatures(schema, config.tokens.side_dim) if request_features(schema) else None
         self.attributes = Attributes(schema, table_dims, config.tokens) if attributes_of_keys(schema) else None
         dims = widened(schema, table_dims, config.tokens)
         row_dims = {n: sum(dims[layout.tables[key]] for key in of.keys) for n, of in layout.feature_sets.items()}
         ngrams = _event_ngrams(schema, table_dims, dims)
         columns = FeatureColumns.of(schema, dims, config.tokens.side_dim)
         context_dim = row_dims.get("context", 0) + (0 if self.request is None else self.request.width)
+        context_dim += sum(dims[of.table] for of in schema.request.lists.values())
         inputs = ModelInputs(config, tuple(self.sequence_sets), columns, columns.total - context_dim, context_dim)
         tokens = {
             s.name: EventTokens(
@@ -140,13 +141,24 @@ class Ranker(nn.Module):
             grams = expand(rows[name], batch.candidates.ngrams[name])  # (C M, D / M), those of a candidate adjacent
             parts.append(grams.view(batch.num_candidates, of.spec.tables * grams.shape[1]))
         parts += [term(batch.candidates.numbers[name]) for name, term in self.candidate_numbers.items()]
+        parts += self._lists("candidate", rows, batch)
         context = [expand(rows["context"], batch.context)] if batch.context is not None else []
         if self.request is not None:
             assert batch.request is not None, "the schema declares them"
             context.append(self.request(batch.request))
+        context += self._lists("context", rows, batch)
         of_request = torch.cat(context, dim=1) if len(context) > 1 else next(iter(context), None)
         prefix = batch.visible_events, batch.visible_slots
         return CandidateView(torch.cat(parts, dim=1), of_request, batch.candidates.lengths, *prefix)
+
+    def _lists(self, owner: str, rows: dict[str, Tensor], batch: SequenceBatch) -> list[Tensor]:
+        """(B, D) or (C, D) of every list of the requests or of the candidates: its rows pooled."""
+        declared = self.schema.request.lists if owner == "context" else self.schema.candidate.lists
+        found = []
+        for name, of in declared.items():
+            lists = batch.lists[f"{owner}.{name}"]
+            found.append(pool(rows[f"{owner}.{name}"], lists.inverse, lists.lengths.offsets, mode=of.pool))
+        return found
 
     def event_tokens(
         self,

@@ -14,6 +14,7 @@ from dist_rec.common.provenance import versions
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.attributes import every_attribute
+from dist_rec.data.id_lists import id_lists
 from dist_rec.data.kinds import named_numbers
 from dist_rec.data.older_words import recipe_with_todays_words, with_todays_words
 from dist_rec.data.schema import Schema
@@ -132,7 +133,9 @@ class MadeWith(BaseModel):
             of_candidates |= self._unread(schema)
         update = {
             "name": schema.name,
-            "request": schema.request.model_copy(update={"numbers": self.schema_.request.numbers}),
+            "request": schema.request.model_copy(
+                update={name: getattr(self.schema_.request, name) for name in ("numbers", "lists")}
+            ),
             "candidate": self.schema_.candidate.model_copy(update=of_candidates),
             "sequences": [
                 of.model_copy(update={name: getattr(by_name[of.name], name) for name in columns})
@@ -182,6 +185,7 @@ def _facts(schema: Schema, resumed: bool) -> dict[str, Any]:
     facts |= {name: spec.model_dump_json() for name, spec in grams.items()}
     side = {"candidate": schema.candidate.side} | {f"sequence {s.name}": s.side for s in schema.sequences}
     facts |= {f"{owner}, field {name}": f"{size} values" for owner, of in side.items() for name, size in of.items()}
+    facts |= {f"list {owner}": f"{of.pool} of {of.table}" for owner, of in id_lists(schema).items()}
     # What a fit found is the checkpoint's own.
     numbers = {name: of.model_dump(mode="json", include=NUMBER) for name, of in named_numbers(schema).items()}
     facts |= {f"number {name}": of for name, of in numbers.items()}

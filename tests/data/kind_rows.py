@@ -1,5 +1,5 @@
 """Requests of a schema with fields of every kind: the ones of `make_schema()`, numbers of requests, events and
-candidates in every encoding, cyclic times, and attributes of ids."""
+candidates in every encoding, lists of requests and candidates, cyclic times, and attributes of ids."""
 
 import functools
 import tempfile
@@ -33,6 +33,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     },
     "user": {"income": {"number": NUMBERS["stay"]}},
 }
+RELATED = {"related": {"table": "item", "pool": "sum"}}
 TABLES = {"item": 50, "kind": 5, "user": 1000, "query": 9, "genre": 7}
 NOW = 1_700_000_000
 
@@ -48,11 +49,13 @@ def kinds_schema(**changes: Any) -> Schema:
         "attributes": ATTRIBUTES,
         "request": {"grouping_key": "user", "time": "time", "cyclic": True, "utc_offset": 5.5, **named("of", NUMBERS)},
         "sequences": sequences,
-        "candidate": {"ids": ["item", "kind"], "labels": ["click", "buy"], "oracle": True, **numbers},
+        "candidate": {"ids": ["item", "kind"], "labels": ["click", "buy"], "oracle": True, "lists": RELATED, **numbers},
     }
-    groups = {"who": ["context.user", *(f"context.of_{name}" for name in NUMBERS), "context.time"]}
+    tree["request"] |= {"lists": {"tags": "genre"}}
+    groups = {"who": ["context.user", *(f"context.of_{name}" for name in NUMBERS), "context.time", "context.tags"]}
     groups["what"] = [f"candidate.{name}" for name in ("price", "item", "rank", "stay")]
-    return make_schema(**{**tree, "feature_groups": {**groups, "kind": ["candidate.kind"]}, **changes})
+    groups["kind"] = ["candidate.kind", "candidate.related"]
+    return make_schema(**{**tree, "feature_groups": groups, **changes})
 
 
 def named(prefix: str, numbers: dict[str, Any]) -> dict[str, Any]:
@@ -74,6 +77,10 @@ def kind_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
         row |= {f"of_{name}": numbers([0])[0] for name in NUMBERS}
         for owner, first in (("history", "item"), ("candidate", "item")):
             row |= {f"{owner}.{name}": numbers(row[f"{owner}.{first}"]) for name in NUMBERS}
+        row["tags"] = rng.integers(0, 7, int(rng.integers(0, 4))).tolist()
+        row["candidate.related"] = [
+            rng.integers(0, 50, int(rng.integers(0, 3))).tolist() for _ in row["candidate.item"]
+        ]
         rows.append({**row, "searches.stay": numbers(row["searches.query"])})
     return rows
 

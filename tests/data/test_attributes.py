@@ -24,7 +24,9 @@ def test_every_attribute() -> None:
 
 def test_the_layout_has_a_set_for_every_list() -> None:
     layout = kinds_schema().layout
-    assert list(layout.attribute_lists) == ["history.item.genres", "history.item.makers"]
+    keys = ("history.item", "candidate.related")
+    assert list(layout.attribute_lists) == [f"{key}.{name}" for key in keys for name in ("genres", "makers")]
+    assert layout.id_lists == ("context.tags", "candidate.related") and layout.tables["context.tags"] == "genre"
     assert layout.owners["history.item.genres"].keys == ("history.item.genres",)
     assert layout.tables["history.item.genres"] == "genre" and layout.sizes["history.item.makers"] == 1000
     assert list(layout.sizes)[:4] == ["context.user", "history.item", "history.kind", "searches.query"]

@@ -4,6 +4,7 @@ from dist_rec.data.collate import collate
 from dist_rec.data.example import example_rows
 from dist_rec.data.schema import Schema
 from dist_rec.data.validate import validate
+from tests.data.kind_rows import kinds_schema
 from tests.data.later import later_schema
 from tests.data.requests import make_schema, seen_schema
 
@@ -25,3 +26,13 @@ def test_rows_are_valid_and_of_the_sizes_asked_for(schema: Schema, requests: int
         assert batch.tensors[f"lengths.{sequence.name}"].tolist() == [events] * requests
     if schema.candidate.feedback is not None:
         assert batch.tensors["lengths.feedback"].tolist() == [1] * requests * candidates
+
+
+def test_fields_of_every_kind() -> None:
+    schema = kinds_schema()
+    table = example_rows(schema, requests=2, events=3, candidates=4)
+    assert validate(table, schema, file="f", row_group=0).equals(table)
+    assert [len(row) for row in table["candidate.related"].to_pylist()] == [4, 4]
+    assert all(len(of) == 2 for row in table["candidate.related"].to_pylist() for of in row)
+    batch = collate(table, schema)
+    assert batch.num_events == 12 and batch.counts["context.tags"] == 6

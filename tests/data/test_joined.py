@@ -17,7 +17,7 @@ from tests.data.kind_rows import ATTRIBUTES, attribute_arrays, kind_rows, kinds_
 from tests.data.requests import make_rows, make_schema, make_table
 
 CPU = torch.device("cpu")
-KEYS = {"history.item": "item", "context.user": "user"}
+KEYS = {"context.user": "user", "history.item": "item", "candidate.related": "item"}
 ARRAYS = attribute_arrays()
 
 
@@ -50,10 +50,10 @@ def test_every_distinct_id_has_its_own(dedup: bool, hides: bool) -> None:
     schema = kinds_schema(hidden=hides)
     acting: EventFilter | None = filter_by_item(schema, all_items("hide")) if hides else None
     batch = kinds_batch(kind_rows(30), schema, dedup=dedup, event_filter=acting).to(CPU)
-    assert list(batch.attributes) == ["context.user", "history.item"]
+    assert list(batch.attributes) == list(KEYS)
     for key, table in KEYS.items():
         ids = batch.unique[key].values().tolist()
-        assert (50 in ids) == hides or table == "user"
+        assert (50 in ids) == (hides and key == "history.item")
         for name in ATTRIBUTES[table]:
             _looked_up(batch, schema, key, name, ids)
     lists = batch.unique["history.item.makers"].values()
@@ -67,12 +67,14 @@ def test_they_cross_once_per_distinct_token() -> None:
     sent, plain = kinds_batch(rows, schema), Collator(bare)(kinds_table(rows, bare))
     u, elements = sent.num_unique["history.item"], sent.counts["history"] + sent.counts["candidate"]
     assert u < elements
+    related = [of for row in rows for ids in row["candidate.related"] for of in ids]
     more = [name for name in sent.tensors if name.startswith("attribute.history")]
     assert sum(sent.tensors[name].nbytes for name in more) == u * (4 + 1 + 12)
     ids = [item for row in rows for owner in ("history", "candidate") for item in row[f"{owner}.item"]]
-    lists = [len(ARRAYS["item"][name][item]) for item in ids for name in ("genres", "makers")]
     assert len(ids) == elements
-    expected = elements * (4 + 4 + 12) + sum(8 * of + 4 for of in lists) + 4 * len(rows)
+    ids += related
+    lists = [len(ARRAYS["item"][name][item]) for item in ids for name in ("genres", "makers")]
+    expected = len(ids) * (4 + 4 + 12) + sum(8 * of + 4 for of in lists) + 4 * len(rows)
     assert sent.plain_bytes - plain.plain_bytes == expected
 
 

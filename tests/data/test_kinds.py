@@ -3,10 +3,20 @@ from typing import Any
 import pytest
 
 from dist_rec.common.strict import ConfigError
-from dist_rec.data.kinds import SentKinds, attributes_of_keys, check_fitted, grouped_kinds, named_numbers, numbers_of
+from dist_rec.data.kinds import (
+    SentKinds,
+    attributes_of_keys,
+    check_fitted,
+    grouped_kinds,
+    named_numbers,
+    numbers_of,
+    request_features,
+)
 from tests.data.kind_rows import NUMBERS, kinds_schema
 from tests.data.requests import make_schema
 
+HISTORY = [{"name": "history", "ids": ["item"]}]
+ITEMS = ("history.item", "candidate.related")
 CANDIDATE = {"ids": ["item"], "labels": ["click"]}
 
 
@@ -18,11 +28,10 @@ def test_names_and_places() -> None:
     assert of_ids == ["attributes.item.year", "attributes.item.shelf", "attributes.user.income"]
     assert names[:3] == ["context.of_price", "context.of_stay", "context.of_rank"]
     assert names[3:] == [f"history.{n}" for n in NUMBERS] + ["searches.stay"] + [f"candidate.{n}" for n in NUMBERS]
-    assert grouped_kinds(schema) == ["of_price", "of_stay", "of_rank", "time"]
-    assert schema.grouped_fields[:5] == [
-        *("context.user", "context.of_price", "context.of_stay", "context.of_rank", "context.time")
-    ]
-    assert schema.grouped_fields[5:] == [f"candidate.{name}" for name in ("item", "kind", *NUMBERS)]
+    assert request_features(schema) == ["of_price", "of_stay", "of_rank", "time"]
+    assert grouped_kinds(schema) == [*request_features(schema), "tags"]
+    assert schema.grouped_fields[:6] == [f"context.{name}" for name in ("user", *grouped_kinds(schema))]
+    assert schema.grouped_fields[6:] == [f"candidate.{name}" for name in ("item", "kind", *NUMBERS, "related")]
     assert schema.side_values(schema.candidate) == {"rank": 5}
 
 
@@ -41,8 +50,9 @@ def test_what_is_sent() -> None:
     kinds = SentKinds.of(kinds_schema())
     assert kinds.numbers["history"] == kinds.numbers["candidate"] == ("price", "stay")
     assert kinds.buckets == ("of_rank",) and kinds.has_request
-    assert kinds.attributes == {"context.user": ("income",), "history.item": ("year", "shelf", "title")}
-    assert kinds.lists == {"context.user": (), "history.item": ("genres", "makers")}
+    assert kinds.attributes == {"context.user": ("income",), **dict.fromkeys(ITEMS, ("year", "shelf", "title"))}
+    assert kinds.lists == {"context.user": (), **dict.fromkeys(ITEMS, ("genres", "makers"))}
+    assert kinds.id_lists == ("context.tags", "candidate.related")
     assert SentKinds.of(make_schema()) == SentKinds({"request": (), "history": (), "searches": (), "candidate": ()})
 
 
@@ -72,6 +82,9 @@ def test_the_model_needs_a_fit() -> None:
             {"candidate": CANDIDATE | {"numbers": {"x": {"encoding": "buckets", "bounds": list(range(2**15))}}}},
             "at most 32766 bounds",
         ),
+        ({"candidate": CANDIDATE | {"lists": {"item": "item"}}}, "candidate: .* got 'item' 2 times"),
+        ({"candidate": CANDIDATE | {"lists": {"x": "y"}}}, "candidate.x: table 'y' is not declared; declared: item"),
+        ({"request": {"grouping_key": "g", "lists": {"user": "item"}}, "sequences": HISTORY}, "request: .* got 'user'"),
         ({"attributes": {"items": {}}}, "attributes.items: table 'items' is not declared; declared: item, kind"),
         ({"attributes": {"item": {"x": {"list": "y"}}}}, "attributes.item.x: table 'y' is not declared"),
         ({"attributes": {"item": {"a.b": {"vector": 2}}}}, "attributes.item: 'a.b' cannot be a name here"),

@@ -118,10 +118,10 @@ def test_a_recipe_chooses_encodings(tmp_path: Path) -> None:
         load_schema(tmp_path, numbers={"history.item": "value"})
 
 
-def test_numbers_of_requests_may_be_left_out(tmp_path: Path) -> None:
+def test_numbers_and_lists_of_requests_may_be_left_out(tmp_path: Path) -> None:
     write_schema(tmp_path, kinds_schema())
-    left = load_schema(tmp_path, ["of_price", "of_rank"])
-    assert list(left.request.numbers) == ["of_stay"] and left.request.cyclic
+    left = load_schema(tmp_path, ["of_price", "of_rank", "tags"])
+    assert list(left.request.numbers) == ["of_stay"] and left.request.cyclic and not left.request.lists
     assert left.feature_groups["who"] == ["context.user", "context.of_stay", "context.time"]
     assert type(left).model_validate(left.model_dump()) == left
 

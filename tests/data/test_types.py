@@ -280,3 +280,33 @@ def test_what_is_no_number(kind: pa.DataType) -> None:
     table = _with(make_table(kind_rows(3), kinds_schema()), "of_price", pa.nulls(3, kind))
     with pytest.raises(DataError, match="field of_price: expected numbers, got "):
         validate(table, kinds_schema(), file="f", row_group=0)
+
+
+@pytest.mark.parametrize("value", [pa.uint8(), pa.int64(), pa.uint64()], ids=str)
+@pytest.mark.parametrize("outer", [pa.list_, pa.large_list], ids=["list", "large"])
+@pytest.mark.parametrize("inner", [pa.list_, pa.large_list], ids=["list", "large"])
+def test_lists_of_lists_may_have_any_types(outer: Any, inner: Any, value: pa.DataType) -> None:
+    schema, rows = kinds_schema(), kind_rows(6)
+    table = make_table(rows, schema)
+    related = pa.array([row["candidate.related"] for row in rows], outer(inner(value)))
+    found = validate(_with(table, "candidate.related", related), schema, file="f", row_group=0)
+    assert found["candidate.related"].to_pylist() == [row["candidate.related"] for row in rows]
+    assert found["candidate.related"].type == pa.list_(pa.list_(pa.uint8()))
+
+
+def test_lists_of_lists_without_any_entry() -> None:
+    schema = kinds_schema()
+    rows = [row | {"candidate.related": [[] for _ in row["candidate.item"]]} for row in kind_rows(3)]
+    none = [{n: [] if n.startswith("candidate") else v for n, v in row.items()} for row in kind_rows(3)]
+    for given in (rows, none):
+        table = make_table(given, schema)
+        untyped = pa.array([row["candidate.related"] for row in given])
+        found = validate(_with(table, "candidate.related", untyped), schema, file="f", row_group=0)
+        assert found.schema == table.schema
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.int64(), pa.list_(pa.list_(pa.string()))], ids=str)
+def test_what_is_no_list_of_lists(kind: pa.DataType) -> None:
+    table = _with(make_table(kind_rows(3), kinds_schema()), "candidate.related", pa.nulls(3, kind))
+    with pytest.raises(DataError, match=r"field candidate.related: expected a list of lists of integers, got "):
+        validate(table, kinds_schema(), file="f", row_group=0)

@@ -348,3 +348,23 @@ def test_lists_of_numbers_are_as_long_as_the_others(name: str, value: Any, expec
     rows[1][name] = value
     with pytest.raises(DataError, match=f"row 1, field {name}: expected .*{expected}"):
         validate(make_table(rows, schema), schema, file="f", row_group=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("tags", None, "a list, got null"),
+        ("tags", [3, 7], "an id from 0 to 6, got 7 at entry 1"),
+        ("tags", [None], "a value for every entry, got null at entry 0"),
+        ("candidate.related", None, "a list, got null"),
+        ("candidate.related", [[1], None], "a list for every candidate, got null at candidate 1"),
+        ("candidate.related", [[1], [3, 50]], "an id from 0 to 49, got 50 at entry 1 of candidate 1"),
+        ("candidate.related", [[]] * 99, "entries as in candidate.item, got 99 entries"),
+    ],
+)
+def test_lists_of_ids(name: str, value: Any, expected: str) -> None:
+    rows, schema = kind_rows(3), kinds_schema()
+    validate(make_table(rows, schema), schema, file="f", row_group=0)
+    rows[1][name] = value
+    with pytest.raises(DataError, match=f"f, row group 2, row 1, field {name}: expected .*{expected}"):
+        validate(make_table(rows, schema), schema, file="f", row_group=2)

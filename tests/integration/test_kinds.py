@@ -1,18 +1,25 @@
 """Numbers, lists, vectors and cyclic times, from rows of a file to logits: against plain references, and in every
 model."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from dist_rec.data.attribute_store import open_attributes, write_attributes
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import Collator, collate, empty_batch
 from dist_rec.data.schema import Schema
+from dist_rec.models.features import widened
+from dist_rec.models.layers.tokens import EventTokens
+from dist_rec.models.ranker import Ranker
 from tests.data.filter.policies import all_items, filter_by_item
 from tests.data.kind_rows import (
+    ATTRIBUTES,
     NUMBERS,
+    attribute_arrays,
     flat,
     kind_rows,
     kinds_batch,
@@ -22,7 +29,7 @@ from tests.data.kind_rows import (
     named,
 )
 from tests.data.requests import make_rows, make_schema, make_table
-from tests.models.batches import MODELS, Model, make_model, one_candidate_each
+from tests.models.batches import MODELS, Model, make_model, model_config, one_candidate_each
 
 CPU = torch.device("cpu")
 SENT = ("price", "stay")
@@ -118,11 +125,13 @@ def test_every_kind_of_field_matters(name: str) -> None:
     for column in columns:
         changed = [{**row, column: _other(row[column])} for row in rows]
         assert (model(_batch(changed)) - before).abs().max() > 1e-6, column
-    moved = ("time", "history.time")
+    for column, size in (("tags", 7), ("candidate.related", 50)):
+        changed = [{**row, column: _next(row[column], size)} for row in rows]
+        assert (model(_batch(changed)) - before).abs().max() > 1e-6, column
     later = [
         {**row, "time": row["time"] + 40_000, "history.time": [t + 40_000 for t in row["history.time"]]} for row in rows
     ]
-    assert (model(_batch(later)) - before).abs().max() > 1e-6, moved
+    assert (model(_batch(later)) - before).abs().max() > 1e-6, "time of day and of the week"
     assert all(gradient.any() for name, gradient in model.gradients(_batch(rows)).items() if "number" in name)
 
 
@@ -130,6 +139,50 @@ def _other(value: Any) -> Any:
     if isinstance(value, list):
         return [_other(each) for each in value]
     return 0.7 if value is None or np.isnan(value) else None
+
+
+def _next(value: Any, size: int) -> Any:
+    return [_next(each, size) for each in value] if isinstance(value, list) else (value + 1) % size
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_attribute_matters(name: str, tmp_path: Path) -> None:
+    schema, rows, model = kinds_schema(), kind_rows(12), _model(name)
+    before, other = model(_batch(rows)), attribute_arrays(seed=1)
+    for table, attributes in ATTRIBUTES.items():
+        for attribute in attributes:
+            arrays = {**attribute_arrays()[table], attribute: other[table][attribute]}
+            for of, whole in {**attribute_arrays(), table: arrays}.items():
+                write_attributes(tmp_path, schema, of, whole)
+            changed = _batch(rows, attributes=open_attributes(tmp_path, schema))
+            assert (model(changed) - before).abs().max() > 1e-6, attribute
+    gradients = model.gradients(_batch(rows))
+    assert all(gradient.any() for name, gradient in gradients.items() if "attributes" in name or "genre" in name)
+
+
+def test_n_grams_are_fused_with_the_row_of_the_id_alone() -> None:
+    """Of the second field: what belongs to the ids of the first stands before it."""
+    ngram = {"orders": [2], "heads": 1, "rows": 40}
+    sequence = {"name": "history", "ids": ["item", {"name": "kind", "ngram": ngram}], "time": True}
+    candidate = {"ids": ["item", {"name": "kind"}], "labels": ["click", "buy"], "oracle": True}
+    attributes = {"item": ATTRIBUTES["item"], "kind": {"weight": {"vector": 3}}}
+    schema = kinds_schema(sequences=[sequence], candidate=candidate, attributes=attributes, feature_groups={})
+    config = model_config()
+    dims = {**dict.fromkeys(schema.tables, 8), "history_kind_ngram": 8}
+    ranker = Ranker(schema, config, dims)
+    tokens, sizes = ranker.tokens["history"], widened(schema, dims, config.tokens)
+    assert isinstance(tokens, EventTokens) and tokens.ngrams is not None
+    (field,) = tokens.ngrams.fields
+    assert field.columns == slice(sizes["item"], sizes["item"] + 8) and tokens.static.in_features == sum(
+        sizes[name] for name in ("item", "kind")
+    )
+    batch = Collator(schema)(kinds_table(kind_rows(6), schema)).to(CPU)
+    layout = schema.layout
+    rows = {
+        name: torch.randn(len(batch.unique[of.keys[0]].values()), sum(dims[layout.tables[key]] for key in of.keys))
+        for name, of in layout.feature_sets.items()
+    }
+    assert ranker(rows, batch).isfinite().all()
 
 
 @pytest.mark.parametrize("name", MODELS)
