@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dist_rec.distill_cli import distill_app
+from dist_rec.fit_cli import fit_numbers
 
 if TYPE_CHECKING:
     from dist_rec.data.importers.source import ImportSummary
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True, help="Make, import and look at datasets.")
 app.add_typer(data_app, name="data")
+data_app.command("fit")(fit_numbers)
 filter_app = typer.Typer(no_args_is_help=True, help="Find the events of a dataset that a run should not learn from.")
 app.add_typer(filter_app, name="filter")
 app.add_typer(distill_app, name="distill")

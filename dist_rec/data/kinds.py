@@ -91,12 +91,17 @@ def numbers_of(schema: "Schema") -> dict[str, dict[str, NumberField]]:
     return {REQUEST: schema.request.numbers} | owners | {CANDIDATE: schema.candidate.numbers}
 
 
+def owner_word(owner: str) -> str:
+    """In the names of fields: what belongs to a request is its context."""
+    return CONTEXT if owner == REQUEST else owner
+
+
 def named_numbers(schema: "Schema") -> dict[str, NumberField]:
     """By the names that people use: "context.<name>" of the request, "<owner>.<name>" of others, and
     "attributes.<table>.<name>" of ids."""
     of_ids = {f"attributes.{table}.{n}": of.number for table, n, of in every_attribute(schema) if of.number is not None}
     return of_ids | {
-        f"{CONTEXT if owner == REQUEST else owner}.{name}": of
+        f"{owner_word(owner)}.{name}": of
         for owner, numbers in numbers_of(schema).items()
         for name, of in numbers.items()
     }

@@ -138,8 +138,8 @@ def write_kinds(folder: Path, sizes: dict[str, int], schema: Schema | None = Non
     """A dataset with so many requests in each split, in row groups of 8, and attributes of ids."""
     schema = schema or kinds_schema()
     write_schema(folder, schema)
-    for table, arrays in attribute_arrays().items():
-        write_attributes(folder, schema, table, arrays)
+    for table in schema.attributes:
+        write_attributes(folder, schema, table, attribute_arrays()[table])
     for seed, (split, count) in enumerate(sizes.items()):
         write_split(folder / split, make_table(kind_rows(count, seed), schema), schema, rows_per_group=8)
     return folder
