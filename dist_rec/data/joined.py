@@ -13,10 +13,12 @@ from torch import Tensor
 from dist_rec.data.attribute_store import AttributeStore
 from dist_rec.data.attributes import AttributeField
 from dist_rec.data.columns import IdLists, Ints
+from dist_rec.data.dedup import unpack_inverse
 from dist_rec.data.kinds import attributes_of_keys
 from dist_rec.data.reading import narrow
 from dist_rec.data.schema import Schema
 from dist_rec.data.unique_tokens import UniqueTokens
+from dist_rec.kernels.unique_ids import BitPackedIndex
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,6 @@ def _times(tokens: UniqueTokens, schema: Schema, key: str) -> Ints:
     found = np.zeros(tokens.num_unique[key], np.int64)
     for owner, of in schema.layout.owners.items():
         if key in of.keys and owner in tokens.counts:
-            index = tokens.inverse(owner)
-            assert isinstance(index, Tensor), "only a GPU keeps it packed"
-            found += np.bincount(index.numpy(), minlength=len(found))
+            packed = BitPackedIndex(tokens.tensors[f"inverse.{owner}"], tokens.bits[owner], tokens.counts[owner])
+            found += np.bincount(unpack_inverse(packed).numpy(), minlength=len(found))
     return found

@@ -96,7 +96,7 @@ def test_other_names_of_the_training_split(data: Path) -> None:
 
 def test_without_numbers_there_is_nothing_to_fit(tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "data", 8)
-    with pytest.raises(ConfigError, match="schema.yaml: expected a schema with numbers, got none to fit"):
+    with pytest.raises(ConfigError, match=r"schema.yaml: expected a schema with numbers, got none to fit"):
         fit_dataset(data)
     assert sketch_numbers([data / "nowhere"], load_schema(data), None) == {}
 
