@@ -245,3 +245,25 @@ def test_a_filter_that_drops_everything_leaves_no_numbers() -> None:
     acting = filter_by_item(schema, all_items("drop", range(50)))
     sent = collate(kinds_table(kind_rows(5), schema), schema, event_filter=acting)
     assert sent.num_requests == 0 and len(sent.to(CPU).candidates.numbers["price"]) == 0
+
+
+@pytest.mark.parametrize("name", ["longer", "hyformer"])
+def test_ids_of_feedback_have_attributes(name: str) -> None:
+    candidate = kinds_schema().candidate.model_dump() | {"feedback": {"ids": ["item"], "side": {"dwell": 6}}}
+    schema = kinds_schema(candidate=candidate)
+    rows = [
+        {
+            **row,
+            "candidate.feedback_events": [1] * len(row["candidate.item"]),
+            "feedback.item": row["candidate.item"][::-1],
+            "feedback.dwell": [2] * len(row["candidate.item"]),
+        }
+        for row in kind_rows(8)
+    ]
+    model, batch = make_model(schema, **MODELS[name]), _batch(rows, schema)
+    assert batch.feedback is not None and "feedback.item" in batch.attributes
+    scores = model(batch)
+    assert len(scores) == 2 * batch.num_candidates and scores.isfinite().all()
+    served = collate(kinds_table(rows, schema), schema.as_served()).to(CPU)
+    assert len(model(served)) == served.num_candidates
+    assert any(gradient.any() for name, gradient in model.gradients(batch).items() if "feedback" in name)
