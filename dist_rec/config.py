@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dist_rec.common.choices import Compress, CorrectionKind, DenseUpdate, HashWhere
+from dist_rec.common.choices import Compress, CorrectionKind, DenseUpdate, Encoding, HashWhere
 from dist_rec.common.ngram import NgramSpec
 from dist_rec.common.strict import Folder, Seed, Size, Strict, check, check_distinct
 from dist_rec.common.yaml_file import apply_override, read_yaml
@@ -98,6 +98,11 @@ class DataConfig(Strict):
         default={},
         description="N-grams of ids over events, by field, such as history.item, in the place of those that the schema "
         "declares; null: none.",
+    )
+    numbers: dict[str, Encoding] = Field(
+        default={},
+        description="Encodings of numbers, by field, such as history.price, context.distance or attributes.item.year, "
+        "in the place of those that the schema declares.",
     )
     hash_ngrams: HashWhere = Field(
         default="auto",

@@ -3,9 +3,12 @@ from typing import Any
 
 import yaml
 
+from dist_rec.data.kinds import check_fitted
 from dist_rec.data.schema_file import load_schema
 from dist_rec.data_cli import home
 from tests.data.build.small import ANCHORS, START, config, write_csv
+from tests.data.kind_rows import kinds_schema, write_kinds
+from tests.data.requests import make_dataset
 from tests.helpers.command import DistRec
 
 EVENTS = [{"user": 9, "item": n % 3, "time": START - n, "kind": "a", "order": 0} for n in range(1, 9)]
@@ -53,6 +56,24 @@ def test_flat_logs_are_built(tmp_path: Path, dist_rec: DistRec) -> None:
     assert dist_rec("data", "build", tmp_path / "log" / "build.yaml", tmp_path / "out").code == 0
     refused = dist_rec("data", "synth", tmp_path / "other", "--flat", "--kind", "three")
     assert refused.code == 2 and "expected --kind history with --flat" in refused.err
+
+
+def test_fit_says_a_line_for_every_number(tmp_path: Path, dist_rec: DistRec) -> None:
+    candidate = {"ids": ["item"], "labels": ["click"], "numbers": {"price": {"scale": "log"}, "stay": {"bins": 3}}}
+    sequences = [{"name": "searches", "ids": ["query"]}]
+    schema = kinds_schema(candidate=candidate, feature_groups={}, attributes={}, sequences=sequences)
+    data = write_kinds(tmp_path / "data", {"days": 20}, schema)
+    said = dist_rec("data", "fit", data, "--train", "days", "--seed", "3")
+    assert (said.code, said.err) == (0, "") and len(said.out.splitlines()) == 3 + 2
+    assert "candidate.stay: " in said.out and "% missing, from " in said.out and ", 4 bounds, mean " in said.out
+    check_fitted(load_schema(data))
+    said = dist_rec("data", "fit", data)
+    assert (said.code, said.out) == (2, "") and "train: expected a folder of Parquet files" in said.err
+
+
+def test_nothing_to_fit(tmp_path: Path, dist_rec: DistRec) -> None:
+    said = dist_rec("data", "fit", make_dataset(tmp_path / "data", 8))
+    assert said.code == 2 and "expected a schema with numbers, got none to fit" in said.err
 
 
 def test_home() -> None:

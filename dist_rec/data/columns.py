@@ -14,19 +14,11 @@ from dist_rec.data.owners import SequenceSchema
 from dist_rec.data.schema import Schema
 
 Ints = NDArray[np.int64]
-Kind = Literal[
-    "id",
-    "time",
-    "label",
-    "oracle",
-    "visible_events",
-    "grouping_key",
-    "score",
-    "delay",
-    "feedback_events",
-    "events_of_user",
-    "known_events",
-]
+Kind = (
+    Literal["id", "time", "number", "grouping_key", "visible_events", "score"]
+    | Literal["label", "oracle", "delay", "feedback_events"]
+    | Literal["events_of_user", "known_events"]
+)
 REQUEST = "request"
 CANDIDATE = "candidate"
 CONTEXT = "context"
@@ -34,13 +26,14 @@ CONTEXT = "context"
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `owner` is "request" (one value per row), or a sequence, "candidate" or "feedback" (a list per
-    row)."""
+    """One column: `owner` is "request" (one value per row), or a sequence, "candidate", "feedback" or "context.<name>"
+    (a list per row). With `nested` every entry is a list of ids."""
 
     name: str
     owner: str
     kind: Kind
     size: int | None = None  # ids are 0 .. size - 1
+    nested: bool = False
 
     @property
     def is_list(self) -> bool:
@@ -60,8 +53,10 @@ class Column:
             "known_events": pa.int64(),
             "delay": pa.int64(),  # where the label is 0 any number may stand
             "score": pa.float16(),
+            "number": pa.float32(),  # NaN where it is missing
         }
         value = kinds.get(self.kind) or _id_type(self.size or 2**31)
+        value = pa.list_(value) if self.nested else value
         return pa.list_(value) if self.is_list else value
 
 
@@ -76,6 +71,8 @@ def columns_of(schema: Schema) -> list[Column]:
         columns.append(Column(schema.request.grouping_key, REQUEST, "grouping_key"))
     if schema.request.time is not None:
         columns.append(Column(schema.request.time, REQUEST, "time"))
+    columns += [Column(name, REQUEST, "number") for name in schema.request.numbers]
+    columns += [Column(name, f"{CONTEXT}.{name}", "id", tables[of.table]) for name, of in schema.request.lists.items()]
     once = [sequence.name for sequence in schema.sequences if sequence.once]
     for name in once:
         columns += [
@@ -86,10 +83,13 @@ def columns_of(schema: Schema) -> list[Column]:
     for owner, of in [*stored, (CANDIDATE, candidate)]:
         columns += [Column(f"{owner}.{field.name}", owner, "id", tables[field.table]) for field in of.ids]
         columns += [Column(f"{owner}.{name}", owner, "id", size) for name, size in of.side.items()]
+        columns += [Column(f"{owner}.{name}", owner, "number") for name in of.numbers]
         if isinstance(of, SequenceSchema) and of.time:
             columns.append(Column(f"{owner}.time", owner, "time"))
         columns += [Column(f"{owner}.score", owner, "score")] if of.score else []
         columns += [Column(f"{owner}.reason", owner, "id", ALL_REASONS + 1)] if of.reason else []
+    for name, of in candidate.lists.items():
+        columns.append(Column(f"{CANDIDATE}.{name}", CANDIDATE, "id", tables[of.table], nested=True))
     labels = [f"{CANDIDATE}.{label}" for label in candidate.labels]
     columns += [Column(label, CANDIDATE, "label") for label in labels]
     columns += [Column(f"{label}.oracle", CANDIDATE, "oracle") for label in labels if candidate.oracle]
@@ -124,6 +124,14 @@ def _known_later(schema: Schema) -> list[Column]:
 def arrow_schema(schema: Schema) -> pa.Schema:
     """Columns and Arrow types of the files of the writer."""
     return pa.schema([pa.field(column.name, column.arrow_type) for column in columns_of(schema)])
+
+
+@dataclass(frozen=True)
+class IdLists:
+    """Lists of ids: (M,) values one list after the other, and the (N,) int64 lengths of the lists."""
+
+    values: NDArray
+    lengths: Ints
 
 
 @dataclass(frozen=True)
@@ -175,6 +183,16 @@ def list_column(lengths: Ints, values: NDArray) -> pa.Array:
     """A list column of B rows from (B,) lengths and the (N,) values of all rows."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def with_nan(table: pa.Table, column: Column) -> pa.Table:
+    """The same with a column of numbers as float32, NaN in the place of nulls."""
+    if column.is_list:
+        ragged = ragged_values(table, column.name)
+        found = list_column(ragged.lengths, ragged.values.astype(np.float32))
+    else:
+        found = pa.array(scalar_values(table, column.name).astype(np.float32))
+    return table.set_column(table.column_names.index(column.name), column.name, found)
 
 
 def expand_ranges(starts: Ints, lengths: Ints) -> tuple[Ints, Ints]:

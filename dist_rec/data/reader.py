@@ -14,7 +14,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dist_rec.common.strict import ConfigError
-from dist_rec.data.collate import collate, empty_batch
+from dist_rec.data.attribute_store import AttributeStore
+from dist_rec.data.collate import Collator
 from dist_rec.data.columns import Ints
 from dist_rec.data.files import RowGroup, warn_once
 from dist_rec.data.filter.event_filter import EventFilter
@@ -43,6 +44,7 @@ class RequestReader(IterableDataset):
     - `one_by_one`: all epochs of the first folder, then all of the second, and so on, as of the days of a log
     - `event_filter` filters the batches from its first step on
     - `targets` what is known of labels, by default that they are final
+    - `attributes` those of the dataset, see `open_attributes`; a schema that declares some needs them
     - the order depends only on `seed`, the epoch, `world_size` and the number of workers
 
     Raises DataError for a folder or file that cannot be read, and ConfigError for settings that exclude each other or
@@ -65,8 +67,14 @@ class RequestReader(IterableDataset):
     one_by_one: bool = False
     event_filter: EventFilter | None = None
     targets: Targets | None = None
+    attributes: AttributeStore | None = None
 
     def __post_init__(self) -> None:
+        if self.schema.attributes and self.attributes is None:
+            raise ConfigError(
+                f"schema {self.schema.name}: declares attributes of {', '.join(self.schema.attributes)}; expected a "
+                "reader with attributes=open_attributes(FOLDER, schema)"
+            )
         check_max_length(self.schema, self.max_length)
         of_folders = [[self._cut(of) for of in self.rows.row_groups(Path(at), self.schema)] for at in self.folders]
         self.row_groups = list(itertools.chain.from_iterable(of_folders))
@@ -159,19 +167,16 @@ class RequestReader(IterableDataset):
 
     def _collated(self, found: tuple[pa.Table, Ints] | None, step: int) -> HostBatch:
         acting = self.event_filter if self.event_filter is not None and self.event_filter.acts(step) else None
-        if found is None:
-            return empty_batch(self.schema, acting, hash_ngrams=self.hash_ngrams, targets=self.targets)
-        table, rows = found
-        return collate(
-            table,
-            self.schema,
-            self.max_length,
-            rows=rows,
+        batch = Collator(
+            schema=self.schema,
+            max_length=self.max_length,
             dedup=self.dedup,
             event_filter=acting,
             hash_ngrams=self.hash_ngrams,
             targets=self.targets,
+            attributes=self.attributes,
         )
+        return batch.empty() if found is None else batch(*found)
 
     def _lane(self, groups: list[RowGroup], epoch: int) -> Lane:
         place = (self.seed, epoch)

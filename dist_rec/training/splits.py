@@ -8,6 +8,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
+from dist_rec.data.attribute_store import open_attributes
 from dist_rec.data.filter.event_filter import make_filter, needs_hidden
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.schema import Schema
@@ -44,9 +45,9 @@ def declared_schema(config: Config) -> Schema:
     """The schema of the recipe's dataset with all that it declares, for what is asked of its names. Raises
     ConfigError."""
     data = config.data
-    schema = load_schema(data.path, data.leave_out, ngram=data.ngram)
+    schema = load_schema(data.path, data.leave_out, ngram=data.ngram, numbers=data.numbers)
     if needs_hidden(data.filter, schema):
-        schema = load_schema(data.path, data.leave_out, hidden=True, ngram=data.ngram)
+        schema = load_schema(data.path, data.leave_out, hidden=True, ngram=data.ngram, numbers=data.numbers)
     return schema
 
 
@@ -84,6 +85,7 @@ def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str],
         rows=READERS.make(config.data.reader),
         hash_ngrams=not hashes_on_device(config, schema, ranks.device),
         event_filter=make_filter(config.data.filter, declared_schema(config), training=train),
+        attributes=open_attributes(config.data.path, schema),
         targets=training_targets(config, schema) if train else Targets(now=config.data.written_at),
     )
 

@@ -58,8 +58,9 @@ RULES = {
         project=(
             *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.kernels"),
             *("dist_rec.data.batch", "dist_rec.data.lengths", "dist_rec.data.schema", "dist_rec.data.slots"),
-            *("dist_rec.data.later", "dist_rec.distill", "dist_rec.embedding.tables", "dist_rec.embedding.unique"),
-            *("dist_rec.common.ngram", "dist_rec.embedding.ngram_fusion"),
+            *("dist_rec.data.attributes", "dist_rec.data.kinds", "dist_rec.data.numbers", "dist_rec.data.owners"),
+            *("dist_rec.data.later", "dist_rec.distill", "dist_rec.common.ngram"),
+            *("dist_rec.embedding.tables", "dist_rec.embedding.unique", "dist_rec.embedding.ngram_fusion"),
         ),
         others=("numpy", "pydantic", "pydantic_core", "torch"),
         never=("torch.distributed",),
