@@ -1,9 +1,9 @@
 """Events that are stored once for each user, and not in every request.
 
-`sequences/<sequence>/` of a dataset folder has one file for each column, mapped into memory: `<field>.npy` (N,) for ids
-and side values, `time.npy` (N,) int64 seconds, `offsets.npy` (U + 1,) int64. The events of user u are those from
-`offsets[u]` to `offsets[u + 1]`, oldest first. A request has its user (`<sequence>.user`) and how many of the oldest
-events it knows (`<sequence>.events`): what came later is out of its reach.
+`sequences/<sequence>/` of a dataset folder has one file for each column, mapped into memory: `<field>.npy` (N,) for
+ids, side values and numbers, which are float32, `time.npy` (N,) int64 seconds, and `offsets.npy` (U + 1,) int64. The events
+of user u are those from `offsets[u]` to `offsets[u + 1]`, oldest first. A request has its user (`<sequence>.user`) and
+how many of the oldest events it knows (`<sequence>.events`): what came later is out of its reach.
 
 A table of such requests says in its metadata in which dataset folder the events are.
 """
@@ -75,8 +75,8 @@ def _mapped(path: Path) -> NDArray:
             found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise DataError(f"{path}: expected an array of numpy, got: {one_line(error)}") from error
-    if found.ndim != 1 or found.dtype.kind not in "iu":
-        raise DataError(f"{path}: expected whole numbers in one row, got {found.dtype} of the shape {found.shape}")
+    if found.ndim != 1 or (found.dtype.kind not in "iu" and found.dtype != np.float32):
+        raise DataError(f"{path}: expected whole numbers or float32 in one row, got {found.dtype} {found.shape}")
     return np.asarray(found)
 
 
@@ -87,7 +87,7 @@ def check_store(folder: Path, schema: Schema) -> None:
             continue
         store = open_store(folder, sequence.name)
         sizes = {field.name: schema.tables[field.table] for field in sequence.ids} | sequence.side
-        for name in [*sizes, *(["time"] if sequence.time else [])]:
+        for name in [*sizes, *sequence.numbers, *(["time"] if sequence.time else [])]:
             if name not in store.columns:
                 raise DataError(f"{store.path}: expected {name}.npy, got {', '.join(store.columns) or 'no columns'}")
         for name, size in sizes.items():
@@ -95,6 +95,10 @@ def check_store(folder: Path, schema: Schema) -> None:
             if bad.any():
                 place = int(np.argmax(bad))
                 raise _wrong(store, name, place, f"an id from 0 to {size - 1}", store.columns[name][place])
+        for name in sequence.numbers:
+            if (bad := np.isinf(store.columns[name])).any():
+                place = int(np.argmax(bad))
+                raise _wrong(store, name, place, "a finite number, or NaN where it is missing", "an infinity")
         if sequence.time and len(times := store.columns["time"]):
             falls = np.diff(times) < 0
             starts = store.offsets[1:-1]

@@ -115,7 +115,7 @@ def test_damaged_stores(mine: tuple[Path, Schema], name: str, place: int, value:
         (lambda path: path.unlink(), r"history: expected item\.npy, got kind, time"),
         (lambda path: path.write_bytes(b""), r"item\.npy: expected an array of numpy, got"),
         (lambda path: path.write_bytes(path.read_bytes()[:-8]), r"item\.npy: expected an array of numpy, got"),
-        (lambda path: np.save(path, np.zeros((40, 2))), r"expected whole numbers in one row, got float64 of the shape"),
+        (lambda path: np.save(path, np.zeros((40, 2))), "expected whole numbers or float32 in one row, got float64"),
         (
             lambda path: np.save(path, np.array([None]), allow_pickle=True),
             r"item\.npy: expected an array of numpy, got",
