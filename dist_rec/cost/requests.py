@@ -109,6 +109,7 @@ class Requests:
 
     def rows(self, schema: Schema) -> pa.Table:
         """B rows of these sizes. Fewer tokens are distinct where the tables are too small for as many."""
+        schema = schema.with_copies()
         ids = self._ids(schema)
         types = arrow_schema(schema)
 

@@ -1,9 +1,9 @@
 """Events that are stored once for each user, and not in every request.
 
 `sequences/<sequence>/` of a dataset folder has one file for each column, mapped into memory: `<field>.npy` (N,) for
-ids, side values and numbers, which are float32, `time.npy` (N,) int64 seconds, and `offsets.npy` (U + 1,) int64. The events
-of user u are those from `offsets[u]` to `offsets[u + 1]`, oldest first. A request has its user (`<sequence>.user`) and
-how many of the oldest events it knows (`<sequence>.events`): what came later is out of its reach.
+ids, side values and numbers (float32), `time.npy` (N,) int64 seconds, and `offsets.npy` (U + 1,) int64. The events of
+user u are those from `offsets[u]` to `offsets[u + 1]`, oldest first. A request has its user (`<sequence>.user`) and how
+many of the oldest events it knows (`<sequence>.events`): what came later is out of its reach.
 
 A table of such requests says in its metadata in which dataset folder the events are.
 """

@@ -1,0 +1,165 @@
+"""Requests, their split, and their users with the moment until which training knows what they did."""
+
+import datetime
+from dataclasses import dataclass, replace
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from dist_rec.data.build.config import BuildConfig, SplitConfig
+from dist_rec.data.build.database import Database, literal, order_by, quoted
+from dist_rec.data.build.roles import CANDIDATES, PLACED, USERS
+from dist_rec.data.errors import DataError
+
+SPLITS = ("train", "valid", "test")
+EVER, NEVER = 2**62, -(2**62)
+DAY, MICROSECONDS = 86_400, 1_000_000
+WHAT = "splitting the requests"
+CHUNKED, REQUESTS, DIVIDED = '"all chunked"', '"all requests"', '"all divided"'
+
+
+@dataclass(frozen=True)
+class Times:
+    """Microseconds since 1970: the first and the last request, and where valid and test start, by time; or the starts
+    of windows after the first, by windows. `folders`: of the splits."""
+
+    first: int
+    last: int
+    valid: int | None = None
+    test: int | None = None
+    windows: tuple[int, ...] = ()
+    folders: tuple[str, ...] = SPLITS
+
+
+def make_requests(database: Database, config: BuildConfig) -> Times:
+    """Tables PLACED (candidates with request, in order of time, t and split) and USERS (user, user_row, known_until).
+
+    Raises DataError if there are no requests, or none to train on."""
+    pages = [f'"page {place}"' for place in range(len(config.requests.page))] or ["time"]
+    keys = ", ".join(["user", *pages, "chunk"])
+    order = order_by(len(config.requests.order))
+    most = config.requests.most
+    number = f"row_number() OVER (PARTITION BY user, {', '.join(pages)} ORDER BY {order}) - 1"
+    chunk = "0" if most is None else f"({number}) // {most}"
+    database.run(f"CREATE VIEW {CHUNKED} AS SELECT *, {chunk} AS chunk FROM {quoted(CANDIDATES)} o", WHAT)
+    database.run(
+        f"CREATE TABLE {REQUESTS} AS SELECT row_number() OVER (ORDER BY t, {keys}) - 1 AS request, * FROM "
+        f"(SELECT {keys}, min(time) AS t FROM {CHUNKED} GROUP BY {keys})",
+        WHAT,
+    )
+    count, first, last = database.one(f"SELECT count(*), min(t), max(t) FROM {REQUESTS}", WHAT)
+    if not count:
+        raise DataError("requests: expected at least one row that is left, got none")
+    times = _cuts(database, config.split, Times(first, last), count)
+    database.run(_split(config.split, times), WHAT)
+    found = dict(database.rows(f"SELECT split, count(*) FROM {DIVIDED} GROUP BY 1", WHAT))
+    times = replace(times, folders=tuple(sorted(found))) if config.split.by == "windows" else times
+    if len(times.folders) < 2:
+        raise DataError(f"split.every: expected at least two windows of {count} requests, got one; say a shorter one")
+    for split in times.folders:
+        if not found.get(split):
+            spans = f"requests are from {moment(first)} to {moment(last)}"
+            raise DataError(f"split: expected requests for {split}, got none of {count}; {spans}")
+    same = " AND ".join(f"c.{key} = d.{key}" for key in keys.split(", "))
+    database.run(
+        f"CREATE TABLE {PLACED} AS SELECT d.request, d.split, d.t, c.* FROM {CHUNKED} c JOIN {DIVIDED} d ON {same}", WHAT
+    )
+    known = {
+        "time": str(times.valid),
+        "windows": str(times.windows[0] if times.windows else EVER),
+        "user": f"CASE WHEN min(split) = 'train' THEN {EVER} ELSE {NEVER} END",
+        "last": f"coalesce(min(t) FILTER (split = 'valid'), {EVER})",
+    }[config.split.by]
+    database.run(
+        f"CREATE TABLE {USERS} AS SELECT user, row_number() OVER (ORDER BY user) - 1 AS user_row, {known} AS known_until "
+        f"FROM {DIVIDED} GROUP BY user",
+        WHAT,
+    )
+    return times
+
+
+def moment(microseconds: int) -> str:
+    """A time for people, in UTC."""
+    try:
+        return f"{datetime.datetime.fromtimestamp(microseconds / 1e6, datetime.timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return f"{microseconds / 1e6:.0f} seconds after 1970"
+
+
+def microseconds(text: str, zone: str, where: str) -> int:
+    """Of a date or time in ISO 8601. Raises DataError for another text, and for an unknown zone."""
+    try:
+        found = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise DataError(
+            f"{where}: expected a date or time such as 2024-05-01 or 2024-05-01T12:00, got {text!r}"
+        ) from None
+    if found.tzinfo is None:
+        found = found.replace(tzinfo=zone_of(zone))
+    since = found - datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+    return since // datetime.timedelta(microseconds=1)
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """Raises DataError for an unknown zone."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise DataError(f"split.zone: expected a zone such as Europe/Berlin, got {name!r}") from None
+
+
+def _cuts(database: Database, split: SplitConfig, times: Times, count: int) -> Times:
+    if split.by == "windows":
+        assert split.every is not None, "checked with the build file"
+        every, start = split.every * MICROSECONDS, _start_of(times.first, split)
+        first = start + (split.first or split.every) * MICROSECONDS
+        return replace(times, windows=tuple(range(first, times.last + 1, every)))
+    if split.by != "time":
+        return times
+    if isinstance(split.valid, str) and isinstance(split.test, str):
+        valid, test = (microseconds(text, split.zone, "split") for text in (split.valid, split.test))
+        if valid >= test:
+            raise DataError(f"split: expected valid before test, got {split.valid} and {split.test}")
+        return Times(times.first, times.last, valid, test)
+    assert isinstance(split.valid, float) and isinstance(split.test, float), "checked with the build file"
+    places = [round(count * (1 - split.valid - split.test)), round(count * (1 - split.test))]
+    found = [database.one(f"SELECT t FROM {REQUESTS} WHERE request = {min(p, count - 1)}", WHAT)[0] for p in places]
+    return Times(times.first, times.last, *found)
+
+
+def _start_of(first: int, split: SplitConfig) -> int:
+    """Of the first window: the day of the first request, in the zone of the split, or its own moment for windows that
+    are not of days."""
+    assert split.every is not None, "checked with the build file"
+    if split.every % DAY:
+        return first - first % (split.every * MICROSECONDS)
+    day = datetime.datetime.fromtimestamp(first // MICROSECONDS, zone_of(split.zone))
+    return microseconds(f"{day:%Y-%m-%d}", split.zone, "split")
+
+
+def _name(start: int, split: SplitConfig) -> str:
+    """Of the folder of a window; names are in order of time."""
+    moment = datetime.datetime.fromtimestamp(start // MICROSECONDS, zone_of(split.zone))
+    assert split.every is not None, "checked with the build file"
+    return f"{moment:%Y-%m-%d}" if split.every % DAY == 0 else f"{moment:%Y-%m-%dT%H%M%S}"
+
+
+def _split(split: SplitConfig, times: Times) -> str:
+    if split.by == "windows":
+        starts = [_start_of(times.first, split), *times.windows]
+        names = zip(starts[::-1], (_name(start, split) for start in starts[::-1]), strict=True)
+        how = "CASE " + " ".join(f"WHEN t >= {start} THEN {literal(name)}" for start, name in names) + " END"
+    elif split.by == "time":
+        how = f"CASE WHEN t < {times.valid} THEN 'train' WHEN t < {times.test} THEN 'valid' ELSE 'test' END"
+    elif split.by == "user":
+        assert isinstance(split.valid, float) and isinstance(split.test, float), "checked with the build file"
+        place = f"md5_number_lower(user::VARCHAR || ' {split.seed}') / 18446744073709551616.0"
+        how = (
+            f"CASE WHEN {place} < {split.test!r} THEN 'test' WHEN {place} < {split.test + split.valid!r} THEN 'valid' "
+            "ELSE 'train' END"
+        )
+    else:
+        newer = "row_number() OVER (PARTITION BY user ORDER BY request DESC)"
+        how = (
+            f"CASE WHEN count(*) OVER (PARTITION BY user) < 3 THEN 'train' WHEN {newer} = 1 THEN 'test' "
+            f"WHEN {newer} = 2 THEN 'valid' ELSE 'train' END"
+        )
+    return f"CREATE TABLE {DIVIDED} AS SELECT *, {how} AS split FROM {REQUESTS}"

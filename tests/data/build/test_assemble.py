@@ -1,0 +1,63 @@
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from dist_rec.data.build import assemble
+from tests.data.build.small import ANCHORS, START, build, built, compared, config, write_csv
+
+EVENTS = [{"user": user, "item": n % 7, "time": START - 40 + n, "kind": "a", "order": 0} for n in range(30) for user in (1, 2)]
+SHOWN = [
+    {"user": 1 + n % 2, "item": n % 5, "time": START + n % 30, "page": n, "place": n % 3, "click": int(n % 4 == 0)}
+    for n in range(90)
+]
+
+
+def test_the_size_of_what_is_read_at_once_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = built(build(tmp_path / "x", config(), EVENTS, SHOWN), list(range(99)))
+    monkeypatch.setattr(assemble, "ROWS_AT_ONCE", 7)
+    assert compared(built(build(tmp_path / "y", config(), EVENTS, SHOWN), list(range(99)))) == compared(whole)
+
+
+def test_many_candidates_are_cut_in_two(tmp_path: Path) -> None:
+    out = build(tmp_path / "x", config(requests={"most": 2}), EVENTS, SHOWN + [{**SHOWN[0], "place": p} for p in (4, 5)])
+    lengths = [len(row) for row in pq.read_table(out / "train").column("candidate.item").to_pylist()]
+    assert max(lengths) == 2 and sum(lengths) == 62
+
+
+def negatives(folder: Path, **of: Any) -> dict[str, list]:
+    folder.mkdir()
+    write_csv(folder / "items.csv", [{"id": n, "brand": n % 2} for n in range(7)])
+    tree = config(
+        sources={"events": "events.csv", "shown": "shown.csv", "items": "items.csv"},
+        attributes={"items": {"key": "id", "of": "item"}},
+        requests={"ids": {"item": "item", "brand": "items.brand"}, "negatives": of, "labels": {"click": "click"}},
+    )
+    tree["sequences"]["history"]["ids"]["brand"] = "items.brand"
+    shown = SHOWN if of["sample"] == "page" else [{**row, "click": 1} for row in SHOWN]
+    return pq.read_table(build(folder, tree, EVENTS, shown) / "train").to_pydict()
+
+
+@pytest.mark.parametrize("sample", ["uniform", "popularity"])
+def test_sampled_candidates_follow_with_what_belongs_to_them(tmp_path: Path, sample: str) -> None:
+    found = negatives(tmp_path / "x", sample=sample, count=2)
+    brands = dict(pair for i, b in zip(found["history.item"], found["history.brand"], strict=True) for pair in zip(i, b, strict=True))
+    for items, own, labels in zip(found["candidate.item"], found["candidate.brand"], found["candidate.click"], strict=True):
+        assert labels[-2:] == [0, 0] and all(labels[:-2]) and len(set(items[-2:])) == 2
+        assert not set(items[:-2]) & set(items[-2:])
+        assert own == [brands[item] for item in items]
+
+
+def test_candidates_of_a_page_are_kept_where_they_are_one(tmp_path: Path) -> None:
+    found = negatives(tmp_path / "x", sample="page", keep=0.2)
+    labels = [label for row in found["candidate.click"] for label in row]
+    whole = [row["click"] for row in SHOWN if row["time"] < START + 20]
+    assert sum(labels) == sum(whole) and 0 < labels.count(0) < whole.count(0) / 2
+
+
+def test_every_time_the_same_bytes(tmp_path: Path) -> None:
+    first, second = (build(tmp_path / name, config(), EVENTS, SHOWN) for name in ("x", "y"))
+    for path in sorted(first.rglob("*")):
+        if path.is_file() and path.name not in ("recipe.yaml", ".dist_rec.json"):
+            assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path

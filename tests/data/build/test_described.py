@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import yaml
+
+from dist_rec.config import load_config
+from dist_rec.data.schema_file import load_schema
+from dist_rec.door import check_run
+from tests.data.build.small import ANCHORS, START, VALID, build, config
+
+EVENTS = [{"user": 9, "item": 1, "time": START + 29, "kind": "a", "order": 0}]
+
+
+def test_schema_and_recipe_are_read_by_a_run(tmp_path: Path) -> None:
+    tree = config(requests={"context": {"user": "user"}, "given": {"bought": "click"}})
+    tree["feature_groups"] = {"who": ["context.user"], "what": ["candidate.item"]}
+    out = build(tmp_path / "x", tree, EVENTS, ANCHORS)
+    schema = load_schema(out)
+    assert schema.request.grouping_key == "user_key" and schema.request.time == "time"
+    assert schema.tables == {"user": 2, "item": 2} and schema.candidate.given == {"bought": "click"}
+    assert schema.sequences[0].side == {"kind": 2} and schema.feature_groups["what"] == ["candidate.item"]
+    recipe = load_config(out / "recipe.yaml")
+    assert recipe.data.path == str(out) and recipe.run.name == "small"
+    assert recipe.data.observed_at == VALID and recipe.data.written_at == START + 29, "labels take time"
+
+
+def test_without_labels_that_take_time_nothing_is_said_of_it(tmp_path: Path) -> None:
+    out = build(tmp_path / "x", config(requests={"labels": {"click": "click"}}), EVENTS, ANCHORS)
+    data = yaml.safe_load((out / "recipe.yaml").read_text())["data"]
+    assert set(data) == {"path", "batch_size"}
+
+
+def test_the_recipe_fits_the_schema(tmp_path: Path) -> None:
+    for name, context in (("with", {"user": "user"}), ("without", {})):
+        tree = config(requests={"context": context, "labels": {"click": "click"}})
+        check_run(load_config(build(tmp_path / name, tree, EVENTS, ANCHORS) / "recipe.yaml"), None)
