@@ -19,6 +19,7 @@ from dist_rec.data.layout import FieldNgrams
 from dist_rec.data.ngram.counts import NgramUse, use_by_order
 from dist_rec.data.ngram.device import DeviceHash, heads_of
 from dist_rec.data.ngram.host import candidate_ngram_ids, host_ngram_ids
+from dist_rec.data.open_ids import remaps, sent_sizes
 from dist_rec.data.outcome import num_targets, outcome
 from dist_rec.data.reading import OwnerColumns, Reading
 from dist_rec.data.schema import Schema
@@ -58,8 +59,7 @@ def collate(
     reading = Reading(left, schema, max_length)
     events = {of.name: reading.events(of.name, of) for of in schema.sequences}
     events[CANDIDATE] = reading.events(CANDIDATE, schema.candidate)
-    context = [left.some.scalars(field.name) for field in schema.context]
-    columns = {CONTEXT: context} | {owner: of.ids for owner, of in events.items()}
+    columns = {CONTEXT: (context := reading.context())} | {owner: of.ids for owner, of in events.items()}
     layout = schema.layout
     hashed, later = (layout.ngrams, {}) if hash_ngrams else ({}, layout.ngrams)
     targets = Targets() if targets is None else targets
@@ -71,8 +71,8 @@ def collate(
     for owner, of in layout.candidate_ngrams.items():
         columns[owner] = [_candidate_ngrams(events, of, came)]
     owners = {owner: of for owner, of in layout.owners.items() if owner not in later}
-    sizes = {key: size for key, size in layout.sizes.items() if key not in later}
-    tokens = deduplicate(columns, owners, sizes, unique_tokens if dedup else every_token)
+    sizes = sent_sizes(schema, {key: size for key, size in layout.sizes.items() if key not in later})
+    tokens = deduplicate(columns, owners, sizes, unique_tokens if dedup else every_token, remaps(schema))
     came["grouping_key"] = torch.from_numpy(left.some.scalars(schema.request.grouping_key).astype(np.int64))
     counts = num_targets(reading, labels, taught(labels, feedback, targets, schema.candidate.labels))
     every = list(events.values())

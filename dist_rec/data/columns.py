@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.filter.actions import ALL_REASONS
+from dist_rec.data.id_field import IdField
 from dist_rec.data.later import FEEDBACK
 from dist_rec.data.owners import SequenceSchema
 from dist_rec.data.schema import Schema
 
 Ints = NDArray[np.int64]
-Kind = Literal["id", "time", "label", "oracle", "visible_events", "grouping_key", "score", "delay", "feedback_events"]
+Kind = Literal[
+    "id", "raw_id", "time", "label", "oracle", "visible_events", "grouping_key", "score", "delay", "feedback_events"
+]
 REQUEST = "request"
 CANDIDATE = "candidate"
 CONTEXT = "context"
@@ -28,7 +31,7 @@ class Column:
     name: str
     owner: str
     kind: Kind
-    size: int | None = None  # ids are 0 .. size - 1
+    size: int | None = None  # ids are 0 .. size - 1; of raw ids the number that the table holds
 
     @property
     def is_list(self) -> bool:
@@ -40,6 +43,7 @@ class Column:
         kinds = {
             "time": pa.int64(),
             "grouping_key": pa.int64(),
+            "raw_id": pa.int64(),
             "label": pa.int8(),
             "oracle": pa.float32(),
             "visible_events": pa.int32(),
@@ -56,14 +60,14 @@ def columns_of(schema: Schema) -> list[Column]:
     a context field is one column.
 
     Raises ConfigError if two other fields share a column."""
-    candidate, tables = schema.candidate, schema.tables
-    columns = [Column(field.name, REQUEST, "id", tables[field.table]) for field in schema.context]
+    candidate = schema.candidate
+    columns = [_of_field(schema, field, REQUEST, field.name) for field in schema.context]
     if schema.request.grouping_key not in {column.name for column in columns}:
         columns.append(Column(schema.request.grouping_key, REQUEST, "grouping_key"))
     if schema.request.time is not None:
         columns.append(Column(schema.request.time, REQUEST, "time"))
     for owner, of in [*((sequence.name, sequence) for sequence in schema.sequences), (CANDIDATE, candidate)]:
-        columns += [Column(f"{owner}.{field.name}", owner, "id", tables[field.table]) for field in of.ids]
+        columns += [_of_field(schema, field, owner, f"{owner}.{field.name}") for field in of.ids]
         columns += [Column(f"{owner}.{name}", owner, "id", size) for name, size in of.side.items()]
         if isinstance(of, SequenceSchema) and of.time:
             columns.append(Column(f"{owner}.time", owner, "time"))
@@ -81,6 +85,10 @@ def columns_of(schema: Schema) -> list[Column]:
     return columns
 
 
+def _of_field(schema: Schema, field: IdField, owner: str, name: str) -> Column:
+    return Column(name, owner, "raw_id" if field.table in schema.open_ids else "id", schema.tables[field.table])
+
+
 def _known_later(schema: Schema) -> list[Column]:
     candidate, feedback = schema.candidate, schema.feedback_read
     columns = [
@@ -93,9 +101,7 @@ def _known_later(schema: Schema) -> list[Column]:
     if feedback is None:
         return columns
     columns.append(Column(f"{CANDIDATE}.feedback_events", CANDIDATE, "feedback_events"))
-    columns += [
-        Column(f"{FEEDBACK}.{field.name}", FEEDBACK, "id", schema.tables[field.table]) for field in feedback.ids
-    ]
+    columns += [_of_field(schema, field, FEEDBACK, f"{FEEDBACK}.{field.name}") for field in feedback.ids]
     columns += [Column(f"{FEEDBACK}.{name}", FEEDBACK, "id", size) for name, size in feedback.side.items()]
     return columns + ([Column(f"{FEEDBACK}.time", FEEDBACK, "time")] if feedback.time else [])
 

@@ -15,8 +15,9 @@ from dist_rec.data.errors import DataError, reading
 from dist_rec.data.files import SUFFIXES, data_files, is_hidden, warn_once
 from dist_rec.data.ngram.report import NgramCounter, OrderReport
 from dist_rec.data.ngram.report import render as render_ngrams
+from dist_rec.data.open_report import OpenTable, RawIds
+from dist_rec.data.open_report import render as render_open
 from dist_rec.data.reader import RequestReader
-from dist_rec.data.schema import Schema
 from dist_rec.data.schema_file import load_schema
 
 BATCH_REQUESTS = 64
@@ -39,13 +40,14 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """All splits, per field "history.item" the distinct ids that occur in them and the size of its table, and the
-    n-grams by field and order."""
+    """All splits, per field "history.item" the distinct ids that occur in them and the size of its table, the n-grams
+    by field and order, and the tables without a range of ids."""
 
     name: str
     splits: list[SplitReport]
     cardinality: dict[str, tuple[int, int]]
     ngrams: list[OrderReport]
+    open_tables: list[OpenTable]
 
 
 def inspect_dataset(path: Path, ngram: Mapping[str, NgramSpec | None] | None = None) -> DatasetReport:
@@ -57,11 +59,14 @@ def inspect_dataset(path: Path, ngram: Mapping[str, NgramSpec | None] | None = N
     if not folders:
         raise DataError(f"{path}: expected at least one sub-folder with Parquet files, got none")
     sizes, grams = schema.layout.sizes, schema.layout.ngrams | schema.layout.candidate_ngrams
-    occurred = {key: np.zeros(size, dtype=bool) for key, size in sizes.items() if key not in grams}
+    raw = RawIds(schema)
+    occurred = {key: np.zeros(size, dtype=bool) for key, size in sizes.items() if key not in {*grams, *raw.keys}}
     counters = [NgramCounter(of) for of in schema.layout.ngrams.values()]
-    splits = [_inspect_split(folder, schema, occurred, counters) for folder in folders]
+    splits = [_inspect_split(folder, raw, occurred, counters) for folder in folders]
     seen = {key: (int(ids.sum()), len(ids)) for key, ids in occurred.items()}
-    return DatasetReport(schema.name, splits, seen, [each for counter in counters for each in counter.reports()])
+    seen |= {key: (len(raw.distinct(key)), schema.tables[schema.layout.tables[key]]) for key in raw.keys}
+    counted = [each for counter in counters for each in counter.reports()]
+    return DatasetReport(schema.name, splits, {key: seen[key] for key in sizes if key in seen}, counted, raw.reports())
 
 
 def render(report: DatasetReport) -> RenderableType:
@@ -85,7 +90,8 @@ def render(report: DatasetReport) -> RenderableType:
     fields.add_column("table", justify="right")
     for name, (distinct, size) in report.cardinality.items():
         fields.add_row(name, f"{distinct:,}", f"{size:,}")
-    return Group(splits, fields, *([render_ngrams(report.ngrams, BATCH_REQUESTS)] if report.ngrams else []))
+    more = [render_ngrams(report.ngrams, BATCH_REQUESTS)] if report.ngrams else []
+    return Group(splits, fields, *more, *([render_open(report.open_tables)] if report.open_tables else []))
 
 
 def split_folders(path: Path) -> list[Path]:
@@ -103,20 +109,21 @@ def split_folders(path: Path) -> list[Path]:
 
 
 def _inspect_split(
-    folder: Path, schema: Schema, occurred: dict[str, NDArray[np.bool_]], counters: list[NgramCounter]
+    folder: Path, raw: RawIds, occurred: dict[str, NDArray[np.bool_]], counters: list[NgramCounter]
 ) -> SplitReport:
-    """Marks in `occurred` the ids of each field that occur, and counts n-grams."""
+    """Marks in `occurred` the ids of each field that occur, and counts n-grams and raw ids."""
+    schema = raw.schema
     lengths: dict[str, list[NDArray[np.int32]]] = {sequence.name: [] for sequence in schema.sequences}
     ones, defined = np.zeros((2, len(schema.candidate.labels)))
     rows = candidates = tokens = unique = nbytes = plain_bytes = batches = 0
     sets = schema.layout.feature_sets
     beside = (CONTEXT, *schema.layout.ngrams, *schema.layout.candidate_ngrams)
     first_keys = [feature_set.keys[0] for name, feature_set in sets.items() if name not in beside]
-    for batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS):
+    for batch in RequestReader(folders=[folder], schema=raw.unhashed(schema), batch_size=BATCH_REQUESTS):
         labels = batch.tensors["labels"]
         for key, ids in occurred.items():
             ids[batch.ids_of(key).numpy()] = True
-        for counter in counters:
+        for counter in [*counters, raw]:
             counter.add(batch)
         for name, parts in lengths.items():
             parts.append(batch.tensors[f"lengths.{name}"].numpy())
@@ -126,7 +133,7 @@ def _inspect_split(
         candidates += batch.num_candidates
         tokens += sum(count for owner, count in batch.counts.items() if owner not in beside)
         unique += sum(batch.num_unique[key] for key in first_keys)
-        nbytes += batch.nbytes
+        nbytes += batch.nbytes - raw.saved_bytes(batch)
         plain_bytes += batch.plain_bytes
         batches += 1
     return SplitReport(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_rec.common.ngram import NgramSpec
+from dist_rec.common.open_ids import IdKind
 from dist_rec.common.strict import ConfigError, check
 from dist_rec.common.yaml_file import read_yaml
 from dist_rec.data.older_words import with_todays_words
@@ -19,9 +20,11 @@ def load_schema(
     *,
     hidden: bool = False,
     ngram: Mapping[str, NgramSpec | None] | None = None,
+    ids: Mapping[str, tuple[int | None, IdKind | None]] | None = None,
 ) -> Schema:
-    """The schema of a dataset folder without the context fields in `leave_out`, with HIDDEN if `hidden`, and with other
-    n-grams at the fields "<sequence>.<field>" of `ngram`; None takes them away.
+    """The schema of a dataset folder without the context fields in `leave_out`, with HIDDEN if `hidden`, with other
+    n-grams at the fields "<sequence>.<field>" of `ngram`, None takes them away, and with other numbers and kinds of ids
+    in the tables of `ids`, None for those of the file.
 
     Raises ConfigError if the schema is missing or wrong, or has no such context field or field of a sequence."""
     path = Path(folder) / SCHEMA_FILE
@@ -31,6 +34,8 @@ def load_schema(
     )
     tree = with_todays_words(read_yaml(path, missing), str(path))
     schema = check(Schema, tree | {"hidden": True} if hidden else tree, str(path))
+    if ids:
+        schema = check(Schema, _with_ids(schema, ids), f"{path} with embedding.tables of the recipe")
     if ngram:
         schema = check(Schema, _with_ngrams(schema, ngram, path), f"{path} with data.ngram of the recipe")
     known = [field.name for field in schema.context]
@@ -43,6 +48,15 @@ def load_schema(
     context = [field for field in schema.context if field.name not in leave_out]
     update = {"context": context, "feature_groups": {name: fields for name, fields in groups.items() if fields}}
     return schema.model_copy(update=update)
+
+
+def _with_ids(schema: Schema, ids: Mapping[str, tuple[int | None, IdKind | None]]) -> dict[str, Any]:
+    tables: dict[str, Any] = dict(schema.tables)
+    for name, (rows, kind) in ids.items():
+        if name in tables:  # the tables of a recipe are checked when they are made
+            kind = kind or schema.open_ids.get(name, "range")
+            tables[name] = {"rows": rows or tables[name], "ids": kind}
+    return schema.model_dump() | {"tables": tables}
 
 
 def _with_ngrams(schema: Schema, ngram: Mapping[str, NgramSpec | None], path: Path) -> dict[str, Any]:

@@ -171,7 +171,8 @@ class MadeWith(BaseModel):
 def _facts(schema: Schema, resumed: bool) -> dict[str, Any]:
     """What weights depend on, by name, in no order; with `resumed` also what training reads."""
     used = {name: size for name, size in schema.tables.items() if name in schema.layout.tables.values()}
-    facts: dict[str, Any] = {f"tables.{name}": f"{size} ids" for name, size in used.items()}
+    kinds = {name: f"{schema.open_ids[name]} ids" if name in schema.open_ids else "ids" for name in used}
+    facts: dict[str, Any] = {f"tables.{name}": f"{size} {kinds[name]}" for name, size in used.items()}
     owners = {"context": schema.context, "candidate": schema.candidate.ids}
     owners |= {f"sequence {sequence.name}": sequence.ids for sequence in schema.sequences}
     facts |= {f"{owner}, field {f.name}": f"of table {f.table}" for owner, fields in owners.items() for f in fields}

@@ -44,9 +44,9 @@ def declared_schema(config: Config) -> Schema:
     """The schema of the recipe's dataset with all that it declares, for what is asked of its names. Raises
     ConfigError."""
     data = config.data
-    schema = load_schema(data.path, data.leave_out, ngram=data.ngram)
+    schema = load_schema(data.path, data.leave_out, ngram=data.ngram, ids=config.embedding.ids)
     if needs_hidden(data.filter, schema):
-        schema = load_schema(data.path, data.leave_out, hidden=True, ngram=data.ngram)
+        schema = load_schema(data.path, data.leave_out, hidden=True, ngram=data.ngram, ids=config.embedding.ids)
     return schema
 
 
