@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dist_rec.common.open_ids import AdmissionConfig, EvictionConfig
 from dist_rec.common.provenance import versions
 from dist_rec.common.strict import ConfigError
-from dist_rec.config import Config
+from dist_rec.config import Config, TableConfig
 from dist_rec.data.older_words import recipe_with_todays_words, with_todays_words
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.tables import table_dims
@@ -157,6 +158,10 @@ class MadeWith(BaseModel):
             found[f"embedding.tables.{table}.dim"] = dim
             found[f"embedding.tables.{table} is data_parallel"] = recipe.embedding.is_replicated(table)
         if resumed:
+            for table, kind in self.schema_.open_ids.items():
+                of = recipe.embedding.tables.get(table, TableConfig()) if kind == "dynamic" else TableConfig()
+                found[f"embedding.tables.{table}.eviction"] = of.eviction or EvictionConfig()
+                found[f"embedding.tables.{table}.admission"] = of.admission or AdmissionConfig()
             found |= _flat("distill", recipe.model_dump(mode="json")["distill"])
             found |= {f"data.{name}": getattr(recipe.data, name) for name in ("observed_at", "written_at")}
             optim = recipe.optim.model_dump(mode="json")

@@ -115,6 +115,8 @@ class _Purge:
         kind, _, rest = name.partition(".")
         if kind == "model":
             return self._weights(table_of(rest), offsets, values)
+        if kind != "optimizer":
+            return None
         if name == COUNTERS:
             return _without_in_flight(values)
         part, _, rest = rest.partition(".")
