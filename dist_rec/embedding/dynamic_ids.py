@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dist_rec.common.open_ids import AdmissionConfig, EvictionConfig, Policy
-from dist_rec.embedding.slot_map import BLOCKED, Place, SlotMap
+from dist_rec.embedding.slot_map import BLOCKED, SLOT_BYTES, Place, SlotMap
 
 USES = ("met", "hits", "inserted", "evicted", "waiting", "no_slot")
 
@@ -48,7 +48,8 @@ class DynamicIds:
 
     @property
     def nbytes(self) -> int:
-        return self.table.nbytes + (0 if self.waiting is None else self.waiting.nbytes)
+        """Of the maps."""
+        return map_bytes(self.table.place.slots, self.admission)
 
     def known(self, ids: Tensor) -> Tensor:
         """(n,) slots of ids (n,) int64, -1 of an unknown one. Changes nothing."""
@@ -94,6 +95,11 @@ class DynamicIds:
         slots[new] = chosen
         counts = torch.where(slots >= 0, waiting.count[slots.clamp(min=0)], 0)
         return counts >= self.admission.count, slots, counts
+
+
+def map_bytes(slots: int, admission: AdmissionConfig) -> int:
+    """Memory of the maps of so many slots."""
+    return slots * SLOT_BYTES * (2 if admission.count > 1 else 1)
 
 
 def _priority(eviction: EvictionConfig, seen: Tensor, count: Tensor, step: int) -> Tensor:

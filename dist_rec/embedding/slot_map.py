@@ -16,6 +16,7 @@ from dist_rec.common.open_ids import EXTRA_ROWS, HIDDEN_ID, PROBES, buckets_of, 
 from dist_rec.common.strict import ConfigError
 from dist_rec.embedding.rows import mixed_seed
 
+SLOT_BYTES = 20  # of a `SlotMap`
 NEVER = -1  # `seen` of a free slot
 BLOCKED = 2**62  # priority of a slot that may not be taken
 _NOBODY = 2**31 - 1
@@ -97,10 +98,6 @@ class SlotMap:
         self.seen = torch.full((place.slots,), NEVER, dtype=torch.int32, device=device)
         self.count = torch.zeros(place.slots, dtype=torch.int32, device=device)
         self._holder = torch.full_like(self.seen, _NOBODY)  # of `claim`, between two calls as it is here
-
-    @property
-    def nbytes(self) -> int:
-        return self.ids.nbytes + self.seen.nbytes + self.count.nbytes + self._holder.nbytes
 
     def find(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Windows (n, P) of ids (n,), and the slot (n,) of each; -1 of an id that has none."""
