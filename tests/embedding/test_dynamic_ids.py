@@ -90,6 +90,20 @@ def test_memory() -> None:
     assert DynamicIds(place, EvictionConfig(), AdmissionConfig(count=2), CPU).nbytes == 2 * 20 * 602
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("policy", "count"), SETTINGS)
+def test_a_gpu_has_the_slots_of_a_cpu(policy: dict[str, Any], count: int) -> None:
+    options = EvictionConfig.model_validate(policy), AdmissionConfig(count=count)
+    here, there = (DynamicIds(Place(600), *options, torch.device(of)) for of in ("cpu", "cuda"))
+    generator = torch.Generator().manual_seed(count)
+    for step in range(12):
+        drawn = torch.randint(0, 1800, (500,), generator=generator).tolist()
+        ids = torch.tensor(sorted(set(map(raw_id, drawn))))
+        learned, other = here.learn(ids, step), there.learn(ids.cuda(), step)
+        assert torch.equal(learned.slots, other.slots.cpu()) and torch.equal(learned.fresh, other.fresh.cpu())
+    assert torch.equal(here.uses, there.uses.cpu())
+
+
 def _tensors(dynamic: DynamicIds) -> list[torch.Tensor]:
     assert dynamic.waiting is not None
     maps = (dynamic.table, dynamic.waiting)

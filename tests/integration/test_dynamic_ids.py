@@ -103,7 +103,11 @@ def _job(
     batches = _batches(schema, ranks)
     if piped:
         pipeline = make_pipeline(dmp, optimizer, config.embedding, CPU)
-        found = [float(loss) for loss, _, _ in run_through(pipeline, iter(batches))]
+        found, ahead = [], []
+        for loss, _, _ in run_through(pipeline, iter(batches)):
+            found.append(float(loss))
+            ahead.append(_tables(dmp).steps - len(found))
+        assert ahead == [1] * (STEPS - 1) + [0], "the next batch is mapped before this one is trained"
     else:
         found = [_step(dmp, optimizer, batch) for batch in batches]
     rows = _rows(dmp)
