@@ -11,7 +11,7 @@ from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
 from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata, TensorProperties
 from torch.distributed._shard.sharding_spec import ShardMetadata
 
-from dist_rec.embedding.dynamic_tables import DynamicTables
+from dist_rec.embedding.dynamic_tables import DynamicTables, wait_for_maps
 from dist_rec.embedding.slot_map import Place, SlotMap
 
 
@@ -29,7 +29,9 @@ def state_of(tables: DynamicTables, *, training: bool) -> dict[str, Any]:
 
 
 def load_steps(tables: DynamicTables, state: dict[str, Any]) -> None:
-    """Takes the steps from a state of training that was loaded."""
+    """Call after a state was loaded: takes the steps of a state of training."""
+    for of in tables.ids.values():
+        wait_for_maps(of.table.ids.device)
     if "steps" in state:
         tables.steps = int(state["steps"])
 

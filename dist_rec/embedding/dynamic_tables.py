@@ -118,6 +118,12 @@ def dynamic_tables(modules: Iterable[nn.Module]) -> DynamicTables | None:
     return next((module for module in modules if isinstance(module, DynamicTables) and module.held), None)
 
 
+def wait_for_maps(device: torch.device) -> None:
+    """Call after maps were made or loaded: a pipeline reads them on another stream."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def start_dynamic_ids(model: nn.Module, *, init_scale: float, seed: int, rank: int, ranks: int) -> None:
     """Call once after sharding, where a model may have dynamic tables: makes their maps, on the device of their rows.
 
@@ -128,3 +134,4 @@ def start_dynamic_ids(model: nn.Module, *, init_scale: float, seed: int, rank: i
         rows = {name: RankRows.of(model, name, init_scale=init_scale, seed=seed) for name in tables.held}
         device = next(iter(rows.values())).weight.device
         tables.start(rows, device, rank, ranks)
+        wait_for_maps(device)

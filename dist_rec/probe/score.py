@@ -14,7 +14,6 @@ from dist_rec.data.columns import CANDIDATE, list_column, ragged_values
 from dist_rec.data.errors import writing
 from dist_rec.data.files import data_files
 from dist_rec.data.inspect import split_folders
-from dist_rec.data.owners import SequenceSchema
 from dist_rec.data.schema import Schema
 from dist_rec.data.schema_file import SCHEMA_FILE, load_schema
 from dist_rec.data.validate import open_parquet, validate
@@ -107,13 +106,9 @@ def _scored(
         if owner not in counts:
             continue
         counts[owner] += [(values > probe.facts.threshold).sum(), len(values)]
-        first = schema.candidate.ids[0] if owner == CANDIDATE else _named(schema, owner).ids[0]
+        first = schema.candidate.ids[0] if owner == CANDIDATE else sequence_of(schema, owner).ids[0]
         column = list_column(ragged_values(rows, f"{owner}.{first.name}").lengths, values.astype(np.float16))
         name = f"{owner}.score"
         at = raw.schema.get_field_index(name)
         raw = raw.append_column(name, column) if at < 0 else raw.set_column(at, name, column)
     return raw
-
-
-def _named(schema: Schema, sequence: str) -> SequenceSchema:
-    return next(of for of in schema.sequences if of.name == sequence)
