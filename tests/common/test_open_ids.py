@@ -14,11 +14,13 @@ from dist_rec.common.open_ids import (
 from dist_rec.common.strict import ConfigError, check
 
 
-@pytest.mark.parametrize("rows", [1, 2, 300, 512, 1000, 200_000, 10_000_000])
+@pytest.mark.parametrize("rows", [1, 2, 300, 512, 1000, 3000, 13_000, 200_000, 10_000_000])
 def test_ranks_hold_whole_buckets(rows: int) -> None:
     buckets, whole = buckets_of(rows), dynamic_rows(rows)
     assert whole % buckets == 0 and rows + EXTRA_ROWS <= whole < rows + EXTRA_ROWS + buckets
     assert buckets == 1 or rows // buckets >= 256
+    if rows >= 13_000:
+        assert all(buckets % ranks == 0 for ranks in (1, 2, 3, 4, 6, 8, 12, 16, 24, 48))
     if rows >= 200_000:
         assert all(buckets % ranks == 0 for ranks in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32))
 
