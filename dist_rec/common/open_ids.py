@@ -23,6 +23,7 @@ EXTRA_ROWS = 2  # of a dynamic table, its last ones: for ids without a row of th
 PROBES = 32  # rows of a bucket among which an id has its place
 _BUCKET_ROWS = 256  # at least, where there are enough rows for more than one bucket
 # Ranks hold whole buckets, so the numbers have many divisors: 1 to 6, 8, 10, 12, 15, 16 and so on up to 1,024 ranks.
+# As PROBES and EXTRA_ROWS they say where ids are in a checkpoint: others cannot read what was saved with these.
 _BUCKETS = (15360, 7680, 3840, 1920, 960, 480, 240, 48, 24, 8, 4, 2)
 
 
