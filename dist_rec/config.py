@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dist_rec.common.choices import Compress, CorrectionKind, DenseUpdate, HashWhere
+from dist_rec.common.choices import Compress, CorrectionKind, DenseUpdate, Encoding, HashWhere
 from dist_rec.common.ngram import NgramSpec
 from dist_rec.common.open_ids import AdmissionConfig, EvictionConfig, IdKind
 from dist_rec.common.strict import Folder, Seed, Size, Strict, check, check_distinct
@@ -38,6 +38,11 @@ class DataConfig(Strict):
         default=[],
         description="Cross-validation: fold i is the test split, fold i+1 (cyclic) the validation split, the rest "
         "train. Replaces train, valid and test.",
+    )
+    windows: list[str] = Field(
+        default=[],
+        description="Sub-folders in order of time, such as days of a log: each is trained on, all epochs of it, after "
+        "the model was judged on it. The last one is judged only. Replaces train and valid.",
     )
     batch_size: Size | None = Field(
         default=64, ge=1, description="Requests per rank and training step; null with batch_events."
@@ -95,6 +100,11 @@ class DataConfig(Strict):
         description="N-grams of ids over events, by field, such as history.item, in the place of those that the schema "
         "declares; null: none.",
     )
+    numbers: dict[str, Encoding] = Field(
+        default={},
+        description="Encodings of numbers, by field, such as history.price, context.distance or attributes.item.year, "
+        "in the place of those that the schema declares.",
+    )
     hash_ngrams: HashWhere = Field(
         default="auto",
         description="Where ids of n-grams are made: host, in the reader processes; device, from the ids that are sent "
@@ -108,8 +118,25 @@ class DataConfig(Strict):
             return tree | {"batch_size": None}
         return tree
 
+    @model_validator(mode="before")
+    @classmethod
+    def _windows_are_splits(cls, tree: Any) -> Any:
+        windows = tree.get("windows") if isinstance(tree, dict) else None
+        if not isinstance(windows, list) or not windows:
+            return tree
+        if len(windows) < 2:
+            raise ValueError(f"windows needs at least 2 names, one to train on and one to judge, got {windows}")
+        made = {"train": windows[:-1], "valid": []}
+        for name, folders in made.items():
+            if name in tree and tree[name] != folders:
+                raise ValueError(f"windows replaces {name}; expected no {name} beside it, got {tree[name]}")
+        return {"test": [], **tree, **made}
+
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
+        check_distinct("windows", self.windows, "a window is trained on once")
+        if self.windows and self.folds:
+            raise ValueError("expected either windows or folds, got both")
         if (self.batch_size is None) == (self.batch_events is None):
             got = f"batch_size={self.batch_size} and batch_events={self.batch_events}"
             raise ValueError(f"expected either batch_size or batch_events, and null for the other, got {got}")
@@ -118,6 +145,7 @@ class DataConfig(Strict):
         if not self.folds and not self.train:
             raise ValueError("train needs at least one sub-folder, got none")
         splits = {"folds": self.folds} if self.folds else {"train": self.train, "valid": self.valid, "test": self.test}
+        splits |= {"windows": self.windows[-1:]}
         for name, folders in splits.items():
             check_distinct(name, [os.path.normpath(folder) for folder in folders], "its rows would be read twice")
         check_distinct("leave_out", self.leave_out, "a field is left out once")
@@ -341,6 +369,15 @@ class Config(Strict):
     distill: DistillConfig | None = Field(
         default=None, description="A teacher that sees feedback and teaches the model that does not; null: none."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        if self.data.windows and self.optim.accumulation_steps > 1:
+            raise ValueError(
+                "data.windows: a window is judged between two updates; expected optim.accumulation_steps: 1, got "
+                f"{self.optim.accumulation_steps}"
+            )
+        return self
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
+from dist_rec.data.attribute_store import open_attributes
 from dist_rec.data.columns import columns_of
 from dist_rec.data.errors import DataError
 from dist_rec.data.filter.event_filter import make_filter
@@ -68,13 +69,24 @@ def _problems_with_schema(config: Config, schema: Schema, resume: Path | None) -
         yield from _found(lambda: MadeWith.read(resume).schema_for(schema, config, resume, resumed=True))
     data_is_wrong = list(_found(lambda: _check_data(config, schema)))
     yield from data_is_wrong
+    yield from _found(lambda: _check_attributes(config, schema))
     if not data_is_wrong:
         yield from _found(lambda: _check_steps(config, schema))
 
 
 def _check_data(config: Config, schema: Schema) -> None:
     data = members(config)[0].config.data
-    check_splits(config.data.path, schema, [*data.train, *data.valid, *data.test], READERS.make(config.data.reader))
+    check_splits(
+        config.data.path,
+        schema,
+        [*data.train, *data.valid, *data.windows, *data.test],
+        READERS.make(config.data.reader),
+    )
+
+
+def _check_attributes(config: Config, schema: Schema) -> None:
+    if (attributes := open_attributes(config.data.path, schema)) is not None:
+        attributes.check()
 
 
 def _check_steps(config: Config, schema: Schema) -> None:
@@ -82,7 +94,7 @@ def _check_steps(config: Config, schema: Schema) -> None:
     member = members(config)[0].config
     reader = RequestReader(
         folders=[Path(member.data.path) / folder for folder in member.data.train],
-        schema=schema,
+        schema=schema.model_copy(update={"attributes": {}}),
         batch_size=member.data.batch_size,
         batch_events=member.data.batch_events,
         epochs=member.run.epochs,

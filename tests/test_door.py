@@ -61,6 +61,11 @@ AT_DOOR: dict[str, tuple[Change, str]] = {
         {"data": {"leave_out": ["uzer"]}},
         "data.leave_out: 'uzer' is no context field",
     ),
+    "data/schema_file.py::_with_encodings": (
+        {"data": {"numbers": {"history.price": "value"}}},
+        "data.numbers: 'history.price' is no number of",
+    ),
+    "data/kinds.py::check_fitted": ({"data": {"path": "{unfitted}"}}, "not known yet: history.price; run `dist-rec"),
     "data/schema_file.py::_with_ngrams": (
         {"data": {"ngram": {"history.itm": {"rows": 5}}}},
         "data.ngram: 'history.itm' is no field of a sequence",
@@ -139,6 +144,8 @@ NOT_AT_DOOR: dict[str, str] = {
     "training/checkpoint.py::load_position": OF_RANKS,
     "training/setup.py::_resume": "the steps of a run depend on the number of ranks",
     "distill/check.py::check_copy": "the steps of a run depend on the number of ranks",
+    "data/fit.py::fit_dataset": "of `dist-rec data fit`, which starts no ranks",
+    "data/reader.py::__post_init__": "readers of a run have the attributes of their dataset",
     "data/loader.py::__iter__": "the state of a loader is read by its workers",
     "data/filter/policy.py::decided": "what a policy of one's own decides is known when it has decided",
     **{
@@ -198,6 +205,7 @@ def folders(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     schemas = {
         "seen": seen | {"candidate": {"ids": ["item"], "labels": ["correct"], "visible_events": True}},
         "wrong_schema": plain | {"naem": 3},
+        "unfitted": plain | {"sequences": [plain["sequences"][0] | {"numbers": {"price": {}}}, plain["sequences"][1]]},
         "shared_column": plain | {"request": {"grouping_key": "time", "time": "time"}},
     }
     made: dict[str, Any] = {"unmerged": {"merge": 1, "k": 0, "globals": ["candidate"], "heads": 2, "inner_heads": 2}}

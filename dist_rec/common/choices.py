@@ -14,3 +14,6 @@ def check_choice(name: str, value: str, choices: Any) -> None:
     """Raises ValueError if `value` is none of a Literal's."""
     if value not in get_args(choices):
         raise ValueError(f"{name} must be {' or '.join(get_args(choices))}, got {value!r}")
+
+
+Encoding = Literal["value", "buckets", "piecewise"]  # of a number

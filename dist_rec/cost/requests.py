@@ -14,12 +14,14 @@ from pydantic import Field
 
 from dist_rec.common.strict import ConfigError, Strict, Width
 from dist_rec.config import Config
+from dist_rec.data.attribute_store import open_attributes
 from dist_rec.data.collate import collate
-from dist_rec.data.columns import CANDIDATE, CONTEXT, Column, arrow_schema, columns_of, list_column
+from dist_rec.data.columns import CANDIDATE, CONTEXT, Column, IdLists, arrow_schema, columns_of, list_column
 from dist_rec.data.errors import DataError
 from dist_rec.data.filter.event_filter import make_filter
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.layout import FeatureSet
+from dist_rec.data.nested import nested_column
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema import Schema
 from dist_rec.registry import READERS
@@ -117,13 +119,19 @@ class Requests:
                 values = np.zeros(int(lengths.sum()), np.int64)
             if column.kind == "visible_events":
                 values = next(iter(self.lengths.values())).repeat(self.candidates)
+            if column.nested:
+                return nested_column(lengths, IdLists(values[:0], np.zeros(len(values), np.int64))).cast(
+                    types.field(column.name).type
+                )
             found = list_column(lengths, values) if column.is_list else pa.array(values)
             return found.cast(types.field(column.name).type)
 
         return pa.table([array(column) for column in columns_of(schema)], schema=types)
 
     def _lengths_of(self, owner: str) -> Counts:
-        return self.candidates if owner == CANDIDATE else self.lengths[owner]
+        if owner == CANDIDATE:
+            return self.candidates
+        return self.lengths[owner] if owner in self.lengths else np.zeros(self.count, np.int64)  # a list of the request
 
     def _ids(self, schema: Schema) -> dict[tuple[str, str], Counts]:
         """(owner, column) -> ids of its elements."""
@@ -182,6 +190,7 @@ def measured(config: Config, schema: Schema) -> Requests:
             max_length=config.data.max_length,
             rows=READERS.make(config.data.reader),
             event_filter=None if acting is None else replace(acting, start_step=0),
+            attributes=open_attributes(config.data.path, schema),
         )
         batches = [batch for batch in islice(reader, MEASURED_BATCHES) if batch.num_requests]
     except DataError as error:
@@ -202,8 +211,10 @@ def measured(config: Config, schema: Schema) -> Requests:
 
 
 def _measured_sets(schema: Schema) -> dict[str, FeatureSet]:
-    """Without n-grams, which follow from the ids: of made ids hardly one occurs twice."""
-    made = schema.layout.ngrams | schema.layout.candidate_ngrams
+    """Without n-grams, which follow from the ids: of made ids hardly one occurs twice. And without lists: those of made
+    rows are empty."""
+    made = {*schema.layout.ngrams, *schema.layout.candidate_ngrams}
+    made |= {*schema.layout.attribute_lists, *schema.layout.id_lists}
     return {name: of for name, of in schema.layout.feature_sets.items() if name not in made}
 
 

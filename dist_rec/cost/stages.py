@@ -22,6 +22,7 @@ from dist_rec.data.schema import Schema
 from dist_rec.embedding.tables import table_dims
 from dist_rec.models.layers.event_ngrams import EventNgrams
 from dist_rec.models.layers.loss import total_loss
+from dist_rec.models.layers.numbers import EventColumns
 from dist_rec.models.ranker import Ranker
 from dist_rec.optim.muon import BatchedMuon
 from dist_rec.registry import LOSSES
@@ -139,7 +140,9 @@ def _stages_of(ranker: Ranker) -> dict[nn.Module, str]:
     """The stage of every module that begins one."""
     found: dict[nn.Module, str] = {ranker.tokens: "tokens", ranker.pools: "tokens", ranker.head: "head"}
     found |= dict.fromkeys((*ranker.tokens.values(), *ranker.pools.values()), "tokens")
-    found |= {m: "tokens" for m in ranker.tokens.modules() if isinstance(m, EventNgrams)}  # which runs before them
+    first = (EventNgrams, EventColumns)  # run before the module that holds them
+    found |= {m: "tokens" for m in ranker.tokens.modules() if isinstance(m, first)}
+    found |= {m: "tokens" for m in (ranker.attributes, ranker.request, ranker.candidate_numbers) if m is not None}
     found[ranker.body] = "layers"
     for name, module in ranker.body.named_modules():
         if name.rpartition(".")[2] in FFN:

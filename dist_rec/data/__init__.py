@@ -1,5 +1,5 @@
 """Requests from Parquet to deduplicated batches. For TorchRec jobs of one's own: `DedupLoader`, `apply_event_filter`
-and `ngram_ids`.
+and `ngram_ids`. For datasets of one's own: `write_attributes`.
 
 Names come when they are used: a recipe reads a part of this package without torch."""
 
@@ -9,6 +9,7 @@ from dist_rec.common.lazy import lazily
 
 if TYPE_CHECKING:
     from dist_rec.common.ngram import NgramSpec as NgramSpec
+    from dist_rec.data.attribute_store import write_attributes as write_attributes
     from dist_rec.data.dedup_loader import DedupLoader as DedupLoader
     from dist_rec.data.filter.actions import Action as Action
     from dist_rec.data.filter.actions import Reason as Reason
@@ -28,6 +29,7 @@ _HOMES = {
     "UniqueFeatures": "dist_rec.data.unique_features",
     "apply_event_filter": "dist_rec.data.filter.features",
     "ngram_ids": "dist_rec.data.ngram.features",
+    "write_attributes": "dist_rec.data.attribute_store",
 }
 __all__ = [
     "Action",
@@ -39,6 +41,7 @@ __all__ = [
     "UniqueFeatures",
     "apply_event_filter",
     "ngram_ids",
+    "write_attributes",
 ]
 
 __getattr__ = lazily("dist_rec.data", _HOMES)

@@ -27,6 +27,7 @@ class JaggedEvents:
     - `inverse` (N,) the row of each event among the unique tokens of its feature set, int32 or (on a GPU) bit-packed
     - `side` name -> (N,) uint8 or int16
     - `age` (N,) int32, seconds from the event to its request, or None
+    - `numbers` name -> (N,) float32, NaN where it is missing
     - `ngrams` "<sequence>.<field>.ngram" -> (N M,) the row of each n-gram among the distinct ones, like `inverse`;
       those of an event are side by side
     """
@@ -36,6 +37,16 @@ class JaggedEvents:
     side: dict[str, Tensor]
     age: Tensor | None = None
     ngrams: dict[str, Tensor | BitPackedIndex] = field(default_factory=dict)
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class IdLists:
+    """Lists of ids, one list after the other: `lengths` of the lists, and `inverse` the row of each id among the
+    distinct ones, as in `JaggedEvents`."""
+
+    lengths: Lengths
+    inverse: Tensor | BitPackedIndex
 
 
 @dataclass(frozen=True)
@@ -59,11 +70,29 @@ class Feedback:
 
 
 @dataclass(frozen=True)
+class RequestValues:
+    """What B requests have beside the ids of their context.
+
+    - `side` name -> (B,) uint8 or int16: numbers that are sent as buckets; `numbers` name -> (B,) float32, NaN where it
+      is missing
+    - `week` (B,) int32: the second of the week, or None
+    """
+
+    side: dict[str, Tensor]
+    numbers: dict[str, Tensor]
+    week: Tensor | None
+
+
+@dataclass(frozen=True)
 class SequenceBatch(Multistreamable):
     """One step's input on one rank, on its device.
 
     - `unique`: KeyedJaggedTensor of stride 1 with one key per field of each feature set ("history.item"), U ids each
     - `context` (B,) row of each request in the feature set "context", like an `inverse`; None without context fields
+    - `request` other values of the requests, None if the schema declares none
+    - `attributes` key -> name -> what belongs to the U distinct ids of the key: (U,) float32, NaN where it is missing,
+      (U,) uint8 or int16 buckets, (U, dim) float16, or U lists
+    - `lists` "context.<name>" -> B lists, "candidate.<name>" -> C lists
     - `sequences` by name, `candidates` with `lengths` = candidates per request
     - `labels` (C, T) float32, 0 or 1; NaN where a task is given another task whose label is 0, where the label is not
       final, and for all tasks of a candidate that a filter takes from training
@@ -93,6 +122,9 @@ class SequenceBatch(Multistreamable):
     observed: Tensor | None = None
     waited: Tensor | None = None
     feedback: Feedback | None = None
+    request: RequestValues | None = None
+    attributes: dict[str, dict[str, Tensor | IdLists]] = field(default_factory=dict)
+    lists: dict[str, IdLists] = field(default_factory=dict)
 
     @property
     def num_candidates(self) -> int:

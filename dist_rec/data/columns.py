@@ -15,9 +15,11 @@ from dist_rec.data.owners import SequenceSchema
 from dist_rec.data.schema import Schema
 
 Ints = NDArray[np.int64]
-Kind = Literal[
-    "id", "raw_id", "time", "label", "oracle", "visible_events", "grouping_key", "score", "delay", "feedback_events"
-]
+Kind = (
+    Literal["id", "raw_id", "time", "number", "grouping_key", "visible_events", "score"]
+    | Literal["label", "oracle", "delay", "feedback_events"]
+    | Literal["events_of_user", "known_events"]
+)
 REQUEST = "request"
 CANDIDATE = "candidate"
 CONTEXT = "context"
@@ -25,13 +27,14 @@ CONTEXT = "context"
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `owner` is "request" (one value per row), or a sequence, "candidate" or "feedback" (a list per
-    row)."""
+    """One column: `owner` is "request" (one value per row), or a sequence, "candidate", "feedback" or "context.<name>"
+    (a list per row). With `nested` every entry is a list of ids."""
 
     name: str
     owner: str
     kind: Kind
     size: int | None = None  # ids are 0 .. size - 1; of raw ids the number that the table holds
+    nested: bool = False
 
     @property
     def is_list(self) -> bool:
@@ -48,10 +51,14 @@ class Column:
             "oracle": pa.float32(),
             "visible_events": pa.int32(),
             "feedback_events": pa.int32(),
+            "events_of_user": pa.int64(),
+            "known_events": pa.int64(),
             "delay": pa.int64(),  # where the label is 0 any number may stand
             "score": pa.float16(),
+            "number": pa.float32(),  # NaN where it is missing
         }
         value = kinds.get(self.kind) or _id_type(self.size or 2**31)
+        value = pa.list_(value) if self.nested else value
         return pa.list_(value) if self.is_list else value
 
 
@@ -60,19 +67,31 @@ def columns_of(schema: Schema) -> list[Column]:
     a context field is one column.
 
     Raises ConfigError if two other fields share a column."""
-    candidate = schema.candidate
+    candidate, tables = schema.candidate, schema.tables
     columns = [_of_field(schema, field, REQUEST, field.name) for field in schema.context]
     if schema.request.grouping_key not in {column.name for column in columns}:
         columns.append(Column(schema.request.grouping_key, REQUEST, "grouping_key"))
     if schema.request.time is not None:
         columns.append(Column(schema.request.time, REQUEST, "time"))
-    for owner, of in [*((sequence.name, sequence) for sequence in schema.sequences), (CANDIDATE, candidate)]:
+    columns += [Column(name, REQUEST, "number") for name in schema.request.numbers]
+    columns += [Column(name, f"{CONTEXT}.{name}", "id", tables[of.table]) for name, of in schema.request.lists.items()]
+    once = [sequence.name for sequence in schema.sequences if sequence.once]
+    for name in once:
+        columns += [
+            Column(f"{name}.user", REQUEST, "events_of_user"),
+            Column(f"{name}.events", REQUEST, "known_events"),
+        ]
+    stored = [(sequence.name, sequence) for sequence in schema.sequences if not sequence.once]
+    for owner, of in [*stored, (CANDIDATE, candidate)]:
         columns += [_of_field(schema, field, owner, f"{owner}.{field.name}") for field in of.ids]
         columns += [Column(f"{owner}.{name}", owner, "id", size) for name, size in of.side.items()]
+        columns += [Column(f"{owner}.{name}", owner, "number") for name in of.numbers]
         if isinstance(of, SequenceSchema) and of.time:
             columns.append(Column(f"{owner}.time", owner, "time"))
         columns += [Column(f"{owner}.score", owner, "score")] if of.score else []
         columns += [Column(f"{owner}.reason", owner, "id", ALL_REASONS + 1)] if of.reason else []
+    for name, of in candidate.lists.items():
+        columns.append(Column(f"{CANDIDATE}.{name}", CANDIDATE, "id", tables[of.table], nested=True))
     labels = [f"{CANDIDATE}.{label}" for label in candidate.labels]
     columns += [Column(label, CANDIDATE, "label") for label in labels]
     columns += [Column(f"{label}.oracle", CANDIDATE, "oracle") for label in labels if candidate.oracle]
@@ -112,6 +131,14 @@ def arrow_schema(schema: Schema) -> pa.Schema:
 
 
 @dataclass(frozen=True)
+class IdLists:
+    """Lists of ids: (M,) values one list after the other, and the (N,) int64 lengths of the lists."""
+
+    values: NDArray
+    lengths: Ints
+
+
+@dataclass(frozen=True)
 class Ragged:
     """A list column of B rows: `values` (N,), `offsets` (B + 1,) int64 from 0 to N."""
 
@@ -142,6 +169,12 @@ def ragged_values(table: pa.Table, name: str) -> Ragged:
     return Ragged(plain.to_numpy(zero_copy_only=False), offsets - offsets[0])
 
 
+def known_events(table: pa.Table, sequence: str) -> Ragged:
+    """How many events each row knows of a sequence that is stored once, as a list column without values."""
+    events = scalar_values(table, f"{sequence}.events").astype(np.int64)
+    return Ragged(np.empty(0), np.concatenate([[0], np.cumsum(events)]))
+
+
 def one_array(table: pa.Table, name: str) -> pa.Array:
     """A column as one contiguous array, however the table is chunked."""
     chunked = table.column(name)
@@ -154,6 +187,16 @@ def list_column(lengths: Ints, values: NDArray) -> pa.Array:
     """A list column of B rows from (B,) lengths and the (N,) values of all rows."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def with_nan(table: pa.Table, column: Column) -> pa.Table:
+    """The same with a column of numbers as float32, NaN in the place of nulls."""
+    if column.is_list:
+        ragged = ragged_values(table, column.name)
+        found = list_column(ragged.lengths, ragged.values.astype(np.float32))
+    else:
+        found = pa.array(scalar_values(table, column.name).astype(np.float32))
+    return table.set_column(table.column_names.index(column.name), column.name, found)
 
 
 def expand_ranges(starts: Ints, lengths: Ints) -> tuple[Ints, Ints]:

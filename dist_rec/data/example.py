@@ -1,15 +1,39 @@
 """Rows of any schema, of given sizes and with valid values that mean nothing."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from dist_rec.data.columns import CANDIDATE, Column, arrow_schema, columns_of, list_column
+from dist_rec.data.attribute_store import AttributeStore
+from dist_rec.data.columns import CANDIDATE, Column, IdLists, Ints, arrow_schema, columns_of, list_column
 from dist_rec.data.later import FEEDBACK
+from dist_rec.data.nested import nested_column
 from dist_rec.data.schema import Schema
+
+
+class ExampleAttributes(AttributeStore):
+    """Attributes that mean nothing of any ids: zeros, and lists of two ids."""
+
+    def numbers(self, table: str, name: str, ids: Ints) -> NDArray[np.float32]:
+        return np.zeros(len(ids), np.float32)
+
+    def vectors(self, table: str, name: str, ids: Ints) -> NDArray[np.float16]:
+        return np.zeros((len(ids), self.schema.attributes[table][name].vector or 0), np.float16)
+
+    def lists(self, table: str, name: str, ids: Ints) -> IdLists:
+        size = self.schema.tables[self.schema.attributes[table][name].list or ""]
+        return IdLists(np.arange(2 * len(ids)) % size, np.full(len(ids), 2))
+
+    @classmethod
+    def of(cls, schema: Schema) -> "ExampleAttributes":
+        return cls(Path("example"), schema)
 
 
 def example_rows(schema: Schema, *, requests: int, events: int, candidates: int) -> pa.Table:
     """`requests` rows with `events` in every sequence and `candidates` each. Ids count up through their tables."""
+    schema = schema.with_copies()
     types = arrow_schema(schema)
     of_candidates = (CANDIDATE,) if schema.feedback_read is None else (CANDIDATE, FEEDBACK)  # an event of each
 
@@ -22,6 +46,9 @@ def example_rows(schema: Schema, *, requests: int, events: int, candidates: int)
             values[:] = 1
         elif column.size is not None:
             values = np.arange(requests * length) % column.size
+        if column.nested:  # two ids each
+            ids = IdLists(np.repeat(values, 2), np.full(len(values), 2))
+            return nested_column(np.full(requests, length), ids).cast(types.field(column.name).type)
         found = list_column(np.full(requests, length), values) if column.is_list else pa.array(values)
         return found.cast(types.field(column.name).type)
 

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dist_rec.data.batch import Feedback, JaggedEvents, SequenceBatch
-from dist_rec.data.columns import CANDIDATE, CONTEXT
+from dist_rec.data.batch import Feedback, IdLists, JaggedEvents, RequestValues, SequenceBatch
+from dist_rec.data.columns import CANDIDATE, CONTEXT, REQUEST
+from dist_rec.data.kinds import SentKinds
 from dist_rec.data.later import FEEDBACK
 from dist_rec.data.layout import FieldNgrams
 from dist_rec.data.lengths import Lengths, Slots
@@ -22,9 +23,10 @@ class HostBatch(UniqueTokens):
     """Made by `collate`; `to` makes a `SequenceBatch` of it, which documents the shapes and types of the tensors.
 
     - owners are the sequences, "candidate" and "context". Every owner but context also has `lengths.<owner>`,
-      `side.<owner>.<field>` and `age.<owner>`, and where a filter leaves slots empty `slot.<owner>` and
-      `slots.<owner>`; there are also `labels`, `oracle`, `observed`, `waited`, `visible_events`, `visible_slots`,
-      `chosen`, `grouping_key`, `candidates_per_rank` and, with feedback, those of `feedback_columns`
+      `side.<owner>.<field>`, `number.<owner>.<name>` and `age.<owner>`, and where a filter leaves slots empty
+      `slot.<owner>` and `slots.<owner>`; there are also `labels`, `oracle`, `observed`, `waited`, `visible_events`,
+      `visible_slots`, `chosen`, `grouping_key`, `candidates_per_rank`, those of `request_values`, of `Joined` and, with
+      feedback, of `feedback_columns`
     - `side` owner -> names of its side values; `feedback` those of feedback, None where there is none
     - `plain_bytes`: bytes the same batch would take as int64 KeyedJaggedTensors without dedup
     - `num_targets`: candidates that are trained, one number or one for each task
@@ -32,6 +34,7 @@ class HostBatch(UniqueTokens):
     - `ngrams` owner -> what they are n-grams of. Their ids are hashed, or `hash_there` says how `to` hashes them
     - `candidate_ngrams` owners, always hashed on the host
     - `ngram_use` by "<sequence>.<field>.<order>"; of what is hashed there, `to` fills it in
+    - `kinds` what there is beside ids, side values and times
     """
 
     side: dict[str, tuple[str, ...]]
@@ -43,6 +46,7 @@ class HostBatch(UniqueTokens):
     candidate_ngrams: tuple[str, ...]
     hash_there: DeviceHash | None
     ngram_use: dict[str, NgramUse]
+    kinds: SentKinds
 
     @property
     def num_requests(self) -> int:
@@ -79,12 +83,16 @@ class HostBatch(UniqueTokens):
                 side={name: tensors[f"side.{owner}.{name}"] for name in names},
                 age=tensors.get(f"age.{owner}"),
                 ngrams={name: there.inverse(name) for name in self._ngrams_of(owner)},
+                numbers={name: tensors[f"number.{owner}.{name}"] for name in self.kinds.numbers.get(owner, ())},
             )
             for owner, names in self.side.items()
         }
         return SequenceBatch(
             unique=there.deduplicated,
             context=there.inverse(CONTEXT) if CONTEXT in there.counts else None,
+            request=self._request_of(tensors) if self.kinds.has_request else None,
+            lists={owner: self._lists_of(there, owner) for owner in self.kinds.id_lists},
+            attributes={key: self._attributes_of(there, key) for key in self.kinds.attributes},
             candidates=events.pop(CANDIDATE),
             sequences=events,
             labels=tensors["labels"],
@@ -98,6 +106,22 @@ class HostBatch(UniqueTokens):
             grouping_key=tensors["grouping_key"],
             candidates_per_rank=tensors["candidates_per_rank"],
         )
+
+    def _request_of(self, tensors: Mapping[str, Tensor]) -> RequestValues:
+        return RequestValues(
+            side={name: tensors[f"side.{REQUEST}.{name}"] for name in self.kinds.buckets},
+            numbers={name: tensors[f"number.{REQUEST}.{name}"] for name in self.kinds.numbers[REQUEST]},
+            week=tensors.get(f"week.{REQUEST}"),
+        )
+
+    def _attributes_of(self, there: UniqueTokens, key: str) -> dict[str, Tensor | IdLists]:
+        found: dict[str, Tensor | IdLists] = {
+            name: there.tensors[f"attribute.{key}.{name}"] for name in self.kinds.attributes[key]
+        }
+        return found | {name: self._lists_of(there, f"{key}.{name}") for name in self.kinds.lists[key]}
+
+    def _lists_of(self, there: UniqueTokens, owner: str) -> IdLists:
+        return IdLists(self._lengths(f"lengths.{owner}", there.tensors), there.inverse(owner))
 
     def _feedback_of(self, there: UniqueTokens, side: tuple[str, ...]) -> Feedback:
         tensors = there.tensors

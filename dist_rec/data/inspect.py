@@ -10,18 +10,32 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from dist_rec.common.ngram import NgramSpec
+from dist_rec.data.attribute_store import FOLDER as ATTRIBUTES
+from dist_rec.data.attribute_store import AttributeStore, open_attributes
 from dist_rec.data.columns import CONTEXT
 from dist_rec.data.errors import DataError, reading
 from dist_rec.data.files import SUFFIXES, data_files, is_hidden, warn_once
+from dist_rec.data.fit import sketch_numbers
 from dist_rec.data.ngram.report import NgramCounter, OrderReport
 from dist_rec.data.ngram.report import render as render_ngrams
 from dist_rec.data.open_report import OpenTable, RawIds
 from dist_rec.data.open_report import render as render_open
 from dist_rec.data.reader import RequestReader
+from dist_rec.data.schema import Schema
 from dist_rec.data.schema_file import load_schema
 
 BATCH_REQUESTS = 64
 PERCENTILES = (10, 50, 90, 99)
+
+
+@dataclass(frozen=True)
+class NumberReport:
+    """A number in a split; NaN where all are missing. Of ids every one counts once that occurs in the split."""
+
+    missing: float  # share
+    low: float
+    mean: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,7 @@ class SplitReport:
     duplicate_share: float  # of events, candidates and feedback with ids: 1 - unique tokens / tokens
     bytes_per_batch: float  # host to device, as sent
     plain_bytes_per_batch: float  # as int64 KeyedJaggedTensors without dedup
+    numbers: dict[str, NumberReport]  # by name, such as "history.price"
 
 
 @dataclass(frozen=True)
@@ -62,7 +77,8 @@ def inspect_dataset(path: Path, ngram: Mapping[str, NgramSpec | None] | None = N
     raw = RawIds(schema)
     occurred = {key: np.zeros(size, dtype=bool) for key, size in sizes.items() if key not in {*grams, *raw.keys}}
     counters = [NgramCounter(of) for of in schema.layout.ngrams.values()]
-    splits = [_inspect_split(folder, raw, occurred, counters) for folder in folders]
+    store = open_attributes(path, schema)
+    splits = [_inspect_split(folder, raw, occurred, counters, store) for folder in folders]
     seen = {key: (int(ids.sum()), len(ids)) for key, ids in occurred.items()}
     seen |= {key: (len(raw.distinct(key)), schema.tables[schema.layout.tables[key]]) for key in raw.keys}
     counted = [each for counter in counters for each in counter.reports()]
@@ -70,7 +86,7 @@ def inspect_dataset(path: Path, ngram: Mapping[str, NgramSpec | None] | None = N
 
 
 def render(report: DatasetReport) -> RenderableType:
-    """Tables for a terminal: one row per split, one row per field, one row per field and order of n-grams."""
+    """Tables for a terminal: one row per split, per field, per number and split, per field and order of n-grams."""
     splits = Table(title=f"{report.name}: splits")
     percentiles = [f"p{p}" for p in PERCENTILES]
     lengths = f"length {' / '.join(percentiles)} / max"
@@ -90,7 +106,8 @@ def render(report: DatasetReport) -> RenderableType:
     fields.add_column("table", justify="right")
     for name, (distinct, size) in report.cardinality.items():
         fields.add_row(name, f"{distinct:,}", f"{size:,}")
-    more = [render_ngrams(report.ngrams, BATCH_REQUESTS)] if report.ngrams else []
+    more = [_render_numbers(report)] if report.splits[0].numbers else []
+    more += [render_ngrams(report.ngrams, BATCH_REQUESTS)] if report.ngrams else []
     return Group(splits, fields, *more, *([render_open(report.open_tables)] if report.open_tables else []))
 
 
@@ -101,7 +118,7 @@ def split_folders(path: Path) -> list[Path]:
         folders = [entry for entry in entries if entry.is_dir()]
     splits = [folder for folder in folders if data_files(folder)[0]]
     for entry in entries:
-        if entry in folders and entry not in splits:
+        if entry in folders and entry not in splits and entry.name != ATTRIBUTES:
             warn_once(f"{entry}: not read, a folder without Parquet files")
         elif entry not in folders and entry.suffix.lower() in SUFFIXES:
             warn_once(f"{entry}: not read, a file outside of the folders of splits")
@@ -109,7 +126,11 @@ def split_folders(path: Path) -> list[Path]:
 
 
 def _inspect_split(
-    folder: Path, raw: RawIds, occurred: dict[str, NDArray[np.bool_]], counters: list[NgramCounter]
+    folder: Path,
+    raw: RawIds,
+    occurred: dict[str, NDArray[np.bool_]],
+    counters: list[NgramCounter],
+    attributes: AttributeStore | None,
 ) -> SplitReport:
     """Marks in `occurred` the ids of each field that occur, and counts n-grams and raw ids."""
     schema = raw.schema
@@ -117,9 +138,11 @@ def _inspect_split(
     ones, defined = np.zeros((2, len(schema.candidate.labels)))
     rows = candidates = tokens = unique = nbytes = plain_bytes = batches = 0
     sets = schema.layout.feature_sets
-    beside = (CONTEXT, *schema.layout.ngrams, *schema.layout.candidate_ngrams)
+    layout = schema.layout
+    beside = (CONTEXT, *layout.id_lists, *layout.attribute_lists, *layout.ngrams, *layout.candidate_ngrams)
     first_keys = [feature_set.keys[0] for name, feature_set in sets.items() if name not in beside]
-    for batch in RequestReader(folders=[folder], schema=raw.unhashed(schema), batch_size=BATCH_REQUESTS):
+    unhashed = raw.unhashed(schema)
+    for batch in RequestReader(folders=[folder], schema=unhashed, batch_size=BATCH_REQUESTS, attributes=attributes):
         labels = batch.tensors["labels"]
         for key, ids in occurred.items():
             ids[batch.ids_of(key).numpy()] = True
@@ -145,7 +168,29 @@ def _inspect_split(
         duplicate_share=1 - unique / max(1, tokens),
         bytes_per_batch=nbytes / batches,
         plain_bytes_per_batch=plain_bytes / batches,
+        numbers=_numbers(folder, schema, attributes),
     )
+
+
+def _numbers(folder: Path, schema: Schema, attributes: AttributeStore | None) -> dict[str, NumberReport]:
+    """Reads the split once more if there are any: batches may have buckets in their place."""
+    found = {}
+    for name, of in sketch_numbers([folder], schema, attributes, most=0).items():
+        known = of.plain.count > 0
+        values = (of.low, of.plain.mean, of.high) if known else (np.nan, np.nan, np.nan)
+        found[name] = NumberReport(of.missing_share, *values)
+    return found
+
+
+def _render_numbers(report: DatasetReport) -> Table:
+    table = Table("number", "split", title="numbers")
+    for header in ("missing", "min", "mean", "max"):
+        table.add_column(header, justify="right")
+    for name in report.splits[0].numbers:
+        for split in report.splits:
+            of = split.numbers[name]
+            table.add_row(name, split.name, f"{of.missing:.1%}", *(f"{v:g}" for v in (of.low, of.mean, of.high)))
+    return table
 
 
 def _summary(lengths: NDArray[np.int32]) -> dict[str, float]:

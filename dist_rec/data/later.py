@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from dist_rec.common.strict import Size, Strict
 from dist_rec.data.id_field import IdField
+from dist_rec.data.numbers import NumberField
 
 FEEDBACK = "feedback"  # the owner of its events
 
@@ -31,6 +32,7 @@ class FeedbackSchema(Strict):
 
     score: ClassVar[bool] = False  # as other events may have them, for a filter
     reason: ClassVar[bool] = False
+    numbers: ClassVar[dict[str, NumberField]] = {}  # as other events may have them
 
     ids: list[IdField] = Field(default=[], description="Looked up in tables, with those of all other events.")
     side: dict[str, int] = Field(default={}, description="Small values of the event: name -> number of values.")

@@ -15,6 +15,7 @@ from dist_rec.data.filter.event_filter import Left
 from dist_rec.data.gather import gather_ages
 from dist_rec.data.id_field import IdField
 from dist_rec.data.later import FeedbackSchema
+from dist_rec.data.numbers import as_sent
 from dist_rec.data.open_ids import hidden_id, ids_as_read
 from dist_rec.data.owners import CandidateSchema, SequenceSchema
 from dist_rec.data.schema import Schema
@@ -50,8 +51,8 @@ class Reading:
         values = self.left.some.lists(f"{owner}.{name}", most).values
         return values if kept is None else kept.of(values)
 
-    def shown(self, owner: str, name: str, hidden: int) -> NDArray:
-        """(N,) ids or side values, with the value `hidden` in the place of what is hidden."""
+    def shown(self, owner: str, name: str, hidden: int | float) -> NDArray:
+        """(N,) ids, side values or numbers, with the value `hidden` in the place of what is hidden."""
         kept = self.left.kept.get(owner)
         if kept is None:
             return self.values(owner, name)
@@ -81,15 +82,19 @@ class Reading:
         tensors = {f"lengths.{owner}": torch.from_numpy(lengths.astype(np.int32)), **self.side(owner, declared)}
         if isinstance(declared, SequenceSchema) and declared.time:
             tensors[f"age.{owner}"] = torch.from_numpy(self.ages(owner))
-        # As int64 KeyedJaggedTensors: 8 bytes per value, 4 bytes of length per request, for every field and the time.
-        plain_bytes = (len(declared.ids) + len(tensors) - 1) * (8 * int(lengths.sum()) + 4 * len(lengths))
+        # As KeyedJaggedTensors of int64 and of float32: 8 bytes per value, 4 of a number, and 4 bytes of length per
+        # request, for every field and the time.
+        wide = len(declared.ids) + len(declared.side) + (f"age.{owner}" in tensors)
+        count, numbers = int(lengths.sum()), len(declared.numbers)
+        plain_bytes = wide * (8 * count + 4 * len(lengths)) + numbers * (4 * count + 4 * len(lengths))
+        tensors |= self.sent_numbers(owner, declared)
         kept = self.left.kept.get(owner)
         if kept is not None and kept.slots is not None:
             narrow = kept.slots.lengths.max(initial=0) < 2**15
             position = kept.slots.position.astype(np.int16) if narrow else kept.slots.position
             tensors[f"slot.{owner}"] = torch.from_numpy(position)
             tensors[f"slots.{owner}"] = torch.from_numpy(kept.slots.lengths)
-        return OwnerColumns(self.ids(owner, declared), tensors, plain_bytes, tuple(declared.side))
+        return OwnerColumns(self.ids(owner, declared), tensors, plain_bytes, tuple(self.schema.side_values(declared)))
 
     def ids(self, owner: str, declared: SequenceSchema | CandidateSchema | FeedbackSchema) -> list[NDArray]:
         """(N,) per field."""
@@ -108,13 +113,30 @@ class Reading:
         return kept.shown(ids_as_read(self.schema, field.table, values), hidden)
 
     def side(self, owner: str, declared: SequenceSchema | CandidateSchema | FeedbackSchema) -> dict[str, Tensor]:
-        """`side.<owner>.<name>` (N,) uint8 up to 256 values and int16 above."""
-        values, found = self.schema.side_values(declared), {}
-        for name, size in declared.side.items():
-            kind = np.uint8 if values[name] <= 2**8 else np.int16
-            found[f"side.{owner}.{name}"] = torch.from_numpy(self.shown(owner, name, size).astype(kind, copy=False))
+        """`side.<owner>.<name>` (N,) uint8 up to 256 values and int16 above; of numbers, too, that are sent as
+        buckets."""
+        found = {}
+        for name, values in self.schema.side_values(declared).items():
+            number = declared.numbers.get(name)
+            if number is None:
+                shown = self.shown(owner, name, declared.side[name])
+            else:
+                shown = number.buckets_of(self.shown(owner, name, np.nan))
+            found[f"side.{owner}.{name}"] = narrow(shown, values)
         return found
+
+    def sent_numbers(self, owner: str, declared: SequenceSchema | CandidateSchema) -> dict[str, Tensor]:
+        """`number.<owner>.<name>` (N,) float32, NaN where it is missing or hidden."""
+        return {
+            f"number.{owner}.{name}": torch.from_numpy(self.shown(owner, name, np.nan))
+            for name in as_sent(declared.numbers)
+        }
 
     @property
     def _sequences(self) -> list[str]:
         return [sequence.name for sequence in self.schema.sequences]
+
+
+def narrow(values: NDArray, count: int) -> Tensor:
+    """Values from 0 to `count` - 1 as uint8 up to 256 of them, and as int16 above."""
+    return torch.from_numpy(values.astype(np.uint8 if count <= 2**8 else np.int16, copy=False))

@@ -8,9 +8,14 @@ event first), and one or more candidates with their labels. Columns:
 - `<time>`, named under `request`: int seconds or a timestamp
 - `<sequence>.<field>`: list of int, one entry per event, for every field of `ids` and `side`
 - `<sequence>.time`: list of int seconds or of timestamps, if the sequence has `time: true`
+- `<sequence>.user`, `<sequence>.events`: int, in the place of its lists if the sequence has `once: true`
 - `<owner>.score`, `<owner>.reason` of a sequence or of `candidate`, if it has `score: true` or `reason: true`: what a
   filter of events decides by (data/filter)
 - `candidate.<field>`: list of int, one entry per candidate
+- `<number>`, `<sequence>.<number>`, `candidate.<number>`: a number, or a list of numbers, for every one of `numbers` of
+  the request, of a sequence and of candidates; null or NaN where it is missing
+- `<list>`, `candidate.<list>`: a list of int, or a list of them, for every one of `lists` of the request and of
+  candidates
 - `candidate.<label>`: list of 0/1; either value where `given` leaves the label undefined
 - `candidate.visible_events`: list of int, if `visible_events: true`: number of the oldest events that a candidate sees
 - `candidate.<label>.oracle`: list of float, if `oracle: true`: the true probability of the label, given its condition
@@ -28,16 +33,19 @@ from functools import cached_property
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
-from torch import nn
 
 from dist_rec.common.open_ids import OpenIds, dynamic_rows, split_tables
 from dist_rec.common.strict import Strict, check_distinct
+from dist_rec.data.attributes import AttributeField, lists_of_keys
 from dist_rec.data.id_field import IdField
+from dist_rec.data.id_lists import id_lists
+from dist_rec.data.kinds import check_kinds, grouped_kinds
 from dist_rec.data.later import FEEDBACK, FeedbackSchema
 from dist_rec.data.layout import FeatureSet, FieldNgrams, Layout
+from dist_rec.data.names import check_names
+from dist_rec.data.numbers import as_buckets
 from dist_rec.data.owners import CandidateSchema, RequestSchema, SequenceSchema
 
-TAKEN_NAMES = frozenset(dir(nn.ModuleDict()))  # modules are named after sequences, tables and side values
 OWN_NAMES = frozenset(("candidate", "context", FEEDBACK))  # owners of columns that are no sequence
 
 
@@ -53,6 +61,9 @@ class Schema(Strict):
     context: list[IdField] = []
     sequences: list[SequenceSchema] = Field(min_length=1)
     candidate: CandidateSchema
+    attributes: dict[str, dict[str, AttributeField]] = Field(
+        default={}, description="Table -> what belongs to its ids and is stored once, by name; see attribute_store.py."
+    )
     hidden: bool = Field(
         default=False,
         description="Whether tables and side values of events have one more value, HIDDEN, their last. A recipe whose "
@@ -72,7 +83,7 @@ class Schema(Strict):
     @field_validator("tables")
     @classmethod
     def _sizes(cls, tables: dict[str, int]) -> dict[str, int]:
-        _check_names("tables", tables)
+        check_names("tables", tables)
         for name, size in tables.items():
             if not 0 < size < 2**31:
                 raise ValueError(f"table {name}: expected 1 to 2^31 - 1 ids, got {size}")
@@ -99,7 +110,7 @@ class Schema(Strict):
                     raise ValueError(f"{place}.{field.name}: n-grams are over events; expected ngram at a sequence")
             check_distinct(place, [*(field.name for field in fields), *side], "a field is one column")
         names = [s.name for s in self.sequences]
-        _check_names("sequences", names)
+        check_names("sequences", names)
         if len(set(names)) < len(names) or taken & set(names):
             raise ValueError(
                 f"sequence names must differ and not be {' or '.join(map(repr, sorted(taken)))}, got {names}"
@@ -111,13 +122,14 @@ class Schema(Strict):
         if self.candidate.visible_events and len(self.sequences) != 1:
             raise ValueError(f"candidate.visible_events needs exactly one sequence, got {len(self.sequences)}")
         for place, _, side in owners:
-            _check_names(f"{place}.side", side)
+            check_names(f"{place}.side", side)
             for name, size in side.items():
                 if not 0 < size <= 2**15 - self.hidden:
                     most = 2**15 - self.hidden
                     raise ValueError(f"{place}.{name}: a side value takes 1 to {most} values, got {size}")
         for of in self.sequences:
             self._check_ngrams(of)
+        check_kinds(self)
         if self.feature_groups:
             _check_groups(self.feature_groups, self.grouped_fields)
         return self
@@ -129,7 +141,7 @@ class Schema(Strict):
             place = f"{sequence.name}.{field.name}.ngram"
             if field.table in self.open_ids:
                 raise ValueError(f"{place}: n-grams are of ids with a range, and table {field.table} has none")
-            _check_names(place, [field.name])  # of a module
+            check_names(place, [field.name])  # of a module
             if field.ngram.gap_seconds is not None and not sequence.time:
                 raise ValueError(f"{place}: gap_seconds needs times of the events; expected time: true at the sequence")
             if field.ngram.candidate_bigram and (field.name, field.table) not in _looked_up(self.candidate.ids):
@@ -190,9 +202,15 @@ class Schema(Strict):
         feedback = self.candidate.feedback
         return self if feedback is None else self.with_feedback(feedback.model_copy(update={"read": False}))
 
+    def with_copies(self) -> "Schema":
+        """The same, with all events in their requests."""
+        sequences = [of.model_copy(update={"once": False}) for of in self.sequences]
+        return self.model_copy(update={"sequences": sequences})
+
     def side_values(self, owner: SequenceSchema | CandidateSchema | FeedbackSchema) -> dict[str, int]:
-        """Values of each side value of a sequence, of the candidates or of feedback, with HIDDEN."""
-        return {name: size + self.hidden for name, size in owner.side.items()}
+        """Values of each side value of a sequence, of the candidates or of feedback, with HIDDEN; then of the numbers
+        that are sent as buckets, where HIDDEN ones are missing."""
+        return {name: size + self.hidden for name, size in owner.side.items()} | as_buckets(owner.numbers)
 
     @cached_property
     def _event_tables(self) -> frozenset[str]:
@@ -201,9 +219,12 @@ class Schema(Strict):
 
     @property
     def grouped_fields(self) -> list[str]:
-        """Names in groups of all fields outside the sequences: context, then ids and side values of the candidate."""
-        candidate = [*(field.name for field in self.candidate.ids), *self.candidate.side]
-        return [*(f"context.{field.name}" for field in self.context), *(f"candidate.{name}" for name in candidate)]
+        """Names in groups of all fields outside the sequences: context, then ids, side values, numbers and lists of
+        the candidate."""
+        context = [*(field.name for field in self.context), *grouped_kinds(self)]
+        of = self.candidate
+        candidate = [*(field.name for field in of.ids), *of.side, *of.numbers, *of.lists]
+        return [*(f"context.{name}" for name in context), *(f"candidate.{name}" for name in candidate)]
 
     @property
     def token_groups(self) -> dict[str, list[str]]:
@@ -227,13 +248,20 @@ class Schema(Strict):
                 found = FeatureSet(owner, tuple(keys))
                 tables |= keys
             owners[owner] = found
+        for owner, of in id_lists(self).items():
+            owners[owner], tables[owner] = FeatureSet(owner, (owner,)), of.table
+        attributes, base = lists_of_keys(self, tables), dict(tables)
+        owners |= {owner: FeatureSet(owner, (owner,)) for owner in attributes}
+        for owner, (key, name) in attributes.items():
+            tables[owner] = self.attributes[base[key]][name].list or ""
         sizes = {key: self.rows_of(table) for key, table in tables.items()}
         ngrams = {f"{of.sequence}.{of.field}.ngram": of for of in self._ngrams(owners)}
         of_candidates = {f"{owner}.candidate": of for owner, of in ngrams.items() if of.candidate_place is not None}
         owners |= {owner: FeatureSet(owner, (owner,)) for owner in ngrams | of_candidates}
         tables |= {owner: of.table for owner, of in (ngrams | of_candidates).items()}
         sizes |= {owner: of.spec.total_rows for owner, of in (ngrams | of_candidates).items()}
-        return Layout(owners, {of.name: of for of in owners.values()}, tables, sizes, ngrams, of_candidates)
+        sets = {of.name: of for of in owners.values()}
+        return Layout(owners, sets, tables, sizes, ngrams, of_candidates, attributes, tuple(id_lists(self)))
 
     def _ngrams(self, owners: Mapping[str, FeatureSet]) -> Iterable[FieldNgrams]:
         candidate = [field.name for field in self.candidate.ids]
@@ -260,15 +288,6 @@ def ngram_table(sequence: str, field: str) -> str:
 
 def _looked_up(fields: Sequence[IdField]) -> list[tuple[str, str]]:
     return [(field.name, field.table) for field in fields]
-
-
-def _check_names(place: str, names: Iterable[str]) -> None:
-    for name in names:
-        if not name or "." in name or name in TAKEN_NAMES:
-            raise ValueError(
-                f"{place}: '{name}' cannot be a name here; expected one without dots that is no attribute of torch's "
-                f"ModuleDict, for example {name.replace('.', '_')}_1"
-            )
 
 
 def _check_groups(groups: dict[str, list[str]], known: list[str]) -> None:

@@ -4,17 +4,19 @@ import math
 
 import torch
 
+from dist_rec.data.attributes import AttributeField
 from dist_rec.data.files import warn_once
+from dist_rec.data.numbers import as_sent
 from dist_rec.data.schema import Schema
 from dist_rec.data.transfer_buffer import KEPT_FREE, SHARED_MEMORY, shared_memory_room, shrink_ids
 
 AHEAD = 2  # batches that each reader process makes ahead: the prefetch factor of torch's DataLoader
-INVERSE_BYTES, AGE_BYTES = 4, 4  # of an event at most
+INVERSE_BYTES, AGE_BYTES, NUMBER_BYTES = 4, 4, 4  # of an event at most
 
 
 def event_bytes(schema: Schema) -> int:
     """Bytes of an event in a batch at most, of the sequence with the widest events: no id repeats, and n-grams are
-    hashed on the host."""
+    hashed on the host. Lists that belong to ids are counted as if they were empty."""
 
     def width(values: int) -> int:
         return shrink_ids(torch.empty(0, dtype=torch.int64), values).itemsize
@@ -24,6 +26,8 @@ def event_bytes(schema: Schema) -> int:
         + sum(width(values) for values in schema.side_values(of).values())
         + INVERSE_BYTES
         + (AGE_BYTES if of.time else 0)
+        + NUMBER_BYTES * len(as_sent(of.numbers))
+        + sum(_attribute_bytes(each) for field in of.ids for each in schema.attributes.get(field.table, {}).values())
         + sum(field.ngram.tables * (width(field.ngram.total_rows) + INVERSE_BYTES) for field in of.ids if field.ngram)
         for of in schema.sequences
     )
@@ -31,6 +35,11 @@ def event_bytes(schema: Schema) -> int:
 
 def _is_raw(schema: Schema, table: str) -> bool:
     return schema.open_ids.get(table) == "dynamic"
+
+
+def _attribute_bytes(of: AttributeField) -> int:
+    """A number, the length of a list, or a vector."""
+    return NUMBER_BYTES if of.vector is None else 2 * of.vector
 
 
 def warn_of_little_room(batch_bytes: float, *, workers: int, ranks_here: int) -> None:

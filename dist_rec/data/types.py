@@ -9,13 +9,16 @@ from dist_rec.data.columns import Column, arrow_schema, columns_of
 from dist_rec.data.schema import Schema
 
 _FLOATS = ("oracle", "score")
+_WIDE = pa.float64()  # of numbers, until they are known to be numbers of float32
 # Not list views: pyarrow 25 casts them to lists whose last offset is missing.
 LISTS = (types.is_list, types.is_large_list, types.is_fixed_size_list)
 
 
 def fits(column: Column, kind: pa.DataType) -> bool:
     """Whether a column of this type can hold the field. The null type can: a list column without entries has it."""
-    if column.is_list:
+    for _ in range(column.is_list + column.nested):
+        if types.is_null(kind):
+            return column.nested
         if not _is_list(kind):
             return False
         kind = kind.value_type
@@ -23,6 +26,8 @@ def fits(column: Column, kind: pa.DataType) -> bool:
         kind = kind.value_type
     if types.is_null(kind):
         return True
+    if column.kind == "number":
+        return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
     if types.is_integer(kind):
         return column.kind not in _FLOATS
     if column.kind == "label":
@@ -35,8 +40,9 @@ def fits(column: Column, kind: pa.DataType) -> bool:
 def wanted(column: Column) -> str:
     """The types that `fits` accepts, for a message."""
     kinds = {"label": "0/1 numbers", "time": "integers (seconds) or timestamps"} | dict.fromkeys(_FLOATS, "floats")
-    value = kinds.get(column.kind, "integers")
+    value = "numbers" if column.kind == "number" else kinds.get(column.kind, "integers")
     hint = " (number other ids, or hash them to 64 bits)" if column.kind == "grouping_key" else ""
+    value = f"lists of {value}" if column.nested else value
     return f"a list of {value}" if column.is_list else value + hint
 
 
@@ -48,7 +54,7 @@ def has_zone(kind: pa.DataType) -> bool | None:
 
 
 def plain(table: pa.Table, schema: Schema) -> pa.Table:
-    """The columns of a schema as int, float or bool, or as plain lists of these types; nulls stay.
+    """The columns of a schema as int, float or bool, or as plain lists of these types; nulls stay. Numbers are float64.
 
     Timestamps and dates become whole seconds since 1970 (int64, fractions dropped); a timestamp without a zone counts
     as UTC. Unsigned 64-bit grouping keys and raw ids become int64 of the same bits. Every column must fit."""
@@ -58,10 +64,14 @@ def plain(table: pa.Table, schema: Schema) -> pa.Table:
 
 def _plain(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
     kind = values.type
+    if column.nested:
+        return values.cast(pa.list_(pa.list_(pa.int64())), safe=False)
     value = kind.value_type if column.is_list else kind
     if types.is_dictionary(value):
         value = value.value_type
-    if _is_moment(value):
+    if column.kind == "number":
+        value = _WIDE
+    elif _is_moment(value):
         seconds = pa.timestamp("s", tz=value.tz if types.is_timestamp(value) else None)
         values = values.cast(pa.list_(seconds) if column.is_list else seconds, safe=False)
         value = pa.int64()

@@ -146,6 +146,17 @@ def deduplicate(
     return UniqueTokens(tensors, num_unique, bits, counts)
 
 
+def together(first: UniqueTokens, more: UniqueTokens) -> UniqueTokens:
+    """Those of two, of other owners and keys, as `deduplicate` makes them."""
+    tensors = {name: of for each in (first, more) for name, of in each.tensors.items() if name != "unique"}
+    return UniqueTokens(
+        tensors=tensors | {"unique": torch.cat([first.tensors["unique"], more.tensors["unique"]])},
+        num_unique=first.num_unique | more.num_unique,
+        bits=first.bits | more.bits,
+        counts=first.counts | more.counts,
+    )
+
+
 def _shrink(key: str, ids: Tensor, size: int | None) -> Tensor:
     if size is not None and len(ids):
         low, high = (int(x) for x in torch.aminmax(ids))

@@ -16,12 +16,15 @@ from dist_rec.data.columns import (
     Ragged,
     arrow_schema,
     columns_of,
+    known_events,
     one_array,
     ragged_values,
     scalar_values,
+    with_nan,
 )
 from dist_rec.data.errors import READ_ERRORS, DataError, one_line, reading
 from dist_rec.data.later import FEEDBACK
+from dist_rec.data.nested import Nested, first_problem
 from dist_rec.data.older_words import stored_names
 from dist_rec.data.schema import Schema
 from dist_rec.data.times import EXPECTED, Span, mixed_units, other_unit, outlier
@@ -127,29 +130,38 @@ def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: in
     Raises DataError for the first problem; rows count from 0 within the row group. Checked are: columns and types;
     nulls; ids and side values within their tables; equal lengths of the fields of a sequence and of the candidates;
     labels 0 or 1; oracle and score within [0, 1]; visible events within [0, length of the sequence]; event times
-    ascending and not after the request; times in seconds (see times.py); delays of a 1 within their horizon; feedback
-    events counted right, their times ascending and not before the request. A request without candidates is allowed."""
+    ascending and not after the request; times in seconds (see times.py); numbers finite, where they are not missing;
+    delays of a 1 within their horizon; feedback events counted right, their times ascending and not before the request.
+    A request without candidates is allowed."""
     place = _Place(f"{file}, row group {row_group}")
     check_columns(table.schema, schema, file=place.where)
     table = plain(table, schema)
     lists: dict[str, dict[str, Ragged]] = {}
     for column in columns_of(schema):
         _check_nulls(place, table, column)
-        if column.is_list:
+        if column.nested:
+            if (problem := first_problem(table, column)) is not None:
+                raise place.error(problem[0], column.name, *problem[1:])
+            candidates = Nested.of(table, column.name).rows
+            lists.setdefault(column.owner, {})[column.name] = Ragged(np.empty(0), candidates - candidates[0])
+        elif column.is_list:
             ragged = ragged_values(table, column.name)
             _check_values(place, column, ragged.values, ragged)
             lists.setdefault(column.owner, {})[column.name] = ragged
         else:
             _check_values(place, column, scalar_values(table, column.name), None)
+        if column.kind == "number":
+            table = with_nan(table, column)
     for fields in lists.values():
         _check_lengths(place, fields)
     for sequence in schema.sequences:
-        if sequence.time and schema.request.time is not None:
+        if sequence.time and not sequence.once and schema.request.time is not None:
             times = lists[sequence.name][f"{sequence.name}.time"]
             now = scalar_values(table, schema.request.time)
             _check_times(place, f"{sequence.name}.time", times, schema.request.time, now)
     if schema.candidate.visible_events:
-        events = next(iter(lists[schema.sequences[0].name].values()))
+        of = schema.sequences[0]
+        events = known_events(table, of.name) if of.once else next(iter(lists[of.name].values()))
         _check_visible_events(place, lists[CANDIDATE][f"{CANDIDATE}.visible_events"], events)
     _check_delays(place, schema, lists[CANDIDATE])
     if schema.feedback_read is not None:
@@ -172,10 +184,10 @@ class _Place:
 
 def _check_nulls(place: _Place, table: pa.Table, column: Column) -> None:
     array = one_array(table, column.name)
-    if array.null_count:
+    if array.null_count and (column.is_list or column.kind != "number"):
         row = int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
         raise place.error(row, column.name, "a list" if column.is_list else "a value", "null")
-    if column.is_list and (values := array.flatten()).null_count:
+    if column.is_list and not column.nested and column.kind != "number" and (values := array.flatten()).null_count:
         index = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
         offsets = array.offsets.to_numpy().astype(np.int64)
         ragged = Ragged(np.empty(0), offsets - offsets[0])
@@ -186,6 +198,10 @@ def _check_values(place: _Place, column: Column, values: NDArray, ragged: Ragged
     got: Any = None
     if column.kind == "id":
         bad, expected = (values < 0) | (values >= column.size), f"an id from 0 to {(column.size or 0) - 1}"
+    elif column.kind == "number":
+        with np.errstate(over="ignore"):
+            bad = np.isinf(values.astype(np.float32))
+        expected = "a finite number of float32, or null or NaN where it is missing"
     elif column.kind == "label":
         bad, expected = ~((values == 0) | (values == 1)), "a label of 0 or 1"
     elif column.kind in ("oracle", "score"):

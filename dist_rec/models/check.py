@@ -1,21 +1,24 @@
 """Whether a model can work on a schema: everything that can be known without building it. No torch."""
 
 from dist_rec.common.strict import ConfigError
+from dist_rec.data.kinds import check_fitted
 from dist_rec.data.schema import Schema
 from dist_rec.models.config import ModelConfig
-from dist_rec.models.features import FeatureColumns
+from dist_rec.models.features import FeatureColumns, widened
 from dist_rec.models.options import check_divides, num_non_sequential
 
 
 def check_model(schema: Schema, model: ModelConfig, table_dims: dict[str, int]) -> None:
     """Raises ConfigError if the model cannot work on this schema; `table_dims` gives the width of the rows of each
     table."""
+    check_fitted(schema)
     options = model.resolved_options()
     try:
         options.check_model(model)
     except ValueError as error:  # a model of one's own: built-in options were checked with the recipe
         raise ConfigError(f"model: {error}") from None
-    check_split(model.non_sequential.split, FeatureColumns.of(schema, table_dims, model.tokens.side_dim).total)
+    columns = FeatureColumns.of(schema, widened(schema, table_dims, model.tokens), model.tokens.side_dim)
+    check_split(model.non_sequential.split, columns.total)
     options.check_schema(model, schema)
     if schema.candidate.feedback is not None and not options.READS_FEEDBACK:
         raise ConfigError(

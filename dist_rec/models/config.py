@@ -35,7 +35,10 @@ class TokenConfig(Strict):
     )
     time_buckets: Size = Field(default=64, ge=2, description="Buckets of the time difference, two per doubling.")
     time_dim: Size = Field(default=8, ge=1, description="Width of the time-difference embedding tau.")
-    side_dim: Size = Field(default=8, ge=1, description="Width of the embedding of each side value.")
+    side_dim: Size = Field(default=8, ge=1, description="Width of the embedding of each side value and number.")
+    vector_dim: Size = Field(
+        default=16, ge=1, description="Width that a vector which belongs to an id is projected to."
+    )
 
 
 class NonSequentialConfig(Strict):

@@ -9,19 +9,25 @@ from torch import Tensor, nn
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.batch import SequenceBatch
+from dist_rec.data.kinds import attributes_of_keys, request_features
 from dist_rec.data.later import FEEDBACK
+from dist_rec.data.numbers import as_sent
+from dist_rec.data.owners import SequenceSchema
 from dist_rec.data.schema import Schema
-from dist_rec.kernels.gather_pool import expand
+from dist_rec.kernels.gather_pool import expand, pool
 from dist_rec.models.config import ModelConfig, Precision
-from dist_rec.models.features import FeatureColumns
+from dist_rec.models.features import FeatureColumns, widened
 from dist_rec.models.late_fusion import LateFusion
+from dist_rec.models.layers.attributes import Attributes
 from dist_rec.models.layers.delay import num_rates
 from dist_rec.models.layers.event_ngrams import EventNgrams, NgramField
 from dist_rec.models.layers.feedback import FeedbackEncoder
 from dist_rec.models.layers.half_weights import HalfWeights
 from dist_rec.models.layers.heads import Head
 from dist_rec.models.layers.jagged import CandidateView, SequenceInputs
+from dist_rec.models.layers.numbers import EventColumns, NumberTerm
 from dist_rec.models.layers.recompute import run
+from dist_rec.models.layers.request_features import RequestFeatures
 from dist_rec.models.layers.sequence_pool import SequencePool
 from dist_rec.models.layers.tokens import BucketTerm, EventTokens
 from dist_rec.models.layers.twins import twins_alone, with_twins
@@ -47,10 +53,17 @@ class Ranker(nn.Module):
         self.candidate_dynamic = nn.ModuleDict(
             {n: nn.Embedding(size, config.tokens.side_dim) for n, size in schema.side_values(schema.candidate).items()}
         )
-        row_dims = {n: sum(table_dims[layout.tables[key]] for key in of.keys) for n, of in layout.feature_sets.items()}
-        ngrams = _event_ngrams(schema, table_dims)
-        columns = FeatureColumns.of(schema, table_dims, config.tokens.side_dim)
-        context_dim = row_dims.get("context", 0)
+        self.candidate_numbers = nn.ModuleDict(
+            {n: NumberTerm(of, config.tokens.side_dim) for n, of in as_sent(schema.candidate.numbers).items()}
+        )
+        self.request = RequestFeatures(schema, config.tokens.side_dim) if request_features(schema) else None
+        self.attributes = Attributes(schema, table_dims, config.tokens) if attributes_of_keys(schema) else None
+        dims = widened(schema, table_dims, config.tokens)
+        row_dims = {n: sum(dims[layout.tables[key]] for key in of.keys) for n, of in layout.feature_sets.items()}
+        ngrams = _event_ngrams(schema, table_dims, dims)
+        columns = FeatureColumns.of(schema, dims, config.tokens.side_dim)
+        context_dim = row_dims.get("context", 0) + (0 if self.request is None else self.request.width)
+        context_dim += sum(dims[of.table] for of in schema.request.lists.values())
         inputs = ModelInputs(config, tuple(self.sequence_sets), columns, columns.total - context_dim, context_dim)
         tokens = {
             s.name: EventTokens(
@@ -60,6 +73,7 @@ class Ranker(nn.Module):
                 s.time,
                 self.options.dropout,
                 ngrams.get(s.name),
+                _event_columns(schema, s),
             )
             for s in schema.sequences
         }
@@ -73,13 +87,14 @@ class Ranker(nn.Module):
         self.head_width = self.body.width + inputs.candidate_dim * ("candidate" in self.head_inputs)
         self.head_width += context_dim * ("context" in self.head_inputs)
         self.head = Head(config.head, self.head_width, len(schema.candidate.labels) + num_rates(schema, config.head))
-        self.feedback = self._feedback_encoder(table_dims)
+        self.feedback = self._feedback_encoder(dims)
         self.apply(_start_small)
         self._weights = {name: HalfWeights(part) for name, part in (("layers", self.body), ("head", self.head))}
         self._ngram_weights = {name: HalfWeights(part) for name, part in ngrams.items()}
         self._token_weights = {name: HalfWeights(part) for name, part in self.tokens.items()}
 
     def forward(self, rows: dict[str, Tensor], batch: SequenceBatch, *, twins_only: bool = False) -> Tensor:
+        rows = rows if self.attributes is None else self.attributes(rows, batch)
         view, layout = self.candidates(rows, batch), None
         if self.feedback is not None and batch.feedback is not None:
             with self._cast("tokens", batch.grouping_key.device):
@@ -103,14 +118,14 @@ class Ranker(nn.Module):
         with self._cast("head", batch.grouping_key.device, self._weights["head"]):
             return self.head(torch.cat([part.float() for part in features], dim=1))
 
-    def _feedback_encoder(self, table_dims: dict[str, int]) -> FeedbackEncoder | None:
+    def _feedback_encoder(self, dims: dict[str, int]) -> FeedbackEncoder | None:
         """None where no feedback is declared. Raises ConfigError if the model does not say how wide its tokens are."""
         feedback, layout = self.schema.candidate.feedback, self.schema.layout
         self.feedback_set = layout.owners[FEEDBACK].name if FEEDBACK in layout.owners else None
         if feedback is None:
             return None
         keys = () if self.feedback_set is None else layout.owners[FEEDBACK].keys
-        row_dim = sum(table_dims[layout.tables[key]] for key in keys)
+        row_dim = sum(dims[layout.tables[key]] for key in keys)
         side, width = self.schema.side_values(feedback), self.body.feedback_width
         if width < 1:
             raise ConfigError(
@@ -125,14 +140,44 @@ class Ranker(nn.Module):
         for name, of in self.schema.layout.candidate_ngrams.items():
             grams = expand(rows[name], batch.candidates.ngrams[name])  # (C M, D / M), those of a candidate adjacent
             parts.append(grams.view(batch.num_candidates, of.spec.tables * grams.shape[1]))
-        context = expand(rows["context"], batch.context) if batch.context is not None else None
+        parts += [term(batch.candidates.numbers[name]) for name, term in self.candidate_numbers.items()]
+        parts += self._lists("candidate", rows, batch)
+        context = [expand(rows["context"], batch.context)] if batch.context is not None else []
+        if self.request is not None:
+            assert batch.request is not None, "the schema declares them"
+            context.append(self.request(batch.request))
+        context += self._lists("context", rows, batch)
+        of_request = torch.cat(context, dim=1) if len(context) > 1 else next(iter(context), None)
         prefix = batch.visible_events, batch.visible_slots
-        return CandidateView(torch.cat(parts, dim=1), context, batch.candidates.lengths, *prefix)
+        return CandidateView(torch.cat(parts, dim=1), of_request, batch.candidates.lengths, *prefix)
 
-    def event_tokens(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch, fused: Tensor | None) -> Tensor:
-        """(N, d) tokens of one sequence; `fused` are its fields with n-grams, if it has some."""
+    def _lists(self, owner: str, rows: dict[str, Tensor], batch: SequenceBatch) -> list[Tensor]:
+        """(B, D) or (C, D) of every list of the requests or of the candidates: its rows pooled."""
+        declared = self.schema.request.lists if owner == "context" else self.schema.candidate.lists
+        found = []
+        for name, of in declared.items():
+            lists = batch.lists[f"{owner}.{name}"]
+            found.append(pool(rows[f"{owner}.{name}"], lists.inverse, lists.lengths.offsets, mode=of.pool))
+        return found
+
+    def event_tokens(
+        self,
+        name: str,
+        rows: dict[str, Tensor],
+        batch: SequenceBatch,
+        fused: Tensor | None,
+        beside: Tensor | None = None,
+    ) -> Tensor:
+        """(N, d) tokens of one sequence; `fused` are its fields with n-grams and `beside` its numbers, if it has
+        some."""
         with self._cast("tokens", batch.grouping_key.device, self._token_weights[name]):
-            return self.tokens[name](rows[self.sequence_sets[name]], batch.sequences[name], fused)
+            return self.tokens[name](rows[self.sequence_sets[name]], batch.sequences[name], fused, beside)
+
+    def beside(self, name: str, batch: SequenceBatch) -> Tensor | None:
+        """(N, K) columns of what the events of a sequence have beside rows and buckets; None without any."""
+        tokens = self.tokens[name]
+        assert isinstance(tokens, EventTokens)
+        return None if tokens.columns is None else tokens.columns(batch.sequences[name], batch.request)
 
     def fused_fields(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch) -> Tensor | None:
         """(N, Df) columns of the fields of a sequence that have n-grams; None without any."""
@@ -147,9 +192,20 @@ class Ranker(nn.Module):
         """What the body reads of every sequence."""
         again, half = "tokens" in self.config.recompute, self._is_half("layers", batch.grouping_key.device)
         fused = {name: run(self.fused_fields, name, rows, batch, again=again) for name in self.tokens}
-        tokens = {name: run(self.event_tokens, name, rows, batch, fused[name], again=again) for name in self.tokens}
+        beside = {name: self.beside(name, batch) for name in self.tokens}
+        tokens = {
+            name: run(self.event_tokens, name, rows, batch, fused[name], beside[name], again=again)
+            for name in self.tokens
+        }
         pools = {
-            name: pool(rows[self.sequence_sets[name]], batch.sequences[name], self.tokens[name], view, fused[name])
+            name: pool(
+                rows[self.sequence_sets[name]],
+                batch.sequences[name],
+                self.tokens[name],
+                view,
+                fused[name],
+                beside[name],
+            )
             for name, pool in self.pools.items()
         }
         lengths = {name: batch.sequences[name].lengths for name in self.tokens}
@@ -170,15 +226,21 @@ class Ranker(nn.Module):
         return precision == "bf16" or (precision == "auto" and device.type == "cuda")
 
 
-def _event_ngrams(schema: Schema, table_dims: dict[str, int]) -> dict[str, EventNgrams]:
-    """Of every sequence that has fields with n-grams."""
+def _event_ngrams(schema: Schema, table_dims: dict[str, int], widened: dict[str, int]) -> dict[str, EventNgrams]:
+    """Of every sequence that has fields with n-grams, which are fused with the row of the id alone."""
     found: dict[str, list[NgramField]] = {}
     for owner, of in schema.layout.ngrams.items():
         (sequence,) = (each for each in schema.sequences if each.name == of.sequence)
-        start = sum(table_dims[field.table] for field in sequence.ids[: of.place])
+        start = sum(widened[field.table] for field in sequence.ids[: of.place])
         columns = slice(start, start + table_dims[of.base])
         found.setdefault(of.sequence, []).append(NgramField(of.field, owner, columns, of.spec))
     return {name: EventNgrams(fields) for name, fields in found.items()}
+
+
+def _event_columns(schema: Schema, sequence: SequenceSchema) -> EventColumns | None:
+    """None where the events have only rows and buckets."""
+    numbers, cyclic = as_sent(sequence.numbers), sequence.time and schema.request.cyclic
+    return EventColumns(numbers, cyclic=cyclic) if numbers or cyclic else None
 
 
 def _body(model: type[Model], options: ModelOptions, inputs: ModelInputs) -> SequenceModel:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from dist_rec.common.yaml_file import read_yaml
+from dist_rec.data.attribute_store import FOLDER as ATTRIBUTES
 from dist_rec.data.columns import CANDIDATE, list_column, ragged_values
 from dist_rec.data.errors import writing
 from dist_rec.data.files import data_files
@@ -73,7 +74,9 @@ def _declare(tree: dict[str, Any], owners: list[str]) -> None:
 
 
 def _copy_others(data: Path, folder: Path) -> None:
-    """Files beside the splits, such as statistics."""
+    """Files beside the splits, such as statistics, and attributes of ids."""
+    if (data / ATTRIBUTES).is_dir():
+        shutil.copytree(data / ATTRIBUTES, folder / ATTRIBUTES)
     for path in data.iterdir():
         if path.is_file() and not path.name.startswith(".") and path.name != SCHEMA_FILE:
             shutil.copy2(path, folder / path.name)

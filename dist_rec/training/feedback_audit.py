@@ -56,7 +56,7 @@ def _reader(config: Config, schema: Schema) -> RequestReader:
     groups come in random order, one at a time, whatever the number of ranks."""
     return RequestReader(
         folders=[Path(config.data.path) / folder for folder in config.data.train],
-        schema=schema,
+        schema=schema.model_copy(update={"attributes": {}}),
         batch_size=BATCH,
         shuffle_window=1,
         seed=config.run.seed,

@@ -14,6 +14,9 @@ from dist_rec.common.open_ids import AdmissionConfig, EvictionConfig
 from dist_rec.common.provenance import versions
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config, TableConfig
+from dist_rec.data.attributes import every_attribute
+from dist_rec.data.id_lists import id_lists
+from dist_rec.data.kinds import named_numbers
 from dist_rec.data.older_words import recipe_with_todays_words, with_todays_words
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.tables import table_dims
@@ -22,6 +25,7 @@ FILE = "made_with.json"
 OPTIMIZER_STATE = 2  # 1: of before 0.1.0, with a loss scale and other names
 # Settings of a model that mean nothing to its weights.
 FREE = ("recompute", "dropout", "task_weights")
+NUMBER = {"scale", "encoding", "bounds"}
 # Settings of a resumed run that must be the same, beside the settings of the model.
 RESUMED = ("optimizer", "correction", "compress", "accumulation_steps")
 
@@ -130,7 +134,9 @@ class MadeWith(BaseModel):
             of_candidates |= self._unread(schema)
         update = {
             "name": schema.name,
-            "request": schema.request,
+            "request": schema.request.model_copy(
+                update={name: getattr(self.schema_.request, name) for name in ("numbers", "lists")}
+            ),
             "candidate": self.schema_.candidate.model_copy(update=of_candidates),
             "sequences": [
                 of.model_copy(update={name: getattr(by_name[of.name], name) for name in columns})
@@ -185,7 +191,17 @@ def _facts(schema: Schema, resumed: bool) -> dict[str, Any]:
     facts |= {name: spec.model_dump_json() for name, spec in grams.items()}
     side = {"candidate": schema.candidate.side} | {f"sequence {s.name}": s.side for s in schema.sequences}
     facts |= {f"{owner}, field {name}": f"{size} values" for owner, of in side.items() for name, size in of.items()}
+    facts |= {f"list {owner}": f"{of.pool} of {of.table}" for owner, of in id_lists(schema).items()}
+    # What a fit found is the checkpoint's own.
+    numbers = {name: of.model_dump(mode="json", include=NUMBER) for name, of in named_numbers(schema).items()}
+    facts |= {f"number {name}": of for name, of in numbers.items()}
+    facts |= {
+        f"attribute {table}.{name}": f"a vector of {of.vector}" if of.list is None else f"{of.pool} of {of.list}"
+        for table, name, of in every_attribute(schema)
+        if of.number is None
+    }
     facts |= {f"sequence {s.name}, times": s.time for s in schema.sequences}
+    facts["request.cyclic"] = schema.request.utc_offset if schema.request.cyclic else None
     given = schema.candidate.given
     facts |= {
         f"label {name}": f"given {given[name]}" if name in given else "defined" for name in schema.candidate.labels

@@ -8,6 +8,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
+from dist_rec.data.attribute_store import open_attributes
 from dist_rec.data.filter.event_filter import make_filter, needs_hidden
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.schema import Schema
@@ -44,9 +45,10 @@ def declared_schema(config: Config) -> Schema:
     """The schema of the recipe's dataset with all that it declares, for what is asked of its names. Raises
     ConfigError."""
     data = config.data
-    schema = load_schema(data.path, data.leave_out, ngram=data.ngram, ids=config.embedding.ids)
+    changes = {"ngram": data.ngram, "numbers": data.numbers, "ids": config.embedding.ids}
+    schema = load_schema(data.path, data.leave_out, **changes)
     if needs_hidden(data.filter, schema):
-        schema = load_schema(data.path, data.leave_out, hidden=True, ngram=data.ngram, ids=config.embedding.ids)
+        schema = load_schema(data.path, data.leave_out, hidden=True, **changes)
     return schema
 
 
@@ -77,12 +79,14 @@ def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str],
         world_size=ranks.world_size,
         epochs=config.run.epochs if train else 1,
         shuffle_window=config.data.shuffle_window if train else 0,
+        one_by_one=train and bool(config.data.windows),
         seed=config.run.seed,
         max_length=config.data.max_length,
         dedup=config.data.dedup,
         rows=READERS.make(config.data.reader),
         hash_ngrams=not hashes_on_device(config, schema, ranks.device),
         event_filter=make_filter(config.data.filter, declared_schema(config), training=train),
+        attributes=open_attributes(config.data.path, schema),
         targets=training_targets(config, schema) if train else Targets(now=config.data.written_at),
     )
 
@@ -118,7 +122,7 @@ def evaluation_loader(config: Config, schema: Schema, ranks: Ranks, folders: lis
 
 def training_steps(config: Config, reader: RequestReader) -> int:
     """Steps of the run: whole dense updates. Raises ConfigError if there is not one."""
-    steps = reader.steps_per_epoch(reader_workers(config)) * config.run.epochs
+    steps = reader.plan(reader_workers(config)).total
     steps = min(steps, config.run.max_steps or steps)
     whole = steps - steps % config.optim.accumulation_steps
     if whole == 0:

@@ -19,9 +19,9 @@ from torch import Tensor
 from dist_rec.common.strict import Strict
 from dist_rec.config import Config
 from dist_rec.data.batch import SequenceBatch
-from dist_rec.data.collate import collate
+from dist_rec.data.collate import Collator
 from dist_rec.data.columns import CANDIDATE
-from dist_rec.data.example import example_rows
+from dist_rec.data.example import ExampleAttributes, example_rows
 from dist_rec.data.filter.actions import Action
 from dist_rec.data.filter.event_filter import EventFilter
 from dist_rec.data.filter.events import Events
@@ -87,14 +87,15 @@ def _batches(schema: Schema, config: Config, device: torch.device) -> Iterator[H
         for requests, events in SHAPES:
             rows = example_rows(schema, requests=requests, events=events, candidates=candidates)
             for acting in _filters(config, schema):
-                yield collate(
-                    rows,
+                collate = Collator(
                     schema,
                     config.data.max_length,
                     dedup=config.data.dedup,
                     event_filter=acting,
                     hash_ngrams=not hashes_on_device(config, schema, device),
+                    attributes=ExampleAttributes.of(schema),
                 )
+                yield collate(rows)
 
 
 def _copies(config: Config) -> bool:

@@ -9,6 +9,7 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.data.inspect import inspect_dataset, render
 from dist_rec.data.validate import DataError
 from dist_rec.data.writer import staged, write_schema, write_split
+from tests.data.kind_rows import flat, kind_rows, write_kinds
 from tests.data.later import FEEDBACK, later_rows, later_schema
 from tests.data.requests import make_dataset, make_rows, make_schema, make_table
 
@@ -128,3 +129,34 @@ class _Planted:
 
     def __reduce__(self) -> tuple[object, ...]:
         return Path.touch, (self.mark,)
+
+
+def test_numbers_by_split(tmp_path: Path) -> None:
+    report = inspect_dataset(write_kinds(tmp_path / "data", {"train": 20, "valid": 5}))
+    for split, seed in zip(report.splits, (0, 1), strict=True):
+        rows = kind_rows(split.rows, seed)
+        for name, column in (("candidate.rank", "candidate.rank"), ("context.of_price", "of_price")):
+            values = flat(rows, column)
+            of = split.numbers[name]
+            assert of.missing == pytest.approx(np.isnan(values).mean()), "of what is sent as a bucket, too"
+            assert (of.low, of.high) == (np.nanmin(values), np.nanmax(values))
+            assert of.mean == pytest.approx(np.nanmean(values, dtype=np.float64))
+    assert "attributes.item.year" in report.splits[0].numbers
+    assert report.cardinality["history.item.genres"][1] == 7 and report.cardinality["candidate.related"][1] == 50
+    console = Console(width=200, record=True)
+    console.print(render(report))
+    text = console.export_text()
+    assert "numbers" in text and "history.price" in text and "missing" in text
+
+
+def test_a_number_that_is_missing_throughout(tmp_path: Path) -> None:
+    schema = make_schema(request={"grouping_key": "user", "time": "time", "numbers": {"of": {}}})
+    write_schema(tmp_path, schema)
+    write_split(tmp_path / "train", make_table([row | {"of": None} for row in make_rows(4)], schema), schema)
+    (split,) = inspect_dataset(tmp_path).splits
+    assert split.numbers["context.of"].missing == 1.0 and np.isnan(split.numbers["context.of"].mean)
+
+
+def test_attributes_are_no_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert [split.name for split in inspect_dataset(write_kinds(tmp_path / "data", {"train": 9})).splits] == ["train"]
+    assert "attributes" not in caplog.text

@@ -8,6 +8,7 @@ from dist_rec.data.later import FeedbackSchema
 from dist_rec.data.schema_file import load_schema
 from dist_rec.data.writer import write_schema
 from tests.data.later import later_schema
+from tests.data.open_rows import open_schema
 from tests.data.requests import make_schema, seen_schema
 
 GROUPS = {"user": ["context.user"], "item": ["candidate.item", "candidate.kind"]}
@@ -290,3 +291,16 @@ def test_tables_without_a_range_of_ids() -> None:
 def test_wrong_tables_without_a_range(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_schema(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"attributes": {"item": {"year": {"number": {}}}}}, "attributes.item"),
+        ({"attributes": {"kind": {"like": {"list": "item"}}}}, "attributes.kind.like"),
+        ({"request": {"grouping_key": "user", "time": "time", "lists": {"tags": "item"}}}, "context.tags"),
+    ],
+)
+def test_what_is_stored_by_number_needs_a_range(changes: dict[str, Any], place: str) -> None:
+    with pytest.raises(ValueError, match=f"{place}: expected a table with ids: range, got hashed ids of item"):
+        open_schema("hashed", **changes)

@@ -4,10 +4,13 @@ from typing import Any
 import pytest
 
 from dist_rec.common.ngram import NgramSpec
-from dist_rec.common.strict import ConfigError
+from dist_rec.common.strict import ConfigError, check
+from dist_rec.config import DataConfig
+from dist_rec.data.kinds import named_numbers
 from dist_rec.data.schema import Schema
 from dist_rec.data.schema_file import load_schema
 from dist_rec.data.writer import write_schema
+from tests.data.kind_rows import kinds_schema
 from tests.data.open_rows import open_schema
 from tests.data.requests import make_schema
 
@@ -108,3 +111,31 @@ def test_a_recipe_may_change_the_kind_of_ids(tmp_path: Path) -> None:
     assert changed.open_ids == {"item": "dynamic"}
     assert changed.tables == {"item": 7, "user": 40, "kind": 8, "query": 9}
     assert load_schema(tmp_path, ids={"item": (7, None)}).open_ids == open_schema().open_ids
+
+
+def test_a_recipe_chooses_encodings(tmp_path: Path) -> None:
+    write_schema(tmp_path, kinds_schema())
+    names = {"history.price": "value", "context.of_stay": "buckets", "attributes.item.year": "value"}
+    schema = load_schema(tmp_path, numbers=check(DataConfig, {"path": ".", "numbers": names}, "recipe").numbers)
+    found = named_numbers(schema)
+    assert {name: found[name].encoding for name in names} == names
+    before = named_numbers(load_schema(tmp_path))
+    assert {name: of for name, of in found.items() if name not in names} == {
+        name: of for name, of in before.items() if name not in names
+    }
+    assert all(found[name].fitted == before[name].fitted for name in names)
+    with pytest.raises(ConfigError, match=r"data\.numbers: 'history.item' is no number of .*; these are: attri"):
+        load_schema(tmp_path, numbers={"history.item": "value"})
+
+
+def test_numbers_and_lists_of_requests_may_be_left_out(tmp_path: Path) -> None:
+    write_schema(tmp_path, kinds_schema())
+    left = load_schema(tmp_path, ["of_price", "of_rank", "tags"])
+    assert list(left.request.numbers) == ["of_stay"] and left.request.cyclic and not left.request.lists
+    assert left.feature_groups["who"] == ["context.user", "context.of_stay", "context.time"]
+    assert type(left).model_validate(left.model_dump()) == left
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    write_schema(tmp_path, kinds_schema())
+    assert load_schema(tmp_path) == kinds_schema()

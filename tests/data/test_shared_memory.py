@@ -11,6 +11,7 @@ from dist_rec.data.files import warn_once
 from dist_rec.data.schema import Schema
 from dist_rec.data.shared_memory import event_bytes, warn_of_little_room
 from dist_rec.data.transfer_buffer import shared_memory_room
+from tests.data.kind_rows import kinds_schema
 from tests.data.ngram.schemas import ngram_schema
 from tests.data.requests import make_row, make_schema, make_table, seen_schema
 
@@ -36,6 +37,7 @@ def test_batches_ahead_need_room(
     [
         (make_schema(), 1 + 1 + 1 + 2 + 4 + 4),
         (seen_schema(), 1 + 1 + 4),
+        (kinds_schema(), 1 + 1 + 1 + 1 + 4 + 4 + 2 * 4 + (4 + 4 + 2 * 6 + 4 + 4)),
         (ngram_schema(("kind",), rows=[400, 500]), 1 + 1 + 1 + 2 + 4 + 4 + 2 * (2 + 4)),
     ],
 )

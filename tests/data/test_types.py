@@ -12,6 +12,7 @@ from dist_rec.data.columns import arrow_schema, columns_of
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.types import fits, has_zone, plain, wanted
 from dist_rec.data.validate import DataError, validate
+from tests.data.kind_rows import flat, kind_rows, kinds_schema
 from tests.data.requests import make_rows, make_schema, make_table
 
 NOW = 1_700_000_000
@@ -250,3 +251,62 @@ def test_columns_that_are_plain_already_are_not_copied() -> None:
     assert all(
         same[name].chunk(0) is table[name].chunk(0) or same[name].equals(table[name]) for name in table.column_names
     )
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pa.int8(), pa.uint8(), pa.int32(), pa.int64(), pa.uint64()),
+        *(pa.float16(), pa.float32(), pa.float64(), pa.decimal128(25, 3), pa.decimal256(40, 2)),
+    ],
+    ids=str,
+)
+def test_a_number_may_have_any_type(kind: pa.DataType) -> None:
+    schema, rows = kinds_schema(), kind_rows(6)
+    rows = [row | {"of_price": n, "history.price": [7] * len(row["history.item"])} for n, row in enumerate(rows)]
+    table = make_table(rows, schema)
+    table = _with(table, "of_price", table["of_price"].cast(kind))
+    lists = table["history.price"].combine_chunks()
+    values = pa.array([None, *[7] * (len(lists.values) - 1)]).cast(kind)
+    wide = pa.LargeListArray.from_arrays(lists.offsets.cast(pa.int64()), values)
+    found = validate(_with(table, "history.price", wide), schema, file="f", row_group=0)
+    assert found["of_price"].to_pylist() == list(range(6)) and found["of_price"].type == pa.float32()
+    first, *others = flat(found.to_pylist(), "history.price").tolist()
+    assert first != first and set(others) == {7.0}
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.bool_(), pa.timestamp("s")], ids=str)
+def test_what_is_no_number(kind: pa.DataType) -> None:
+    table = _with(make_table(kind_rows(3), kinds_schema()), "of_price", pa.nulls(3, kind))
+    with pytest.raises(DataError, match="field of_price: expected numbers, got "):
+        validate(table, kinds_schema(), file="f", row_group=0)
+
+
+@pytest.mark.parametrize("value", [pa.uint8(), pa.int64(), pa.uint64()], ids=str)
+@pytest.mark.parametrize("outer", [pa.list_, pa.large_list], ids=["list", "large"])
+@pytest.mark.parametrize("inner", [pa.list_, pa.large_list], ids=["list", "large"])
+def test_lists_of_lists_may_have_any_types(outer: Any, inner: Any, value: pa.DataType) -> None:
+    schema, rows = kinds_schema(), kind_rows(6)
+    table = make_table(rows, schema)
+    related = pa.array([row["candidate.related"] for row in rows], outer(inner(value)))
+    found = validate(_with(table, "candidate.related", related), schema, file="f", row_group=0)
+    assert found["candidate.related"].to_pylist() == [row["candidate.related"] for row in rows]
+    assert found["candidate.related"].type == pa.list_(pa.list_(pa.uint8()))
+
+
+def test_lists_of_lists_without_any_entry() -> None:
+    schema = kinds_schema()
+    rows = [row | {"candidate.related": [[] for _ in row["candidate.item"]]} for row in kind_rows(3)]
+    none = [{n: [] if n.startswith("candidate") else v for n, v in row.items()} for row in kind_rows(3)]
+    for given in (rows, none):
+        table = make_table(given, schema)
+        untyped = pa.array([row["candidate.related"] for row in given])
+        found = validate(_with(table, "candidate.related", untyped), schema, file="f", row_group=0)
+        assert found.schema == table.schema
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.int64(), pa.list_(pa.list_(pa.string()))], ids=str)
+def test_what_is_no_list_of_lists(kind: pa.DataType) -> None:
+    table = _with(make_table(kind_rows(3), kinds_schema()), "candidate.related", pa.nulls(3, kind))
+    with pytest.raises(DataError, match=r"field candidate.related: expected a list of lists of integers, got "):
+        validate(table, kinds_schema(), file="f", row_group=0)

@@ -13,7 +13,7 @@ from torch import Tensor
 from dist_rec.data.dedup import every_token
 from dist_rec.data.layout import FeatureSet
 from dist_rec.data.transfer_buffer import TransferBuffer
-from dist_rec.data.unique_tokens import UniqueTokens, deduplicate
+from dist_rec.data.unique_tokens import UniqueTokens, deduplicate, together
 from dist_rec.kernels.unique_ids import BitPackedIndex
 
 ITEMS, USERS = FeatureSet("items", ("item", "kind")), FeatureSet("users", ("user",))
@@ -121,3 +121,14 @@ def test_every_tensor_lives_as_long_as_a_stream_needs_it(monkeypatch: pytest.Mon
     recorded.clear()
     together.record_stream(torch.Stream(device="cpu"))
     assert isinstance(together.tensors, TransferBuffer) and recorded == [id(together.tensors.buffer)]
+
+
+def test_together() -> None:
+    """Owners and keys of two calls, with one list of their sizes, the last."""
+    first, more = (FeatureSet(name, (f"{name}.a",)) for name in ("x", "y"))
+    columns = {"one": [np.array([3, 3, 4])], "two": [np.array([7, 8])]}
+    both = deduplicate(columns, {"one": first, "two": more}, {"x.a": 9, "y.a": 9})
+    found = together(*(deduplicate(columns, {o: s}, {s.keys[0]: 9}) for o, s in (("one", first), ("two", more))))
+    assert list(found.tensors)[-1] == "unique" and found.counts == both.counts and found.bits == both.bits
+    assert found.num_unique == both.num_unique == {"x.a": 2, "y.a": 2}
+    assert all(torch.equal(found.tensors[name], both.tensors[name]) for name in both.tensors)

@@ -3,12 +3,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dist_rec.data.schema import Schema
 from dist_rec.data.validate import DataError, open_parquet, read_row_group, validate
+from tests.data.kind_rows import flat, kind_rows, kinds_schema
 from tests.data.later import later_rows, later_schema
 from tests.data.requests import make_rows, make_schema, make_table, seen_schema
 
@@ -305,3 +307,64 @@ def test_damaged_row_group(tmp_path: Path) -> None:
         pytest.raises(DataError, match=r"a\.parquet, row group 1: expected readable column data, got: "),
     ):
         read_row_group(file, make_schema(), path=path, row_group=1)
+
+
+def test_missing_numbers_become_nan() -> None:
+    rows, schema = kind_rows(20), kinds_schema()
+    table = validate(make_table(rows, schema), schema, file="f", row_group=0)
+    assert any(value is None for row in rows for value in [row["of_price"], *row["history.price"]])
+    prices = table["history.price"].combine_chunks().values
+    assert prices.null_count == table["of_price"].null_count == 0
+    np.testing.assert_array_equal(prices.to_numpy(), flat(rows, "history.price"))
+    np.testing.assert_array_equal(table["of_price"].to_numpy(), flat(rows, "of_price"))
+    again = validate(table, schema, file="f", row_group=0)
+    assert again.schema == table.schema and again["candidate.stay"].type == pa.list_(pa.float32())
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), 1e39])
+def test_numbers_are_finite(value: float) -> None:
+    schema, rows = kinds_schema(), kind_rows(3)
+    expected = "a finite number of float32, or null or NaN where it is missing"
+    events = {name: [1, 2, 3] for name in ("item", "kind", "action", "time")} | {"rank": [0.0] * 3, "stay": [None] * 3}
+    rows[1] |= {f"history.{name}": of for name, of in events.items()} | {"history.price": [1.0, None, value]}
+    with pytest.raises(DataError) as caught:
+        validate(_wide(rows), schema, file="f", row_group=4)
+    assert str(caught.value).startswith(f"f, row group 4, row 1, field history.price: expected {expected}, got ")
+    assert str(caught.value).endswith(" at entry 2")
+    lone = [row | {"of_stay": value if number == 2 else None} for number, row in enumerate(kind_rows(3))]
+    with pytest.raises(DataError, match=f"row 2, field of_stay: expected {expected}, got {value}".replace("+", r"\+")):
+        validate(_wide(lone), schema, file="f", row_group=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("history.price", None, "a list, got null"),
+        ("candidate.stay", [1.0] * 99, "entries as in candidate.item, got 99 entries"),
+    ],
+)
+def test_lists_of_numbers_are_as_long_as_the_others(name: str, value: Any, expected: str) -> None:
+    rows, schema = kind_rows(3), kinds_schema()
+    rows[1][name] = value
+    with pytest.raises(DataError, match=f"row 1, field {name}: expected .*{expected}"):
+        validate(make_table(rows, schema), schema, file="f", row_group=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("tags", None, "a list, got null"),
+        ("tags", [3, 7], "an id from 0 to 6, got 7 at entry 1"),
+        ("tags", [None], "a value for every entry, got null at entry 0"),
+        ("candidate.related", None, "a list, got null"),
+        ("candidate.related", [[1], None], "a list for every candidate, got null at candidate 1"),
+        ("candidate.related", [[1], [3, 50]], "an id from 0 to 49, got 50 at entry 1 of candidate 1"),
+        ("candidate.related", [[]] * 99, "entries as in candidate.item, got 99 entries"),
+    ],
+)
+def test_lists_of_ids(name: str, value: Any, expected: str) -> None:
+    rows, schema = kind_rows(3), kinds_schema()
+    validate(make_table(rows, schema), schema, file="f", row_group=0)
+    rows[1][name] = value
+    with pytest.raises(DataError, match=f"f, row group 2, row 1, field {name}: expected .*{expected}"):
+        validate(make_table(rows, schema), schema, file="f", row_group=2)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.schema import Schema
 from dist_rec.models.check import check_model, check_split
+from tests.data.kind_rows import kinds_schema
 from tests.data.requests import make_schema, seen_schema
 from tests.models.batches import DIM, MODELS, model_config
 
@@ -41,6 +42,20 @@ def test_refuses_what_cannot_work_with_seen(changes: dict[str, Any], message: st
     config = {part: {**SEEN[part], **changes.get(part, {})} for part in SEEN}
     with pytest.raises(ConfigError, match=message):
         _check(seen_schema(), **config)
+
+
+def test_numbers_have_to_be_fitted() -> None:
+    _check(kinds_schema())
+    history = {"name": "history", "ids": ["item"], "numbers": {"price": {}}}
+    with pytest.raises(ConfigError, match=r"not known yet: history.price; run `dist-rec data fit"):
+        _check(make_schema(sequences=[history]))
+
+
+def test_features_of_the_request_are_context() -> None:
+    longer = {"globals": ["candidate", "user"]}
+    _check(make_schema(context=[], request={"grouping_key": "g", "time": "t", "cyclic": True}), longer=longer)
+    with pytest.raises(ConfigError, match="'user' needs context fields"):
+        _check(make_schema(context=[]), longer=longer)
 
 
 def test_longer_needs_an_input_of_the_head() -> None:

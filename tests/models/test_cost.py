@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dist_rec.data.schema import Schema
 from dist_rec.kernels.cross_causal_attention import cross_causal_attention
 from dist_rec.models.cost import dense_params, request_flops
+from tests.data.kind_rows import FITTED, NUMBERS
 from tests.data.requests import make_schema
 from tests.models.batches import MODELS, Model, Row, make_batch, make_model
 
@@ -145,6 +146,29 @@ PARTS = {
     "hyformer": {"pools", "non-sequential", "queries", "encoders", "decoders", "mixer"},
     "longer_rankmixer": {"globals", "inner", "cross", "self", "non-sequential", "mixer"},
 }
+
+
+@pytest.mark.parametrize("name", ["longer", "hyformer"])
+def test_numbers_count(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are sent as they are; buckets are learned tables, as times are."""
+    sent = {name: {**of, "encoding": "value", "fitted": FITTED} for name, of in NUMBERS.items()}
+    schema = _schema(
+        request={"grouping_key": "user", "time": "time", "cyclic": True, "numbers": {"of": sent["price"]}},
+        candidate={"ids": ["item", "kind"], "labels": ["click", "buy"], "oracle": True, "numbers": sent},
+    )
+    changes = {**schema.model_dump(), "feature_groups": {"one": ["context.user", "context.of", "context.time"]}}
+    changes["feature_groups"] |= {"kind": ["candidate.kind"]}
+    changes["feature_groups"] |= {"item": ["candidate.item", *(f"candidate.{name}" for name in sent)]}
+    changes["sequences"][0]["numbers"] = sent
+    model = _model(CASES[name], Schema.model_validate(changes))
+    row = _request(LENGTHS, 4) | {"of": 0.5}
+    row |= {f"{owner}.{name}": [1.0] * n for name in sent for owner, n in (("history", 11), ("candidate", 4))}
+    formula = request_flops(model.ranker, LENGTHS, 4)
+    assert sum(formula.values()) == _counted(model, row, monkeypatch), formula
+    plain = request_flops(_model(CASES[name], _schema()).ranker, LENGTHS, 4)
+    assert formula["features"] == 4 * 2 * 3 * 2 * 4 + 2 * 4 * (2 + 4) and "features" not in plain
+    assert formula["tokens"] - plain["tokens"] == 11 * 2 * 3 * 2 * 12
+    assert dense_params(model.ranker)["candidate"] == 3 * 2 * 4 and dense_params(model.ranker)["request"] == 4 * 6
 
 
 @pytest.mark.parametrize("name", PARTS)

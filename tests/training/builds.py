@@ -11,8 +11,8 @@ import torch
 from benchmarks.aot import recording_driver
 from dist_rec.common.seed import seed_everything
 from dist_rec.config import Config
-from dist_rec.data.collate import collate
-from dist_rec.data.example import example_rows
+from dist_rec.data.collate import Collator
+from dist_rec.data.example import ExampleAttributes, example_rows
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.tables import table_dims
@@ -21,17 +21,18 @@ from dist_rec.models.ranker import Ranker
 from dist_rec.training import warm_up
 from dist_rec.training.run_log import RunLog
 from tests.data.feedback_rows import feedback_schema
+from tests.data.kind_rows import kinds_schema
 from tests.data.requests import make_schema
 
 HALF = {"tokens": "bf16", "layers": "bf16", "head": "fp32"}
 
 
-def main(model: dict[str, Any], teacher: str | None = None) -> None:
-    """With feedback in the schema where there is a teacher."""
+def main(model: dict[str, Any], teacher: str | None = None, kinds: bool = False) -> None:
+    """With feedback in the schema where there is a teacher, or with fields of all `kinds`."""
     launches = recording_driver.install()
     torch.set_num_threads(1)
     seed_everything(0, deterministic=False)
-    schema = make_schema() if teacher is None else feedback_schema()
+    schema = kinds_schema() if kinds else make_schema() if teacher is None else feedback_schema()
     tree = {"data": {"path": "nowhere", "batch_size": 64}, "model": {**model, "precision": HALF}}
     if teacher is not None:
         tree["distill"] = {"teacher": teacher}
@@ -53,7 +54,7 @@ def main(model: dict[str, Any], teacher: str | None = None) -> None:
 
                 # Packed anew each time: what follows from kernels that did not run may be written anywhere.
                 def packed(known: Schema, sizes: dict[str, Any] = sizes) -> HostBatch:
-                    return collate(example_rows(known, **sizes), known)
+                    return Collator(known, attributes=ExampleAttributes.of(known))(example_rows(known, **sizes))
 
                 warm_up.forward_and_backward(ranker, packed(schema), schema, config, device)
                 if teacher is not None:

@@ -92,6 +92,12 @@ def test_another_order_is_the_same_model(own_data: Path, tmp_path: Path, alone: 
             {},
             "group all: nothing of that name",
         ),
+        ({"request__cyclic": True}, {}, "request.cyclic: None when it was saved, 0.0 now"),
+        (
+            {"request__numbers": {"price": {"encoding": "buckets", "bounds": [1.0]}}},
+            {},
+            "number context.price: nothing of that name when it was saved, {'scale': 'linear', 'encoding': 'buckets'",
+        ),
         ({}, {"model": {"longer": {"k": 4}}}, "model.longer.k: 3 when it was saved, 4 now"),
         (
             {"sequences": [{"name": "history", "ids": ["item", {"name": "kind", "ngram": {"rows": 7, "heads": 1}}]}]},

@@ -22,13 +22,17 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "teacher"), [("longer", None), ("hyformer", None), ("longer", "ema"), ("hyformer", "ema")]
+    ("name", "teacher", "kinds"),
+    [
+        *(("longer", None, False), ("hyformer", None, False), ("longer", "ema", False), ("hyformer", "ema", False)),
+        *(("longer", None, True), ("hyformer", None, True)),
+    ],
 )
-def test_nothing_is_compiled_later(name: str, teacher: str | None) -> None:
-    """Nor by twins, by a copy that runs them alone, and by evaluation, which has none."""
+def test_nothing_is_compiled_later(name: str, teacher: str | None, kinds: bool) -> None:
+    """Nor by twins, by a copy that runs them alone, and by evaluation, which has none; nor by fields of other kinds."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     command = [sys.executable, "-W", "ignore", "-m", "tests.training.builds"]
-    command += [json.dumps(MODELS[name]), json.dumps(teacher)]
+    command += [json.dumps(MODELS[name]), json.dumps(teacher), json.dumps(kinds)]
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     found = json.loads(ran.stdout.splitlines()[-1])

@@ -41,9 +41,9 @@ class Kept:
         """(N,) -> (M,)"""
         return values if self.index is None else values[self.index]
 
-    def shown(self, values: NDArray, hidden: int) -> NDArray:
-        """(N,) ids or side values -> (M,), with the value `hidden` for events that are HIDDEN, in a type that holds
-        it."""
+    def shown(self, values: NDArray, hidden: int | float) -> NDArray:
+        """(N,) ids, side values or numbers -> (M,), with the value `hidden` for events that are HIDDEN, in a type that
+        holds it."""
         left = self.of(values)
         if self.hidden is None:
             return left

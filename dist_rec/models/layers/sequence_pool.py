@@ -11,7 +11,8 @@ from dist_rec.models.layers.tokens import EventTokens
 
 class SequencePool(nn.Module):
     """Unique rows (U, De) and the events of one sequence -> (C, D): projected mean of
-    `[e_t ; tau(dt_t) ; side values]`. Fields with n-grams come from `fused` (N, Df), as in the tokens.
+    `[e_t ; tau(dt_t) ; side values]`. Fields with n-grams come from `fused` (N, Df), as in the tokens, and numbers from
+    `beside` (N, K), which are the last columns.
 
     Embeddings of times and side values are those of the sequence's tokens. Without a bias: no events, no pool.
     """
@@ -19,7 +20,8 @@ class SequencePool(nn.Module):
     def __init__(self, row_dim: int, tokens: EventTokens, width: int) -> None:
         super().__init__()
         terms = [*([] if tokens.time is None else [tokens.time]), *tokens.dynamic.values()]
-        self.project = nn.Linear(row_dim + sum(term.weight.in_features for term in terms), width, bias=False)
+        beside = 0 if tokens.columns is None else tokens.columns.num_columns
+        self.project = nn.Linear(row_dim + sum(term.weight.in_features for term in terms) + beside, width, bias=False)
 
     def forward(
         self,
@@ -28,6 +30,7 @@ class SequencePool(nn.Module):
         tokens: EventTokens,
         view: CandidateView,
         fused: Tensor | None = None,
+        beside: Tensor | None = None,
     ) -> Tensor:
         parts = [(rows, events.inverse), *((term.embedding.weight, index) for term, index in tokens.buckets(events))]
         if fused is not None:
@@ -35,6 +38,8 @@ class SequencePool(nn.Module):
             others, _ = tokens.ngrams.split(rows)
             unique = [(others, events.inverse)] if others.shape[1] else []
             parts = [*unique, (fused, events.lengths.rows), *parts[1:]]
+        if beside is not None:
+            parts.append((beside.to(rows.dtype), events.lengths.rows))
         if view.prefix_len is None:
             means = [pool(table, index, events.lengths.offsets, mode="mean") for table, index in parts]
             means = torch.cat(means, dim=1)

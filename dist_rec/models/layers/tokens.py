@@ -4,8 +4,8 @@ The first linear layer is linear in its parts, so it is applied before anything 
 token (U rows), `W_e p` once per position, `W_t tau` once per time bucket and side value. Per event there remain only
 gathers, a sum (both one pass, `expand_add`) and the activation. Exact up to rounding.
 
-Fields with n-grams differ from event to event. Their part of the layer is applied to the N events; the rest stays as it
-is.
+Fields with n-grams and numbers differ from event to event. Their part of the layer is applied to the N events; the rest
+stays as it is.
 """
 
 import torch
@@ -18,6 +18,7 @@ from dist_rec.kernels.gather_pool.checks import MOST_TERMS
 from dist_rec.kernels.gelu import gelu
 from dist_rec.models.config import TokenConfig
 from dist_rec.models.layers.event_ngrams import EventNgrams
+from dist_rec.models.layers.numbers import EventColumns, small_linear
 
 MOST_PAIRS = 1024
 
@@ -25,7 +26,8 @@ MOST_PAIRS = 1024
 class EventTokens(nn.Module):
     """Unique rows (U, De) of a feature set and the events of one sequence -> jagged tokens (N, d).
 
-    With `ngrams`, `fused` (N, Df) are its outputs, in the place of the fields' columns in `rows`."""
+    With `ngrams`, `fused` (N, Df) are its outputs, in the place of the fields' columns in `rows`. With `columns`,
+    `beside` (N, K) are its outputs: one more term of the first layer."""
 
     def __init__(
         self,
@@ -35,10 +37,12 @@ class EventTokens(nn.Module):
         has_time: bool,
         dropout: float,
         ngrams: EventNgrams | None = None,
+        columns: EventColumns | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.ngrams = ngrams
+        self.columns = columns
         # `static` and `dynamic` are names in checkpoints: the parts of ids and of side values.
         self.static = nn.Linear(row_dim, config.hidden)
         self.position = nn.Embedding(config.max_positions, row_dim) if config.position != "none" else None
@@ -46,20 +50,26 @@ class EventTokens(nn.Module):
         self.dynamic = nn.ModuleDict(
             {name: BucketTerm(size, config.side_dim, config.hidden) for name, size in side.items()}
         )
+        self.beside = small_linear(columns.num_columns, config.hidden) if columns is not None else None
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(config.hidden, config.width)
 
-    def forward(self, rows: Tensor, events: JaggedEvents, fused: Tensor | None = None) -> Tensor:
+    def forward(
+        self, rows: Tensor, events: JaggedEvents, fused: Tensor | None = None, beside: Tensor | None = None
+    ) -> Tensor:
         terms: list[tuple[Tensor, Tensor]] = []
         if self.position is not None:
             terms.append((self.position.weight @ self.static.weight.T, self._position_index(events)))
         terms += joined([(term(), index) for term, index in self.buckets(events)])
-        whole = fused is None and len(terms) <= MOST_TERMS
+        whole = fused is None and beside is None and len(terms) <= MOST_TERMS
         unique, of_events = self._first_layer(rows, fused)
         hidden = expand_add(unique, events.inverse, terms[:MOST_TERMS], gelu=whole)
         for table, index in terms[MOST_TERMS:]:
             hidden = hidden + expand(table, index)
         hidden = hidden if of_events is None else hidden + of_events
+        if beside is not None:
+            assert self.beside is not None, "made with columns"
+            hidden = hidden + self.beside(beside)
         return self.out(self.dropout(hidden if whole else gelu(hidden)))
 
     def _first_layer(self, rows: Tensor, fused: Tensor | None) -> tuple[Tensor, Tensor | None]:

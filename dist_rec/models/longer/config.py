@@ -71,7 +71,7 @@ class LongerConfig(ModelOptions):
                 f"expected merge: 1, k: 0, queries: recent, got merge: {self.merge}, k: {self.k}, queries: "
                 f"{self.queries}"
             )
-        if "user" in self.globals and not schema.context:
+        if "user" in self.globals and not any(name.startswith("context.") for name in schema.grouped_fields):
             raise ConfigError(
                 "model.longer.globals: global token 'user' needs context fields, but the schema declares none; take it "
                 "out"

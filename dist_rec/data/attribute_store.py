@@ -1,0 +1,230 @@
+"""Attributes of ids in the folder of a dataset: `attributes/<table>/<name>.npy`, one row per id of the table.
+
+- a number: (rows,) float32, NaN where it is missing
+- a vector: (rows, dim) float16
+- a list: `<name>.offsets.npy` (rows + 1,) int64 from 0 on, and `<name>.values.npy`, ids of any integer type
+
+Files are mapped into memory, so that processes of a host share them and only what is looked up is read.
+
+Legend: U ids.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_rec.common.made import mark
+from dist_rec.data.attributes import AttributeField, every_attribute
+from dist_rec.data.columns import IdLists, Ints
+from dist_rec.data.errors import DataError, one_line, reading, writing
+from dist_rec.data.gather import gather
+from dist_rec.data.schema import Schema
+
+FOLDER = "attributes"
+AT_ONCE = 1_000_000  # entries that a check reads
+Arrays = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AttributeStore:
+    """The attributes of a dataset, by table and name. Worker processes map the files anew."""
+
+    folder: Path
+    schema: Schema
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "schema": self.schema}  # without mapped files
+
+    def numbers(self, table: str, name: str, ids: Ints) -> NDArray[np.float32]:
+        """(U,) NaN where it is missing, and for HIDDEN."""
+        array, known = self._files[f"{table}/{name}"], self._known(table, ids)
+        return np.where(known, array[np.where(known, ids, 0)], np.float32(np.nan))
+
+    def vectors(self, table: str, name: str, ids: Ints) -> NDArray[np.float16]:
+        """(U, dim) zeros for HIDDEN. Raises DataError for numbers that are not finite."""
+        array, known = self._files[f"{table}/{name}"], self._known(table, ids)
+        found = array[np.where(known, ids, 0)]
+        if not np.isfinite(found).all():
+            row = int(ids[~np.isfinite(found).all(axis=1)][0])
+            raise DataError(f"{self._path(table, name)}, row {row}: expected finite numbers, got {array[row]}")
+        return np.where(known[:, None], found, np.float16(0))
+
+    def lists(self, table: str, name: str, ids: Ints) -> IdLists:
+        """Empty for HIDDEN."""
+        offsets, known = self._files[f"{table}/{name}.offsets"], self._known(table, ids)
+        start = np.where(known, ids, 0)
+        starts, ends = offsets[start], offsets[start + 1]
+        lengths = np.where(known, ends - starts, 0)
+        return IdLists(gather(self._files[f"{table}/{name}.values"], starts, lengths), lengths)
+
+    def check(self) -> None:
+        """Reads all numbers and lists. Raises DataError for the first that cannot be."""
+        for table, name, of in every_attribute(self.schema):
+            where = f"{self.folder / FOLDER / table / name}"
+            if of.number is not None:
+                _check_numbers(self._files[f"{table}/{name}"], f"{where}.npy")
+            elif of.list is not None:
+                offsets, values = (self._files[f"{table}/{name}.{part}"] for part in ("offsets", "values"))
+                _check_offsets(offsets, len(values), f"{where}.offsets.npy")
+                _check_values(values, offsets, self.schema.tables[of.list], f"{where}.values.npy")
+
+    def _known(self, table: str, ids: Ints) -> NDArray[np.bool_]:
+        return ids < self.schema.tables[table]
+
+    def _path(self, table: str, name: str) -> Path:
+        return self.folder / FOLDER / table / f"{name}.npy"
+
+    @cached_property
+    def _files(self) -> dict[str, NDArray]:
+        """By "<table>/<name of the file>". Raises DataError for a file that is missing, or of another shape or type."""
+        found: dict[str, NDArray] = {}
+        for table, name, of in every_attribute(self.schema):
+            rows = self.schema.tables[table]
+            if of.list is not None:
+                found[f"{table}/{name}.offsets"] = self._open(table, f"{name}.offsets", (rows + 1,), np.int64)
+                found[f"{table}/{name}.values"] = self._open(table, f"{name}.values", (None,), np.integer)
+            elif of.vector is not None:
+                found[f"{table}/{name}"] = self._open(table, name, (rows, of.vector), np.float16)
+            else:
+                found[f"{table}/{name}"] = self._open(table, name, (rows,), np.float32)
+        return found
+
+    def _open(self, table: str, name: str, shape: tuple[int | None, ...], kind: type) -> NDArray:
+        path = self._path(table, name)
+        expected = f"{kind.__name__} ({', '.join('any' if n is None else str(n) for n in shape)})"
+        with reading(path):
+            if not path.is_file():
+                raise DataError(f"{path}: expected a file of {expected}, got nothing there; see write_attributes")
+            try:
+                found = np.lib.format.open_memmap(path, mode="r")
+            except (ValueError, EOFError) as error:
+                raise DataError(f"{path}: expected a file of numpy with {expected}, got: {one_line(error)}") from error
+        fits = len(found.shape) == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
+        if not fits or not np.issubdtype(found.dtype, kind) or not found.flags.c_contiguous:
+            raise DataError(f"{path}: expected {expected}, in the order of C, got {found.dtype} {found.shape}")
+        return found.view(np.ndarray)
+
+
+def open_attributes(folder: str | Path, schema: Schema) -> AttributeStore | None:
+    """Of a dataset folder; None if its schema declares none. Opens every file and reads none.
+
+    Raises DataError if a file is missing, or of another shape or type."""
+    if not schema.attributes:
+        return None
+    store = AttributeStore(Path(folder), schema)
+    _ = store._files
+    return store
+
+
+def write_attributes(folder: str | Path, schema: Schema, table: str, arrays: Arrays) -> None:
+    """Writes all attributes of a table into a dataset folder, in the place of those that are there.
+
+    Args:
+        folder: of the dataset.
+        schema: declares the attributes.
+        table: whose ids have them.
+        arrays: name -> (rows,) numbers; (rows, dim) vectors; of a list a sequence of lists, one per id, or a pair of
+            offsets (rows + 1,) and values.
+
+    Raises:
+        DataError: an array is missing or does not fit, or cannot be written. Nothing is written then.
+    """
+    declared, rows = schema.attributes.get(table, {}), schema.tables.get(table, 0)
+    if set(arrays) != set(declared):
+        wanted = ", ".join(declared) or "none"
+        raise DataError(f"attributes of {table}: expected {wanted}, as the schema declares, got {', '.join(arrays)}")
+    place, files = Path(folder) / FOLDER / table, {}
+    for name, of in declared.items():
+        found = _as_stored(of, arrays[name], f"attribute {name} of {table}", rows)
+        if of.list is not None:
+            _check_values(found[".values"], found[".offsets"], schema.tables[of.list], f"attribute {name} of {table}")
+        files |= {place / f"{name}{end}.npy": array for end, array in found.items()}
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+        partial = {path: path.with_name(f".{path.name}.partial") for path in files}
+        try:
+            for path, array in files.items():
+                with partial[path].open("wb") as stream:
+                    np.save(stream, array, allow_pickle=False)
+            for path, temporary in partial.items():
+                temporary.replace(path)
+        finally:
+            for temporary in partial.values():
+                temporary.unlink(missing_ok=True)
+        mark(Path(folder), "dataset", files)
+
+
+def _as_stored(of: AttributeField, values: Any, what: str, rows: int) -> dict[str, NDArray]:
+    """End of the file's name -> array."""
+    if of.list is not None:
+        offsets, flat = (np.asarray(part) for part in (values if isinstance(values, tuple) else _flattened(values)))
+        if offsets.shape != (rows + 1,) or flat.ndim != 1 or any(a.dtype.kind not in "iu" for a in (offsets, flat)):
+            raise DataError(
+                f"{what}: expected {rows} lists of integers, got {len(offsets) - 1} of {flat.dtype} {flat.shape}"
+            )
+        _check_offsets(offsets, len(flat), what)
+        return {".offsets": offsets.astype(np.int64), ".values": flat}
+    shape, kind = ((rows,), np.float32) if of.vector is None else ((rows, of.vector), np.float16)
+    given = np.asarray(values)
+    if given.shape != shape or given.dtype.kind not in "fiu":
+        raise DataError(f"{what}: expected numbers {shape}, got {given.dtype} {given.shape}")
+    with np.errstate(over="ignore"):
+        stored = given.astype(kind)
+    if of.vector is None:
+        _check_numbers(stored, what)
+    elif not (finite := np.isfinite(stored).all(axis=1)).all():
+        row = int(np.argmin(finite))
+        raise DataError(f"{what}, row {row}: expected finite numbers of float16, got {given[row]}")
+    return {"": stored}
+
+
+def _flattened(lists: Any) -> tuple[Ints, NDArray]:
+    lengths = [len(of) for of in lists]
+    values = np.concatenate([np.asarray(of) for of in lists if len(of)] or [np.zeros(0, np.int64)])
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), values
+
+
+def _check_numbers(values: NDArray, where: str) -> None:
+    for start, part in _parts(values):
+        if (bad := np.isinf(part)).any():
+            row = int(np.argmax(bad))
+            raise DataError(
+                f"{where}, row {start + row}: expected a finite number of float32, or NaN where it is missing, got "
+                f"{part[row]}"
+            )
+
+
+def _check_offsets(offsets: NDArray, count: int, where: str) -> None:
+    if offsets[0] != 0 or offsets[-1] != count:
+        raise DataError(
+            f"{where}: expected offsets from 0 to {count}, the number of values, got {offsets[0]} to {offsets[-1]}"
+        )
+    for start, part in _parts(offsets[:-1]):
+        after = offsets[start + 1 : start + 1 + len(part)]
+        if (falls := after < part).any():
+            row = start + int(np.argmax(falls))
+            raise DataError(
+                f"{where}, row {row}: expected offsets that do not fall, got {offsets[row]} and then {offsets[row + 1]}"
+            )
+
+
+def _check_values(values: NDArray, offsets: NDArray, size: int, where: str) -> None:
+    for start, part in _parts(values):
+        if (bad := (part < 0) | (part >= size)).any():
+            entry = start + int(np.argmax(bad))
+            row = int(np.searchsorted(offsets, entry, side="right")) - 1
+            raise DataError(
+                f"{where}, row {row}: expected ids from 0 to {size - 1}, got {values[entry]} at entry "
+                f"{entry - offsets[row]}"
+            )
+
+
+def _parts(array: NDArray) -> Iterator[tuple[int, NDArray]]:
+    """Where each part of an array begins, and the part."""
+    for start in range(0, len(array), AT_ONCE):
+        yield start, array[start : start + AT_ONCE]

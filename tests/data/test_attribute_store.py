@@ -1,0 +1,175 @@
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dist_rec.common.made import check_replaceable
+from dist_rec.data.attribute_store import FOLDER, AttributeStore, open_attributes, write_attributes
+from dist_rec.data.errors import DataError
+from dist_rec.data.schema import Schema
+from dist_rec.data.writer import write_schema
+from tests.data.kind_rows import attribute_arrays, kinds_schema
+from tests.data.requests import make_schema
+
+SCHEMA, ARRAYS = kinds_schema(), attribute_arrays()
+IDS = np.array([3, 49, 0, 3, 50])  # the last is HIDDEN
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AttributeStore:
+    for table, arrays in ARRAYS.items():
+        write_attributes(tmp_path, SCHEMA, table, arrays)
+    found = open_attributes(tmp_path, SCHEMA)
+    assert found is not None
+    return found
+
+
+def test_what_is_written_is_looked_up(store: AttributeStore) -> None:
+    store.check()
+    item = ARRAYS["item"]
+    expected = [*(item["year"][i] for i in IDS[:-1]), np.nan]
+    np.testing.assert_array_equal(store.numbers("item", "year", IDS), np.array(expected, np.float32))
+    np.testing.assert_array_equal(store.vectors("item", "title", IDS)[:-1], item["title"][IDS[:-1]])
+    assert not store.vectors("item", "title", IDS)[-1].any()
+    genres = store.lists("item", "genres", IDS)
+    assert genres.lengths.tolist() == [*(len(item["genres"][i]) for i in IDS[:-1]), 0]
+    assert genres.values.tolist() == [int(of) for i in IDS[:-1] for of in item["genres"][i]]
+    none = np.zeros(0, np.int64)
+    assert len(store.numbers("item", "year", none)) == len(store.lists("item", "genres", none).lengths) == 0
+    assert store.vectors("item", "title", none).shape == (0, 6)
+
+
+def test_files_of_the_folder(store: AttributeStore) -> None:
+    place = store.folder / FOLDER / "item"
+    assert sorted(path.name for path in place.iterdir()) == [
+        *("genres.offsets.npy", "genres.values.npy", "makers.offsets.npy", "makers.values.npy"),
+        *("shelf.npy", "title.npy", "year.npy"),
+    ]
+    assert [np.load(place / f"{name}.npy").dtype for name in ("year", "title", "genres.offsets")] == [
+        *(np.float32, np.float16, np.int64)
+    ]
+
+
+def test_workers_map_the_files_anew(store: AttributeStore) -> None:
+    store.check()
+    sent = pickle.dumps(store)
+    assert len(sent) < 20_000 and b"year.npy" not in sent
+    np.testing.assert_array_equal(pickle.loads(sent).numbers("item", "year", IDS), store.numbers("item", "year", IDS))
+
+
+def test_lists_may_be_all_empty_and_may_be_given_flat(tmp_path: Path) -> None:
+    schema = make_schema(attributes={"kind": {"more": {"list": "query"}}})
+    write_attributes(tmp_path, schema, "kind", {"more": [[]] * 5})
+    found = open_attributes(tmp_path, schema)
+    assert found is not None and found.lists("kind", "more", np.arange(5)).lengths.tolist() == [0] * 5
+    found.check()
+    write_attributes(tmp_path, schema, "kind", {"more": (np.array([0, 2, 2, 2, 2, 3]), np.array([8, 0, 1], np.uint8))})
+    found = open_attributes(tmp_path, schema)
+    assert found is not None and found.lists("kind", "more", np.array([4, 0])).values.tolist() == [1, 8, 0]
+
+
+def test_a_schema_without_attributes_has_no_store(tmp_path: Path) -> None:
+    assert open_attributes(tmp_path, make_schema()) is None
+
+
+def test_the_folder_is_still_one_of_ours(tmp_path: Path) -> None:
+    write_schema(tmp_path, SCHEMA)
+    for table, arrays in ARRAYS.items():
+        write_attributes(tmp_path, SCHEMA, table, arrays)
+    check_replaceable(tmp_path, "dataset")
+
+
+LISTS = ARRAYS["item"]["genres"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"year": np.zeros(49)}, r"attribute year of item: expected numbers \(50,\), got float64 \(49,\)"),
+        ({"year": np.full(50, "x")}, "attribute year of item: expected numbers"),
+        ({"year": np.array([0.0] * 49 + [np.inf])}, "attribute year of item, row 49: expected a finite number"),
+        ({"title": np.zeros((50, 5))}, r"attribute title of item: expected numbers \(50, 6\), got float64 \(50, 5\)"),
+        ({"title": np.full((50, 6), 1e5)}, "attribute title of item, row 0: expected finite numbers of float16"),
+        ({"title": np.full((50, 6), np.nan)}, "row 0: expected finite numbers of float16"),
+        ({"genres": LISTS[:-1]}, "attribute genres of item: expected 50 lists of integers, got 49"),
+        ({"genres": [[0.5]] * 50}, "expected 50 lists of integers, got 50 of float64"),
+        ({"genres": [*LISTS[:-1], [2, 7]]}, "genres of item, row 49: expected ids from 0 to 6, got 7 at entry 1"),
+        ({"genres": (np.array([1, *[2] * 50]), np.zeros(2, int))}, "expected offsets from 0 to 2"),
+        ({"genres": (np.array([0, 2, 1, *[2] * 48]), np.zeros(2, int))}, "row 1: expected offsets that do not fall"),
+        ({"other": np.zeros(50)}, "attributes of item: expected year, shelf, title, genres, makers, as the schema"),
+    ],
+)
+def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        write_attributes(tmp_path, SCHEMA, "item", {**ARRAYS["item"], **changes})
+    assert not (tmp_path / FOLDER).exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "array", "said"),
+    [
+        ("year", np.zeros(50), r"year.npy: expected float32 \(50\), in the order of C, got float64 \(50,\)"),
+        ("year", np.zeros((50, 1), np.float32), r"got float32 \(50, 1\)"),
+        ("title", np.zeros((6, 50), np.float16).T, r"title.npy: expected float16 \(50, 6\), in the order of C"),
+        ("genres.offsets", np.zeros(50, np.int64), r"genres.offsets.npy: expected int64 \(51\)"),
+        ("genres.values", np.zeros(5), r"genres.values.npy: expected integer \(any\)"),
+    ],
+)
+def test_files_of_another_form_are_named(store: AttributeStore, file: str, array: Any, said: str) -> None:
+    np.save(store.folder / FOLDER / "item" / f"{file}.npy", array)
+    with pytest.raises(DataError, match=said):
+        open_attributes(store.folder, SCHEMA)
+
+
+def test_files_that_are_missing_or_no_arrays_are_named(store: AttributeStore) -> None:
+    path = store.folder / FOLDER / "user" / "income.npy"
+    for content in (b"", b"text", pickle.dumps([1])):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"income.npy: expected a file of numpy with float32"):
+            open_attributes(store.folder, SCHEMA)
+    np.save(path, np.array([None, {}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match=r"income.npy: expected a file of numpy with float32"):
+        open_attributes(store.folder, SCHEMA)
+    path.unlink()
+    with pytest.raises(DataError, match=r"income.npy: expected a file of float32 \(1000\), got nothing there"):
+        open_attributes(store.folder, SCHEMA)
+
+
+def _changed(store: AttributeStore, file: str, index: Any, value: Any) -> AttributeStore:
+    path = store.folder / FOLDER / f"{file}.npy"
+    array = np.load(path)
+    array[index] = value
+    np.save(path, array)
+    return AttributeStore(store.folder, store.schema)
+
+
+@pytest.mark.parametrize(
+    ("file", "index", "value", "said"),
+    [
+        ("user/income", 700, np.inf, "user/income.npy, row 700: expected a finite number"),
+        ("item/genres.values", 5, 7, r"genres.values.npy, row \d+: expected ids from 0 to 6, got 7 at entry"),
+        ("item/makers.values", 0, -1, r"makers.values.npy, row \d+: expected ids from 0 to 999, got -1 at entry 0"),
+        ("item/genres.offsets", -1, 1, r"genres.offsets.npy: expected offsets from 0 to \d+, the number of values"),
+        ("item/genres.offsets", 7, 10**6, "genres.offsets.npy, row 7: expected offsets that do not fall, got 1000000"),
+    ],
+)
+def test_values_are_checked_at_the_door(store: AttributeStore, file: str, index: int, value: Any, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        _changed(store, file, index, value).check()
+
+
+def test_a_vector_that_is_not_finite_is_found_when_it_is_looked_up(store: AttributeStore) -> None:
+    changed = _changed(store, "item/title", (3, 2), np.nan)
+    changed.vectors("item", "title", np.array([2, 4, 50]))
+    with pytest.raises(DataError, match=r"title.npy, row 3: expected finite numbers, got"):
+        changed.vectors("item", "title", IDS)
+
+
+def test_tables_may_be_of_one_id(tmp_path: Path) -> None:
+    tree = make_schema().model_dump() | {"tables": {"item": 1, "kind": 1, "user": 1, "query": 1}}
+    schema = Schema.model_validate(tree | {"attributes": {"item": {"x": {"number": {}}, "v": {"vector": 1}}}})
+    write_attributes(tmp_path, schema, "item", {"x": [7], "v": [[2.0]]})
+    found = open_attributes(tmp_path, schema)
+    assert found is not None and found.numbers("item", "x", np.array([0, 0, 1]))[:2].tolist() == [7, 7]
