@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from dist_rec.common.choices import Compress, CorrectionKind, DenseUpdate, Encoding, HashWhere
 from dist_rec.common.ngram import NgramSpec
+from dist_rec.common.open_ids import AdmissionConfig, EvictionConfig, IdKind
 from dist_rec.common.strict import Folder, Seed, Size, Strict, check, check_distinct
 from dist_rec.common.yaml_file import apply_override, read_yaml
 from dist_rec.data.filter.config import FilterConfig
@@ -179,6 +180,20 @@ class TableConfig(Strict):
         le=1.0,
         description="With fused_uvm_caching: share of the rows that the cache holds; 0.2 if not said.",
     )
+    rows: Size | None = Field(
+        default=None, ge=1, description="How many ids the table holds, in the place of the schema's number."
+    )
+    ids: IdKind | None = Field(
+        default=None,
+        description="range: ids are 0 to rows - 1. hashed: any 64-bit id, by a hash. dynamic: any 64-bit id, each in a "
+        "row of its own while it is in use. null: as the schema says.",
+    )
+    eviction: EvictionConfig | None = Field(
+        default=None, description="Of dynamic ids: whose row a new id takes; by default lru."
+    )
+    admission: AdmissionConfig | None = Field(
+        default=None, description="Of dynamic ids: when a new id gets a row; by default at once."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "TableConfig":
@@ -212,6 +227,12 @@ class EmbeddingConfig(Strict):
         """Width of a table's rows."""
         override = self.tables.get(table)
         return self.dim if override is None or override.dim is None else override.dim
+
+    @property
+    def ids(self) -> dict[str, tuple[int | None, IdKind | None]]:
+        """Tables whose number or kind of ids a recipe changes."""
+        changed = {name: of for name, of in self.tables.items() if (of.rows, of.ids) != (None, None)}
+        return {name: (of.rows, of.ids) for name, of in changed.items()}
 
     def kernels_of(self, table: str) -> list[str]:
         """The compute kernels that a recipe names for a table; empty if it names none."""

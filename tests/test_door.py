@@ -79,6 +79,10 @@ AT_DOOR: dict[str, tuple[Change, str]] = {
         {"embedding": {"optimizer": "adam"}},
         "FBGEMM has no fused Adam on CPU",
     ),
+    "embedding/tables.py::_check_ids": (
+        {"embedding": {"tables": {"item": {"ids": "hashed", "eviction": {}}}}},
+        "embedding.tables.item: eviction and admission are of tables with ids: dynamic, got ids: hashed",
+    ),
     "embedding/tables.py::check_tables": ({"embedding": {"tables": {"itm": {"dim": 8}}}}, "no field uses this table"),
     "models/check.py::check_model": (
         {"model": {"head": {"task_weights": {"bye": 1.0}}}},
@@ -154,6 +158,7 @@ NOT_AT_DOOR: dict[str, str] = {
     "data/reader.py::load_state_dict": "the settings in the state depend on the number of ranks",
     "data/ngram/told.py::ngrams_told": "an option of a command that starts no run",
     "embedding/plan.py::make_plan": OF_RANKS,
+    "embedding/slot_map.py::check": OF_RANKS,
     "training/evaluate.py::evaluate_checkpoint": "of `dist-rec eval`, before its ranks do anything",
     "training/ranks.py::start_ranks": OF_RANKS,
     "training/ranks.py::_check_environment": OF_RANKS,

@@ -25,6 +25,7 @@ from dist_rec.data.layout import FieldNgrams
 from dist_rec.data.ngram.counts import NgramUse, use_by_order
 from dist_rec.data.ngram.device import DeviceHash, heads_of
 from dist_rec.data.ngram.host import candidate_ngram_ids, host_ngram_ids
+from dist_rec.data.open_ids import remaps, sent_sizes
 from dist_rec.data.outcome import num_targets, outcome
 from dist_rec.data.read_lists import plain_list_bytes, read_lists
 from dist_rec.data.reading import OwnerColumns, Reading
@@ -74,7 +75,7 @@ class Collator:
         targets = Targets() if self.targets is None else self.targets
         labels = read_labels(reading, targets)
         feedback, came = feedback_columns(reading, labels, targets), outcome(reading, labels)
-        columns = {CONTEXT: [left.some.scalars(field.name) for field in schema.context]}
+        columns = {CONTEXT: reading.context()}
         columns |= {owner: of.ids for owner, of in events.items()}
         lists = read_lists(reading)
         columns |= {owner: [of.values] for owner, of in lists.items()}
@@ -138,8 +139,8 @@ class Collator:
         layout, lists = self.schema.layout, self.schema.layout.attribute_lists
         find, later = unique_tokens if self.dedup else every_token, {**self._later, **lists}
         owners = {owner: of for owner, of in layout.owners.items() if owner not in later}
-        sizes = {key: size for key, size in layout.sizes.items() if key not in later}
-        tokens = deduplicate(columns, owners, sizes, find)
+        sizes = sent_sizes(self.schema, {key: size for key, size in layout.sizes.items() if key not in later})
+        tokens = deduplicate(columns, owners, sizes, find, remaps(self.schema))
         joined = join_attributes(tokens, self.schema, self.attributes)
         if not lists:
             return tokens, joined

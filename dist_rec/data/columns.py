@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.filter.actions import ALL_REASONS
+from dist_rec.data.id_field import IdField
 from dist_rec.data.later import FEEDBACK
 from dist_rec.data.owners import SequenceSchema
 from dist_rec.data.schema import Schema
 
 Ints = NDArray[np.int64]
 Kind = (
-    Literal["id", "time", "number", "grouping_key", "visible_events", "score"]
+    Literal["id", "raw_id", "time", "number", "grouping_key", "visible_events", "score"]
     | Literal["label", "oracle", "delay", "feedback_events"]
     | Literal["events_of_user", "known_events"]
 )
@@ -32,7 +33,7 @@ class Column:
     name: str
     owner: str
     kind: Kind
-    size: int | None = None  # ids are 0 .. size - 1
+    size: int | None = None  # ids are 0 .. size - 1; of raw ids the number that the table holds
     nested: bool = False
 
     @property
@@ -45,6 +46,7 @@ class Column:
         kinds = {
             "time": pa.int64(),
             "grouping_key": pa.int64(),
+            "raw_id": pa.int64(),
             "label": pa.int8(),
             "oracle": pa.float32(),
             "visible_events": pa.int32(),
@@ -66,7 +68,7 @@ def columns_of(schema: Schema) -> list[Column]:
 
     Raises ConfigError if two other fields share a column."""
     candidate, tables = schema.candidate, schema.tables
-    columns = [Column(field.name, REQUEST, "id", tables[field.table]) for field in schema.context]
+    columns = [_of_field(schema, field, REQUEST, field.name) for field in schema.context]
     if schema.request.grouping_key not in {column.name for column in columns}:
         columns.append(Column(schema.request.grouping_key, REQUEST, "grouping_key"))
     if schema.request.time is not None:
@@ -81,7 +83,7 @@ def columns_of(schema: Schema) -> list[Column]:
         ]
     stored = [(sequence.name, sequence) for sequence in schema.sequences if not sequence.once]
     for owner, of in [*stored, (CANDIDATE, candidate)]:
-        columns += [Column(f"{owner}.{field.name}", owner, "id", tables[field.table]) for field in of.ids]
+        columns += [_of_field(schema, field, owner, f"{owner}.{field.name}") for field in of.ids]
         columns += [Column(f"{owner}.{name}", owner, "id", size) for name, size in of.side.items()]
         columns += [Column(f"{owner}.{name}", owner, "number") for name in of.numbers]
         if isinstance(of, SequenceSchema) and of.time:
@@ -102,6 +104,10 @@ def columns_of(schema: Schema) -> list[Column]:
     return columns
 
 
+def _of_field(schema: Schema, field: IdField, owner: str, name: str) -> Column:
+    return Column(name, owner, "raw_id" if field.table in schema.open_ids else "id", schema.tables[field.table])
+
+
 def _known_later(schema: Schema) -> list[Column]:
     candidate, feedback = schema.candidate, schema.feedback_read
     columns = [
@@ -114,9 +120,7 @@ def _known_later(schema: Schema) -> list[Column]:
     if feedback is None:
         return columns
     columns.append(Column(f"{CANDIDATE}.feedback_events", CANDIDATE, "feedback_events"))
-    columns += [
-        Column(f"{FEEDBACK}.{field.name}", FEEDBACK, "id", schema.tables[field.table]) for field in feedback.ids
-    ]
+    columns += [_of_field(schema, field, FEEDBACK, f"{FEEDBACK}.{field.name}") for field in feedback.ids]
     columns += [Column(f"{FEEDBACK}.{name}", FEEDBACK, "id", size) for name, size in feedback.side.items()]
     return columns + ([Column(f"{FEEDBACK}.time", FEEDBACK, "time")] if feedback.time else [])
 

@@ -86,8 +86,10 @@ def check_store(folder: Path, schema: Schema) -> None:
         if not sequence.once:
             continue
         store = open_store(folder, sequence.name)
-        sizes = {field.name: schema.tables[field.table] for field in sequence.ids} | sequence.side
-        for name in [*sizes, *sequence.numbers, *(["time"] if sequence.time else [])]:
+        ranged = [field for field in sequence.ids if field.table not in schema.open_ids]
+        sizes = {field.name: schema.tables[field.table] for field in ranged} | sequence.side
+        names = [*(field.name for field in sequence.ids), *sequence.side, *sequence.numbers]
+        for name in [*names, *(["time"] if sequence.time else [])]:
             if name not in store.columns:
                 raise DataError(f"{store.path}: expected {name}.npy, got {', '.join(store.columns) or 'no columns'}")
         for name, size in sizes.items():

@@ -18,6 +18,8 @@ from dist_rec.data.files import SUFFIXES, data_files, is_hidden, warn_once
 from dist_rec.data.fit import sketch_numbers
 from dist_rec.data.ngram.report import NgramCounter, OrderReport
 from dist_rec.data.ngram.report import render as render_ngrams
+from dist_rec.data.open_report import OpenTable, RawIds
+from dist_rec.data.open_report import render as render_open
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema import Schema
 from dist_rec.data.schema_file import load_schema
@@ -53,13 +55,14 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """All splits, per field "history.item" the distinct ids that occur in them and the size of its table, and the
-    n-grams by field and order."""
+    """All splits, per field "history.item" the distinct ids that occur in them and the size of its table, the n-grams
+    by field and order, and the tables without a range of ids."""
 
     name: str
     splits: list[SplitReport]
     cardinality: dict[str, tuple[int, int]]
     ngrams: list[OrderReport]
+    open_tables: list[OpenTable]
 
 
 def inspect_dataset(path: Path, ngram: Mapping[str, NgramSpec | None] | None = None) -> DatasetReport:
@@ -71,12 +74,15 @@ def inspect_dataset(path: Path, ngram: Mapping[str, NgramSpec | None] | None = N
     if not folders:
         raise DataError(f"{path}: expected at least one sub-folder with Parquet files, got none")
     sizes, grams = schema.layout.sizes, schema.layout.ngrams | schema.layout.candidate_ngrams
-    occurred = {key: np.zeros(size, dtype=bool) for key, size in sizes.items() if key not in grams}
+    raw = RawIds(schema)
+    occurred = {key: np.zeros(size, dtype=bool) for key, size in sizes.items() if key not in {*grams, *raw.keys}}
     counters = [NgramCounter(of) for of in schema.layout.ngrams.values()]
     store = open_attributes(path, schema)
-    splits = [_inspect_split(folder, schema, occurred, counters, store) for folder in folders]
+    splits = [_inspect_split(folder, raw, occurred, counters, store) for folder in folders]
     seen = {key: (int(ids.sum()), len(ids)) for key, ids in occurred.items()}
-    return DatasetReport(schema.name, splits, seen, [each for counter in counters for each in counter.reports()])
+    seen |= {key: (len(raw.distinct(key)), schema.tables[schema.layout.tables[key]]) for key in raw.keys}
+    counted = [each for counter in counters for each in counter.reports()]
+    return DatasetReport(schema.name, splits, {key: seen[key] for key in sizes if key in seen}, counted, raw.reports())
 
 
 def render(report: DatasetReport) -> RenderableType:
@@ -101,7 +107,8 @@ def render(report: DatasetReport) -> RenderableType:
     for name, (distinct, size) in report.cardinality.items():
         fields.add_row(name, f"{distinct:,}", f"{size:,}")
     more = [_render_numbers(report)] if report.splits[0].numbers else []
-    return Group(splits, fields, *more, *([render_ngrams(report.ngrams, BATCH_REQUESTS)] if report.ngrams else []))
+    more += [render_ngrams(report.ngrams, BATCH_REQUESTS)] if report.ngrams else []
+    return Group(splits, fields, *more, *([render_open(report.open_tables)] if report.open_tables else []))
 
 
 def split_folders(path: Path) -> list[Path]:
@@ -120,12 +127,13 @@ def split_folders(path: Path) -> list[Path]:
 
 def _inspect_split(
     folder: Path,
-    schema: Schema,
+    raw: RawIds,
     occurred: dict[str, NDArray[np.bool_]],
     counters: list[NgramCounter],
     attributes: AttributeStore | None,
 ) -> SplitReport:
-    """Marks in `occurred` the ids of each field that occur, and counts n-grams."""
+    """Marks in `occurred` the ids of each field that occur, and counts n-grams and raw ids."""
+    schema = raw.schema
     lengths: dict[str, list[NDArray[np.int32]]] = {sequence.name: [] for sequence in schema.sequences}
     ones, defined = np.zeros((2, len(schema.candidate.labels)))
     rows = candidates = tokens = unique = nbytes = plain_bytes = batches = 0
@@ -133,11 +141,12 @@ def _inspect_split(
     layout = schema.layout
     beside = (CONTEXT, *layout.id_lists, *layout.attribute_lists, *layout.ngrams, *layout.candidate_ngrams)
     first_keys = [feature_set.keys[0] for name, feature_set in sets.items() if name not in beside]
-    for batch in RequestReader(folders=[folder], schema=schema, batch_size=BATCH_REQUESTS, attributes=attributes):
+    unhashed = raw.unhashed(schema)
+    for batch in RequestReader(folders=[folder], schema=unhashed, batch_size=BATCH_REQUESTS, attributes=attributes):
         labels = batch.tensors["labels"]
         for key, ids in occurred.items():
             ids[batch.ids_of(key).numpy()] = True
-        for counter in counters:
+        for counter in [*counters, raw]:
             counter.add(batch)
         for name, parts in lengths.items():
             parts.append(batch.tensors[f"lengths.{name}"].numpy())
@@ -147,7 +156,7 @@ def _inspect_split(
         candidates += batch.num_candidates
         tokens += sum(count for owner, count in batch.counts.items() if owner not in beside)
         unique += sum(batch.num_unique[key] for key in first_keys)
-        nbytes += batch.nbytes
+        nbytes += batch.nbytes - raw.saved_bytes(batch)
         plain_bytes += batch.plain_bytes
         batches += 1
     return SplitReport(

@@ -54,6 +54,7 @@ def check_kinds(schema: "Schema") -> None:
     taken |= {of.name: [*(field.name for field in of.ids), *of.side] for of in schema.sequences}
     taken[CANDIDATE] = [*(field.name for field in schema.candidate.ids), *schema.candidate.side]
     _check_attributes(schema)
+    _check_open_ids(schema)
     for place, of in id_lists(schema).items():
         if of.table not in schema.tables:
             declared = ", ".join(schema.tables)
@@ -70,6 +71,15 @@ def check_kinds(schema: "Schema") -> None:
         for name, of in numbers.items():
             if (of.num_buckets or 0) > 2**15:
                 raise ValueError(f"{owner}.{name}: a number has at most {2**15 - 2} bounds, got {of.num_buckets} more")
+
+
+def _check_open_ids(schema: "Schema") -> None:
+    """What is stored or pooled by the number of an id needs numbers."""
+    lists = [(place, of.table) for place, of in id_lists(schema).items()]
+    lists += [(f"attributes.{table}.{name}", of.list) for table, name, of in every_attribute(schema) if of.list]
+    for place, table in [*lists, *((f"attributes.{table}", table) for table in schema.attributes)]:
+        if table in schema.open_ids:
+            raise ValueError(f"{place}: expected a table with ids: range, got {schema.open_ids[table]} ids of {table}")
 
 
 def _check_attributes(schema: "Schema") -> None:

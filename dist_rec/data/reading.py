@@ -13,8 +13,10 @@ from torch import Tensor
 from dist_rec.data.columns import Ints
 from dist_rec.data.filter.event_filter import Left
 from dist_rec.data.gather import gather_ages
+from dist_rec.data.id_field import IdField
 from dist_rec.data.later import FeedbackSchema
 from dist_rec.data.numbers import as_sent
+from dist_rec.data.open_ids import hidden_id, ids_as_read
 from dist_rec.data.owners import CandidateSchema, SequenceSchema
 from dist_rec.data.schema import Schema
 
@@ -96,7 +98,19 @@ class Reading:
 
     def ids(self, owner: str, declared: SequenceSchema | CandidateSchema | FeedbackSchema) -> list[NDArray]:
         """(N,) per field."""
-        return [self.shown(owner, field.name, self.schema.tables[field.table]) for field in declared.ids]
+        return [self._ids_of(owner, field) for field in declared.ids]
+
+    def context(self) -> list[NDArray]:
+        """(B,) per field."""
+        schema = self.schema
+        return [ids_as_read(schema, of.table, self.left.some.scalars(of.name)) for of in schema.context]
+
+    def _ids_of(self, owner: str, field: IdField) -> NDArray:
+        hidden, kept = hidden_id(self.schema, field.table), self.left.kept.get(owner)
+        if kept is None:
+            return ids_as_read(self.schema, field.table, self.values(owner, field.name))
+        values = self.left.some.lists(f"{owner}.{field.name}").values
+        return kept.shown(ids_as_read(self.schema, field.table, values), hidden)
 
     def side(self, owner: str, declared: SequenceSchema | CandidateSchema | FeedbackSchema) -> dict[str, Tensor]:
         """`side.<owner>.<name>` (N,) uint8 up to 256 values and int16 above; of numbers, too, that are sent as

@@ -3,7 +3,7 @@
 It is `schema.yaml` beside the Parquet files. A row of a file is one **request**: context, behaviour sequences (oldest
 event first), and one or more candidates with their labels. Columns:
 
-- `<field>`: context field, int
+- `<field>`: context field, int; of a table of open ids any 64 bits, signed or not
 - `<grouping key>`, named under `request`: int, any 64 bits, signed or not, such as a hash
 - `<time>`, named under `request`: int seconds or a timestamp
 - `<sequence>.<field>`: list of int, one entry per event, for every field of `ids` and `side`
@@ -34,6 +34,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from dist_rec.common.open_ids import OpenIds, dynamic_rows, split_tables
 from dist_rec.common.strict import Strict, check_distinct
 from dist_rec.data.attributes import AttributeField, lists_of_keys
 from dist_rec.data.id_field import IdField
@@ -51,6 +52,11 @@ OWN_NAMES = frozenset(("candidate", "context", FEEDBACK))  # owners of columns t
 class Schema(Strict):
     name: str
     tables: dict[str, int] = Field(description="Embedding table -> number of ids; valid ids are 0 .. n-1.")
+    open_ids: dict[str, OpenIds] = Field(
+        default={},
+        description="Tables that any 64-bit id may be looked up in; their number is how many they hold. In YAML: "
+        "`tables: {item: {rows: 200000, ids: hashed}}`, or `dynamic`.",
+    )
     request: RequestSchema
     context: list[IdField] = []
     sequences: list[SequenceSchema] = Field(min_length=1)
@@ -69,6 +75,11 @@ class Schema(Strict):
         "HyFormer and RankMixer make one token of each group. One group per field if none is declared.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _split_tables(cls, tree: Any) -> Any:
+        return split_tables(tree)
+
     @field_validator("tables")
     @classmethod
     def _sizes(cls, tables: dict[str, int]) -> dict[str, int]:
@@ -80,6 +91,8 @@ class Schema(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "Schema":
+        if unknown := self.open_ids.keys() - self.tables.keys():
+            raise ValueError(f"open_ids: table '{min(unknown)}' is not declared; declared: {', '.join(self.tables)}")
         owners = [("context", self.context, {}), *((s.name, s.ids, s.side) for s in self.sequences)]
         owners.append(("candidate", self.candidate.ids, self.candidate.side))
         feedback = self.candidate.feedback
@@ -126,6 +139,8 @@ class Schema(Strict):
             if field.ngram is None:
                 continue
             place = f"{sequence.name}.{field.name}.ngram"
+            if field.table in self.open_ids:
+                raise ValueError(f"{place}: n-grams are of ids with a range, and table {field.table} has none")
             check_names(place, [field.name])  # of a module
             if field.ngram.gap_seconds is not None and not sequence.time:
                 raise ValueError(f"{place}: gap_seconds needs times of the events; expected time: true at the sequence")
@@ -148,9 +163,12 @@ class Schema(Strict):
                 )
 
     def rows_of(self, table: str) -> int:
-        """Rows of an embedding table: its ids, and HIDDEN after them where events look it up; or of n-grams."""
+        """Rows of an embedding table: its ids, and HIDDEN after them where events look it up; or of n-grams. A dynamic
+        table always has both of its extra rows."""
         if table not in self.tables:
             return self.ngram_tables[table].spec.total_rows
+        if self.open_ids.get(table) == "dynamic":
+            return dynamic_rows(self.tables[table])
         return self.tables[table] + (self.hidden and table in self._event_tables)
 
     @property

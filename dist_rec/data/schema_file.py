@@ -6,6 +6,7 @@ from typing import Any
 
 from dist_rec.common.choices import Encoding
 from dist_rec.common.ngram import NgramSpec
+from dist_rec.common.open_ids import IdKind
 from dist_rec.common.strict import ConfigError, check
 from dist_rec.common.yaml_file import read_yaml
 from dist_rec.data.kinds import numbers_of_tree
@@ -22,10 +23,12 @@ def load_schema(
     hidden: bool = False,
     ngram: Mapping[str, NgramSpec | None] | None = None,
     numbers: Mapping[str, Encoding] | None = None,
+    ids: Mapping[str, tuple[int | None, IdKind | None]] | None = None,
 ) -> Schema:
     """The schema of a dataset folder without what `leave_out` names of the request, with HIDDEN if `hidden`,
-    with other n-grams at the fields "<sequence>.<field>" of `ngram`, None takes them away, and with other encodings of
-    `numbers`, by the names of `named_numbers`.
+    with other n-grams at the fields "<sequence>.<field>" of `ngram`, None takes them away, with other encodings of
+    `numbers`, by the names of `named_numbers`, and with other numbers and kinds of ids in the tables of `ids`, None for
+    those of the file.
 
     Raises ConfigError if the schema is missing or wrong, or has nothing of such a name."""
     path = Path(folder) / SCHEMA_FILE
@@ -35,6 +38,8 @@ def load_schema(
     )
     tree = with_todays_words(read_yaml(path, missing), str(path))
     schema = check(Schema, tree | {"hidden": True} if hidden else tree, str(path))
+    if ids:
+        schema = check(Schema, _with_ids(schema, ids), f"{path} with embedding.tables of the recipe")
     if ngram:
         schema = check(Schema, _with_ngrams(schema, ngram, path), f"{path} with data.ngram of the recipe")
     if numbers:
@@ -55,6 +60,15 @@ def load_schema(
         "feature_groups": {name: fields for name, fields in groups.items() if fields},
     }
     return schema.model_copy(update=update)
+
+
+def _with_ids(schema: Schema, ids: Mapping[str, tuple[int | None, IdKind | None]]) -> dict[str, Any]:
+    tables: dict[str, Any] = dict(schema.tables)
+    for name, (rows, kind) in ids.items():
+        if name in tables:  # the tables of a recipe are checked when they are made
+            kind = kind or schema.open_ids.get(name, "range")
+            tables[name] = {"rows": rows or tables[name], "ids": kind}
+    return schema.model_dump() | {"tables": tables}
 
 
 def _with_encodings(schema: Schema, numbers: Mapping[str, Encoding], path: Path) -> dict[str, Any]:

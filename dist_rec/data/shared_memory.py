@@ -22,7 +22,7 @@ def event_bytes(schema: Schema) -> int:
         return shrink_ids(torch.empty(0, dtype=torch.int64), values).itemsize
 
     return max(
-        sum(width(schema.rows_of(field.table)) for field in of.ids)
+        sum(width(2**63 if _is_raw(schema, field.table) else schema.rows_of(field.table)) for field in of.ids)
         + sum(width(values) for values in schema.side_values(of).values())
         + INVERSE_BYTES
         + (AGE_BYTES if of.time else 0)
@@ -31,6 +31,10 @@ def event_bytes(schema: Schema) -> int:
         + sum(field.ngram.tables * (width(field.ngram.total_rows) + INVERSE_BYTES) for field in of.ids if field.ngram)
         for of in schema.sequences
     )
+
+
+def _is_raw(schema: Schema, table: str) -> bool:
+    return schema.open_ids.get(table) == "dynamic"
 
 
 def _attribute_bytes(of: AttributeField) -> int:

@@ -57,7 +57,7 @@ def plain(table: pa.Table, schema: Schema) -> pa.Table:
     """The columns of a schema as int, float or bool, or as plain lists of these types; nulls stay. Numbers are float64.
 
     Timestamps and dates become whole seconds since 1970 (int64, fractions dropped); a timestamp without a zone counts
-    as UTC. An unsigned 64-bit grouping key becomes the int64 of the same bits. Every column must fit."""
+    as UTC. Unsigned 64-bit grouping keys and raw ids become int64 of the same bits. Every column must fit."""
     columns = [_plain(table.column(column.name), column) for column in columns_of(schema)]
     return pa.table(columns, names=arrow_schema(schema).names)
 
@@ -77,7 +77,7 @@ def _plain(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
         value = pa.int64()
     elif types.is_null(value):
         value = column.arrow_type.value_type if column.is_list else column.arrow_type
-    elif types.is_uint64(value) and column.kind == "grouping_key":
+    elif types.is_uint64(value) and column.kind in ("grouping_key", "raw_id"):
         value = pa.int64()
     target = pa.list_(value) if column.is_list else value
     return values if values.type == target else values.cast(target, safe=False)

@@ -111,6 +111,7 @@ def deduplicate(
     owners: Mapping[str, FeatureSet],
     sizes: Mapping[str, int | None],
     find: Callable[[list[NDArray]], DistinctRows] = unique_tokens,
+    remaps: Mapping[str, Callable[[NDArray], NDArray]] | None = None,
 ) -> UniqueTokens:
     """Tokens of a batch in host memory, not in one buffer; `unique` is the last tensor.
 
@@ -119,6 +120,7 @@ def deduplicate(
         owners: owner -> its feature set.
         sizes: key -> upper limit of its ids, in the order of the keys; None: the largest id of the batch decides.
         find: finds the distinct rows of the columns of a feature set.
+        remaps: key -> what its distinct ids become before they are checked and sent; others stay.
 
     Raises:
         ValueError: an id outside [0, size), and what `unique_tokens` refuses.
@@ -132,7 +134,9 @@ def deduplicate(
         by_key = list(zip(*(columns[owner] for owner in members), strict=True))
         found = find([parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in by_key])
         for key, ids in zip(feature_set.keys, found.columns, strict=True):
-            tensors[f"ids.{key}"] = _shrink(key, torch.from_numpy(ids.astype(np.int64, copy=False)), sizes[key])
+            ids = ids.astype(np.int64, copy=False)
+            ids = remaps[key](ids) if remaps is not None and key in remaps else ids
+            tensors[f"ids.{key}"] = _shrink(key, torch.from_numpy(ids), sizes[key])
             num_unique[key] = len(ids)
         ends = np.cumsum([len(part) for part in by_key[0]])
         for owner, inverse in zip(members, np.split(found.inverse, ends[:-1]), strict=True):

@@ -57,7 +57,9 @@ def _values(batch: HostBatch, schema: Schema, candidate: Ints) -> Iterator[tuple
         yield _magnitude(batch.tensors[f"age.{FEEDBACK}"].numpy()), BUCKETS
     served = _ids(batch, schema, CANDIDATE)
     for field, ids in zip(feedback.ids, _ids(batch, schema, FEEDBACK) if feedback.ids else []):
-        yield _hashed(ids, schema.rows_of(field.table), BUCKETS)
+        # Raw ids of a dynamic table are no row numbers, however few it holds.
+        size = 2**63 if schema.open_ids.get(field.table) == "dynamic" else schema.rows_of(field.table)
+        yield _hashed(ids, size, BUCKETS)
         for of_candidate, own in zip(schema.candidate.ids, served):
             if of_candidate.table == field.table:
                 yield (ids == own[candidate]).astype(np.int64), 2

@@ -35,9 +35,9 @@ def make_plan(
     """Plan of every table, the same on all ranks. Comm: one broadcast of the plan if there is a process group."""
     collections = [module for module in model.modules() if isinstance(module, EmbeddingCollection)]
     names = [table.name for collection in collections for table in collection.embedding_configs()]
-    ngrams = {n for module in model.modules() if isinstance(module, TokenEmbedding) for n in module.ngram_tables}
+    by_rows = {n for module in model.modules() if isinstance(module, TokenEmbedding) for n in module.row_wise_tables}
     given = {name: config.tables.get(name, TableConfig()) for name in names}
-    constraints = {name: _constraints(name, given[name], device, is_ngram=name in ngrams) for name in names}
+    constraints = {name: _constraints(name, given[name], device, by_rows=name in by_rows) for name in names}
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # set by torchrun
     topology = Topology(
         world_size=world_size,
@@ -69,10 +69,10 @@ def default_sharders(config: EmbeddingConfig, device: torch.device) -> list[Modu
     return [EmbeddingCollectionSharder(fused_params=fused_params or None)]  # pyright: ignore[reportReturnType]
 
 
-def _constraints(name: str, table: TableConfig, device: torch.device, *, is_ngram: bool) -> ParameterConstraints:
+def _constraints(name: str, table: TableConfig, device: torch.device, *, by_rows: bool) -> ParameterConstraints:
     # data_parallel is left out: such tables are not in the sharded collection. Rows of n-grams are narrow, and hashed,
-    # so that every rank has as many of them that are used.
-    sharding = table.sharding or (["row_wise"] if is_ngram else ["table_wise", "row_wise", "column_wise"])
+    # so that every rank has as many of them that are used; dynamic ids live with their rows.
+    sharding = table.sharding or (["row_wise"] if by_rows else ["table_wise", "row_wise", "column_wise"])
     return ParameterConstraints(
         sharding_types=list(sharding),
         compute_kernels=kernels_here(name, table, device),

@@ -6,6 +6,7 @@ Legend: R rows of a table, n ids, D row width.
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,16 +22,21 @@ _GOLDEN, _FIRST, _SECOND = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1C
 
 
 def fresh_rows(table: str, ids: Tensor, dim: int, *, init_scale: float, seed: int) -> Tensor:
-    """(n, dim) float32 on the CPU, uniform in [-init_scale, init_scale): what rows `ids` (n,) int64 of a table start
-    with.
+    """(n, dim) float32 on the device of `ids`, uniform in [-init_scale, init_scale): what rows `ids` (n,) int64 of a
+    table start with.
 
     A number depends on the seed, the table, the id and the column alone, so every shard of a row, and every process
     that computes one, has the same."""
     key = int.from_bytes(hashlib.sha256(f"{seed}:{table}".encode()).digest()[:8], "big", signed=True)
-    row = _mixed(_mixed(ids.cpu()[:, None]) ^ key)
-    bits = _mixed(row + torch.arange(1, dim + 1) * _GOLDEN)
+    row = _mixed(_mixed(ids[:, None]) ^ key)
+    bits = _mixed(row + torch.arange(1, dim + 1, device=ids.device) * _GOLDEN)
     share = ((bits >> 40) & (2**24 - 1)).double() / 2**24
     return (share * 2 * init_scale - init_scale).float()
+
+
+def mixed_seed(ids: Tensor) -> Tensor:
+    """The first output of SplitMix64 seeded with each id, as int64: `dist_rec.common.id_hash.mixed` in torch."""
+    return _mixed(ids + _GOLDEN)
 
 
 def _mixed(x: Tensor) -> Tensor:
@@ -94,6 +100,40 @@ def reset_rows(model: nn.Module, ids: Mapping[str, Tensor], *, init_scale: float
             for piece, offset in _pieces(key, state):
                 piece[places_of(ids[table], rows, offset[0], len(piece)).to(piece.device)] = 0
     drop_cached_rows(model)
+
+
+@dataclass(frozen=True)
+class RankRows:
+    """This rank's rows of a table that is split by rows, as they lie in the lookup: `weight` (r, D), and the `states`
+    of the fused optimizer that have an entry per row."""
+
+    table: str
+    weight: Tensor
+    states: list[Tensor]
+    init_scale: float
+    seed: int
+
+    @classmethod
+    def of(cls, model: nn.Module, table: str, *, init_scale: float, seed: int) -> "RankRows":
+        """Of a sharded model. Raises ValueError if it has no such table, or this rank several parts of it."""
+        named = {name: weight for name, weight in weights_of_tables(model).items() if table_of(name) == table}
+        parts = [(name, weight, piece) for name, weight in named.items() for piece, _ in _pieces(name, weight)]
+        if len(parts) != 1:
+            raise ValueError(f"table {table}: expected one part of it on this rank, got {len(parts)}")
+        ((name, weight, local),) = parts
+        states = _fused_states(model).get(name, {})
+        of_rows = {key: state for key, state in states.items() if has_rows(_size(state), _size(weight)[0])}
+        pieces = [piece for key, state in of_rows.items() for piece, _ in _pieces(key, state)]
+        return cls(table, local, pieces, init_scale, seed)
+
+    @torch.no_grad()
+    def reset(self, rows: Tensor, ids: Tensor) -> None:
+        """Sets rows (f,) of this rank to what ids (f,) start with, and their state to zeros."""
+        dim = self.weight.shape[1]
+        fresh = fresh_rows(self.table, ids, dim, init_scale=self.init_scale, seed=self.seed)
+        self.weight[rows] = fresh.to(self.weight.dtype)
+        for state in self.states:
+            state[rows] = 0
 
 
 def places_of(ids: Tensor, rows: int, first: int, count: int) -> Tensor:

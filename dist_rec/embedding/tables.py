@@ -5,8 +5,9 @@ from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingConfig as TorchrecConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 
+from dist_rec.common.open_ids import IdKind
 from dist_rec.common.strict import ConfigError
-from dist_rec.config import EmbeddingConfig
+from dist_rec.config import EmbeddingConfig, TableConfig
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.dedup_lookup import collections_by_width
 
@@ -24,18 +25,23 @@ def table_dims(schema: Schema, config: EmbeddingConfig) -> dict[str, int]:
 
 
 def check_tables(schema: Schema, config: EmbeddingConfig) -> None:
-    """Raises ConfigError for an override of a table that no field uses, or if every table is data-parallel."""
+    """Raises ConfigError for an override of a table that no field uses, or that its kind of ids does not allow, or if
+    every table is data-parallel."""
     features = _features_by_table(schema)
     for name in config.tables:
         if name not in features and name not in schema.tables:  # feedback may use it, which this run does not read
             raise ConfigError(f"embedding.tables.{name}: no field uses this table; used: {', '.join(features)}")
     for name in schema.ngram_tables:
         override = config.tables.get(name)
-        if override is not None and (override.dim is not None or config.is_replicated(name)):
+        fixed = override is not None and (override.dim is not None or name in config.ids)
+        if fixed or config.is_replicated(name):
             raise ConfigError(
                 f"embedding.tables.{name}: a table of n-grams is as wide as its field and their number make it, and "
-                f"sharded, so that only rows that occur change; expected no dim and no data_parallel, got {override}"
+                "sharded, so that only rows that occur change; expected no dim, no rows, no ids and no data_parallel, "
+                f"got {override}"
             )
+    for name, table in config.tables.items():
+        _check_ids(name, table, schema.open_ids.get(name, "range"))
     if all(config.is_replicated(name) for name in features):
         raise ConfigError("embedding.tables: every table is data_parallel; at least one must be sharded")
 
@@ -78,6 +84,23 @@ def build_replicated(schema: Schema, config: EmbeddingConfig, device: torch.devi
             nn.init.uniform_(table.weight, -config.init_scale, config.init_scale)
             tables[name] = table
     return tables
+
+
+def _check_ids(name: str, table: TableConfig, kind: IdKind) -> None:
+    place = f"embedding.tables.{name}"
+    if kind != "dynamic":
+        if table.eviction is not None or table.admission is not None:
+            raise ConfigError(f"{place}: eviction and admission are of tables with ids: dynamic, got ids: {kind}")
+    elif table.sharding not in (None, ["row_wise"]):
+        raise ConfigError(
+            f"{place}: dynamic ids live with their rows, which are spread over the ranks; expected sharding: "
+            f"[row_wise] or none, got {table.sharding}"
+        )
+    elif any("uvm" in kernel for kernel in table.kernel or []):
+        raise ConfigError(
+            f"{place}: rows of dynamic ids are reset where they are, not in a cache of rows of host memory; expected "
+            f"ids: hashed, or no uvm kernel, got kernel {table.kernel}"
+        )
 
 
 def _features_by_table(schema: Schema) -> dict[str, list[str]]:

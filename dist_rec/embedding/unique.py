@@ -7,6 +7,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from dist_rec.config import EmbeddingConfig
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.dedup_lookup import collection_name, look_up
+from dist_rec.embedding.dynamic_tables import DynamicTables
 from dist_rec.embedding.tables import build_collections, build_replicated
 
 
@@ -17,6 +18,8 @@ class TokenEmbedding(nn.Module):
     lookup of every event, bit for bit. The forward indexes outputs of collections by known names and never iterates
     over them, so that torch.fx can trace it through a sharded collection.
 
+    Raw ids of dynamic tables become rows first, by `dynamic`; a pipeline may have done so ahead.
+
     Sharded tables are in `collections`, one per row width and one for each of `ngram_tables`; data-parallel tables in
     `replicated`, as dense parameters.
     """
@@ -25,6 +28,10 @@ class TokenEmbedding(nn.Module):
         super().__init__()
         self.collections = build_collections(schema, config)
         self.replicated = build_replicated(schema, config, device)
+        dynamic = DynamicTables(schema, config)
+        self.has_dynamic = bool(dynamic.held)
+        if self.has_dynamic:
+            self.dynamic, (self.renewal,) = dynamic, dynamic.renewal
         tables = schema.layout.tables
         self.ngram_tables = frozenset(schema.ngram_tables)
         self.sources = {
@@ -32,7 +39,15 @@ class TokenEmbedding(nn.Module):
             for name, feature_set in schema.layout.feature_sets.items()
         }
 
+    @property
+    def row_wise_tables(self) -> frozenset[str]:
+        """Tables that are split by rows if a recipe says nothing else."""
+        return self.ngram_tables | (frozenset(self.dynamic.held) if self.has_dynamic else frozenset())
+
     def forward(self, unique: KeyedJaggedTensor) -> dict[str, Tensor]:
+        if self.has_dynamic:
+            unique = self.dynamic(unique)
+            self.renewal()
         looked_up = look_up(self.collections, unique)
         rows = {}
         for name, fields in self.sources.items():

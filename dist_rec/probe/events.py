@@ -53,12 +53,15 @@ class Events:
 
 
 def sequence_of(schema: Schema, name: str | None) -> SequenceSchema:
-    """The sequence of this name; None for the only one. Raises ConfigError."""
+    """The sequence of this name; None for the only one. Raises ConfigError, also for ids without a range."""
     known = {sequence.name: sequence for sequence in schema.sequences}
-    if name is None and len(known) == 1:
-        return schema.sequences[0]
+    name = next(iter(known)) if name is None and len(known) == 1 else name
     if name not in known:
         raise ConfigError(f"--sequence: expected one of {', '.join(known)}, got {name or 'none'}")
+    if of := [field.table for field in known[name].ids if field.table in schema.open_ids]:
+        raise ConfigError(
+            f"a probe has a row for every id of {name}, but table {of[0]} has {schema.open_ids[of[0]]} ids"
+        )
     return known[name]
 
 

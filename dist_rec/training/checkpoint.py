@@ -1,9 +1,9 @@
 """Checkpoints: one folder of torch.distributed.checkpoint files, readable by any number of ranks.
 
-Holds the tables (sharded), the dense parameters, the state of both optimizers with the gradient in flight, what all of
-it was made with (made_with.py), and per rank the position in the data and in the random numbers, as JSON; where a run
-chooses its best weights, also those so far, as a checkpoint in a folder `best`. Written under a temporary name and
-renamed, so a folder that exists is complete. Nothing in one is ever run (safe_load.py)."""
+Holds the tables (sharded) with the ids of dynamic ones, the dense parameters, the state of both optimizers with the
+gradient in flight, what all of it was made with (made_with.py), and per rank the position in the data and in the random
+numbers, as JSON; where a run chooses its best weights, also those so far, as a checkpoint in a folder `best`. Written
+under a temporary name and renamed, so a folder that exists is complete. Nothing in one is ever run (safe_load.py)."""
 
 import errno
 import json
@@ -23,6 +23,8 @@ from torch import nn
 
 from dist_rec.common.made import mark, replace
 from dist_rec.common.strict import ConfigError
+from dist_rec.embedding.dynamic_state import load_steps, state_of
+from dist_rec.embedding.dynamic_tables import dynamic_tables
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.training.made_with import MadeWith
 from dist_rec.training.ranks import Ranks
@@ -31,6 +33,7 @@ from dist_rec.training.selection import SelectionState
 
 KIND = "checkpoint"
 BEST = "best"
+IDS = "dynamic_ids"
 OF_TEACHER = "model.objective.teacher."
 
 
@@ -75,6 +78,8 @@ def save_checkpoint(
         state: dict[str, Any] = {"model": model.state_dict()}
         if optimizer is not None:
             state["optimizer"] = optimizer.state_dict()
+        if (tables := dynamic_tables(model.modules())) is not None:
+            state[IDS] = state_of(tables, training=optimizer is not None)
         dcp.save(state, checkpoint_id=temporary, process_group=ranks.host_group)
         if position is not None:
             _position_file(temporary, ranks).write_text(json.dumps(position.model_dump()))
@@ -138,6 +143,8 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer |
     if optimizer is not None:
         _check_has_optimizer(folder, index.state_dict_metadata)
         state["optimizer"] = optimizer.state_dict()
+    if (tables := dynamic_tables(model.modules())) is not None:
+        state[IDS] = state_of(tables, training=optimizer is not None)
     wanted = {f"model.{name}" for name in state["model"]}
     # DCP ignores entries that are not wanted: a smaller model would load a part of a larger one.
     extra = sorted(name for name in index.state_dict_metadata if name.startswith("model.") and name not in wanted)
@@ -152,6 +159,8 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer |
     except (dcp.api.CheckpointException, RuntimeError, ValueError, OSError) as error:
         raise _explained(folder, first_failure(error)) from error
     model.load_state_dict(state["model"])
+    if tables is not None:
+        load_steps(tables, state[IDS])
     if optimizer is not None:
         try:
             optimizer.load_state_dict(state["optimizer"])

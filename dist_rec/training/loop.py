@@ -22,11 +22,12 @@ from pathlib import Path
 from dist_rec.common.errors import RunError
 from dist_rec.config import Config
 from dist_rec.embedding.cache import CacheMeter
+from dist_rec.embedding.id_use import IdMeter
 from dist_rec.training.checkpoint import load_checkpoint
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.pipeline import CountedBatches, make_pipeline, run_through
 from dist_rec.training.ranks import Ranks
-from dist_rec.training.run_log import RunLog
+from dist_rec.training.run_log import RunLog, Tables
 from dist_rec.training.setup import Run, open_run
 from dist_rec.training.throughput import Throughput
 from dist_rec.training.trace import StepTrace
@@ -62,6 +63,7 @@ def _train(run: Run) -> int:
     batches = CountedBatches(run.loader, run.ranks, config.optim.accumulation_steps)
     pipeline = make_pipeline(run.model, optimizer, config.embedding, run.ranks.device)
     cache, throughput = CacheMeter(run.model), Throughput(run.ranks, run.taught)
+    ids = IdMeter(run.model, run.ranks.total)
     step, enough = run.steps_done, False
     trace = StepTrace(run.log.folder, config.run.trace_steps, run.ranks, skipped=_synchronous_steps(config, step))
     while step < total_steps and not enough:
@@ -73,7 +75,8 @@ def _train(run: Run) -> int:
             throughput.add(loss, batches.trained(), signals)
             trace.step()
             if step % config.run.log_every == 0 or step == total_steps:
-                run.log.training(step, total_steps, throughput.close(), optimizer=optimizer, cache=cache.since_last())
+                window, tables = throughput.close(), Tables(cache.since_last(), ids.since_last())
+                run.log.training(step, total_steps, window, optimizer=optimizer, tables=tables)
         if _due(step, run.eval_every) or step == total_steps:
             optimizer.flush()
             enough = _validate(run, step)

@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dist_rec.common.open_ids import AdmissionConfig, EvictionConfig
 from dist_rec.common.provenance import versions
 from dist_rec.common.strict import ConfigError
-from dist_rec.config import Config
+from dist_rec.config import Config, TableConfig
 from dist_rec.data.attributes import every_attribute
 from dist_rec.data.id_lists import id_lists
 from dist_rec.data.kinds import named_numbers
@@ -163,6 +164,10 @@ class MadeWith(BaseModel):
             found[f"embedding.tables.{table}.dim"] = dim
             found[f"embedding.tables.{table} is data_parallel"] = recipe.embedding.is_replicated(table)
         if resumed:
+            for table, kind in self.schema_.open_ids.items():
+                of = recipe.embedding.tables.get(table, TableConfig()) if kind == "dynamic" else TableConfig()
+                found[f"embedding.tables.{table}.eviction"] = of.eviction or EvictionConfig()
+                found[f"embedding.tables.{table}.admission"] = of.admission or AdmissionConfig()
             found |= _flat("distill", recipe.model_dump(mode="json")["distill"])
             found |= {f"data.{name}": getattr(recipe.data, name) for name in ("observed_at", "written_at")}
             optim = recipe.optim.model_dump(mode="json")
@@ -177,7 +182,8 @@ class MadeWith(BaseModel):
 def _facts(schema: Schema, resumed: bool) -> dict[str, Any]:
     """What weights depend on, by name, in no order; with `resumed` also what training reads."""
     used = {name: size for name, size in schema.tables.items() if name in schema.layout.tables.values()}
-    facts: dict[str, Any] = {f"tables.{name}": f"{size} ids" for name, size in used.items()}
+    kinds = {name: f"{schema.open_ids[name]} ids" if name in schema.open_ids else "ids" for name in used}
+    facts: dict[str, Any] = {f"tables.{name}": f"{size} {kinds[name]}" for name, size in used.items()}
     owners = {"context": schema.context, "candidate": schema.candidate.ids}
     owners |= {f"sequence {sequence.name}": sequence.ids for sequence in schema.sequences}
     facts |= {f"{owner}, field {f.name}": f"of table {f.table}" for owner, fields in owners.items() for f in fields}

@@ -28,6 +28,7 @@ from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.ngram.counts import NgramUse
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.cache import caches
+from dist_rec.embedding.dynamic_tables import dynamic_tables, start_dynamic_ids
 from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
 from dist_rec.models.build import RankingModel, build_model
 from dist_rec.optim.hybrid import HybridOptimizer
@@ -48,13 +49,17 @@ def plan_model(schema: Schema, config: Config, ranks: Ranks) -> tuple[RankingMod
 
 def shard_model(model: RankingModel, plan: ShardingPlan, config: Config, ranks: Ranks) -> DistributedModelParallel:
     """Tables sharded by the plan; the dense part under DDP only where updates are synchronous."""
-    return DistributedModelParallel(
+    dmp = DistributedModelParallel(
         model,
         device=ranks.device,
         plan=plan,
         sharders=default_sharders(config.embedding, ranks.device),
         init_data_parallel=config.optim.dense_update == "sync",
     )
+    start_dynamic_ids(
+        dmp, init_scale=config.embedding.init_scale, seed=config.run.seed, rank=ranks.rank, ranks=ranks.world_size
+    )
+    return dmp
 
 
 def make_optimizer(
@@ -90,7 +95,8 @@ def make_pipeline(
 ) -> TrainPipelineSparseDist[Any, Any]:
     """TorchRec's pipeline; with tables in host memory, the one that also fetches the next batch's rows ahead."""
     kind = PrefetchTrainPipelineSparseDist if caches(config, device) else TrainPipelineSparseDist
-    return kind(dmp, optimizer, device)
+    # Raw ids become rows a batch ahead, too.
+    return kind(dmp, optimizer, device, pipeline_postproc=dynamic_tables(dmp.modules()) is not None)
 
 
 @dataclass(frozen=True)

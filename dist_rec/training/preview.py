@@ -4,8 +4,10 @@ from rich.console import Console
 from rich.table import Table
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
 
-from dist_rec.config import Config
+from dist_rec.common.open_ids import AdmissionConfig
+from dist_rec.config import Config, TableConfig
 from dist_rec.data.schema import Schema
+from dist_rec.embedding.dynamic_ids import map_bytes
 from dist_rec.embedding.optimizers import FusedOptimizer
 from dist_rec.embedding.tables import table_dims
 from dist_rec.models.build import RankingModel
@@ -48,7 +50,7 @@ def _plan_table(schema: Schema, config: Config, plan: ShardingPlan) -> Table:
         assert isinstance(module_plan, EmbeddingModuleShardingPlan)
         for name, sharding in module_plan.items():
             rows, dim = schema.rows_of(name), dims[name]
-            mib = 4 * (rows * dim + optimizer.state_numel(rows, dim)) / 2**20
+            mib = (4 * (rows * dim + optimizer.state_numel(rows, dim)) + _map_bytes(schema, config, name)) / 2**20
             where = ", ".join(map(str, sharding.ranks or []))
             table.add_row(
                 name, f"{rows:,}", str(dim), sharding.sharding_type, sharding.compute_kernel, where, f"{mib:.1f}"
@@ -59,6 +61,14 @@ def _plan_table(schema: Schema, config: Config, plan: ShardingPlan) -> Table:
             mib = 4 * 3 * rows * dim / 2**20  # with the two moments of Adam
             table.add_row(name, f"{rows:,}", str(dim), "data_parallel", "dense", "all", f"{mib:.1f}")
     return table
+
+
+def _map_bytes(schema: Schema, config: Config, table: str) -> int:
+    """Of the ids of a dynamic table."""
+    if schema.open_ids.get(table) != "dynamic":
+        return 0
+    admission = config.embedding.tables.get(table, TableConfig()).admission or AdmissionConfig()
+    return map_bytes(schema.rows_of(table), admission)
 
 
 def _cost_table(schema: Schema, config: Config, model: RankingModel) -> Table:

@@ -89,6 +89,12 @@ def _read_all(files: Mapping[str, Path], sizes: Sizes, made: MadeWith) -> dict[s
     for table in files:
         if table not in sizes:
             raise ConfigError(f"--ids {table}=...: expected a table of the checkpoint, one of {', '.join(sizes)}")
+        if table in made.schema_.open_ids:
+            kind = made.schema_.open_ids[table]
+            raise ConfigError(
+                f"--ids {table}=...: its ids are {kind}, so that no row belongs to an id for good; expected a table "
+                "with ids: range"
+            )
     # A table of ids may have a row more than ids: HIDDEN, which is nobody's. Rows of n-grams have no ids.
     numbers = {table: made.schema_.tables.get(table, rows) for table, (rows, _) in sizes.items()}
     ids = {table: torch.from_numpy(read_ids(path, numbers[table])) for table, path in files.items()}
@@ -109,6 +115,8 @@ class _Purge:
         kind, _, rest = name.partition(".")
         if kind == "model":
             return self._weights(table_of(rest), offsets, values)
+        if kind != "optimizer":
+            return None
         if name == COUNTERS:
             return _without_in_flight(values)
         part, _, rest = rest.partition(".")

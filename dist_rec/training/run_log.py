@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -15,11 +15,20 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dist_rec.distill.audit import LeakAudit
 from dist_rec.embedding.cache import CacheUse
+from dist_rec.embedding.id_use import IdUse
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.throughput import ThroughputStats
 
 SLOW_INPUT = 0.1  # share of the time that steps may wait for their batches before it is said
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What tables did in a window: this rank's caches of those in host memory, and the ids of dynamic ones by table."""
+
+    cache: CacheUse | None = None
+    ids: Mapping[str, IdUse] = field(default_factory=dict)
 
 
 class RunLog:
@@ -76,12 +85,12 @@ class RunLog:
         window: ThroughputStats,
         *,
         optimizer: HybridOptimizer,
-        cache: CacheUse | None = None,
+        tables: Tables | None = None,
     ) -> None:
-        """A window of training steps, with the optimizer's state after it; `cache` is what this rank's caches of tables
-        in host memory did in it."""
+        """A window of training steps, with the optimizer's state after it, and what tables did in it."""
         if not self._is_main:
             return
+        cache, ids = (None, {}) if tables is None else (tables.cache, tables.ids)
         row = {"event": "train", "step": step, **_optimizer_row(optimizer), **asdict(window)}
         shares = row.pop("filtered_share")
         row |= {f"filtered_share.{action}": share for action, share in shares.items()}
@@ -94,6 +103,8 @@ class RunLog:
         if cache is not None:
             fetched = cache.fetched_bytes / window.steps
             row |= {"cache_hit_rate": cache.hit_rate, "cache_fetched_bytes_per_step": fetched}
+        for table, use in ids.items():
+            row |= {f"ids.{table}.{name}": share for name, share in use.shares().items()}
         self._record(row)
         saved = 1 - window.bytes_per_step / max(window.plain_bytes_per_step, 1)
         status = (
@@ -115,6 +126,9 @@ class RunLog:
             status += f"  {window.waiting_share:.0%} of the time waiting for batches (data.workers)"
         if cache is not None:
             status += f"  cache hits {cache.hit_rate:.1%}, {_count(cache.fetched_bytes / window.steps)}B/step fetched"
+        for table, use in ids.items():
+            of = {name: share for name, share in use.shares().items() if share or name == "hit"}
+            status += f"  ids of {table}: " + ", ".join(f"{name} {share:.1%}" for name, share in of.items())
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=step, total=total_steps, status=status)
         else:

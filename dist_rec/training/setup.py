@@ -13,6 +13,7 @@ from dist_rec.config import Config
 from dist_rec.data.schema import Schema
 from dist_rec.distill.check import check_copy
 from dist_rec.distill.tasks import taught_tasks
+from dist_rec.embedding.id_use import maps_told
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.training.checkpoint import (
     BEST,
@@ -129,6 +130,8 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
     model, plan = plan_model(schema, config, ranks)
     compile_kernels(model.ranker, schema, config, ranks, log)
     dmp = shard_model(model, plan, config, ranks)
+    for line in maps_told(dmp):
+        log.say(line)
     health_every = max(config.run.log_every // per_update, 1)
     optimizer = make_optimizer(dmp, config.optim, total_steps // per_update, ranks, health_every)
     teach_by_version(model, optimizer)

@@ -45,9 +45,10 @@ def declared_schema(config: Config) -> Schema:
     """The schema of the recipe's dataset with all that it declares, for what is asked of its names. Raises
     ConfigError."""
     data = config.data
-    schema = load_schema(data.path, data.leave_out, ngram=data.ngram, numbers=data.numbers)
+    changes = {"ngram": data.ngram, "numbers": data.numbers, "ids": config.embedding.ids}
+    schema = load_schema(data.path, data.leave_out, **changes)
     if needs_hidden(data.filter, schema):
-        schema = load_schema(data.path, data.leave_out, hidden=True, ngram=data.ngram, numbers=data.numbers)
+        schema = load_schema(data.path, data.leave_out, hidden=True, **changes)
     return schema
 
 

@@ -57,6 +57,20 @@ def test_batches_are_the_same_to_the_bit(both: tuple[Path, Path], settings: dict
             assert tensor.equal(other.tensors[name]), name
 
 
+@pytest.mark.parametrize("kind", ["hashed", "dynamic"])
+def test_ids_without_a_range_may_be_stored_once(mine: tuple[Path, Schema], both: tuple[Path, Path], kind: Any) -> None:
+    out, _ = mine
+    for path in (out / "sequences").glob("*/item.npy"):
+        np.save(path, np.load(path).astype(np.int64) - 2**62)
+    schema = load_schema(out, ids={"item": (5, kind)})
+    check_store(out, schema)
+    with pytest.raises(DataError, match="expected an id from 0"):
+        check_store(out, load_schema(out))
+    reader = RequestReader(folders=[out / "train"], schema=schema, batch_size=200)
+    found = {id_ for batch in reader for key in batch.num_unique if "item" in key for id_ in batch.ids_of(key).tolist()}
+    assert max(found) < 5 if kind == "hashed" else min(found) < -(2**61)
+
+
 def test_files_hold_two_numbers_in_the_place_of_a_history(both: tuple[Path, Path]) -> None:
     table = pq.read_table(both[1] / "train")
     assert [name for name in table.column_names if name.startswith("history")] == ["history.user", "history.events"]

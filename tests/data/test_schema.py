@@ -8,6 +8,7 @@ from dist_rec.data.later import FeedbackSchema
 from dist_rec.data.schema_file import load_schema
 from dist_rec.data.writer import write_schema
 from tests.data.later import later_schema
+from tests.data.open_rows import open_schema
 from tests.data.requests import make_schema, seen_schema
 
 GROUPS = {"user": ["context.user"], "item": ["candidate.item", "candidate.kind"]}
@@ -257,3 +258,49 @@ def test_feedback_that_is_hidden() -> None:
         assert schema.layout.sizes["context.user"] == schema.rows_of("user"), "they share the table"
     with pytest.raises(ValueError, match=r"feedback\.dwell: a side value takes 1 to 32767 values, got 32768"):
         later_schema({"side": {"dwell": 2**15}}, hidden=True)
+
+
+def test_tables_without_a_range_of_ids() -> None:
+    tables = {"kind": 5, "query": 9, "item": {"rows": 40, "ids": "hashed"}, "user": {"rows": 700, "ids": "dynamic"}}
+    schema = make_schema(tables=tables)
+    assert schema.tables == {"kind": 5, "query": 9, "item": 40, "user": 700}
+    assert schema.open_ids == {"item": "hashed", "user": "dynamic"}
+    assert type(schema).model_validate(schema.model_dump()) == schema
+    assert (schema.rows_of("item"), schema.rows_of("user")) == (40, 702)
+    hidden = make_schema(tables=tables, hidden=True)
+    assert (hidden.rows_of("item"), hidden.rows_of("user")) == (41, 702), "a dynamic table has both extra rows anyway"
+    assert make_schema(tables=tables | {"item": {"rows": 40}}).open_ids == {"user": "dynamic"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"open_ids": {"city": "hashed"}}, "open_ids: table 'city' is not declared; declared: item, kind, user, query"),
+        ({"open_ids": {"item": "hash"}}, "Input should be 'hashed' or 'dynamic'"),
+        ({"tables": {"item": {"ids": "hashed"}}}, "table item: expected a number of ids, or rows and ids"),
+        (
+            {
+                "open_ids": {"item": "hashed"},
+                "sequences": [{"name": "history", "ids": [{"name": "item", "ngram": {"rows": 9}}]}],
+                "candidate": {"ids": ["item"], "labels": ["click"]},
+            },
+            "history.item.ngram: n-grams are of ids with a range, and table item has none",
+        ),
+    ],
+)
+def test_wrong_tables_without_a_range(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_schema(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"attributes": {"item": {"year": {"number": {}}}}}, "attributes.item"),
+        ({"attributes": {"kind": {"like": {"list": "item"}}}}, "attributes.kind.like"),
+        ({"request": {"grouping_key": "user", "time": "time", "lists": {"tags": "item"}}}, "context.tags"),
+    ],
+)
+def test_what_is_stored_by_number_needs_a_range(changes: dict[str, Any], place: str) -> None:
+    with pytest.raises(ValueError, match=f"{place}: expected a table with ids: range, got hashed ids of item"):
+        open_schema("hashed", **changes)

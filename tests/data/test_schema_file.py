@@ -11,6 +11,7 @@ from dist_rec.data.schema import Schema
 from dist_rec.data.schema_file import load_schema
 from dist_rec.data.writer import write_schema
 from tests.data.kind_rows import kinds_schema
+from tests.data.open_rows import open_schema
 from tests.data.requests import make_schema
 
 NGRAM = {"orders": [2], "heads": 2, "rows": [5, 7]}
@@ -101,6 +102,15 @@ def test_the_widest_side_value_leaves_no_room_for_hidden(tmp_path: Path) -> None
     assert load_schema(tmp_path).sequences[0].side == {"page": 2**15}
     with pytest.raises(ConfigError, match="a side value takes 1 to 32767 values, got 32768"):
         load_schema(tmp_path, hidden=True)
+
+
+def test_a_recipe_may_change_the_kind_of_ids(tmp_path: Path) -> None:
+    write_schema(tmp_path, open_schema("hashed"))
+    assert load_schema(tmp_path) == open_schema("hashed"), "written and read"
+    changed = load_schema(tmp_path, ids={"item": (7, "dynamic"), "user": (None, "range"), "kind": (8, None)})
+    assert changed.open_ids == {"item": "dynamic"}
+    assert changed.tables == {"item": 7, "user": 40, "kind": 8, "query": 9}
+    assert load_schema(tmp_path, ids={"item": (7, None)}).open_ids == open_schema().open_ids
 
 
 def test_a_recipe_chooses_encodings(tmp_path: Path) -> None:

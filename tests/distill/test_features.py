@@ -84,3 +84,12 @@ def test_a_batch_without_feedback() -> None:
     rows = {**ROWS, "candidate.feedback_events": [[0, 0], [0]]}
     rows |= {name: [[], []] for name in ("feedback.item", "feedback.stay", "feedback.time")}
     assert not _features(_schema(), rows).any()
+
+
+def test_raw_ids_of_a_small_dynamic_table_are_hashed() -> None:
+    """They are no row numbers, however few the table holds."""
+    schema = _schema(items=10)
+    dynamic = Schema.model_validate(schema.model_dump() | {"tables": {"item": {"rows": 10, "ids": "dynamic"}}})
+    raw = ROWS | {name: [[id_ - 2**62 for id_ in of] for of in ROWS[name]] for name in ROWS if name.endswith("item")}
+    found = _features(dynamic, raw)
+    assert found.shape[0] == 3 and found.shape[1] > _features(schema, ROWS).shape[1], "as many numbers as buckets"

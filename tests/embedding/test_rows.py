@@ -22,8 +22,9 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from dist_rec.common.id_hash import mixed
 from dist_rec.embedding.dedup_collection import DedupEmbeddingCollection
-from dist_rec.embedding.rows import fresh_rows, places_of, reset_rows, table_of
+from dist_rec.embedding.rows import RankRows, fresh_rows, mixed_seed, places_of, reset_rows, table_of
 from tests.helpers.ranks import run_ranks
 
 ROWS, DIM = {"rows": 11, "columns": 7, "whole": 5}, 16
@@ -109,7 +110,8 @@ def _parts(dmp: DistributedModelParallel) -> dict[str, list[tuple[tuple[int, ...
     }
 
 
-def _purge(dedup: bool) -> tuple[Any, Any]:
+def _trained(dedup: bool) -> DistributedModelParallel:
+    """Every row of every table has learned."""
     dmp = _sharded(dedup, torch.distributed.get_world_size())
     every = [torch.arange(rows) for rows in ROWS.values()]
     ids = KeyedJaggedTensor(
@@ -117,6 +119,11 @@ def _purge(dedup: bool) -> tuple[Any, Any]:
     )
     for _ in range(2):
         dmp(ids).backward()
+    return dmp
+
+
+def _purge(dedup: bool) -> tuple[Any, Any]:
+    dmp = _trained(dedup)
     before = _parts(dmp)
     reset_rows(dmp, PURGED, init_scale=0.25, seed=7)
     return before, _parts(dmp)
@@ -174,3 +181,30 @@ def test_an_unsharded_collection_is_reset_too() -> None:
     reset_rows(model, {"item": torch.tensor([1, 5])}, init_scale=0.1, seed=0)
     weight = model.state_dict()["ec.embeddings.item.weight"]
     assert torch.equal(weight[[1, 5]], fresh_rows("item", torch.tensor([1, 5]), 4, init_scale=0.1, seed=0))
+
+
+def test_the_hash_is_that_of_numpy() -> None:
+    ids = torch.tensor([0, -1, 2**63 - 1, -(2**63), 1234567])
+    assert mixed_seed(ids).tolist() == mixed(ids.numpy()).astype("int64").tolist()
+
+
+def _reset_here() -> None:
+    """Rows 2 and 0 of this rank get the rows of other ids; all others, and those of other tables, stay."""
+    dmp = _trained(False)
+    before = _parts(dmp)
+    rows, ids = RankRows.of(dmp, "rows", init_scale=0.25, seed=7), torch.tensor([-5, 2**62])
+    rows.reset(torch.tensor([2, 0]), ids)
+    fresh = fresh_rows("rows", ids, DIM, init_scale=0.25, seed=7)
+    for name, pieces in _parts(dmp).items():
+        for (_, piece), (_, old) in zip(pieces, before[name], strict=True):
+            if ".rows." in name:
+                assert torch.equal(piece[[2, 0]], torch.zeros(2) if piece.ndim == 1 else fresh), name
+                piece[[2, 0]] = old[[2, 0]]
+            assert torch.equal(piece, old), name
+    with pytest.raises(ValueError, match=r"table columns: expected one part of it on this rank, got [24]"):
+        RankRows.of(dmp, "columns", init_scale=0.25, seed=7)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_rows_of_a_rank(world_size: int) -> None:
+    run_ranks(_reset_here, world_size)

@@ -7,6 +7,7 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.config import EmbeddingConfig
 from dist_rec.embedding.tables import build_collections, build_replicated, table_dims
 from tests.data.ngram.schemas import ngram_schema
+from tests.data.open_rows import open_schema
 from tests.data.requests import make_schema
 
 CPU = torch.device("cpu")
@@ -86,9 +87,11 @@ def test_n_grams_have_a_collection_of_their_own() -> None:
     assert table.feature_names == ["history.item.ngram"] and table.weight_init_max == 0.3
 
 
-@pytest.mark.parametrize("override", [{"dim": 8}, {"sharding": ["data_parallel"]}])
+@pytest.mark.parametrize("override", [{"dim": 8}, {"sharding": ["data_parallel"]}, {"rows": 8}, {"ids": "hashed"}])
 def test_what_a_table_of_n_grams_may_not_be(override: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=r"embedding.tables.history_item_ngram: .* expected no dim and no data_para"):
+    with pytest.raises(
+        ConfigError, match=r"embedding.tables.history_item_ngram: .* expected no dim, no rows, no ids and no"
+    ):
         build_collections(ngram_schema(("item",)), _config(history_item_ngram=override))
     build_collections(ngram_schema(("item",)), _config(history_item_ngram={"sharding": ["table_wise"]}))
 
@@ -104,3 +107,24 @@ def test_tables_of_one_width_stand_together() -> None:
         "dim_8": {"user", "item", "query"},
         "dim_4": {"kind"},
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "message"),
+    [
+        ("range", {"eviction": {}}, "eviction and admission are of tables with ids: dynamic, got ids: range"),
+        ("hashed", {"admission": {"count": 2}}, "are of tables with ids: dynamic, got ids: hashed"),
+        ("dynamic", {"sharding": ["table_wise"]}, r"expected sharding: \[row_wise\] or none, got \['table_wise'\]"),
+        ("dynamic", {"sharding": ["data_parallel"]}, r"expected sharding: \[row_wise\] or none"),
+        ("dynamic", {"kernel": ["fused_uvm_caching"]}, "expected ids: hashed, or no uvm kernel"),
+    ],
+)
+def test_what_a_kind_of_ids_does_not_allow(kind: str, table: dict[str, object], message: str) -> None:
+    schema = make_schema() if kind == "range" else open_schema(kind)
+    with pytest.raises(ConfigError, match=f"embedding.tables.item: .*{message}"):
+        build_collections(schema, _config(item=table))
+
+
+def test_a_dynamic_table_has_its_extra_rows() -> None:
+    tables = _declared(build_collections(open_schema("dynamic", rows=600), _config(item={"admission": {"count": 2}})))
+    assert tables["item"].num_embeddings == 602 and tables["kind"].num_embeddings == 5

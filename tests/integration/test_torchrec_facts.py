@@ -30,10 +30,11 @@ from torchrec.distributed.train_pipeline import (
 from torchrec.distributed.types import ShardingPlan
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.modules.hash_mc_modules import HashZchManagedCollisionModule
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.keyed import KeyedOptimizerWrapper
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from tests.helpers.ranks import run_ranks
 from tests.integration import jobs
@@ -288,3 +289,14 @@ def test_cleared_inputs_are_still_read() -> None:
     for found in run_ranks(_cleared, 2):
         assert all("out of bounds for storage of size 0" in found[way] for way in ("table_wise", "column_wise")), found
         assert not found["row_wise"]
+
+
+def test_managed_collisions_only_read_on_a_cpu() -> None:
+    """Relies on it: embedding/dynamic_ids.py."""
+    mapped = HashZchManagedCollisionModule(8, CPU, total_num_buckets=1, max_probe=4)
+    assert mapped._hash_zch_identities.unique().tolist() == [-1], "an empty slot looks as the id -1"
+    ids = {"f": JaggedTensor(values=torch.tensor([5]), lengths=torch.tensor([1]))}
+    with pytest.raises(RuntimeError, match="Expected readonly to be true"):
+        mapped.remap(ids)
+    mapped.eval()
+    assert 0 <= int(mapped.remap(ids)["f"].values()) < 8, "an unknown id gets a row that another one may have"

@@ -12,6 +12,7 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.data.columns import ragged_values
 from dist_rec.data.schema_file import load_schema
 from dist_rec.probe.events import GAPS, read_events, sequence_of, shares_tokens, turned_round, with_candidates
+from tests.data.open_rows import open_schema
 from tests.data.requests import make_rows, make_schema, make_table
 from tests.probe.data import read
 
@@ -74,3 +75,9 @@ def test_of_several_sequences_one_is_named() -> None:
     )
     rows = read_events(make_table(make_rows(6, 0)), sequence_of(schema, "searches"), backward=True)
     assert rows.ids.shape[0] == rows.lengths.sum()
+
+
+def test_ids_without_a_range_have_no_probe() -> None:
+    with pytest.raises(ConfigError, match="a probe has a row for every id of history, but table item has dynamic ids"):
+        sequence_of(open_schema("dynamic"), "history")
+    assert sequence_of(open_schema("dynamic"), "searches").name == "searches"

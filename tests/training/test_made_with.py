@@ -304,3 +304,14 @@ def test_with_and_without_a_teacher_a_checkpoint_is_the_same_to_evaluation(
     step = tmp_path / "taught" / "checkpoints" / "step-2"
     with pytest.raises(ConfigError, match=r"candidate\.feedback: \{.* when it was saved, \{.* now"):
         run(taught, alone, "resumed", resume=step)
+
+
+def test_the_kind_of_ids_belongs_to_the_weights(own_data: Path, tmp_path: Path) -> None:
+    hashed = make_config(own_data, tmp_path, embedding={"tables": {"item": {"ids": "hashed"}}})
+    plain, schema = make_config(own_data, tmp_path), dataset_schema(hashed)
+    made = MadeWith.now(schema, hashed, 1, 2)
+    made.write(tmp_path)
+    assert MadeWith.read(tmp_path).schema_.open_ids == {"item": "hashed"}
+    assert made.schema_for(dataset_schema(hashed), hashed, Path("here")) == schema
+    with pytest.raises(ConfigError, match=r"tables\.item: 50 hashed ids when it was saved, 50 ids now"):
+        made.schema_for(dataset_schema(plain), plain, Path("here"))

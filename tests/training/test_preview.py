@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dist_rec.common.open_ids import dynamic_rows
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.validate import DataError
@@ -76,3 +77,15 @@ def test_what_would_stop_the_run_stops_the_preview(
 def test_a_missing_training_split_stops_the_preview(data: Path, tmp_path: Path, alone: Ranks) -> None:
     with pytest.raises(DataError, match="/trian: expected a folder of Parquet files"):
         _preview(make_config(data, tmp_path, data={"train": ["trian"]}), alone)
+
+
+def test_maps_of_dynamic_ids_are_counted(
+    data: Path, tmp_path: Path, alone: Ranks, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows of 8 numbers and one of state, and twice 20 bytes: the ids with rows, and those that wait for one."""
+    table = {"rows": 100_000, "ids": "dynamic", "admission": {"count": 2}}
+    config = make_config(data, tmp_path, embedding={"tables": {"item": table}})
+    shown = _shown(config, alone, monkeypatch, capsys)
+    (line,) = (line for line in shown.splitlines() if line.count("│") == 8 and " item " in line)
+    rows = dynamic_rows(100_000)
+    assert f"{rows:,}" in line and "row_wise" in line and f"{rows * (9 * 4 + 40) / 2**20:.1f}" in line

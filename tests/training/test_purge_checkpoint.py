@@ -234,6 +234,15 @@ def test_what_cannot_be_purged_is_said(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")], "nothing half written"
 
 
+@pytest.mark.parametrize("kind", ["hashed", "dynamic"])
+def test_tables_without_a_range_cannot_be_purged(data: Path, tmp_path: Path, alone: Ranks, kind: str) -> None:
+    run(make_config(data, tmp_path, embedding={"tables": {"item": {"rows": 600, "ids": kind}}}), alone)
+    (tmp_path / "ids.txt").write_text("3\n")
+    with pytest.raises(ConfigError, match=f"--ids item=...: its ids are {kind}, so that no row belongs to an id for "):
+        purge_checkpoint(tmp_path / "run" / "checkpoints" / "last", {"item": tmp_path / "ids.txt"})
+    purge_checkpoint(tmp_path / "run" / "checkpoints" / "last", {"user": tmp_path / "ids.txt"}, out=tmp_path / "out")
+
+
 def test_the_command(saved: tuple[Config, Path], files: dict[str, Path], tmp_path: Path) -> None:
     _, checkpoint = saved
     given = [f"--ids={table}={path}" for table, path in files.items()]

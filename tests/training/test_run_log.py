@@ -15,10 +15,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dist_rec.data.ngram.counts import NgramUse
 from dist_rec.distill.audit import LeakAudit
 from dist_rec.embedding.cache import CacheUse
+from dist_rec.embedding.id_use import IdUse
 from dist_rec.models.signals import Teaching
 from dist_rec.optim.health import Health
 from dist_rec.training.metrics import TaskMetrics
-from dist_rec.training.run_log import RunLog, finite
+from dist_rec.training.run_log import RunLog, Tables, finite
 from dist_rec.training.throughput import ThroughputStats
 
 WINDOW = ThroughputStats(
@@ -69,11 +70,26 @@ def test_what_caches_did_is_recorded_and_said(tmp_path: Path) -> None:
     said = io.StringIO()
     with RunLog(tmp_path, is_main=True, console=Console(file=said, width=400)) as log:
         log.training(
-            20, 60, WINDOW, optimizer=_optimizer(0.5), cache=CacheUse(rows=1000, missed=25, fetched_bytes=64_000)
+            20,
+            60,
+            WINDOW,
+            optimizer=_optimizer(0.5),
+            tables=Tables(CacheUse(rows=1000, missed=25, fetched_bytes=64_000)),
         )
     row = _strict_json((tmp_path / "metrics.jsonl").read_text())
     assert (row["cache_hit_rate"], row["cache_fetched_bytes_per_step"]) == (0.975, 3200)
     assert "cache hits 97.5%, 3.2kB/step fetched" in said.getvalue()
+
+
+def test_what_happened_to_dynamic_ids_is_recorded_and_said(tmp_path: Path) -> None:
+    use = IdUse(met=200, hits=150, inserted=40, evicted=30, waiting=10, no_slot=0)
+    said = io.StringIO()
+    with RunLog(tmp_path, is_main=True, console=Console(file=said, width=400)) as log:
+        log.training(20, 60, WINDOW, optimizer=_optimizer(0.5), tables=Tables(ids={"item": use}))
+    assert "  ids of item: hit 75.0%, inserted 20.0%, waiting 5.0%, evicted 15.0%" in said.getvalue()
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    shares = {"hit": 0.75, "inserted": 0.2, "waiting": 0.05, "no_slot": 0.0, "evicted": 0.15}
+    assert {name: row[f"ids.item.{name}"] for name in shares} == shares
 
 
 def test_the_use_of_n_grams_is_recorded_and_said(tmp_path: Path) -> None:

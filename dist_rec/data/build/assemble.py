@@ -14,8 +14,8 @@ from dist_rec.data.build.config import BuildConfig, NegativesConfig
 from dist_rec.data.build.database import Database, order_by, quoted
 from dist_rec.data.build.negatives import Population, kept, sampled
 from dist_rec.data.build.numbering import Numbers
-from dist_rec.data.build.splits import MICROSECONDS
 from dist_rec.data.build.roles import PLACED, USERS
+from dist_rec.data.build.splits import MICROSECONDS
 from dist_rec.data.build.store import Sorted, events_before
 from dist_rec.data.columns import Ints, expand_ranges, list_column
 from dist_rec.data.writer import in_parts

@@ -27,8 +27,8 @@ from dist_rec.data.build.rows import Rows, drop_duplicates, read_raw, read_value
 from dist_rec.data.build.sources import add_sources
 from dist_rec.data.build.splits import Times, make_requests
 from dist_rec.data.build.store import Sorted, write_store
-from dist_rec.data.event_store import STORE_FOLDER
 from dist_rec.data.errors import DataError, writing
+from dist_rec.data.event_store import STORE_FOLDER
 from dist_rec.data.fit import fit_dataset
 from dist_rec.data.kinds import named_numbers
 from dist_rec.data.writer import ROWS_PER_GROUP, staged, write_schema, write_split

@@ -2,9 +2,9 @@
 `<source>.<column>` for one of a table in `attributes`."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from dist_rec.common.strict import Seed, Size, Strict, check_distinct
 from dist_rec.data.build.fields import (
@@ -18,6 +18,7 @@ from dist_rec.data.build.fields import (
     VectorConfig,
     named,
 )
+
 
 class SourceConfig(Strict):
     """Rows from files, or from a query over other sources."""
@@ -266,7 +267,9 @@ class BuildConfig(Strict):
             names = [name for of in beside for name in (*of.numbers, *of.lists, *of.vectors)]
             check_distinct(f"attributes of {table}", names, "an attribute is one column")
         if self.histories == "once" and any(of.most is not None for of in self.sequences.values()):
-            raise ValueError("sequences: with histories: once a recipe cuts histories (data.max_length); expected no most")
+            raise ValueError(
+                "sequences: with histories: once a recipe cuts histories (data.max_length); expected no most"
+            )
         negatives = self.requests.negatives
         if negatives is not None and negatives.sample != "page":
             self._check_sampled()

@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from dist_rec.data.errors import DataError
 
-
 CSV_ERROR = re.compile(r"CSV Error on Line: (\d+)\n")
 
 

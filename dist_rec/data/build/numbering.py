@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dist_rec.data.build.config import BuildConfig, TableConfig
-from dist_rec.data.build.fields import IdConfig, SideConfig
 from dist_rec.data.build.database import Database, literal, quoted
+from dist_rec.data.build.fields import IdConfig, SideConfig
 from dist_rec.data.build.roles import CANDIDATES, PLACED, USERS, attributes, events
 
 WHAT = "numbering the ids"
@@ -114,7 +114,10 @@ class Numbers:
         of = self._table(table)
         if of.rows is not None:
             return of.rows
-        counts = " UNION ALL ".join([*self._counts(table), *self._list_counts(table)]) or "SELECT NULL AS value, 0 AS c WHERE false"
+        counts = (
+            " UNION ALL ".join([*self._counts(table), *self._list_counts(table)])
+            or "SELECT NULL AS value, 0 AS c WHERE false"
+        )
         self.database.run(
             f"CREATE TABLE {quoted(ids_of(table))} AS SELECT value, {of.others} + row_number() OVER (ORDER BY c DESC, "
             f"value) - 1 AS id, c::BIGINT AS count FROM (SELECT value, sum(c) AS c FROM ({counts}) WHERE value IS NOT "
@@ -150,8 +153,12 @@ class Numbers:
                     if (field := self.config.key_field(owner.ids, of.of)) is None:
                         continue
                     key = f"o.{quoted(f'{owner.kind} {field}')}"
-                    joined = f"(SELECT {key} AS key, count(*) AS c FROM {owner.relation} WHERE {owner.known} GROUP BY 1) k"
-                    every = f"(SELECT key, unnest({quoted(f'list {name}')}) AS value FROM {quoted(attributes(source))}) a"
+                    joined = (
+                        f"(SELECT {key} AS key, count(*) AS c FROM {owner.relation} WHERE {owner.known} GROUP BY 1) k"
+                    )
+                    every = (
+                        f"(SELECT key, unnest({quoted(f'list {name}')}) AS value FROM {quoted(attributes(source))}) a"
+                    )
                     yield f"SELECT a.value AS value, sum(k.c) AS c FROM {joined} JOIN {every} ON a.key = k.key GROUP BY 1"
 
     def _number_side(self, owner: Owner, name: str) -> list[str]:

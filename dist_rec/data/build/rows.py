@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dist_rec.common.strict import nearest
-from dist_rec.data.build.fields import TimeConfig
 from dist_rec.data.build.database import Database, literal, quoted
+from dist_rec.data.build.fields import TimeConfig
 from dist_rec.data.build.sources import FILE, ROW, Source
 from dist_rec.data.build.values import (
     IdType,
@@ -21,13 +21,13 @@ from dist_rec.data.build.values import (
     is_integer,
     label_value,
     list_value,
-    number_value,
-    vector_value,
     may_be_id,
     not_an_integer,
+    number_value,
     text_value,
     time_facts_sql,
     time_value,
+    vector_value,
 )
 from dist_rec.data.errors import DataError
 

@@ -60,7 +60,8 @@ def make_requests(database: Database, config: BuildConfig) -> Times:
             raise DataError(f"split: expected requests for {split}, got none of {count}; {spans}")
     same = " AND ".join(f"c.{key} = d.{key}" for key in keys.split(", "))
     database.run(
-        f"CREATE TABLE {PLACED} AS SELECT d.request, d.split, d.t, c.* FROM {CHUNKED} c JOIN {DIVIDED} d ON {same}", WHAT
+        f"CREATE TABLE {PLACED} AS SELECT d.request, d.split, d.t, c.* FROM {CHUNKED} c JOIN {DIVIDED} d ON {same}",
+        WHAT,
     )
     known = {
         "time": str(times.valid),

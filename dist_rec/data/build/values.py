@@ -5,8 +5,8 @@ Ids are whole numbers, or text where some column of their table is text; times a
 from dataclasses import dataclass
 from typing import Literal
 
-from dist_rec.data.build.fields import TimeConfig
 from dist_rec.data.build.database import literal
+from dist_rec.data.build.fields import TimeConfig
 
 IdType = Literal["integer", "text"]
 INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT")
@@ -79,14 +79,20 @@ def number_value(of: str) -> Value:
 def vector_value(of: str, dim: int) -> Value:
     """FLOAT[dim], of numbers that are finite in 16 bits."""
     fine = f"(len({of}) = {dim} AND len(list_filter({of}, e -> e IS NULL OR NOT abs(e::DOUBLE) < 65504)) = 0)"
-    return Value(f"CASE WHEN {fine} THEN {of}::FLOAT[] END", f"{of} IS NOT NULL AND NOT {fine}",
-                 f"{dim} numbers, each finite in 16 bits")
+    return Value(
+        f"CASE WHEN {fine} THEN {of}::FLOAT[] END",
+        f"{of} IS NOT NULL AND NOT {fine}",
+        f"{dim} numbers, each finite in 16 bits",
+    )
 
 
 def elements(of: str, kind: str, split: str | None) -> tuple[str, str]:
     """A list in SQL, and the type of its elements."""
     if split is not None:
-        return f"CASE WHEN {of} IS NOT NULL THEN list_filter(string_split({of}::VARCHAR, {literal(split)}), e -> e != '') END", "VARCHAR"
+        return (
+            f"CASE WHEN {of} IS NOT NULL THEN list_filter(string_split({of}::VARCHAR, {literal(split)}), e -> e != '') END",
+            "VARCHAR",
+        )
     return of, kind.partition("[")[0]
 
 

@@ -185,15 +185,18 @@ def _all_of(rule: FilterRule, place: str, asked: list[str], having: list[str], w
 
 
 def _size_of(rule: FilterRule, schema: Schema, named: list[str], of_request: bool) -> int | None:
-    """How many values the field has; None for a grouping key that is no context field."""
+    """How many values the field has; None for a grouping key that is no context field, and for ids without a range."""
     if rule.field is None:
         return None
     name = rule.field.removeprefix(OF_REQUEST)
     if of_request:
-        return next((schema.tables[field.table] for field in schema.context if field.name == name), None)
+        tables = [field.table for field in schema.context if field.name == name and field.table not in schema.open_ids]
+        return schema.tables[tables[0]] if tables else None
     of = [owner_of(schema, owner) for owner in named]
-    tables = [schema.tables[field.table] for each in of for field in each.ids if field.name == name]
-    return max([*tables, *(each.side[name] for each in of if name in each.side)])
+    fields = [field.table for each in of for field in each.ids if field.name == name]
+    if any(table in schema.open_ids for table in fields):
+        return None
+    return max([*(schema.tables[table] for table in fields), *(each.side[name] for each in of if name in each.side)])
 
 
 def _fields(schema: Schema, owner: str) -> list[str]:

@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dist_rec.common.strict import check
 from dist_rec.data.build.build import build_dataset
 from dist_rec.data.build.config import BuildConfig
 from tests.data.build.brute import Request, Row

@@ -5,9 +5,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from dist_rec.data.build import assemble
-from tests.data.build.small import ANCHORS, START, build, built, compared, config, write_csv
+from tests.data.build.small import START, build, built, compared, config, write_csv
 
-EVENTS = [{"user": user, "item": n % 7, "time": START - 40 + n, "kind": "a", "order": 0} for n in range(30) for user in (1, 2)]
+EVENTS = [
+    {"user": user, "item": n % 7, "time": START - 40 + n, "kind": "a", "order": 0} for n in range(30) for user in (1, 2)
+]
 SHOWN = [
     {"user": 1 + n % 2, "item": n % 5, "time": START + n % 30, "page": n, "place": n % 3, "click": int(n % 4 == 0)}
     for n in range(90)
@@ -21,7 +23,9 @@ def test_the_size_of_what_is_read_at_once_changes_nothing(tmp_path: Path, monkey
 
 
 def test_many_candidates_are_cut_in_two(tmp_path: Path) -> None:
-    out = build(tmp_path / "x", config(requests={"most": 2}), EVENTS, SHOWN + [{**SHOWN[0], "place": p} for p in (4, 5)])
+    out = build(
+        tmp_path / "x", config(requests={"most": 2}), EVENTS, SHOWN + [{**SHOWN[0], "place": p} for p in (4, 5)]
+    )
     lengths = [len(row) for row in pq.read_table(out / "train").column("candidate.item").to_pylist()]
     assert max(lengths) == 2 and sum(lengths) == 62
 
@@ -42,8 +46,14 @@ def negatives(folder: Path, **of: Any) -> dict[str, list]:
 @pytest.mark.parametrize("sample", ["uniform", "popularity"])
 def test_sampled_candidates_follow_with_what_belongs_to_them(tmp_path: Path, sample: str) -> None:
     found = negatives(tmp_path / "x", sample=sample, count=2)
-    brands = dict(pair for i, b in zip(found["history.item"], found["history.brand"], strict=True) for pair in zip(i, b, strict=True))
-    for items, own, labels in zip(found["candidate.item"], found["candidate.brand"], found["candidate.click"], strict=True):
+    brands = dict(
+        pair
+        for i, b in zip(found["history.item"], found["history.brand"], strict=True)
+        for pair in zip(i, b, strict=True)
+    )
+    for items, own, labels in zip(
+        found["candidate.item"], found["candidate.brand"], found["candidate.click"], strict=True
+    ):
         assert labels[-2:] == [0, 0] and all(labels[:-2]) and len(set(items[-2:])) == 2
         assert not set(items[:-2]) & set(items[-2:])
         assert own == [brands[item] for item in items]

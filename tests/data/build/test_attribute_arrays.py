@@ -112,7 +112,11 @@ def test_lists_in_a_text(tmp_path: Path) -> None:
     tree = config(
         sources={"events": "events.csv", "shown": "shown.csv", "films": "films.csv"},
         attributes={
-            "films": {"key": "id", "of": "item", "lists": {"genres": {"column": "genres", "table": "genre", "split": "|"}}}
+            "films": {
+                "key": "id",
+                "of": "item",
+                "lists": {"genres": {"column": "genres", "table": "genre", "split": "|"}},
+            }
         },
     )
     events = [{name: value for name, value in event.items() if name != "price"} for event in EVENTS]
@@ -123,7 +127,11 @@ def test_lists_in_a_text(tmp_path: Path) -> None:
     store = open_attributes(out, schema)
     assert store is not None and genres == {"War": 1, "Drama": 2}
     lists = store.lists("item", "genres", np.array([numbers[1], numbers[2], numbers[3]]))
-    assert lists.lengths.tolist() == [2, 0, 1] and lists.values.tolist() == [genres["Drama"], genres["War"], genres["War"]]
+    assert lists.lengths.tolist() == [2, 0, 1] and lists.values.tolist() == [
+        genres["Drama"],
+        genres["War"],
+        genres["War"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,11 @@
 """Builds against a slow checker in plain Python, which looks at one request at a time."""
 
-import csv
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dist_rec.data.build.build import build_dataset
-from dist_rec.data.build.config import BuildConfig
 from tests.data.build.brute import MICRO, Request, Row, requests_of, vocabulary
 from tests.data.build.small import ANCHORS, START, TEST, VALID, build, built, compared, config
 
@@ -34,6 +29,8 @@ SHOWN = st.fixed_dictionaries(
         "click": st.integers(0, 1),
     }
 )
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     events=st.lists(EVENT, max_size=40),

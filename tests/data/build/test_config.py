@@ -22,7 +22,10 @@ def test_bare_names_are_columns_and_paths() -> None:
         ({"sources": {"events": {"files": "a", "query": "b"}, "shown": "b"}}, "either files or a query, got both"),
         ({"sources": {"events": {"files": "a", "header": False}, "shown": "b"}}, "columns: expected the names"),
         ({"sources": {"events": {"files": "a", "columns": ["x"]}, "shown": "b"}}, "columns: expected none"),
-        ({"sources": {"my events": "a", "events": "a", "shown": "b"}}, "a name of letters, digits and _, got 'my events'"),
+        (
+            {"sources": {"my events": "a", "events": "a", "shown": "b"}},
+            "a name of letters, digits and _, got 'my events'",
+        ),
         ({"events": {"source": "clicks"}}, "sequences.history: no source 'clicks'; these are: events, shown"),
         ({"requests": {"source": "clicks"}}, "requests: no source 'clicks'"),
         ({"requests": {"labels": {"buy": {"source": "x", "user": "u", "time": "t", "within": 1}}}}, "no source 'x'"),
@@ -50,7 +53,10 @@ def test_bare_names_are_columns_and_paths() -> None:
             "a sampled candidate has nothing but attributes of its item, and requests.kind is read from 'kind'",
         ),
         (
-            {"requests": {"negatives": {"sample": "uniform", "count": 2}}, "tables": {"item": {"ids": "range", "rows": 9}}},
+            {
+                "requests": {"negatives": {"sample": "uniform", "count": 2}},
+                "tables": {"item": {"ids": "range", "rows": 9}},
+            },
             "'item' needs a vocabulary to sample from",
         ),
         (

@@ -50,4 +50,6 @@ def test_an_error_of_csv_has_file_line_and_what_came() -> None:
     )
     assert first_line(ValueError(said)) == "/a/b.csv, line 3: Expected Number of Columns: 3 Found: 2, got '1,2'"
     several = said.replace("1,2\nExpected", '1,"2\n3\n\nExpected')
-    assert first_line(ValueError(several)).startswith("/a/b.csv, line 3: Expected Number of Columns: 3 Found: 2, got '1,")
+    assert first_line(ValueError(several)).startswith(
+        "/a/b.csv, line 3: Expected Number of Columns: 3 Found: 2, got '1,"
+    )

@@ -4,7 +4,9 @@ from dist_rec.data.build.config import EventsConfig
 from dist_rec.data.build.fields import IdConfig, NumberConfig, TimeConfig, seconds
 
 
-@pytest.mark.parametrize(("said", "meant"), [("7d", 604_800), ("36h", 129_600), ("90 m", 5400), ("2w", 1_209_600), (5, 5)])
+@pytest.mark.parametrize(
+    ("said", "meant"), [("7d", 604_800), ("36h", 129_600), ("90 m", 5400), ("2w", 1_209_600), (5, 5)]
+)
 def test_durations(said: str | int, meant: int) -> None:
     assert seconds(said) == meant
     of = {"source": "events", "user": "u", "time": "t", "ids": {"item": "i"}, "delay": said}
@@ -12,7 +14,9 @@ def test_durations(said: str | int, meant: int) -> None:
 
 
 def test_what_is_no_duration() -> None:
-    with pytest.raises(ValueError, match=r"expected seconds, or a number with s, m, h, d or w such as 7d, got '7 days'"):
+    with pytest.raises(
+        ValueError, match=r"expected seconds, or a number with s, m, h, d or w such as 7d, got '7 days'"
+    ):
         seconds("7 days")
 
 

@@ -6,14 +6,20 @@ import yaml
 
 from tests.data.build.small import ANCHORS, START, TEST, build, config, write_csv
 
-BRANDS = [{"id": 1, "brand": "x", "size": "L"}, {"id": 2, "brand": "y", "size": "M"}, {"id": 3, "brand": "x", "size": ""}]
+BRANDS = [
+    {"id": 1, "brand": "x", "size": "L"},
+    {"id": 2, "brand": "y", "size": "M"},
+    {"id": 3, "brand": "x", "size": ""},
+]
 
 
 def event(item: int, at: int = 0, kind: str = "a") -> dict[str, Any]:
     return {"user": 9, "item": item, "time": START + at - 100, "kind": kind, "order": 0}
 
 
-def numbers(folder: Path, rows: list[dict[str, Any]], shown: list[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:
+def numbers(
+    folder: Path, rows: list[dict[str, Any]], shown: list[dict[str, Any]] | None = None, **changes: Any
+) -> dict[str, Any]:
     """Columns of the test split, the sizes of tables and side values of the schema, and the numbers by table."""
     folder.mkdir()
     write_csv(folder / "items.csv", BRANDS)

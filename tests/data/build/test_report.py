@@ -32,7 +32,9 @@ def test_what_is_left_out_is_counted_by_its_reason(tmp_path: Path) -> None:
         "valid": (1, 1),
         "test": (1, 1),
     }
-    assert json.loads((tmp_path / "out" / "_build" / "report.json").read_text()) == json.loads(json.dumps(report.tree()))
+    assert json.loads((tmp_path / "out" / "_build" / "report.json").read_text()) == json.loads(
+        json.dumps(report.tree())
+    )
     console = Console(width=100, record=True)
     console.print(render(report))
     text = console.export_text()

@@ -18,7 +18,16 @@ def test_every_row_asks_for_what_it_is_made_of() -> None:
     roles = every_role(BuildConfig.model_validate(tree), SOURCES)
     asked = {name: {of.name: of for of in rows.asked} for name, rows in roles.items()}
     assert list(roles) == [CANDIDATES, events("history"), later("bought"), attributes("items")]
-    assert list(asked[CANDIDATES]) == ["user", "time", "page 0", "order 0", "context city", "id item", "label click", "match 0 of bought"]
+    assert list(asked[CANDIDATES]) == [
+        "user",
+        "time",
+        "page 0",
+        "order 0",
+        "context city",
+        "id item",
+        "label click",
+        "match 0 of bought",
+    ]
     assert list(asked[events("history")]) == ["user", "time", "order 0", "id item", "side kind"]
     assert list(asked[later("bought")]) == ["user", "time", "match 0 of bought"]
     assert list(asked[attributes("items")]) == ["key", "brand of brand", "size as a value"]

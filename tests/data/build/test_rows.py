@@ -19,7 +19,9 @@ def database(tmp_path: Path) -> Database:
     return Database(tmp_path / ".db", "200MB", 1)
 
 
-def read(database: Database, folder: Path, text: str, *asked: Asked, where: str | None = None, drop: bool = False) -> Rows:
+def read(
+    database: Database, folder: Path, text: str, *asked: Asked, where: str | None = None, drop: bool = False
+) -> Rows:
     (folder / "a.csv").write_text(text)
     source = add_sources(database, {"a": SourceConfig(files=["a.csv"])}, folder)["a"]
     rows = Rows("the rows", source, asked, "here", where)
@@ -38,11 +40,13 @@ def test_ids_are_numbers_unless_one_is_text(database: Database, tmp_path: Path) 
 def test_a_bad_row_stops_with_its_place_or_is_counted(database: Database, tmp_path: Path) -> None:
     text = "item,score\n7,1\n,2\n8,x\n9,3\n"
     label = Asked("label", "score", "here.score", "label", at_least=2, needed=True)
-    with pytest.raises(DataError, match=r"a\.csv, line 3, column item \(here\.item\): expected an id.*, got nothing; say"):
+    with pytest.raises(
+        DataError, match=r"a\.csv, line 3, column item \(here\.item\): expected an id.*, got nothing; say"
+    ):
         read(database, tmp_path, text, NUMBER, label)
     other = Database(tmp_path / ".db", "200MB", 1)
-    other.run("DROP TABLE IF EXISTS \"the rows, raw\"; DROP TABLE IF EXISTS \"the rows\"; DROP VIEW a", "again")
-    other.run("DROP VIEW \"a and places\"", "again")
+    other.run('DROP TABLE IF EXISTS "the rows, raw"; DROP TABLE IF EXISTS "the rows"; DROP VIEW a', "again")
+    other.run('DROP VIEW "a and places"', "again")
     rows = read(other, tmp_path, text, NUMBER, label, drop=True)
     assert rows.dropped == {"item: missing": 1, "score: not a number": 1} and rows.count == 2
     assert other.rows(f"SELECT item, label FROM {rows.table}", "read") == [(7, 0), (9, 1)]

@@ -78,7 +78,10 @@ def test_a_query_over_others(tmp_path: Path) -> None:
     [
         ({"a.csv": b""}, r"a\.csv, line 1: expected the names of the columns or values, got nothing"),
         ({"a.csv": b"x,x\n1,2\n"}, r"a\.csv, line 1: expected a name of its own for every column, got 'x'"),
-        ({"a.csv": b"x,y\n1,2\n", "b.csv": b"x,z\n1,2\n"}, r"b\.csv, line 1: expected the columns of .*a\.csv, x, y, got x, z"),
+        (
+            {"a.csv": b"x,y\n1,2\n", "b.csv": b"x,z\n1,2\n"},
+            r"b\.csv, line 1: expected the columns of .*a\.csv, x, y, got x, z",
+        ),
         ({"a.csv": b"x,y\n1,\xe9\n"}, r"a\.csv, line 2: expected text in utf-8, got the byte 0xe9; say encoding"),
         ({"a.parquet": b"PAR1"}, r"a\.parquet: expected a whole Parquet file, got 4 bytes"),
         ({"a.csv": b"x,y\n", "b.parquet": b""}, "expected files of one kind"),

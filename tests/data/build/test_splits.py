@@ -15,7 +15,8 @@ EVENTS = [{"user": 1, "item": 1, "time": START, "kind": "a", "order": 0}]
 def shown(users: int, each: int) -> list[dict[str, Any]]:
     """Rows of users in turn, one second apart."""
     return [
-        {"user": n % users, "item": n, "time": START + n, "page": n, "place": 0, "click": 0} for n in range(users * each)
+        {"user": n % users, "item": n, "time": START + n, "page": n, "place": 0, "click": 0}
+        for n in range(users * each)
     ]
 
 
@@ -48,7 +49,11 @@ def test_by_user(tmp_path: Path) -> None:
     tree = config(split={"by": "user", "valid": 0.3, "test": 0.3})
     found = times(build(tmp_path / "x", tree, EVENTS, shown(30, 2)))
     users = {split: {user for user, _ in rows} for split, rows in found.items()}
-    assert not users["train"] & users["valid"] and not users["train"] & users["test"] and not users["valid"] & users["test"]
+    assert (
+        not users["train"] & users["valid"]
+        and not users["train"] & users["test"]
+        and not users["valid"] & users["test"]
+    )
     assert all(len(rows) == 2 * len(users[split]) for split, rows in found.items())
     other = times(build(tmp_path / "y", config(split={**tree["split"], "seed": 1}), EVENTS, shown(30, 2)))
     assert other != found
@@ -67,7 +72,9 @@ def test_by_windows_of_days(tmp_path: Path) -> None:
     """Days begin at midnight of the zone, and ids are numbered by what the first window knew."""
     day = 86_400
     rows = [{**ANCHORS[0], "time": START + n * day // 2, "item": n} for n in range(7)]
-    out = build(tmp_path / "x", config(split={"by": "windows", "every": "1d", "zone": "America/New_York"}), EVENTS, rows)
+    out = build(
+        tmp_path / "x", config(split={"by": "windows", "every": "1d", "zone": "America/New_York"}), EVENTS, rows
+    )
     names = sorted(path.name for path in out.iterdir() if path.is_dir() and not path.name.startswith("_"))
     assert names == ["2023-11-14", "2023-11-15", "2023-11-16", "2023-11-17"]
     assert [pq.read_table(out / name).num_rows for name in names] == [1, 2, 2, 2]
@@ -87,8 +94,14 @@ def test_a_longer_first_window(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ({"valid": "2033-01-01", "test": "2034-01-01"}, "expected requests for valid, got none of 3; requests are from 2023"),
-        ({"valid": "2024-01-01", "test": "2023-01-01"}, "split: expected valid before test, got 2024-01-01 and 2023-01-01"),
+        (
+            {"valid": "2033-01-01", "test": "2034-01-01"},
+            "expected requests for valid, got none of 3; requests are from 2023",
+        ),
+        (
+            {"valid": "2024-01-01", "test": "2023-01-01"},
+            "split: expected valid before test, got 2024-01-01 and 2023-01-01",
+        ),
         ({"by": "windows", "every": "1w"}, "expected at least two windows of 3 requests, got one"),
         ({"valid": "soon", "test": "later"}, "split: expected a date or time such as 2024-05-01 .*, got 'soon'"),
         ({"valid": "2023-01-01", "test": "2024-01-01", "zone": "Mars/X"}, "expected a zone such as Europe/Berlin"),

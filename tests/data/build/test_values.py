@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_rec.data.build.fields import TimeConfig
 from dist_rec.data.build.database import Database, literal
+from dist_rec.data.build.fields import TimeConfig
 from dist_rec.data.build.values import (
     TimeFacts,
     Value,
@@ -85,7 +85,12 @@ def test_labels(database: Database, sql: str, kind: str, least: float | None, wa
 
 @pytest.mark.parametrize(
     ("sql", "kind", "wanted"),
-    [("2.0::DOUBLE", "DOUBLE", "2"), ("2.5::DOUBLE", "DOUBLE", "2.5"), ("'a'", "VARCHAR", "a"), ("true", "BOOLEAN", "true")],
+    [
+        ("2.0::DOUBLE", "DOUBLE", "2"),
+        ("2.5::DOUBLE", "DOUBLE", "2.5"),
+        ("'a'", "VARCHAR", "a"),
+        ("true", "BOOLEAN", "true"),
+    ],
 )
 def test_values_of_few_are_texts(database: Database, sql: str, kind: str, wanted: str) -> None:
     assert evaluated(database, text_value("x", kind), sql) == (wanted, False)
@@ -136,7 +141,8 @@ def test_the_unit_follows_from_the_largest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "bad"), [("1700000000123", False), ("-5", False), ("1700000000", True), ("'inf'::DOUBLE", True), ("1e17", True)]
+    ("number", "bad"),
+    [("1700000000123", False), ("-5", False), ("1700000000", True), ("'inf'::DOUBLE", True), ("1e17", True)],
 )
 def test_seconds_among_milliseconds_are_bad(database: Database, number: str, bad: bool) -> None:
     kind = "DOUBLE" if "DOUBLE" in number or "e" in number else "BIGINT"
@@ -147,7 +153,10 @@ def test_seconds_among_milliseconds_are_bad(database: Database, number: str, bad
 
 def test_facts_of_times(database: Database) -> None:
     sql = time_facts_sql("x", "VARCHAR")
-    assert database.one(f"SELECT {sql} FROM (VALUES ('5'), ('-7'), ('soon'), (NULL), ('inf')) v(x)", "facts") == (1, 7.0)
+    assert database.one(f"SELECT {sql} FROM (VALUES ('5'), ('-7'), ('soon'), (NULL), ('inf')) v(x)", "facts") == (
+        1,
+        7.0,
+    )
     assert database.one(f"SELECT {time_facts_sql('x', 'DATE')} FROM (SELECT DATE '2024-01-01' AS x)", "facts") == (1, 0)
 
 
@@ -155,5 +164,3 @@ def test_what_is_not_there_is_not_bad(database: Database) -> None:
     for kind in ("VARCHAR", "BIGINT", "DOUBLE"):
         value = time_value("x", kind, TimeConfig(column="x"), TimeFacts(numbers=True, largest=5))
         assert evaluated(database, value, f"NULL::{kind}") == (None, False)
-
-
