@@ -146,6 +146,7 @@ NOT_AT_DOOR: dict[str, str] = {
     "distill/check.py::check_copy": "the steps of a run depend on the number of ranks",
     "data/fit.py::fit_dataset": "of `dist-rec data fit`, which starts no ranks",
     "data/reader.py::__post_init__": "readers of a run have the attributes of their dataset",
+    "data_cli.py::synth": "of `dist-rec data synth`, which starts no ranks",
     "data/loader.py::__iter__": "the state of a loader is read by its workers",
     "data/filter/policy.py::decided": "what a policy of one's own decides is known when it has decided",
     **{

@@ -181,7 +181,8 @@ def _population(database: Database, config: BuildConfig, numbers: Numbers, repor
     known = f"{candidate.kind} {first}"
     counts = f"(SELECT {quoted(known)} AS value, count(*) AS c FROM {PLACED} o WHERE {candidate.known} GROUP BY 1)"
     columns = ", ".join(f"({numbers.id_of(candidate, name)})::BIGINT AS {quoted(name)}" for name in candidate.ids)
-    rows = f"(SELECT i.value AS {quoted(known)}, coalesce(k.c, 0) AS c FROM {quoted(ids_of(table))} i LEFT JOIN {counts} k ON k.value = i.value)"
+    every = f"{quoted(ids_of(table))} i LEFT JOIN {counts} k ON k.value = i.value"
+    rows = f"(SELECT i.value AS {quoted(known)}, coalesce(k.c, 0) AS c FROM {every})"
     query = f"SELECT o.c, {columns} FROM {rows} o {numbers.joins(candidate)} ORDER BY {quoted(first)}"
     found = np.array(database.rows(query, "the items that can be sampled"), np.int64).reshape(
         -1, 1 + len(candidate.ids)

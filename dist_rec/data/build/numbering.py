@@ -156,10 +156,9 @@ class Numbers:
                     joined = (
                         f"(SELECT {key} AS key, count(*) AS c FROM {owner.relation} WHERE {owner.known} GROUP BY 1) k"
                     )
-                    every = (
-                        f"(SELECT key, unnest({quoted(f'list {name}')}) AS value FROM {quoted(attributes(source))}) a"
-                    )
-                    yield f"SELECT a.value AS value, sum(k.c) AS c FROM {joined} JOIN {every} ON a.key = k.key GROUP BY 1"
+                    entries = f"unnest({quoted(f'list {name}')}) AS value"
+                    every = f"(SELECT key, {entries} FROM {quoted(attributes(source))}) a"
+                    yield f"SELECT a.value, sum(k.c) AS c FROM {joined} JOIN {every} ON a.key = k.key GROUP BY 1"
 
     def _number_side(self, owner: Owner, name: str) -> list[str]:
         of, map_ = owner.side[name], quoted(values_of(owner.name, name))
@@ -175,7 +174,8 @@ class Numbers:
             value = f"a.{quoted(f'{attribute[1]} as a value')}"
         self.database.run(
             f"CREATE TABLE {map_} AS SELECT value, row_number() OVER (ORDER BY c DESC, value) AS id FROM (SELECT "
-            f"{value} AS value, count(*) AS c FROM {owner.relation} {join} WHERE {owner.known} GROUP BY 1) WHERE value IS NOT NULL QUALIFY id <= {of.most}",
+            f"{value} AS value, count(*) AS c FROM {owner.relation} {join} WHERE {owner.known} GROUP BY 1) "
+            f"WHERE value IS NOT NULL QUALIFY id <= {of.most}",
             WHAT,
         )
         return [row[0] for row in self.database.rows(f"SELECT value FROM {map_} ORDER BY id", WHAT)]

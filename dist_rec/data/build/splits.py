@@ -70,8 +70,8 @@ def make_requests(database: Database, config: BuildConfig) -> Times:
         "last": f"coalesce(min(t) FILTER (split = 'valid'), {EVER})",
     }[config.split.by]
     database.run(
-        f"CREATE TABLE {USERS} AS SELECT user, row_number() OVER (ORDER BY user) - 1 AS user_row, {known} AS known_until "
-        f"FROM {DIVIDED} GROUP BY user",
+        f"CREATE TABLE {USERS} AS SELECT user, row_number() OVER (ORDER BY user) - 1 AS user_row, {known} AS "
+        f"known_until FROM {DIVIDED} GROUP BY user",
         WHAT,
     )
     return times

@@ -58,8 +58,8 @@ def write_store(
     side = [f"({numbers.side_of(owner, name)})::SMALLINT AS {quoted(name)}" for name in owner.side]
     numbers_ = [f"coalesce(o.{quoted(f'number {name}')}, 'nan'::FLOAT) AS {quoted(name)}" for name in config.numbers]
     query = (
-        f'SELECT u.user_row AS " user", o.time AS " time", {", ".join([*ids, *side, *numbers_])} {joins} ORDER BY u.user_row, '
-        f"o.time, {order_by(len(config.order))}"
+        f'SELECT u.user_row AS " user", o.time AS " time", {", ".join([*ids, *side, *numbers_])} {joins} ORDER BY '
+        f"u.user_row, o.time, {order_by(len(config.order))}"
     )
     done = 0
     for batch in database.stream(query, what, ROWS_AT_ONCE):

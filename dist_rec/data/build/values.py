@@ -89,10 +89,8 @@ def vector_value(of: str, dim: int) -> Value:
 def elements(of: str, kind: str, split: str | None) -> tuple[str, str]:
     """A list in SQL, and the type of its elements."""
     if split is not None:
-        return (
-            f"CASE WHEN {of} IS NOT NULL THEN list_filter(string_split({of}::VARCHAR, {literal(split)}), e -> e != '') END",
-            "VARCHAR",
-        )
+        parts = f"string_split({of}::VARCHAR, {literal(split)})"
+        return f"CASE WHEN {of} IS NOT NULL THEN list_filter({parts}, e -> e != '') END", "VARCHAR"
     return of, kind.partition("[")[0]
 
 

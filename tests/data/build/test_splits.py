@@ -60,7 +60,7 @@ def test_by_user(tmp_path: Path) -> None:
 
 
 def test_the_last_of_every_user(tmp_path: Path) -> None:
-    found = times(build(tmp_path / "x", config(split={"by": "last"}), EVENTS, shown(2, 4) + [ANCHORS[0]]))
+    found = times(build(tmp_path / "x", config(split={"by": "last"}), EVENTS, [*shown(2, 4), ANCHORS[0]]))
     assert {split: [(user, time - START) for user, time in rows] for split, rows in found.items()} == {
         "train": [(0, 0), (1, 1), (9, 1), (0, 2), (1, 3)],
         "valid": [(0, 4), (1, 5)],
