@@ -77,7 +77,7 @@ def build_dataset(
             add_later_labels(database, config)
             _drop_without_requests(database, config, report)
             bars.update("numbering the ids")
-            numbers = Numbers(database, config)
+            numbers = Numbers(database, config, text)
             stored = dataset / STORE_FOLDER if config.histories == "once" else place / STORE_FOLDER
             stores = _stores(database, config, numbers, stored, bars, report)
             schema = schema_of(config, numbers)
@@ -223,7 +223,7 @@ def _describe(
     (dataset / RECIPE_FILE).write_text(yaml.safe_dump(recipe, sort_keys=False))
     (about / "report.json").write_text(json.dumps(report.tree(), indent=1) + "\n")
     for table in numbers.sizes:
-        if config.tables.get(table) is None or config.tables[table].rows is None:
+        if numbers.is_mapped(table):
             path = literal(str(about / f"{table}.parquet"))
             query = f"SELECT * FROM {quoted(ids_of(table))} ORDER BY id"
             database.run(f"COPY ({query}) TO {path} (FORMAT parquet, COMPRESSION zstd)", f"writing the ids of {table}")

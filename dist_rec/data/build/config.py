@@ -164,20 +164,26 @@ class AttributesConfig(Strict):
 class TableConfig(Strict):
     """How the ids of a table are numbered."""
 
-    ids: Literal["vocabulary", "range"] = Field(
+    ids: Literal["vocabulary", "range", "hashed", "dynamic"] = Field(
         default="vocabulary",
         description="vocabulary: ids of the training split, most frequent first, after those for all others. range: "
-        "whole numbers 0 .. rows - 1, as they are.",
+        "whole numbers 0 .. rows - 1, as they are. hashed, dynamic: any ids, as in a schema; text becomes the first 64 "
+        "bits of its BLAKE2b, a missing one 0.",
     )
     min_count: Size = Field(default=1, ge=1, description="Of vocabulary: rarer ids of the training split are others.")
     others: Size = Field(default=1, ge=1, description="Of vocabulary: rows that all other ids share, by a hash.")
-    rows: Size | None = Field(default=None, ge=1, description="Of range.")
+    rows: Size | None = Field(default=None, ge=1, description="Of range, hashed and dynamic.")
 
     @model_validator(mode="after")
     def _check(self) -> "TableConfig":
-        if (self.ids == "range") != (self.rows is not None):
-            raise ValueError("rows: expected them with ids: range, and only there")
+        if (self.ids != "vocabulary") != (self.rows is not None):
+            raise ValueError("rows: expected them with ids: range, hashed or dynamic, and only there")
         return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its ids have no range."""
+        return self.ids in ("hashed", "dynamic")
 
 
 class SplitConfig(Strict):
@@ -266,6 +272,11 @@ class BuildConfig(Strict):
             beside = [of for of in self.attributes.values() if of.of == table]
             names = [name for of in beside for name in (*of.numbers, *of.lists, *of.vectors)]
             check_distinct(f"attributes of {table}", names, "an attribute is one column")
+            if self.tables.get(table, TableConfig()).is_open and names:
+                raise ValueError(
+                    f"attributes of {table}: numbers, lists and vectors are of ids with a range or a vocabulary, got "
+                    f"ids: {self.tables[table].ids}"
+                )
         if self.histories == "once" and any(of.most is not None for of in self.sequences.values()):
             raise ValueError(
                 "sequences: with histories: once a recipe cuts histories (data.max_length); expected no most"

@@ -67,6 +67,12 @@ class Database:
                     return
             yield batch
 
+    def insert(self, table: str, rows: pa.Table, what: str) -> None:
+        with self._errors(what):
+            self._connection.register("rows to insert", rows)
+            self._connection.execute(f'INSERT INTO {table} SELECT * FROM "rows to insert"')
+            self._connection.unregister("rows to insert")
+
     def columns(self, relation: str, what: str) -> dict[str, str]:
         """Name -> type of DuckDB."""
         return {row[0]: row[1] for row in self.rows(f"DESCRIBE SELECT * FROM {relation}", what)}

@@ -17,7 +17,10 @@ def schema_of(config: BuildConfig, numbers: Numbers) -> Schema:
     requests = config.requests
     tree: dict[str, Any] = {
         "name": config.name,
-        "tables": numbers.sizes,
+        "tables": {
+            name: {"rows": size, "ids": config.tables[name].ids} if numbers.is_open(name) else size
+            for name, size in numbers.sizes.items()
+        },
         "request": {
             "grouping_key": GROUPING_KEY,
             "time": TIME,

@@ -3,8 +3,11 @@
 A table of ids has the map `ids of <table>` (value, id); what is not in it shares the first ids. Values of few have a
 map, too. All maps are ordered by frequency, then by value, so that the same logs give the same numbers."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from dist_rec.data.build.config import BuildConfig, TableConfig
 from dist_rec.data.build.database import Database, literal, quoted
@@ -12,6 +15,7 @@ from dist_rec.data.build.fields import IdConfig, SideConfig
 from dist_rec.data.build.roles import CANDIDATES, PLACED, USERS, attributes, events
 
 WHAT = "numbering the ids"
+ROWS_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,8 @@ class Numbers:
     `sizes` table -> its number of ids; `values` (owner, side value) -> the texts in the order of their numbers, without
     the first of those that were fitted, which stands for all others."""
 
-    def __init__(self, database: Database, config: BuildConfig) -> None:
-        self.database, self.config, self.owners = database, config, owners_of(config)
+    def __init__(self, database: Database, config: BuildConfig, text: set[str]) -> None:
+        self.database, self.config, self.owners, self.text = database, config, owners_of(config), text
         self.sizes = {table: self._number_table(table) for table in config.table_names}
         self.values = {(of.name, name): self._number_side(of, name) for of in self.owners for name in of.side}
         for source in config.attributes:
@@ -58,7 +62,7 @@ class Numbers:
         for name, of in owner.ids.items():
             if (attribute := self.config.attributes_of(of.column)) is not None:
                 found |= self._attribute_join(owner, attribute[0])
-            elif not self._is_range(table := of.table or name):
+            elif self.is_mapped(table := of.table or name):
                 alias = quoted(f"{owner.kind} {name}, id")
                 found[alias] = f"{quoted(ids_of(table))} {alias} ON {alias}.value = o.{quoted(f'{owner.kind} {name}')}"
         for name, of in owner.side.items():
@@ -83,29 +87,29 @@ class Numbers:
     def unknown(self, owner: Owner, name: str) -> str:
         """Whether the field of row `o` has an id that training did not know, with the joins of the owner."""
         of = owner.ids[name]
-        if self._is_range(of.table or name) or self.config.attributes_of(of.column) is not None:
+        if self._table(of.table or name).rows is not None or self.config.attributes_of(of.column) is not None:
             return "false"
         return f"{quoted(f'{owner.kind} {name}, id')}.id IS NULL"
 
     def keyed(self, table: str) -> str:
         """A JOIN of rows `a` with a key of a table, that leaves those whose key has a number of its own."""
-        if self._is_range(table):
+        if not self.is_mapped(table):
             return ""
         return f"JOIN {quoted(ids_of(table))} k ON k.value = a.key"
 
     def key_of(self, table: str) -> str:
         """The number of the key of a row `a`, with the join of `keyed`."""
-        return "a.key" if self._is_range(table) else "k.id"
+        return "k.id" if self.is_mapped(table) else "a.key"
 
     def join_of(self, table: str, value: str) -> tuple[str, str]:
         """A JOIN for a value of a table, and its number with it."""
-        if self._is_range(table):
+        if not self.is_mapped(table):
             return "", value
         return f"LEFT JOIN {quoted(ids_of(table))} v ON v.value = {value}", self._numbered(table, value, "v.id")
 
     def _numbered(self, table: str, value: str, number: str) -> str:
-        if self._is_range(table):
-            return f"coalesce({value}, 0)"
+        if self._table(table).rows is not None:
+            return f"coalesce({number if self.is_mapped(table) else value}, 0)"
         others = self._table(table).others
         other = "0" if others == 1 else f"coalesce(md5_number_lower({value}::VARCHAR) % {others}, 0)"
         return f"coalesce({number}, {other})"
@@ -113,6 +117,8 @@ class Numbers:
     def _number_table(self, table: str) -> int:
         of = self._table(table)
         if of.rows is not None:
+            if self.is_mapped(table):
+                self._hash_texts(table)
             return of.rows
         counts = (
             " UNION ALL ".join([*self._counts(table), *self._list_counts(table)])
@@ -125,6 +131,27 @@ class Numbers:
             WHAT,
         )
         return of.others + self.database.one(f"SELECT count(*) FROM {quoted(ids_of(table))}", WHAT)[0]
+
+    def _hash_texts(self, table: str) -> None:
+        """The map of a table of text without a range: every text that occurs, and 64 bits of its hash."""
+        columns = [
+            f"SELECT key AS value FROM {quoted(attributes(source))}"
+            for source, of in self.config.attributes.items()
+            if of.of == table
+        ]
+        for owner in self.owners:
+            for name in (name for name, of in owner.ids.items() if (of.table or name) == table):
+                if (attribute := self.config.attributes_of(owner.ids[name].column)) is None:
+                    columns.append(f"SELECT o.{quoted(f'{owner.kind} {name}')} AS value FROM {owner.relation}")
+                else:
+                    column = quoted(f"{attribute[1]} of {table}")
+                    columns.append(f"SELECT {column} AS value FROM {quoted(attributes(attribute[0]))}")
+        every = f"SELECT DISTINCT value FROM ({' UNION ALL '.join(columns)}) WHERE value IS NOT NULL ORDER BY value"
+        self.database.run(f"CREATE TABLE {quoted(ids_of(table))} (value VARCHAR, id BIGINT)", WHAT)
+        for batch in self.database.stream(every, WHAT, ROWS_AT_ONCE):
+            texts = batch.column("value")
+            ids = pa.array([hash_of_text(text) for text in texts.to_pylist()], pa.int64())
+            self.database.insert(quoted(ids_of(table)), pa.table({"value": texts, "id": ids}), WHAT)
 
     def _counts(self, table: str) -> Iterable[str]:
         """SELECTs of values and how often training sees them."""
@@ -194,7 +221,7 @@ class Numbers:
                 if f"{number} AS {column}" in columns:
                     continue
                 columns.append(f"{number} AS {column}")
-                if not self._is_range(table):
+                if self.is_mapped(table):
                     joins.append(f"LEFT JOIN {quoted(ids_of(table))} {alias} ON {alias}.value = o.{column}")
         values = [
             quoted(f"{attribute[1]} as a value")
@@ -226,8 +253,13 @@ class Numbers:
     def _table(self, table: str) -> TableConfig:
         return self.config.tables.get(table, TableConfig())
 
-    def _is_range(self, table: str) -> bool:
-        return self._table(table).rows is not None
+    def is_open(self, table: str) -> bool:
+        """Whether its ids have no range, and are numbers of 64 bits."""
+        return self._table(table).is_open
+
+    def is_mapped(self, table: str) -> bool:
+        """Whether ids get their numbers from a map: of a vocabulary, or of hashes of text."""
+        return self._table(table).rows is None or (self.is_open(table) and table in self.text)
 
 
 def _joined(owner: Owner, source: str) -> str:
@@ -245,3 +277,8 @@ def values_of(owner: str, name: str) -> str:
 
 def numbered(source: str) -> str:
     return f"attributes of {source}, numbered"
+
+
+def hash_of_text(text: str) -> int:
+    """The first 64 bits of BLAKE2b of a text in UTF-8, as a number with a sign: the same everywhere."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)

@@ -131,7 +131,7 @@ def _numbers(kind: str, key: str, numbers: dict[str, NumberConfig]) -> Iterable[
 
 
 def _rows(config: BuildConfig, table: str) -> int | None:
-    return config.tables[table].rows if table in config.tables else None
+    return config.tables[table].rows if table in config.tables and not config.tables[table].is_open else None
 
 
 def _values(of: SideConfig) -> tuple[str, ...] | None:

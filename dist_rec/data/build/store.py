@@ -49,12 +49,17 @@ def write_store(
     what = f"sorting the events of {owner.name}"
     joins = f"FROM {owner.relation} {numbers.joins(owner)}"
     count, users = database.one(f"SELECT (SELECT count(*) FROM {owner.relation}), (SELECT count(*) FROM {USERS})", what)
-    kinds = {name: np.int32 for name in owner.ids} | {name: np.int16 for name in owner.side}
+    wide = {name: numbers.is_open(of.table or name) for name, of in owner.ids.items()}
+    kinds = {name: np.int64 if wide[name] else np.int32 for name in owner.ids}
+    kinds |= {name: np.int16 for name in owner.side}
     kinds |= {name: np.float32 for name in config.numbers}
     columns = {name: _new(folder / f"{name}.npy", count, kind) for name, kind in kinds.items()}
     times, user = _new(exact, count, np.int64), np.zeros(users + 1, np.int64)
     seconds = _new(folder / "time.npy", count, np.int64)
-    ids = [f"({numbers.id_of(owner, name)})::INTEGER AS {quoted(name)}" for name in owner.ids]
+    ids = [
+        f"({numbers.id_of(owner, name)})::{'BIGINT' if wide[name] else 'INTEGER'} AS {quoted(name)}"
+        for name in owner.ids
+    ]
     side = [f"({numbers.side_of(owner, name)})::SMALLINT AS {quoted(name)}" for name in owner.side]
     numbers_ = [f"coalesce(o.{quoted(f'number {name}')}, 'nan'::FLOAT) AS {quoted(name)}" for name in config.numbers]
     query = (

@@ -95,7 +95,8 @@ def candidate_features(table: pa.Table, schema: Schema) -> dict[str, Ints]:
 def _beside(own: Ints, row: Ints, events: Ints, lengths: Ints, name: str) -> dict[str, Ints]:
     """How often a candidate's id is among the events of its request, and whether it is the newest of them."""
     of_event = np.repeat(np.arange(len(lengths)), lengths)
-    size = int(max(own.max(initial=0), events.max(initial=0))) + 1
+    known, place = np.unique(np.concatenate([own, events]), return_inverse=True)  # any 64 bits
+    own, events, size = place[: len(own)], place[len(own) :], len(known)
     keys, times = np.unique(of_event * size + events, return_counts=True)
     wanted = row * size + own
     place = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))

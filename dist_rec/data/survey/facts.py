@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dist_rec.common.id_hash import hashed_rows, mixed, raw_ids
 from dist_rec.data.columns import CANDIDATE, CONTEXT, Ints
 from dist_rec.data.row_reader import PARQUET, RowReader
 from dist_rec.data.schema import Schema
@@ -84,14 +85,16 @@ def _part(table: pa.Table, schema: Schema, counts: dict[str, Ints], ages: dict[s
     hashed = _mixed(hashed ^ (hashed if now is None else now.astype(np.uint64)))
     at_once = np.zeros(len(some), bool)
     for field in schema.context:
-        ids = some.scalars(field.name).astype(np.int64)
+        ids = _places(schema, field.table, some.scalars(field.name))
         counts[f"{CONTEXT}.{field.name}"] += np.bincount(ids, minlength=len(counts[f"{CONTEXT}.{field.name}"]))
         hashed = _mixed(hashed ^ ids.astype(np.uint64))
     for owner, of in [*((of.name, of) for of in schema.sequences), (CANDIDATE, schema.candidate)]:
         lengths = some.lists(f"{owner}.{of.ids[0].name}").lengths
         found["candidates" if owner == CANDIDATE else f"lengths.{owner}"] = lengths
-        for name in [*(field.name for field in of.ids), *of.side]:
-            values = some.lists(f"{owner}.{name}").values.astype(np.int64)
+        tables = {field.name: field.table for field in of.ids}
+        for name in [*tables, *of.side]:
+            values = some.lists(f"{owner}.{name}").values
+            values = _places(schema, tables[name], values) if name in tables else values.astype(np.int64)
             counts[f"{owner}.{name}"] += np.bincount(values, minlength=len(counts[f"{owner}.{name}"]))
             hashed = _mixed(hashed ^ _of_lists(values, lengths))
         if owner in ages and now is not None:
@@ -114,6 +117,13 @@ def _part(table: pa.Table, schema: Schema, counts: dict[str, Ints], ages: dict[s
     return found
 
 
+def _places(schema: Schema, table: str, values: NDArray) -> Ints:
+    """Ids as places in counts: those without a range by the hash of a table as large."""
+    if table not in schema.open_ids:
+        return values.astype(np.int64)
+    return hashed_rows(raw_ids(values), schema.tables[table])
+
+
 def _of_lists(values: Ints, lengths: Ints) -> NDArray[np.uint64]:
     """(B,) a number of each row's values and their order."""
     starts = np.cumsum(lengths) - lengths
@@ -124,11 +134,7 @@ def _of_lists(values: Ints, lengths: Ints) -> NDArray[np.uint64]:
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
-    return values ^ (values >> np.uint64(31))
+    return mixed(values.view(np.int64))
 
 
 def over_time(facts: SplitFacts, first: int, width: int) -> tuple[Ints, Ints, Ints, Ints]:

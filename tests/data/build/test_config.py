@@ -36,7 +36,7 @@ def test_bare_names_are_columns_and_paths() -> None:
         ({"attributes": {"shown": {"key": "a", "of": "brand"}}}, "no field uses the table 'brand'; these are: item"),
         ({"tables": {"brand": {}}}, "no field uses the table 'brand'"),
         ({"tables": {"item": {"ids": "range"}}}, "rows: expected them with ids: range"),
-        ({"tables": {"item": {"rows": 5}}}, "rows: expected them with ids: range, and only there"),
+        ({"tables": {"item": {"rows": 5}}}, "rows: expected them with ids: range, hashed or dynamic, and only there"),
         ({"events": {"side": {"item": "kind"}}}, "sequences.history: expected every name once, got 'item'"),
         ({"split": {"by": "windows"}}, "every: expected it with by: windows"),
         ({"split": {"first": "1d", "valid": 0.1, "test": 0.1}}, "every: expected it with by: windows, and there only"),

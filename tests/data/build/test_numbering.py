@@ -2,8 +2,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 import yaml
 
+from dist_rec.common.strict import ConfigError, check
+from dist_rec.config import load_config
+from dist_rec.data.build.config import BuildConfig
+from dist_rec.data.build.numbering import hash_of_text
+from dist_rec.data.event_store import whole
+from dist_rec.data.row_reader import PARQUET
+from dist_rec.data.schema_file import load_schema
+from dist_rec.door import check_run
 from tests.data.build.small import ANCHORS, START, TEST, build, config, write_csv
 
 BRANDS = [
@@ -25,7 +34,10 @@ def numbers(
     write_csv(folder / "items.csv", BRANDS)
     out = build(folder, config(**changes), rows, shown or ANCHORS)
     schema = yaml.safe_load((out / "schema.yaml").read_text())
-    found = {"tables": schema["tables"], "side": schema["sequences"][0].get("side")}
+    found = {
+        "tables": {name: of["rows"] if isinstance(of, dict) else of for name, of in schema["tables"].items()},
+        "side": schema["sequences"][0].get("side"),
+    }
     found |= {path.stem: pq.read_table(path).to_pylist() for path in (out / "_build").glob("*.parquet")}
     return found | pq.read_table(out / "test").to_pydict()
 
@@ -79,3 +91,41 @@ def test_values_of_few_are_fitted_on_training(tmp_path: Path) -> None:
     found = numbers(tmp_path / "x", events, events={"side": {"kind": {"column": "kind", "most": 3}}})
     assert found["side"] == {"kind": 4}, "b, d, a and all others"
     assert found["history.kind"] == [[1, 1, 0, 3, 2, 2, 0]]
+
+
+def test_ids_without_a_range_stay_as_they_are(tmp_path: Path) -> None:
+    events = [event(item) for item in (-5, 2**63 + 1, 2**62 + 1)]
+    found = numbers(tmp_path / "x", events, tables={"item": {"ids": "hashed", "rows": 50}})
+    assert found["tables"] == {"item": 50} and "item" not in found
+    assert found["history.item"] == [[-5, 2**63 + 1 - 2**64, 2**62 + 1]]
+    schema = load_schema(tmp_path / "x" / "out")
+    assert schema.open_ids == {"item": "hashed"}
+
+
+@pytest.mark.parametrize("histories", ["copies", "once"])
+def test_texts_without_a_range_are_hashed(tmp_path: Path, histories: str) -> None:
+    events = [{**event(0), "item": item} for item in ("tea", "coffee", "tea")]
+    shown = [{**anchor, "item": "tea"} for anchor in ANCHORS]
+    tree = {"tables": {"item": {"ids": "dynamic", "rows": 50}}, "histories": histories}
+    found = numbers(tmp_path / "x", events, shown, **tree)
+    tea, coffee = hash_of_text("tea"), hash_of_text("coffee")
+    assert (tea, coffee) == (-4870837297042863447, 2963266862250837543)
+    assert found["candidate.item"] == [[tea]] and {row["value"]: row["id"] for row in found["item"]} == {
+        "tea": tea,
+        "coffee": coffee,
+    }
+    out = tmp_path / "x" / "out"
+    schema = load_schema(out)
+    table = whole(PARQUET.read(PARQUET.row_groups(out / "test", schema), schema), schema)
+    assert table.column("history.item").to_pylist() == [[tea, coffee, tea]]
+    check_run(load_config(out / "recipe.yaml"), None)
+
+
+def test_open_tables_have_no_attributes(tmp_path: Path) -> None:
+    tree = config(
+        sources={"events": "events.csv", "shown": "shown.csv", "items": "items.csv"},
+        attributes={"items": {"key": "id", "of": "item", "numbers": {"size": "size"}}},
+        tables={"item": {"ids": "hashed", "rows": 9}},
+    )
+    with pytest.raises(ConfigError, match="numbers, lists and vectors are of ids with a range or a vocabulary"):
+        check(BuildConfig, tree, "here")
