@@ -82,7 +82,10 @@ setup(
         *kernel_packages(),
     ],
     package_dir={"dist_rec.kernels": "kernels"},
-    package_data={"dist_rec.kernels.cross_causal_attention": ["*.json"]},
+    package_data={
+        "dist_rec.kernels.cross_causal_attention": ["*.json"],
+        "dist_rec.data.importers": ["*.yaml"],
+    },
     ext_modules=[
         Extension(
             "dist_rec.data._host",
@@ -100,6 +103,7 @@ setup(
         "torchmetrics>=1.0.3",
         "numpy>=1.26",
         "pyarrow>=16",
+        "duckdb>=1.3",
         "pydantic>=2.7",
         "pyyaml>=6",
         "rich>=13",

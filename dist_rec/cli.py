@@ -4,38 +4,24 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from dist_rec.data_cli import Force, data_app, home
 from dist_rec.distill_cli import distill_app
-from dist_rec.fit_cli import fit_numbers
-
-if TYPE_CHECKING:
-    from dist_rec.data.importers.source import ImportSummary
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-data_app = typer.Typer(no_args_is_help=True, help="Make, import and look at datasets.")
 app.add_typer(data_app, name="data")
-data_app.command("fit")(fit_numbers)
 filter_app = typer.Typer(no_args_is_help=True, help="Find the events of a dataset that a run should not learn from.")
 app.add_typer(filter_app, name="filter")
 app.add_typer(distill_app, name="distill")
-
-
-def _home(path: Path | None) -> Path | None:
-    """~ as the home folder, where the shell did not do it."""
-    return path and Path(os.path.expanduser(path))
 
 
 Recipe = Annotated[Path, typer.Argument(help="YAML recipe, such as launch/recipes/quickstart.yaml.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="key=value over the recipe, such as model.longer.k=32.")
 ]
-Out = Annotated[
-    Path, typer.Argument(help="Dataset folder to write; one that dist-rec made is replaced.", callback=_home)
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace whatever folder is there, with all that is in it.")]
 
 
 @app.command()
@@ -145,7 +131,7 @@ def purge(
     ids: Annotated[
         list[str], typer.Option(help="table=FILE, a file of ids: text with one per line, .npy or Parquet. May repeat.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Checkpoint folder to write.", callback=_home)] = None,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder to write.", callback=home)] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Replace the checkpoint instead.")] = False,
 ) -> None:
     """Reset rows of tables in a checkpoint, with their optimizer state: mitigation, not exact unlearning."""
@@ -165,7 +151,7 @@ def purge(
 
 @filter_app.command()
 def fit(
-    data: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)],
+    data: Annotated[Path, typer.Argument(help="Dataset folder.", callback=home)],
     labels: Annotated[
         str,
         typer.Option(
@@ -173,7 +159,7 @@ def fit(
             "with --level user a file of grouping keys."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the probe to write.", callback=_home)],
+    out: Annotated[Path, typer.Option(help="Folder of the probe to write.", callback=home)],
     level: Annotated[Literal["event", "session", "user"], typer.Option(help="What a label is of.")] = "event",
     sequence: Annotated[str | None, typer.Option(help="Needed where the data have several.")] = None,
     share: Annotated[
@@ -209,10 +195,10 @@ def fit(
 
 @filter_app.command()
 def score(
-    data: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)],
-    probe: Annotated[Path, typer.Option(help="Folder made by filter fit.", callback=_home)],
+    data: Annotated[Path, typer.Argument(help="Dataset folder.", callback=home)],
+    probe: Annotated[Path, typer.Option(help="Folder made by filter fit.", callback=home)],
     out: Annotated[
-        Path, typer.Option(help="Dataset folder to write; the data's own folder is replaced.", callback=_home)
+        Path, typer.Option(help="Dataset folder to write; the data's own folder is replaced.", callback=home)
     ],
     force: Force = False,
 ) -> None:
@@ -225,131 +211,10 @@ def score(
         typer.echo(f"{out}: {above:.1%} of {owner} above the probe's threshold")
 
 
-@data_app.command()
-def synth(
-    out: Out,
-    kind: Annotated[
-        Literal["history", "three", "delayed"],
-        typer.Option(
-            help="history: one long sequence, one label. three: three sequences that must be crossed, two labels. "
-            "delayed: a label that arrives late, and feedback that tells of it early."
-        ),
-    ] = "history",
-    requests: Annotated[
-        int | None, typer.Option(help="Requests over all splits: 40,000 by default, three 120,000, delayed 60,000.")
-    ] = None,
-    candidates: Annotated[int | None, typer.Option(help="Candidates per request: 4 by default, three 2.")] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option(help="Longest history, in events: 1,000 by default, three 300 clicks, delayed 60."),
-    ] = None,
-    categories: Annotated[
-        int | None, typer.Option(help="Categories of items: 16 by default, delayed 12; not of the kind three.")
-    ] = None,
-    forget_share: Annotated[
-        float | None,
-        typer.Option(help="Mean share of events of a domain that a run may be asked to forget; kind history only."),
-    ] = None,
-    topics: Annotated[int | None, typer.Option(help="Topics of clicks, 12 by default; kind three only.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 0,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, any option of the kind, such as noise=1 of delayed.")
-    ] = None,
-    force: Force = False,
-) -> None:
-    """Make data with a planted truth, whose best reachable AUC is known."""
-    from dist_rec.common.log import setup_logging
-    from dist_rec.common.strict import check
-    from dist_rec.common.yaml_file import apply_override
-    from dist_rec.data.synthetic.about import about
-    from dist_rec.data.synthetic.delayed import DelayedConfig, synthesize_delayed
-    from dist_rec.data.synthetic.history import SynthConfig, synthesize
-    from dist_rec.data.synthetic.three import ThreeConfig, synthesize_three
-
-    setup_logging(0)
-    # Only what was said, so that each kind has defaults of its own and refuses what it does not know.
-    said = {"requests": requests, "candidates": candidates, "max_length": max_length, "seed": seed}
-    said |= {"categories": categories, "topics": topics, "forget_share": forget_share}
-    options = {name: value for name, value in said.items() if value is not None}
-    for setting in settings or []:
-        apply_override(options, setting)
-    where = f"dist-rec data synth --kind {kind}"
-    if kind == "three":
-        stats = synthesize_three(out, check(ThreeConfig, options, where), force=force)
-    elif kind == "delayed":
-        stats = synthesize_delayed(out, check(DelayedConfig, options, where), force=force)
-    else:
-        stats = synthesize(out, check(SynthConfig, options, where), force=force)
-    for line in about(out, kind, stats):
-        typer.echo(line)
-
-
-@data_app.command("import")
-def import_data(
-    importer: Annotated[str, typer.Argument(help="movielens, assist, or package.module:Name for one of your own.")],
-    source: Annotated[Path, typer.Argument(help="Folder with the data set's own files, plain or .xz.", callback=_home)],
-    out: Annotated[
-        Path | None, typer.Argument(help="Dataset folder to write; the importer names one.", callback=_home)
-    ] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, an option of the importer.")] = None,
-    force: Force = False,
-) -> None:
-    """Turn a data set into a dataset folder.
-
-    movielens: MovieLens 100k or 1M, recognised by its files: rating of 4 or more, one request per rating.
-
-    assist: ASSISTments 2009 or Statics 2011: every answer from the earlier ones, five folds."""
-    from dist_rec.common.log import setup_logging
-    from dist_rec.common.yaml_file import apply_override
-    from dist_rec.registry import IMPORTERS, Part
-
-    setup_logging(0)
-    options: dict[str, object] = {}
-    for setting in settings or []:
-        apply_override(options, setting)
-    summary: ImportSummary = IMPORTERS.make(Part(name=importer, options=options))(source, out, force=force)
-    for split, rows in summary.rows.items():
-        typer.echo(f"{summary.out / split}: {rows} requests, {summary.candidates[split]} labelled candidates")
-    for reason, count in summary.dropped.items():
-        typer.echo(f"dropped {count}: {reason}")
-
-
-@data_app.command()
-def migrate(path: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)]) -> None:
-    """Rewrite a dataset of before 0.1.0 in today's words: keys of its schema and names of its columns."""
-    from dist_rec.common.log import setup_logging
-    from dist_rec.data.migrate import migrate_dataset
-
-    setup_logging(1)  # only errors: what is old is what this is for
-    changed = migrate_dataset(path)
-    typer.echo("\n".join(f"rewritten: {file}" for file in changed) if changed else f"{path}: nothing to rewrite")
-
-
-@data_app.command()
-def inspect(
-    path: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)],
-    ngram: Annotated[
-        list[str] | None, typer.Option(help="N-grams to try at a field of a sequence: 'history.item={rows: 100000}'.")
-    ] = None,
-) -> None:
-    """Rows, length percentiles, duplicates, label rates, cardinalities, and bytes with and without dedup; of n-grams
-    also how often they occur, and how many share a row."""
-    from rich.console import Console
-
-    from dist_rec.common.log import setup_logging
-
-    setup_logging(0)  # first: libraries warn when they are imported
-
-    from dist_rec.data.inspect import inspect_dataset, render
-    from dist_rec.data.ngram.told import ngrams_told
-
-    Console().print(render(inspect_dataset(path, ngrams_told(ngram or []))))
-
-
 @filter_app.command()
 def report(
-    path: Annotated[Path, typer.Argument(help="Dataset folder.", callback=_home)],
-    recipe: Annotated[Path | None, typer.Option(help="Recipe whose data.filter decides.", callback=_home)] = None,
+    path: Annotated[Path, typer.Argument(help="Dataset folder.", callback=home)],
+    recipe: Annotated[Path | None, typer.Option(help="Recipe whose data.filter decides.", callback=home)] = None,
     overrides: Overrides = None,
 ) -> None:
     """What a filter would do, before it does: events, candidates and users by reason and action, with examples."""

@@ -38,6 +38,11 @@ class DataConfig(Strict):
         description="Cross-validation: fold i is the test split, fold i+1 (cyclic) the validation split, the rest "
         "train. Replaces train, valid and test.",
     )
+    windows: list[str] = Field(
+        default=[],
+        description="Sub-folders in order of time, such as days of a log: each is trained on, all epochs of it, after "
+        "the model was judged on it. The last one is judged only. Replaces train and valid.",
+    )
     batch_size: Size | None = Field(
         default=64, ge=1, description="Requests per rank and training step; null with batch_events."
     )
@@ -112,8 +117,25 @@ class DataConfig(Strict):
             return tree | {"batch_size": None}
         return tree
 
+    @model_validator(mode="before")
+    @classmethod
+    def _windows_are_splits(cls, tree: Any) -> Any:
+        windows = tree.get("windows") if isinstance(tree, dict) else None
+        if not isinstance(windows, list) or not windows:
+            return tree
+        if len(windows) < 2:
+            raise ValueError(f"windows needs at least 2 names, one to train on and one to judge, got {windows}")
+        made = {"train": windows[:-1], "valid": []}
+        for name, folders in made.items():
+            if name in tree and tree[name] != folders:
+                raise ValueError(f"windows replaces {name}; expected no {name} beside it, got {tree[name]}")
+        return {"test": [], **tree, **made}
+
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
+        check_distinct("windows", self.windows, "a window is trained on once")
+        if self.windows and self.folds:
+            raise ValueError("expected either windows or folds, got both")
         if (self.batch_size is None) == (self.batch_events is None):
             got = f"batch_size={self.batch_size} and batch_events={self.batch_events}"
             raise ValueError(f"expected either batch_size or batch_events, and null for the other, got {got}")
@@ -122,6 +144,7 @@ class DataConfig(Strict):
         if not self.folds and not self.train:
             raise ValueError("train needs at least one sub-folder, got none")
         splits = {"folds": self.folds} if self.folds else {"train": self.train, "valid": self.valid, "test": self.test}
+        splits |= {"windows": self.windows[-1:]}
         for name, folders in splits.items():
             check_distinct(name, [os.path.normpath(folder) for folder in folders], "its rows would be read twice")
         check_distinct("leave_out", self.leave_out, "a field is left out once")
@@ -325,6 +348,15 @@ class Config(Strict):
     distill: DistillConfig | None = Field(
         default=None, description="A teacher that sees feedback and teaches the model that does not; null: none."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        if self.data.windows and self.optim.accumulation_steps > 1:
+            raise ValueError(
+                "data.windows: a window is judged between two updates; expected optim.accumulation_steps: 1, got "
+                f"{self.optim.accumulation_steps}"
+            )
+        return self
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:

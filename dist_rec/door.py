@@ -76,7 +76,12 @@ def _problems_with_schema(config: Config, schema: Schema, resume: Path | None) -
 
 def _check_data(config: Config, schema: Schema) -> None:
     data = members(config)[0].config.data
-    check_splits(config.data.path, schema, [*data.train, *data.valid, *data.test], READERS.make(config.data.reader))
+    check_splits(
+        config.data.path,
+        schema,
+        [*data.train, *data.valid, *data.windows, *data.test],
+        READERS.make(config.data.reader),
+    )
 
 
 def _check_attributes(config: Config, schema: Schema) -> None:

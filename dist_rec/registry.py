@@ -147,7 +147,12 @@ _IMPORTERS = "dist_rec.data.importers"
 IMPORTERS = Kind(
     what="importer",
     key="dist-rec data import",
-    built_in={"movielens": f"{_IMPORTERS}.movielens:MovieLens", "assist": f"{_IMPORTERS}.assist:Assist"},
+    built_in={
+        "movielens": f"{_IMPORTERS}.movielens:MovieLens",
+        "assist": f"{_IMPORTERS}.assist:Assist",
+        "kuairand": f"{_IMPORTERS}.built:KuaiRand",
+        "ebnerd": f"{_IMPORTERS}.built:EbNerd",
+    },
     base=f"{_IMPORTERS}.source:Importer",
 )
 METRICS = Kind(what="metric", key="run.metrics", built_in={}, base="dist_rec.training.metrics:Metric")

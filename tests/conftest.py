@@ -24,6 +24,7 @@ import numpy
 import pytest
 import torch
 
+from tests.helpers.command import DistRec, in_this_process
 from tests.helpers.poison import filled_memory
 
 if not torch.cuda.is_available():
@@ -99,3 +100,9 @@ def _logging_as_before() -> Iterator[None]:
     yield
     logger.handlers[:], logger.propagate, level = before
     logger.setLevel(level)
+
+
+@pytest.fixture
+def dist_rec(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> DistRec:
+    """`dist-rec ARGUMENTS` in this process."""
+    return in_this_process(capfd, monkeypatch)

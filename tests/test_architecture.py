@@ -26,7 +26,7 @@ EXCEPTIONS_AT_MOST = 4
 EXCEPTIONS = {
     "kernels/cross_causal_attention/__init__.py::cross_causal_attention": _OPERATOR,
     "dist_rec/optim/hybrid.py::HybridOptimizer.__init__": "options of an optimizer, by keyword as torch's have",
-    "dist_rec/cli.py::synth": "options of a command, each by its name",
+    "dist_rec/data_cli.py::synth": "options of a command, each by its name",
     "dist_rec/embedding/dedup_names.py::_keep_missing": "a hook of torch gets its arguments one by one",
 }
 

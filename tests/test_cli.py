@@ -3,8 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +12,13 @@ import yaml
 from dist_rec import cli, doctor
 from dist_rec.config import Config, load_config
 from dist_rec.data.schema_file import load_schema
+from tests.helpers.command import DistRec
 
 TINY = {
     "model": {"tokens": {"width": 8, "hidden": 8}, "longer": {"merge": 2, "k": 2, "heads": 2}, "head": {"hidden": [8]}},
     "data": {"batch_size": 16, "workers": 0},
     "run": {"max_steps": 3, "log_every": 1, "name": "tiny"},
 }
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-DistRec = Callable[..., Said]
-
-
-@pytest.fixture
-def dist_rec(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> DistRec:
-    """`dist-rec ARGUMENTS` in this process."""
-
-    def call(*arguments: str | Path) -> Said:
-        monkeypatch.setattr(sys, "argv", ["dist-rec", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capfd.readouterr()
-        return Said(int(end.value.code or 0), said.out, said.err)
-
-    return call
 
 
 @pytest.fixture

@@ -284,3 +284,27 @@ def test_every_key_has_a_description() -> None:
 def test_equal_seeds_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"run: seeds must differ.*\[1, 1\]"):
         check(Config, {"data": {"path": "x"}, "run": {"seeds": [1, 1]}}, "here")
+
+
+def test_windows_are_the_splits() -> None:
+    data = {"path": "somewhere", "windows": ["a", "b", "c"]}
+    config = Config.model_validate({"data": data})
+    assert (config.data.train, config.data.valid, config.data.test) == (["a", "b"], [], [])
+    assert Config.model_validate(config.model_dump()).data == config.data
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"windows": ["a"]}}, "windows needs at least 2 names, one to train on and one to judge"),
+        ({"data": {"windows": ["a", "b"], "train": ["x"]}}, "windows replaces train; expected no train beside it"),
+        ({"data": {"windows": ["a", "b"], "valid": ["x"]}}, "windows replaces valid"),
+        ({"data": {"windows": ["a", "b", "a"]}}, "windows"),
+        ({"data": {"windows": ["a", "b"], "folds": ["x", "y", "z"]}}, "either windows or folds"),
+        ({"data": {"windows": ["a", "b"]}, "optim": {"accumulation_steps": 2}}, "expected optim.accumulation_steps: 1"),
+    ],
+)
+def test_windows_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    tree = {**changes, "data": {"path": "somewhere", **changes["data"]}}
+    with pytest.raises(ConfigError, match=message):
+        check(Config, tree, "here")

@@ -119,7 +119,7 @@ class Collator:
 
     def empty(self) -> HostBatch:
         """A batch without requests, for a rank without more rows: every length is 0, the keys are the usual ones."""
-        return self(arrow_schema(self.schema).empty_table())
+        return self(arrow_schema(self.schema.with_copies()).empty_table())
 
     @property
     def _hashed(self) -> dict[str, FieldNgrams]:

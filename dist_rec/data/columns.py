@@ -16,7 +16,7 @@ from dist_rec.data.schema import Schema
 Ints = NDArray[np.int64]
 Kind = (
     Literal["id", "time", "number", "grouping_key", "visible_events", "score"]
-    | Literal["label", "oracle", "delay", "feedback_events"]
+    | Literal["label", "oracle", "delay", "feedback_events", "events_of_user", "known_events"]
 )
 REQUEST = "request"
 CANDIDATE = "candidate"
@@ -48,6 +48,8 @@ class Column:
             "oracle": pa.float32(),
             "visible_events": pa.int32(),
             "feedback_events": pa.int32(),
+            "events_of_user": pa.int64(),
+            "known_events": pa.int64(),
             "delay": pa.int64(),  # where the label is 0 any number may stand
             "score": pa.float16(),
             "number": pa.float32(),  # NaN where it is missing
@@ -70,7 +72,14 @@ def columns_of(schema: Schema) -> list[Column]:
         columns.append(Column(schema.request.time, REQUEST, "time"))
     columns += [Column(name, REQUEST, "number") for name in schema.request.numbers]
     columns += [Column(name, f"{CONTEXT}.{name}", "id", tables[of.table]) for name, of in schema.request.lists.items()]
-    for owner, of in [*((sequence.name, sequence) for sequence in schema.sequences), (CANDIDATE, candidate)]:
+    once = [sequence.name for sequence in schema.sequences if sequence.once]
+    for name in once:
+        columns += [
+            Column(f"{name}.user", REQUEST, "events_of_user"),
+            Column(f"{name}.events", REQUEST, "known_events"),
+        ]
+    stored = [(sequence.name, sequence) for sequence in schema.sequences if not sequence.once]
+    for owner, of in [*stored, (CANDIDATE, candidate)]:
         columns += [Column(f"{owner}.{field.name}", owner, "id", tables[field.table]) for field in of.ids]
         columns += [Column(f"{owner}.{name}", owner, "id", size) for name, size in of.side.items()]
         columns += [Column(f"{owner}.{name}", owner, "number") for name in of.numbers]
@@ -153,6 +162,12 @@ def ragged_values(table: pa.Table, name: str) -> Ragged:
     values = array.flatten()
     plain = values.cast(pa.uint8()) if pa.types.is_boolean(values.type) else values
     return Ragged(plain.to_numpy(zero_copy_only=False), offsets - offsets[0])
+
+
+def known_events(table: pa.Table, sequence: str) -> Ragged:
+    """How many events each row knows of a sequence that is stored once, as a list column without values."""
+    events = scalar_values(table, f"{sequence}.events").astype(np.int64)
+    return Ragged(np.empty(0), np.concatenate([[0], np.cumsum(events)]))
 
 
 def one_array(table: pa.Table, name: str) -> pa.Array:

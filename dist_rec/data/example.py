@@ -33,6 +33,7 @@ class ExampleAttributes(AttributeStore):
 
 def example_rows(schema: Schema, *, requests: int, events: int, candidates: int) -> pa.Table:
     """`requests` rows with `events` in every sequence and `candidates` each. Ids count up through their tables."""
+    schema = schema.with_copies()
     types = arrow_schema(schema)
     of_candidates = (CANDIDATE,) if schema.feedback_read is None else (CANDIDATE, FEEDBACK)  # an event of each
 

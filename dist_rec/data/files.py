@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
+
 from dist_rec.data.columns import Column, columns_of
 from dist_rec.data.errors import DataError, reading
 from dist_rec.data.schema import Schema
@@ -53,9 +56,11 @@ def row_groups(folder: Path, schema: Schema) -> list[RowGroup]:
         with open_parquet(path, schema) as file:
             metadata = file.metadata
             if metadata.num_rows:  # a file without rows may have any columns
-                leaves = [_list_leaf(metadata.schema, f"{of.name}.{of.ids[0].name}") for of in schema.sequences]
+                lists = [of for of in schema.sequences if not of.once]
+                leaves = [_list_leaf(metadata.schema, f"{of.name}.{of.ids[0].name}") for of in lists]
+                once = [f"{of.name}.events" for of in schema.sequences if of.once]
                 found += [
-                    RowGroup(path, index, rows, _events(metadata.row_group(index), leaves))
+                    RowGroup(path, index, rows, _events(metadata.row_group(index), leaves) + _known(file, index, once))
                     for index in range(file.num_row_groups)
                     if (rows := metadata.row_group(index).num_rows)
                 ]
@@ -110,6 +115,14 @@ def _list_leaf(columns: Any, name: str) -> int:
 def _events(group: Any, leaves: list[int]) -> int:
     """Values of all sequences: an empty list has one, which says that it is empty."""
     return sum(group.column(leaf).num_values for leaf in leaves)
+
+
+def _known(file: pq.ParquetFile, index: int, names: list[str]) -> int:
+    """Events of sequences that are stored once; a row without any counts as one, as an empty list does."""
+    if not names:
+        return 0
+    table = file.read_row_group(index, columns=names, use_threads=False)
+    return sum(int(np.maximum(table.column(name).to_numpy(), 1).sum()) for name in names)
 
 
 def _check_statistics(metadata: Any, schema: Schema, path: Path) -> None:

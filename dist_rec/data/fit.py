@@ -19,6 +19,7 @@ from dist_rec.data.attribute_store import AttributeStore, open_attributes
 from dist_rec.data.attributes import every_attribute
 from dist_rec.data.columns import REQUEST, columns_of, ragged_values, scalar_values
 from dist_rec.data.errors import writing
+from dist_rec.data.event_store import whole
 from dist_rec.data.kinds import numbers_of, numbers_of_tree, owner_word
 from dist_rec.data.nested import Nested
 from dist_rec.data.numbers import FittedNumber
@@ -88,7 +89,7 @@ def sketch_numbers(
         return {}
     for folder in folders:
         for group in PARQUET.row_groups(folder, schema):
-            rows = PARQUET.read([group], schema)
+            rows = whole(PARQUET.read([group], schema), schema)
             for owner, name in declared:
                 column = name if owner == REQUEST else f"{owner}.{name}"
                 values = scalar_values(rows, column) if owner == REQUEST else ragged_values(rows, column).values
@@ -113,7 +114,7 @@ def _ids(rows: pa.Table, schema: Schema) -> Iterator[tuple[str, NDArray]]:
     tables |= {f"{owner}.{field.name}": field.table for owner, fields in owners.items() for field in fields}
     tables |= {name: of.table for name, of in schema.request.lists.items()}
     tables |= {f"candidate.{name}": of.table for name, of in schema.candidate.lists.items()}
-    for column in columns_of(schema):
+    for column in columns_of(schema.with_copies()):
         if column.name in tables:
             yield tables[column.name], _values(rows, column.name, is_list=column.is_list, nested=column.nested)
 

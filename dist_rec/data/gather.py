@@ -3,6 +3,8 @@
 C++ (`_host.cpp`) copies whole ranges; without it numpy does the same by an index per entry. Legend: B ranges, M values,
 N values of all ranges."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,20 @@ from dist_rec.data.columns import Ints, expand_ranges
 from dist_rec.data.dedup import native
 
 MAX_AGE_SECONDS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A list column of B rows: entries `starts[b]` to `starts[b] + lengths[b]` of all `entries`."""
+
+    entries: NDArray
+    starts: Ints
+    lengths: Ints
+
+    @property
+    def values(self) -> NDArray:
+        """(N,) the entries of one row after the other."""
+        return gather(self.entries, self.starts, self.lengths)
 
 
 def gather(values: NDArray, starts: Ints, lengths: Ints) -> NDArray:

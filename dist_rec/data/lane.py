@@ -109,8 +109,11 @@ class Lane:
         """(rows,) events of all sequences; as in a Parquet footer, an empty sequence counts as one."""
         weights = np.zeros(table.num_rows, np.int64)
         for sequence in self.schema.sequences:
-            offsets = one_array(table, f"{sequence.name}.{sequence.ids[0].name}").offsets.to_numpy()
-            weights += np.diff(offsets).clip(1, self.max_length)
+            if sequence.once:
+                lengths = one_array(table, f"{sequence.name}.events").to_numpy()
+            else:
+                lengths = np.diff(one_array(table, f"{sequence.name}.{sequence.ids[0].name}").offsets.to_numpy())
+            weights += lengths.clip(1, self.max_length)
         return weights
 
 

@@ -43,8 +43,21 @@ class SequenceSchema(Strict):
     side: dict[str, int] = Field(default={}, description="Small values of the event: name -> number of values.")
     numbers: dict[str, NumberField] = NUMBERS
     time: bool = Field(default=False, description="Whether each event has a time in seconds.")
+    once: bool = Field(
+        default=False,
+        description="Whether the events are stored once for each user, in sequences/<name>/, so that a request has its "
+        "user and how many of the oldest events it knows: data/event_store.py.",
+    )
     score: bool = SCORE
     reason: bool = REASON
+
+    @model_validator(mode="after")
+    def _check(self) -> "SequenceSchema":
+        if self.once and (self.score or self.reason):
+            raise ValueError(
+                f"{self.name}: events that are stored once have no score and no reason; expected once: false"
+            )
+        return self
 
 
 class CandidateSchema(Strict):

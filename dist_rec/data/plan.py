@@ -133,6 +133,20 @@ class Plan(ABC):
         epochs = 1 if alike else min(self.epochs, ORDERS)
         return max(int(self._batches(self.assign(epoch)).max(axis=1).sum()) for epoch in range(epochs))
 
+    @property
+    def total(self) -> int:
+        """Steps of the run."""
+        return self.epochs * self.steps
+
+    @property
+    def ends(self) -> list[int]:
+        """Steps of the run that are done when a stage is: there is one."""
+        return [self.total]
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """The epoch that a step of the run lies in, and its place there."""
+        return divmod(step, self.steps)
+
     def epoch(self, epoch: int) -> Epoch:
         """The rows of an epoch's steps; the latest epoch is cached."""
         if self._latest is None or self._latest[0] != epoch:

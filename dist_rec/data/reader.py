@@ -2,6 +2,7 @@
 
 plan.py assigns rows to steps, lane.py reads them. A lane without more rows makes empty batches."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from dist_rec.data.loader import ReaderLoader, failures_as_values
 from dist_rec.data.plan import EventPlan, Plan, RowPlan
 from dist_rec.data.row_reader import PARQUET, RowReader
 from dist_rec.data.schema import Schema
+from dist_rec.data.stages import StagedPlan
 from dist_rec.data.targets import Targets
 
 MUCH_EMPTY = 0.25  # share of empty batches that is worth a warning
@@ -39,6 +41,7 @@ class RequestReader(IterableDataset):
     - `shuffle_window` 0 keeps the order of the files; n permutes at least n consecutive rows of a lane (fewer if the
       lane has fewer), which are in memory together
     - `hash_ngrams`: whether ids of n-grams are made here, and not on the device
+    - `one_by_one`: all epochs of the first folder, then all of the second, and so on, as of the days of a log
     - `event_filter` filters the batches from its first step on
     - `targets` what is known of labels, by default that they are final
     - `attributes` those of the dataset, see `open_attributes`; a schema that declares some needs them
@@ -61,6 +64,7 @@ class RequestReader(IterableDataset):
     dedup: bool = True
     rows: RowReader = PARQUET
     hash_ngrams: bool = True
+    one_by_one: bool = False
     event_filter: EventFilter | None = None
     targets: Targets | None = None
     attributes: AttributeStore | None = None
@@ -72,11 +76,13 @@ class RequestReader(IterableDataset):
                 "reader with attributes=open_attributes(FOLDER, schema)"
             )
         check_max_length(self.schema, self.max_length)
-        self.row_groups = [
-            self._cut(group) for folder in self.folders for group in self.rows.row_groups(Path(folder), self.schema)
-        ]
+        of_folders = [[self._cut(of) for of in self.rows.row_groups(Path(at), self.schema)] for at in self.folders]
+        self.row_groups = list(itertools.chain.from_iterable(of_folders))
+        self._stages = of_folders if self.one_by_one else [self.row_groups]
         self._check_batches()
-        self._plans: dict[int, Plan] = {}  # by number of workers; worker processes get them with the reader
+        self._plans: dict[
+            int, Plan | StagedPlan
+        ] = {}  # by number of workers; worker processes get them with the reader
         self._emitted = 0
         self._resume_at = 0
         self._refused: ConfigError | None = None
@@ -99,20 +105,24 @@ class RequestReader(IterableDataset):
         """Batches that every rank yields in every epoch with this many DataLoader workers (0 counts as 1)."""
         return self.plan(workers).steps
 
-    def plan(self, workers: int) -> Plan:
+    def plan(self, workers: int) -> Plan | StagedPlan:
         """The rows of every step of the run with this many DataLoader workers (0 counts as 1)."""
         workers = max(1, workers)
         if workers not in self._plans:
             kind, most = (RowPlan, self.batch_size) if self.batch_events is None else (EventPlan, self.batch_events)
             assert most is not None, "checked at the start"
-            self._plans[workers] = kind(
-                self.row_groups,
-                world_size=self.world_size,
-                workers=workers,
-                most=most,
-                epochs=self.epochs,
-                seed=self.seed if self.shuffle_window else None,
-            )
+            plans = [
+                kind(
+                    groups,
+                    world_size=self.world_size,
+                    workers=workers,
+                    most=most,
+                    epochs=self.epochs,
+                    seed=self.seed if self.shuffle_window else None,
+                )
+                for groups in self._stages
+            ]
+            self._plans[workers] = StagedPlan(plans) if self.one_by_one else plans[0]
         return self._plans[workers]
 
     def __iter__(self) -> Iterator[Any]:
@@ -139,13 +149,13 @@ class RequestReader(IterableDataset):
                 self._refused = error
         self._emitted = self._resume_at = state["emitted"]
 
-    def _stream(self, plan: Plan, worker: int, start: int) -> Iterator[HostBatch]:
+    def _stream(self, plan: Plan | StagedPlan, worker: int, start: int) -> Iterator[HostBatch]:
         """This worker's batches: steps `worker`, `worker + workers`, ... counted over all epochs."""
         if self._refused is not None:
             raise self._refused
         lanes: dict[tuple[int, int], Lane] = {}
-        for step in range(worker + start * plan.workers, self.epochs * plan.steps, plan.workers):
-            number, step_in_epoch = divmod(step, plan.steps)
+        for step in range(worker + start * plan.workers, plan.total, plan.workers):
+            number, step_in_epoch = plan.locate(step)
             epoch = plan.epoch(number)
             slot = int(epoch.slot[step_in_epoch])
             if (number, slot) not in lanes:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dist_rec.common.strict import Strict
+from dist_rec.data.event_store import check_known, check_store, folder_of, with_place
 from dist_rec.data.files import RowGroup, row_groups
 from dist_rec.data.schema import Schema
 from dist_rec.data.validate import open_parquet, read_row_group, validate
@@ -41,17 +43,29 @@ class RowReader:
         return pa.concat_tables(tables)
 
 
+def read_requests(file: pq.ParquetFile, schema: Schema, *, path: Path, row_group: int) -> pa.Table:
+    """As `read_row_group`; where events are stored once, the table knows where."""
+    table = read_row_group(file, schema, path=path, row_group=row_group)
+    if not any(sequence.once for sequence in schema.sequences):
+        return table
+    folder = folder_of(path, schema)
+    check_known(table, schema, folder, file=path, row_group=row_group)
+    return with_place(table, folder)
+
+
 class ParquetReader(RowReader):
     """Parquet files in the folder of the split and in its sub-folders, see files.py."""
 
     def row_groups(self, folder: Path, schema: Schema) -> list[RowGroup]:
+        if any(sequence.once for sequence in schema.sequences):
+            check_store(folder_of(folder, schema), schema)
         return row_groups(folder, schema)
 
     def read(self, groups: Sequence[RowGroup], schema: Schema) -> pa.Table:
         tables: list[pa.Table] = []
         for path, members in itertools.groupby(groups, key=lambda group: group.path):
             with open_parquet(path, schema) as file:
-                tables += [read_row_group(file, schema, path=path, row_group=group.index) for group in members]
+                tables += [read_requests(file, schema, path=path, row_group=group.index) for group in members]
         return pa.concat_tables(tables)
 
 

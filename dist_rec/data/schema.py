@@ -8,6 +8,7 @@ event first), and one or more candidates with their labels. Columns:
 - `<time>`, named under `request`: int seconds or a timestamp
 - `<sequence>.<field>`: list of int, one entry per event, for every field of `ids` and `side`
 - `<sequence>.time`: list of int seconds or of timestamps, if the sequence has `time: true`
+- `<sequence>.user`, `<sequence>.events`: int, in the place of its lists if the sequence has `once: true`
 - `<owner>.score`, `<owner>.reason` of a sequence or of `candidate`, if it has `score: true` or `reason: true`: what a
   filter of events decides by (data/filter)
 - `candidate.<field>`: list of int, one entry per candidate
@@ -182,6 +183,11 @@ class Schema(Strict):
         """The same, but feedback is not read: what a server knows. Its batches have the same keys."""
         feedback = self.candidate.feedback
         return self if feedback is None else self.with_feedback(feedback.model_copy(update={"read": False}))
+
+    def with_copies(self) -> "Schema":
+        """The same, with all events in their requests."""
+        sequences = [of.model_copy(update={"once": False}) for of in self.sequences]
+        return self.model_copy(update={"sequences": sequences})
 
     def side_values(self, owner: SequenceSchema | CandidateSchema | FeedbackSchema) -> dict[str, int]:
         """Values of each side value of a sequence, of the candidates or of feedback, with HIDDEN; then of the numbers

@@ -1,4 +1,4 @@
-"""Some rows of a table, and the entries of their lists. Legend: B rows, N entries of all their lists."""
+"""Some rows of a table, and the entries of their lists. Legend: B rows."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dist_rec.data.columns import Ints, one_array, scalar_values
-from dist_rec.data.gather import gather
+from dist_rec.data.event_store import open_store, place_of
+from dist_rec.data.gather import Lists
 
 
 @dataclass(frozen=True)
@@ -29,23 +30,13 @@ class SomeRows:
         return scalar_values(self.table, name)[self.rows]
 
     def lists(self, name: str, max_length: int | None = None) -> "Lists":
-        """A list column, of every row its last `max_length` entries."""
+        """A list column, of every row its last `max_length` entries; it may be stored once for each user."""
+        if name not in self.table.column_names and (folder := place_of(self.table)) is not None:
+            owner, _, field = name.partition(".")
+            users, events = (self.scalars(f"{owner}.{of}").astype(np.int64) for of in ("user", "events"))
+            return open_store(folder, owner).lists(field, users, events, max_length)
         array = one_array(self.table, name)
         offsets = array.offsets.to_numpy()
         ends = offsets[1:][self.rows].astype(np.int64)
         lengths = (ends - offsets[:-1][self.rows]).clip(max=max_length)
         return Lists(array.values.to_numpy(), ends - lengths, lengths)
-
-
-@dataclass(frozen=True)
-class Lists:
-    """A list column of B rows: entries `starts[b]` to `starts[b] + lengths[b]` of all `entries`."""
-
-    entries: NDArray
-    starts: Ints
-    lengths: Ints
-
-    @property
-    def values(self) -> NDArray:
-        """(N,) the entries of one row after the other."""
-        return gather(self.entries, self.starts, self.lengths)

@@ -16,6 +16,7 @@ from dist_rec.data.columns import (
     Ragged,
     arrow_schema,
     columns_of,
+    known_events,
     one_array,
     ragged_values,
     scalar_values,
@@ -154,12 +155,13 @@ def validate(table: pa.Table, schema: Schema, *, file: str | Path, row_group: in
     for fields in lists.values():
         _check_lengths(place, fields)
     for sequence in schema.sequences:
-        if sequence.time and schema.request.time is not None:
+        if sequence.time and not sequence.once and schema.request.time is not None:
             times = lists[sequence.name][f"{sequence.name}.time"]
             now = scalar_values(table, schema.request.time)
             _check_times(place, f"{sequence.name}.time", times, schema.request.time, now)
     if schema.candidate.visible_events:
-        events = next(iter(lists[schema.sequences[0].name].values()))
+        of = schema.sequences[0]
+        events = known_events(table, of.name) if of.once else next(iter(lists[of.name].values()))
         _check_visible_events(place, lists[CANDIDATE][f"{CANDIDATE}.visible_events"], events)
     _check_delays(place, schema, lists[CANDIDATE])
     if schema.feedback_read is not None:

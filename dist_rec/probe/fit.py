@@ -13,11 +13,12 @@ from dist_rec.common.logistic import Logistic, best_f1, f1_at, fit_logistic, thr
 from dist_rec.common.provenance import versions
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.columns import Ints, ragged_values, scalar_values
+from dist_rec.data.event_store import whole
 from dist_rec.data.owners import SequenceSchema
-from dist_rec.data.row_reader import PARQUET
+from dist_rec.data.row_reader import PARQUET, read_requests
 from dist_rec.data.schema import Schema
 from dist_rec.data.schema_file import load_schema
-from dist_rec.data.validate import open_parquet, read_row_group
+from dist_rec.data.validate import open_parquet
 from dist_rec.probe.events import read_events, sequence_of
 from dist_rec.probe.labels import WeakLabels
 from dist_rec.probe.probe import EventProbe, ProbeFacts, facts_of, states_of
@@ -116,7 +117,7 @@ def _sample(folder: Path, schema: Schema, labels: WeakLabels, requests: int, see
     for index in np.random.default_rng(seed).permutation(len(groups)):
         group = groups[index]
         with open_parquet(group.path, schema) as file:
-            table = read_row_group(file, schema, path=group.path, row_group=group.index)
+            table = whole(read_requests(file, schema, path=group.path, row_group=group.index), schema)
             if labels.column is not None and labels.column not in table.column_names:
                 table = _with_column(table, file, labels.column, group.index)
         tables.append(table)

@@ -66,7 +66,8 @@ def _train(run: Run) -> int:
     trace = StepTrace(run.log.folder, config.run.trace_steps, run.ranks, skipped=_synchronous_steps(config, step))
     while step < total_steps and not enough:
         # Between two stops the pipeline is full; at a stop it is empty, so that evaluating and saving see whole steps.
-        stop = int(min(_next(step, run.eval_every), _next(step, config.checkpoint.every_steps), total_steps))
+        window = min((end for end in run.window_ends if end > step), default=total_steps)
+        stop = int(min(_next(step, run.eval_every), _next(step, config.checkpoint.every_steps), window, total_steps))
         for loss, _, signals in run_through(pipeline, islice(batches, stop - step)):
             step += 1
             throughput.add(loss, batches.trained(), signals)
@@ -76,6 +77,9 @@ def _train(run: Run) -> int:
         if _due(step, run.eval_every) or step == total_steps:
             optimizer.flush()
             enough = _validate(run, step)
+        if step in run.window_ends:
+            optimizer.flush()
+            _judge_window(run, step)
         # After the flush, so that resuming sees the same state as continuing.
         if _due(step, config.checkpoint.every_steps):
             run.save_all(step)
@@ -100,16 +104,27 @@ def _validate(run: Run, step: int) -> bool:
     return run.selection.is_exhausted
 
 
+def _judge_window(run: Run, step: int) -> None:
+    """Raises RunError if the weights have diverged."""
+    for task, of in run.judge_window(step).items():
+        if of.diverged:
+            raise RunError(_diverged(run, task, step, "next window"))
+
+
 def _give_up(run: Run, task: str, step: int) -> bool:
-    said = (
-        f"the weights have diverged: after step {step} scores of {task} on the validation split are not finite (NaN); "
-        f"expected smaller learning rates than embedding.lr={run.config.embedding.lr:g} and "
-        f"optim.lr={run.config.optim.lr:g}, or a smaller optim.clip_norm"
-    )
+    said = _diverged(run, task, step, "validation split")
     if not run.selection.has_best:
         raise RunError(said)
     run.log.say(f"{said}. Training stops; the best weights before are tested.")
     return True
+
+
+def _diverged(run: Run, task: str, step: int, where: str) -> str:
+    return (
+        f"the weights have diverged: after step {step} scores of {task} on the {where} are not finite (NaN); expected "
+        f"smaller learning rates than embedding.lr={run.config.embedding.lr:g} and optim.lr={run.config.optim.lr:g}, "
+        "or a smaller optim.clip_norm"
+    )
 
 
 def _test_chosen(run: Run, step: int) -> dict[str, TaskMetrics]:

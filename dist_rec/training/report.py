@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from dist_rec.config import Config
 from dist_rec.data.errors import DataError, one_line, reading
 from dist_rec.training.metrics import TaskMetrics
+from dist_rec.training.windows import draw_drift, of_windows, windows_table
 
 
 def write_page(folder: Path, config: Config, test: dict[str, TaskMetrics], facts: dict[str, Any]) -> None:
@@ -27,6 +28,10 @@ def write_page(folder: Path, config: Config, test: dict[str, TaskMetrics], facts
         *(f"| {name} | {value} |" for name, value in facts.items()),
     ]
     lines += ["", "## Test", "", *metrics_table(test), "", *against_baselines(config, test)]
+    if judged := of_windows(rows):
+        draw_drift(judged, folder / "windows.png")
+        lines += ["", "## Windows, each judged before it is trained on", "", *windows_table(judged)]
+        lines += ["", "![windows](windows.png)"]
     lines += ["", "![learning curve](curve.png)", "", "## Recipe", "", "```yaml", config_yaml(config), "```", ""]
     (folder / "report.md").write_text("\n".join(lines))
 

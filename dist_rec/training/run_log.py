@@ -128,22 +128,24 @@ class RunLog:
             self._record({"event": "feedback_audit", "step": 0, "task": task, **asdict(audit)})
             self.say(audit.told(task))
 
-    def evaluation(self, split: str, step: int, metrics: dict[str, TaskMetrics]) -> None:
-        """Metrics of a split, per task."""
+    def evaluation(self, split: str, step: int, metrics: dict[str, TaskMetrics], *, window: str | None = None) -> None:
+        """Metrics of a split, or of a window of this name, per task."""
         if not self._is_main:
             return
         for task, values in metrics.items():
-            self._task(split, step, task, values)
+            self._task(split, step, task, values, window)
             for stratum, of in values.strata.items():
-                self._task(f"{split}/{stratum}", step, task, of)
+                self._task(f"{split}/{stratum}", step, task, of, window)
 
-    def _task(self, event: str, step: int, task: str, values: TaskMetrics) -> None:
+    def _task(self, event: str, step: int, task: str, values: TaskMetrics, window: str | None) -> None:
         row = asdict(values)
         own = row.pop("own")
         del row["strata"]
-        self._record({"event": event, "step": step, "task": task, **row, **own})
+        named_ = {} if window is None else {"window": window}
+        self._record({"event": event, "step": step, "task": task, **named_, **row, **own})
+        where = event if window is None else f"{event} {window}"
         self.say(
-            f"{event} after step {step}, {task}: AUC {values.auc:.4f}  grouped AUC {values.grouped_auc:.4f}  "
+            f"{where} after step {step}, {task}: AUC {values.auc:.4f}  grouped AUC {values.grouped_auc:.4f}  "
             f"logloss {values.logloss:.4f}  NE {values.ne:.4f}  calibration {values.calibration:.3f}"
             + "".join(f"  {name} {value:.4f}" for name, value in own.items())
         )

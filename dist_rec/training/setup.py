@@ -38,11 +38,13 @@ from dist_rec.training.splits import (
     training_steps,
 )
 from dist_rec.training.warm_up import compile_kernels
+from dist_rec.training.windows import EVENT as WINDOW
 
 
 @dataclass
 class Run:
-    """The parts of one run on this rank. `steps_per_epoch` and `total_steps` count batches; `purged`: the purges that
+    """The parts of one run on this rank. `steps_per_epoch` and `total_steps` count batches, and
+    `window_ends` those that are done when a window is, empty without windows; `purged`: the purges that
     the checkpoint it goes on from has gone through."""
 
     config: Config
@@ -55,6 +57,7 @@ class Run:
     selection: Selection
     steps_per_epoch: int
     total_steps: int
+    window_ends: list[int]
     purged: tuple[PurgeRecord, ...] = ()
 
     @property
@@ -79,6 +82,13 @@ class Run:
     def evaluate(self, split: str, folders: list[str], step: int) -> dict[str, TaskMetrics]:
         metrics = evaluate_split(self.model, self.config, self.schema, folders, self.ranks)
         self.log.evaluation(split, step, metrics)
+        return metrics
+
+    def judge_window(self, step: int) -> dict[str, TaskMetrics]:
+        """Metrics of the window that comes after the one that ends at this step."""
+        name = self.config.data.windows[self.window_ends.index(step) + 1]
+        metrics = evaluate_split(self.model, self.config, self.schema, [name], self.ranks)
+        self.log.evaluation(WINDOW, step, metrics, window=name)
         return metrics
 
     def save_all(self, step: int) -> None:
@@ -134,6 +144,7 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
         selection=Selection(config),
         steps_per_epoch=reader.steps_per_epoch(reader_workers(config)),
         total_steps=total_steps,
+        window_ends=reader.plan(reader_workers(config)).ends if config.data.windows else [],
         purged=purged,
     )
     if resume is not None:

@@ -78,6 +78,7 @@ def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str],
         world_size=ranks.world_size,
         epochs=config.run.epochs if train else 1,
         shuffle_window=config.data.shuffle_window if train else 0,
+        one_by_one=train and bool(config.data.windows),
         seed=config.run.seed,
         max_length=config.data.max_length,
         dedup=config.data.dedup,
@@ -120,7 +121,7 @@ def evaluation_loader(config: Config, schema: Schema, ranks: Ranks, folders: lis
 
 def training_steps(config: Config, reader: RequestReader) -> int:
     """Steps of the run: whole dense updates. Raises ConfigError if there is not one."""
-    steps = reader.steps_per_epoch(reader_workers(config)) * config.run.epochs
+    steps = reader.plan(reader_workers(config)).total
     steps = min(steps, config.run.max_steps or steps)
     whole = steps - steps % config.optim.accumulation_steps
     if whole == 0:

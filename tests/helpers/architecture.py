@@ -1,4 +1,5 @@
-"""The rules that tests/test_architecture.py keeps: functions from a folder to a list of complaints, by syntax trees."""
+"""The rules that tests/test_architecture.py keeps: functions from a folder to a list of complaints, by syntax trees.
+import_rules.py says what each part may import."""
 
 import ast
 import os
@@ -8,121 +9,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from tests.helpers.import_rules import RULES, within
+
 FILE_LINES = 400
 FUNCTION_LINES, DEVICE_FUNCTION_LINES = 80, 200
 PARAMETERS = 8
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a part may import: modules of the project and of others, each with what is below it; `never` wins.
-
-    `types`: what it may import under `if TYPE_CHECKING:` besides, where nothing is loaded.
-    """
-
-    project: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
-    never: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
-
-    def allows(self, targets: list[str], *, for_types: bool) -> bool:
-        if any(_within(target, self.never) for target in targets):
-            return False
-        allowed = self.project + self.others + (self.types if for_types else ())
-        return any(_within(target, allowed) for target in targets)
-
-
-OPTIONS = ("dist_rec.data.filter.config", "dist_rec.distill.config", "dist_rec.models.config")  # of a recipe, no torch
-RULES = {
-    # dist_rec/__init__.py: importing the package loads nothing, names come when they are used.
-    "dist_rec": Rule(types=("dist_rec.api", "dist_rec.config", "dist_rec.registry")),
-    "dist_rec.common": Rule(others=("numpy", "pydantic", "torch", "yaml")),
-    "dist_rec.registry": Rule(project=("dist_rec.common.strict",), others=("pydantic",)),
-    "dist_rec.config": Rule(project=("dist_rec.common", "dist_rec.registry", *OPTIONS), others=("pydantic",)),
-    "dist_rec.kernels": Rule(others=("torch", "triton"), never=("torch.distributed",)),
-    "dist_rec.data": Rule(
-        # Of the kernels what a batch carries: the packed index, the places of its rows, and the ids of n-grams.
-        project=(
-            *("dist_rec.common", "dist_rec.registry"),
-            *("dist_rec.kernels.unique_ids", "dist_rec.kernels.jagged_range", "dist_rec.kernels.ngram_ids"),
-        ),
-        others=(
-            *("numpy", "pyarrow", "torch", "torchdata", "torchrec.sparse", "torchrec.streamable", "rich"),
-            *("pydantic", "yaml"),  # the schema is a YAML file that pydantic checks
-        ),
-    ),
-    "dist_rec.embedding": Rule(
-        project=(
-            *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.kernels.gather_pool"),
-            *("dist_rec.data.schema", "dist_rec.data.unique_features"),
-            *("dist_rec.common.ngram", "dist_rec.data.ngram.features"),
-        ),
-        others=("torch", "torchrec", "fbgemm_gpu"),
-    ),
-    "dist_rec.distill": Rule(
-        project=("dist_rec.common", "dist_rec.config", "dist_rec.data"), others=("numpy", "pydantic", "torch")
-    ),
-    "dist_rec.models": Rule(
-        project=(
-            *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.kernels"),
-            *("dist_rec.data.batch", "dist_rec.data.lengths", "dist_rec.data.schema", "dist_rec.data.slots"),
-            *("dist_rec.data.attributes", "dist_rec.data.kinds", "dist_rec.data.numbers", "dist_rec.data.owners"),
-            *("dist_rec.data.later", "dist_rec.distill", "dist_rec.common.ngram"),
-            *("dist_rec.embedding.tables", "dist_rec.embedding.unique", "dist_rec.embedding.ngram_fusion"),
-        ),
-        others=("numpy", "pydantic", "pydantic_core", "torch"),
-        never=("torch.distributed",),
-    ),
-    "dist_rec.optim": Rule(project=("dist_rec.common.choices", "dist_rec.config"), others=("torch", "torchrec.optim")),
-    "dist_rec.training": Rule(
-        project=(
-            *("dist_rec.common", "dist_rec.config", "dist_rec.registry"),
-            *("dist_rec.data", "dist_rec.distill", "dist_rec.embedding", "dist_rec.models", "dist_rec.optim"),
-            "dist_rec.kernels.common",  # compiled before the first step
-        ),
-        others=(
-            *("torch", "torchdata", "torchrec.distributed", "numpy", "matplotlib.figure", "rich"),
-            *("pydantic", "yaml"),  # what a checkpoint was made with, and the recipe in a report
-        ),
-    ),
-    "dist_rec.cost": Rule(
-        project=(
-            *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.training"),
-            *("dist_rec.data", "dist_rec.embedding", "dist_rec.kernels", "dist_rec.models", "dist_rec.optim"),
-        ),
-        others=("numpy", "pyarrow", "pydantic", "rich", "torch", "torchrec.distributed.train_pipeline"),
-    ),
-    "dist_rec.probe": Rule(
-        project=(
-            *("dist_rec.common", "dist_rec.data"),
-            *("dist_rec.kernels.cross_causal_attention", "dist_rec.models.layers"),
-        ),
-        others=("numpy", "pyarrow", "pydantic", "safetensors", "torch", "yaml"),
-    ),
-    "dist_rec.door": Rule(
-        project=(
-            *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.data", "dist_rec.embedding"),
-            *("dist_rec.distill.check", "dist_rec.models.check", "dist_rec.training"),
-        ),
-    ),
-    "dist_rec.api": Rule(project=("dist_rec.config", "dist_rec.door", "dist_rec.registry", "dist_rec.training")),
-    "dist_rec.doctor": Rule(
-        project=("dist_rec.data._host", "dist_rec.kernels"),
-        others=("rich", "torch", "torchrec", "fbgemm_gpu", "triton"),
-    ),
-    "dist_rec.cli": Rule(
-        project=(
-            *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.door", "dist_rec.doctor"),
-            *("dist_rec.cost", "dist_rec.data", "dist_rec.distill_cli", "dist_rec.fit_cli"),
-            *("dist_rec.probe", "dist_rec.training"),
-        ),
-        others=("typer", "rich"),
-    ),
-    "dist_rec.distill_cli": Rule(("dist_rec.common", "dist_rec.config", "dist_rec.training"), others=("typer",)),
-    "dist_rec.fit_cli": Rule(project=("dist_rec.common", "dist_rec.data"), others=("typer",)),
-}
 
 
 @dataclass(frozen=True)
@@ -188,10 +81,6 @@ def _absolute(source: Source, node: ast.ImportFrom) -> str:
     return ".".join([*start, *([node.module] if node.module else [])])
 
 
-def _within(target: str, prefixes: tuple[str, ...]) -> bool:
-    return any(target == prefix or target.startswith(prefix + ".") for prefix in prefixes)
-
-
 def wrong_imports(root: Path) -> list[str]:
     complaints = []
     for source in sources(root):
@@ -231,7 +120,7 @@ def kernels_by_the_wrong_name(root: Path) -> list[str]:
         f"{source.place}:{line}: import dist_rec.kernels, not kernels"
         for source in (Source(path, root) for path in files if path.is_file())
         for line, targets in imports(source)
-        if _within(targets[0], ("kernels",))
+        if within(targets[0], ("kernels",))
     ]
 
 

@@ -77,16 +77,21 @@ def write_dataset(
     """Writes schema and splits and returns the rows per split.
 
     Raises DataError if that would replace the source, and what `staged` and `write_split` raise."""
-    if real(out) in (real(source), *real(source).parents):
-        raise DataError(
-            f"{out}: expected another place than the source {source}, which would be deleted; name another folder"
-        )
+    check_outside(source, out)
     with staged(out, force=force) as folder:
         write_schema(folder, schema)
         return {
             name: write_split(folder / name, tables, schema, rows_per_group=rows_per_group)
             for name, tables in splits.items()
         }
+
+
+def check_outside(source: Path, out: Path) -> None:
+    """Raises DataError if writing to `out` would replace the source."""
+    if real(out) in (real(source), *real(source).parents):
+        raise DataError(
+            f"{out}: expected another place than the source {source}, which would be deleted; name another folder"
+        )
 
 
 def is_there(folder: Path, name: str) -> bool:

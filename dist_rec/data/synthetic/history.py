@@ -57,7 +57,7 @@ FORGET_FILE = "forget_categories.txt"
 ITEM_ZIPF = 1.0
 CATEGORY_ZIPF = 0.4
 
-# The click probability: sigmoid(bias + sum of weight * term), terms in the order of `_Truth._table`.
+# The click probability: sigmoid(bias + sum of weight * term), terms in the order of `Truth._table`.
 BIAS, RECENT_WEIGHT, OLD_WEIGHT, QUALITY_WEIGHT, SEGMENT_WEIGHT = -3.2, 3.4, 3.0, 0.8, 0.35
 
 
@@ -101,16 +101,27 @@ def synthesize(out: Path, config: SynthConfig, *, force: bool = False) -> dict[s
     With `forget_share` also forget_share (of the events) and, on test, best_auc_forget and best_auc_retain (of the
     candidates of the forget domain, and of all others); `forget_categories.txt` lists the domain's categories."""
 
-    def plant() -> tuple[Ints, Callable[[Ints], Iterator[pa.Table]]]:
-        rng = np.random.default_rng(config.seed)
-        catalog = _Catalog(config, rng)
-        timelines = _timelines(config, catalog, rng)
-        requests = draw_requests(timelines.offsets, timelines.time, config.requests, rng)
-        return requests, _Truth(config, catalog, timelines, rng).tables
+    def planted() -> tuple[Ints, Callable[[Ints], Iterator[pa.Table]]]:
+        requests, truth = plant(config)
+        return requests, truth.tables
 
     forget = range(config.retain_categories, config.categories)
     files = {FORGET_FILE: "".join(f"{category}\n" for category in forget)} if forget else {}
-    return write_planted(out, _schema(config), plant, lambda: _Tally(config), force=force, files=files)
+    return write_planted(out, _schema(config), planted, lambda: HistoryTally(config), force=force, files=files)
+
+
+def plant(config: SynthConfig, *, by_time: bool = False) -> "tuple[Ints, Truth]":
+    """The requests (B, 3), user, length of the history and time, in order of time, and what makes rows of them.
+
+    With `by_time` a history is all events before the time of its request, as a log has it. Otherwise it may end
+    sooner."""
+    rng = np.random.default_rng(config.seed)
+    catalog = _Catalog(config, rng)
+    timelines = _timelines(config, catalog, rng)
+    requests = draw_requests(timelines.offsets, timelines.time, config.requests, rng)
+    if by_time:
+        requests[:, 1] = timelines.before(requests[:, 0], requests[:, 2])
+    return requests, Truth(config, catalog, timelines, rng)
 
 
 class _Catalog:
@@ -185,7 +196,7 @@ def _revisits(position: Ints, rng: np.random.Generator) -> Ints:
     return source
 
 
-class _Truth:
+class Truth:
     """Draws candidates and labels, and packs requests into tables."""
 
     def __init__(self, config: SynthConfig, catalog: _Catalog, timelines: Timelines, rng: np.random.Generator) -> None:
@@ -237,7 +248,7 @@ class _Truth:
         return np.where(anywhere, drawn, self.timelines.category[event])
 
 
-class _Tally(Tally):
+class HistoryTally(Tally):
     def __init__(self, config: SynthConfig) -> None:
         super().__init__(config)
         self.config = config

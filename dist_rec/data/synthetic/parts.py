@@ -75,6 +75,13 @@ class Timelines:
     action: Ints
     time: Ints
 
+    def before(self, users: Ints, times: Ints) -> Ints:
+        """(B,) events of each user that are before a time."""
+        span = int(self.time.max(initial=0)) + 2  # users apart: one search in one ordered array
+        of = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+        place = np.searchsorted(of * span + self.time, users * span + np.minimum(times, span - 1))
+        return place - self.offsets[users]
+
 
 def timeline_lengths(mean_length: int, max_length: int, users: int, rng: np.random.Generator) -> Ints:
     """(users,) log-normal; requests are in the last 60 % of a timeline, so the mean history is about 0.7 as long."""
@@ -142,6 +149,10 @@ class ZipfItems:
         """One item of each kind, in the shape of `kind`."""
         rank = np.searchsorted(self._rank_cdf, rng.random(kind.shape), side="right")
         return self.ids[kind + self.kinds * rank]
+
+    def kind_of(self, items: Ints) -> Ints:
+        """The kind of each item."""
+        return np.argsort(self.ids)[items] % self.kinds
 
 
 def draw_actions(inside: NDArray[np.bool_], inside_p: NDArray, outside_p: NDArray, draw: NDArray) -> Ints:

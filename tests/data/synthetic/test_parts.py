@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from dist_rec.data.synthetic.parts import (
+    Timelines,
     auc_or_half,
     draw_requests,
     event_times,
@@ -54,3 +55,12 @@ def test_popularity_is_the_better_of_rate_and_count() -> None:
     assert popularity_auc(item, label, test_item, np.array([1, 0, 0]), items=3) == (1.0, "count in train")
     nothing = np.zeros(0, np.int64)
     assert popularity_auc(nothing, nothing, test_item, np.array([0, 1, 0]), items=3)[0] == 0.5
+
+
+def test_events_before_a_time() -> None:
+    none = np.zeros(5, np.int64)
+    timelines = Timelines(
+        offsets=np.array([0, 2, 2, 5]), item=none, category=none, action=none, time=np.array([3, 9, 1, 1, 9])
+    )
+    users, times = np.array([0, 0, 0, 1, 2, 2, 2]), np.array([3, 4, 99, 5, 1, 2, 10])
+    assert timelines.before(users, times).tolist() == [0, 1, 2, 0, 0, 2, 3]
