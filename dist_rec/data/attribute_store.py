@@ -105,7 +105,8 @@ class AttributeStore:
             except (ValueError, EOFError) as error:
                 raise DataError(f"{path}: expected a file of numpy with {expected}, got: {one_line(error)}") from error
         fits = len(found.shape) == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
-        if not fits or not np.issubdtype(found.dtype, kind) or not found.flags.c_contiguous:
+        native = found.dtype.isnative and found.flags.c_contiguous
+        if not fits or not native or not np.issubdtype(found.dtype, kind):
             raise DataError(f"{path}: expected {expected}, in the order of C, got {found.dtype} {found.shape}")
         return found.view(np.ndarray)
 
