@@ -16,7 +16,7 @@ from dist_rec.common.strict import ConfigError, Strict, Width
 from dist_rec.config import Config
 from dist_rec.data.attribute_store import open_attributes
 from dist_rec.data.collate import collate
-from dist_rec.data.columns import CANDIDATE, CONTEXT, Column, IdLists, arrow_schema, columns_of, list_column
+from dist_rec.data.columns import CANDIDATE, CONTEXT, Column, FlatLists, arrow_schema, columns_of, list_column
 from dist_rec.data.errors import DataError
 from dist_rec.data.filter.event_filter import make_filter
 from dist_rec.data.host_batch import HostBatch
@@ -121,7 +121,7 @@ class Requests:
             if column.kind == "visible_events":
                 values = next(iter(self.lengths.values())).repeat(self.candidates)
             if column.nested:
-                return nested_column(lengths, IdLists(values[:0], np.zeros(len(values), np.int64))).cast(
+                return nested_column(lengths, FlatLists(values[:0], np.zeros(len(values), np.int64))).cast(
                     types.field(column.name).type
                 )
             found = list_column(lengths, values) if column.is_list else pa.array(values)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dist_rec.common.made import mark
 from dist_rec.data.attributes import AttributeField, every_attribute
-from dist_rec.data.columns import IdLists, Ints
+from dist_rec.data.columns import FlatLists, Ints
 from dist_rec.data.errors import DataError, one_line, reading, writing
 from dist_rec.data.gather import gather
 from dist_rec.data.schema import Schema
@@ -54,13 +54,13 @@ class AttributeStore:
             raise DataError(f"{self._path(table, name)}, row {row}: expected finite numbers, got {array[row]}")
         return np.where(known[:, None], found, np.float16(0))
 
-    def lists(self, table: str, name: str, ids: Ints) -> IdLists:
+    def lists(self, table: str, name: str, ids: Ints) -> FlatLists:
         """Empty for HIDDEN."""
         offsets, known = self._files[f"{table}/{name}.offsets"], self._known(table, ids)
         start = np.where(known, ids, 0)
         starts, ends = offsets[start], offsets[start + 1]
         lengths = np.where(known, ends - starts, 0)
-        return IdLists(gather(self._files[f"{table}/{name}.values"], starts, lengths), lengths)
+        return FlatLists(gather(self._files[f"{table}/{name}.values"], starts, lengths), lengths)
 
     def check(self) -> None:
         """Reads all numbers and lists. Raises DataError for the first that cannot be."""
@@ -105,7 +105,8 @@ class AttributeStore:
             except (ValueError, EOFError) as error:
                 raise DataError(f"{path}: expected a file of numpy with {expected}, got: {one_line(error)}") from error
         fits = len(found.shape) == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
-        if not fits or not np.issubdtype(found.dtype, kind) or not found.flags.c_contiguous:
+        native = found.dtype.isnative and found.flags.c_contiguous
+        if not fits or not native or not np.issubdtype(found.dtype, kind):
             raise DataError(f"{path}: expected {expected}, in the order of C, got {found.dtype} {found.shape}")
         return found.view(np.ndarray)
 

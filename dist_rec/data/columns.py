@@ -131,7 +131,7 @@ def arrow_schema(schema: Schema) -> pa.Schema:
 
 
 @dataclass(frozen=True)
-class IdLists:
+class FlatLists:
     """Lists of ids: (M,) values one list after the other, and the (N,) int64 lengths of the lists."""
 
     values: NDArray

@@ -1,9 +1,10 @@
 """Events that are stored once for each user, and not in every request.
 
 `sequences/<sequence>/` of a dataset folder has one file for each column, mapped into memory: `<field>.npy` (N,) for
-ids, side values and numbers (float32), `time.npy` (N,) int64 seconds, and `offsets.npy` (U + 1,) int64. The events of
-user u are those from `offsets[u]` to `offsets[u + 1]`, oldest first. A request has its user (`<sequence>.user`) and how
-many of the oldest events it knows (`<sequence>.events`): what came later is out of its reach.
+ids and side values, `<number>.npy` (N,) float32 with NaN where it is missing, `time.npy` (N,) int64 seconds, and
+`offsets.npy` (U + 1,) int64. The events of user u are those from `offsets[u]` to `offsets[u + 1]`, oldest first. A
+request has its user (`<sequence>.user`) and how many of the oldest events it knows (`<sequence>.events`): what came
+later is out of its reach.
 
 A table of such requests says in its metadata in which dataset folder the events are.
 """
@@ -55,11 +56,11 @@ def open_store(folder: Path, sequence: str) -> EventStore:
 
 @functools.lru_cache(maxsize=64)
 def _open(path: Path, changed: int) -> EventStore:
-    offsets = _mapped(path / f"{OFFSETS}.npy")
+    offsets = _mapped(path / f"{OFFSETS}.npy", "iu")
     if not len(offsets) or offsets[0] != 0 or (np.diff(offsets) < 0).any():
         raise DataError(f"{path / OFFSETS}.npy: expected numbers that start at 0 and do not fall, got others")
     names = sorted(file.stem for file in path.glob("*.npy"))
-    columns = {name: _mapped(path / f"{name}.npy") for name in names if name != OFFSETS}
+    columns = {name: _mapped(path / f"{name}.npy", "iuf") for name in names if name != OFFSETS}
     for name, column in columns.items():
         if len(column) != offsets[-1]:
             raise DataError(
@@ -68,39 +69,46 @@ def _open(path: Path, changed: int) -> EventStore:
     return EventStore(path, offsets.astype(np.int64, copy=False), columns)
 
 
-def _mapped(path: Path) -> NDArray:
-    """(N,) integers. An empty file of an array cannot be mapped, and is read."""
+def _mapped(path: Path, kinds: str) -> NDArray:
+    """(N,) numbers of some kinds of numpy. An empty file of an array cannot be mapped, and is read."""
     try:
         with reading(path):
             found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise DataError(f"{path}: expected an array of numpy, got: {one_line(error)}") from error
-    if found.ndim != 1 or (found.dtype.kind not in "iu" and found.dtype != np.float32):
-        raise DataError(f"{path}: expected whole numbers or float32 in one row, got {found.dtype} {found.shape}")
+    if found.ndim != 1 or found.dtype.kind not in kinds:
+        what = "whole numbers" if kinds == "iu" else "numbers"
+        raise DataError(f"{path}: expected {what} in one row, got {found.dtype} of the shape {found.shape}")
     return np.asarray(found)
 
 
 def check_store(folder: Path, schema: Schema) -> None:
-    """Looks at all events. Raises DataError for an id outside its table, and for times that fall."""
+    """Looks at all events. Raises DataError for an id outside its table, a number that is not finite, and times that
+    fall."""
     for sequence in schema.sequences:
         if not sequence.once:
             continue
         store = open_store(folder, sequence.name)
         ranged = [field for field in sequence.ids if field.table not in schema.open_ids]
         sizes = {field.name: schema.tables[field.table] for field in ranged} | sequence.side
-        names = [*(field.name for field in sequence.ids), *sequence.side, *sequence.numbers]
-        for name in [*names, *(["time"] if sequence.time else [])]:
+        whole_numbers = [*(of.name for of in sequence.ids), *sequence.side, *(["time"] if sequence.time else [])]
+        for name in [*whole_numbers, *sequence.numbers]:
             if name not in store.columns:
                 raise DataError(f"{store.path}: expected {name}.npy, got {', '.join(store.columns) or 'no columns'}")
+            kind, found = "whole numbers" if name in whole_numbers else "float32", store.columns[name].dtype
+            if found.kind not in "iu" if name in whole_numbers else found != np.float32:
+                raise DataError(f"{store.path / name}.npy: expected {kind} in one row, got {found}")
+        for name in sequence.numbers:
+            if (bad := np.isinf(store.columns[name])).any():
+                place = int(np.argmax(bad))
+                raise _wrong(
+                    store, name, place, "a finite number, or NaN where it is missing", store.columns[name][place]
+                )
         for name, size in sizes.items():
             bad = (store.columns[name] < 0) | (store.columns[name] >= size)
             if bad.any():
                 place = int(np.argmax(bad))
                 raise _wrong(store, name, place, f"an id from 0 to {size - 1}", store.columns[name][place])
-        for name in sequence.numbers:
-            if (bad := np.isinf(store.columns[name])).any():
-                place = int(np.argmax(bad))
-                raise _wrong(store, name, place, "a finite number, or NaN where it is missing", "an infinity")
         if sequence.time and len(times := store.columns["time"]):
             falls = np.diff(times) < 0
             starts = store.offsets[1:-1]

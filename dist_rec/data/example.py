@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dist_rec.data.attribute_store import AttributeStore
-from dist_rec.data.columns import CANDIDATE, Column, IdLists, Ints, arrow_schema, columns_of, list_column
+from dist_rec.data.columns import CANDIDATE, Column, FlatLists, Ints, arrow_schema, columns_of, list_column
 from dist_rec.data.later import FEEDBACK
 from dist_rec.data.nested import nested_column
 from dist_rec.data.schema import Schema
@@ -22,9 +22,9 @@ class ExampleAttributes(AttributeStore):
     def vectors(self, table: str, name: str, ids: Ints) -> NDArray[np.float16]:
         return np.zeros((len(ids), self.schema.attributes[table][name].vector or 0), np.float16)
 
-    def lists(self, table: str, name: str, ids: Ints) -> IdLists:
+    def lists(self, table: str, name: str, ids: Ints) -> FlatLists:
         size = self.schema.tables[self.schema.attributes[table][name].list or ""]
-        return IdLists(np.arange(2 * len(ids)) % size, np.full(len(ids), 2))
+        return FlatLists(np.arange(2 * len(ids)) % size, np.full(len(ids), 2))
 
     @classmethod
     def of(cls, schema: Schema) -> "ExampleAttributes":
@@ -47,7 +47,7 @@ def example_rows(schema: Schema, *, requests: int, events: int, candidates: int)
         elif column.size is not None:
             values = np.arange(requests * length) % column.size
         if column.nested:  # two ids each
-            ids = IdLists(np.repeat(values, 2), np.full(len(values), 2))
+            ids = FlatLists(np.repeat(values, 2), np.full(len(values), 2))
             return nested_column(np.full(requests, length), ids).cast(types.field(column.name).type)
         found = list_column(np.full(requests, length), values) if column.is_list else pa.array(values)
         return found.cast(types.field(column.name).type)

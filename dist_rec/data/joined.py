@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dist_rec.data.attribute_store import AttributeStore
 from dist_rec.data.attributes import AttributeField
-from dist_rec.data.columns import IdLists, Ints
+from dist_rec.data.columns import FlatLists, Ints
 from dist_rec.data.dedup import unpack_inverse
 from dist_rec.data.kinds import attributes_of_keys
 from dist_rec.data.reading import narrow
@@ -47,7 +47,7 @@ def join_attributes(tokens: UniqueTokens, schema: Schema, store: AttributeStore 
                 tensors[f"attribute.{key}.{name}"] = _values(of, table, name, ids, store)
                 plain_bytes += int(times.sum()) * (4 if of.vector is None else 2 * of.vector)
                 continue
-            lists = IdLists(ids[:0], np.zeros(len(ids), np.int64))
+            lists = FlatLists(ids[:0], np.zeros(len(ids), np.int64))
             if store is not None:
                 lists = store.lists(table, name, ids)
             found[f"{key}.{name}"] = lists.values

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dist_rec.data.columns import Column, IdLists, Ints, expand_ranges, one_array
+from dist_rec.data.columns import Column, FlatLists, Ints, expand_ranges, one_array
 from dist_rec.data.gather import gather
 
 
@@ -33,12 +33,12 @@ class Nested:
         """The candidates of some rows, one row after the other."""
         return expand_ranges(self.rows[rows], np.diff(self.rows)[rows])[1]
 
-    def of_candidates(self, candidates: Ints) -> IdLists:
+    def of_candidates(self, candidates: Ints) -> FlatLists:
         lengths = np.diff(self.lists)[candidates]
-        return IdLists(gather(self.values, self.lists[candidates], lengths), lengths)
+        return FlatLists(gather(self.values, self.lists[candidates], lengths), lengths)
 
 
-def nested_column(counts: Ints, lists: IdLists) -> pa.Array:
+def nested_column(counts: Ints, lists: FlatLists) -> pa.Array:
     """A column of B rows with (B,) candidates each, and of all of them the lists."""
     inner = _ranges(lists.lengths, pa.array(lists.values))
     return _ranges(counts, inner)

@@ -112,6 +112,7 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict[str, Any
     [
         ("year", np.zeros(50), r"year.npy: expected float32 \(50\), in the order of C, got float64 \(50,\)"),
         ("year", np.zeros((50, 1), np.float32), r"got float32 \(50, 1\)"),
+        ("year", np.zeros(50, ">f4"), r"year.npy: expected float32 \(50\), in the order of C, got >f4 \(50,\)"),
         ("title", np.zeros((6, 50), np.float16).T, r"title.npy: expected float16 \(50, 6\), in the order of C"),
         ("genres.offsets", np.zeros(50, np.int64), r"genres.offsets.npy: expected int64 \(51\)"),
         ("genres.values", np.zeros(5), r"genres.values.npy: expected integer \(any\)"),

@@ -7,13 +7,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dist_rec.data.attribute_store import open_attributes, write_attributes
 from dist_rec.data.errors import DataError
 from dist_rec.data.event_store import check_store, folder_of, open_store, place_of, whole, with_place
+from dist_rec.data.fit import fit_dataset
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.row_reader import PARQUET
 from dist_rec.data.schema import Schema
 from dist_rec.data.schema_file import load_schema
+from dist_rec.data.writer import write_schema, write_split
 from tests.data.build.small import START, build, config
+from tests.data.kind_rows import attribute_arrays, kind_rows, kinds_schema, write_kinds
+from tests.data.requests import make_table
 
 EVENTS = [
     {"user": n % 3, "item": n * n % 7, "time": START - 90 + n // 2, "kind": "ab"[n % 2], "order": n} for n in range(80)
@@ -129,7 +134,7 @@ def test_damaged_stores(mine: tuple[Path, Schema], name: str, place: int, value:
         (lambda path: path.unlink(), r"history: expected item\.npy, got kind, time"),
         (lambda path: path.write_bytes(b""), r"item\.npy: expected an array of numpy, got"),
         (lambda path: path.write_bytes(path.read_bytes()[:-8]), r"item\.npy: expected an array of numpy, got"),
-        (lambda path: np.save(path, np.zeros((40, 2))), "expected whole numbers or float32 in one row, got float64"),
+        (lambda path: np.save(path, np.zeros((40, 2))), r"expected numbers in one row, got float64 of the shape"),
         (
             lambda path: np.save(path, np.array([None]), allow_pickle=True),
             r"item\.npy: expected an array of numpy, got",
@@ -174,3 +179,48 @@ def test_an_event_after_its_request_is_named(mine: tuple[Path, Schema]) -> None:
 def test_a_split_without_its_events(both: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a folder sequences/history beside the split, since"):
         folder_of(tmp_path / "train", load_schema(both[1]))
+
+
+def once_of_kinds(folder: Path, count: int) -> Path:
+    """The requests of `write_kinds`, each with a user of its own whose events are stored once."""
+    schema, rows = kinds_schema(), kind_rows(count)
+    history = schema.sequences[0].model_copy(update={"once": True})
+    once = schema.model_copy(update={"sequences": [history, *schema.sequences[1:]]})
+    write_schema(folder, once)
+    for table, arrays in attribute_arrays().items():
+        write_attributes(folder, once, table, arrays)
+    store = folder / "sequences" / "history"
+    store.mkdir(parents=True)
+    for name in ("item", "kind", "action", "time", *history.numbers):
+        kind = np.float32 if name in history.numbers else np.int64
+        np.save(store / f"{name}.npy", np.array([v for row in rows for v in row[f"history.{name}"]], dtype=kind))
+    lengths = [len(row["history.item"]) for row in rows]
+    np.save(store / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
+    known = [row | {"history.user": n, "history.events": lengths[n]} for n, row in enumerate(rows)]
+    write_split(folder / "train", make_table(known, once), once, rows_per_group=8)
+    return folder
+
+
+def test_numbers_are_stored_once_too(tmp_path: Path) -> None:
+    copies, once = write_kinds(tmp_path / "copies", {"train": 40}), once_of_kinds(tmp_path / "once", 40)
+    found = [batches(of, max_length=3, attributes=open_attributes(of, load_schema(of))) for of in (copies, once)]
+    for one, other in zip(*found, strict=True):
+        assert one.tensors.keys() == other.tensors.keys()
+        assert all(of.nan_to_num(-9).equal(other.tensors[name].nan_to_num(-9)) for name, of in one.tensors.items())
+    fitted = [fit_dataset(of) for of in (copies, once)]
+    assert fitted[0] == fitted[1] and load_schema(once).sequences[0].once
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros(7), r"price\.npy: expected float32 in one row, got float64"),
+        (np.full(7, np.inf, np.float32), r"price\.npy, user \d+, event 0: expected a finite number, or NaN where"),
+    ],
+)
+def test_numbers_that_cannot_be(tmp_path: Path, values: np.ndarray, message: str) -> None:
+    out = once_of_kinds(tmp_path / "once", 8)
+    path = out / "sequences" / "history" / "price.npy"
+    np.save(path, np.resize(values, len(np.load(path))))
+    with pytest.raises(DataError, match=message):
+        check_store(out, load_schema(out))

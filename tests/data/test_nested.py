@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_rec.data.columns import Column, IdLists
+from dist_rec.data.columns import Column, FlatLists
 from dist_rec.data.nested import Nested, first_problem, nested_column
 
 LISTS = st.lists(st.lists(st.lists(st.integers(0, 9), max_size=3), max_size=4), max_size=6)
@@ -38,7 +38,7 @@ def test_lists_of_some_candidates(rows: list[list[list[int]]], seed: int) -> Non
 def test_a_column_is_made_of_counts_and_lists(rows: list[list[list[int]]]) -> None:
     inner = [words for row in rows for words in row]
     ids = np.array([of for words in inner for of in words], np.int64)
-    lists = IdLists(ids, np.array([len(of) for of in inner], np.int64))
+    lists = FlatLists(ids, np.array([len(of) for of in inner], np.int64))
     made = nested_column(np.array([len(row) for row in rows], np.int64), lists)
     assert made.to_pylist() == rows and first_problem(_table(rows), COLUMN) is None
 

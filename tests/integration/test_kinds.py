@@ -11,6 +11,7 @@ import torch
 from dist_rec.data.attribute_store import open_attributes, write_attributes
 from dist_rec.data.batch import SequenceBatch
 from dist_rec.data.collate import Collator, collate, empty_batch
+from dist_rec.data.example import ExampleAttributes
 from dist_rec.data.schema import Schema
 from dist_rec.models.features import widened
 from dist_rec.models.layers.tokens import EventTokens
@@ -176,13 +177,19 @@ def test_n_grams_are_fused_with_the_row_of_the_id_alone() -> None:
     assert field.columns == slice(sizes["item"], sizes["item"] + 8) and tokens.static.in_features == sum(
         sizes[name] for name in ("item", "kind")
     )
-    batch = Collator(schema)(kinds_table(kind_rows(6), schema)).to(CPU)
-    layout = schema.layout
-    rows = {
-        name: torch.randn(len(batch.unique[of.keys[0]].values()), sum(dims[layout.tables[key]] for key in of.keys))
-        for name, of in layout.feature_sets.items()
-    }
-    assert ranker(rows, batch).isfinite().all()
+    layout, table, found = schema.layout, kinds_table(kind_rows(6), schema), []
+    names = set(layout.tables.values())
+    weights = {name: torch.randn(schema.rows_of(name), dims[name]) for name in sorted(names)}
+    for on_host in (True, False):
+        batch = Collator(schema, hash_ngrams=on_host, attributes=ExampleAttributes.of(schema))(table).to(CPU)
+        ids = {key: batch.unique[key].values() for key in layout.tables}
+        rows = {
+            name: torch.cat([weights[layout.tables[key]][ids[key]] for key in of.keys], dim=1)
+            for name, of in layout.feature_sets.items()
+        }
+        found.append(ranker(rows, batch))
+    assert found[0].isfinite().all()
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", MODELS)
