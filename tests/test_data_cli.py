@@ -5,7 +5,6 @@ import yaml
 
 from dist_rec.data.kinds import check_fitted
 from dist_rec.data.schema_file import load_schema
-from dist_rec.data_cli import home
 from tests.data.build.small import ANCHORS, START, config, write_csv
 from tests.data.kind_rows import kinds_schema, write_kinds
 from tests.data.requests import make_dataset
