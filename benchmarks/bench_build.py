@@ -83,9 +83,9 @@ def _once(work: Path) -> Iterable[str]:
     yield ""
     yield (
         "| requests per user | events in requests | copies, MiB | once, MiB | read, ns: copies | once | batches, ns: "
-        "copies | once |"
+        "copies | once | KiB a batch | with share_histories |"
     )
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for requests in REQUESTS_PER_USER:
         size = LogSize(USERS * EVENTS_PER_USER, USERS * requests * 5, USERS, "parquet")
         places = {kind: work / f"once_{requests}_{kind}" for kind in ("copies", "once")}
@@ -102,7 +102,9 @@ def _once(work: Path) -> Iterable[str]:
         sizes = [_bytes(places[kind]) / 2**20 for kind in places]
         yield (
             f"| {requests} | {events:,} | {sizes[0]:.1f} | {sizes[1]:.1f} | {least['copies'][0]:.2f} | "
-            f"{least['once'][0]:.2f} | {least['copies'][1]:.1f} | {least['once'][1]:.1f} |"
+            f"{least['once'][0]:.2f} | {least['copies'][1]:.1f} | {least['once'][1]:.1f} | "
+            f"{_batch_bytes(places['once'], share=False) / 1024:.1f} | "
+            f"{_batch_bytes(places['once'], share=True) / 1024:.1f} |"
         )
 
 
@@ -116,6 +118,19 @@ def _reading(place: Path) -> tuple[float, float, int]:
     started = time.process_time()
     events = sum(batch.num_events for batch in reader)
     return read, time.process_time() - started, events
+
+
+def _batch_bytes(place: Path, *, share: bool) -> float:
+    """Mean bytes of a batch to the device."""
+    reader = RequestReader(
+        folders=[place / "train"],
+        schema=load_schema(place),
+        batch_size=64,
+        shuffle_window=8192,
+        share_histories=share,
+    )
+    sizes = [batch.nbytes for batch in reader]
+    return sum(sizes) / len(sizes)
 
 
 def _bytes(folder: Path) -> int:

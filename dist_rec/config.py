@@ -58,6 +58,11 @@ class DataConfig(Strict):
         default=128, ge=1, description="Requests per rank and evaluation step, also with batch_events."
     )
     shuffle_window: Size = Field(default=8192, ge=1, description="Requests that are shuffled among each other.")
+    share_histories: bool = Field(
+        default=False,
+        description="Requests of a user within shuffle_window follow each other, so that a batch has fewer distinct "
+        "ids. It trains worse where users have many requests in a window (docs/data.md).",
+    )
     workers: Size | None = Field(
         default=None,
         ge=0,

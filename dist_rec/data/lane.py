@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from dist_rec.data.columns import Ints, one_array
+from dist_rec.data.columns import Ints, one_array, scalar_values
 from dist_rec.data.files import RowGroup
 from dist_rec.data.plan import Part, Rows, generator
 from dist_rec.data.row_reader import RowReader
@@ -29,6 +30,7 @@ class Lane:
     Args:
         groups: in reading order.
         window: consecutive row groups with at least so many rows are permuted together; 0 keeps their order.
+        share_histories: whether requests of one user in a window follow each other.
         place: numbers that the permutations depend on: the seed, and the epoch.
         max_length: events of a sequence that count; None: all of them.
     """
@@ -42,8 +44,9 @@ class Lane:
         window: int,
         place: tuple[int, int],
         max_length: int | None,
+        share_histories: bool = False,
     ) -> None:
-        self.rows, self.schema, self.max_length = rows, schema, max_length
+        self.rows, self.schema, self.max_length, self.share = rows, schema, max_length, share_histories
         self.shuffled, self.place = window > 0, place
         self.windows = _windows(groups, window)
         self._starts = np.cumsum([0, *(sum(group.rows for group in window) for window in self.windows)])
@@ -98,6 +101,8 @@ class Lane:
             order = np.arange(table.num_rows)
             if self.shuffled:
                 order = generator(*self.place, window).permutation(table.num_rows)
+            if self.share:
+                order = side_by_side(order, scalar_values(table, self.schema.request.grouping_key))
             self._loaded = (window, table, order)
         return self._loaded[1:]
 
@@ -115,6 +120,12 @@ class Lane:
                 lengths = np.diff(one_array(table, f"{sequence.name}.{sequence.ids[0].name}").offsets.to_numpy())
             weights += lengths.clip(1, self.max_length)
         return weights
+
+
+def side_by_side(order: Ints, users: NDArray) -> Ints:
+    """(rows,) the same order, but the rows of each user follow the first one of them; `users` (rows,) by row."""
+    _, first, which = np.unique(users[order], return_index=True, return_inverse=True)
+    return order[np.argsort(first[which], kind="stable")]
 
 
 def parts_of_rows(weights: Ints, low: float, high: float) -> Ints:

@@ -41,6 +41,8 @@ class RequestReader(IterableDataset):
     - `shuffle_window` 0 keeps the order of the files; n permutes at least n consecutive rows of a lane (fewer if the
       lane has fewer), which are in memory together
     - `hash_ngrams`: whether ids of n-grams are made here, and not on the device
+    - `share_histories`: requests of a user that are in one window follow each other, so that most of them are in one
+      batch, whose distinct ids they share
     - `one_by_one`: all epochs of the first folder, then all of the second, and so on, as of the days of a log
     - `event_filter` filters the batches from its first step on
     - `targets` what is known of labels, by default that they are final
@@ -64,6 +66,7 @@ class RequestReader(IterableDataset):
     dedup: bool = True
     rows: RowReader = PARQUET
     hash_ngrams: bool = True
+    share_histories: bool = False
     one_by_one: bool = False
     event_filter: EventFilter | None = None
     targets: Targets | None = None
@@ -142,7 +145,8 @@ class RequestReader(IterableDataset):
 
         Raises ConfigError if `state` has other settings; in a worker process the iteration raises it."""
         for name, value in self._settings.items():
-            if (was := state["settings"].get(name)) != value:
+            # What older checkpoints do not say was off.
+            if (was := state["settings"].get(name, False if isinstance(value, bool) else None)) != value:
                 error = ConfigError(f"cannot resume the data stream: it was saved with {name}={was}, now it is {value}")
                 if get_worker_info() is None:
                     raise error
@@ -180,7 +184,15 @@ class RequestReader(IterableDataset):
 
     def _lane(self, groups: list[RowGroup], epoch: int) -> Lane:
         place = (self.seed, epoch)
-        return Lane(self.rows, self.schema, groups, window=self.shuffle_window, place=place, max_length=self.max_length)
+        return Lane(
+            self.rows,
+            self.schema,
+            groups,
+            window=self.shuffle_window,
+            place=place,
+            max_length=self.max_length,
+            share_histories=self.share_histories,
+        )
 
     def _cut(self, group: RowGroup) -> RowGroup:
         """With no more events than `max_length` leaves at most, and no fewer than rows: a row without events counts as
@@ -207,6 +219,7 @@ class RequestReader(IterableDataset):
     @property
     def _settings(self) -> dict[str, Any]:
         names = ("batch_size", "batch_events", "world_size", "shuffle_window", "seed", "max_length", "num_rows")
+        names += ("share_histories", "one_by_one")
         return {name: getattr(self, name) for name in names}
 
 

@@ -224,3 +224,14 @@ def test_numbers_that_cannot_be(tmp_path: Path, values: np.ndarray, message: str
     np.save(path, np.resize(values, len(np.load(path))))
     with pytest.raises(DataError, match=message):
         check_store(out, load_schema(out))
+
+
+def test_requests_of_a_user_share_a_batch(both: tuple[Path, Path]) -> None:
+    """Every request once, and fewer users in each batch."""
+    apart, beside = (batches(both[1], share_histories=share) for share in (False, True))
+
+    def users(of: list[Any]) -> list[int]:
+        return [len(set(batch.tensors["grouping_key"].tolist())) for batch in of]
+
+    assert sum(users(beside)) < sum(users(apart))
+    assert sum(batch.num_events for batch in beside) == sum(batch.num_events for batch in apart)

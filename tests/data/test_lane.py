@@ -1,8 +1,9 @@
 """The rows of a lane: every row in one batch, in the same order, whichever batch is read first."""
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from dist_rec.common.strict import Strict
 from dist_rec.data.columns import Ints
 from dist_rec.data.files import RowGroup
-from dist_rec.data.lane import Lane, parts_of_rows
+from dist_rec.data.lane import Lane, parts_of_rows, side_by_side
 from dist_rec.data.plan import EventPlan, Part, Rows
 from dist_rec.data.row_reader import RowReader
 from dist_rec.data.schema import Schema
@@ -181,3 +182,14 @@ def test_rows_after_the_end_are_none() -> None:
     reader = Memory([[1, 2], [3]])
     lane = _lane(reader, reader.row_groups(Path("memory"), SCHEMA), window=0)
     assert _users(lane.read(Rows(1, 5))) == [1, 2] and lane.read(Rows(3, 2)) is None
+
+
+@given(st.lists(st.integers(0, 4), max_size=20), st.randoms(use_true_random=False))
+def test_rows_of_a_user_follow_the_first_of_them(users: list[int], random: Any) -> None:
+    order = np.array(random.sample(range(len(users)), len(users)), np.int64)
+    found = [users[row] for row in side_by_side(order, np.array(users, np.int64)).tolist()]
+    first = list(dict.fromkeys(users[row] for row in order.tolist()))
+    assert [user for user, _ in groupby(found)] == first
+    for user in first:
+        mine = [row for row in order.tolist() if users[row] == user]
+        assert [row for row in side_by_side(order, np.array(users, np.int64)).tolist() if users[row] == user] == mine

@@ -75,6 +75,10 @@ def candidate_features(table: pa.Table, schema: Schema) -> dict[str, Ints]:
     found = {f"context.{field.name}": some.scalars(field.name).astype(np.int64)[row] for field in schema.context}
     for name in [*(field.name for field in of.ids), *of.side]:
         found[f"{CANDIDATE}.{name}"] = some.lists(f"{CANDIDATE}.{name}").values.astype(np.int64)
+    for name in of.numbers:
+        found[f"{CANDIDATE}.{name}"] = _rounded(some.lists(f"{CANDIDATE}.{name}").values)
+    for name in schema.request.numbers:
+        found[f"context.{name}"] = _rounded(some.scalars(name))[row]
     found["place among the candidates"] = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     tables = {field.table: f"{CANDIDATE}.{field.name}" for field in reversed(of.ids)}
     for sequence in schema.sequences:
@@ -90,6 +94,14 @@ def candidate_features(table: pa.Table, schema: Schema) -> dict[str, Ints]:
                 )
         found[f"events in {sequence.name}"] = some.lists(f"{sequence.name}.{sequence.ids[0].name}").lengths[row]
     return found
+
+
+def _rounded(values: NDArray) -> Ints:
+    """Numbers to three digits, as whole numbers in their order; NaN, a missing one, last of all."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = 10.0 ** (2 - np.floor(np.log10(np.abs(values.astype(np.float64)))))
+    near = np.where(values == 0, 0.0, np.round(values * scale) / scale)
+    return near.astype(np.float32).view(np.int32).astype(np.int64)
 
 
 def _beside(own: Ints, row: Ints, events: Ints, lengths: Ints, name: str) -> dict[str, Ints]:

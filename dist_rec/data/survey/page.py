@@ -15,6 +15,7 @@ from dist_rec.data.survey.draw import draw
 from dist_rec.data.survey.survey import Survey
 
 HTML, PNG = "inspect.html", "inspect.png"
+TableOf = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 SHOWN = 8  # features, and fields that have drifted
 STYLE = (
     "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}"
@@ -27,7 +28,7 @@ STYLE = (
 def render_survey(survey: Survey) -> RenderableType:
     """The tables of `data.inspect`, then what is between the splits, features alone, and what to look at."""
     parts: list[RenderableType] = [render(survey.report)]
-    for title, header, rows in _tables(survey)[1:]:
+    for title, header, rows in _of_survey(survey):
         table = Table(*header[:1], title=title)
         for name in header[1:]:
             table.add_column(name, justify="right")
@@ -69,8 +70,8 @@ def _lines(survey: Survey, picture: str) -> Iterable[str]:
         yield "</table>"
 
 
-def _tables(survey: Survey) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
-    """Title, header and rows, the splits first."""
+def _tables(survey: Survey) -> list[TableOf]:
+    """Title, header and rows of each."""
     report = survey.report
     percentiles = ", ".join(f"p{p}" for p in PERCENTILES)
     splits = [
@@ -84,6 +85,22 @@ def _tables(survey: Survey) -> list[tuple[str, Sequence[str], Sequence[Sequence[
         )
         for of in report.splits
     ]
+    numbers = [
+        (name, split.name, f"{of.missing:.1%}", *(f"{value:g}" for value in (of.low, of.mean, of.high)))
+        for split in report.splits
+        for name, of in split.numbers.items()
+    ]
+    seen = [(name, f"{seen:,}", f"{size:,}") for name, (seen, size) in report.cardinality.items()]
+    return [
+        ("Splits", ("split", "requests", "candidates", "label rate", f"length {percentiles}", "duplicates"), splits),
+        *_of_survey(survey),
+        *([("Numbers", ("number", "split", "missing", "min", "mean", "max"), numbers)] if numbers else []),
+        ("Distinct ids", ("field", "seen", "table"), seen),
+    ]
+
+
+def _of_survey(survey: Survey) -> list[TableOf]:
+    """Those that `data.inspect` does not have."""
     between = [
         (
             of.split,
@@ -97,19 +114,10 @@ def _tables(survey: Survey) -> list[tuple[str, Sequence[str], Sequence[Sequence[
     ]
     alone = [(of.feature, of.task, "-" if math.isnan(of.auc) else f"{of.auc:.3f}") for of in survey.alone[:SHOWN]]
     first = survey.facts[0].name
+    beside = ("split", "users known", "candidates known", "same requests", f"{first} not before it", "drift, the most")
     return [
-        ("Splits", ("split", "requests", "candidates", "label rate", f"length {percentiles}", "duplicates"), splits),
-        (
-            f"Beside {first}",
-            ("split", "users known", "candidates known", "same requests", f"{first} not before it", "drift, the most"),
-            between,
-        ),
+        *([(f"Beside {first}", beside, between)] if between else []),
         (f"Features alone, {first}", ("feature", "task", "AUC"), alone),
-        (
-            "Distinct ids",
-            ("field", "seen", "table"),
-            [(name, f"{seen:,}", f"{size:,}") for name, (seen, size) in report.cardinality.items()],
-        ),
     ]
 
 

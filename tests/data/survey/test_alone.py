@@ -100,3 +100,19 @@ def test_without_events_no_candidate_is_among_them(events: int) -> None:
     row |= {"candidate.shelf": [0], "candidate.click": [0]}
     found = candidate_features(make_table([row], SCHEMA), SCHEMA)
     assert found["times it is in history.item"].tolist() == found["is the newest of history.item"].tolist() == [0]
+
+
+def test_numbers_are_features_too(tmp_path: Path) -> None:
+    schema = make_schema(
+        request={"grouping_key": "user", "time": "time", "numbers": {"distance": {}}},
+        candidate={**PLAIN, "numbers": {"price": {}}},
+    )
+    given = rows(300)
+    rng = np.random.default_rng(1)
+    for row in given:
+        row["distance"] = float(rng.random())
+        row["candidate.price"] = [0.5 + label + 1e-6 * rng.random() for label in row["candidate.click"]]
+        row["candidate.price"][:1] = [float("nan")] * len(row["candidate.price"][:1])
+    write_split(tmp_path / "train", make_table(given, schema), schema)
+    found = {of.feature: of.auc for of in features_alone(tmp_path / "train", schema)}
+    assert found["candidate.price"] > 0.7 > 0.6 > found["context.distance"]
