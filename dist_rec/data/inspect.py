@@ -14,6 +14,7 @@ from dist_rec.data.attribute_store import FOLDER as ATTRIBUTES
 from dist_rec.data.attribute_store import AttributeStore, open_attributes
 from dist_rec.data.columns import CONTEXT
 from dist_rec.data.errors import DataError, reading
+from dist_rec.data.event_store import STORE_FOLDER
 from dist_rec.data.files import SUFFIXES, data_files, is_hidden, warn_once
 from dist_rec.data.fit import sketch_numbers
 from dist_rec.data.ngram.report import NgramCounter, OrderReport
@@ -118,7 +119,7 @@ def split_folders(path: Path) -> list[Path]:
         folders = [entry for entry in entries if entry.is_dir()]
     splits = [folder for folder in folders if data_files(folder)[0]]
     for entry in entries:
-        if entry in folders and entry not in splits and entry.name != ATTRIBUTES:
+        if entry in folders and entry not in splits and entry.name not in (ATTRIBUTES, STORE_FOLDER):
             warn_once(f"{entry}: not read, a folder without Parquet files")
         elif entry not in folders and entry.suffix.lower() in SUFFIXES:
             warn_once(f"{entry}: not read, a file outside of the folders of splits")

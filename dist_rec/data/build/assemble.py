@@ -3,7 +3,7 @@
 Legend: B requests, C candidates of all of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from dist_rec.data.build.config import BuildConfig, NegativesConfig
 from dist_rec.data.build.database import Database, order_by, quoted
-from dist_rec.data.build.negatives import Population, kept, sampled
+from dist_rec.data.build.negatives import Population, kept, sampled, uniform
 from dist_rec.data.build.numbering import Numbers
+from dist_rec.data.build.population import item_key
 from dist_rec.data.build.roles import PLACED, USERS
 from dist_rec.data.build.splits import MICROSECONDS
 from dist_rec.data.build.store import Sorted, events_before
@@ -40,14 +41,16 @@ class Counts:
 
 @dataclass(frozen=True)
 class Assembly:
-    """Makes the rows of splits. `population`: of candidates that are sampled, None where none are."""
+    """Makes the rows of splits. `populations`: of candidates that are sampled, by split;
+    `trained`: the splits whose candidates are thinned."""
 
     database: Database
     config: BuildConfig
     numbers: Numbers
     stores: dict[str, Sorted]
-    population: Population | None
+    populations: Mapping[str, Population]
     integer_users: bool
+    trained: tuple[str, ...]
 
     def tables(self, split: str, counts: Counts, told: Callable[[int], None]) -> Iterator[pa.Table]:
         """The requests of a split in order of time; counts them, and `told` hears how many candidates are done."""
@@ -60,16 +63,20 @@ class Assembly:
             # The last request may go on in the next batch.
             last = int(np.searchsorted(found[" request"], found[" request"][-1]))
             waiting = {name: column[last:] for name, column in found.items()}
-            yield from self._requests({name: column[:last] for name, column in found.items()}, counts)
+            yield from self._requests({name: column[:last] for name, column in found.items()}, split, counts)
             done += batch.num_rows
             told(done)
         if waiting is not None:
-            yield from self._requests(waiting, counts)
+            yield from self._requests(waiting, split, counts)
 
     def _query(self, split: str) -> str:
         context, candidate, *_ = self.numbers.owners
         key = "u.user" if self.integer_users else "u.user_row"
-        columns = {"request": "o.request", "t": "o.t", "user": "u.user_row", "n": "o.n", "key": f"{key}::BIGINT"}
+        columns = {"request": "o.request", "t": "o.t", "user": "u.user_row", "key": f"{key}::BIGINT"}
+        pages = [f'o."page {place}"' for place in range(len(self.config.requests.page))]
+        of_request = ", ".join(f"{name}::VARCHAR" for name in ("o.user", "o.t", *pages, "o.chunk"))
+        columns["item"] = item_key(f"o.{quoted(f'id {next(iter(candidate.ids))}')}")
+        columns["draw"] = f"(md5_number_lower(concat_ws(' ', {of_request})) >> 1)::BIGINT"
         columns |= {f"context.{name}": f"{self.numbers.id_of(context, name)}::BIGINT" for name in context.ids}
         columns |= {f"id.{name}": f"{self.numbers.id_of(candidate, name)}::BIGINT" for name in candidate.ids}
         columns |= {f"side.{name}": f"{self.numbers.side_of(candidate, name)}::BIGINT" for name in candidate.side}
@@ -89,34 +96,37 @@ class Assembly:
             f"ORDER BY o.request, {order}"
         )
 
-    def _requests(self, rows: dict[str, NDArray], counts: Counts) -> Iterator[pa.Table]:
+    def _requests(self, rows: dict[str, NDArray], split: str, counts: Counts) -> Iterator[pa.Table]:
         negatives = self.config.requests.negatives
-        requests = len(np.unique(rows[" request"]))
-        if negatives is not None and negatives.keep is not None and requests:
-            some = np.any([rows[f" label.{name}"] == 1 for name in self.config.requests.labels], axis=0)
-            some |= kept(negatives.seed, rows[" n"], negatives.keep)
-            rows = {name: column[some] for name, column in rows.items()}
-        if not len(rows[" request"]):
-            counts.emptied += requests
-            return
         starts = np.flatnonzero(np.diff(rows[" request"], prepend=-1))
         lengths = np.diff(starts, append=len(rows[" request"]))
         first = {name: column[starts] for name, column in rows.items()}
-        counts.emptied += requests - len(starts)
+        if negatives is not None and negatives.keep is not None and split in self.trained:
+            place = np.arange(len(rows[" request"])) - np.repeat(starts, lengths)
+            some = np.any([rows[f" label.{name}"] == 1 for name in self.config.requests.labels], axis=0)
+            some |= kept(negatives.seed, rows[" draw"] + place, negatives.keep)
+            lengths = np.bincount(np.repeat(np.arange(len(starts)), lengths), some, len(starts)).astype(np.int64)
+            rows = {name: column[some] for name, column in rows.items()}
+            counts.emptied += int((lengths == 0).sum())
+            first = {name: column[lengths > 0] for name, column in first.items()}
+            lengths = lengths[lengths > 0]
+        if not len(lengths):
+            return
         own = {name: column for name, column in rows.items() if name.startswith(OF_CANDIDATES)}
         if negatives is not None and negatives.count is not None:
-            own, lengths = self._with_sampled(own, lengths, first[" request"], negatives, counts)
+            own[" item"] = rows[" item"]
+            own, lengths = self._with_sampled(own, lengths, first[" draw"], split, negatives, counts)
         known: dict[str, Ints] = {}
         for name, of in self.config.sequences.items():
             moments = first[" t"] - of.delay * MICROSECONDS
             known[name] = events_before(self.stores[name], first[" user"], moments)
-        counts.requests += len(starts)
+        counts.requests += len(lengths)
         counts.candidates += int(lengths.sum())
         for name in self.config.requests.labels:
             counts.ones[name] = counts.ones.get(name, 0) + int(own[f" label.{name}"].sum())
         begins = np.cumsum(lengths) - lengths
         events = sum(np.minimum(n, self.config.sequences[name].most or n.max(initial=0)) for name, n in known.items())
-        for part in in_parts(np.arange(len(starts)), np.asarray(events)):
+        for part in in_parts(np.arange(len(lengths)), np.asarray(events)):
             yield self._table(part, first, own, begins, lengths, known, counts)
 
     def _table(
@@ -151,21 +161,29 @@ class Assembly:
         return pa.table(columns)
 
     def _with_sampled(
-        self, own: dict[str, NDArray], lengths: Ints, requests: Ints, negatives: NegativesConfig, counts: Counts
+        self,
+        own: dict[str, NDArray],
+        lengths: Ints,
+        draws: Ints,
+        split: str,
+        negatives: NegativesConfig,
+        counts: Counts,
     ) -> tuple[dict[str, NDArray], Ints]:
-        """The candidates of each request, and the sampled ones after them."""
-        assert self.population is not None and negatives.count is not None, "made with them"
-        item = next(iter(self.population.ids))
-        place = sampled(self.population, negatives.count, negatives.seed, requests, own[f" id.{item}"], lengths)
+        """The candidates of each request and those sampled for it, mixed, so that their order tells nothing."""
+        assert negatives.count is not None, "made with them"
+        population = self.populations[split]
+        items = own.pop(" item")
+        place = sampled(population, negatives.count, negatives.seed, draws, items, lengths)
         found = place >= 0
         counts.not_sampled += int((~found).sum())
-        # By request, its own first: a stable sort of both.
         row = np.concatenate([np.repeat(np.arange(len(lengths)), lengths), np.nonzero(found)[0]])
         order = np.argsort(row, kind="stable")
+        within = np.arange(len(row)) - np.repeat(np.cumsum(np.bincount(row)) - np.bincount(row), np.bincount(row))
+        order = order[np.lexsort((uniform(negatives.seed + 1, draws[row[order]] + within), row[order]))]
         drawn = place[found]
         joined = {}
         for name, values in own.items():
             kind, _, field_ = name.strip().partition(".")
-            more = self.population.ids[field_][drawn] if kind == "id" else np.zeros(len(drawn), values.dtype)
+            more = population.ids[field_][drawn] if kind == "id" else np.zeros(len(drawn), values.dtype)
             joined[name] = np.concatenate([values, more])[order]
         return joined, lengths + found.sum(1)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dist_rec.common.made import real
 from dist_rec.common.strict import check
 from dist_rec.common.yaml_file import read_yaml
 from dist_rec.data.attribute_store import write_attributes
@@ -19,12 +19,12 @@ from dist_rec.data.build.config import BuildConfig
 from dist_rec.data.build.database import Database, literal, quoted
 from dist_rec.data.build.described import recipe_of, schema_of
 from dist_rec.data.build.labels import add_later_labels
-from dist_rec.data.build.negatives import Population
 from dist_rec.data.build.numbering import Numbers, ids_of
+from dist_rec.data.build.population import populations
 from dist_rec.data.build.report import BuildReport
-from dist_rec.data.build.roles import CANDIDATES, PLACED, USER, USERS, attributes, events, every_role
+from dist_rec.data.build.roles import CANDIDATES, PLACED, USER, USERS, attributes, events, every_role, later
 from dist_rec.data.build.rows import Rows, drop_duplicates, read_raw, read_values, text_tables
-from dist_rec.data.build.sources import add_sources
+from dist_rec.data.build.sources import add_sources, files_of
 from dist_rec.data.build.splits import Times, make_requests
 from dist_rec.data.build.store import Sorted, write_store
 from dist_rec.data.errors import DataError, writing
@@ -65,6 +65,7 @@ def build_dataset(
         ConfigError: names of the build file that no schema can have.
         DataError: sources, columns or rows that are not what was expected, with their place; nothing is written then.
     """
+    _check_place(config, out, folder)
     report = BuildReport(config.name)
     # The place is checked before hours are spent: `staged` refuses here what it would refuse at the end.
     with staged(out, force=force) as dataset, _workplace(out, temporary) as place, _bars(progress) as bars:
@@ -82,15 +83,16 @@ def build_dataset(
             stores = _stores(database, config, numbers, stored, bars, report)
             schema = schema_of(config, numbers)
             write_schema(dataset, schema)
-            assembly = Assembly(
-                database, config, numbers, stores, _population(database, config, numbers, report), USER not in text
-            )
+            sampled_from, report.sampling = populations(database, config, numbers, times)
+            trained = times.folders if config.split.by == "windows" else ("train",)
+            assembly = Assembly(database, config, numbers, stores, sampled_from, USER not in text, trained)
             for split in times.folders:
                 counts = report.splits.setdefault(split, Counts())
-                total = database.one(f"SELECT count(*) FROM {PLACED} WHERE split = '{split}'", split)[0]
+                counted = f"SELECT count(*), count(DISTINCT request) FROM {PLACED} WHERE split = '{split}'"
+                total, requests = database.one(counted, split)
                 bars.update(f"writing {split}", total)
                 # Ranks and reader workers share row groups, so small data need small ones.
-                rows = min(max(total // GROUPS_AT_LEAST, 16), ROWS_PER_GROUP)
+                rows = min(max(requests // GROUPS_AT_LEAST, 16), ROWS_PER_GROUP)
                 write_split(dataset / split, assembly.tables(split, counts, bars.done), schema, rows_per_group=rows)
             for table, arrays in attribute_arrays(database, config, numbers).items():
                 write_attributes(dataset, schema, table, arrays)
@@ -120,6 +122,16 @@ def _read(database: Database, config: BuildConfig, folder: Path, report: BuildRe
     for source in config.attributes:
         _check_keys(database, roles[attributes(source)], source)
     return text
+
+
+def _check_place(config: BuildConfig, out: Path, folder: Path) -> None:
+    """Raises DataError for a place that holds a source: it would be replaced, with `force`, too."""
+    for name, of in config.sources.items():
+        for path in files_of(of.files, folder, f"sources.{name}") if of.files else []:
+            if real(out) in real(path).parents:
+                raise DataError(
+                    f"{out}: expected another place than the sources, which would be deleted, got one that holds {path}"
+                )
 
 
 def _check_keys(database: Database, rows: Rows, source: str) -> None:
@@ -166,37 +178,6 @@ def _stores(
     return stores
 
 
-def _population(database: Database, config: BuildConfig, numbers: Numbers, report: BuildReport) -> Population | None:
-    """Of sampled candidates: the items of the training split with the ids that they have as candidates."""
-    negatives = config.requests.negatives
-    if negatives is None:
-        return None
-    report.sampling = negatives.model_dump(exclude_none=True)
-    if negatives.keep is not None:
-        report.sampling["correction"] = "p / (p + (1 - p) / keep)"  # He et al., ADKDD 2014, section 6.3
-        return None
-    candidate = numbers.owners[1]
-    first = next(iter(candidate.ids))
-    table = candidate.ids[first].table or first
-    known = f"{candidate.kind} {first}"
-    counts = f"(SELECT {quoted(known)} AS value, count(*) AS c FROM {PLACED} o WHERE {candidate.known} GROUP BY 1)"
-    columns = ", ".join(f"({numbers.id_of(candidate, name)})::BIGINT AS {quoted(name)}" for name in candidate.ids)
-    every = f"{quoted(ids_of(table))} i LEFT JOIN {counts} k ON k.value = i.value"
-    rows = f"(SELECT i.value AS {quoted(known)}, coalesce(k.c, 0) AS c FROM {every})"
-    query = f"SELECT o.c, {columns} FROM {rows} o {numbers.joins(candidate)} ORDER BY {quoted(first)}"
-    found = np.array(database.rows(query, "the items that can be sampled"), np.int64).reshape(
-        -1, 1 + len(candidate.ids)
-    )
-    if not len(found):
-        raise DataError("requests.negatives: expected items in the training split to sample from, got none")
-    ids = dict(zip(candidate.ids, found[:, 1:].T, strict=True))
-    report.sampling |= {"items": len(found)}
-    if negatives.sample == "uniform":
-        return Population(ids, None)
-    report.sampling["probability"] = f"count of the item as a candidate of training over {int(found[:, 0].sum())}"
-    return Population(ids, np.cumsum(found[:, 0]) / max(1, found[:, 0].sum()))
-
-
 def _describe(
     database: Database,
     config: BuildConfig,
@@ -218,8 +199,10 @@ def _describe(
     ):
         if count := sum(getattr(of, reason) for of in report.splits.values()):
             report.dropped[name] = count
-    last = max([times.last, *(_last(database, quoted(events(name))) for name in config.sequences)])
-    recipe = recipe_of(config, str(out), times, last)
+    # Labels are known up to the end of the shortest of their logs.
+    of_labels = [name for name, of in config.requests.labels.items() if of.source is not None]
+    known_until = min((_last(database, quoted(later(name))) for name in of_labels), default=times.last)
+    recipe = recipe_of(config, str(out), times, known_until)
     (dataset / RECIPE_FILE).write_text(yaml.safe_dump(recipe, sort_keys=False))
     (about / "report.json").write_text(json.dumps(report.tree(), indent=1) + "\n")
     for table in numbers.sizes:

@@ -1,10 +1,11 @@
 """What a build file of `dist-rec data build` holds. A column is always named as its source names it, or as
 `<source>.<column>` for one of a table in `attributes`."""
 
+import datetime
 import re
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dist_rec.common.strict import Seed, Size, Strict, check_distinct
 from dist_rec.data.build.fields import (
@@ -18,6 +19,13 @@ from dist_rec.data.build.fields import (
     VectorConfig,
     named,
 )
+
+# Names that other columns and files have: of requests, and of stored events.
+TAKEN = {
+    "requests": ("time", "user_key", "visible_events", "feedback_events"),
+    "requests.context": ("time", "user_key"),
+    "sequences.": ("time", "offsets", "user", "events"),
+}
 
 
 class SourceConfig(Strict):
@@ -206,6 +214,12 @@ class SplitConfig(Strict):
     zone: str = Field(default="UTC", description="Of dates and times without one.")
     seed: Seed = Field(default=0, description="By user: which users.")
 
+    @field_validator("valid", "test", mode="before")
+    @classmethod
+    def _date(cls, value: Any) -> Any:
+        """YAML reads 2024-05-01 as a date."""
+        return value.isoformat() if isinstance(value, datetime.date) else value
+
     @model_validator(mode="after")
     def _check(self) -> "SplitConfig":
         given = (self.valid, self.test)
@@ -250,6 +264,13 @@ class BuildConfig(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "BuildConfig":
+        for place, names in self._names.items():
+            for name in names:
+                taken = TAKEN.get("sequences." if place.startswith("sequences.") else place, ())
+                if not re.fullmatch(r"[A-Za-z0-9_][\w-]*", name) or name in taken:
+                    expected = "expected another one, of letters and digits"
+                    raise ValueError(f"{place}: '{name}' cannot be a name here; {expected}")
+            check_distinct(place, [name.casefold() for name in names], "names differ in more than capitals")
         for name in self.sources:
             if not re.fullmatch(r"[A-Za-z_]\w*", name):
                 raise ValueError(f"sources: expected a name of letters, digits and _, got '{name}'")
@@ -271,6 +292,9 @@ class BuildConfig(Strict):
         for table in {of.of for of in self.attributes.values()}:
             beside = [of for of in self.attributes.values() if of.of == table]
             names = [name for of in beside for name in (*of.numbers, *of.lists, *of.vectors)]
+            for name in (field.table for of in beside for field in of.lists.values()):
+                if self.tables.get(name, TableConfig()).is_open:
+                    raise ValueError(f"attributes of {table}: a list of ids needs a table with a range, got '{name}'")
             check_distinct(f"attributes of {table}", names, "an attribute is one column")
             if self.tables.get(table, TableConfig()).is_open and names:
                 raise ValueError(
@@ -281,8 +305,21 @@ class BuildConfig(Strict):
             raise ValueError(
                 "sequences: with histories: once a recipe cuts histories (data.max_length); expected no most"
             )
+        for place, fields in numbers.items():
+            for name, field in fields.items():
+                if self.attributes_of(field.column) is not None:
+                    raise ValueError(
+                        f"{place}.{name}: '{field.column}' belongs to ids; expected it under numbers of its attributes"
+                    )
+        later = [name for name, of in self.requests.labels.items() if of.source is not None]
+        if later and self.split.by == "windows":
+            raise ValueError(f"split: by: windows judges labels that are known at once, but {later[0]} takes time")
         negatives = self.requests.negatives
         if negatives is not None and negatives.sample != "page":
+            if later:
+                raise ValueError(
+                    f"requests.negatives: sampled candidates have no labels of later events, as {later[0]}"
+                )
             self._check_sampled()
         return self
 
@@ -315,8 +352,21 @@ class BuildConfig(Strict):
                     f"requests.negatives: a sampled candidate has nothing but attributes of its {first}, and "
                     f"requests.{name} is read from '{of.column}'; expected a column of attributes of '{table}'"
                 )
-        if self.tables.get(table, TableConfig()).ids != "vocabulary":
-            raise ValueError(f"requests.negatives: '{table}' needs a vocabulary to sample from, got ids: range")
+        kind = self.tables.get(table, TableConfig()).ids
+        if kind != "vocabulary":
+            raise ValueError(f"requests.negatives: '{table}' needs a vocabulary to sample from, got ids: {kind}")
+
+    @property
+    def _names(self) -> dict[str, list[str]]:
+        """Names that become columns, files or tables, by their place."""
+        found = {"sources": list(self.sources), "sequences": list(self.sequences), "tables": self.table_names}
+        for place, ids, side in self.owners:
+            found[place] = [*ids, *side]
+        found["requests"] += [*self.requests.numbers, *self.requests.labels]
+        found["requests.context"] += self.requests.context_numbers
+        for name, of in self.sequences.items():
+            found[f"sequences.{name}"] += of.numbers
+        return found
 
     @property
     def owners(self) -> list[tuple[str, dict[str, IdConfig], dict[str, SideConfig]]]:

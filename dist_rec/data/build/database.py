@@ -57,8 +57,11 @@ class Database:
 
     def stream(self, sql: str, what: str, rows: int) -> Iterator[pa.RecordBatch]:
         """Up to `rows` rows at a time."""
+        # A connection of its own: a statement on another one would end the result that is still read.
         with self._errors(what):
-            reader = self._connection.execute(sql).to_arrow_reader(rows)
+            cursor = self._connection.cursor()
+            cursor.execute("SET TimeZone = 'UTC'")
+            reader = cursor.execute(sql).to_arrow_reader(rows)
         while True:
             with self._errors(what):
                 try:

@@ -2,8 +2,9 @@
 
 import re
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dist_rec.common.choices import Encoding
 from dist_rec.common.strict import Size, Strict
@@ -26,6 +27,15 @@ def named(value: Any) -> Any:
     return {"column": value} if isinstance(value, str) else value
 
 
+def known_zone(name: str) -> str:
+    """Raises ValueError for an unknown zone."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"expected a zone such as Europe/Berlin, got {name!r}") from None
+    return name
+
+
 Seconds = Annotated[int, BeforeValidator(seconds), Field(ge=0, le=2**40)]
 Name = Annotated[str, Field(min_length=1)]
 
@@ -38,6 +48,11 @@ class TimeConfig(Strict):
         default="auto", description="Of numbers; auto: what puts the newest of them between 1970 and 5138."
     )
     zone: str = Field(default="UTC", description="Of timestamps without a time zone, such as America/New_York.")
+
+    @field_validator("zone")
+    @classmethod
+    def _known(cls, zone: str) -> str:
+        return known_zone(zone)
 
     _from_name = model_validator(mode="before")(lambda value: named(value))
 

@@ -15,14 +15,15 @@ ATTEMPTS = 20
 
 @dataclass(frozen=True)
 class Population:
-    """`ids` field -> (K,), the ids of a candidate of each item, the item itself first; `ends` (K,) float64, cumulative
-    probabilities, None where all are equally likely."""
+    """`items` (K,) 63 bits that tell items apart, whatever number they share; `ids` field -> (K,), the ids of a
+    candidate of each; `ends` (K,) float64, cumulative probabilities, None where all are equally likely."""
 
+    items: Ints
     ids: dict[str, Ints]
     ends: NDArray[np.float64] | None
 
     def __len__(self) -> int:
-        return len(next(iter(self.ids.values())))
+        return len(self.items)
 
 
 def sampled(population: Population, count: int, seed: int, requests: Ints, own: Ints, lengths: Ints) -> Ints:
@@ -30,13 +31,13 @@ def sampled(population: Population, count: int, seed: int, requests: Ints, own: 
     -1 where `ATTEMPTS` draws found none.
 
     Args:
-        requests: (B,) their numbers.
-        own: (C,) items that the requests have, request after request, `lengths` (B,) each.
+        requests: (B,) numbers that tell them apart, any of 64 bits.
+        own: (C,) items that the requests have, as in `Population.items`, request after request, `lengths` (B,) each.
     """
-    items = population.ids[next(iter(population.ids))]
+    _, items = np.unique(np.concatenate([population.items, own]), return_inverse=True)
+    items, own, size = items[: len(population)], items[len(population) :], len(items)
     found = np.full((len(requests), count), -1, np.int64)
     row = np.repeat(np.arange(len(requests)), lengths)
-    size = int(max(items.max(initial=0), own.max(initial=0))) + 1
     taken = row * size + own
     for column in range(count):
         missing = np.arange(len(requests))
@@ -52,19 +53,19 @@ def sampled(population: Population, count: int, seed: int, requests: Ints, own: 
     return found
 
 
-def kept(seed: int, rows: Ints, share: float) -> NDArray[np.bool_]:
-    """(C,) whether each of these rows is kept, each with the probability `share`."""
-    return _uniform(seed, rows) < share
+def kept(seed: int, numbers: Ints, share: float) -> NDArray[np.bool_]:
+    """(C,) whether each of these numbers is kept, each with the probability `share`."""
+    return uniform(seed, numbers) < share
 
 
 def _drawn(population: Population, seed: int, numbers: Ints) -> Ints:
-    uniform = _uniform(seed, numbers)
+    drawn = uniform(seed, numbers)
     if population.ends is None:
-        return np.minimum((uniform * len(population)).astype(np.int64), len(population) - 1)
-    return np.minimum(np.searchsorted(population.ends, uniform, side="right"), len(population) - 1)
+        return np.minimum((drawn * len(population)).astype(np.int64), len(population) - 1)
+    return np.minimum(np.searchsorted(population.ends, drawn, side="right"), len(population) - 1)
 
 
-def _uniform(seed: int, numbers: Ints) -> NDArray[np.float64]:
+def uniform(seed: int, numbers: Ints) -> NDArray[np.float64]:
     """In [0, 1), by the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
     with np.errstate(over="ignore"):
         mixed = numbers.astype(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)

@@ -85,9 +85,12 @@ class Numbers:
         return f"coalesce({quoted(f'{owner.kind} {name}, value')}.id, 0)"
 
     def unknown(self, owner: Owner, name: str) -> str:
-        """Whether the field of row `o` has an id that training did not know, with the joins of the owner."""
+        """Whether the field of row `o` has an id that training did not know, or its attributes have no such row; with
+        the joins of the owner."""
         of = owner.ids[name]
-        if self._table(of.table or name).rows is not None or self.config.attributes_of(of.column) is not None:
+        if (attribute := self.config.attributes_of(of.column)) is not None:
+            return f"{_joined(owner, attribute[0])}.key IS NULL"  # an id without a row
+        if self._table(of.table or name).rows is not None:
             return "false"
         return f"{quoted(f'{owner.kind} {name}, id')}.id IS NULL"
 

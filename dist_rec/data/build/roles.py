@@ -84,14 +84,19 @@ def _later(sources: dict[str, Source], name: str, of: LabelConfig) -> Rows:
 
 def _attributes(config: BuildConfig, sources: dict[str, Source], source: str) -> Rows:
     of = config.attributes[source]
-    asked = {"key": Asked("key", of.key, f"attributes.{source}.key", "id", of.of, needed=True)}
+    asked = {
+        "key": Asked("key", of.key, f"attributes.{source}.key", "id", of.of, rows=_rows(config, of.of), needed=True)
+    }
     for place, ids, side in config.owners:
         for name, field in ids.items():
             column = config.attributes_of(field.column)
             if column is not None and column[0] == source:
                 table = field.table or name
                 named = f"{column[1]} of {table}"
-                asked[named] = Asked(named, column[1], f"{place}.{name}", "id", table, rows=_rows(config, table))
+                rows = _rows(config, table)
+                asked[named] = Asked(
+                    named, column[1], f"{place}.{name}", "id", table, rows=rows, needed=rows is not None
+                )
         for name, value in side.items():
             column = config.attributes_of(value.column)
             if column is not None and column[0] == source:
@@ -117,8 +122,9 @@ def _fields(
     """Fields with columns of their own. The first id is what the row is about, so that it is needed."""
     for place, (name, of) in enumerate(ids.items()):
         if config.attributes_of(of.column) is None:
-            table, must = of.table or name, needed and place == 0
+            table = of.table or name
             rows = _rows(config, table)
+            must = (needed and place == 0) or rows is not None  # a range has no number for a missing id
             yield Asked(f"{kind or 'id'} {name}", of.column, f"{key}.{name}", "id", table, rows=rows, needed=must)
     for name, of in side.items():
         if config.attributes_of(of.column) is None:

@@ -112,13 +112,15 @@ def read_raw(database: Database, rows: Rows) -> None:
             )
         if asked.kind in ("list", "vector") and asked.split is None and not kind.endswith("]"):
             raise DataError(
-                f"{asked.key}: expected lists in column '{asked.column}' of source '{source.name}', got {kind}; say "
-                "split for a text"
+                f"{asked.key}: expected lists in column '{asked.column}' of source '{source.name}', got {kind}"
+                + ("; say split for a text" if asked.kind == "list" else "")
             )
     columns = [quoted(name) for name in dict.fromkeys(asked.column for asked in rows.asked)]
     columns += [quoted(FILE), *([quoted(ROW)] if source.rows_known else [])]
     condition = f" WHERE {rows.where}" if rows.where else ""
-    every = f"SELECT row_number() OVER () AS {quoted(ORDINAL)}, * FROM {source.with_places}"
+    # A query has no order of its own; with one, the same logs give the same bytes.
+    ordered = f"(SELECT * FROM {source.with_places} ORDER BY ALL)" if source.is_query else source.with_places
+    every = f"SELECT row_number() OVER () AS {quoted(ORDINAL)}, * FROM {ordered}"
     chosen = f"SELECT {', '.join([quoted(ORDINAL), *columns])} FROM ({every}){condition}"
     what = f"{rows.key}.where" if rows.where else f"sources.{source.name}"
     database.run(f"CREATE TABLE {rows.raw} AS {chosen}", what)
@@ -246,7 +248,7 @@ def _sentence(database: Database, rows: Rows, place: int, fault: "Fault") -> str
     else:
         row = place - _first_of(database, source, file) + source.first_row
     got = f", got {value!r}" if value is not None else ", got nothing"
-    what = "line" if source.first_row == 2 else "row"
+    what = "record" if source.first_row == 2 else "row"  # a record of text may span lines
     return (
         f"{file}, {what} {row}, column {asked.column} ({asked.key}): expected {fault.expected}{got}; say "
         "bad_rows: drop to build without such rows"

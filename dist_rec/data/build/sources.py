@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dist_rec.data.build.config import SourceConfig
 from dist_rec.data.build.database import Database, literal, quoted
@@ -29,6 +30,7 @@ class Source:
     name: str
     columns: dict[str, str]
     first_row: int = 1
+    is_query: bool = False
     rows_known: bool = False
 
     @property
@@ -42,7 +44,7 @@ def add_sources(database: Database, sources: dict[str, SourceConfig], folder: Pa
     Raises DataError for files that are missing, of another kind, or of other columns than the first, and for a query
     that DuckDB refuses."""
     of_files = {name: _add_files(database, name, of, folder) for name, of in sources.items() if of.files}
-    of_queries = {name: _add_query(database, name, of.query) for name, of in sources.items() if of.query is not None}
+    of_queries = _add_queries(database, {name: of.query for name, of in sources.items() if of.query is not None})
     return {name: (of_files | of_queries)[name] for name in sources}
 
 
@@ -82,13 +84,12 @@ def _add_files(database: Database, name: str, config: SourceConfig, folder: Path
     paths = "[" + ", ".join(literal(str(path)) for path in files) + "]"
     if kinds[files[0]] == "parquet":
         _check_footers(files)
-        read = f"read_parquet({paths}, filename = true, file_row_number = true)"
-        names = f'* EXCLUDE ("filename", file_row_number), "filename" AS {quoted(FILE)}, file_row_number AS '
-        _view(database, f"{name} and places", f"SELECT {names}{quoted(ROW)} FROM {read}", where)
+        read = f"read_parquet({paths}, filename = {literal(FILE)}, file_row_number = true)"
+        names = f"* EXCLUDE (file_row_number), file_row_number AS {quoted(ROW)}"
+        _view(database, f"{name} and places", f"SELECT {names} FROM {read}", where)
     else:
         read = _read_csv(files, config, paths)
-        names = f'* EXCLUDE ("filename"), "filename" AS {quoted(FILE)}'
-        _view(database, f"{name} and places", f"SELECT {names} FROM {read}", where)
+        _view(database, f"{name} and places", f"SELECT * FROM {read}", where)
     known = kinds[files[0]] == "parquet"
     places = f"{quoted(FILE)}, {quoted(ROW)}" if known else quoted(FILE)
     _view(database, name, f"SELECT * EXCLUDE ({places}) FROM {quoted(f'{name} and places')}", where)
@@ -96,12 +97,27 @@ def _add_files(database: Database, name: str, config: SourceConfig, folder: Path
     return Source(name, columns, first_row=2 if not known and config.header else 1, rows_known=known)
 
 
+def _add_queries(database: Database, queries: dict[str, str]) -> dict[str, Source]:
+    """In an order in which each finds the ones that it reads."""
+    found: dict[str, Source] = {}
+    while waiting := [name for name in queries if name not in found]:
+        problems: list[DataError] = []
+        for name in waiting:
+            try:
+                found[name] = _add_query(database, name, queries[name])
+            except DataError as error:
+                problems.append(error)
+        if len(problems) == len(waiting):
+            raise problems[0]
+    return found
+
+
 def _add_query(database: Database, name: str, query: str) -> Source:
     where = f"sources.{name}"
     _view(database, name, query.rstrip().rstrip(";"), where)
     file = f"{literal(f'the query of {name}')} AS {quoted(FILE)}"
     _view(database, f"{name} and places", f"SELECT *, {file} FROM {quoted(name)}", where)
-    return Source(name, database.columns(quoted(name), where))
+    return Source(name, database.columns(quoted(name), where), is_query=True)
 
 
 def _view(database: Database, name: str, query: str, where: str) -> None:
@@ -135,6 +151,18 @@ def _check_footers(files: Sequence[Path]) -> None:
             stream.seek(max(0, size - 4))
             if size < 12 or head != b"PAR1" or stream.read(4) != b"PAR1":
                 raise DataError(f"{path}: expected a whole Parquet file, got {size} bytes that are none; truncated?")
+    try:
+        first = pq.read_schema(files[0])
+        for path in files[1:]:
+            found = pq.read_schema(path)
+            for field in first:
+                other = found.field(field.name).type if field.name in found.names else "no such column"
+                if other != field.type:  # DuckDB would cast, and round
+                    raise DataError(
+                        f"{path}, column {field.name}: expected {field.type}, as in {files[0]}, got {other}"
+                    )
+    except pa.ArrowException as error:
+        raise DataError(f"{files[0]}: expected readable Parquet footers, got: {one_line(error)}") from error
 
 
 def _read_csv(files: Sequence[Path], config: SourceConfig, paths: str) -> str:
@@ -143,7 +171,7 @@ def _read_csv(files: Sequence[Path], config: SourceConfig, paths: str) -> str:
     delimiter = config.delimiter or _delimiter(first)
     names = config.columns or _fields(first, delimiter)
     for name in names:
-        if not name or names.count(name) > 1:
+        if not name or [other.casefold() for other in names].count(name.casefold()) > 1:
             raise DataError(f"{files[0]}, line 1: expected a name of its own for every column, got {name!r}")
     for path in files[1:] if config.header else []:
         if (found := _fields(_first_line(path, config), delimiter)) != names:
@@ -160,7 +188,7 @@ def _read_csv(files: Sequence[Path], config: SourceConfig, paths: str) -> str:
         "escape = '\"'",
         f"header = {str(config.header).lower()}",
         f"encoding = {literal(config.encoding)}",
-        "filename = true",
+        f"filename = {literal(FILE)}",
         "strict_mode = true",
         "allow_quoted_nulls = false",
         *([f"nullstr = [{null}]"] if config.null else []),

@@ -1,6 +1,7 @@
 """Requests, their split, and their users with the moment until which training knows what they did."""
 
 import datetime
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -12,6 +13,7 @@ from dist_rec.data.errors import DataError
 SPLITS = ("train", "valid", "test")
 EVER, NEVER = 2**62, -(2**62)
 DAY, MICROSECONDS = 86_400, 1_000_000
+MOST_WINDOWS = 10_000
 WHAT = "splitting the requests"
 CHUNKED, REQUESTS, DIVIDED = '"all chunked"', '"all requests"', '"all divided"'
 
@@ -19,7 +21,7 @@ CHUNKED, REQUESTS, DIVIDED = '"all chunked"', '"all requests"', '"all divided"'
 @dataclass(frozen=True)
 class Times:
     """Microseconds since 1970: the first and the last request, and where valid and test start, by time; or the starts
-    of windows after the first, by windows. `folders`: of the splits."""
+    of windows, by windows. `folders`: of the splits."""
 
     first: int
     last: int
@@ -65,7 +67,7 @@ def make_requests(database: Database, config: BuildConfig) -> Times:
     )
     known = {
         "time": str(times.valid),
-        "windows": str(times.windows[0] if times.windows else EVER),
+        "windows": str(times.windows[1] if len(times.windows) > 1 else EVER),
         "user": f"CASE WHEN min(split) = 'train' THEN {EVER} ELSE {NEVER} END",
         "last": f"coalesce(min(t) FILTER (split = 'valid'), {EVER})",
     }[config.split.by]
@@ -109,10 +111,11 @@ def zone_of(name: str) -> ZoneInfo:
 
 def _cuts(database: Database, split: SplitConfig, times: Times, count: int) -> Times:
     if split.by == "windows":
-        assert split.every is not None, "checked with the build file"
-        every, start = split.every * MICROSECONDS, _start_of(times.first, split)
-        first = start + (split.first or split.every) * MICROSECONDS
-        return replace(times, windows=tuple(range(first, times.last + 1, every)))
+        windows = tuple(_windows(split, times))
+        if len(windows) > MOST_WINDOWS:
+            spans = f"requests are from {moment(times.first)} to {moment(times.last)}"
+            raise DataError(f"split.every: expected at most {MOST_WINDOWS} windows, got {len(windows)}; {spans}")
+        return replace(times, windows=windows)
     if split.by != "time":
         return times
     if isinstance(split.valid, str) and isinstance(split.test, str):
@@ -126,29 +129,39 @@ def _cuts(database: Database, split: SplitConfig, times: Times, count: int) -> T
     return Times(times.first, times.last, *found)
 
 
-def _start_of(first: int, split: SplitConfig) -> int:
-    """Of the first window: the day of the first request, in the zone of the split, or its own moment for windows that
-    are not of days."""
+def _windows(split: SplitConfig, times: Times) -> Iterator[int]:
+    """Starts of all windows. Those of whole days start at midnight of the zone, whatever its clocks do; others are
+    counted from 1970."""
     assert split.every is not None, "checked with the build file"
-    if split.every % DAY:
-        return first - first % (split.every * MICROSECONDS)
-    day = datetime.datetime.fromtimestamp(first // MICROSECONDS, zone_of(split.zone))
-    return microseconds(f"{day:%Y-%m-%d}", split.zone, "split")
+    first = split.first or split.every
+    if split.every % DAY or first % DAY:
+        start = times.first - times.first % (split.every * MICROSECONDS)
+        yield start
+        yield from range(start + first * MICROSECONDS, times.last + 1, split.every * MICROSECONDS)
+        return
+    zone = zone_of(split.zone)
+    day = datetime.datetime.fromtimestamp(times.first // MICROSECONDS, zone).date()
+    step = first
+    while (start := microseconds(day.isoformat(), split.zone, "split")) <= times.last:
+        yield start
+        day, step = day + datetime.timedelta(seconds=step), split.every
 
 
 def _name(start: int, split: SplitConfig) -> str:
     """Of the folder of a window; names are in order of time."""
-    moment = datetime.datetime.fromtimestamp(start // MICROSECONDS, zone_of(split.zone))
     assert split.every is not None, "checked with the build file"
-    return f"{moment:%Y-%m-%d}" if split.every % DAY == 0 else f"{moment:%Y-%m-%dT%H%M%S}"
+    if split.every % DAY or (split.first or 0) % DAY:
+        at = datetime.datetime.fromtimestamp(start // MICROSECONDS, datetime.timezone.utc)
+        return f"{at:%Y-%m-%dT%H%M%SZ}"
+    return f"{datetime.datetime.fromtimestamp(start // MICROSECONDS, zone_of(split.zone)):%Y-%m-%d}"
 
 
 def _split(split: SplitConfig, times: Times) -> str:
     if split.by == "windows":
-        starts = [_start_of(times.first, split), *times.windows]
-        names = zip(starts[::-1], (_name(start, split) for start in starts[::-1]), strict=True)
-        how = "CASE " + " ".join(f"WHEN t >= {start} THEN {literal(name)}" for start, name in names) + " END"
-    elif split.by == "time":
+        rows = ", ".join(f"({start}, {literal(_name(start, split))})" for start in times.windows)
+        joined = f"ASOF JOIN (VALUES {rows}) AS w(start, split) ON r.t >= w.start"
+        return f"CREATE TABLE {DIVIDED} AS SELECT r.*, w.split FROM {REQUESTS} r {joined}"
+    if split.by == "time":
         how = f"CASE WHEN t < {times.valid} THEN 'train' WHEN t < {times.test} THEN 'valid' ELSE 'test' END"
     elif split.by == "user":
         assert isinstance(split.valid, float) and isinstance(split.test, float), "checked with the build file"

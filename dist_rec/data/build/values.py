@@ -13,7 +13,7 @@ INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT",
 FRACTIONS = ("FLOAT", "DOUBLE", "DECIMAL")
 UNITS = {"s": 1_000_000, "ms": 1000, "us": 1, "ns": 0.001}
 MOST_SECONDS = 10**11  # seconds below it are before the year 5138, milliseconds above it after 1973
-OFFSET = "([zZ]|[+-]\\d\\d(:?\\d\\d)?)$"
+OFFSET = r"\d\d:\d\d(:\d\d([.,]\d+)?)?\s*([zZ]|[+-]\d\d(:?\d\d)?)$"  # behind a time: a date alone ends in -09
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ def not_an_integer(of: str, kind: str) -> str:
     if is_integer(kind):
         return f"{of} NOT BETWEEN -9223372036854775808 AND 18446744073709551615" if kind == "HUGEINT" else "false"
     if is_fraction(kind):
-        return f"NOT isnan({of}::DOUBLE) AND ({_whole(of)}) IS NULL"
+        return f"NOT isnan({of}::DOUBLE) AND ({_whole(of, kind)}) IS NULL"
     return f"{of} IS NOT NULL AND coalesce(try_cast({of} AS HUGEINT)::VARCHAR != {of}::VARCHAR, true)"
 
 
 def id_value(of: str, kind: str, type_: IdType) -> Value:
     """An id; whole numbers wrap into 64 bits with a sign. NaN of a fraction is a missing one."""
-    whole = f"try_cast({of} AS HUGEINT)" if not is_fraction(kind) else f"({_whole(of)})"
+    whole = f"try_cast({of} AS HUGEINT)" if not is_fraction(kind) else f"({_whole(of, kind)})"
     if type_ == "integer":
         wrapped = f"(CASE WHEN {whole} >= 9223372036854775808 THEN {whole} - 18446744073709551616 ELSE {whole} END)"
         return Value(f"try_cast({wrapped} AS BIGINT)", not_an_integer(of, kind), "an id, a whole number of 64 bits")
@@ -64,7 +64,7 @@ def id_value(of: str, kind: str, type_: IdType) -> Value:
 def text_value(of: str, kind: str) -> Value:
     """A value of few, as text; a whole fraction without its point."""
     if is_fraction(kind):
-        return Value(f"coalesce(({_whole(of)})::VARCHAR, nullif({of}::VARCHAR, 'nan'))", "false", "a value")
+        return Value(f"coalesce(({_whole(of, kind)})::VARCHAR, nullif({of}::VARCHAR, 'nan'))", "false", "a value")
     return Value(f"{of}::VARCHAR", "false", "a value")
 
 
@@ -165,17 +165,17 @@ def _numeric_time(of: str, config: TimeConfig, facts: TimeFacts) -> Value:
     exact = exact if unit != "ns" else f"({whole} - ((({whole} % 1000) + 1000) % 1000)) // 1000"
     rough = f"floor({number} * {UNITS[unit]!r})::HUGEINT"
     fine = f"isfinite({number}) AND abs({number}) < {most:.0f}"
-    smaller = {"ms": "seconds", "us": "milliseconds", "ns": "microseconds"}.get(unit)
-    if smaller is not None and config.unit == "auto":
-        # From 1973 on, a time in the next larger unit cannot be taken for one in this unit before 1973.
-        fine += f" AND NOT abs({number}) BETWEEN {most / 1e6:.0f} AND {most / 1e3:.0f}"
+    coarser = list(UNITS)[: list(UNITS).index(unit)] if config.unit == "auto" else []
+    for other in coarser:
+        # From 1973 on, a time in a coarser unit cannot be taken for one in this unit before 1973.
+        low, high = (MOST_SECONDS * UNITS["s"] / UNITS[other] / scale for scale in (1e3, 1))
+        fine += f" AND NOT abs({number}) BETWEEN {low:.0f} AND {high:.0f}"
     fine = f"({number} IS NOT NULL AND {fine})"
     value = f"CASE WHEN {fine} THEN CASE WHEN {number} = {whole} THEN {exact} ELSE {rough} END::BIGINT END"
     names = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
     expected = f"a time in {names[unit]} since 1970"
-    expected += (
-        f", as the largest of them, and none in {smaller}; say unit" if smaller and config.unit == "auto" else ""
-    )
+    if coarser:
+        expected += f", as the largest of them, and none in {' or '.join(names[other] for other in coarser)}; say unit"
     return Value(value, f"{of} IS NOT NULL AND NOT {fine}", expected)
 
 
@@ -187,8 +187,10 @@ def time_unit(largest: float) -> Literal["s", "ms", "us", "ns"]:
     return "ns"
 
 
-def _whole(of: str) -> str:
-    """A fraction that is whole, and exact as a double, as a whole number."""
+def _whole(of: str, kind: str) -> str:
+    """A fraction that is whole, and exact, as a whole number."""
+    if kind.startswith("DECIMAL"):
+        return f"CASE WHEN {of} = floor({of}) THEN {of}::HUGEINT END"
     number = f"{of}::DOUBLE"
     exact = f"isfinite({number}) AND {number} = floor({number}) AND abs({number}) < {2**53}"
     return f"CASE WHEN {exact} THEN {number}::HUGEINT END"

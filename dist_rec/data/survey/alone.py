@@ -100,7 +100,7 @@ def _rounded(values: NDArray) -> Ints:
     """Numbers to three digits, as whole numbers in their order; NaN, a missing one, last of all."""
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = 10.0 ** (2 - np.floor(np.log10(np.abs(values.astype(np.float64)))))
-    near = np.where(values == 0, 0.0, np.round(values * scale) / scale)
+        near = np.where(values == 0, 0.0, np.round(values * scale) / scale)
     return near.astype(np.float32).view(np.int32).astype(np.int64)
 
 

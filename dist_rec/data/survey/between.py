@@ -35,6 +35,7 @@ def between(train: SplitFacts, other: SplitFacts, first_id: str) -> Between:
     """`first_id`: the key in `counts` of the candidates' first id."""
     drift = {name: _distance(train.counts[name], of) for name, of in other.counts.items()}
     drift |= {f"length of {name}": _of_lengths(train.lengths[name], of) for name, of in other.lengths.items()}
+    drift |= {name: _share_distance(train.numbers[name], of) for name, of in other.numbers.items()}
     drift |= {f"age of {name}": _share_distance(train.ages[name], of) for name, of in other.ages.items()}
     shown = other.counts[first_id]
     return Between(

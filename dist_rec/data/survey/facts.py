@@ -18,6 +18,7 @@ from dist_rec.data.schema import Schema
 from dist_rec.data.some_rows import SomeRows
 
 AGES = 64  # buckets of the seconds from an event to its request, two per doubling
+NUMBERS = 514  # buckets of numbers: below zero and above, two per doubling, and one for missing ones
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class SplitFacts:
     """- `time` (B,) int64 seconds, empty where requests have none; `groups` (B,) the grouping key
     - `lengths` sequence -> (B,); `candidates` (B,); `ages` sequence -> (AGES,) events, of sequences with times
     - `counts` "<owner>.<field>" -> (values,) how often each id or side value occurs
+    - `numbers` "<owner>.<number>" -> (NUMBERS,) how many values are in each bucket of size, missing ones in the last
     - `ones`, `defined` (B, T) labels of 1 and labels of every request
     - `hashes` (B,) uint64 of all that a request holds: equal requests have equal ones
     - `at_once` requests with an event of their own second
@@ -37,6 +39,7 @@ class SplitFacts:
     candidates: Ints
     ages: dict[str, Ints]
     counts: dict[str, Ints]
+    numbers: dict[str, Ints]
     ones: Ints
     defined: Ints
     hashes: NDArray[np.uint64]
@@ -47,7 +50,13 @@ def facts_of(folder: Path, schema: Schema, reader: RowReader = PARQUET) -> Split
     """Raises DataError for a split that cannot be read."""
     counts = {name: np.zeros(size, np.int64) for name, size in _sizes(schema).items()}
     ages = {of.name: np.zeros(AGES, np.int64) for of in schema.sequences if of.time}
-    parts = [_part(reader.read([group], schema), schema, counts, ages) for group in reader.row_groups(folder, schema)]
+    owned = {CONTEXT: schema.request.numbers, CANDIDATE: schema.candidate.numbers}
+    owned |= {of.name: of.numbers for of in schema.sequences}
+    numbers = {f"{owner}.{name}": np.zeros(NUMBERS, np.int64) for owner, of in owned.items() for name in of}
+    parts = [
+        _part(reader.read([group], schema), schema, counts, ages, numbers)
+        for group in reader.row_groups(folder, schema)
+    ]
 
     def joined(name: str) -> NDArray:
         return np.concatenate([part[name] for part in parts])
@@ -60,6 +69,7 @@ def facts_of(folder: Path, schema: Schema, reader: RowReader = PARQUET) -> Split
         candidates=joined("candidates"),
         ages=ages,
         counts=counts,
+        numbers=numbers,
         ones=joined("ones"),
         defined=joined("defined"),
         hashes=joined("hashes"),
@@ -75,8 +85,10 @@ def _sizes(schema: Schema) -> dict[str, int]:
     return sizes
 
 
-def _part(table: pa.Table, schema: Schema, counts: dict[str, Ints], ages: dict[str, Ints]) -> dict[str, NDArray]:
-    """Facts of some rows; adds to `counts` and `ages`."""
+def _part(
+    table: pa.Table, schema: Schema, counts: dict[str, Ints], ages: dict[str, Ints], numbers: dict[str, Ints]
+) -> dict[str, NDArray]:
+    """Facts of some rows; adds to `counts`, `ages` and `numbers`."""
     some = SomeRows(table.combine_chunks(), np.arange(table.num_rows))
     found: dict[str, NDArray] = {"groups": some.scalars(schema.request.grouping_key).astype(np.int64)}
     hashed = _mixed(found["groups"].astype(np.uint64))
@@ -88,6 +100,10 @@ def _part(table: pa.Table, schema: Schema, counts: dict[str, Ints], ages: dict[s
         ids = _places(schema, field.table, some.scalars(field.name))
         counts[f"{CONTEXT}.{field.name}"] += np.bincount(ids, minlength=len(counts[f"{CONTEXT}.{field.name}"]))
         hashed = _mixed(hashed ^ ids.astype(np.uint64))
+    for name in schema.request.numbers:
+        values = some.scalars(name)
+        numbers[f"{CONTEXT}.{name}"] += np.bincount(_buckets(values), minlength=NUMBERS)
+        hashed = _mixed(hashed ^ _bits(values).astype(np.uint64))
     for owner, of in [*((of.name, of) for of in schema.sequences), (CANDIDATE, schema.candidate)]:
         lengths = some.lists(f"{owner}.{of.ids[0].name}").lengths
         found["candidates" if owner == CANDIDATE else f"lengths.{owner}"] = lengths
@@ -97,8 +113,14 @@ def _part(table: pa.Table, schema: Schema, counts: dict[str, Ints], ages: dict[s
             values = _places(schema, tables[name], values) if name in tables else values.astype(np.int64)
             counts[f"{owner}.{name}"] += np.bincount(values, minlength=len(counts[f"{owner}.{name}"]))
             hashed = _mixed(hashed ^ _of_lists(values, lengths))
+        for name in of.numbers:
+            values = some.lists(f"{owner}.{name}").values
+            numbers[f"{owner}.{name}"] += np.bincount(_buckets(values), minlength=NUMBERS)
+            hashed = _mixed(hashed ^ _of_lists(_bits(values), lengths))
         if owner in ages and now is not None:
-            age = np.repeat(now, lengths) - some.lists(f"{owner}.time").values.astype(np.int64)
+            times = some.lists(f"{owner}.time").values.astype(np.int64)
+            hashed = _mixed(hashed ^ _of_lists(times, lengths))
+            age = np.repeat(now, lengths) - times
             bucket = np.minimum(2 * np.log2(age.clip(min=0) + 1.0), AGES - 1).astype(np.int64)
             ages[owner] += np.bincount(bucket, minlength=AGES)
             row = np.repeat(np.arange(len(some)), lengths)
@@ -122,6 +144,21 @@ def _places(schema: Schema, table: str, values: NDArray) -> Ints:
     if table not in schema.open_ids:
         return values.astype(np.int64)
     return hashed_rows(raw_ids(values), schema.tables[table])
+
+
+def _bits(values: NDArray) -> Ints:
+    """Numbers as whole ones that tell them apart."""
+    return values.astype(np.float32).view(np.int32).astype(np.int64)
+
+
+def _buckets(values: NDArray) -> Ints:
+    """Of each number: by its sign and size, from 2^-64 to 2^64."""
+    values = values.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = np.clip(np.nan_to_num(2 * np.log2(np.abs(values)), nan=0.0, neginf=-128.0), -128, 127).astype(np.int64)
+    return np.where(
+        np.isnan(values), NUMBERS - 1, np.where(values < 0, 127 - size, np.where(values > 0, 385 + size, 256))
+    )
 
 
 def _of_lists(values: Ints, lengths: Ints) -> NDArray[np.uint64]:

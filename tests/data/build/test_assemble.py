@@ -44,19 +44,46 @@ def negatives(folder: Path, **of: Any) -> dict[str, list]:
 
 
 @pytest.mark.parametrize("sample", ["uniform", "popularity"])
-def test_sampled_candidates_follow_with_what_belongs_to_them(tmp_path: Path, sample: str) -> None:
+def test_sampled_candidates_come_with_what_belongs_to_them_and_in_no_order(tmp_path: Path, sample: str) -> None:
     found = negatives(tmp_path / "x", sample=sample, count=2)
-    brands = dict(
-        pair
-        for i, b in zip(found["history.item"], found["history.brand"], strict=True)
-        for pair in zip(i, b, strict=True)
-    )
-    for items, own, labels in zip(
-        found["candidate.item"], found["candidate.brand"], found["candidate.click"], strict=True
-    ):
-        assert labels[-2:] == [0, 0] and all(labels[:-2]) and len(set(items[-2:])) == 2
-        assert not set(items[:-2]) & set(items[-2:])
+    events = zip(found["history.item"], found["history.brand"], strict=True)
+    brands = dict(pair for items, own in events for pair in zip(items, own, strict=True))
+    first = []
+    for row, labels in enumerate(found["candidate.click"]):
+        items, own = found["candidate.item"][row], found["candidate.brand"][row]
+        zeros = [item for item, label in zip(items, labels, strict=True) if not label]
+        assert len(set(zeros)) == 2 and not {i for i, label in zip(items, labels, strict=True) if label} & set(zeros)
         assert own == [brands[item] for item in items]
+        first.append(labels[0])
+    assert 0 < sum(first) < len(first), "the place of a candidate tells nothing"
+
+
+def test_what_training_does_not_know_is_sampled_too(tmp_path: Path) -> None:
+    """Or its number would tell a candidate of its own from a sampled one."""
+    tree = config(
+        requests={"negatives": {"sample": "uniform", "count": 3}, "labels": {"click": "click"}},
+        tables={"item": {"min_count": 40}},
+    )
+    shown = [{**row, "click": 1} for row in SHOWN]
+    found = pq.read_table(build(tmp_path / "x", tree, EVENTS, shown) / "test").to_pydict()
+    zeros = [
+        item
+        for items, labels in zip(found["candidate.item"], found["candidate.click"], strict=True)
+        for item, label in zip(items, labels, strict=True)
+        if not label
+    ]
+    assert 0 in zeros
+
+
+def test_negatives_do_not_depend_on_other_requests(tmp_path: Path) -> None:
+    tree = config(requests={"negatives": {"sample": "uniform", "count": 2}, "labels": {"click": "click"}})
+    shown = [{**row, "click": 1} for row in SHOWN]
+    more = [{**shown[0], "user": 1, "time": START - 5, "item": 0}, *shown]
+    tables = [
+        pq.read_table(build(tmp_path / name, tree, EVENTS, rows) / "test").to_pydict()
+        for name, rows in (("x", shown), ("y", more))
+    ]
+    assert tables[0]["candidate.item"] == tables[1]["candidate.item"]
 
 
 def test_candidates_of_a_page_are_kept_where_they_are_one(tmp_path: Path) -> None:

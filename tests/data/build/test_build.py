@@ -3,11 +3,16 @@
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dist_rec.common.strict import check
+from dist_rec.data.build.build import build_dataset
+from dist_rec.data.build.config import BuildConfig
+from dist_rec.data.errors import DataError
 from tests.data.build.brute import MICRO, Request, Row, requests_of, vocabulary
-from tests.data.build.small import ANCHORS, START, TEST, VALID, build, built, compared, config
+from tests.data.build.small import ANCHORS, START, TEST, VALID, build, built, compared, config, write_csv
 
 ITEMS, USERS = st.integers(0, 5), st.integers(0, 3)
 EVENT = st.fixed_dictionaries(
@@ -73,3 +78,25 @@ def test_every_request_knows_what_was_before_it(
         for of in wanted
     ]
     assert compared(built(out, items)) == compared(wanted)
+
+
+def test_a_place_that_holds_the_sources_is_refused(tmp_path: Path) -> None:
+    write_csv(tmp_path / "events.csv", ANCHORS)
+    write_csv(tmp_path / "shown.csv", ANCHORS)
+    with pytest.raises(DataError, match="expected another place than the sources, which would be deleted"):
+        build_dataset(check(BuildConfig, config(), "here"), tmp_path, folder=tmp_path, force=True)
+    assert (tmp_path / "events.csv").exists()
+
+
+def test_a_query_gives_the_same_bytes_whatever_the_threads(tmp_path: Path) -> None:
+    rows = [{"user": 9, "item": n % 50, "time": START - n % 7, "kind": "a", "order": 0} for n in range(3000)]
+    query = {"query": "SELECT DISTINCT user, item, time, kind FROM logged"}
+    tree = config(sources={"logged": "events.csv", "events": query, "shown": "shown.csv"}, events={"order": []})
+    write_csv(tmp_path / "events.csv", rows)
+    write_csv(tmp_path / "shown.csv", ANCHORS)
+    found = []
+    for threads in (1, 2):
+        out = tmp_path / f"out{threads}"
+        build_dataset(check(BuildConfig, tree, "here"), out, folder=tmp_path, threads=threads)
+        found.append(pq.read_table(out / "test").column("history.item").to_pylist())
+    assert found[0] == found[1]

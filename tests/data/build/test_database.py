@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from dist_rec.data.build.database import Database, first_line, literal, order_by, quoted
@@ -53,3 +54,12 @@ def test_an_error_of_csv_has_file_line_and_what_came() -> None:
     assert first_line(ValueError(several)).startswith(
         "/a/b.csv, line 3: Expected Number of Columns: 3 Found: 2, got '1,"
     )
+
+
+def test_what_is_streamed_is_whole_whatever_else_is_asked(database: Database) -> None:
+    database.run("CREATE TABLE kept (x BIGINT)", "made")
+    seen = 0
+    for batch in database.stream("SELECT range AS x FROM range(5000) ORDER BY x", "streamed", 100):
+        database.insert("kept", pa.table({"x": batch.column("x")}), "inserted")
+        seen += batch.num_rows
+    assert seen == 5000 and database.one("SELECT count(*), sum(x) FROM kept", "counted") == (5000, 4999 * 2500)

@@ -2,7 +2,7 @@ import numpy as np
 
 from dist_rec.data.build.negatives import Population, kept, sampled
 
-ITEMS = Population({"item": np.arange(1, 11), "brand": np.arange(1, 11) % 3}, None)
+ITEMS = Population(np.arange(1, 11), {"item": np.arange(1, 11), "brand": np.arange(1, 11) % 3}, None)
 
 
 def test_none_twice_and_none_that_the_request_has() -> None:
@@ -28,7 +28,7 @@ def test_where_no_item_is_left_none_is_found() -> None:
 
 def test_as_likely_as_they_are_popular() -> None:
     weights = np.array([0, 1, 2, 3, 4, 0, 0, 0, 0, 10.0])
-    population = Population({"item": np.arange(10)}, np.cumsum(weights) / weights.sum())
+    population = Population(np.arange(10) + 2**61, {"item": np.arange(10)}, np.cumsum(weights) / weights.sum())
     count = 20_000
     found = sampled(population, 1, 3, np.arange(count), np.zeros(0, np.int64), np.zeros(count, np.int64))
     share = np.bincount(found.ravel(), minlength=10) / count

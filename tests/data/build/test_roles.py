@@ -32,7 +32,7 @@ def test_every_row_asks_for_what_it_is_made_of() -> None:
     assert list(asked[later("bought")]) == ["user", "time", "match 0 of bought"]
     assert list(asked[attributes("items")]) == ["key", "brand of brand", "size as a value"]
     city, item = asked[CANDIDATES]["context city"], asked[CANDIDATES]["id item"]
-    assert (city.column, city.table, city.rows, city.needed) == ("town", "place", 7, False)
+    assert (city.column, city.table, city.rows, city.needed) == ("town", "place", 7, True)
     assert (item.table, item.needed, item.key) == ("item", True, "requests.item")
     assert asked[CANDIDATES]["user"].table == USER and asked[events("history")]["side kind"].values == ("a", "b")
     assert asked[attributes("items")]["key"].table == "item"

@@ -41,7 +41,7 @@ def test_a_bad_row_stops_with_its_place_or_is_counted(database: Database, tmp_pa
     text = "item,score\n7,1\n,2\n8,x\n9,3\n"
     label = Asked("label", "score", "here.score", "label", at_least=2, needed=True)
     with pytest.raises(
-        DataError, match=r"a\.csv, line 3, column item \(here\.item\): expected an id.*, got nothing; say"
+        DataError, match=r"a\.csv, record 3, column item \(here\.item\): expected an id.*, got nothing; say"
     ):
         read(database, tmp_path, text, NUMBER, label)
     other = Database(tmp_path / ".db", "200MB", 1)
@@ -54,7 +54,7 @@ def test_a_bad_row_stops_with_its_place_or_is_counted(database: Database, tmp_pa
 
 def test_lines_are_counted_as_in_the_file_also_where_some_rows_are_left_out(database: Database, tmp_path: Path) -> None:
     text = "item,kind\nx,no\n1,yes\n2,yes\n,yes\n"
-    with pytest.raises(DataError, match=r"a\.csv, line 5, column item"):
+    with pytest.raises(DataError, match=r"a\.csv, record 5, column item"):
         read(database, tmp_path, text, NUMBER, where="kind = 'yes'")
 
 
@@ -66,7 +66,7 @@ def test_ids_of_a_range_and_values_of_a_list(database: Database, tmp_path: Path)
 
 def test_a_listed_value(database: Database, tmp_path: Path) -> None:
     listed = Asked("kind", "kind", "here.kind", "side", values=("it's", "b"))
-    with pytest.raises(DataError, match=r"line 3, column kind \(here\.kind\): expected one of it's, b, got 'c'"):
+    with pytest.raises(DataError, match=r"record 3, column kind \(here\.kind\): expected one of it's, b, got 'c'"):
         read(database, tmp_path, "kind\nit's\nc\n", listed)
 
 

@@ -100,3 +100,23 @@ def test_a_torn_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x,y,z\n1,2,3\n4,5")
     with pytest.raises(DataError, match=r"read: .*a\.csv, line 3: Expected Number of Columns: 3 Found: 2, got '4,5'"):
         rows(tmp_path, it="a.csv")
+
+
+def test_files_of_one_source_have_the_same_types(tmp_path: Path) -> None:
+    """DuckDB would cast the second to the first, and round."""
+    for name, values in (("a", [1, 2]), ("b", [1.5, 2.5])):
+        pq.write_table(pa.table({"x": values}), tmp_path / f"{name}.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet, column x: expected int64, as in .*a\.parquet, got double"):
+        add(tmp_path, it="*.parquet")
+
+
+def test_queries_in_any_order(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x\n1\n")
+    second, first = {"query": "SELECT * FROM first"}, {"query": "SELECT x || '!' AS y FROM it"}
+    database, _ = add(tmp_path, second=second, first=first, it="a.csv")
+    assert database.rows("SELECT * FROM second", "read") == [("1!",)]
+
+
+def test_a_column_may_be_called_filename(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("filename,x\nme,1\n")
+    assert rows(tmp_path, it="a.csv") == [("me", "1")]

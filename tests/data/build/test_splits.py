@@ -68,13 +68,38 @@ def test_the_last_of_every_user(tmp_path: Path) -> None:
     }
 
 
+def windows(split: dict[str, Any]) -> dict[str, Any]:
+    return config(split={"by": "windows"} | split, requests={"labels": {"click": "click"}})
+
+
+def test_windows_of_days_where_the_clocks_change(tmp_path: Path) -> None:
+    """The third of November of 2024 has 25 hours in New York."""
+    first = microseconds("2024-11-01T00:00", "America/New_York", "here") // 1_000_000
+    rows = [{**ANCHORS[0], "time": first + hour * 3600, "item": hour} for hour in range(6 * 24 + 1)]
+    out = build(tmp_path / "x", windows({"every": "1d", "zone": "America/New_York"}), EVENTS, rows)
+    names = sorted(path.name for path in out.iterdir() if path.is_dir() and not path.name.startswith("_"))
+    assert names == [f"2024-11-0{day}" for day in range(1, 7)]
+    assert [pq.read_table(out / name).num_rows for name in names] == [24, 24, 25, 24, 24, 24]
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"every": "1w"}, "expected at least two windows of 3 requests, got one"),
+        ({"every": 1, "first": 1}, "expected at most 10000 windows, got 90001; requests are from 2023"),
+    ],
+)
+def test_windows_that_cannot_be(tmp_path: Path, split: dict[str, Any], message: str) -> None:
+    rows = ANCHORS if split["every"] == "1w" else [ANCHORS[0], {**ANCHORS[0], "time": START + 90_001}]
+    with pytest.raises(DataError, match=message):
+        build(tmp_path / "x", windows(split), EVENTS, rows)
+
+
 def test_by_windows_of_days(tmp_path: Path) -> None:
     """Days begin at midnight of the zone, and ids are numbered by what the first window knew."""
     day = 86_400
     rows = [{**ANCHORS[0], "time": START + n * day // 2, "item": n} for n in range(7)]
-    out = build(
-        tmp_path / "x", config(split={"by": "windows", "every": "1d", "zone": "America/New_York"}), EVENTS, rows
-    )
+    out = build(tmp_path / "x", windows({"every": "1d", "zone": "America/New_York"}), EVENTS, rows)
     names = sorted(path.name for path in out.iterdir() if path.is_dir() and not path.name.startswith("_"))
     assert names == ["2023-11-14", "2023-11-15", "2023-11-16", "2023-11-17"]
     assert [pq.read_table(out / name).num_rows for name in names] == [1, 2, 2, 2]
@@ -84,10 +109,10 @@ def test_by_windows_of_days(tmp_path: Path) -> None:
 
 def test_a_longer_first_window(tmp_path: Path) -> None:
     rows = [{**ANCHORS[0], "time": START + n * 3600, "item": n} for n in range(9)]
-    tree = config(split={"by": "windows", "every": "2h", "first": "5h"})
+    tree = windows({"every": "2h", "first": "5h"})
     out = build(tmp_path / "x", tree, EVENTS, rows)
     names = sorted(path.name for path in out.iterdir() if path.is_dir() and not path.name.startswith("_"))
-    assert names == ["2023-11-14T220000", "2023-11-15T030000", "2023-11-15T050000"]
+    assert names == ["2023-11-14T220000Z", "2023-11-15T030000Z", "2023-11-15T050000Z"]
     assert [pq.read_table(out / name).num_rows for name in names] == [5, 2, 2]
 
 
@@ -102,7 +127,6 @@ def test_a_longer_first_window(tmp_path: Path) -> None:
             {"valid": "2024-01-01", "test": "2023-01-01"},
             "split: expected valid before test, got 2024-01-01 and 2023-01-01",
         ),
-        ({"by": "windows", "every": "1w"}, "expected at least two windows of 3 requests, got one"),
         ({"valid": "soon", "test": "later"}, "split: expected a date or time such as 2024-05-01 .*, got 'soon'"),
         ({"valid": "2023-01-01", "test": "2024-01-01", "zone": "Mars/X"}, "expected a zone such as Europe/Berlin"),
     ],

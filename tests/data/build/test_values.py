@@ -47,6 +47,8 @@ def evaluated(database: Database, value: Value, of: str) -> tuple[Any, bool]:
         ("3.0::FLOAT", "FLOAT", "text", ("3", False)),
         ("'007'", "VARCHAR", "text", ("007", False)),
         ("'x'::ENUM('x')", "ENUM('x')", "text", ("x", False)),
+        ("12345678901234571::DECIMAL(20,0)", "DECIMAL(20,0)", "integer", (12345678901234571, False)),
+        ("1.5::DECIMAL(4,1)", "DECIMAL(4,1)", "integer", (None, True)),
     ],
 )
 def test_ids(database: Database, sql: str, kind: str, type_: Any, wanted: tuple[Any, bool]) -> None:
@@ -114,6 +116,7 @@ HOUR, MOMENT = 3_600_000_000, 1_709_994_600_000_000  # 2024-03-09 14:30:00 UTC
         ("'2024-03-09T14:30:00Z'", "VARCHAR", "America/New_York", MOMENT),
         ("'2024-03-09 14:30:00+02:00'", "VARCHAR", "America/New_York", MOMENT - 2 * HOUR),
         ("'2024-03-09 14:30:00'", "VARCHAR", "America/New_York", MOMENT + 5 * HOUR),
+        ("'2024-03-09'", "VARCHAR", "America/New_York", 1_709_960_400_000_000),
     ],
 )
 def test_moments(database: Database, sql: str, kind: str, zone: str, wanted: int) -> None:
@@ -164,3 +167,12 @@ def test_what_is_not_there_is_not_bad(database: Database) -> None:
     for kind in ("VARCHAR", "BIGINT", "DOUBLE"):
         value = time_value("x", kind, TimeConfig(column="x"), TimeFacts(numbers=True, largest=5))
         assert evaluated(database, value, f"NULL::{kind}") == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("number", "bad"), [("1700000000", True), ("1700000000000", True), ("1700000000000000", False)]
+)
+def test_coarser_units_among_microseconds_are_bad(database: Database, number: str, bad: bool) -> None:
+    value = time_value("x", "BIGINT", TimeConfig(column="x"), TimeFacts(numbers=True, largest=1.7e15))
+    assert evaluated(database, value, number)[1] is bad
+    assert "none in seconds or milliseconds" in value.expected
