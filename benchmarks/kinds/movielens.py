@@ -60,10 +60,10 @@ def build_movielens(data: Path, place: Path) -> Path:
 def page(rows: list[Row]) -> Iterator[str]:
     """Lines."""
     yield (
-        "ml-100k: is the rating 4 or more? LONGER with the newest 32 ratings before the request; the first 80 % of all "
-        "ratings by time for training, once, the last 10 % are the test. Ids, in all arms: "
-        "film, its genres, gender and occupation of the user, ratings of the history. Users have no id: most in the "
-        "test are new. Means over seeds of one split; ± is the standard deviation, of a difference that of the pairs."
+        "ml-100k: is the rating 4 or more? LONGER with the newest 32 ratings before the request; one pass over the "
+        "first 80 % of all ratings by time, and the last 10 % are the test. Ids, in all arms: film, its genres, gender "
+        "and occupation of the user, ratings of the history. Users have no id: most in the test are new. Means over "
+        "seeds of one split; ± is the standard deviation, of a difference that of the pairs."
     )
     yield ""
     yield from arms_table(rows, ARMS)

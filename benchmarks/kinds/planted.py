@@ -56,7 +56,7 @@ def page(rows: list[Row], config: WorldConfig) -> Iterator[str]:
         "have, and one of the same spread for each kind: a bump over the price of the candidate; the mean log of the "
         f"price paid in the newest {NEWEST} events; the mean weight of the item's tags; a direction of its vector; a "
         "cosine over the day. Candidates of the test are new items. Numbers are on a log scale, and piecewise where "
-        "nothing else is said. `to be won`: the best AUC with the kind less the best without. Means over paired "
+        "nothing else is said. To be won is the best AUC with the kind less the best without. Means over paired "
         "seeds; ± is the standard deviation, of a difference that of the pairs."
     )
     yield ""
