@@ -19,7 +19,6 @@ from dist_rec.data.feedback import feedback_columns, no_feedback, taught
 from dist_rec.data.filter.event_filter import EventFilter, Left
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.joined import Joined, join_attributes
-from dist_rec.data.kinds import SentKinds
 from dist_rec.data.later import FEEDBACK
 from dist_rec.data.layout import FieldNgrams
 from dist_rec.data.ngram.counts import NgramUse, use_by_order
@@ -115,7 +114,7 @@ class Collator:
             candidate_ngrams=tuple(schema.layout.candidate_ngrams),
             hash_there=DeviceHash(self._later, self.dedup) if self._later else None,
             ngram_use=self._ngram_use(tokens),
-            kinds=SentKinds.of(schema),
+            kinds=schema.sent_kinds,
         )
 
     def empty(self) -> HostBatch:

@@ -39,7 +39,7 @@ from dist_rec.common.strict import Strict, check_distinct
 from dist_rec.data.attributes import AttributeField, lists_of_keys
 from dist_rec.data.id_field import IdField
 from dist_rec.data.id_lists import id_lists
-from dist_rec.data.kinds import check_kinds, grouped_kinds
+from dist_rec.data.kinds import SentKinds, check_kinds, grouped_kinds
 from dist_rec.data.later import FEEDBACK, FeedbackSchema
 from dist_rec.data.layout import FeatureSet, FieldNgrams, Layout
 from dist_rec.data.names import check_names
@@ -179,7 +179,7 @@ class Schema(Strict):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Schema":
         """As pydantic's, without what was worked out from the fields before they changed."""
         copied = super().model_copy(update=update, deep=deep)
-        for name in ("layout", "_event_tables"):
+        for name in ("layout", "sent_kinds", "_event_tables"):
             vars(copied).pop(name, None)
         return copied
 
@@ -211,6 +211,11 @@ class Schema(Strict):
         """Values of each side value of a sequence, of the candidates or of feedback, with HIDDEN; then of the numbers
         that are sent as buckets, where HIDDEN ones are missing."""
         return {name: size + self.hidden for name, size in owner.side.items()} | as_buckets(owner.numbers)
+
+    @cached_property
+    def sent_kinds(self) -> SentKinds:
+        """What a batch has beside ids, side values and times."""
+        return SentKinds.of(self)
 
     @cached_property
     def _event_tables(self) -> frozenset[str]:

@@ -1,6 +1,8 @@
 """Some rows of a table, and the entries of their lists. Legend: B rows."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +31,17 @@ class SomeRows:
         """(B,) of a column with one value per row."""
         return scalar_values(self.table, name)[self.rows]
 
+    @cached_property
+    def _events_at(self) -> Path | None:
+        """Where events are that are stored once."""
+        return place_of(self.table)
+
     def lists(self, name: str, max_length: int | None = None) -> "Lists":
         """A list column, of every row its last `max_length` entries; it may be stored once for each user."""
-        if name not in self.table.column_names and (folder := place_of(self.table)) is not None:
+        if self._events_at is not None and name not in self.table.column_names:
             owner, _, field = name.partition(".")
             users, events = (self.scalars(f"{owner}.{of}").astype(np.int64) for of in ("user", "events"))
-            return open_store(folder, owner).lists(field, users, events, max_length)
+            return open_store(self._events_at, owner).lists(field, users, events, max_length)
         array = one_array(self.table, name)
         offsets = array.offsets.to_numpy()
         ends = offsets[1:][self.rows].astype(np.int64)
