@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 
 from dist_rec.data.build.build import build_dataset
 from dist_rec.data.build.config import BuildConfig
+from dist_rec.data.event_store import whole, with_place
+from dist_rec.data.schema_file import load_schema
 from tests.data.build.brute import Request, Row
 
 START = 1_700_000_000
@@ -80,9 +82,9 @@ def build(folder: Path, tree: dict[str, Any], events: list[Row], shown: list[Row
 
 def built(out: Path, items: list[Any]) -> list[Request]:
     """The requests of a dataset with ids as they were."""
-    found = []
+    found, schema = [], load_schema(out)
     for split in ("train", "valid", "test"):
-        for row in pq.read_table(out / split).to_pylist():
+        for row in whole(with_place(pq.read_table(out / split), out), schema).to_pylist():
             kinds = ["ab"[kind] for kind in row["history.kind"]]
             events = zip([items[i] for i in row["history.item"]], kinds, row["history.time"], strict=True)
             candidates = [items[i] for i in row["candidate.item"]]

@@ -1,5 +1,6 @@
 """Builds against a slow checker in plain Python, which looks at one request at a time."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,54 +16,82 @@ from tests.data.build.brute import MICRO, Request, Row, requests_of, vocabulary
 from tests.data.build.small import ANCHORS, START, TEST, VALID, build, built, compared, config, write_csv
 
 ITEMS, USERS = st.integers(0, 5), st.integers(0, 3)
-EVENT = st.fixed_dictionaries(
-    {
-        "user": USERS,
-        "item": ITEMS,
-        "time": st.integers(START - 5, START + 30),
-        "kind": st.sampled_from("ab"),
-        "order": st.integers(0, 2),
-    }
-)
-SHOWN = st.fixed_dictionaries(
-    {
-        "user": USERS,
-        "item": ITEMS,
-        "time": st.integers(START, START + 30),
-        "page": st.integers(0, 2),
-        "place": st.integers(0, 2),
-        "click": st.integers(0, 1),
-    }
-)
+MAYBE = {"user": st.none() | USERS, "item": st.none() | ITEMS}
+EVENT = {"user": USERS, "item": ITEMS, "time": st.integers(-5, 30), "kind": st.sampled_from("ab")}
+EVENT |= {"order": st.integers(0, 2)}
+SHOWN = {"user": USERS, "item": ITEMS, "time": st.integers(0, 30), "page": st.integers(0, 2)}
+SHOWN |= {"place": st.integers(0, 2), "click": st.integers(0, 1)}
+EARLY = -60  # a minute before 1970
+UNITS = {"s": 1, "ms": 1000, "us": MICRO}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def rows_of(columns: dict[str, st.SearchStrategy], most: int) -> st.SearchStrategy[list[Row]]:
+    """Rows of a log, most often without a missing value."""
+    whole, torn = st.fixed_dictionaries(columns), st.fixed_dictionaries(columns | MAYBE)
+    return st.lists(whole, max_size=most) | st.lists(torn, max_size=most)
+
+
+def distinct(rows: list[Row], columns: list[str]) -> list[Row]:
+    """The first of the rows that are equal in what is read."""
+    return list({tuple(row[name] for name in columns): row for row in reversed(rows)}.values())[::-1]
+
+
+def in_microseconds(rows: list[Row]) -> list[Row]:
+    """Without those that miss a value."""
+    return [{**row, "time": row["time"] * MICRO} for row in rows if None not in row.values()]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    events=st.lists(EVENT, max_size=40),
-    shown=st.lists(SHOWN, max_size=20),
+    events=rows_of(EVENT, 40),
+    shown=rows_of(SHOWN, 20),
     delay=st.integers(0, 4),
-    most=st.none() | st.integers(1, 3),
+    stored=st.tuples(st.just("once"), st.none()) | st.tuples(st.just("copies"), st.none() | st.integers(1, 3)),
     by_page=st.booleans(),
     kind=st.sampled_from(["csv", "parquet"]),
+    start=st.sampled_from([START, EARLY]),
+    units=st.tuples(st.sampled_from(list(UNITS)), st.sampled_from(list(UNITS))),
+    duplicates=st.sampled_from(["keep", "drop"]),
 )
 def test_every_request_knows_what_was_before_it(
     tmp_path: Path,
     events: list[Row],
     shown: list[Row],
     delay: int,
-    most: int | None,
+    stored: tuple[str, int | None],
     by_page: bool,
     kind: str,
+    start: int,
+    units: tuple[str, str],
+    duplicates: str,
 ) -> None:
-    shown = shown + ANCHORS
-    page = {"page": "page"} if by_page else {}
-    tree = config(events={"delay": delay} | ({} if most is None else {"most": most}), requests=page)
-    out = build(tmp_path / "rows", tree, events, shown, kind)
-    logged, seen = ([{**row, "time": row["time"] * MICRO} for row in rows] for rows in (events, shown))
-    wanted = requests_of(
-        logged, seen, valid=VALID * MICRO, test=TEST * MICRO, delay=delay, most=most, by_page=by_page, within=10
+    histories, most = stored
+    valid, test = (datetime.fromtimestamp(start + after, UTC).isoformat() for after in (VALID - START, TEST - START))
+    events, shown = ([{**row, "time": start + row["time"]} for row in rows] for rows in (events, shown))
+    shown = shown + [{**row, "time": row["time"] - START + start} for row in ANCHORS]
+    of_events, of_shown = ({"column": "time", "unit": unit} for unit in units)
+    label = {"source": "events", "user": "user", "time": of_events, "match": {"item": "item"}, "within": 10}
+    tree = config(
+        events={"delay": delay, "time": of_events} | ({} if most is None else {"most": most}),
+        requests={"time": of_shown, "labels": {"click": "click", "bought": label}}
+        | ({"page": "page"} if by_page else {}),
+        split={"valid": valid, "test": test},
+        histories=histories,
+        duplicates=duplicates,
+        bad_rows="drop",
     )
-    known = vocabulary(logged, seen, wanted, "item", VALID * MICRO)
+    written = [
+        [{**row, "time": row["time"] * UNITS[unit]} for row in rows]
+        for rows, unit in zip((events, shown), units, strict=True)
+    ]
+    out = build(tmp_path / "rows", tree, *written, kind)
+    logged, seen = in_microseconds(events), in_microseconds(shown)
+    if duplicates == "drop":
+        logged = distinct(logged, list(EVENT))
+        seen = distinct(seen, [name for name in SHOWN if by_page or name != "page"])
+    limits = {"valid": (start + VALID - START) * MICRO, "test": (start + TEST - START) * MICRO}
+    wanted = requests_of(logged, seen, **limits, delay=delay, most=most, by_page=by_page, within=10)
+    known = vocabulary(logged, seen, wanted, "item", limits["valid"])
     assert pq.read_table(out / "_build" / "item.parquet").column("value").to_pylist() == known
     items = ["other", *known]
     wanted = [
