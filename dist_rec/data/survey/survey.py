@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dist_rec.common.ngram import NgramSpec
+from dist_rec.data.attribute_store import open_attributes
 from dist_rec.data.columns import CANDIDATE
 from dist_rec.data.inspect import DatasetReport, inspect_dataset, split_folders
 from dist_rec.data.schema import Schema
@@ -38,7 +39,7 @@ def survey(path: Path, ngram: Mapping[str, NgramSpec | None] | None = None) -> S
     facts = [facts_of(folder, schema) for folder in folders]
     first = f"{CANDIDATE}.{schema.candidate.ids[0].name}"
     others = [between(facts[0], other, first) for other in facts[1:]]
-    alone = features_alone(folders[0], schema)
+    alone = features_alone(folders[0], schema, open_attributes(path, schema))
     return Survey(schema, report, facts, others, alone, list(_strange(facts, others, alone)))
 
 

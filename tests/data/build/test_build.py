@@ -1,7 +1,9 @@
 """Builds against a slow checker in plain Python, which looks at one request at a time."""
 
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -36,61 +38,78 @@ def distinct(rows: list[Row], columns: list[str]) -> list[Row]:
     return list({tuple(row[name] for name in columns): row for row in reversed(rows)}.values())[::-1]
 
 
-def in_microseconds(rows: list[Row]) -> list[Row]:
-    """Without those that miss a value."""
-    return [{**row, "time": row["time"] * MICRO} for row in rows if None not in row.values()]
+def in_units(rows: list[Row], per_second: int) -> list[Row]:
+    return [{**row, "time": row["time"] * per_second} for row in rows]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    events=rows_of(EVENT, 40),
-    shown=rows_of(SHOWN, 20),
+@dataclass(frozen=True)
+class Drawn:
+    """What a build is asked to do, and how its logs are written."""
+
+    delay: int
+    stored: tuple[str, int | None]  # histories, most
+    by_page: bool
+    duplicates: str
+    kind: str
+    start: int
+    units: tuple[str, str]  # of events, of what was shown
+
+    def at(self, time: int) -> int:
+        return time - START + self.start
+
+    def config(self) -> dict[str, Any]:
+        histories, most = self.stored
+        of_events, of_shown = ({"column": "time", "unit": unit} for unit in self.units)
+        label = {"source": "events", "user": "user", "time": of_events, "match": {"item": "item"}, "within": 10}
+        requests = {"time": of_shown, "labels": {"click": "click", "bought": label}}
+        valid, test = (datetime.fromtimestamp(self.at(time), timezone.utc).isoformat() for time in (VALID, TEST))
+        return config(
+            events={"delay": self.delay, "time": of_events} | ({} if most is None else {"most": most}),
+            requests=requests | ({"page": "page"} if self.by_page else {}),
+            split={"valid": valid, "test": test},
+            histories=histories,
+            duplicates=self.duplicates,
+            bad_rows="drop",
+        )
+
+    def written(self, events: list[Row], shown: list[Row]) -> tuple[list[Row], list[Row]]:
+        """The rows as their files have them."""
+        first, second = (UNITS[unit] for unit in self.units)
+        return in_units(events, first), in_units(shown, second)
+
+    def read(self, events: list[Row], shown: list[Row]) -> tuple[list[Row], list[Row]]:
+        """The rows that count, those without a missing value, in microseconds."""
+        events, shown = (in_units([row for row in rows if None not in row.values()], MICRO) for rows in (events, shown))
+        if self.duplicates == "keep":
+            return events, shown
+        return distinct(events, list(EVENT)), distinct(shown, [of for of in SHOWN if self.by_page or of != "page"])
+
+
+DRAWN = st.builds(
+    Drawn,
     delay=st.integers(0, 4),
     stored=st.tuples(st.just("once"), st.none()) | st.tuples(st.just("copies"), st.none() | st.integers(1, 3)),
     by_page=st.booleans(),
+    duplicates=st.sampled_from(["keep", "drop"]),
     kind=st.sampled_from(["csv", "parquet"]),
     start=st.sampled_from([START, EARLY]),
     units=st.tuples(st.sampled_from(list(UNITS)), st.sampled_from(list(UNITS))),
-    duplicates=st.sampled_from(["keep", "drop"]),
 )
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=rows_of(EVENT, 40), shown=rows_of(SHOWN, 20), drawn=DRAWN)
 def test_every_request_knows_what_was_before_it(
-    tmp_path: Path,
-    events: list[Row],
-    shown: list[Row],
-    delay: int,
-    stored: tuple[str, int | None],
-    by_page: bool,
-    kind: str,
-    start: int,
-    units: tuple[str, str],
-    duplicates: str,
+    tmp_path: Path, events: list[Row], shown: list[Row], drawn: Drawn
 ) -> None:
-    histories, most = stored
-    valid, test = (datetime.fromtimestamp(start + after, UTC).isoformat() for after in (VALID - START, TEST - START))
-    events, shown = ([{**row, "time": start + row["time"]} for row in rows] for rows in (events, shown))
-    shown = shown + [{**row, "time": row["time"] - START + start} for row in ANCHORS]
-    of_events, of_shown = ({"column": "time", "unit": unit} for unit in units)
-    label = {"source": "events", "user": "user", "time": of_events, "match": {"item": "item"}, "within": 10}
-    tree = config(
-        events={"delay": delay, "time": of_events} | ({} if most is None else {"most": most}),
-        requests={"time": of_shown, "labels": {"click": "click", "bought": label}}
-        | ({"page": "page"} if by_page else {}),
-        split={"valid": valid, "test": test},
-        histories=histories,
-        duplicates=duplicates,
-        bad_rows="drop",
-    )
-    written = [
-        [{**row, "time": row["time"] * UNITS[unit]} for row in rows]
-        for rows, unit in zip((events, shown), units, strict=True)
-    ]
-    out = build(tmp_path / "rows", tree, *written, kind)
-    logged, seen = in_microseconds(events), in_microseconds(shown)
-    if duplicates == "drop":
-        logged = distinct(logged, list(EVENT))
-        seen = distinct(seen, [name for name in SHOWN if by_page or name != "page"])
-    limits = {"valid": (start + VALID - START) * MICRO, "test": (start + TEST - START) * MICRO}
-    wanted = requests_of(logged, seen, **limits, delay=delay, most=most, by_page=by_page, within=10)
+    events = [{**row, "time": drawn.start + row["time"]} for row in events]
+    shown = [{**row, "time": drawn.start + row["time"]} for row in shown]
+    shown += [{**row, "time": drawn.at(row["time"])} for row in ANCHORS]
+    out = build(tmp_path / "rows", drawn.config(), *drawn.written(events, shown), drawn.kind)
+    logged, seen = drawn.read(events, shown)
+    limits: dict[str, Any] = {"valid": drawn.at(VALID) * MICRO, "test": drawn.at(TEST) * MICRO}
+    asked: dict[str, Any] = {"delay": drawn.delay, "most": drawn.stored[1], "by_page": drawn.by_page}
+    wanted = requests_of(logged, seen, **limits, **asked, within=10)
     known = vocabulary(logged, seen, wanted, "item", limits["valid"])
     assert pq.read_table(out / "_build" / "item.parquet").column("value").to_pylist() == known
     items = ["other", *known]

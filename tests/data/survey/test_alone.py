@@ -2,9 +2,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from dist_rec.data.survey.alone import candidate_features, features_alone
+from dist_rec.data.survey.alone import features_alone
 from dist_rec.data.writer import write_split
 from tests.data.requests import make_rows, make_schema, make_table
 
@@ -75,31 +74,6 @@ def test_an_event_that_the_label_made_is_named(tmp_path: Path) -> None:
 def test_too_few_of_a_class_say_nothing(tmp_path: Path) -> None:
     given = [{**row, "candidate.click": [0] * len(row["candidate.click"])} for row in rows(50)]
     assert all(np.isnan(value) for value in aucs(tmp_path, given).values())
-
-
-def test_features_by_hand() -> None:
-    row = make_rows(1)[0] | {"history.item": [4, 7, 4], "history.kind": [1, 1, 2], "history.action": [0] * 3}
-    row |= {
-        "history.page": [0] * 3,
-        "history.time": [1, 2, 3],
-        "candidate.item": [4, 7, 9],
-        "candidate.kind": [1, 2, 0],
-    }
-    row |= {"candidate.shelf": [0, 1, 2], "candidate.click": [0, 1, 0]}
-    found = candidate_features(make_table([row], SCHEMA), SCHEMA)
-    assert found["times it is in history.item"].tolist() == [2, 1, 0]
-    assert found["is the newest of history.item"].tolist() == [1, 0, 0]
-    assert found["times it is in history.kind"].tolist() == [2, 1, 0]
-    assert found["place among the candidates"].tolist() == [0, 1, 2] and found["events in history"].tolist() == [3] * 3
-
-
-@pytest.mark.parametrize("events", [0, 1])
-def test_without_events_no_candidate_is_among_them(events: int) -> None:
-    row = make_rows(1)[0] | {name: [0] * events for name in ("history.item", "history.kind", "history.action")}
-    row |= {"history.page": [0] * events, "history.time": [1] * events, "candidate.item": [4], "candidate.kind": [1]}
-    row |= {"candidate.shelf": [0], "candidate.click": [0]}
-    found = candidate_features(make_table([row], SCHEMA), SCHEMA)
-    assert found["times it is in history.item"].tolist() == found["is the newest of history.item"].tolist() == [0]
 
 
 def test_numbers_are_features_too(tmp_path: Path) -> None:
