@@ -38,11 +38,11 @@ def gather(values: NDArray, starts: Ints, lengths: Ints) -> NDArray:
     Raises:
         ValueError: a range that is not within the values.
     """
-    _check(starts, lengths, len(values))
     host = native()
     if host is None:
+        _check(starts, lengths, len(values))
         return values[expand_ranges(starts, lengths)[1]]
-    result = np.empty(int(lengths.sum()), values.dtype)
+    result = np.empty(_room(starts, lengths, len(values)), values.dtype)
     host.gather(values, len(values), values.itemsize, starts, lengths, result, len(result))
     return result
 
@@ -57,14 +57,22 @@ def gather_ages(times: Ints, starts: Ints, lengths: Ints, now: Ints) -> NDArray[
     Raises:
         ValueError: a range that is not within the times.
     """
-    _check(starts, lengths, len(times))
     host = native()
     if host is None:
+        _check(starts, lengths, len(times))
         row, index = expand_ranges(starts, lengths)
         return np.clip(now[row] - times[index], 0, MAX_AGE_SECONDS).astype(np.int32)
-    result = np.empty(int(lengths.sum()), np.int32)
+    result = np.empty(_room(starts, lengths, len(times)), np.int32)
     host.gather_ages(times, len(times), starts, lengths, now, result, len(result))
     return result
+
+
+def _room(starts: Ints, lengths: Ints, count: int) -> int:
+    """Values of all ranges. C++ looks at every range; here only what would not fit into memory is refused."""
+    total = int(lengths.sum())
+    if not 0 <= total <= len(lengths) * count:
+        _check(starts, lengths, count)
+    return total
 
 
 def _check(starts: Ints, lengths: Ints, count: int) -> None:

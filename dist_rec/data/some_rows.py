@@ -38,6 +38,16 @@ class SomeRows:
 
     def lists(self, name: str, max_length: int | None = None) -> "Lists":
         """A list column, of every row its last `max_length` entries; it may be stored once for each user."""
+        if (name, max_length) not in self._found:
+            self._found[name, max_length] = self._lists(name, max_length)
+        return self._found[name, max_length]
+
+    @cached_property
+    def _found(self) -> dict[tuple[str, int | None], "Lists"]:
+        """Values and lengths of a column are asked for apart."""
+        return {}
+
+    def _lists(self, name: str, max_length: int | None) -> "Lists":
         if self._events_at is not None and name not in self.table.column_names:
             owner, _, field = name.partition(".")
             users, events = (self.scalars(f"{owner}.{of}").astype(np.int64) for of in ("user", "events"))

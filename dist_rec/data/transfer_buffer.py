@@ -17,6 +17,8 @@ ALIGNMENT = 16  # bytes, enough for every dtype
 SHARED_MEMORY = "/dev/shm"
 KEPT_FREE = 0.25  # of shared memory, for other users (locks of processes, NCCL)
 
+_GAP = torch.zeros(ALIGNMENT, dtype=torch.uint8)
+
 log = logging.getLogger(__name__)
 
 
@@ -48,18 +50,17 @@ class TransferBuffer(Mapping[str, Tensor]):
     def of(cls, tensors: Mapping[str, Tensor], *, pin_memory: bool = False) -> "TransferBuffer":
         """Copies CPU tensors side by side, into pinned memory with `pin_memory`."""
         slots: dict[str, BufferSlot] = {}
+        parts: list[Tensor] = []
         end = 0
         for name, tensor in tensors.items():
-            slots[name] = BufferSlot(tensor.dtype, tuple(tensor.shape), -(-end // ALIGNMENT) * ALIGNMENT)
-            end = slots[name].start + slots[name].nbytes
-        made = cls(torch.empty(end, dtype=torch.uint8, pin_memory=pin_memory), slots)
-        filled = 0
-        for name, tensor in tensors.items():
-            if filled < slots[name].start:
-                made.buffer[filled : slots[name].start] = 0  # equal tensors make equal bytes
-            made[name].copy_(tensor)
-            filled = slots[name].start + slots[name].nbytes
-        return made
+            start = -(-end // ALIGNMENT) * ALIGNMENT
+            if end < start:
+                parts.append(_GAP[: start - end])  # equal tensors make equal bytes
+            parts.append(_bytes_of(tensor))
+            slots[name] = BufferSlot(tensor.dtype, tuple(tensor.shape), start)
+            end = start + tensor.nbytes
+        buffer = torch.empty(end, dtype=torch.uint8, pin_memory=pin_memory)
+        return cls(torch.cat(parts, out=buffer) if parts else buffer, slots)
 
     def __getitem__(self, name: str) -> Tensor:
         slot = self.slots[name]
@@ -79,6 +80,13 @@ class TransferBuffer(Mapping[str, Tensor]):
     def map(self, move: Callable[[Tensor], Tensor]) -> "TransferBuffer":
         """The same tensors in `move(buffer)`, such as a copy on a device."""
         return TransferBuffer(move(self.buffer), self.slots)
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    flat = tensor.reshape(-1)
+    if flat.stride(0) != 1:  # a single value may have any stride, but `view` accepts none
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8)
 
 
 def shrink_ids(ids: Tensor, num_values: int | None = None) -> Tensor:

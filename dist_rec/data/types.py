@@ -5,7 +5,7 @@ Other writers use large or fixed-size lists, dictionaries, timestamps and unsign
 import pyarrow as pa
 from pyarrow import types
 
-from dist_rec.data.columns import Column, arrow_schema, columns_of
+from dist_rec.data.columns import Column, columns_of
 from dist_rec.data.schema import Schema
 
 _FLOATS = ("oracle", "score")
@@ -58,8 +58,8 @@ def plain(table: pa.Table, schema: Schema) -> pa.Table:
 
     Timestamps and dates become whole seconds since 1970 (int64, fractions dropped); a timestamp without a zone counts
     as UTC. Unsigned 64-bit grouping keys and raw ids become int64 of the same bits. Every column must fit."""
-    columns = [_plain(table.column(column.name), column) for column in columns_of(schema)]
-    return pa.table(columns, names=arrow_schema(schema).names)
+    columns = columns_of(schema)
+    return pa.table({column.name: _plain(table.column(column.name), column) for column in columns})
 
 
 def _plain(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:

@@ -71,7 +71,7 @@ def read_row_group(file: pq.ParquetFile, schema: Schema, *, path: Path, row_grou
     """One row group, validated, with the column types of `arrow_schema`.
 
     Raises DataError, also if the bytes of the group are damaged."""
-    names = arrow_schema(schema).names
+    names = [column.name for column in columns_of(schema)]
     stored = stored_names(names, file.schema_arrow.names)
     try:
         # Threads of pyarrow compete with the other workers for the cores, and do not survive a fork.
@@ -87,7 +87,7 @@ def read_row_group(file: pq.ParquetFile, schema: Schema, *, path: Path, row_grou
 
 def in_todays_words(found: pa.Schema, schema: Schema) -> pa.Schema:
     """The Arrow schema of a file with older column names (older_words.py) renamed."""
-    names = arrow_schema(schema).names
+    names = [column.name for column in columns_of(schema)]
     today = dict(zip(stored_names(names, found.names), names, strict=True))
     return pa.schema([field.with_name(today.get(field.name, field.name)) for field in found], found.metadata)
 

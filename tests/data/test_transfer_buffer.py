@@ -17,6 +17,8 @@ TENSORS = {
     "number": torch.tensor(2.5),
     "wide": torch.tensor([2**62, -1]),
     "flags": torch.tensor([True, False, True]),
+    "apart": torch.arange(8)[::3],
+    "spread": torch.tensor([7], dtype=torch.int16).as_strided((1,), (0,)),
 }
 
 
@@ -25,7 +27,10 @@ def test_gives_back_what_went_in() -> None:
     for name, tensor in TENSORS.items():
         assert sent[name].dtype == tensor.dtype and torch.equal(sent[name], tensor)
     assert (
-        sent.get("table") is not None and sent.get("chair") is None and list(sent) == list(TENSORS) and len(sent) == 6
+        sent.get("table") is not None
+        and sent.get("chair") is None
+        and list(sent) == list(TENSORS)
+        and len(sent) == len(TENSORS)
     )
 
 
