@@ -22,6 +22,7 @@ from dist_rec.data.files import RowGroup
 from dist_rec.data.plan import Part, Rows, generator
 from dist_rec.data.row_reader import RowReader
 from dist_rec.data.schema import Schema
+from dist_rec.data.shares import joined
 
 
 class Lane:
@@ -69,10 +70,7 @@ class Lane:
             del table, order
         if is_last:
             self._loaded = None  # nothing is left to read of it
-        if len(parts) < 2:
-            return parts[0] if parts else None
-        joined = pa.concat_tables([table.take(pa.array(rows)) for table, rows in parts]).combine_chunks()
-        return joined, np.arange(joined.num_rows)
+        return joined(parts)
 
     def _spans_of_rows(self, batch: Rows) -> Iterator[tuple[int, int, int, bool]]:
         """Window, first row and end in its order, and whether the batch ends in it."""

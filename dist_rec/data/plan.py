@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -59,8 +60,9 @@ class Epoch(ABC):
 
 @dataclass(frozen=True)
 class RowEpoch(Epoch):
-    """Per step (S,) the rows of the slot's lanes: `count` from `first` on."""
+    """Per step (S,) the rows of the slot's lanes: `count` from `first` on; per slot the first row of its first step."""
 
+    begin: Ints
     first: Ints
     count: Ints
 
@@ -79,6 +81,26 @@ class EventEpoch(Epoch):
         return Part(int(self.number[step]), int(self.batches[self.slot[step]]))
 
 
+class Steps(Protocol):
+    """The steps of a run, as `Plan` has them."""
+
+    @property
+    def workers(self) -> int: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def ends(self) -> list[int]: ...
+    @property
+    def empty_share(self) -> float: ...
+    def epoch_end(self, step: int) -> int: ...
+    def locate(self, step: int) -> tuple[int, int]: ...
+    def epoch(self, epoch: int) -> Epoch: ...
+
+
 class Plan(ABC):
     """The steps of a run. With `seed` None, row groups keep their order and all epochs are alike.
 
@@ -88,12 +110,17 @@ class Plan(ABC):
         self, groups: Sequence[RowGroup], *, world_size: int, workers: int, most: int, epochs: int, seed: int | None
     ) -> None:
         self.groups, self.world_size, self.workers = groups, world_size, workers
-        self.most, self.epochs, self.seed = most, epochs, seed
+        self.most, self.seed, self._epochs = most, seed, epochs
         self._latest: tuple[int, Epoch] | None = None
 
     @abstractmethod
     def size(self, group: RowGroup) -> int:
         """What lanes have equally much of."""
+
+    @property
+    def epochs(self) -> int:
+        """Of the run."""
+        return self._epochs
 
     @property
     @abstractmethod
@@ -126,9 +153,13 @@ class Plan(ABC):
             lanes[lane].append(place)
         return [[groups[place] for place in sorted(lane)] for lane in lanes]
 
-    @cached_property
+    @property
     def steps(self) -> int:
         """Steps of every epoch: the most that any epoch needs."""
+        return self._steps
+
+    @cached_property
+    def _steps(self) -> int:
         alike = self.seed is None or len({(group.rows, self.size(group)) for group in self.groups}) == 1
         epochs = 1 if alike else min(self.epochs, ORDERS)
         return max(int(self._batches(self.assign(epoch)).max(axis=1).sum()) for epoch in range(epochs))
@@ -142,6 +173,10 @@ class Plan(ABC):
     def ends(self) -> list[int]:
         """Steps of the run that are done when a stage is: there is one."""
         return [self.total]
+
+    def epoch_end(self, step: int) -> int:
+        """The first end of an epoch after this many steps of the run."""
+        return step + self.steps - step % self.steps
 
     def locate(self, step: int) -> tuple[int, int]:
         """The epoch that a step of the run lies in, and its place there."""
@@ -174,13 +209,17 @@ class RowPlan(Plan):
         batches = self._batches(self.assign(0))
         return 1 - float(batches.sum() / (self.world_size * batches.max(axis=1).sum()))
 
+    def longest(self, lanes: list[list[RowGroup]]) -> Ints:
+        """(slots,) rows of the longest lane of each slot."""
+        return self._rows(lanes).max(axis=1)
+
     def _batches(self, lanes: list[list[RowGroup]]) -> Ints:
         return -(-self._rows(lanes) // self.most)
 
     def _epoch(self, lanes: list[list[RowGroup]], batches: Ints) -> RowEpoch:
-        turn, slot = _in_turn(batches)
+        turn, slot = in_turn(batches)
         first, count = turn * self.most, np.full(len(slot), self.most)
-        longest = self._rows(lanes).max(axis=1)
+        longest = self.longest(lanes)
         for _ in range(self.steps - len(slot)):
             rows = np.minimum(count, longest[slot] - first)
             largest = len(rows) - 1 - int(np.argmax(rows[::-1]))  # the last one: after it, workers change places
@@ -190,7 +229,7 @@ class RowPlan(Plan):
             count = np.insert(count, largest, half)
             first[largest + 1] += half
             count[largest + 1] -= half
-        return RowEpoch(lanes, slot, first, count)
+        return RowEpoch(lanes, slot, np.zeros_like(batches), first, count)
 
 
 class EventPlan(Plan):
@@ -222,7 +261,7 @@ class EventPlan(Plan):
         for _ in range(self.steps - int(batches.sum())):
             # The slot with the largest batches gets one more; where no batch has two rows, the first one an empty one.
             batches[int(np.argmax(np.where(batches < rows, events / np.maximum(batches, 1), 0)))] += 1
-        number, slot = _in_turn(batches)
+        number, slot = in_turn(batches)
         return EventEpoch(lanes, slot, number, batches)
 
     def _events(self, lanes: list[list[RowGroup]]) -> Ints:
@@ -230,7 +269,7 @@ class EventPlan(Plan):
         return self._table([sum(map(self.size, groups)) for groups in lanes])
 
 
-def _in_turn(batches: Ints) -> tuple[Ints, Ints]:
+def in_turn(batches: Ints) -> tuple[Ints, Ints]:
     """Number within its slot and slot of every step, both (S,): one batch of every slot, as long as it has any."""
     number, slot = np.nonzero(np.arange(batches.max())[:, None] < batches)
     return number, slot

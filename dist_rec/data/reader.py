@@ -1,6 +1,10 @@
 """Streams a split to the ranks and workers of a job, one `HostBatch` at a time, and can resume at any batch.
 
-plan.py assigns rows to steps, lane.py reads them. A lane without more rows makes empty batches."""
+plan.py assigns rows to steps, lane.py reads them. A lane without more rows makes empty batches.
+
+A run that goes on with another number of ranks or workers keeps its plan: of R planned ranks and W that are there, rank
+w reads what the planned ranks from w R / W to (w + 1) R / W would read, and of a lane that lies partly in there its
+share of the rows of each batch."""
 
 import itertools
 from collections.abc import Iterator
@@ -22,12 +26,16 @@ from dist_rec.data.filter.event_filter import EventFilter
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.lane import Lane
 from dist_rec.data.loader import ReaderLoader, failures_as_values
-from dist_rec.data.plan import EventPlan, Plan, RowPlan
+from dist_rec.data.plan import EventPlan, RowPlan, Steps
+from dist_rec.data.position import DataPosition
+from dist_rec.data.recut import recut
 from dist_rec.data.row_reader import PARQUET, RowReader
 from dist_rec.data.schema import Schema
+from dist_rec.data.shares import joined, shares
 from dist_rec.data.stages import StagedPlan
 from dist_rec.data.targets import Targets
 
+MAY_CHANGE = ("world_size", "batch_size", "batch_events")  # of a run that goes on
 MUCH_EMPTY = 0.25  # share of empty batches that is worth a warning
 
 
@@ -47,10 +55,11 @@ class RequestReader(IterableDataset):
     - `event_filter` filters the batches from its first step on
     - `targets` what is known of labels, by default that they are final
     - `attributes` those of the dataset, see `open_attributes`; a schema that declares some needs them
+    - `position` where an earlier run was: the next iteration starts there, in the order that was planned then
     - the order depends only on `seed`, the epoch, `world_size` and the number of workers
 
-    Raises DataError for a folder or file that cannot be read, and ConfigError for settings that exclude each other or
-    that `rows` cannot serve.
+    Raises DataError for a folder or file that cannot be read, and ConfigError for settings that exclude each other,
+    that `rows` cannot serve or that are not those of `position`.
     """
 
     folders: list[Path]
@@ -71,6 +80,7 @@ class RequestReader(IterableDataset):
     event_filter: EventFilter | None = None
     targets: Targets | None = None
     attributes: AttributeStore | None = None
+    position: DataPosition | None = None
 
     def __post_init__(self) -> None:
         if self.schema.attributes and self.attributes is None:
@@ -83,9 +93,8 @@ class RequestReader(IterableDataset):
         self.row_groups = list(itertools.chain.from_iterable(of_folders))
         self._stages = of_folders if self.one_by_one else [self.row_groups]
         self._check_batches()
-        self._plans: dict[
-            int, Plan | StagedPlan
-        ] = {}  # by number of workers; worker processes get them with the reader
+        self._check_position()
+        self._plans: dict[int, Steps] = {}  # by number of workers; worker processes get them with the reader
         self._emitted = 0
         self._resume_at = 0
         self._refused: ConfigError | None = None
@@ -108,32 +117,57 @@ class RequestReader(IterableDataset):
         """Batches that every rank yields in every epoch with this many DataLoader workers (0 counts as 1)."""
         return self.plan(workers).steps
 
-    def plan(self, workers: int) -> Plan | StagedPlan:
-        """The rows of every step of the run with this many DataLoader workers (0 counts as 1)."""
-        workers = max(1, workers)
+    def plan(self, workers: int) -> Steps:
+        """The rows of every step of the run with this many DataLoader workers (0 counts as 1). One that goes on from a
+        position has the order that was planned for its workers."""
+        workers = max(1, workers) if self.position is None else self.position.workers
         if workers not in self._plans:
-            kind, most = (RowPlan, self.batch_size) if self.batch_events is None else (EventPlan, self.batch_events)
-            assert most is not None, "checked at the start"
-            plans = [
-                kind(
-                    groups,
-                    world_size=self.world_size,
-                    workers=workers,
-                    most=most,
-                    epochs=self.epochs,
-                    seed=self.seed if self.shuffle_window else None,
-                )
-                for groups in self._stages
-            ]
-            self._plans[workers] = StagedPlan(plans) if self.one_by_one else plans[0]
+            legs = [] if self.position is None else list(self.position.legs)
+            sizes = [*((leg.batch_size, leg.batch_events) for leg in legs), (self.batch_size, self.batch_events)]
+            plan, *later = [self._plan(workers, *size) for size in sizes]
+            for leg, after in zip(legs, later, strict=True):
+                plan = recut(plan, leg.end, after)
+            self._plans[workers] = plan
         return self._plans[workers]
+
+    def _plan(self, workers: int, batch_size: int | None, batch_events: int | None) -> Steps:
+        kind, most = (RowPlan, batch_size) if batch_events is None else (EventPlan, batch_events)
+        assert most is not None, "checked at the start"
+        plans = [
+            kind(
+                groups,
+                world_size=self.planned_ranks,
+                workers=workers,
+                most=most,
+                epochs=self.epochs,
+                seed=self.seed if self.shuffle_window else None,
+            )
+            for groups in self._stages
+        ]
+        return StagedPlan(plans) if self.one_by_one else plans[0]
+
+    @property
+    def planned_ranks(self) -> int:
+        """What the order of the data was planned for."""
+        return self.world_size if self.position is None else self.position.ranks
+
+    def position_at(self, step: int, workers: int) -> DataPosition:
+        """After this many steps of the run, with this many DataLoader workers (0 counts as 1)."""
+        return DataPosition(
+            step=step,
+            ranks=self.planned_ranks,
+            workers=self.plan(workers).workers,
+            legs=() if self.position is None else self.position.legs,
+            settings=self._settings,
+        )
 
     def __iter__(self) -> Iterator[Any]:
         """`HostBatch`es; in a worker process a `Failure` at the end after a ConfigError or DataError."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         self._emitted, self._resume_at = self._resume_at, 0
-        stream = self._stream(self.plan(workers), worker, start=self._emitted)
+        first = 0 if self.position is None else self.position.step
+        stream = self._stream(self.plan(workers), first + worker + self._emitted * workers, workers)
         return stream if info is None else failures_as_values(stream)
 
     def state_dict(self) -> dict[str, Any]:
@@ -153,19 +187,23 @@ class RequestReader(IterableDataset):
                 self._refused = error
         self._emitted = self._resume_at = state["emitted"]
 
-    def _stream(self, plan: Plan | StagedPlan, worker: int, start: int) -> Iterator[HostBatch]:
-        """This worker's batches: steps `worker`, `worker + workers`, ... counted over all epochs."""
+    def _stream(self, plan: Steps, first: int, workers: int) -> Iterator[HostBatch]:
+        """This worker's batches: steps `first`, `first + workers`, ... counted over all epochs."""
         if self._refused is not None:
             raise self._refused
-        lanes: dict[tuple[int, int], Lane] = {}
-        for step in range(worker + start * plan.workers, plan.total, plan.workers):
+        lanes: dict[tuple[int, int, int], Lane] = {}
+        for step in range(first, plan.total, workers):
             number, step_in_epoch = plan.locate(step)
             epoch = plan.epoch(number)
-            slot = int(epoch.slot[step_in_epoch])
-            if (number, slot) not in lanes:
-                lanes = {place: lane for place, lane in lanes.items() if place[0] == number}
-                lanes[number, slot] = self._lane(epoch.lanes[slot * self.world_size + self.rank], number)
-            batch = self._collated(lanes[number, slot].read(epoch.batch(step_in_epoch)), step)
+            slot, found = int(epoch.slot[step_in_epoch]), []
+            for share in shares(self.planned_ranks, self.world_size, self.rank):
+                place = (number, slot, share.rank)
+                if place not in lanes:
+                    lanes = {of: lane for of, lane in lanes.items() if of[0] == number}
+                    lanes[place] = self._lane(epoch.lanes[slot * self.planned_ranks + share.rank], number)
+                if (read := lanes[place].read(epoch.batch(step_in_epoch))) is not None:
+                    found.append((read[0], share.of(read[1])))
+            batch = self._collated(joined(found), step)
             self._emitted += 1
             yield batch
 
@@ -215,6 +253,14 @@ class RequestReader(IterableDataset):
                     f"got none of {group.path}, row group {group.index}; expected RowGroup(..., events=...) from "
                     "data.reader, or data.batch_size"
                 )
+
+    def _check_position(self) -> None:
+        """Raises ConfigError unless the run that goes on reads the same requests in the same order."""
+        settings = {} if self.position is None else self.position.settings
+        for name, now in self._settings.items():
+            was = settings.get(name, now)
+            if was != now and name not in MAY_CHANGE:
+                raise ConfigError(f"cannot resume the data stream: it was saved with {name}={was}, now it is {now}")
 
     @property
     def _settings(self) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def test_a_plan_travels_to_another_process_with_what_it_has_found() -> None:
     plan = _plan(SIZES["uneven"], world_size=2, workers=2)
     assert plan.steps and plan.epoch(2)
     came = pickle.loads(pickle.dumps(plan))
-    assert "steps" in vars(came) and came.steps == plan.steps
+    assert "_steps" in vars(came) and came.steps == plan.steps
     for epoch in (2, 1):
         assert came.epoch(epoch).lanes == plan.epoch(epoch).lanes
         assert _epoch(came, epoch).count.tolist() == _epoch(plan, epoch).count.tolist()
@@ -202,7 +202,7 @@ def test_epochs_of_batches_by_events_have_equally_many_steps(workers: int) -> No
 def test_steps_too_many_go_to_the_slot_with_the_largest_batches() -> None:
     plan = _event_plan([30, 30, 20, 20], workers=2, seed=None)
     assert plan.steps == 5
-    vars(plan)["steps"] = 10  # as if another epoch needed so many
+    vars(plan)["_steps"] = 10  # as if another epoch needed so many
     assert _event_epoch(plan, 0).batches.tolist() == [6, 4]
 
 
