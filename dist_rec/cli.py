@@ -28,7 +28,14 @@ Overrides = Annotated[
 def train(
     recipe: Recipe,
     overrides: Overrides = None,
-    resume: Annotated[Path | None, typer.Option(help="Checkpoint folder to resume from.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint folder to go on from; auto: the newest one of this run's folder, if any."),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="With --resume: a setting that may differ from the saved run, such as optim.lr. May repeat."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, plan and costs; train nothing.")] = False,
     check_only: Annotated[
         bool, typer.Option("--check-only", help="Check recipe, data and checkpoint; start nothing.")
@@ -44,7 +51,8 @@ def train(
 
     from dist_rec.door import check_run
 
-    check_run(config, resume)
+    start = "auto" if resume == "auto" else None if resume is None else Path(resume)
+    check_run(config, start, allow or [])
     if check_only:
         return
 
@@ -59,7 +67,7 @@ def train(
         if dry_run:
             preview(config, ranks)
         else:
-            run_study(config, ranks, resume)
+            run_study(config, ranks, start)
 
 
 @app.command("eval")
@@ -230,15 +238,21 @@ def report(
 
 
 def main() -> None:
-    """Entry point: what a user got wrong, or their machine, becomes one message and exit code 2."""
+    """Entry point: what a user got wrong, or their machine, becomes one message and exit code 2. An interrupted run
+    exits with 75."""
     from dist_rec.common.errors import RunError
     from dist_rec.common.made import NotOurs
     from dist_rec.common.strict import ConfigError
     from dist_rec.data.validate import DataError
+    from dist_rec.training.interrupt import Interrupted, exit_code
 
     sys.path.append(os.getcwd())  # parts of one's own: the console script leaves it out
     try:
         app()
+    except Interrupted as error:
+        if os.environ.get("RANK", "0") == "0":
+            typer.echo(str(error), err=True)
+        raise SystemExit(exit_code()) from None
     except (ConfigError, DataError, NotOurs, RunError, OSError) as error:
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
         # Before ranks have met, all of them find the same, so rank 0 says it.

@@ -311,6 +311,28 @@ class ParallelConfig(Strict):
 class CheckpointConfig(Strict):
     every_steps: Size = Field(default=0, ge=0, description="Save every n steps; 0 saves only at the end.")
     at_end: bool = Field(default=True, description="Save the weights at the end; to resume, every_steps is needed.")
+    asynchronous: bool = Field(
+        default=False,
+        description="Train on while a checkpoint of every_steps is written, from a copy in host memory, which takes as "
+        "much as this rank's tables, weights and optimizer state.",
+    )
+    keep_last: Size | None = Field(
+        default=None,
+        ge=1,
+        description="Keep the newest this many checkpoints of every_steps and delete older ones; null: all.",
+    )
+    keep_every: Size = Field(
+        default=0, ge=0, description="With keep_last: keep those of steps that are multiples of it, too; 0 none."
+    )
+    verify: bool = Field(
+        default=True, description="Before a run goes on from a checkpoint, compare the sums of all its files."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "CheckpointConfig":
+        if self.keep_every and self.keep_last is None:
+            raise ValueError(f"keep_every={self.keep_every} says what keep_last does not delete; expected keep_last")
+        return self
 
 
 class RunConfig(Strict):

@@ -1,6 +1,6 @@
 """The door: everything that can be known to be wrong before ranks start, in one list."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dist_rec.common.strict import ConfigError
@@ -17,24 +17,44 @@ from dist_rec.embedding.optimizers import fused_optimizer
 from dist_rec.embedding.tables import check_tables, table_dims
 from dist_rec.models.check import check_model
 from dist_rec.registry import LOSSES, METRICS, READERS
-from dist_rec.training.checkpoint import check_resumable
+from dist_rec.training.checkpoint import check_resumable, load_position
+from dist_rec.training.kept import newest_first
 from dist_rec.training.made_with import MadeWith
 from dist_rec.training.optimizers import dense_factory
 from dist_rec.training.ranks import device_type
 from dist_rec.training.report import baselines
+from dist_rec.training.result import RunResult
 from dist_rec.training.selection import check_selection
 from dist_rec.training.splits import dataset_schema, declared_schema, training_steps
+from dist_rec.training.start import Resume, check_drift
 from dist_rec.training.study import check_study, members
 
 
-def check_run(config: Config, resume: Path | None = None) -> None:
-    """Raises ConfigError with everything that is wrong with a recipe, its data and the checkpoint to resume from;
-    DataError if a single file of the data is all that is wrong. Starts nothing and writes nothing."""
-    problems = list(_problems(config, resume))
+def check_run(config: Config, resume: Resume = None, allow: Sequence[str] = ()) -> None:
+    """Raises ConfigError with everything that is wrong with a recipe, its data and the checkpoint to resume from,
+    settings that differ from its run, too, unless a pattern of `allow` names them; DataError if a single file of the
+    data is all that is wrong. Starts nothing and writes nothing."""
+    problems = list(_found(lambda: check_study(config, resume)))
+    going_on = [(resume, members(config)[0].config)] if isinstance(resume, Path) else []
+    if resume == "auto":
+        going_on = list(_going_on(config))
+    checkpoint = going_on[0][0] if going_on else None
+    problems += _problems(config, checkpoint)
+    for path, of in going_on if not problems else []:
+        problems += _found(lambda path=path, of=of: check_drift(path, of, allow))
     if len(problems) == 1:
         raise problems[0]
     if problems:
         raise ConfigError(f"{len(problems)} problems:\n" + "\n".join(f"- {problem}" for problem in problems))
+
+
+def _going_on(config: Config) -> Iterator[tuple[Path, Config]]:
+    """The newest checkpoint of every run of a recipe that has not ended, and its own recipe."""
+    folder = Path(config.run.out) / config.run.name
+    for member in members(config):
+        found = newest_first(folder / member.folder / "checkpoints")
+        if found and RunResult.read(folder / member.folder) is None:
+            yield found[0], member.config
 
 
 def _problems(config: Config, resume: Path | None) -> Iterator[ConfigError | DataError]:
@@ -44,7 +64,6 @@ def _problems(config: Config, resume: Path | None) -> Iterator[ConfigError | Dat
     for metric in config.run.metrics:
         yield from _found(lambda metric=metric: METRICS.make(metric))
     yield from _found(lambda: fused_optimizer(config.embedding, device_type(config.parallel)))
-    yield from _found(lambda: check_study(config, resume))
     yield from _found(lambda: check_selection(members(config)[0].config))
     if resume is not None:
         yield from _found(lambda: check_resumable(resume))
@@ -71,7 +90,7 @@ def _problems_with_schema(config: Config, schema: Schema, resume: Path | None) -
     yield from data_is_wrong
     yield from _found(lambda: _check_attributes(config, schema))
     if not data_is_wrong:
-        yield from _found(lambda: _check_steps(config, schema))
+        yield from _found(lambda: _check_steps(config, schema, resume))
 
 
 def _check_data(config: Config, schema: Schema) -> None:
@@ -89,9 +108,12 @@ def _check_attributes(config: Config, schema: Schema) -> None:
         attributes.check()
 
 
-def _check_steps(config: Config, schema: Schema) -> None:
+def _check_steps(config: Config, schema: Schema, resume: Path | None) -> None:
     """On one rank, which has the most batches; more ranks may still have too few."""
     member = members(config)[0].config
+    position = None if resume is None else load_position(resume).data
+    if position is not None:
+        position = position.with_batches(member.data.batch_size, member.data.batch_events)
     reader = RequestReader(
         folders=[Path(member.data.path) / folder for folder in member.data.train],
         schema=schema.model_copy(update={"attributes": {}}),
@@ -100,7 +122,11 @@ def _check_steps(config: Config, schema: Schema) -> None:
         epochs=member.run.epochs,
         shuffle_window=member.data.shuffle_window,
         seed=member.run.seed,
+        max_length=member.data.max_length,
+        share_histories=member.data.share_histories,
+        one_by_one=bool(member.data.windows),
         rows=READERS.make(member.data.reader),
+        position=position,
     )
     training_steps(member, reader)
 

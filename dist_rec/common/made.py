@@ -3,6 +3,7 @@
 Such a folder has a hidden file `.dist_rec.json` with its kind, and with the size and time of change of every file in
 it. A folder without the marker, or with files (or empty folders) added or changed since, is the user's."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISDIR
 
 MARKER = ".dist_rec.json"
+ASIDE = "-old-"  # in the name of a folder that holds one that is being replaced
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of linux/fs.h
 
 Record = tuple[int, int]  # size in bytes, time of change in ns
 
@@ -69,14 +72,18 @@ def check_replaceable(folder: Path, kind: str, *, force: bool = False) -> None:
 def replace(folder: Path, by: Path, kind: str, *, force: bool = False) -> None:
     """Moves the folder `by`, on the same file system, to `folder` and then deletes the old folder.
 
-    At any moment the old or the new folder is complete, in place or under a hidden name beside it. Raises OSError, and
-    errors of `check_replaceable`; the old folder is then back in its place."""
+    Where the system can exchange two names at once, the place has a complete folder at any moment; elsewhere the old
+    one is under a hidden name beside it for a moment. Raises OSError, and errors of `check_replaceable`; the old folder
+    is then back in its place."""
     check_replaceable(folder, kind, force=force)
     place = real(folder)
     if not place.exists():
         by.rename(place)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
+    if _exchanged(by, place):
+        shutil.rmtree(by)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}{ASIDE}", dir=place.parent))
     try:
         place.rename(aside / place.name)
         try:
@@ -88,6 +95,15 @@ def replace(folder: Path, by: Path, kind: str, *, force: bool = False) -> None:
         aside.rmdir()
         raise
     shutil.rmtree(aside)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchanges the names of two folders at once (Linux, most local file systems); False where that cannot be done."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return rename(_HERE, os.fsencode(one.absolute()), _HERE, os.fsencode(other.absolute()), _EXCHANGE) == 0
 
 
 def real(path: Path) -> Path:

@@ -5,7 +5,7 @@ them goes on with the same requests in the same steps (`reader.py`)."""
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Leg(BaseModel):
@@ -32,6 +32,13 @@ class DataPosition(BaseModel):
     workers: int = Field(ge=1)
     legs: tuple[Leg, ...] = ()
     settings: dict[str, Any]
+
+    @field_validator("settings")
+    @classmethod
+    def _says_the_batches(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        if missing := {"batch_size", "batch_events"} - settings.keys():
+            raise ValueError(f"it does not say {' and '.join(sorted(missing))}")
+        return settings
 
     def with_batches(self, batch_size: int | None, batch_events: int | None) -> "DataPosition":
         """The same, going on with batches of this size."""

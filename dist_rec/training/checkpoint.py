@@ -1,9 +1,10 @@
 """Checkpoints: one folder of torch.distributed.checkpoint files, readable by any number of ranks.
 
 Holds the tables (sharded) with the ids of dynamic ones, the dense parameters, the state of both optimizers with the
-gradient in flight, what all of it was made with (made_with.py), and per rank the position in the data and in the random
-numbers, as JSON; where a run chooses its best weights, also those so far, as a checkpoint in a folder `best`. Written
-under a temporary name and renamed, so a folder that exists is complete. Nothing in one is ever run (safe_load.py)."""
+gradient in flight, what all of it was made with (made_with.py), as JSON the position of the run and per rank that in
+the random numbers, and the sizes and sums of all files (manifest.py); where a run chooses its best weights, also those
+so far, as a checkpoint in a folder `best`. Written under a temporary name and renamed, so a folder that exists is
+complete. Nothing in one is ever run (safe_load.py)."""
 
 import errno
 import json
@@ -13,101 +14,128 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from pydantic import BaseModel, ValidationError, field_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from torch import nn
 
 from dist_rec.common.made import mark, replace
 from dist_rec.common.strict import ConfigError
+from dist_rec.data.position import DataPosition
 from dist_rec.embedding.dynamic_state import load_steps, state_of
 from dist_rec.embedding.dynamic_tables import dynamic_tables
 from dist_rec.optim.hybrid import HybridOptimizer
+from dist_rec.training.made_with import FILE as MADE_WITH
 from dist_rec.training.made_with import MadeWith
+from dist_rec.training.manifest import Manifest, check_sizes, sums_by_all
 from dist_rec.training.ranks import Ranks
-from dist_rec.training.safe_load import SafeReader, TensorsOnly, read_index
+from dist_rec.training.safe_load import INDEX, SafeReader, TensorsOnly, read_index
 from dist_rec.training.selection import SelectionState
 
 KIND = "checkpoint"
 BEST = "best"
+POSITION = "position.json"
+HALF = ".half-"  # begins the name of a folder that is being written
 IDS = "dynamic_ids"
 OF_TEACHER = "model.objective.teacher."
 
 
 class Position(BaseModel):
-    """Where one rank is: in the data (its loader's state), with how many reader `workers`, in random numbers and in the
-    run."""
+    """Where a run is: in the `data`, after so many `requests`, and in the `run`."""
 
-    data: dict[str, Any]
-    workers: int
-    random: dict[str, list[int]]
+    data: DataPosition
+    requests: int = Field(ge=0)
     run: SelectionState
 
-    @field_validator("data")
-    @classmethod
-    def _says_where(cls, data: dict[str, Any]) -> dict[str, Any]:
-        # A loader takes a state that says nothing, and begins again.
-        if not _mentions(data, "emitted"):
-            raise ValueError("it does not say how many batches were read")
-        return data
+
+@dataclass(frozen=True)
+class Content:
+    """What goes into a checkpoint, on one rank.
+
+    - `state`: of the model, and to go on also of the optimizer
+    - `position` and this rank's `random` state, to go on
+    - `made`: what it was made with
+    - `best`: a checkpoint beside it to move inside, as `best`
+    """
+
+    state: dict[str, Any]
+    position: Position | None = None
+    random: dict[str, list[int]] | None = None
+    made: MadeWith | None = None
+    best: Path | None = None
+
+
+def state_to_save(model: nn.Module, optimizer: HybridOptimizer | None) -> dict[str, Any]:
+    """The tensors of a checkpoint, in place; without `optimizer` those of the model alone."""
+    state: dict[str, Any] = {"model": model.state_dict()}
+    if optimizer is not None:
+        state["optimizer"] = optimizer.state_dict()
+    if (tables := dynamic_tables(model.modules())) is not None:
+        state[IDS] = state_of(tables, training=optimizer is not None)
+    return state
 
 
 def save_checkpoint(
-    folder: Path,
-    model: nn.Module,
-    optimizer: HybridOptimizer | None,
-    position: Position | None,
-    ranks: Ranks,
-    *,
-    made: MadeWith | None = None,
-    best: Path | None = None,
+    folder: Path, model: nn.Module, optimizer: HybridOptimizer | None, ranks: Ranks, **more: Any
 ) -> None:
-    """Saves from all ranks; a checkpoint that is there is replaced. Without `optimizer` only the model is saved.
+    """Saves what the model and the optimizer have now; `more` as in `Content`. Raises as `write_checkpoint`."""
+    write_checkpoint(folder, Content(state_to_save(model, optimizer), **more), ranks.host_group)
 
-    `best`: a checkpoint to keep inside, under `best`. If saving fails on any rank, on a full disk for example, nothing
-    of it is left.
+
+def write_checkpoint(folder: Path, content: Content, group: dist.ProcessGroup) -> None:
+    """Saves from all ranks of a gloo group; a checkpoint that is there is replaced. If saving fails on any rank, on a
+    full disk for example, nothing of it is left.
 
     Raises:
         NotOurs: if the folder is there and no unchanged checkpoint.
         OSError: naming the folder, if it cannot be written.
     """
-    with _written(folder, ranks) as temporary:
-        state: dict[str, Any] = {"model": model.state_dict()}
-        if optimizer is not None:
-            state["optimizer"] = optimizer.state_dict()
-        if (tables := dynamic_tables(model.modules())) is not None:
-            state[IDS] = state_of(tables, training=optimizer is not None)
-        dcp.save(state, checkpoint_id=temporary, process_group=ranks.host_group)
-        if position is not None:
-            _position_file(temporary, ranks).write_text(json.dumps(position.model_dump()))
-        if ranks.is_main and made is not None:
-            made.write(temporary)
-        if ranks.is_main and best is not None:
-            copy_checkpoint(best, temporary / BEST)
+    rank = dist.get_rank(group)
+    with _written(folder, group) as temporary:
+        dcp.save(content.state, checkpoint_id=temporary, process_group=group)
+        own = sorted(temporary.glob(f"__{rank}_*"))
+        if content.random is not None:
+            own.append(_random_file(temporary, rank, dist.get_world_size(group)))
+            own[-1].write_text(json.dumps(content.random))
+        if rank == 0:
+            if content.position is not None:
+                (temporary / POSITION).write_text(json.dumps(content.position.model_dump()) + "\n")
+            if content.made is not None:
+                content.made.write(temporary)
+            own += [path for path in sorted(temporary.iterdir()) if path.name in (INDEX, POSITION, MADE_WITH)]
+        files = sums_by_all(own, group)
+        if rank == 0:
+            step = 0 if content.made is None else content.made.step
+            requests = None if content.position is None else content.position.requests
+            Manifest.now(step, requests, files).write(temporary)
+            if content.best is not None:
+                content.best.rename(temporary / BEST)
 
 
 @contextmanager
-def _written(folder: Path, ranks: Ranks) -> Iterator[Path]:
+def _written(folder: Path, group: dist.ProcessGroup) -> Iterator[Path]:
     """A folder that all ranks write into, which becomes `folder` when all have done so and is removed when one has not.
 
     Comm: one broadcast and two barriers."""
     chosen: list[Any] = [None]
-    if ranks.is_main:
+    is_main = dist.get_rank(group) == 0
+    if is_main:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        chosen = [tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)]
+        chosen = [tempfile.mkdtemp(prefix=f"{HALF}{folder.name}-", dir=folder.parent)]
         os.chmod(chosen[0], 0o755)
-    dist.broadcast_object_list(chosen, src=0, group=ranks.host_group)
+    dist.broadcast_object_list(chosen, src=0, group=group)
     temporary = Path(chosen[0])
     try:
         yield temporary
-        ranks.barrier()
-        if ranks.is_main:
+        dist.barrier(group=group)
+        if is_main:
             mark(temporary, KIND)
             replace(folder, temporary, KIND)
-        ranks.barrier()
+        dist.barrier(group=group)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if (cause := first_failure(error)) is error:
@@ -174,10 +202,8 @@ def check_resumable(folder: Path) -> None:
     """Raises ConfigError unless the folder is a whole checkpoint that some rank can resume from."""
     index = read_index(folder)
     _check_has_optimizer(folder, index.state_dict_metadata)
-    if not any(folder.glob("position-*-of-*.json")):
-        raise ConfigError(
-            f"{folder}: holds no position in the data; resuming needs a checkpoint made by checkpoint.every_steps"
-        )
+    load_position(folder)
+    check_sizes(folder)
 
 
 def _check_has_optimizer(folder: Path, names: Iterable[str]) -> None:
@@ -193,14 +219,13 @@ def first_failure(error: BaseException) -> BaseException:
     return cause if isinstance(cause, Exception) else error
 
 
-def load_position(folder: Path, ranks: Ranks, workers: int) -> Position:
-    """This rank's position. Raises ConfigError if the checkpoint has none for this rank, it is damaged or of another
-    number of reader workers, or the best weights that it speaks of are not there whole."""
-    path = _position_file(folder, ranks)
+def load_position(folder: Path) -> Position:
+    """Raises ConfigError if the checkpoint has no position or a damaged one, or the best weights that it speaks of are
+    not there whole."""
+    path = folder / POSITION
     if not path.is_file():
         raise ConfigError(
-            f"{path}: no such file; resuming needs a checkpoint made by `checkpoint.every_steps` with the same number "
-            f"of ranks ({ranks.world_size} now)"
+            f"{folder}: holds no position in the data; resuming needs a checkpoint made by checkpoint.every_steps"
         )
     try:
         position = Position.model_validate(json.loads(path.read_bytes()))
@@ -210,18 +235,22 @@ def load_position(folder: Path, ranks: Ranks, workers: int) -> Position:
         raise ConfigError(
             f"{path}: damaged or incomplete: expected a position in the data as JSON, got: {told}"
         ) from None
-    if position.workers != workers:
-        raise ConfigError(
-            f"{folder}: cannot resume the data stream: it was saved with data.workers={position.workers}, now it is "
-            f"{workers}; the order of the data depends on it, so expected --set data.workers={position.workers}"
-        )
     if math.isfinite(position.run.best):
         read_index(folder / BEST)
     return position
 
 
-def _mentions(tree: Any, name: str) -> bool:
-    return isinstance(tree, dict) and (name in tree or any(_mentions(below, name) for below in tree.values()))
+def load_random(folder: Path, ranks: Ranks) -> dict[str, list[int]] | None:
+    """This rank's random state; None where another number of ranks saved it. Raises ConfigError if it is damaged."""
+    path = _random_file(folder, ranks.rank, ranks.world_size)
+    if not path.is_file():
+        return None
+    try:
+        return TypeAdapter(dict[str, list[int]]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path}: damaged: expected a random state as JSON, got: {error.errors()[0]['msg']}"
+        ) from None
 
 
 def _explained(folder: Path, cause: BaseException) -> ConfigError:
@@ -233,5 +262,5 @@ def _explained(folder: Path, cause: BaseException) -> ConfigError:
     return ConfigError(f"{folder}: the checkpoint is damaged or incomplete: {text}; was it copied whole?")
 
 
-def _position_file(folder: Path, ranks: Ranks) -> Path:
-    return folder / f"position-{ranks.rank}-of-{ranks.world_size}.json"
+def _random_file(folder: Path, rank: int, ranks: int) -> Path:
+    return folder / f"random-{rank}-of-{ranks}.json"

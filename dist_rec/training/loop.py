@@ -15,7 +15,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -24,9 +24,11 @@ from dist_rec.config import Config
 from dist_rec.embedding.cache import CacheMeter
 from dist_rec.embedding.id_use import IdMeter
 from dist_rec.training.checkpoint import load_checkpoint
+from dist_rec.training.interrupt import Asked, Interrupted
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.pipeline import CountedBatches, make_pipeline, run_through
 from dist_rec.training.ranks import Ranks
+from dist_rec.training.result import RunResult
 from dist_rec.training.run_log import RunLog, Tables
 from dist_rec.training.setup import Run, open_run
 from dist_rec.training.throughput import Throughput
@@ -34,21 +36,16 @@ from dist_rec.training.trace import StepTrace
 from dist_rec.training.warm_up import telling_of_late_builds
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """How a run ended: metrics per task on the test split (empty without one), steps done, wall time in seconds."""
+def train_one(
+    config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None, asked: Asked | None = None
+) -> RunResult:
+    """Trains by the recipe on all ranks and tests at the end. Every rank calls it and gets the same result.
 
-    test: dict[str, TaskMetrics]
-    valid: dict[str, TaskMetrics]
-    steps: int
-    seconds: float
-
-
-def train_one(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = None) -> RunResult:
-    """Trains by the recipe on all ranks and tests at the end. Every rank calls it and gets the same result."""
+    Raises Interrupted, after a checkpoint, if some rank was `asked` to end."""
     started = time.perf_counter()
     run = open_run(config, ranks, log, resume)
-    with telling_of_late_builds(ranks.device):
+    run.asked = asked or run.asked
+    with telling_of_late_builds(ranks.device), closing(run.writer):
         step = _train(run)
     run.optimizer.flush()
     if config.checkpoint.at_end:
@@ -60,24 +57,27 @@ def train_one(config: Config, ranks: Ranks, log: RunLog, resume: Path | None = N
 def _train(run: Run) -> int:
     """All steps, with validations and checkpoints between them; the number of the last step."""
     config, optimizer, total_steps = run.config, run.optimizer, run.total_steps
-    batches = CountedBatches(run.loader, run.ranks, config.optim.accumulation_steps)
+    batches = CountedBatches(run.loader, run.ranks, config.optim.accumulation_steps, run.asked)
     pipeline = make_pipeline(run.model, optimizer, config.embedding, run.ranks.device)
     cache, throughput = CacheMeter(run.model), Throughput(run.ranks, run.taught)
     ids = IdMeter(run.model, run.ranks.total)
     step, enough = run.steps_done, False
     trace = StepTrace(run.log.folder, config.run.trace_steps, run.ranks, skipped=_synchronous_steps(config, step))
-    while step < total_steps and not enough:
+    while step < total_steps and not enough and not batches.ended:
         # Between two stops the pipeline is full; at a stop it is empty, so that evaluating and saving see whole steps.
         window = min((end for end in run.window_ends if end > step), default=total_steps)
-        stop = int(min(_next(step, run.eval_every), _next(step, config.checkpoint.every_steps), window, total_steps))
+        stop = int(min(run.next_validation(step), _next(step, config.checkpoint.every_steps), window, total_steps))
+        judged = stop == run.next_validation(step) or stop == total_steps
         for loss, _, signals in run_through(pipeline, islice(batches, stop - step)):
             step += 1
-            throughput.add(loss, batches.trained(), signals)
+            size = batches.trained()
+            run.requests += size.requests
+            throughput.add(loss, size, signals)
             trace.step()
             if step % config.run.log_every == 0 or step == total_steps:
                 window, tables = throughput.close(), Tables(cache.since_last(), ids.since_last())
                 run.log.training(step, total_steps, window, optimizer=optimizer, tables=tables)
-        if _due(step, run.eval_every) or step == total_steps:
+        if judged and step == stop:
             optimizer.flush()
             enough = _validate(run, step)
         if step in run.window_ends:
@@ -87,6 +87,9 @@ def _train(run: Run) -> int:
         if _due(step, config.checkpoint.every_steps):
             run.save_all(step)
         throughput.restart()
+    run.writer.wait()
+    if batches.ended and step < total_steps and not enough:
+        raise Interrupted(step, run.save_at_once(step))
     for line in trace.close():
         run.log.say(line)
     return step

@@ -156,7 +156,7 @@ class MadeWith(BaseModel):
         }
 
     def _settings(self, recipe: Config, resumed: bool) -> dict[str, Any]:
-        found = _flat("model", recipe.model.model_dump(mode="json"))
+        found = flat("model", recipe.model.model_dump(mode="json"))
         if not resumed:  # other corrections of delay have no weights
             found["model.head.immature"] = found["model.head.immature"] == "delayed_feedback_model"
         found = {key: value for key, value in found.items() if not set(key.split(".")) & set(FREE)}
@@ -168,12 +168,12 @@ class MadeWith(BaseModel):
                 of = recipe.embedding.tables.get(table, TableConfig()) if kind == "dynamic" else TableConfig()
                 found[f"embedding.tables.{table}.eviction"] = of.eviction or EvictionConfig()
                 found[f"embedding.tables.{table}.admission"] = of.admission or AdmissionConfig()
-            found |= _flat("distill", recipe.model_dump(mode="json")["distill"])
+            found |= flat("distill", recipe.model_dump(mode="json")["distill"])
             found |= {f"data.{name}": getattr(recipe.data, name) for name in ("observed_at", "written_at")}
             optim = recipe.optim.model_dump(mode="json")
             found |= {f"optim.{name}": optim[name] for name in RESUMED}
             found |= {f"data.{name}": getattr(recipe.data, name) for name in ("train", "valid")}
-            found |= _flat("data.filter", recipe.data.model_dump(mode="json")["filter"])
+            found |= flat("data.filter", recipe.data.model_dump(mode="json")["filter"])
             found["run.select_best"] = recipe.run.select_best
             found["embedding.optimizer"] = recipe.embedding.model_dump(mode="json")["optimizer"]
         return found
@@ -224,7 +224,9 @@ def _differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
 
 
-def _flat(above: str, tree: Any) -> dict[str, Any]:
+def flat(above: str, tree: Any) -> dict[str, Any]:
+    """The leaves of a tree of settings by their dotted names, below `above`."""
     if not isinstance(tree, dict) or not tree:
         return {above: tree}
-    return {key: value for name, below in tree.items() for key, value in _flat(f"{above}.{name}", below).items()}
+    dotted = f"{above}." if above else ""
+    return {key: value for name, below in tree.items() for key, value in flat(f"{dotted}{name}", below).items()}

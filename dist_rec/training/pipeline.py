@@ -33,6 +33,7 @@ from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
 from dist_rec.models.build import RankingModel, build_model
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.optim.schedule import lr_factor
+from dist_rec.training.interrupt import Asked
 from dist_rec.training.optimizers import dense_factory
 from dist_rec.training.ranks import Ranks
 
@@ -135,11 +136,16 @@ class CountedBatches(Iterator[HostBatch]):
 
     The pipeline fetches batches before it trains on them; `trained()` gives the size of the one that was trained on.
 
+    When some rank is `asked` to end, the batches end on all ranks after the same update, and `ended` is true.
+
     Comm: one host all-reduce of a few numbers per update.
     """
 
-    def __init__(self, loader: StatefulDataLoader, ranks: Ranks, per_update: int = 1) -> None:
+    def __init__(
+        self, loader: StatefulDataLoader, ranks: Ranks, per_update: int = 1, asked: Asked | None = None
+    ) -> None:
         self._batches, self._ranks, self._per_update = iter(loader), ranks, per_update
+        self._asked, self.ended = asked or Asked(), False
         self._update: deque[HostBatch] = deque()  # its batches that are still to be given
         self._ahead: deque[BatchSize] = deque()
 
@@ -149,14 +155,18 @@ class CountedBatches(Iterator[HostBatch]):
         return self._update.popleft()
 
     def _read_update(self) -> None:
-        asked = time.perf_counter()
+        if self.ended:
+            raise StopIteration
+        began = time.perf_counter()
         batches = list(islice(self._batches, self._per_update))
         if not batches:
             raise StopIteration
-        waited = (time.perf_counter() - asked) / len(batches)
+        waited = (time.perf_counter() - began) / len(batches)
         for batch in batches:
             self._ahead.append(BatchSize.of(batch, waited))
-        totals = self._ranks.total(*map(sum, zip(*(batch.num_targets for batch in batches), strict=True)))
+        targets = map(sum, zip(*(batch.num_targets for batch in batches), strict=True))
+        *totals, asked = self._ranks.total(*targets, self._asked.now)
+        self.ended = asked > 0
         for batch in batches:
             batch.set_candidates_per_rank([of / (self._ranks.world_size * len(batches)) for of in totals])
         self._update.extend(batches)

@@ -22,8 +22,9 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.data.errors import DataError
 from dist_rec.data.id_files import read_ids
 from dist_rec.embedding.rows import fresh_rows, has_rows, places_of, table_of
-from dist_rec.training.checkpoint import BEST, KIND
+from dist_rec.training.checkpoint import BEST, KIND, POSITION, load_position
 from dist_rec.training.made_with import FILE, OPTIMIZER_STATE, MadeWith, PurgeRecord
+from dist_rec.training.manifest import MANIFEST, Manifest, StoredFile
 from dist_rec.training.purge import record_of
 from dist_rec.training.safe_load import INDEX, read_index
 
@@ -171,9 +172,9 @@ def _rewrite(source: Path, target: Path, records: list[PurgeRecord], change: _Pu
         )
     named = {str(place.relative_path) for place in (index.storage_data or {}).values()}
     for path in sorted(source.iterdir()):
-        if path.name in named or path.name in (INDEX, FILE, ".dist_rec.json") or path.name == BEST:
+        if path.name in named or path.name in (INDEX, FILE, MANIFEST, ".dist_rec.json") or path.name == BEST:
             continue
-        if not (path.name.startswith("position-") and path.suffix == ".json"):
+        if path.name != POSITION and not (path.name.startswith("random-") and path.suffix == ".json"):
             raise ConfigError(
                 f"{path}: expected only files of a checkpoint, since any other may hold the rows; move it"
             )
@@ -184,6 +185,9 @@ def _rewrite(source: Path, target: Path, records: list[PurgeRecord], change: _Pu
     with (target / INDEX).open("wb") as file:
         pickle.dump(index, file)
     made.model_copy(update={"purged": (*made.purged, *records)}).write(target)
+    requests = load_position(source).requests if (source / POSITION).is_file() else None
+    files = {path.name: StoredFile.of(path) for path in target.iterdir() if path.is_file()}
+    Manifest.now(made.step, requests, files).write(target)
 
 
 def _rewrite_file(source: Path, target: Path, name: str, index: Metadata, change: _Purge) -> Iterator[tuple[Any, Any]]:

@@ -66,6 +66,21 @@ class RunLog:
         if self._progress is not None:
             self._progress.stop()
 
+    def go_on(self, checkpoint: Path, step: int, *, same_folder: bool) -> None:
+        """Says what a run goes on from; in the same folder the log loses what came after that step."""
+        self.say(f"goes on after step {step}, from {checkpoint}")
+        if not self._is_main or not same_folder:
+            return
+        assert self._file is not None and self._board is not None, "RunLog is used inside `with`"
+        path, partial = self.folder / "metrics.jsonl", self.folder / ".metrics.jsonl"
+        self._file.close()
+        rows = [line for line in path.read_text().splitlines(keepends=True) if _is_before(line, step)]
+        partial.write_text("".join(rows))
+        partial.replace(path)
+        self._file = path.open("a")
+        self._board.close()
+        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+
     def say(self, text: str) -> None:
         """One line for the reader at the console."""
         if self._is_main:
@@ -195,6 +210,14 @@ def finite(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {name: finite(value) for name, value in tree.items()}
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def _is_before(line: str, step: int) -> bool:
+    """Whether a whole line of the log is of a step up to this one; a killed process may leave half a line."""
+    try:
+        return line.endswith("\n") and json.loads(line)["step"] <= step
+    except ValueError:
+        return False
 
 
 @contextmanager

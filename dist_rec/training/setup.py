@@ -1,6 +1,6 @@
 """Everything that a run needs before its first step, made from the recipe or brought back from a checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,6 +10,8 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from dist_rec.common.seed import random_state, restore_random_state, seed_everything
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
+from dist_rec.data.plan import Steps
+from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema import Schema
 from dist_rec.distill.check import check_copy
 from dist_rec.distill.tasks import taught_tasks
@@ -17,15 +19,20 @@ from dist_rec.embedding.id_use import maps_told
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.training.checkpoint import (
     BEST,
+    Content,
     Position,
     copy_checkpoint,
     load_checkpoint,
     load_position,
+    load_random,
     save_checkpoint,
+    state_to_save,
 )
 from dist_rec.training.evaluate import evaluate_split
 from dist_rec.training.feedback_audit import audit_feedback, refuse_leaks
+from dist_rec.training.interrupt import Asked
 from dist_rec.training.made_with import MadeWith, PurgeRecord
+from dist_rec.training.manifest import check_sums
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model, teach_by_version
 from dist_rec.training.ranks import Ranks
@@ -40,13 +47,19 @@ from dist_rec.training.splits import (
 )
 from dist_rec.training.warm_up import compile_kernels
 from dist_rec.training.windows import EVENT as WINDOW
+from dist_rec.training.writer import CheckpointWriter
 
 
 @dataclass
 class Run:
-    """The parts of one run on this rank. `steps_per_epoch` and `total_steps` count batches, and
-    `window_ends` those that are done when a window is, empty without windows; `purged`: the purges that
-    the checkpoint it goes on from has gone through."""
+    """The parts of one run on this rank.
+
+    - `total_steps` counts batches, and `window_ends` those that are done when a window is, empty without windows
+    - `purged`: the purges that the checkpoint it goes on from has gone through
+    - `requests` that were trained on, by this rank since the run began or went on
+    - `saved`: the step of the last checkpoint to go on from
+    - `asked`: whether this rank was asked to end
+    """
 
     config: Config
     schema: Schema
@@ -56,18 +69,23 @@ class Run:
     model: nn.Module
     optimizer: HybridOptimizer
     selection: Selection
-    steps_per_epoch: int
+    reader: RequestReader
+    writer: CheckpointWriter
     total_steps: int
     window_ends: list[int]
     purged: tuple[PurgeRecord, ...] = ()
+    requests: int = 0
+    saved: int = 0
+    asked: Asked = field(default_factory=Asked)
 
     @property
     def steps_done(self) -> int:
         return self.optimizer.steps * self.config.optim.accumulation_steps
 
-    @property
-    def eval_every(self) -> int:
-        return self.config.run.eval_every or self.steps_per_epoch
+    def next_validation(self, step: int) -> int:
+        """The step after which the model is validated next."""
+        every = self.config.run.eval_every
+        return self.plan.epoch_end(step) if not every else (step // every + 1) * every
 
     @property
     def best_folder(self) -> Path:
@@ -92,21 +110,43 @@ class Run:
         self.log.evaluation(WINDOW, step, metrics, window=name)
         return metrics
 
+    @property
+    def plan(self) -> Steps:
+        """The steps of the data."""
+        return self.reader.plan(reader_workers(self.config))
+
     def save_all(self, step: int) -> None:
-        """A checkpoint that a run can resume from, to the bit."""
-        position = Position(
-            data=self.loader.state_dict(),
-            workers=reader_workers(self.config),
-            random=random_state(),
-            run=self.selection.state,
-        )
-        best = self.best_folder if self.best_folder.is_dir() else None
+        """A checkpoint that a run can resume from, to the bit. It may still be written when this returns."""
+        (requests,) = self.ranks.total(self.requests)
+        self.requests = int(requests) if self.ranks.is_main else 0  # the sum lies on rank 0 from now on
         folder = self.log.checkpoints / f"step-{step}"
-        save_checkpoint(folder, self.model, self.optimizer, position, self.ranks, made=self._made_with(step), best=best)
+        content = Content(
+            state_to_save(self.model, self.optimizer),
+            position=Position(
+                data=self.reader.position_at(step, reader_workers(self.config)),
+                requests=int(requests),
+                run=self.selection.state,
+            ),
+            random=random_state(),
+            made=self._made_with(step),
+            best=self.best_folder if self.best_folder.is_dir() else None,
+        )
+        self.writer.write(folder, content)
+        self.saved = step
+
+    def save_at_once(self, step: int) -> Path | None:
+        """The same, written when this returns; None before the first step."""
+        if step == 0:
+            return None
+        folder = self.log.checkpoints / f"step-{step}"
+        if step != self.saved:
+            self.save_all(step)
+            self.writer.wait()
+        return folder
 
     def save_weights(self, folder: Path, step: int) -> None:
         """A checkpoint of weights alone."""
-        save_checkpoint(folder, self.model, None, None, self.ranks, made=self._made_with(step))
+        save_checkpoint(folder, self.model, None, self.ranks, made=self._made_with(step))
 
     def _made_with(self, step: int) -> MadeWith:
         return MadeWith.now(self.schema, self.config, self.ranks.world_size, step, self.purged)
@@ -117,10 +157,14 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
     schema = dataset_schema(config)
     purged: tuple[PurgeRecord, ...] = ()
+    position: Position | None = None
     if resume is not None:
-        saved = MadeWith.read(resume)
+        if config.checkpoint.verify:
+            check_sums(resume, ranks.host_group)
+        saved, position = MadeWith.read(resume), load_position(resume)
         schema, purged = saved.schema_for(schema, config, resume, resumed=True), saved.purged
-    reader = open_split(config, schema, ranks, config.data.train, train=True)
+    where = None if position is None else position.data
+    reader = open_split(config, schema, ranks, config.data.train, train=True, position=where)
     total_steps, per_update = training_steps(config, reader), config.optim.accumulation_steps
     if schema.candidate.feedback is not None:
         found = audit_feedback(config, schema, ranks)
@@ -145,32 +189,27 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
         model=dmp,
         optimizer=optimizer,
         selection=Selection(config),
-        steps_per_epoch=reader.steps_per_epoch(reader_workers(config)),
+        reader=reader,
+        writer=CheckpointWriter(ranks, config.checkpoint),
         total_steps=total_steps,
         window_ends=reader.plan(reader_workers(config)).ends if config.data.windows else [],
         purged=purged,
     )
-    if resume is not None:
-        _resume(run, resume)
+    if resume is not None and position is not None:
+        _resume(run, resume, position)
     return run
 
 
-def _resume(run: Run, checkpoint: Path) -> None:
-    """Brings back weights, optimizer, position in the data, random numbers, and the validations with their best
-    weights."""
-    # The position first: a checkpoint without one also lacks the optimizer, and the message is about the position.
-    position = load_position(checkpoint, run.ranks, reader_workers(run.config))
-    load_checkpoint(checkpoint, run.model, run.optimizer, run.ranks)
-    try:
-        run.loader.load_state_dict(position.data)
-        restore_random_state(position.random)
-    except ConfigError:
-        raise
-    except Exception as error:  # a loader may raise anything for a state that was changed
-        raise ConfigError(
-            f"{checkpoint}: the position in the data is damaged: {type(error).__name__}: {error}"
-        ) from error
-    run.selection.state = position.run
+def _resume(run: Run, checkpoint: Path, position: Position) -> None:
+    """Brings back weights, optimizer, random numbers, and the validations with their best weights."""
+    ranks = run.ranks
+    load_checkpoint(checkpoint, run.model, run.optimizer, ranks)
+    if (random := load_random(checkpoint, ranks)) is not None:
+        _restore(random, checkpoint)
+    else:  # other ranks have no numbers of their own to go on with
+        torch.manual_seed(hash((run.config.run.seed, position.data.step, ranks.world_size, ranks.rank)) % 2**63)
+    run.selection.state, run.saved = position.run, run.steps_done
+    run.requests = position.requests if ranks.is_main else 0
     if run.ranks.is_main and (checkpoint / BEST).is_dir():
         copy_checkpoint(checkpoint / BEST, run.best_folder)
     run.ranks.barrier()
@@ -184,3 +223,10 @@ def _resume(run: Run, checkpoint: Path) -> None:
             f"run.patience={run.config.run.patience} validations had brought nothing better; expected an earlier "
             "checkpoint, or a larger run.patience"
         )
+
+
+def _restore(random: dict[str, list[int]], checkpoint: Path) -> None:
+    try:
+        restore_random_state(random)
+    except Exception as error:  # torch raises anything for a state that was changed
+        raise ConfigError(f"{checkpoint}: the random state is damaged: {type(error).__name__}: {error}") from error

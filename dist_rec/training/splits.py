@@ -10,6 +10,7 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.attribute_store import open_attributes
 from dist_rec.data.filter.event_filter import make_filter, needs_hidden
+from dist_rec.data.position import DataPosition
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.schema import Schema
 from dist_rec.data.schema_file import load_schema
@@ -67,9 +68,20 @@ def hashes_on_device(config: Config, schema: Schema, device: torch.device) -> bo
     return device.type == "cuda" and not any(kernel.startswith("fused_uvm") for kernel in kernels)
 
 
-def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str], *, train: bool) -> RequestReader:
-    """This rank's part of a split: shuffled and repeated for training, in file order otherwise. Only training reads
-    feedback, and only its labels are those of a moment. The filter is made for what the recipe knows of the data."""
+def open_split(
+    config: Config,
+    schema: Schema,
+    ranks: Ranks,
+    folders: list[str],
+    *,
+    train: bool,
+    position: DataPosition | None = None,
+) -> RequestReader:
+    """This rank's part of a split: shuffled and repeated for training, from a `position` on if there is one; in file
+    order otherwise. Only training reads feedback, and only its labels are those of a moment. The filter is made for
+    what the recipe knows of the data."""
+    if position is not None:
+        position = position.with_batches(config.data.batch_size, config.data.batch_events)
     return RequestReader(
         folders=[Path(config.data.path) / folder for folder in folders],
         schema=schema if train else schema.as_served(),
@@ -89,6 +101,7 @@ def open_split(config: Config, schema: Schema, ranks: Ranks, folders: list[str],
         event_filter=make_filter(config.data.filter, declared_schema(config), training=train),
         attributes=open_attributes(config.data.path, schema),
         targets=training_targets(config, schema) if train else Targets(now=config.data.written_at),
+        position=position,
     )
 
 

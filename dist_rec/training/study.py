@@ -13,12 +13,16 @@ from rich.console import Console
 from dist_rec.common.provenance import provenance
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
-from dist_rec.training.checkpoint import load_position
-from dist_rec.training.loop import RunResult, train_one
+from dist_rec.training.interrupt import Asked, listening
+from dist_rec.training.kept import tidy
+from dist_rec.training.loop import train_one
+from dist_rec.training.made_with import MadeWith
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.report import against_baselines, config_yaml, write_page
+from dist_rec.training.result import RunResult
 from dist_rec.training.run_log import RunLog, finite, named
-from dist_rec.training.splits import reader_workers, with_reader_workers
+from dist_rec.training.splits import with_reader_workers
+from dist_rec.training.start import Resume, checkpoint_for
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ def members(config: Config) -> list[Member]:
     return found
 
 
-def check_study(config: Config, resume: Path | None) -> None:
+def check_study(config: Config, resume: Resume) -> None:
     """Raises ConfigError if one checkpoint is to be resumed by several runs."""
-    if resume is not None and len(members(config)) > 1:
+    if isinstance(resume, Path) and len(members(config)) > 1:
         raise ConfigError(
             f"--resume {resume}: a checkpoint belongs to one run, but data.folds and run.seeds make "
             f"{len(members(config))}; resume with that run's own recipe.yaml"
@@ -64,16 +68,21 @@ class StudyResult:
     runs: dict[str, RunResult]
 
 
-def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> StudyResult:
-    """Runs every member one after the other on all ranks.
+def run_study(config: Config, ranks: Ranks, resume: Resume = None) -> StudyResult:
+    """Runs every member one after the other on all ranks. With `auto` in the folder of the run's name, where members
+    that have ended are not run again.
 
-    Raises ConfigError if one checkpoint is to be resumed by several runs.
+    Raises ConfigError if one checkpoint is to be resumed by several runs, and Interrupted, after a checkpoint, on
+    SIGTERM and SIGUSR1.
     """
     check_study(config, resume)
     config = with_reader_workers(config, ranks)
-    if resume is not None:  # before a folder is made for a run that cannot be
-        load_position(resume, ranks, reader_workers(config))
-    folder = new_folder(config, ranks)
+    folder = new_folder(config, ranks) if resume != "auto" else same_folder(config, ranks)
+    with listening() as asked:
+        return _run_members(config, ranks, folder, resume, asked)
+
+
+def _run_members(config: Config, ranks: Ranks, folder: Path, resume: Resume, asked: Asked) -> StudyResult:
     # At the start: the checkout may change during the runs.
     origin = provenance() if ranks.is_main else {}
     console = Console()
@@ -83,10 +92,18 @@ def run_study(config: Config, ranks: Ranks, resume: Path | None = None) -> Study
         place = folder / member.folder
         with named(place), RunLog(place, is_main=ranks.is_main, console=console) as log:
             log.say(f"run {number}/{len(todo)}: {place}")
+            if resume == "auto" and (ended := _ended(place, ranks)) is not None:
+                log.say(f"it has ended after step {ended.steps}; nothing to do")
+                results[member.folder] = ended
+                continue
+            checkpoint = checkpoint_for(place, resume, member.config, ranks, log)
+            if checkpoint is not None:
+                log.go_on(checkpoint, MadeWith.read(checkpoint).step, same_folder=resume == "auto")
             if ranks.is_main:
                 (log.folder / "recipe.yaml").write_text(config_yaml(member.config) + "\n")
-            results[member.folder] = result = train_one(member.config, ranks, log, resume)
+            results[member.folder] = result = train_one(member.config, ranks, log, checkpoint, asked)
             if ranks.is_main:
+                result.write(log.folder)
                 facts = {"ranks": ranks.world_size, "seed": member.config.run.seed, "steps": result.steps}
                 facts |= {"seconds": f"{result.seconds:.1f}", **origin}
                 write_page(log.folder, member.config, result.test, facts)
@@ -110,6 +127,25 @@ def new_folder(config: Config, ranks: Ranks) -> Path:
         chosen = [str(path)]
     dist.broadcast_object_list(chosen, src=0, group=ranks.host_group)
     return Path(chosen[0])
+
+
+def same_folder(config: Config, ranks: Ranks) -> Path:
+    """The folder of the run's name, new or not, without what a killed process left half written there. Comm: a
+    barrier."""
+    folder = Path(config.run.out) / config.run.name
+    if ranks.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        for member in members(config):
+            tidy(folder / member.folder / "checkpoints")
+    ranks.barrier()
+    return folder
+
+
+def _ended(place: Path, ranks: Ranks) -> RunResult | None:
+    """The result of a run that has ended, as rank 0 finds it. Comm: one broadcast."""
+    found: list[RunResult | None] = [RunResult.read(place) if ranks.is_main else None]
+    dist.broadcast_object_list(found, src=0, group=ranks.host_group)
+    return found[0]
 
 
 def _made(path: Path) -> bool:

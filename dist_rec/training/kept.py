@@ -1,0 +1,67 @@
+"""The checkpoints of a run's folder: which one it goes on from, which ones stay, and what a kill left behind."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from dist_rec.common.made import ASIDE, kind_of
+from dist_rec.common.strict import ConfigError
+from dist_rec.config import CheckpointConfig
+from dist_rec.training.checkpoint import HALF, KIND, check_resumable
+from dist_rec.training.manifest import Manifest
+
+_log = logging.getLogger(__name__)
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints in a folder that a run can go on from, by what is in them, not by their names; damaged ones are
+    said and left out."""
+    found: list[tuple[tuple[int, float], Path]] = []
+    for path, problem in _judged(folder):
+        if problem is not None:
+            _log.warning("passed over: %s", problem)
+            continue
+        manifest = Manifest.read(path)
+        found.append(((manifest.step, manifest.time.timestamp()), path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def thin(folder: Path, config: CheckpointConfig) -> None:
+    """Deletes checkpoints to resume from but the newest `keep_last` and those of steps that `keep_every` divides."""
+    if config.keep_last is None:
+        return
+    whole = [(Manifest.read(path).step, path) for path, problem in _judged(folder) if problem is None]
+    for step, path in sorted(whole, reverse=True)[config.keep_last :]:
+        if not config.keep_every or step % config.keep_every:
+            half = path.with_name(f"{HALF}{path.name}")  # what is deleted in part is no checkpoint any more
+            path.rename(half)
+            shutil.rmtree(half)
+
+
+def tidy(folder: Path) -> None:
+    """Removes what a killed process had half written, and brings back what it was about to replace. Only for the one
+    process that writes there."""
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(HALF):
+            shutil.rmtree(path)
+        elif path.name.startswith(".") and ASIDE in path.name:
+            for old in path.iterdir():
+                if not (folder / old.name).exists():
+                    old.rename(folder / old.name)
+            shutil.rmtree(path)
+
+
+def _judged(folder: Path) -> Iterator[tuple[Path, ConfigError | None]]:
+    """Every checkpoint to resume from, and what is wrong with it. Weights alone are none."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith(".") or kind_of(path) != KIND or path.name in ("best", "last"):
+            continue
+        try:
+            check_resumable(path)
+        except ConfigError as error:
+            yield path, error
+        else:
+            yield path, None

@@ -1,0 +1,68 @@
+"""Where a run starts: anew, or from a checkpoint, and what may differ from the run that saved it."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+import torch.distributed as dist
+
+from dist_rec.common.strict import ConfigError
+from dist_rec.config import Config
+from dist_rec.training.kept import newest_first
+from dist_rec.training.made_with import MadeWith, flat
+from dist_rec.training.manifest import check_sums
+from dist_rec.training.ranks import Ranks
+from dist_rec.training.run_log import RunLog
+
+Resume = Path | Literal["auto"] | None  # auto: the newest whole checkpoint of the run's own folder, if there is one
+# What says where and how a run is watched and kept, not what it computes.
+FREE = (
+    *("checkpoint.*", "parallel.*", "run.out", "run.name", "run.log_every", "run.trace_steps", "run.metrics*"),
+    *("data.path", "data.workers", "data.reader.*", "data.eval_batch_size", "data.test*", "run.seeds"),
+)
+
+
+def check_drift(checkpoint: Path, config: Config, allowed: Sequence[str]) -> None:
+    """Raises ConfigError with every setting that differs from the run that saved the checkpoint, unless a pattern in
+    `allowed` names it. Settings that can never differ are compared by `MadeWith.schema_for`."""
+    was, now = (flat("", of.model_dump(mode="json")) for of in (MadeWith.read(checkpoint).recipe, config))
+    differing = [
+        name
+        for name in dict.fromkeys([*was, *now])
+        if was.get(name) != now.get(name) and not _named(name, FREE) and not _named(name, allowed)
+    ]
+    if differing:
+        lines = "\n".join(f"- {name}: {was.get(name)}\n+ {name}: {now.get(name)}" for name in differing)
+        told = " ".join(f"--allow {name}" for name in differing)
+        raise ConfigError(
+            f"{checkpoint}: the recipe differs from that of the run that saved it:\n{lines}\nexpected the same; if "
+            f"this is what you want: {told}"
+        )
+
+
+def checkpoint_for(place: Path, resume: Resume, config: Config, ranks: Ranks, log: RunLog) -> Path | None:
+    """The checkpoint that the run in folder `place` goes on from, its files looked at; None to start anew.
+
+    Every rank calls it. Comm: a broadcast, and a gather for each checkpoint that is looked at. Raises ConfigError for a
+    damaged one that was named; of `auto` the one before is taken."""
+    if resume != "auto":
+        if resume is not None and config.checkpoint.verify:
+            check_sums(resume, ranks.host_group)
+        return resume
+    found: list[list[Path]] = [newest_first(place / "checkpoints") if ranks.is_main else []]
+    dist.broadcast_object_list(found, src=0, group=ranks.host_group)
+    for path in found[0]:
+        if not config.checkpoint.verify:
+            return path
+        try:
+            check_sums(path, ranks.host_group)
+        except ConfigError as error:
+            log.say(f"passed over: {error}")
+        else:
+            return path
+    return None
+
+
+def _named(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

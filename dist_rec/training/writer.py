@@ -1,0 +1,66 @@
+"""Writes the checkpoints of a run: at once, or from a copy while training goes on."""
+
+import shutil
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
+
+from dist_rec.config import CheckpointConfig
+from dist_rec.training.checkpoint import HALF, Content, copy_checkpoint, write_checkpoint
+from dist_rec.training.kept import thin
+from dist_rec.training.ranks import Ranks
+
+
+class CheckpointWriter:
+    """One at a time: the next checkpoint waits for the one before. All ranks call all methods in the same order.
+
+    With `config.asynchronous` a thread writes, over a gloo group of its own, so that its collectives never come between
+    those of training."""
+
+    def __init__(self, ranks: Ranks, config: CheckpointConfig) -> None:
+        self._ranks, self._config = ranks, config
+        self._group, self._thread = ranks.host_group, None
+        self._stager = BlockingAsyncStager(cache_staged_state_dict=torch.cuda.is_available())  # pinned, so kept
+        if config.asynchronous:
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup), "every rank is a member"
+            self._group, self._thread = group, ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._written: Future[None] | None = None
+
+    def write(self, folder: Path, content: Content) -> None:
+        """Raises what `write_checkpoint` does, of the checkpoint before, too."""
+        self.wait()
+        if self._ranks.is_main and content.best is not None:  # which may be replaced while this is written
+            kept = Path(tempfile.mkdtemp(prefix=f"{HALF}best-", dir=content.best.parent))
+            copy_checkpoint(content.best, kept / content.best.name)
+            content = replace(content, best=kept / content.best.name)
+        if self._thread is None:
+            self._write(folder, content)
+        else:
+            copied = replace(content, state=self._stager.stage(content.state))
+            self._written = self._thread.submit(self._write, folder, copied)
+
+    def wait(self) -> None:
+        """Until the checkpoint that is being written is there. Raises what went wrong with it."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def close(self) -> None:
+        """Waits, without a word of what went wrong, and ends the thread."""
+        if self._thread is not None:
+            self._thread.shutdown()
+
+    def _write(self, folder: Path, content: Content) -> None:
+        try:
+            write_checkpoint(folder, content, self._group)
+            if self._ranks.is_main:
+                thin(folder.parent, self._config)
+        finally:
+            if self._ranks.is_main and content.best is not None:
+                shutil.rmtree(content.best.parent, ignore_errors=True)
