@@ -16,6 +16,7 @@ from dist_rec.data.build.values import (
     TimeFacts,
     Value,
     elements,
+    folder_value,
     id_value,
     is_fraction,
     is_integer,
@@ -31,7 +32,7 @@ from dist_rec.data.build.values import (
 )
 from dist_rec.data.errors import DataError
 
-Kind = Literal["id", "time", "label", "side", "number", "list", "vector", "raw"]
+Kind = Literal["id", "time", "label", "side", "number", "list", "vector", "folder", "raw"]
 ORDINAL = "place among all rows"
 
 
@@ -223,6 +224,8 @@ def _value(rows: Rows, asked: Asked, text: set[str]) -> Value:
         return label_value(of, kind, asked.at_least)
     if asked.kind == "number":
         return number_value(of)
+    if asked.kind == "folder":
+        return folder_value(of, kind)
     if asked.kind == "vector":
         return vector_value(of, asked.dim)
     if asked.kind == "list":
