@@ -164,7 +164,7 @@ DRAWN = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=rows_of(EVENT, 40), shown=rows_of(SHOWN, 20), drawn=DRAWN)
 def test_every_request_knows_what_was_before_it(
     tmp_path: Path, events: list[Row], shown: list[Row], drawn: Drawn
