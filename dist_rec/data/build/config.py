@@ -308,8 +308,11 @@ class BuildConfig(Strict):
             raise ValueError(f"requests.visible_events: expected exactly one sequence, got {', '.join(sequences)}")
         ((name, of),) = sequences.items()
         refused = {
-            f"sequences.{name}.times": (of.times, "times: false, since a model reads how long ago events were from the "
-            "time of the request, and a request of many moments has none"),
+            f"sequences.{name}.times": (
+                of.times,
+                "times: false, since a model reads how long ago events were from the "
+                "time of the request, and a request of many moments has none",
+            ),
             f"sequences.{name}.most": (of.most is not None, "none, since candidates count events from the oldest"),
             "requests.cyclic": (requests.cyclic, "false, since a request of many moments has no time"),
             "requests.most": (requests.most is not None, "none, since it would cut a history in two"),

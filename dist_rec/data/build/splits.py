@@ -111,7 +111,9 @@ def _check_folders(database: Database) -> None:
     if count > MOST_FOLDERS:
         raise DataError(f"split.column: expected at most {MOST_FOLDERS} folders, got {count}")
     if names < count:
-        raise DataError("split.column: expected names of folders that differ in more than capitals, got some that do not")
+        raise DataError(
+            "split.column: expected names of folders that differ in more than capitals, got some that do not"
+        )
 
 
 def _with_folders(times: Times, split: SplitConfig, found: list[str]) -> Times:

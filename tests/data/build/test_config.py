@@ -109,5 +109,7 @@ def test_what_candidates_with_events_of_their_own_cannot_have(
 def test_candidates_see_events_of_one_sequence() -> None:
     tree = config(requests=VISIBLE, events={"times": False})
     tree["sequences"]["other"] = tree["sequences"]["history"]
-    with pytest.raises(ConfigError, match="requests.visible_events: expected exactly one sequence, got history, other"):
+    with pytest.raises(
+        ConfigError, match=r"requests\.visible_events: expected exactly one sequence, got history, other"
+    ):
         check(BuildConfig, tree, "build.yaml")

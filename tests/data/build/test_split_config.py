@@ -23,7 +23,10 @@ from dist_rec.data.build.split_config import SplitConfig
         ({"by": "column", "column": "fold", "test": 0.1}, "by: column takes no valid and test"),
         ({"by": "column", "column": "fold", "train": ["a", "a"]}, "train: expected every name once, got 'a'"),
         ({"by": "column", "column": "fold", "train": ["a/b"]}, "train: expected a name of a folder, .* got 'a/b'"),
-        ({"by": "column", "column": "fold", "train": ["Sequences"]}, "and not sequences or attributes, got 'Sequences'"),
+        (
+            {"by": "column", "column": "fold", "train": ["Sequences"]},
+            "and not sequences or attributes, got 'Sequences'",
+        ),
         ({"by": "column", "column": "fold", "train": []}, "train"),
     ],
 )

@@ -190,7 +190,10 @@ def test_numbers_are_fitted_on_the_folders_that_are_trained_on(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        (("train", "../up"), r"shown\.csv, record 3, column folder \(split\.column\): expected a name of a folder, .*, got"),
+        (
+            ("train", "../up"),
+            r"shown\.csv, record 3, column folder \(split\.column\): expected a name of a folder, .*, got",
+        ),
         (("train", "Attributes"), "and not sequences or attributes, got 'Attributes'"),
         (("train", ""), r"record 3, column folder \(split\.column\): expected a name of a folder, .*, got nothing"),
         (("train", "Train"), "expected names of folders that differ in more than capitals"),
@@ -204,7 +207,9 @@ def test_folders_that_cannot_be(tmp_path: Path, folders: tuple[str, ...], messag
 
 def test_rows_of_one_request_are_in_one_folder(tmp_path: Path) -> None:
     rows = in_folders([ANCHORS[0]] * 2, "train", "test")
-    message = "expected one folder for all rows of a request, got test and train in that of user 9 at 2023-11-14 22:13:21"
+    message = (
+        "expected one folder for all rows of a request, got test and train in that of user 9 at 2023-11-14 22:13:21"
+    )
     with pytest.raises(DataError, match=message):
         build(tmp_path / "x", by_column(), EVENTS, rows)
 

@@ -181,7 +181,15 @@ def test_coarser_units_among_microseconds_are_bad(database: Database, number: st
 
 @pytest.mark.parametrize(
     ("text", "fine"),
-    [("fold1", True), ("2024-05-01", True), ("date=1", True), ("_x", False), (".x", False), ("a/b", False), ("", False)],
+    [
+        ("fold1", True),
+        ("2024-05-01", True),
+        ("date=1", True),
+        ("_x", False),
+        (".x", False),
+        ("a/b", False),
+        ("", False),
+    ],
 )
 def test_folders(database: Database, text: str, fine: bool) -> None:
     assert database.one(f"SELECT {folder_value(literal(text), 'VARCHAR').bad}", "here") == (not fine,)

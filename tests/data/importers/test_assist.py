@@ -76,7 +76,9 @@ def test_histories_once_are_the_same(tmp_path: Path) -> None:
     source = _statics(tmp_path / "src", fold2=STATICS_USER * 2)
     for histories in ("once", "copies"):
         Assist(BuiltOptions(histories=histories))(source, tmp_path / histories)
-    once = whole(with_place(pq.read_table(tmp_path / "once" / "fold2"), tmp_path / "once"), load_schema(tmp_path / "once"))
+    once = whole(
+        with_place(pq.read_table(tmp_path / "once" / "fold2"), tmp_path / "once"), load_schema(tmp_path / "once")
+    )
     copies = pq.read_table(tmp_path / "copies" / "fold2")
     assert once.select(copies.column_names).to_pylist() == copies.to_pylist()
     check_run(load_config(tmp_path / "once" / "recipe.yaml"), None)
