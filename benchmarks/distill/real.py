@@ -128,27 +128,28 @@ def write_with_feedback(source: Path, folder: Path, of: Set, *, every: bool) -> 
 def _with_feedback(
     table: pa.Table, of: Set, visible: bool, label: str, share: float, rng: np.random.Generator
 ) -> pa.Table:
-    values = {name: table[f"history.{name}"].to_pylist() for name in of.fields}
+    owner = "candidate" if visible else "history"
+    values = {name: table[f"{owner}.{name}"].to_pylist() for name in of.fields}
     first = values[of.fields[0]]
-    if visible:  # one request of a user has all events, and a candidate at each
-        seen = table["candidate.visible_events"].to_pylist()
-        longest = range(table.num_rows)
+    if visible:  # all events of a user are candidates of one request, in order of time
+        places = [[(row, at + 1) for at in range(len(events))] for row, events in enumerate(first)]
     else:  # a request for each labelled event; the longest history of a user has the earlier ones' next events
-        users = table["user"].to_pylist()
+        users = table["user_key"].to_pylist()
         best: dict[int, int] = {}
         for row, user in enumerate(users):
             if len(first[row]) > len(first[best.get(user, row)]) or user not in best:
                 best[user] = row
-        longest = [best[user] for user in users]
-        seen = [[len(events)] * len(items) for events, items in zip(first, table[_candidate(table)].to_pylist())]
-    # The event at place `seen` is the candidate's own.
-    places = [[(row, at + 1) for at in each] for row, each in zip(longest, seen)]
+        items = table[f"candidate.{of.fields[0]}"].to_pylist()
+        places = [
+            [(best[user], _after(first[best[user]], item, len(events))) for item in own]
+            for user, events, own in zip(users, first, items)
+        ]
     counts = [[len(first[row][at : at + WINDOW]) for row, at in each] for each in places]
     added = {
         f"feedback.{name}": [[x for row, at in each for x in all_of[row][at : at + WINDOW]] for each in places]
         for name, all_of in values.items()
     }
-    lengths = np.array([len(each) for each in seen])
+    lengths = np.array([len(each) for each in places])
     mature = (rng.random(lengths.sum()) < share).astype(np.int8)
     table = table.append_column("candidate.feedback_events", pa.array(counts, pa.list_(pa.int32())))
     table = table.append_column(f"candidate.{label}.matured", list_column(lengths, mature))
@@ -157,8 +158,10 @@ def _with_feedback(
     return table
 
 
-def _candidate(table: pa.Table) -> str:
-    return next(name for name in table.column_names if name.startswith("candidate."))
+def _after(events: list[int], item: int, known: int) -> int:
+    """The place behind a candidate's own event, which is none of the first `known`: events of the same second may be
+    before it. Behind all of them, if it is not there, or cannot be told from others that training does not know."""
+    return events.index(item, known) + 1 if item and item in events[known:] else len(events)
 
 
 def read(table: Path) -> list[Row]:

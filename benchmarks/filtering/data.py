@@ -12,11 +12,11 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from benchmarks.filtering.policy import NoisyDomain, NoisyOptions
-from dist_rec.common.strict import Strict
 from dist_rec.data.columns import CANDIDATE, Ints, ragged_values, scalar_values
 from dist_rec.data.filter.config import FilterConfig
 from dist_rec.data.filter.events import Events
 from dist_rec.data.importers.assist import Assist
+from dist_rec.data.importers.built import BuiltOptions
 from dist_rec.data.importers.movielens import MovieLens
 from dist_rec.data.row_reader import PARQUET
 from dist_rec.data.schema_file import SCHEMA_FILE, load_schema
@@ -48,24 +48,24 @@ def make_synthetic(out: Path, config: SynthConfig, seed: int) -> Domain:
 
 def make_ml100k(out: Path, source: Path) -> Domain:
     """One genre: the movies that name it among theirs."""
-    MovieLens(Strict())(source / "ml-100k", out, force=True)
+    MovieLens(BuiltOptions())(source / "ml-100k", out, force=True)
     _with_hidden(out)
     with lzma.open(source / "ml-100k/ml-100k.item.xz", "rt") as file:
         text = file.read().splitlines()[1:]
-    items = sorted(int(line.split("\t")[0]) for line in text)
     with_genre = {int(line.split("\t")[0]) for line in text if GENRE in line.split("\t")[3].split()}
-    return Domain("item", [place for place, item in enumerate(items) if item in with_genre])
+    numbers = pq.read_table(out / "_build" / "item.parquet").to_pylist()
+    return Domain("item", [row["id"] for row in numbers if row["value"] in with_genre])
 
 
 def make_statics(out: Path, source: Path) -> Domain:
     """The exercises 0, 5, 10, ... of those that were answered most often, so that about a fifth of the answers go."""
-    Assist(Strict())(source / "statics2011", out, force=True)
+    Assist(BuiltOptions())(source / "statics2011", out, force=True)
     _with_hidden(out)
     schema = load_schema(out)
     (sequence,) = schema.sequences
     name = sequence.ids[0].name
     counts = Counter[int]()
-    for path in out.rglob("*.parquet"):
+    for path in out.glob("fold*/*.parquet"):
         counts.update(ragged_values(pq.read_table(path), f"{sequence.name}.{name}").values.tolist())
     return Domain(name, sorted(item for item, _ in counts.most_common()[::5]))
 

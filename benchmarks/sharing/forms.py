@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.bench_candidates import split_candidates
-from dist_rec.common.strict import Strict
 from dist_rec.data.columns import arrow_schema
+from dist_rec.data.importers.built import BuiltOptions
 from dist_rec.data.importers.movielens import MovieLens
 from dist_rec.data.schema import Schema
 from dist_rec.data.schema_file import load_schema
@@ -71,8 +71,12 @@ def make_ml100k(out: Path, source: Path, levels: tuple[int, ...], labels: int) -
     request, whose history ends before the first of them. In train a user's last ratings, too few for a request, are
     left out; valid and test keep them."""
     with tempfile.TemporaryDirectory() as folder:
-        MovieLens(Strict())(source, Path(folder) / "data")
+        MovieLens(BuiltOptions())(source, Path(folder) / "data")
         schema, tables = _read(Path(folder) / "data")
+    # Users side by side, each in order of time, as the rows are.
+    tables = {
+        name: table.take(np.argsort(table.column("user").to_numpy(), kind="stable")) for name, table in tables.items()
+    }
     joined = {name: in_requests(table, levels[-1], keep_rest=name != "train") for name, table in tables.items()}
     _write(out, schema, joined, levels, labels)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from dist_rec.common.strict import Strict
 from dist_rec.data.importers.assist import Assist
+from dist_rec.data.importers.built import BuiltOptions
 from dist_rec.data.importers.movielens import MovieLens
 from dist_rec.data.synthetic.delayed import DelayedConfig, synthesize_delayed
 from dist_rec.data.synthetic.history import SynthConfig, synthesize
@@ -64,7 +64,7 @@ def _ml_100k(folder: Path) -> None:
     _write(folder / "raw" / "ml-100k.user", ["user_id\tage\tgender\toccupation\tzip_code", *users])
     movies = [f"{item}\tA\t1995\tgenre {item % 5}" for item in range(1, 61)]
     _write(folder / "raw" / "ml-100k.item", ["item_id\tmovie_title\trelease_year\tclass", *movies])
-    MovieLens(Strict())(folder / "raw", folder / "out")
+    MovieLens(BuiltOptions())(folder / "raw", folder / "out")
 
 
 def _ml_1m(folder: Path) -> None:
@@ -80,7 +80,7 @@ def _ml_1m(folder: Path) -> None:
     users = [f"{user}::{'FM'[user % 2]}::{user % 7}::{user % 5}::{10_000 + 999 * user}" for user in range(1, 21)]
     _write(folder / "raw" / "users.dat", users)
     _write(folder / "raw" / "movies.dat", [f"{item}::A (1995)::genre {item % 5}" for item in range(1, 81)])
-    MovieLens(Strict())(folder / "raw", folder / "out")
+    MovieLens(BuiltOptions())(folder / "raw", folder / "out")
 
 
 def _statics(folder: Path) -> None:
@@ -88,7 +88,7 @@ def _statics(folder: Path) -> None:
     for fold in FOLDS:
         lines = [line for _ in range(5) for line in _learner(rng, 1)]
         _write(folder / "raw" / f"statics_test{fold}.csv", lines)
-    Assist(Strict())(folder / "raw", folder / "out")
+    Assist(BuiltOptions())(folder / "raw", folder / "out")
 
 
 def _assist(folder: Path) -> None:
@@ -96,7 +96,7 @@ def _assist(folder: Path) -> None:
     for fold in FOLDS:
         lines = [line for _ in range(12) for line in _learner(rng, 2)]
         _write(folder / "raw" / f"assist2009_pid_test{fold}.csv", lines)
-    Assist(Strict())(folder / "raw", folder / "out")
+    Assist(BuiltOptions())(folder / "raw", folder / "out")
 
 
 def _learner(rng: np.random.Generator, fields: int) -> list[str]:

@@ -73,6 +73,8 @@ class Assembly:
         context, candidate, *_ = self.numbers.owners
         key = "u.user" if self.integer_users else "u.user_row"
         columns = {"request": "o.request", "t": "o.t", "user": "u.user_row", "key": f"{key}::BIGINT"}
+        if self.config.requests.visible_events:
+            columns["moment"] = "o.time"
         pages = [f'o."page {place}"' for place in range(len(self.config.requests.page))]
         of_request = ", ".join(f"{name}::VARCHAR" for name in ("o.user", "o.t", *pages, "o.chunk"))
         columns["item"] = item_key(f"o.{quoted(f'id {next(iter(candidate.ids))}')}")
@@ -89,7 +91,7 @@ class Assembly:
             if of.source is not None:
                 columns[f"delay.{name}"] = f"o.{quoted(f'delay {name}')}"
         chosen = ", ".join(f"{sql} AS {quoted(f' {name}')}" for name, sql in columns.items())
-        order = order_by(len(self.config.requests.order))
+        order = ("o.time, " if self.config.requests.visible_events else "") + order_by(len(self.config.requests.order))
         joins = f"{self.numbers.joins(context)} {self.numbers.joins(candidate)}"
         return (
             f"SELECT {chosen} FROM {PLACED} o JOIN {USERS} u ON o.user = u.user {joins} WHERE o.split = '{split}' "
@@ -120,6 +122,9 @@ class Assembly:
         for name, of in self.config.sequences.items():
             moments = first[" t"] - of.delay * MICROSECONDS
             known[name] = events_before(self.stores[name], first[" user"], moments)
+            if self.config.requests.visible_events:  # of a single sequence
+                moments = rows[" moment"] - of.delay * MICROSECONDS
+                own["visible.visible_events"] = events_before(self.stores[name], rows[" user"], moments)
         counts.requests += len(lengths)
         counts.candidates += int(lengths.sum())
         for name in self.config.requests.labels:

@@ -78,13 +78,13 @@ def build_dataset(
             add_later_labels(database, config)
             _drop_without_requests(database, config, report)
             bars.update("numbering the ids")
-            numbers = Numbers(database, config, text)
+            numbers = Numbers(database, config, text, times.fitted)
             stored = dataset / STORE_FOLDER if config.histories == "once" else place / STORE_FOLDER
             stores = _stores(database, config, numbers, stored, bars, report)
             schema = schema_of(config, numbers)
             write_schema(dataset, schema)
             sampled_from, report.sampling = populations(database, config, numbers, times)
-            trained = times.folders if config.split.by == "windows" else ("train",)
+            trained = times.folders if config.split.by == "windows" else times.fitted
             assembly = Assembly(database, config, numbers, stores, sampled_from, USER not in text, trained)
             for split in times.folders:
                 counts = report.splits.setdefault(split, Counts())
@@ -98,7 +98,7 @@ def build_dataset(
                 write_attributes(dataset, schema, table, arrays)
             if any(not of.is_fitted for of in named_numbers(schema).values()):
                 bars.update("fitting numbers")
-                fit_dataset(dataset, times.folders[:1])
+                fit_dataset(dataset, times.fitted)
             _describe(database, config, numbers, dataset, out, times, report)
         finally:
             database.close()

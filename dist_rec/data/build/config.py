@@ -1,11 +1,10 @@
 """What a build file of `dist-rec data build` holds. A column is always named as its source names it, or as
 `<source>.<column>` for one of a table in `attributes`."""
 
-import datetime
 import re
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from dist_rec.common.strict import Seed, Size, Strict, check_distinct
 from dist_rec.data.build.fields import (
@@ -19,6 +18,7 @@ from dist_rec.data.build.fields import (
     VectorConfig,
     named,
 )
+from dist_rec.data.build.split_config import SplitConfig
 
 # Names that other columns and files have: of requests, and of stored events.
 TAKEN = {
@@ -68,6 +68,7 @@ class EventsConfig(Strict):
     where: str | None = Field(default=None, description="Condition of DuckDB over the columns of the source.")
     user: Name
     time: TimeConfig
+    times: bool = Field(default=True, description="false: times only order the events, and the dataset has none.")
     order: list[Name] = Field(default=[], description="Columns that order events of the same time; then the file.")
     delay: Seconds = Field(default=0, description="After how long the log showed an event: 30s, 5m, 1h, 1d.")
     ids: dict[str, IdConfig] = Field(min_length=1)
@@ -129,7 +130,7 @@ class NegativesConfig(Strict):
 
 class RequestsConfig(Strict):
     """Rows of candidates. Those of one user with the same `page`, or without one the same time, are one request, whose
-    time is that of the first of them."""
+    time is that of the first of them. With `visible_events` all of a user, or of a `page`, are one request."""
 
     source: Name
     where: str | None = None
@@ -150,6 +151,11 @@ class RequestsConfig(Strict):
     given: dict[str, str] = Field(default={}, description="As in a schema: task -> task that defines it where it is 1.")
     negatives: NegativesConfig | None = None
     most: Size | None = Field(default=None, ge=1, description="Most candidates of a request; more are cut in two.")
+    visible_events: bool = Field(
+        default=False,
+        description="As in a schema, a label at every event: each candidate sees only the events strictly before its "
+        "own time, and the request has those that its last candidate sees.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -192,54 +198,6 @@ class TableConfig(Strict):
     def is_open(self) -> bool:
         """Whether its ids have no range."""
         return self.ids in ("hashed", "dynamic")
-
-
-class SplitConfig(Strict):
-    """Which requests are for training. Ids are numbered, and numbers are fitted, by what was known at its end."""
-
-    by: Literal["time", "user", "last", "windows"] = Field(
-        default="time",
-        description="time: the requests of `valid` and `test` are the last ones. user: those of some users. last: "
-        "the last request of every user with three or more is for the test, the one before for validation. windows: "
-        "one folder for every `every`, to be trained on one after the other (data.windows).",
-    )
-    every: Seconds | None = Field(default=None, ge=1, description="By windows: their length, such as 1d.")
-    first: Seconds | None = Field(
-        default=None, ge=1, description="By windows: length of the first one, by which ids are numbered; else `every`."
-    )
-    valid: float | str | None = Field(
-        default=None, description="By time: where it starts, a date or time; or, by user too, the share of requests."
-    )
-    test: float | str | None = None
-    zone: str = Field(default="UTC", description="Of dates and times without one.")
-    seed: Seed = Field(default=0, description="By user: which users.")
-
-    @field_validator("valid", "test", mode="before")
-    @classmethod
-    def _date(cls, value: Any) -> Any:
-        """YAML reads 2024-05-01 as a date."""
-        return value.isoformat() if isinstance(value, datetime.date) else value
-
-    @model_validator(mode="after")
-    def _check(self) -> "SplitConfig":
-        given = (self.valid, self.test)
-        if (self.by == "windows") != (self.every is not None) or (self.first is not None and self.every is None):
-            raise ValueError("every: expected it with by: windows, and there only, as first")
-        if self.by in ("last", "windows"):
-            if given != (None, None):
-                raise ValueError(f"by: {self.by} takes no valid and test")
-            return self
-        if all(isinstance(value, float) for value in given):
-            shares = [value for value in given if isinstance(value, float)]
-            if min(shares) <= 0 or sum(shares) >= 1:
-                raise ValueError(f"expected shares of valid and test that leave some for training, got {shares}")
-            return self
-        if self.by == "user" or not all(isinstance(value, str) for value in given):
-            raise ValueError(
-                "expected valid and test both as shares, or by time both as dates or times, such as valid: "
-                f"'2024-05-01', got {self.valid!r} and {self.test!r}"
-            )
-        return self
 
 
 class BuildConfig(Strict):
@@ -312,6 +270,8 @@ class BuildConfig(Strict):
                         f"{place}.{name}: '{field.column}' belongs to ids; expected it under numbers of its attributes"
                     )
         later = [name for name, of in self.requests.labels.items() if of.source is not None]
+        if self.requests.visible_events:
+            self._check_visible_events(later)
         if later and self.split.by == "windows":
             raise ValueError(f"split: by: windows judges labels that are known at once, but {later[0]} takes time")
         negatives = self.requests.negatives
@@ -340,6 +300,28 @@ class BuildConfig(Strict):
         """The first of these fields that has ids of a table from a column of its own."""
         own = (name for name, of in ids.items() if self.attributes_of(of.column) is None)
         return next((name for name in own if (ids[name].table or name) == table), None)
+
+    def _check_visible_events(self, later: list[str]) -> None:
+        """Raises ValueError for what a request whose candidates have times of their own cannot have."""
+        requests, sequences = self.requests, self.sequences
+        if len(sequences) != 1:
+            raise ValueError(f"requests.visible_events: expected exactly one sequence, got {', '.join(sequences)}")
+        ((name, of),) = sequences.items()
+        refused = {
+            f"sequences.{name}.times": (
+                of.times,
+                "times: false, since a model reads how long ago events were from the "
+                "time of the request, and a request of many moments has none",
+            ),
+            f"sequences.{name}.most": (of.most is not None, "none, since candidates count events from the oldest"),
+            "requests.cyclic": (requests.cyclic, "false, since a request of many moments has no time"),
+            "requests.most": (requests.most is not None, "none, since it would cut a history in two"),
+            "requests.negatives": (requests.negatives is not None, "none, since they have no time of their own"),
+            "requests.labels": (bool(later), "columns, since labels of later events count from the request's time"),
+        }
+        for place, (wrong, expected) in refused.items():
+            if wrong:
+                raise ValueError(f"{place}: with requests.visible_events expected {expected}")
 
     def _check_sampled(self) -> None:
         """Raises ValueError unless all that a candidate has follows from its first id."""

@@ -8,7 +8,7 @@ from dist_rec.data.build.config import BuildConfig
 from dist_rec.data.build.fields import IdConfig, NumberConfig
 from dist_rec.data.build.numbering import Numbers
 from dist_rec.data.build.roles import CANDIDATES
-from dist_rec.data.build.splits import MICROSECONDS, Times
+from dist_rec.data.build.splits import MICROSECONDS, SPLITS, Times
 from dist_rec.data.schema import Schema
 
 
@@ -23,7 +23,7 @@ def schema_of(config: BuildConfig, numbers: Numbers) -> Schema:
         },
         "request": {
             "grouping_key": GROUPING_KEY,
-            "time": TIME,
+            "time": None if requests.visible_events else TIME,
             "numbers": _numbers(requests.context_numbers),
             "cyclic": requests.cyclic,
             "utc_offset": requests.utc_offset,
@@ -35,7 +35,7 @@ def schema_of(config: BuildConfig, numbers: Numbers) -> Schema:
                 "ids": _ids(of.ids),
                 "side": _side(numbers, config, name),
                 "numbers": _numbers(of.numbers),
-                "time": True,
+                "time": of.times,
                 "once": config.histories == "once",
             }
             for name, of in config.sequences.items()
@@ -45,6 +45,7 @@ def schema_of(config: BuildConfig, numbers: Numbers) -> Schema:
             "side": _side(numbers, config, CANDIDATES),
             "numbers": _numbers(requests.numbers),
             "labels": list(requests.labels),
+            "visible_events": requests.visible_events,
             "given": requests.given,
             "delayed": {name: {"horizon": of.within} for name, of in requests.labels.items() if of.source is not None},
         },
@@ -56,21 +57,23 @@ def schema_of(config: BuildConfig, numbers: Numbers) -> Schema:
 
 def recipe_of(config: BuildConfig, path: str, times: Times, last_event: int) -> dict[str, Any]:
     """A recipe to start from: LONGER, and of labels that take time what was known when validation starts."""
-    data: dict[str, Any] = {"path": path, "batch_size": 64}
-    if config.split.by == "windows":
-        data["windows"] = list(times.folders)
+    data: dict[str, Any] = {"path": path, "batch_size": 64} | _folders(times, windows=config.split.by == "windows")
     if any(of.source is not None for of in config.requests.labels.values()):
         data["written_at"] = last_event // MICROSECONDS
         if times.valid is not None:
             data["observed_at"] = times.valid // MICROSECONDS
+    tokens: dict[str, Any] = {"width": 32, "hidden": 64}
     longer: dict[str, Any] = {"merge": 1, "inner_trans": False, "k": 16, "heads": 4}
     if not config.requests.context:
         longer["globals"] = ["candidate"]
+    if config.requests.visible_events:  # every event is a row of its own, and places are relative
+        tokens["position"] = "none"
+        longer |= {"k": 0, "rotary": True}
     return {
         "data": data,
         "model": {
             "name": "longer",
-            "tokens": {"width": 32, "hidden": 64},
+            "tokens": tokens,
             "longer": longer,
             "head": {"hidden": [128]},
         },
@@ -78,6 +81,18 @@ def recipe_of(config: BuildConfig, path: str, times: Times, last_event: int) -> 
         "optim": {"optimizer": "muon", "lr": 0.003, "warmup_steps": 20},
         "run": {"name": config.name},
     }
+
+
+def _folders(times: Times, *, windows: bool) -> dict[str, list[str]]:
+    """The settings of `data` that name the splits. Folders that are all trained on are for cross-validation."""
+    if windows:
+        return {"windows": list(times.folders)}
+    if times.folders == SPLITS and times.fitted == SPLITS[:1]:
+        return {}
+    others = [name for name in times.folders if name not in times.fitted]
+    if not others and len(times.folders) > 2:
+        return {"folds": list(times.folders)}
+    return {"train": list(times.fitted), "valid": others[:1], "test": others[1:]}
 
 
 def _numbers(fields: dict[str, NumberConfig]) -> dict[str, Any]:

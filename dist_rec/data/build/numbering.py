@@ -30,9 +30,9 @@ class Owner:
     side: dict[str, SideConfig]
 
 
-def owners_of(config: BuildConfig) -> list[Owner]:
-    """Context, candidates and sequences."""
-    first = "o.split = 'train'" if config.split.by != "windows" else f"o.split = (SELECT min(split) FROM {PLACED})"
+def owners_of(config: BuildConfig, fitted: tuple[str, ...]) -> list[Owner]:
+    """Context, candidates and sequences; `fitted`: the splits whose candidates training knows."""
+    first = f"o.split IN ({', '.join(map(literal, fitted))})"
     found = [
         Owner("context", f"{PLACED} o", first, "context", config.requests.context, {}),
         Owner(CANDIDATES, f"{PLACED} o", first, "id", config.requests.ids, config.requests.side),
@@ -49,8 +49,8 @@ class Numbers:
     `sizes` table -> its number of ids; `values` (owner, side value) -> the texts in the order of their numbers, without
     the first of those that were fitted, which stands for all others."""
 
-    def __init__(self, database: Database, config: BuildConfig, text: set[str]) -> None:
-        self.database, self.config, self.owners, self.text = database, config, owners_of(config), text
+    def __init__(self, database: Database, config: BuildConfig, text: set[str], fitted: tuple[str, ...]) -> None:
+        self.database, self.config, self.owners, self.text = database, config, owners_of(config, fitted), text
         self.sizes = {table: self._number_table(table) for table in config.table_names}
         self.values = {(of.name, name): self._number_side(of, name) for of in self.owners for name in of.side}
         for source in config.attributes:

@@ -45,6 +45,8 @@ def _candidates(config: BuildConfig, sources: dict[str, Source]) -> Rows:
     ]
     asked += [Asked(f"page {i}", name, f"{key}.page", "raw", needed=True) for i, name in enumerate(of.page)]
     asked += [Asked(f"order {i}", name, f"{key}.order", "raw") for i, name in enumerate(of.order)]
+    if config.split.column is not None:
+        asked.append(Asked("folder", config.split.column, "split.column", "folder", needed=True))
     asked += _fields(config, "context", f"{key}.context", of.context, {}, needed=False)
     asked += _fields(config, "", key, of.ids, of.side, needed=True)
     asked += _numbers("number", key, of.numbers)

@@ -10,12 +10,13 @@ from typing import Literal
 from dist_rec.common.strict import nearest
 from dist_rec.data.build.database import Database, literal, quoted
 from dist_rec.data.build.fields import TimeConfig
-from dist_rec.data.build.sources import FILE, ROW, Source
+from dist_rec.data.build.sources import FILE, ROW, Source, check_readable
 from dist_rec.data.build.values import (
     IdType,
     TimeFacts,
     Value,
     elements,
+    folder_value,
     id_value,
     is_fraction,
     is_integer,
@@ -31,7 +32,7 @@ from dist_rec.data.build.values import (
 )
 from dist_rec.data.errors import DataError
 
-Kind = Literal["id", "time", "label", "side", "number", "list", "vector", "raw"]
+Kind = Literal["id", "time", "label", "side", "number", "list", "vector", "folder", "raw"]
 ORDINAL = "place among all rows"
 
 
@@ -96,7 +97,8 @@ class Rows:
 def read_raw(database: Database, rows: Rows) -> None:
     """Copies the columns that are asked for.
 
-    Raises DataError for a column that the source does not have, or whose type cannot be what it is asked for."""
+    Raises DataError for a column that the source does not have, or whose type cannot be what it is asked for, and for
+    what cannot be read."""
     source = rows.source
     for asked in rows.asked:
         kind = source.columns.get(asked.column)
@@ -115,7 +117,8 @@ def read_raw(database: Database, rows: Rows) -> None:
                 f"{asked.key}: expected lists in column '{asked.column}' of source '{source.name}', got {kind}"
                 + ("; say split for a text" if asked.kind == "list" else "")
             )
-    columns = [quoted(name) for name in dict.fromkeys(asked.column for asked in rows.asked)]
+    names = list(dict.fromkeys(asked.column for asked in rows.asked))
+    columns = [quoted(name) for name in names]
     columns += [quoted(FILE), *([quoted(ROW)] if source.rows_known else [])]
     condition = f" WHERE {rows.where}" if rows.where else ""
     # A query has no order of its own; with one, the same logs give the same bytes.
@@ -123,7 +126,11 @@ def read_raw(database: Database, rows: Rows) -> None:
     every = f"SELECT row_number() OVER () AS {quoted(ORDINAL)}, * FROM {ordered}"
     chosen = f"SELECT {', '.join([quoted(ORDINAL), *columns])} FROM ({every}){condition}"
     what = f"{rows.key}.where" if rows.where else f"sources.{source.name}"
-    database.run(f"CREATE TABLE {rows.raw} AS {chosen}", what)
+    try:
+        database.run(f"CREATE TABLE {rows.raw} AS {chosen}", what)
+    except DataError:
+        check_readable(source, names)
+        raise
 
 
 def text_tables(database: Database, every: Iterable[Rows]) -> set[str]:
@@ -223,6 +230,8 @@ def _value(rows: Rows, asked: Asked, text: set[str]) -> Value:
         return label_value(of, kind, asked.at_least)
     if asked.kind == "number":
         return number_value(of)
+    if asked.kind == "folder":
+        return folder_value(of, kind)
     if asked.kind == "vector":
         return vector_value(of, asked.dim)
     if asked.kind == "list":

@@ -25,13 +25,14 @@ HEADER_BYTES = 1 << 20
 @dataclass(frozen=True)
 class Source:
     """`columns`: name -> type of DuckDB. `first_row`: the number of a file's first row of data, as a person counts.
-    `rows_known`: whether `<name> and places` has ROW."""
+    `rows_known`: whether `<name> and places` has ROW. `parquet`: its files, where they are of Parquet."""
 
     name: str
     columns: dict[str, str]
     first_row: int = 1
     is_query: bool = False
     rows_known: bool = False
+    parquet: tuple[Path, ...] = ()
 
     @property
     def with_places(self) -> str:
@@ -94,7 +95,8 @@ def _add_files(database: Database, name: str, config: SourceConfig, folder: Path
     places = f"{quoted(FILE)}, {quoted(ROW)}" if known else quoted(FILE)
     _view(database, name, f"SELECT * EXCLUDE ({places}) FROM {quoted(f'{name} and places')}", where)
     columns = database.columns(quoted(name), where)
-    return Source(name, columns, first_row=2 if not known and config.header else 1, rows_known=known)
+    first_row = 2 if not known and config.header else 1
+    return Source(name, columns, first_row, rows_known=known, parquet=tuple(files) if known else ())
 
 
 def _add_queries(database: Database, queries: dict[str, str]) -> dict[str, Source]:
@@ -163,6 +165,20 @@ def _check_footers(files: Sequence[Path]) -> None:
                     )
     except pa.ArrowException as error:
         raise DataError(f"{files[0]}: expected readable Parquet footers, got: {one_line(error)}") from error
+
+
+def check_readable(source: Source, columns: Sequence[str]) -> None:
+    """Raises DataError for the first row group of Parquet whose columns cannot be read: DuckDB does not say which."""
+    for path in source.parquet:
+        group = 0
+        try:
+            with reading(path), pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    file.read_row_group(group, list(columns))
+        except READ_ERRORS as error:
+            raise DataError(
+                f"{path}, row group {group}: expected readable columns {', '.join(columns)}, got: {one_line(error)}"
+            ) from error
 
 
 def _read_csv(files: Sequence[Path], config: SourceConfig, paths: str) -> str:

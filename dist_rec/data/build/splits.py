@@ -5,15 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from dist_rec.data.build.config import BuildConfig, SplitConfig
+from dist_rec.data.build.config import BuildConfig
 from dist_rec.data.build.database import Database, literal, order_by, quoted
 from dist_rec.data.build.roles import CANDIDATES, PLACED, USERS
+from dist_rec.data.build.split_config import SplitConfig
 from dist_rec.data.errors import DataError
 
 SPLITS = ("train", "valid", "test")
 EVER, NEVER = 2**62, -(2**62)
 DAY, MICROSECONDS = 86_400, 1_000_000
-MOST_WINDOWS = 10_000
+MOST_FOLDERS = 10_000
 WHAT = "splitting the requests"
 CHUNKED, REQUESTS, DIVIDED = '"all chunked"', '"all requests"', '"all divided"'
 
@@ -21,7 +22,8 @@ CHUNKED, REQUESTS, DIVIDED = '"all chunked"', '"all requests"', '"all divided"'
 @dataclass(frozen=True)
 class Times:
     """Microseconds since 1970: the first and the last request, and where valid and test start, by time; or the starts
-    of windows, by windows. `folders`: of the splits."""
+    of windows, by windows. `folders`: of the splits, and `fitted` those that ids and
+    numbers are fitted on."""
 
     first: int
     last: int
@@ -29,34 +31,36 @@ class Times:
     test: int | None = None
     windows: tuple[int, ...] = ()
     folders: tuple[str, ...] = SPLITS
+    fitted: tuple[str, ...] = ("train",)
 
 
 def make_requests(database: Database, config: BuildConfig) -> Times:
     """Tables PLACED (candidates with request, in order of time, t and split) and USERS (user, user_row, known_until).
 
-    Raises DataError if there are no requests, or none to train on."""
-    pages = [f'"page {place}"' for place in range(len(config.requests.page))] or ["time"]
-    keys = ", ".join(["user", *pages, "chunk"])
-    order = order_by(len(config.requests.order))
-    most = config.requests.most
-    number = f"row_number() OVER (PARTITION BY user, {', '.join(pages)} ORDER BY {order}) - 1"
-    chunk = "0" if most is None else f"({number}) // {most}"
-    database.run(f"CREATE VIEW {CHUNKED} AS SELECT *, {chunk} AS chunk FROM {quoted(CANDIDATES)} o", WHAT)
+    t is the moment of a request, that of its first candidate, or of its last one where candidates see events of their
+    own: its history is what was before t, and it is later than all that training knows if t is.
+
+    Raises DataError if there are no requests, none to train on, or more than one folder for one."""
+    keys = _chunk(database, config)
+    t = "max(time)" if config.requests.visible_events else "min(time)"
+    folders = ", min(folder) AS folder, max(folder) AS other" if config.split.by == "column" else ""
     database.run(
         f"CREATE TABLE {REQUESTS} AS SELECT row_number() OVER (ORDER BY t, {keys}) - 1 AS request, * FROM "
-        f"(SELECT {keys}, min(time) AS t FROM {CHUNKED} GROUP BY {keys})",
+        f"(SELECT {keys}, {t} AS t, min(time) AS began{folders} FROM {CHUNKED} GROUP BY {keys})",
         WHAT,
     )
     count, first, last = database.one(f"SELECT count(*), min(t), max(t) FROM {REQUESTS}", WHAT)
     if not count:
         raise DataError("requests: expected at least one row that is left, got none")
+    if config.split.by == "column":
+        _check_folders(database)
     times = _cuts(database, config.split, Times(first, last), count)
     database.run(_split(config.split, times), WHAT)
     found = dict(database.rows(f"SELECT split, count(*) FROM {DIVIDED} GROUP BY 1", WHAT))
-    times = replace(times, folders=tuple(sorted(found))) if config.split.by == "windows" else times
-    if len(times.folders) < 2:
+    times = _with_folders(times, config.split, list(found))
+    if config.split.by == "windows" and len(times.folders) < 2:
         raise DataError(f"split.every: expected at least two windows of {count} requests, got one; say a shorter one")
-    for split in times.folders:
+    for split in (*times.folders, *times.fitted):
         if not found.get(split):
             spans = f"requests are from {moment(first)} to {moment(last)}"
             raise DataError(f"split: expected requests for {split}, got none of {count}; {spans}")
@@ -65,17 +69,60 @@ def make_requests(database: Database, config: BuildConfig) -> Times:
         f"CREATE TABLE {PLACED} AS SELECT d.request, d.split, d.t, c.* FROM {CHUNKED} c JOIN {DIVIDED} d ON {same}",
         WHAT,
     )
+    fitted = f"split IN ({', '.join(map(literal, times.fitted))})"
+    until_held_out = f"coalesce(min(began) FILTER (NOT {fitted}), {EVER})"
     known = {
         "time": str(times.valid),
         "windows": str(times.windows[1] if len(times.windows) > 1 else EVER),
-        "user": f"CASE WHEN min(split) = 'train' THEN {EVER} ELSE {NEVER} END",
-        "last": f"coalesce(min(t) FILTER (split = 'valid'), {EVER})",
-    }[config.split.by]
+        "last": until_held_out,
+    }.get(config.split.by, f"CASE WHEN bool_or({fitted}) THEN {until_held_out} ELSE {NEVER} END")
     database.run(
         f"CREATE TABLE {USERS} AS SELECT user, row_number() OVER (ORDER BY user) - 1 AS user_row, {known} AS "
         f"known_until FROM {DIVIDED} GROUP BY user",
         WHAT,
     )
+    return times
+
+
+def _chunk(database: Database, config: BuildConfig) -> str:
+    """The view CHUNKED of candidates, and the columns that rows of one request have in common."""
+    pages = [f'"page {place}"' for place in range(len(config.requests.page))]
+    keys = ["user", *(pages or ([] if config.requests.visible_events else ["time"]))]
+    most = config.requests.most
+    number = f"row_number() OVER (PARTITION BY {', '.join(keys)} ORDER BY {order_by(len(config.requests.order))}) - 1"
+    chunk = "0" if most is None else f"({number}) // {most}"
+    database.run(f"CREATE VIEW {CHUNKED} AS SELECT *, {chunk} AS chunk FROM {quoted(CANDIDATES)} o", WHAT)
+    return ", ".join([*keys, "chunk"])
+
+
+def _check_folders(database: Database) -> None:
+    """Raises DataError for a request with two folders, for too many of them, and for names that a disk may not tell
+    apart."""
+    torn = database.rows(
+        f"SELECT user, began, folder, other FROM {REQUESTS} WHERE folder != other ORDER BY request LIMIT 1", WHAT
+    )
+    if torn:
+        user, began, *both = torn[0]
+        raise DataError(
+            f"split.column: expected one folder for all rows of a request, got {both[0]} and {both[1]} in that of user "
+            f"{user} at {moment(began)}"
+        )
+    count, names = database.one(f"SELECT count(DISTINCT folder), count(DISTINCT lower(folder)) FROM {REQUESTS}", WHAT)
+    if count > MOST_FOLDERS:
+        raise DataError(f"split.column: expected at most {MOST_FOLDERS} folders, got {count}")
+    if names < count:
+        raise DataError(
+            "split.column: expected names of folders that differ in more than capitals, got some that do not"
+        )
+
+
+def _with_folders(times: Times, split: SplitConfig, found: list[str]) -> Times:
+    """What the splits are called. Those of a column are in the order of SPLITS, then by name."""
+    if split.by == "windows":
+        return replace(times, folders=tuple(sorted(found)), fitted=(min(found),))
+    if split.by == "column":
+        others = sorted(set(found) - set(SPLITS))
+        return replace(times, folders=(*(name for name in SPLITS if name in found), *others), fitted=tuple(split.train))
     return times
 
 
@@ -112,9 +159,9 @@ def zone_of(name: str) -> ZoneInfo:
 def _cuts(database: Database, split: SplitConfig, times: Times, count: int) -> Times:
     if split.by == "windows":
         windows = tuple(_windows(split, times))
-        if len(windows) > MOST_WINDOWS:
+        if len(windows) > MOST_FOLDERS:
             spans = f"requests are from {moment(times.first)} to {moment(times.last)}"
-            raise DataError(f"split.every: expected at most {MOST_WINDOWS} windows, got {len(windows)}; {spans}")
+            raise DataError(f"split.every: expected at most {MOST_FOLDERS} windows, got {len(windows)}; {spans}")
         return replace(times, windows=windows)
     if split.by != "time":
         return times
@@ -161,7 +208,9 @@ def _split(split: SplitConfig, times: Times) -> str:
         rows = ", ".join(f"({start}, {literal(_name(start, split))})" for start in times.windows)
         joined = f"ASOF JOIN (VALUES {rows}) AS w(start, split) ON r.t >= w.start"
         return f"CREATE TABLE {DIVIDED} AS SELECT r.*, w.split FROM {REQUESTS} r {joined}"
-    if split.by == "time":
+    if split.by == "column":
+        how = "folder"
+    elif split.by == "time":
         how = f"CASE WHEN t < {times.valid} THEN 'train' WHEN t < {times.test} THEN 'valid' ELSE 'test' END"
     elif split.by == "user":
         assert isinstance(split.valid, float) and isinstance(split.test, float), "checked with the build file"

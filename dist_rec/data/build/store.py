@@ -25,7 +25,7 @@ class Sorted:
     """N events of the users 0 .. U - 1.
 
     - `offsets` (U + 1,) int64, `times` (N,) int64 microseconds, a file that is mapped into memory
-    - `columns` field -> (N,) int32 ids, int16 side values, and int64 seconds as `time`, mapped too
+    - `columns` field -> (N,) int32 ids, int16 side values, and int64 seconds as `time` if it has times, mapped too
     - `unknown` field -> events with an id that training did not know
     """
 
@@ -53,9 +53,9 @@ def write_store(
     kinds = {name: np.int64 if wide[name] else np.int32 for name in owner.ids}
     kinds |= {name: np.int16 for name in owner.side}
     kinds |= {name: np.float32 for name in config.numbers}
+    kinds |= {"time": np.int64} if config.times else {}
     columns = {name: _new(folder / f"{name}.npy", count, kind) for name, kind in kinds.items()}
     times, user = _new(exact, count, np.int64), np.zeros(users + 1, np.int64)
-    seconds = _new(folder / "time.npy", count, np.int64)
     ids = [
         f"({numbers.id_of(owner, name)})::{'BIGINT' if wide[name] else 'INTEGER'} AS {quoted(name)}"
         for name in owner.ids
@@ -71,7 +71,7 @@ def write_store(
         found = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names}
         end = done + batch.num_rows
         times[done:end] = found[" time"]
-        seconds[done:end] = found[" time"] // MICROSECONDS
+        found["time"] = found[" time"] // MICROSECONDS
         user[1:] += np.bincount(found[" user"], minlength=users)
         for name, column in columns.items():
             column[done:end] = found[name]
@@ -81,10 +81,10 @@ def write_store(
     unknown = database.one(f"SELECT {', '.join(counted)} {joins}", what)
     offsets = np.cumsum(user)
     np.save(folder / f"{OFFSETS}.npy", offsets)
-    for column in (seconds, *columns.values()):
+    for column in columns.values():
         if isinstance(column, np.memmap):
             column.flush()
-    return Sorted(offsets, times, columns | {"time": seconds}, dict(zip(owner.ids, unknown, strict=True)))
+    return Sorted(offsets, times, columns, dict(zip(owner.ids, unknown, strict=True)))
 
 
 def events_before(store: Sorted, users: Ints, moments: Ints) -> Ints:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from dist_rec.data.build.database import literal
 from dist_rec.data.build.fields import TimeConfig
+from dist_rec.data.build.split_config import FOLDER, FOLDER_EXPECTED, NO_FOLDERS
 
 IdType = Literal["integer", "text"]
 INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT")
@@ -66,6 +67,14 @@ def text_value(of: str, kind: str) -> Value:
     if is_fraction(kind):
         return Value(f"coalesce(({_whole(of, kind)})::VARCHAR, nullif({of}::VARCHAR, 'nan'))", "false", "a value")
     return Value(f"{of}::VARCHAR", "false", "a value")
+
+
+def folder_value(of: str, kind: str) -> Value:
+    """A name of a folder for requests, as text."""
+    value = text_value(of, kind).sql
+    no_folders = ", ".join(map(literal, NO_FOLDERS))
+    fine = f"(regexp_full_match({value}, {literal(FOLDER)}) AND lower({value}) NOT IN ({no_folders}))"
+    return Value(value, f"{value} IS NOT NULL AND NOT {fine}", FOLDER_EXPECTED)
 
 
 def number_value(of: str) -> Value:

@@ -1,21 +1,17 @@
 """Reads the text files of public datasets, plain or `.xz`. Errors name the file, the line, expected and got."""
 
 import lzma
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from dist_rec.common.made import real
 from dist_rec.common.strict import Strict
 from dist_rec.data.columns import Ints
 from dist_rec.data.errors import DataError, reading
-from dist_rec.data.schema import Schema
-from dist_rec.data.writer import ROWS_PER_GROUP, staged, write_schema, write_split
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Importer:
         self.options = options
 
     def __call__(self, source: Path, out: Path | None, *, force: bool = False) -> ImportSummary:
-        """Writes a dataset folder from the files in `source`, see `write_dataset`.
+        """Writes a dataset folder from the files in `source`.
 
         Without `out` the importer names the folder. With `force`, it replaces any folder at that place. Raises
         DataError for missing files and malformed lines, and if the folder cannot be written or replaced; nothing is
@@ -63,27 +59,6 @@ class Lines:
     def integers(self, index: int, name: str) -> Ints:
         """(lines,) one field of every line as int64."""
         return to_integers(self.column(index), lambda row, got: self.error(row, f"an integer as {name}", got))
-
-
-def write_dataset(
-    source: Path,
-    out: Path,
-    schema: Schema,
-    splits: Mapping[str, Iterable[pa.Table]],
-    *,
-    rows_per_group: int = ROWS_PER_GROUP,
-    force: bool = False,
-) -> dict[str, int]:
-    """Writes schema and splits and returns the rows per split.
-
-    Raises DataError if that would replace the source, and what `staged` and `write_split` raise."""
-    check_outside(source, out)
-    with staged(out, force=force) as folder:
-        write_schema(folder, schema)
-        return {
-            name: write_split(folder / name, tables, schema, rows_per_group=rows_per_group)
-            for name, tables in splits.items()
-        }
 
 
 def check_outside(source: Path, out: Path) -> None:
@@ -154,9 +129,3 @@ def to_integers(texts: Sequence[str], error: Callable[[int, str], DataError]) ->
         if number != values[position]:
             raise error(position, repr(text))
     return values
-
-
-def dense_ids(raw: NDArray | list[str]) -> tuple[NDArray, Ints]:
-    """The distinct raw ids in sorted order, and the index of every entry among them."""
-    known, ids = np.unique(np.asarray(raw), return_inverse=True)
-    return known, ids.astype(np.int64)

@@ -81,17 +81,22 @@ def build(folder: Path, tree: dict[str, Any], events: list[Row], shown: list[Row
 
 
 def built(out: Path, items: list[Any]) -> list[Request]:
-    """The requests of a dataset with ids as they were."""
+    """The requests of a dataset with ids as they were; a time is 0, or None of an event, where the dataset has none."""
     found, schema = [], load_schema(out)
-    for split in ("train", "valid", "test"):
+    for split in sorted(path.name for path in out.iterdir() if path.is_dir() and list(path.glob("part-*.parquet"))):
         for row in whole(with_place(pq.read_table(out / split), out), schema).to_pylist():
             kinds = ["ab"[kind] for kind in row["history.kind"]]
-            events = zip([items[i] for i in row["history.item"]], kinds, row["history.time"], strict=True)
+            times = row.get("history.time", [None] * len(kinds))
+            events = zip([items[i] for i in row["history.item"]], kinds, times, strict=True)
             candidates = [items[i] for i in row["candidate.item"]]
-            labels = row["candidate.click"], row["candidate.bought"]
-            found.append(Request(split, row["user_key"], row["time"], list(events), candidates, *labels))
+            of_candidates = (row.get(f"candidate.{name}", []) for name in ("click", "bought", "visible_events"))
+            t = row.get("time", 0)
+            found.append(Request(split, row["user_key"], t, list(events), candidates, *of_candidates, began=0))
     return found
 
 
 def compared(requests: list[Request]) -> list[tuple]:
-    return sorted((of.split, of.t, of.user, of.events, of.candidates, of.clicks, of.bought) for of in requests)
+    """Without when they began, which no dataset says."""
+    return sorted(
+        (of.split, of.t, of.user, of.events, of.candidates, of.clicks, of.bought, of.visible) for of in requests
+    )

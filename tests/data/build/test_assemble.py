@@ -4,7 +4,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from dist_rec.config import load_config
 from dist_rec.data.build import assemble
+from dist_rec.data.schema_file import load_schema
+from dist_rec.door import check_run
 from tests.data.build.small import START, build, built, compared, config, write_csv
 
 EVENTS = [
@@ -98,3 +101,24 @@ def test_every_time_the_same_bytes(tmp_path: Path) -> None:
     for path in sorted(first.rglob("*")):
         if path.is_file() and path.name not in ("recipe.yaml", ".dist_rec.json"):
             assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path
+
+
+@pytest.mark.parametrize("histories", ["copies", "once"])
+def test_a_label_at_every_event(tmp_path: Path, histories: str) -> None:
+    """Candidates see what was `delay` before their own time, in order of time, whatever the order of rows."""
+    events = [{"user": 1, "item": n, "time": START + n, "kind": "a", "order": 0} for n in (0, 1, 2, 2, 9)]
+    rows = [
+        {"user": 1, "item": 50 + n, "time": START + n, "page": 0, "place": 0, "click": n % 2, "folder": "train"}
+        for n in (5, 3, 2, 0)
+    ]
+    requests = {"visible_events": True, "labels": {"click": "click"}}
+    split = {"by": "column", "column": "folder"}
+    tree = config(requests=requests, events={"times": False, "delay": 1}, split=split, histories=histories)
+    out = build(tmp_path / "x", tree, events, rows)
+    values = pq.read_table(out / "_build" / "item.parquet").sort_by("id").column("value").to_pylist()
+    (found,) = built(out, ["other", *values])
+    assert [item for item, *_ in found.events] == [0, 1, 2, 2] and found.candidates == [50, 52, 53, 55]
+    assert found.visible == [0, 1, 2, 4] and found.clicks == [0, 0, 1, 1]
+    schema = load_schema(out)
+    assert schema.candidate.visible_events and schema.request.time is None and not schema.sequences[0].time
+    check_run(load_config(out / "recipe.yaml"), None)

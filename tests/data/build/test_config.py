@@ -1,4 +1,3 @@
-import datetime
 from typing import Any
 
 import pytest
@@ -43,9 +42,6 @@ NEGATIVES: dict[str, Any] = {"negatives": {"sample": "uniform", "count": 2}} | C
         ({"tables": {"item": {"ids": "range"}}}, "rows: expected them with ids: range"),
         ({"tables": {"item": {"rows": 5}}}, "rows: expected them with ids: range, hashed or dynamic, and only there"),
         ({"events": {"side": {"item": "kind"}}}, "sequences.history: expected every name once, got 'item'"),
-        ({"split": {"by": "windows"}}, "every: expected it with by: windows"),
-        ({"split": {"first": "1d", "valid": 0.1, "test": 0.1}}, "every: expected it with by: windows, and there only"),
-        ({"split": {"by": "windows", "every": "1d", "valid": 0.1}}, "by: windows takes no valid and test"),
         ({"events": {"most": 5}, "histories": "once"}, "expected no most"),
         ({"requests": {"negatives": NEGATIVES["negatives"]}}, "sampled candidates have no labels of later events"),
         ({"split": {"by": "windows", "every": "1d"}}, "by: windows judges labels that are known at once, but bought"),
@@ -61,10 +57,6 @@ NEGATIVES: dict[str, Any] = {"negatives": {"sample": "uniform", "count": 2}} | C
             },
             "sequences.history.price: 'shown.price' belongs to ids; expected it under numbers of its attributes",
         ),
-        ({"split": {"by": "last", "valid": 0.1}}, "by: last takes no valid and test"),
-        ({"split": {"valid": 0.5, "test": 0.5}}, "shares of valid and test that leave some for training"),
-        ({"split": {"valid": 0.5, "test": "2024-01-01"}}, "valid and test both as shares"),
-        ({"split": {"by": "user", "valid": "2024-01-01", "test": "2024-01-02"}}, "valid and test both as shares"),
         ({"requests": {"negatives": {"sample": "page"}}}, "sample: page needs keep, and no count"),
         ({"requests": {"negatives": {"sample": "uniform", "keep": 0.5}}}, "sample: uniform needs count, and no keep"),
         (
@@ -92,6 +84,32 @@ def test_build_files_that_cannot_be(changes: dict[str, Any], message: str) -> No
         check(BuildConfig, config(**changes), "build.yaml")
 
 
-def test_dates_of_yaml_are_dates() -> None:
-    split = {"valid": datetime.date(2024, 5, 1), "test": datetime.date(2024, 5, 8)}
-    assert BuildConfig.model_validate(config(split=split)).split.valid == "2024-05-01"
+VISIBLE: dict[str, Any] = {"visible_events": True} | CLICKS
+
+
+@pytest.mark.parametrize(
+    ("requests", "events", "message"),
+    [
+        ({}, {"times": True}, "sequences.history.times: with requests.visible_events expected times: false"),
+        ({}, {"most": 5}, "sequences.history.most: with requests.visible_events expected none"),
+        ({"cyclic": True}, {}, "requests.cyclic: with requests.visible_events expected false"),
+        ({"most": 5}, {}, "requests.most: with requests.visible_events expected none"),
+        ({"negatives": {"sample": "page", "keep": 0.5}}, {}, "requests.negatives: with requests.visible_events"),
+        ({"labels": config()["requests"]["labels"]}, {}, "requests.labels: with requests.visible_events"),
+    ],
+)
+def test_what_candidates_with_events_of_their_own_cannot_have(
+    requests: dict[str, Any], events: dict[str, Any], message: str
+) -> None:
+    check(BuildConfig, config(requests=VISIBLE, events={"times": False}), "build.yaml")
+    with pytest.raises(ConfigError, match=message):
+        check(BuildConfig, config(requests=VISIBLE | requests, events={"times": False} | events), "build.yaml")
+
+
+def test_candidates_see_events_of_one_sequence() -> None:
+    tree = config(requests=VISIBLE, events={"times": False})
+    tree["sequences"]["other"] = tree["sequences"]["history"]
+    with pytest.raises(
+        ConfigError, match=r"requests\.visible_events: expected exactly one sequence, got history, other"
+    ):
+        check(BuildConfig, tree, "build.yaml")

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pytest
 import yaml
 
 from dist_rec.config import load_config
@@ -33,3 +34,22 @@ def test_the_recipe_fits_the_schema(tmp_path: Path) -> None:
     for name, context in (("with", {"user": "user"}), ("without", {})):
         tree = config(requests={"context": context, "labels": {"click": "click"}})
         check_run(load_config(build(tmp_path / name, tree, EVENTS, ANCHORS) / "recipe.yaml"), None)
+
+
+@pytest.mark.parametrize(
+    ("folders", "train", "wanted"),
+    [
+        (("train", "valid", "test"), ["train"], {}),
+        (("a", "b", "c"), ["b"], {"train": ["b"], "valid": ["a"], "test": ["c"]}),
+        (("a", "b", "c"), ["a", "b", "c"], {"folds": ["a", "b", "c"]}),
+        (("a", "b"), ["a", "b"], {"train": ["a", "b"], "valid": [], "test": []}),
+    ],
+)
+def test_the_recipe_reads_the_folders_of_a_column(
+    tmp_path: Path, folders: tuple[str, ...], train: list[str], wanted: dict[str, list[str]]
+) -> None:
+    rows = [{**row, "user": n, "folder": folders[n % len(folders)]} for n, row in enumerate(ANCHORS)]
+    split = {"by": "column", "column": "folder", "train": train}
+    out = build(tmp_path / "x", config(split=split, requests={"labels": {"click": "click"}}), EVENTS, rows)
+    data = load_config(out / "recipe.yaml").data.model_dump(include={"train", "valid", "test", "folds"})
+    assert {name: data[name] for name in wanted} == wanted

@@ -7,7 +7,7 @@ import pytest
 
 from dist_rec.data.build.config import SourceConfig
 from dist_rec.data.build.database import Database
-from dist_rec.data.build.sources import Source, add_sources, files_of
+from dist_rec.data.build.sources import Source, add_sources, check_readable, files_of
 from dist_rec.data.errors import DataError
 
 
@@ -120,3 +120,17 @@ def test_queries_in_any_order(tmp_path: Path) -> None:
 def test_a_column_may_be_called_filename(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("filename,x\nme,1\n")
     assert rows(tmp_path, it="a.csv") == [("me", "1")]
+
+
+def test_a_torn_page_is_named_with_its_file_and_row_group(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": range(3000), "b": range(3000)}), tmp_path / "a.parquet", row_group_size=1000)
+    pq.write_table(pa.table({"a": range(3000), "b": range(3000)}), tmp_path / "b.parquet", row_group_size=1000)
+    of = pq.read_metadata(tmp_path / "b.parquet").row_group(1).column(0)
+    content = bytearray((tmp_path / "b.parquet").read_bytes())
+    start = of.dictionary_page_offset or of.data_page_offset
+    content[start : start + 40] = b"\xff" * 40
+    (tmp_path / "b.parquet").write_bytes(content)
+    _, found = add(tmp_path, logs="*.parquet")
+    check_readable(found["logs"], ["b"])
+    with pytest.raises(DataError, match=r"b\.parquet, row group 1: expected readable columns a, b, got: "):
+        check_readable(found["logs"], ["a", "b"])

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,85 @@ def test_moments() -> None:
     assert microseconds("2024-03-09T00:00+02:00", "America/New_York", "here") == 1_709_935_200_000_000
     assert moment(1_709_942_400_000_000) == "2024-03-09 00:00:00 UTC" and moment(-1) == "1969-12-31 23:59:59 UTC"
     assert moment(2**62) == "4611686018427 seconds after 1970"
+
+
+def by_column(train: list[str] | None = None, **changes: Any) -> dict[str, Any]:
+    return config(split={"by": "column", "column": "folder"} | ({"train": train} if train else {}), **changes)
+
+
+def in_folders(rows: list[dict[str, Any]], *folders: str) -> list[dict[str, Any]]:
+    return [{**row, "folder": folders[n % len(folders)]} for n, row in enumerate(rows)]
+
+
+def test_by_a_column(tmp_path: Path) -> None:
+    rows = in_folders(shown(3, 4), "a-1", "test", "train")
+    out = build(tmp_path / "x", by_column(), EVENTS, rows)
+    found = {name: pq.read_table(out / name).column("user_key").to_pylist() for name in ("train", "test", "a-1")}
+    assert found == {"train": [2] * 4, "test": [1] * 4, "a-1": [0] * 4}
+    report = json.loads((out / "_build" / "report.json").read_text())
+    assert report["times"]["folders"] == ["train", "test", "a-1"] and report["times"]["fitted"] == ["train"]
+
+
+def test_training_knows_a_user_until_the_first_request_of_another_folder(tmp_path: Path) -> None:
+    """User 1 is only in the test, user 2 only in training, user 3 in both."""
+    events = [
+        {"user": user, "item": 10 * user + at // 10, "time": START + at, "kind": "a", "order": 0}
+        for user in (1, 2, 3)
+        for at in (0, 10, 20)
+    ]
+    asked = [(1, 5, "test"), (2, 5, "fold1"), (3, 5, "fold1"), (3, 15, "test"), (3, 25, "fold1")]
+    rows = [
+        {"user": user, "item": 99, "time": START + at, "page": at, "place": 0, "click": 0, "folder": folder}
+        for user, at, folder in asked
+    ]
+    out = build(tmp_path / "x", by_column(["fold1"]), events, rows)
+    assert set(pq.read_table(out / "_build" / "item.parquet").column("value").to_pylist()) == {20, 21, 22, 30, 31, 99}
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["data"]["train"] == ["fold1"]
+
+
+def test_numbers_are_fitted_on_the_folders_that_are_trained_on(tmp_path: Path) -> None:
+    rows = [{**row, "price": 1 + n % 3} for n, row in enumerate(in_folders(shown(3, 4), "a", "b", "c"))]
+    tree = by_column(["b", "c"], requests={"numbers": {"price": {"column": "price", "encoding": "value"}}})
+    out = build(tmp_path / "x", tree, EVENTS, rows)
+    fitted = yaml.safe_load((out / "schema.yaml").read_text())["candidate"]["numbers"]["price"]["fitted"]
+    assert fitted["mean"] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (
+            ("train", "../up"),
+            r"shown\.csv, record 3, column folder \(split\.column\): expected a name of a folder, .*, got",
+        ),
+        (("train", "Attributes"), "and not sequences or attributes, got 'Attributes'"),
+        (("train", ""), r"record 3, column folder \(split\.column\): expected a name of a folder, .*, got nothing"),
+        (("train", "Train"), "expected names of folders that differ in more than capitals"),
+        (("a", "b"), "expected requests for train, got none of 12"),
+    ],
+)
+def test_folders_that_cannot_be(tmp_path: Path, folders: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        build(tmp_path / "x", by_column(), EVENTS, in_folders(shown(3, 4), *folders))
+
+
+def test_rows_of_one_request_are_in_one_folder(tmp_path: Path) -> None:
+    rows = in_folders([ANCHORS[0]] * 2, "train", "test")
+    message = (
+        "expected one folder for all rows of a request, got test and train in that of user 9 at 2023-11-14 22:13:21"
+    )
+    with pytest.raises(DataError, match=message):
+        build(tmp_path / "x", by_column(), EVENTS, rows)
+
+
+def test_the_moment_of_a_label_at_every_event_is_that_of_the_last_one(tmp_path: Path) -> None:
+    """So that what is trained on ended before validation starts."""
+    rows = [{**row, "user": row["user"] % 9} for row in ANCHORS] + [
+        {**ANCHORS[0], "user": 1},
+        {**ANCHORS[1], "user": 2},
+        {**ANCHORS[0], "user": 2},
+    ]
+    requests = {"visible_events": True, "labels": {"click": "click"}}
+    out = build(tmp_path / "x", config(requests=requests, events={"times": False}), EVENTS, rows)
+    found = {split: pq.read_table(out / split).column("user_key").to_pylist() for split in ("train", "valid", "test")}
+    assert found == {"train": [1], "valid": [2], "test": [0]}

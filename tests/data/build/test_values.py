@@ -9,6 +9,7 @@ from dist_rec.data.build.fields import TimeConfig
 from dist_rec.data.build.values import (
     TimeFacts,
     Value,
+    folder_value,
     id_value,
     label_value,
     not_an_integer,
@@ -176,3 +177,19 @@ def test_coarser_units_among_microseconds_are_bad(database: Database, number: st
     value = time_value("x", "BIGINT", TimeConfig(column="x"), TimeFacts(numbers=True, largest=1.7e15))
     assert evaluated(database, value, number)[1] is bad
     assert "none in seconds or milliseconds" in value.expected
+
+
+@pytest.mark.parametrize(
+    ("text", "fine"),
+    [
+        ("fold1", True),
+        ("2024-05-01", True),
+        ("date=1", True),
+        ("_x", False),
+        (".x", False),
+        ("a/b", False),
+        ("", False),
+    ],
+)
+def test_folders(database: Database, text: str, fine: bool) -> None:
+    assert database.one(f"SELECT {folder_value(literal(text), 'VARCHAR').bad}", "here") == (not fine,)

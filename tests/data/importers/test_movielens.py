@@ -1,17 +1,19 @@
 import lzma
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dist_rec.common.strict import Strict
 from dist_rec.data.importers import MovieLens
+from dist_rec.data.importers.built import BuiltOptions
 from dist_rec.data.inspect import inspect_dataset
 from dist_rec.data.schema_file import load_schema
 from dist_rec.data.validate import DataError
 
 SPLITS = ("train", "valid", "test")
+RATED = [f"2::{30 + index}::{1 + index % 5}::{900 + index}" for index in range(6)]  # of user 2
 
 
 def _rows(out: Path) -> list[dict]:
@@ -48,37 +50,43 @@ def _ml_100k(folder: Path, ratings: list[str] | None = None) -> Path:
     )
 
 
+def _numbers(out: Path, table: str) -> dict[Any, int]:
+    return {row["value"]: row["id"] for row in pq.read_table(out / "_build" / f"{table}.parquet").to_pylist()}
+
+
 def test_100k(tmp_path: Path) -> None:
-    summary = MovieLens(Strict())(_ml_100k(tmp_path / "src"), tmp_path / "out")
+    summary = MovieLens(BuiltOptions())(_ml_100k(tmp_path / "src"), tmp_path / "out")
     assert summary.name == "ml-100k"
     assert summary.rows == {"train": 9, "valid": 1, "test": 1}  # 8 + 1 + 1 of user 7, and the only one of user 3
-    rows = {(row["user"], row["time"], row["candidate.item"][0]): row for row in _rows(tmp_path / "out")}
-    assert len(rows) == 11
+    item, genres, user = (_numbers(tmp_path / "out", table) for table in ("item", "genres", "user"))
+    assert set(item) == {*range(20, 28), 29}, "28 is for validation, 29 of user 3 for training"
+    rows = _rows(tmp_path / "out")
+    assert len({(row["user"], row["time"], row["candidate.item"][0]) for row in rows}) == 11
     last = pq.read_table(tmp_path / "out" / "test").to_pylist()[0]
-    assert (last["user"], last["gender"], last["age"], last["zip"]) == (1, 1, 0, 0)
-    assert last["candidate.item"] == [9] and last["candidate.like"] == [1] and last["time"] == 190
-    assert last["history.item"] == [*range(9)] and last["history.rating"] == [1, 2, 3, 4, 5, 1, 2, 3, 4]
-    assert last["history.genres"] == [0, 1, 0, 1, 0, 1, 0, 1, 0] and last["candidate.genres"] == [1]
+    assert last["user"] == user[7] and last["user_key"] == 7 and last["zip"] == _numbers(tmp_path / "out", "zip")[85]
+    assert last["candidate.item"] == [item[29]] and last["candidate.like"] == [1] and last["time"] == 190
+    assert last["history.item"] == [*(item[20 + place] for place in range(8)), 0]
+    assert last["history.rating"] == [1, 2, 3, 4, 5, 1, 2, 3, 4] and last["candidate.genres"] == [genres["1 x"]]
+    assert last["history.genres"] == [genres[f"{place % 2} x"] for place in range(8)] + [genres["0 x"]]
     assert last["history.time"] == [100, 110, 110, 130, 140, 150, 160, 170, 180]
-    assert rows[(0, 500, 9)]["history.item"] == []
+    assert next(row for row in rows if row["user_key"] == 3)["history.item"] == []
 
 
 def test_100k_rating_of_the_same_second_is_not_known(tmp_path: Path) -> None:
-    MovieLens(Strict())(_ml_100k(tmp_path / "src"), tmp_path / "out")
-    (row,) = [row for row in _rows(tmp_path / "out") if row["candidate.item"] == [2]]
-    assert row["history.time"] == [100, 110] and row["history.rating"] == [1, 0]
+    MovieLens(BuiltOptions())(_ml_100k(tmp_path / "src"), tmp_path / "out")
+    rows = [row for row in _rows(tmp_path / "out") if row["time"] == 110]
+    assert [(row["history.time"], row["history.rating"]) for row in rows] == [([100], [1])] * 2
 
 
 def _ml_1m(folder: Path, **changes: list[str]) -> Path:
     """User 4 with five interactions, of which the ratings of all but the second are known; user 2 with six."""
-    late = [f"2::{30 + index}::{1 + index % 5}::{900 + index}" for index in range(6)]
     files = {
         "interactions_all_but_last.csv": [
             *(f"4-1-2-3,{movie}-9" for movie in (31, 32, 33, 34)),
             *(f"2-1-1-1,{movie}-9" for movie in (30, 31, 32, 33, 34)),
         ],
         "interactions_last.csv.xz": ["2-1-1-1,35-9", "4-1-2-3,35-9"],
-        "ratings_sample_100k.dat": [*late, "4::34::4::120", "4::31::5::100", "4::33::1::120", "4::35::3::200"],
+        "ratings_sample_100k.dat": [*RATED, "4::34::4::120", "4::31::5::100", "4::33::1::120", "4::35::3::200"],
         "users.dat": ["2::F::1::10::48067", "4::M::56::16::70072"],
     }
     _write(folder, files | changes)
@@ -86,15 +94,20 @@ def _ml_1m(folder: Path, **changes: list[str]) -> Path:
 
 
 def test_1m(tmp_path: Path) -> None:
-    summary = MovieLens(Strict())(_ml_1m(tmp_path / "src"), tmp_path / "out")
+    summary = MovieLens(BuiltOptions())(_ml_1m(tmp_path / "src"), tmp_path / "out")
     assert summary.name == "ml-1m" and summary.rows == {"train": 8, "valid": 1, "test": 1}
+    item = _numbers(tmp_path / "out", "item")
     rows = _rows(tmp_path / "out")
     assert [row["time"] for row in rows] == [100, 120, 120, 200, *range(900, 906)]
-    by_item = {(row["user"], row["candidate.item"][0]): row for row in rows}
-    assert by_item[(1, 5)]["history.item"] == [1, 2, 3, 4] and by_item[(1, 5)]["history.rating"] == [5, 0, 1, 4]
-    # 33 was rated in the same second as 34.
-    assert by_item[(1, 4)]["history.item"] == [1, 2, 3] and by_item[(1, 4)]["history.rating"] == [5, 0, 0]
-    assert by_item[(0, 5)]["history.item"] == [0, 1, 2, 3, 4] and by_item[(0, 5)]["history.rating"] == [1, 2, 3, 4, 5]
+    four = [row for row in rows if row["user_key"] == 4]
+    # 32 has no rating: it was at 100 or later. 33 and 34 were rated in the same second, and do not know of each other.
+    wanted = [([], []), *[([31, 32], [5, 0])] * 2, ([31, 32, 33, 34], [5, 0, 1, 4])]
+    assert [(row["history.item"], row["history.rating"]) for row in four] == [
+        ([item[of] for of in items], ratings) for items, ratings in wanted
+    ]
+    two = [row for row in rows if row["user_key"] == 2]
+    assert two[5]["history.item"] == [item.get(of, 0) for of in range(30, 35)]
+    assert two[5]["history.rating"] == [1, 2, 3, 4, 5]
     assert [row["candidate.like"] for row in rows[:4]] == [[1], [0], [1], [0]]
     schema = load_schema(tmp_path / "out")
     assert (
@@ -104,9 +117,20 @@ def test_1m(tmp_path: Path) -> None:
     assert not schema.sequences[0].time and schema.context[0].name == "user"
 
 
+def test_1m_interactions_before_the_first_rating(tmp_path: Path) -> None:
+    """They are known to it, and those behind the last one to nobody."""
+    MovieLens(BuiltOptions())(
+        _ml_1m(tmp_path / "src", **{"ratings_sample_100k.dat": [f"4::{33 + n}::4::{n}" for n in (1, 0)] + RATED}),
+        tmp_path / "out",
+    )
+    item = _numbers(tmp_path / "out", "item")
+    four = [row for row in _rows(tmp_path / "out") if row["user_key"] == 4]
+    assert [row["history.item"] for row in four] == [[item[31], item[32]], [item[31], item[32], item[33]]]
+
+
 @pytest.mark.parametrize("make", [_ml_100k, _ml_1m])
 def test_result_is_valid(tmp_path: Path, make) -> None:
-    summary = MovieLens(Strict())(make(tmp_path / "src"), tmp_path / "out")
+    summary = MovieLens(BuiltOptions())(make(tmp_path / "src"), tmp_path / "out")
     assert {split.name: split.rows for split in inspect_dataset(tmp_path / "out").splits} == summary.rows
 
 
@@ -121,7 +145,7 @@ def test_result_is_valid(tmp_path: Path, make) -> None:
 )
 def test_bad_lines_100k(tmp_path: Path, rating: str, message: str) -> None:
     with pytest.raises(DataError, match=rf"ml-100k\.inter\.xz, {message}"):
-        MovieLens(Strict())(_ml_100k(tmp_path / "src", [rating]), tmp_path / "out")
+        MovieLens(BuiltOptions())(_ml_100k(tmp_path / "src", [rating]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -130,12 +154,12 @@ def test_rating_without_interaction_1m(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"dat, line 1: expected a user and movie of a line in interactions_\*, got 4::30"
     ):
-        MovieLens(Strict())(src, tmp_path / "out")
+        MovieLens(BuiltOptions())(src, tmp_path / "out")
 
 
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected ml-100k\.inter or ratings_sample_100k\.dat"):
-        MovieLens(Strict())(tmp_path, tmp_path / "out")
+        MovieLens(BuiltOptions())(tmp_path, tmp_path / "out")
 
 
 def test_other_folders_are_kept_unless_forced(tmp_path: Path) -> None:
@@ -143,11 +167,11 @@ def test_other_folders_are_kept_unless_forced(tmp_path: Path) -> None:
     out.mkdir()
     (out / "mine").touch()
     with pytest.raises(DataError, match=r"did not make, with mine.*--force"):
-        MovieLens(Strict())(src, out)
+        MovieLens(BuiltOptions())(src, out)
     assert (out / "mine").exists()
-    MovieLens(Strict())(src, out, force=True)
+    MovieLens(BuiltOptions())(src, out, force=True)
     assert not (out / "mine").exists()
-    MovieLens(Strict())(src, out)  # its own
+    MovieLens(BuiltOptions())(src, out)  # its own
 
 
 def test_the_source_is_never_replaced(tmp_path: Path) -> None:
@@ -156,4 +180,4 @@ def test_the_source_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(src)
     for out in (src, src.parent, tmp_path / "link"):
         with pytest.raises(DataError, match="another place than the source"):
-            MovieLens(Strict())(src, out, force=True)
+            MovieLens(BuiltOptions())(src, out, force=True)

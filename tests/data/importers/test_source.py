@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_rec.data.importers.source import dense_ids, is_there, line_error, read_fields, read_text, to_integers
+from dist_rec.data.importers.source import is_there, line_error, read_fields, read_text, to_integers
 from dist_rec.data.validate import DataError
 
 
@@ -67,8 +67,3 @@ def test_to_integers_reports_the_place() -> None:
 
 def test_long_lines_are_cut() -> None:
     assert len(str(line_error(Path("f"), 1, "x", "y" * 500))) < 150
-
-
-def test_dense_ids() -> None:
-    known, ids = dense_ids(["b", "a", "b"])
-    assert known.tolist() == ["a", "b"] and ids.tolist() == [1, 0, 1]
