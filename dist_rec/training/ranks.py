@@ -14,6 +14,7 @@ import torch.distributed as dist
 from dist_rec.common.errors import RunError
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import ParallelConfig
+from dist_rec.training.meeting import meet
 from dist_rec.training.memory import keep_freed_memory
 
 LAST_WORD_S = 1.0
@@ -129,10 +130,9 @@ def _join(backend: str, timeout_s: int) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
         store, *_ = next(dist.rendezvous("env://", rank, world_size, timeout=timedelta(seconds=timeout_s)))
-        prefixed = dist.PrefixStore("dist_rec", store)
         # All are here before torch waits for them, which it does for half an hour.
-        prefixed.set(f"here/{rank}", "")
-        prefixed.wait([f"here/{other}" for other in range(world_size)], timedelta(seconds=timeout_s))
+        common = meet(dist.PrefixStore("dist_rec", store), rank, world_size, timedelta(seconds=timeout_s))
+        prefixed = dist.PrefixStore(f"dist_rec/{common}", store)
     except (dist.DistError, RuntimeError, OSError) as error:
         text = " ".join(str(error).split())
         if "EADDRINUSE" in text or "in use" in text.lower():
