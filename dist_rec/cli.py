@@ -249,9 +249,7 @@ def main() -> None:
     sys.path.append(os.getcwd())  # parts of one's own: the console script leaves it out
     try:
         app()
-    except Interrupted as error:
-        if os.environ.get("RANK", "0") == "0":
-            typer.echo(str(error), err=True)
+    except Interrupted:  # the log has said it
         raise SystemExit(exit_code()) from None
     except (ConfigError, DataError, NotOurs, RunError, OSError) as error:
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error

@@ -89,7 +89,9 @@ def _train(run: Run) -> int:
         throughput.restart()
     run.writer.wait()
     if batches.ended and step < total_steps and not enough:
-        raise Interrupted(step, run.save_at_once(step))
+        ending = Interrupted(step, run.save_at_once(step))
+        run.log.say(str(ending))  # at once: torchrun ends all ranks when the first one is gone
+        raise ending
     for line in trace.close():
         run.log.say(line)
     return step
