@@ -303,6 +303,12 @@ class OptimConfig(Strict):
 class ParallelConfig(Strict):
     backend: Literal["auto", "gloo", "nccl"] = Field(default="auto", description="auto: NCCL with GPUs, gloo without.")
     threads: Size = Field(default=1, ge=1, description="CPU threads per rank for torch operators.")
+    hang_timeout_s: Size | None = Field(
+        default=None,
+        ge=1,
+        description="Seconds without a step, or a batch of an evaluation, after which a run says where every rank "
+        "stands, writes the stacks of all and ends; null: never.",
+    )
     join_timeout_s: Size = Field(
         default=60, ge=1, description="Seconds to wait at the start until all ranks are there."
     )

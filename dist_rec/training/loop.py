@@ -34,6 +34,7 @@ from dist_rec.training.setup import Run, open_run
 from dist_rec.training.throughput import Throughput
 from dist_rec.training.trace import StepTrace
 from dist_rec.training.warm_up import telling_of_late_builds
+from dist_rec.training.watchdog import PROGRESS, watching
 
 
 def train_one(
@@ -45,12 +46,14 @@ def train_one(
     started = time.perf_counter()
     run = open_run(config, ranks, log, resume)
     run.asked = asked or run.asked
-    with telling_of_late_builds(ranks.device), closing(run.writer):
-        step = _train(run)
-    run.optimizer.flush()
-    if config.checkpoint.at_end:
-        run.save_weights(log.checkpoints / "last", step)
-    test = _test_chosen(run, step)
+    with watching(log.folder, ranks, config.parallel.hang_timeout_s):
+        with telling_of_late_builds(ranks.device), closing(run.writer):
+            step = _train(run)
+        run.optimizer.flush()
+        if config.checkpoint.at_end:
+            PROGRESS.at("saving", step)
+            run.save_weights(log.checkpoints / "last", step)
+        test = _test_chosen(run, step)
     return RunResult(test, run.selection.state.valid, step, time.perf_counter() - started)
 
 
@@ -70,6 +73,7 @@ def _train(run: Run) -> int:
         judged = stop == run.next_validation(step) or stop == total_steps
         for loss, _, signals in run_through(pipeline, islice(batches, stop - step)):
             step += 1
+            PROGRESS.at("training", step)
             size = batches.trained()
             run.requests += size.requests
             throughput.add(loss, size, signals)
@@ -85,8 +89,10 @@ def _train(run: Run) -> int:
             _judge_window(run, step)
         # After the flush, so that resuming sees the same state as continuing.
         if _due(step, config.checkpoint.every_steps):
+            PROGRESS.at("saving", step)
             run.save_all(step)
         throughput.restart()
+    PROGRESS.at("waiting for the checkpoint that is being written", step)
     run.writer.wait()
     if batches.ended and step < total_steps and not enough:
         ending = Interrupted(step, run.save_at_once(step))

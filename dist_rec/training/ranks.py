@@ -51,6 +51,12 @@ class Ranks:
         dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.host_group)
         return tensor.tolist()
 
+    def told(self, text: str) -> str:
+        """What rank 0 says. Comm: one broadcast on the host."""
+        found = [text]
+        dist.broadcast_object_list(found, src=0, group=self.host_group)
+        return found[0]
+
     def barrier(self) -> None:
         dist.barrier(group=self.host_group)
 
