@@ -93,6 +93,23 @@ def evaluate(
 
 
 @app.command()
+def replay(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, such as runs/quickstart.", callback=home)],
+    step: Annotated[int, typer.Option(help="The step to look at, such as one whose loss is not finite.", min=1)],
+) -> None:
+    """Make one step of a run again, on one rank, and say what in it is not finite, with the rows of its batch."""
+    from dist_rec.common.log import setup_logging
+    from dist_rec.config import ParallelConfig
+    from dist_rec.training.ranks import start_ranks
+    from dist_rec.training.replay import replay as lines
+
+    with start_ranks(ParallelConfig()) as ranks:
+        setup_logging(ranks.rank)
+        for line in lines(folder, step, ranks):
+            typer.echo(line)
+
+
+@app.command()
 def doctor() -> None:
     """Check that this machine can run a training job, and say what to install where it cannot."""
     from dist_rec.doctor import run_doctor

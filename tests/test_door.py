@@ -172,6 +172,8 @@ NOT_AT_DOOR: dict[str, str] = {
     },
     "training/feedback_audit.py::refuse_leaks": "what feedback tells is measured on the training data",
     "training/feedback_audit.py::audit_recipe": "of `dist-rec distill audit`, which starts no ranks",
+    "training/replay.py::checkpoint_before": "of `dist-rec replay`",
+    "training/replay.py::replay": "of `dist-rec replay`",
     "training/filter_report.py::report": "of `dist-rec filter report`, which starts no ranks",
     "data/reader.py::load_state_dict": "the settings in the state depend on the number of ranks",
     "data/ngram/told.py::ngrams_told": "an option of a command that starts no run",

@@ -81,6 +81,8 @@ def _train(run: Run) -> int:
             if step % config.run.log_every == 0 or step == total_steps:
                 window, tables = throughput.close(), Tables(cache.since_last(), ids.since_last())
                 run.log.training(step, total_steps, window, optimizer=optimizer, tables=tables)
+                if not math.isfinite(window.loss):  # on all ranks alike
+                    run.note_nonfinite([step - window.steps + 1 + at for at in window.nonfinite])
         if judged and step == stop:
             optimizer.flush()
             enough = _validate(run, step)

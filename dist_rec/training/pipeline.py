@@ -103,8 +103,8 @@ def make_pipeline(
 @dataclass(frozen=True)
 class BatchSize:
     """What one rank's batch held, what crossed to the device, in bytes, with and without dedup, for how many seconds
-    the step waited for it, the events and candidates that a filter saw, by action, and the use of n-grams, which is
-    known when the batch is on its device."""
+    the step waited for it, requests that could not be read, the events and candidates that a filter saw, by action, and
+    the use of n-grams, which is known when the batch is on its device."""
 
     requests: int
     candidates: int
@@ -112,6 +112,7 @@ class BatchSize:
     nbytes: int
     plain_bytes: int
     waited: float
+    lost: int = 0
     filtered: dict[str, int] = field(default_factory=dict)
     ngram_use: dict[str, NgramUse] = field(default_factory=dict)
 
@@ -124,6 +125,7 @@ class BatchSize:
             nbytes=batch.nbytes,
             plain_bytes=batch.plain_bytes,
             waited=waited,
+            lost=batch.lost,
             filtered=batch.filtered,
             ngram_use=batch.ngram_use,
         )

@@ -34,6 +34,7 @@ from dist_rec.training.interrupt import Asked
 from dist_rec.training.made_with import MadeWith, PurgeRecord
 from dist_rec.training.manifest import check_sums
 from dist_rec.training.metrics import TaskMetrics
+from dist_rec.training.nonfinite import note_nonfinite
 from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model, teach_by_version
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.run_log import RunLog
@@ -102,6 +103,12 @@ class Run:
         metrics = evaluate_split(self.model, self.config, self.schema, folders, self.ranks)
         self.log.evaluation(split, step, metrics)
         return metrics
+
+    def note_nonfinite(self, steps: list[int]) -> None:
+        """Says where losses came from that are not finite. Raises RunError if the recipe wants to stop then."""
+        stop = self.config.run.nonfinite_loss == "stop"
+        workers = reader_workers(self.config)
+        self.log.say(note_nonfinite(steps, self.reader, workers, self.log.folder, self.ranks, stop=stop))
 
     def judge_window(self, step: int) -> dict[str, TaskMetrics]:
         """Metrics of the window that comes after the one that ends at this step."""

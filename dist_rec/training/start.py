@@ -1,6 +1,7 @@
 """Where a run starts: anew, or from a checkpoint, and what may differ from the run that saved it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,17 @@ from dist_rec.training.ranks import Ranks
 from dist_rec.training.run_log import RunLog
 
 Resume = Path | Literal["auto"] | None  # auto: the newest whole checkpoint of the run's own folder, if there is one
+
+
+@dataclass(frozen=True)
+class ResumeFrom:
+    """A checkpoint, or `auto`, and the settings that may differ from the run that saved it, such as `optim.lr`, also as
+    patterns."""
+
+    checkpoint: Resume
+    allow: Sequence[str] = ()
+
+
 # What says where and how a run is watched and kept, not what it computes.
 FREE = (
     *("checkpoint.*", "parallel.*", "run.out", "run.name", "run.log_every", "run.trace_steps", "run.metrics*"),
