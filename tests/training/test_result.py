@@ -9,9 +9,8 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.result import RESULT, RunResult
 
-METRICS = TaskMetrics(
-    0.7, math.inf, 0.5, 0.9, 1.0, 10, 0.4, own={"top1": 0.2}, strata={"forget": TaskMetrics(*[0.5] * 7)}
-)
+FORGET = TaskMetrics(0.5, 0.5, 0.7, 1.0, 1.0, 4, 0.5)
+METRICS = TaskMetrics(0.7, math.inf, 0.5, 0.9, 1.0, 10, 0.4, own={"top1": 0.2}, strata={"forget": FORGET})
 
 
 def test_is_read_as_it_was_written(tmp_path: Path) -> None:
