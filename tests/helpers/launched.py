@@ -56,11 +56,16 @@ CLI = "import sys\nif '--check-only' in sys.argv: sys.exit(0)\nprint('called wit
 
 
 def start(command: list[str], *, output: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """In a session of its own, with what it says in a file."""
+    """In a session of its own, in the folder of the file that gets what it says: `python -m` looks there first."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DIST_REC_")}
     with output.open("wb") as file:
         return subprocess.Popen(
-            command, env={**inherited, **environment}, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=output.parent,
+            env={**inherited, **environment},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
 
