@@ -1,7 +1,10 @@
 """Where the hosts of a job meet: what can be wrong about the place is found before torch waits for it."""
 
 import argparse
+import fcntl
+import os
 import socket
+import struct
 import sys
 import threading
 import time
@@ -12,6 +15,7 @@ from torch.distributed import DistError, TCPStore
 from torch.distributed.elastic.rendezvous.utils import _matches_machine_hostname, _parse_rendezvous_config
 
 ANSWER_S = 5.0
+SIOCGIFADDR = 0x8915  # Linux: the address of a network interface
 
 
 class MeetingError(Exception):
@@ -40,8 +44,10 @@ def prepare(args: argparse.Namespace) -> None:
         )
     if own and not there and not _matches_machine_hostname(host):  # torch knows the addresses of one network only
         args.rdzv_conf = ",".join(part for part in (args.rdzv_conf, "is_host=1") if part)
-    if not args.local_addr:
-        args.local_addr = _address_towards(address, port)
+    args.local_addr = args.local_addr or _address_towards(address, port)
+    interface = _interface(args.local_addr)
+    if interface and "GLOO_SOCKET_IFNAME" not in os.environ and _name_is_loopback():
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
 
 
 def _parsed(endpoint: str) -> tuple[str, int]:
@@ -111,3 +117,26 @@ def _address_towards(address: str, port: int) -> str | None:
         except OSError:
             return None
         return str(probe.getsockname()[0])
+
+
+def _name_is_loopback() -> bool:
+    """As Debian writes it into /etc/hosts; gloo would tell the other hosts this address."""
+    try:
+        return socket.gethostbyname(socket.gethostname()).startswith("127.")
+    except OSError:
+        return False
+
+
+def _interface(address: str | None) -> str | None:
+    """The interface with this IPv4 address; none for the machine's own 127.0.0.1."""
+    if address is None or address.startswith("127.") or ":" in address:
+        return None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                found = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:  # it has none
+                continue
+            if socket.inet_ntoa(found[20:24]) == address:
+                return name
+    return None

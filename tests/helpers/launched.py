@@ -52,6 +52,7 @@ while True:
 note(f"finished-{world}")
 """
 )
+_started: list[subprocess.Popen[bytes]] = []
 CLI = "import sys\nif '--check-only' in sys.argv: sys.exit(0)\nprint('called with', *sys.argv[1:], flush=True)\n"
 
 
@@ -59,7 +60,7 @@ def start(command: list[str], *, output: Path, **environment: str) -> subprocess
     """In a session of its own, in the folder of the file that gets what it says: `python -m` looks there first."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DIST_REC_")}
     with output.open("wb") as file:
-        return subprocess.Popen(
+        launcher = subprocess.Popen(
             command,
             cwd=output.parent,
             env={**inherited, **environment},
@@ -67,6 +68,8 @@ def start(command: list[str], *, output: Path, **environment: str) -> subprocess
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    _started.append(launcher)
+    return launcher
 
 
 def until(there: Callable[[], object], *, timeout_s: float = 90.0) -> None:
@@ -89,7 +92,11 @@ def alive(process: int) -> bool:
 
 
 def kill_all(notes: Path) -> None:
-    """Workers that a failed test has left."""
+    """What a failed test has left."""
+    for launcher in _started:
+        launcher.kill()
+        launcher.wait()
+    _started.clear()
     for path in notes.glob("*.*.*"):
         process = int(path.name.rpartition(".")[2])
         if alive(process):

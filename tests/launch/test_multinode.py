@@ -1,5 +1,5 @@
-"""Hosts that come, go and come back. Two launchers on this machine are two hosts to torchrun; two network namespaces are
-two hosts with a cable between them that can be pulled."""
+"""Hosts that come, go and come back. Two launchers on this machine are two hosts to torchrun; two network namespaces
+are two hosts with a cable between them that can be pulled."""
 
 import os
 import signal
@@ -163,7 +163,7 @@ def cable() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.slow
 def test_a_host_is_cut_off_and_comes_back(notes: Path, cable: tuple[str, str]) -> None:
-    """The hosts know each other by address alone; the one without the store is cut off, ends, and is called again."""
+    """The hosts know each other by address alone. The one without the store waits for it, and is back by itself."""
     near, far = [("ip", "netns", "exec", name) for name in cable]
     rdzv, elastic = "10.231.77.1:29511", {"DIST_REC_NNODES": "1:2", "DIST_REC_RESTARTS": "10"}
     first = _host(notes, "first", rdzv, within=near, **elastic)
@@ -173,10 +173,7 @@ def test_a_host_is_cut_off_and_comes_back(notes: Path, cable: tuple[str, str]) -
     _ip("-n", cable[0], "link", "set", cable[0], "down")
     until(lambda: len(noted(notes, "world-1-*")) > before, timeout_s=240)
     _ip("-n", cable[0], "link", "set", cable[0], "up")
-    assert second.wait(240) == 75, (notes.parent / "second.log").read_text()
-    assert "lost the host of the rendezvous" in (notes.parent / "second.log").read_text()
-    again = _host(notes, "again", rdzv, within=far, **elastic)
-    until(lambda: len(noted(notes, "world-2-*")) == 4)
+    until(lambda: len(noted(notes, "world-2-*")) >= 4, timeout_s=240)
     (notes / "finish").touch()
-    assert (first.wait(60), again.wait(60)) == (0, 0)
+    assert (first.wait(60), second.wait(60)) == (0, 0)
     assert not any(map(alive, noted(notes, "world-*")))
