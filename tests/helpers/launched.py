@@ -50,6 +50,7 @@ while True:
         break
     time.sleep(0.05)
 note(f"finished-{world}")
+dist.destroy_process_group()  # gloo's threads end before the interpreter does
 """
 )
 _started: list[subprocess.Popen[bytes]] = []
