@@ -37,7 +37,7 @@ from dist_rec.training.safe_load import INDEX, SafeReader, TensorsOnly, read_ind
 from dist_rec.training.selection import SelectionState
 
 KIND = "checkpoint"
-BEST = "best"
+BEST, LAST = "best", "last"
 POSITION = "position.json"
 HALF = ".half-"  # begins the name of a folder that is being written
 IDS = "dynamic_ids"

@@ -23,7 +23,7 @@ from dist_rec.common.errors import RunError
 from dist_rec.config import Config
 from dist_rec.embedding.cache import CacheMeter
 from dist_rec.embedding.id_use import IdMeter
-from dist_rec.training.checkpoint import load_checkpoint
+from dist_rec.training.checkpoint import LAST, load_checkpoint
 from dist_rec.training.interrupt import Asked, Interrupted
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.pipeline import CountedBatches, make_pipeline, run_through
@@ -52,7 +52,7 @@ def train_one(
         run.optimizer.flush()
         if config.checkpoint.at_end:
             PROGRESS.at("saving", step)
-            run.save_weights(log.checkpoints / "last", step)
+            run.save_weights(log.checkpoints / LAST, step)
         test = _test_chosen(run, step)
     return RunResult(test, run.selection.state.valid, step, time.perf_counter() - started)
 

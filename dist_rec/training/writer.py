@@ -74,7 +74,7 @@ class CheckpointWriter:
 
 @contextmanager
 def _giving_way(beside_training: bool) -> Iterator[None]:
-    """DCP plans in Python; training gets the interpreter back at once, and not after Python's 5 ms, many times a step."""
+    """DCP works in Python: training gets the interpreter back at once, and not after 5 ms, many times a step."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S if beside_training else before)
     try:
