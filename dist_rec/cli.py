@@ -255,9 +255,9 @@ def report(
 
 
 def main() -> None:
-    """Entry point: what a user got wrong, or their machine, becomes one message and exit code 2. An interrupted run
-    exits with 75."""
-    from dist_rec.common.errors import RunError
+    """Entry point: what a user got wrong, or their machine, becomes one message. Exit codes: 2 where no restart mends
+    it, 1 where one may, 75 of an interrupted run."""
+    from dist_rec.common.errors import RunError, Unmet
     from dist_rec.common.made import NotOurs
     from dist_rec.common.strict import ConfigError
     from dist_rec.data.validate import DataError
@@ -275,7 +275,9 @@ def main() -> None:
             typer.echo(f"error: {told}", err=True)
         else:
             time.sleep(5)  # torchrun ends all ranks when the first one fails: leave rank 0 the time to speak
-        raise SystemExit(2) from None
+        # One of several ranks may find its disk or the other ranks when it is started again.
+        passing = isinstance(error, Unmet) or (isinstance(error, OSError) and "RANK" in os.environ)
+        raise SystemExit(1 if passing else 2) from None
 
 
 if __name__ == "__main__":
