@@ -224,6 +224,11 @@ def load_position(folder: Path) -> Position:
     not there whole."""
     path = folder / POSITION
     if not path.is_file():
+        if any(folder.glob("position-*-of-*.json")):
+            raise ConfigError(
+                f"{folder}: saved by an earlier version of dist_rec, which kept the position in the data in another "
+                "form; its weights can be evaluated, but a run cannot resume from it"
+            )
         raise ConfigError(
             f"{folder}: holds no position in the data; resuming needs a checkpoint made by checkpoint.every_steps"
         )

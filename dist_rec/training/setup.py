@@ -1,5 +1,6 @@
 """Everything that a run needs before its first step, made from the recipe or brought back from a checkpoint."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -217,8 +218,11 @@ def _resume(run: Run, checkpoint: Path, position: Position) -> None:
         torch.manual_seed(hash((run.config.run.seed, position.data.step, ranks.world_size, ranks.rank)) % 2**63)
     run.selection.state, run.saved = position.run, run.steps_done
     run.requests = position.requests if ranks.is_main else 0
-    if run.ranks.is_main and (checkpoint / BEST).is_dir():
-        copy_checkpoint(checkpoint / BEST, run.best_folder)
+    if ranks.is_main:
+        # In the folder of a killed run lie those of a later validation, which comes again.
+        shutil.rmtree(run.best_folder, ignore_errors=True)
+        if (checkpoint / BEST).is_dir():
+            copy_checkpoint(checkpoint / BEST, run.best_folder)
     run.ranks.barrier()
     if run.steps_done >= run.total_steps:
         raise ConfigError(
