@@ -151,7 +151,7 @@ NOT_AT_DOOR: dict[str, str] = {
     "training/safe_load.py::load_bytes": "a file of tensors is looked at when it is read",
     "models/ranker.py::_feedback_encoder": "a model of one's own says how wide feedback tokens are when it is made",
     "training/checkpoint.py::load_checkpoint": "tensors are compared with those of the sharded model",
-    "training/checkpoint.py::_explained": "tensors are compared with those of the sharded model",
+    "training/checkpoint.py::explained": "tensors are compared with those of the sharded model",
     "training/checkpoint.py::load_position": "without a position the optimizer is missing too, unless damaged",
     "training/checkpoint.py::load_random": "every rank reads its own",
     "training/setup.py::_restore": "every rank reads its own",
