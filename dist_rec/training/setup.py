@@ -214,7 +214,7 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
     if resume is not None and position is not None:
         _resume(run, resume, position)
     elif warm is not None:
-        warm.load(dmp, ranks)
+        warm.load(dmp, model, ranks)
         for line in warm.told():
             log.say(line)
     return run

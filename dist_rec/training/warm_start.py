@@ -106,11 +106,11 @@ class WarmStart:
         return self.schema.rows_of(table) != self.matched.taken[name].shape[0]
 
     @torch.no_grad()
-    def load(self, model: nn.Module, ranks: Ranks) -> None:
-        """Into a sharded model, in place, whatever number of ranks saved the checkpoint; every rank calls it.
+    def load(self, dmp: nn.Module, model: RankingModel, ranks: Ranks) -> None:
+        """Into a model, sharded as `dmp`, in place, whatever number of ranks saved the checkpoint; every rank calls it.
 
         Raises ConfigError if the checkpoint is damaged."""
-        state, wanted, whole = model.state_dict(), {}, []
+        state, wanted, whole = dmp.state_dict(), {}, []
         for key, weight in state.items():
             name = name_of(key)
             if name not in self.matched.taken:
@@ -131,7 +131,7 @@ class WarmStart:
             raise explained(self.checkpoint, first_failure(error)) from error
         for weight, value, rows in whole:
             take(weight, value, rows)
-        model.load_state_dict(state)
+        dmp.load_state_dict(state)
         _start_teacher(model)
 
 
@@ -184,7 +184,7 @@ def _rows(
     return moved(before, old, schema, new)
 
 
-def _start_teacher(model: Any) -> None:
+def _start_teacher(model: RankingModel) -> None:
     """A teacher's copy is one of the weights that a run starts with."""
     teacher = model.objective.teacher
     if teacher is not None and teacher.copy is not None:
