@@ -63,8 +63,8 @@ class Muon(DenseOptimizer):
         matrices, others = [p for p in parameters if p.ndim == 2], [p for p in parameters if p.ndim != 2]
         made: list[torch.optim.Optimizer] = []  # of either there may be none that is trained
         if matrices:
-            settings = {"lr": config.lr, "weight_decay": config.weight_decay}
-            made.append(BatchedMuon(matrices, **settings, adjust_lr_fn="match_rms_adamw"))
+            decay = config.weight_decay
+            made.append(BatchedMuon(matrices, lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
         return [*made, _adamw(others, config)] if others else made
 
 

@@ -46,8 +46,8 @@ from dist_rec.training.splits import (
     training_loader,
     training_steps,
 )
-from dist_rec.training.warm_up import compile_kernels
 from dist_rec.training.warm_start import warm_start
+from dist_rec.training.warm_up import compile_kernels
 from dist_rec.training.windows import EVENT as WINDOW
 from dist_rec.training.writer import CheckpointWriter
 

@@ -46,8 +46,8 @@ def moved(before: Schema, old: str, after: Schema, new: str) -> list[Rows]:
         hidden = before.ngram_tables[old].hidden, after.ngram_tables[new].hidden
         if None not in hidden and hidden[0] != hidden[1]:
             raise ValueError(
-                f"n-grams of HIDDEN would find other rows, since it is the last of the ids: expected {hidden[0]} ids as "
-                f"in the checkpoint, got {hidden[1]}"
+                f"n-grams of HIDDEN would find other rows, since it is the last of the ids: expected {hidden[0]} ids "
+                f"as in the checkpoint, got {hidden[1]}"
             )
         return [Rows(0, 0, rows[0])]
     ids = before.tables[old], after.tables[new]

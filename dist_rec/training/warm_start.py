@@ -174,9 +174,7 @@ def shapes_of(model: RankingModel) -> dict[str, tuple[int, ...]]:
     return {name_of(key): tuple(of.shape) for key, of in state.items() if not f"model.{key}".startswith(OF_TEACHER)}
 
 
-def _rows(
-    before: Schema, old: str, shape: tuple[int, ...], now: tuple[Schema, str, tuple[int, ...]]
-) -> list[Rows]:
+def _rows(before: Schema, old: str, shape: tuple[int, ...], now: tuple[Schema, str, tuple[int, ...]]) -> list[Rows]:
     """Raises ValueError as `moved`, and for another width."""
     schema, new, wanted = now
     if shape[1] != wanted[1]:

@@ -84,7 +84,10 @@ def test_a_resumed_run_keeps_them(data: Path, tmp_path: Path, alone: Ranks) -> N
 @pytest.mark.parametrize(
     ("patterns", "words"),
     [
-        (["tables.item", "tables.itm"], r"no weight that is trained fits tables.itm; expected names such as tables.user"),
+        (
+            ["tables.item", "tables.itm"],
+            r"no weight that is trained fits tables.itm; expected names such as tables.user",
+        ),
         (["model.*", "tables.kind"], r"dense weights fit model.\*, tables.kind; expected at least one that is trained"),
         (["tables.user"], "expected tables whose ids keep their rows, got tables.user with dynamic ids"),
     ],

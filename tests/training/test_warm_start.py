@@ -251,8 +251,14 @@ def test_a_teacher_starts_as_the_weights_do(tmp_path: Path, alone: Ranks) -> Non
     [
         ({"embedding": {"tables": {"item": {"rows": 49}}}}, "tables.item: the table has shrunk: expected at least 50"),
         ({"embedding": {"tables": {"user": {"dim": 4}}}}, "tables.user: expected rows of width 4, got 8"),
-        ({"embedding": {"tables": {"item": {"ids": "hashed"}}}}, "tables.item: expected the same kind of ids, got range"),
-        ({"model": {"head": {"hidden": [8]}}, "differ": ["model.head.*"]}, "head.mlps.0.0.bias: expected shape (8,), g"),
+        (
+            {"embedding": {"tables": {"item": {"ids": "hashed"}}}},
+            "tables.item: expected the same kind of ids, got range",
+        ),
+        (
+            {"model": {"head": {"hidden": [8]}}, "differ": ["model.head.*"]},
+            "head.mlps.0.0.bias: expected shape (8,), g",
+        ),
         ({"model": {"longer": {"heads": 1}}}, "model.longer.heads: 2 when it was saved, 1 now"),
         ({"differ": ["model.longer.heads"]}, "init.differ: nothing that differs fits model.longer.heads"),
         ({"leave_out": ["tables.itm"]}, "init.leave_out: no weight of the model fits tables.itm"),

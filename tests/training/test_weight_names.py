@@ -8,7 +8,6 @@ from dist_rec.training.weight_names import Entry, idle, match, name_of, named, r
 SAVED = {name: Entry(name, (2, 3)) for name in ("tables.item", "model.a.x", "model.a.y", "model.head")}
 
 
-
 def test_a_table_has_one_name_wherever_it_lies() -> None:
     assert name_of("embedding.collections.dim_8.embeddings.item.weight") == "tables.item"
     assert name_of("embedding.replicated.item.weight") == "tables.item"
@@ -58,7 +57,10 @@ def test_every_name_is_taken_fresh_or_missing() -> None:
     [
         ({"model.b.*": "model.c.*"}, "nothing in the checkpoint is called model.b.*"),
         ({"model.a.x": "model.head"}, "both model.a.x and model.head of the checkpoint would be called model.head"),
-        ({"model.a.x": "model.z"}, "model.a.x of the checkpoint would be called model.z, which the model does not have"),
+        (
+            {"model.a.x": "model.z"},
+            "model.a.x of the checkpoint would be called model.z, which the model does not have",
+        ),
     ],
 )
 def test_renames_that_cannot_be(rename: dict[str, str], problem: str) -> None:
