@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints. `dist-rec --help`."""
 
+import json
 import os
 import sys
 import time
@@ -32,6 +33,10 @@ def train(
         str | None,
         typer.Option(help="Checkpoint folder to go on from; auto: the newest one of this run's folder, if any."),
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint folder whose weights a new run starts from; more in the recipe's init."),
+    ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(help="With --resume: a setting that may differ from the saved run, such as optim.lr. May repeat."),
@@ -47,7 +52,13 @@ def train(
     """Train by a recipe, on every rank that torchrun started (or on one)."""
     from dist_rec.config import load_config
 
-    config = load_config(recipe, [*(["run.trace_steps=4"] if trace else []), *(overrides or [])])
+    if init_from is not None and resume is not None:
+        raise typer.BadParameter(
+            f"expected either --init-from, which starts a new run, or --resume, which goes on with one and has its "
+            f"weights, got --init-from {init_from} and --resume {resume}"
+        )
+    started = [] if init_from is None else [f"init.checkpoint={json.dumps(init_from)}"]
+    config = load_config(recipe, [*(["run.trace_steps=4"] if trace else []), *(overrides or []), *started])
 
     from dist_rec.door import check_run
 

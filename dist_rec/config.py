@@ -19,7 +19,7 @@ from dist_rec.data.filter.config import FilterConfig
 from dist_rec.distill.config import DistillConfig
 from dist_rec.models.config import ModelConfig
 from dist_rec.registry import FUSED_OPTIMIZERS, OPTIMIZERS, READERS, Part
-from dist_rec.run_config import CheckpointConfig, ParallelConfig, RunConfig
+from dist_rec.run_config import CheckpointConfig, InitConfig, ParallelConfig, RunConfig
 
 
 class DataConfig(Strict):
@@ -310,6 +310,9 @@ class Config(Strict):
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     run: RunConfig = RunConfig()
+    init: InitConfig | None = Field(
+        default=None, description="The weights of a checkpoint that a new run starts from; null: none."
+    )
     distill: DistillConfig | None = Field(
         default=None, description="A teacher that sees feedback and teaches the model that does not; null: none."
     )

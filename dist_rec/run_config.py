@@ -1,4 +1,4 @@
-"""What a run is around its model: its ranks, its checkpoints, its length and its log (config.py)."""
+"""What a run is around its model: its ranks, where it starts, its checkpoints, its length and its log (config.py)."""
 
 from typing import Annotated, Literal
 
@@ -105,4 +105,33 @@ class RunConfig(Strict):
             raise ValueError(
                 f"patience={self.patience} counts evaluations without a better one, so it needs select_best"
             )
+        return self
+
+
+class InitConfig(Strict):
+    """A new run that starts from the weights of a checkpoint (docs/resume.md). Names of weights are `tables.<table>`,
+    and `model.<name>` for all others, as in the checkpoint; `*` in a pattern stands for anything."""
+
+    checkpoint: Folder = Field(
+        description="Checkpoint folder whose weights a new run starts from; `--init-from` sets it. A run that is "
+        "resumed does not read it."
+    )
+    rename: dict[str, str] = Field(
+        default={}, description="Patterns of names in the checkpoint, and what each is called now, with as many `*`."
+    )
+    leave_out: list[str] = Field(
+        default=[], description="Patterns of names that start fresh, as those of a run without a checkpoint do."
+    )
+    freeze: list[str] = Field(default=[], description="Patterns of names that are not trained.")
+    differ: list[str] = Field(
+        default=[],
+        description="Patterns of what may differ from the schema and the model of the checkpoint though the meaning of "
+        "weights depends on it, by the names that the error has.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "InitConfig":
+        for before, after in self.rename.items():
+            if before.count("*") != after.count("*"):
+                raise ValueError(f"rename: expected as many * in both names, got {before!r}: {after!r}")
         return self

@@ -137,6 +137,18 @@ AT_DOOR: dict[str, tuple[Change, str]] = {
     ),
     "training/made_with.py::read": ({"resume": "nowhere"}, "it has no made_with.json"),
     "training/safe_load.py::read_index": ({"resume": "nowhere"}, "not a checkpoint; expected a folder made by a run"),
+    "training/warm_schema.py::warm_schema": (
+        {"model": {"longer": {"heads": 1}}, "init": {"checkpoint": "last"}},
+        "model.longer.heads: 2 when it was saved, 1 now",
+    ),
+    "training/warm_start.py::find": (
+        {"embedding": {"tables": {"item": {"rows": 49}}}, "init": {"checkpoint": "last"}},
+        "tables.item: the table has shrunk: expected at least 50 ids as in the checkpoint, got 49",
+    ),
+    "training/freeze.py::check_freeze": (
+        {"init": {"checkpoint": "last", "freeze": ["tables.itm"]}},
+        "init.freeze: no weight that is trained fits tables.itm",
+    ),
     "common/yaml_file.py::read_yaml": ({"data": {"path": "/nowhere"}}, "/nowhere/schema.yaml: no such file"),
     "common/strict.py::check": ({"data": {"path": "{wrong_schema}"}}, "naem: unknown key; did you mean 'name'"),
 }
@@ -151,7 +163,7 @@ NOT_AT_DOOR: dict[str, str] = {
     "training/safe_load.py::load_bytes": "a file of tensors is looked at when it is read",
     "models/ranker.py::_feedback_encoder": "a model of one's own says how wide feedback tokens are when it is made",
     "training/checkpoint.py::load_checkpoint": "tensors are compared with those of the sharded model",
-    "training/checkpoint.py::_explained": "tensors are compared with those of the sharded model",
+    "training/checkpoint.py::explained": "tensors are compared with those of the sharded model",
     "training/checkpoint.py::load_position": "without a position the optimizer is missing too, unless damaged",
     "training/checkpoint.py::load_random": "every rank reads its own",
     "training/setup.py::_restore": "every rank reads its own",
@@ -248,6 +260,8 @@ def test_the_door_refuses(site: str, data: Path, folders: dict[str, Any], checkp
     change, message = AT_DOOR[site]
     change = _filled(change, folders)
     resume = checkpoints / change.pop("resume") if "resume" in change else None
+    if "init" in change:
+        change["init"] = {**change["init"], "checkpoint": str(checkpoints / change["init"]["checkpoint"])}
     with pytest.raises(ConfigError) as caught:
         check_run(make_config(data, tmp_path, **change), resume)
     assert message in str(caught.value)

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from dist_rec.run_config import CheckpointConfig, RunConfig
+from dist_rec.run_config import CheckpointConfig, InitConfig, RunConfig
 
 
 def test_what_is_kept_beside_needs_what_is_deleted() -> None:
@@ -23,3 +23,9 @@ def test_seeds_differ_and_patience_needs_a_choice() -> None:
         RunConfig(seeds=[1, 1])
     with pytest.raises(ValidationError, match="patience=2 counts evaluations without a better one"):
         RunConfig(patience=2)
+
+
+def test_a_name_and_what_it_is_called_now_have_as_many_stars() -> None:
+    assert InitConfig(checkpoint="a", rename={"model.*.x": "model.*.y"}).rename
+    with pytest.raises(ValidationError, match=r"rename: expected as many \* in both names, got 'model.\*': 'model.y'"):
+        InitConfig(checkpoint="a", rename={"model.*": "model.y"})

@@ -185,7 +185,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer |
     try:
         dcp.load(state, storage_reader=SafeReader(folder), planner=TensorsOnly(), process_group=ranks.host_group)
     except (dcp.api.CheckpointException, RuntimeError, ValueError, OSError) as error:
-        raise _explained(folder, first_failure(error)) from error
+        raise explained(folder, first_failure(error)) from error
     model.load_state_dict(state["model"])
     if tables is not None:
         load_steps(tables, state[IDS])
@@ -258,7 +258,7 @@ def load_random(folder: Path, ranks: Ranks) -> dict[str, list[int]] | None:
         ) from None
 
 
-def _explained(folder: Path, cause: BaseException) -> ConfigError:
+def explained(folder: Path, cause: BaseException) -> ConfigError:
     if isinstance(cause, ConfigError):
         return cause
     text = " ".join(str(cause).split())

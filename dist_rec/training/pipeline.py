@@ -33,6 +33,7 @@ from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
 from dist_rec.models.build import RankingModel, build_model
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.optim.schedule import lr_factor
+from dist_rec.training.freeze import freeze
 from dist_rec.training.interrupt import Asked
 from dist_rec.training.optimizers import dense_factory
 from dist_rec.training.ranks import Ranks
@@ -41,7 +42,8 @@ from dist_rec.training.ranks import Ranks
 def plan_model(schema: Schema, config: Config, ranks: Ranks) -> tuple[RankingModel, ShardingPlan]:
     """The unsharded model and where each of its tables goes."""
     model = build_model(schema, config, ranks.device)
-    fuse_optimizer(model.embedding.collections, config.embedding, ranks.device)
+    freeze(model, config)
+    fuse_optimizer(model.embedding.collections, config.embedding, ranks.device, model.embedding.frozen)
     # The planner sizes its buffers by the ids of a key in a batch: with batch_events at most one per event.
     batch = config.data.batch_size or config.data.batch_events
     assert batch is not None, "one of them is always given"

@@ -71,7 +71,7 @@ RULES = {
     "dist_rec.optim": Rule(project=("dist_rec.common.choices", "dist_rec.config"), others=("torch", "torchrec.optim")),
     "dist_rec.training": Rule(
         project=(
-            *("dist_rec.common", "dist_rec.config", "dist_rec.registry"),
+            *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.run_config"),
             *("dist_rec.data", "dist_rec.distill", "dist_rec.embedding", "dist_rec.models", "dist_rec.optim"),
             "dist_rec.kernels.common",  # compiled before the first step
         ),
