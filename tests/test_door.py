@@ -194,7 +194,6 @@ NOT_AT_DOOR: dict[str, str] = {
     "training/evaluate.py::evaluate_checkpoint": "of `dist-rec eval`, before its ranks do anything",
     "training/ranks.py::start_ranks": OF_RANKS,
     "training/ranks.py::_check_environment": OF_RANKS,
-    "training/ranks.py::_join": OF_RANKS,
 }
 
 
