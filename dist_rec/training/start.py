@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +14,7 @@ from dist_rec.training.made_with import MadeWith, flat
 from dist_rec.training.manifest import check_sums
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.run_log import RunLog
+from dist_rec.training.weight_names import named
 
 Resume = Path | Literal["auto"] | None  # auto: the newest whole checkpoint of the run's own folder, if there is one
 
@@ -42,7 +42,7 @@ def check_drift(checkpoint: Path, config: Config, allowed: Sequence[str]) -> Non
     differing = [
         name
         for name in dict.fromkeys([*was, *now])
-        if was.get(name) != now.get(name) and not _named(name, FREE) and not _named(name, allowed)
+        if was.get(name) != now.get(name) and not named(name, FREE) and not named(name, allowed)
     ]
     if differing:
         lines = "\n".join(f"- {name}: {was.get(name)}\n+ {name}: {now.get(name)}" for name in differing)
@@ -74,7 +74,3 @@ def checkpoint_for(place: Path, resume: Resume, config: Config, ranks: Ranks, lo
         else:
             return path
     return None
-
-
-def _named(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
