@@ -5,8 +5,8 @@
     python -m benchmarks.bench_e2e compare COMMIT COMMIT [--lengths 200] [--rows 2,sync,delayed]
 
 `ladder`: one cell. Every row (`benchmarks/ladder/rows.py`) trains the same model on the same requests from the same
-weights, in turns, on two gloo ranks with one thread each; their logits are checked before. `sweep`: all cells, written
-down after each. `compare`: the rows of two commits, whose blocks take turns."""
+weights, in turns, on a rank per GPU, or without one on two gloo ranks with one thread each; their logits are checked
+before. `sweep`: all cells, written down after each. `compare`: the rows of two commits, whose blocks take turns."""
 
 import argparse
 import itertools
@@ -48,6 +48,7 @@ def arguments() -> argparse.ArgumentParser:
             "--steps", type=int, help="batches of a block; by default 16 at quickstart lengths, else 4"
         )
     ladder.add_argument("--auc", type=int, default=0, metavar="STEPS", help="train each row so long for its AUC")
+    ladder.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all rows' recipe")
     swept.add_argument("--models", default="longer,hyformer")
     swept.add_argument("--lengths", default=",".join(BATCHES))
     swept.add_argument("--merges", default="1,4", help="of LONGER")
@@ -72,6 +73,7 @@ def cell_of(options: argparse.Namespace) -> Cell:
         batch=options.batch or BATCHES.get(options.lengths, (OTHER_BATCH,))[0],
         steps=options.steps or STEPS.get(options.lengths, OTHER_STEPS),
         auc_steps=getattr(options, "auc", 0),
+        settings=tuple(getattr(options, "set", ())),
     )
 
 
@@ -100,6 +102,7 @@ def section(cell: Cell, rows: str, options: argparse.Namespace) -> list[str]:
         *("--candidates", str(cell.candidates), "--merge", str(cell.merge), "--batch", str(cell.batch)),
         *("--steps", str(cell.steps), "--rows", rows, "--rounds", str(options.rounds)),
         *("--repeats", str(options.repeats), *(("--auc", str(cell.auc_steps)) if cell.auc_steps else ())),
+        *(part for setting in cell.settings for part in ("--set", setting)),
     ]
     return [f"## {cell.name}", "", f"`{shlex.join(command)}`", "", *table(cell, found), ""]
 

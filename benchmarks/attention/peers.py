@@ -117,6 +117,7 @@ def flex(problem: Problem) -> Attention:
     """FlexAttention, compiled, over the packed batch with a document mask. Building the mask happens here."""
     _needs_cuda(problem)
     _needs_no_groups(problem)
+    from torch._functorch import config as functorch
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     q_lengths, kv_lengths = problem.q_offsets.diff(), problem.kv_offsets.diff()
@@ -132,6 +133,7 @@ def flex(problem: Problem) -> Attention:
         return same & (kv_from_end[j] >= q_from_end[i]) if causal else same
 
     torch.compiler.reset()  # else shapes of earlier cases make this one dynamic
+    functorch.donated_buffer = False  # the backward is timed again and again
     device = str(problem.q.device)
     mask = torch.compile(create_block_mask)(visible, None, None, len(rows), len(keys), device=device)
     compiled = torch.compile(flex_attention)

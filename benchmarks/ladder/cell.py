@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from dist_rec.config import Config, load_config
 from dist_rec.data.columns import Ints, expand_ranges, list_column, ragged_values
@@ -19,7 +20,7 @@ from dist_rec.data.synthetic.three import ThreeConfig, synthesize_three
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = {"longer": "quickstart", "hyformer": "hyformer"}
-RANKS = 2
+RANKS = torch.cuda.device_count() or 2  # a rank per GPU; without one, two on gloo
 SPREAD = 0.03  # histories of one length are at most so much shorter
 LR = 1e-3
 QUICKSTART_EVENTS = 113  # mean history of the quickstart's data
@@ -34,6 +35,7 @@ class Cell:
     - `merge`: K of LONGER; HyFormer has none, and 1
     - `batch`: requests of a batch on one rank; `steps`: batches of a block on one rank
     - `auc_steps`: batches of a rank that each row trains on before its AUC is measured; 0 for none
+    - `settings`: further settings of the recipe, for all rows, such as the width of the model
     """
 
     model: str
@@ -43,6 +45,7 @@ class Cell:
     batch: int
     steps: int
     auc_steps: int = 0
+    settings: tuple[str, ...] = ()
 
     @property
     def requests(self) -> int:
@@ -63,7 +66,8 @@ class Cell:
     @property
     def name(self) -> str:
         merge = f", merge {self.merge}" if self.model == "longer" else ""
-        return f"{self.model}, {self.lengths} events, batch {self.batch}, candidates {self.candidates}{merge}"
+        changed = "".join(f", {setting}" for setting in self.settings)
+        return f"{self.model}, {self.lengths} events, batch {self.batch}, candidates {self.candidates}{merge}{changed}"
 
     def check(self) -> None:
         """Raises ValueError for a cell that cannot be measured."""
@@ -87,6 +91,7 @@ class Cell:
                 *("optim.optimizer=adamw", "optim.clip_norm=null", "optim.decay=none", f"optim.lr={LR}"),
                 *("optim.warmup_steps=0", "optim.warmup_sync_steps=0"),
                 *(merged if self.model == "longer" else ()),
+                *self.settings,
                 *overrides,
             ],
         )

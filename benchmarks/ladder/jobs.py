@@ -95,9 +95,10 @@ class Job:
         self.collate_ms = 1e3 * (time.process_time() - before) / len(self.batches)
 
     def collated(self, parts: list[Ints], requests: pa.Table | None = None) -> list[Any]:
-        """Batches of some of the requests, as the reader of this row makes them."""
+        """Batches of some of the requests, as the reader of this row makes them; for a GPU in pinned memory."""
         table = self.start.requests if requests is None else requests
-        return [self._collate(table.take(part).combine_chunks()) for part in parts]
+        batches = [self._collate(table.take(part).combine_chunks()) for part in parts]
+        return [batch.pin_memory() for batch in batches] if self.start.ranks.device.type == "cuda" else batches
 
     def _collate(self, table: pa.Table) -> Any:
         if self.row.batch == "packet":

@@ -1,8 +1,8 @@
-"""Two gloo ranks train every row in turns, block by block, and time each block. `measure` starts them; torchrun runs
-this file on each.
+"""Ranks train every row in turns, block by block, and time each block: one per GPU under NCCL, without a GPU two under
+gloo. `measure` starts them; torchrun runs this file on each.
 
-A block is one pass over the same requests. Batches are made before, since their making is timed apart. Rows whose block
-takes much longer than that of others take part in some of the rounds only.
+A block is one pass over the same requests, on a GPU some passes. Batches are made before, since their making is timed
+apart. Rows whose block takes much longer than that of others take part in some of the rounds only.
 """
 
 import json
@@ -36,6 +36,8 @@ TOLERANCE, HALF_TOLERANCE = 3e-6, 0.05  # of the norm of all logits, in fp32 and
 MOST_TIMES = 4.0  # a block that takes so many times the median row's is measured in fewer rounds
 FEWEST_ROUNDS = 2
 POLL_S = 0.01
+ON_GPU = torch.cuda.is_available()
+PASSES = 4 if ON_GPU else 1  # of a block; a GPU's step is short against the start of the pipeline
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def start_job(
     if turns is not None:
         spec["turns"] = {"file": str(turns.file), "me": turns.me}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--standalone"]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([*command, "-m", "benchmarks.ladder.measure", json.dumps(spec)], cwd=root, env=environment)
 
 
@@ -85,7 +88,7 @@ def main(spec: dict[str, Any]) -> None:
     cell, data = Cell(**spec["cell"]), Path(spec["data"])
     assert Path.cwd() in Path(dist_rec.__file__).parents, f"expected the dist_rec of {Path.cwd()}"
     turns = Turns(Path(spec["turns"]["file"]), spec["turns"]["me"]) if "turns" in spec else None
-    with start_ranks(ParallelConfig(backend="gloo")) as ranks:
+    with start_ranks(ParallelConfig(backend="nccl" if ON_GPU else "gloo")) as ranks:
         requests, schema = read_requests(cell, data, "train", RANKS * cell.most_requests)
         mine = requests.take(np.arange(ranks.rank, requests.num_rows, RANKS))
         whole = Start.of(cell, data, ranks, schema, mine)
@@ -100,7 +103,9 @@ def main(spec: dict[str, Any]) -> None:
         (events,) = ranks.total(start.lengths.sum())
         if ranks.is_main:
             samples = RANKS * cell.requests * cell.candidates
-            Path(spec["out"]).write_text(json.dumps({"samples": samples, "events": events, "rows": found}))
+            clock = "wall" if ON_GPU else "processor"
+            whole_block = {"clock": clock, "samples": samples, "events": events, "rows": found}
+            Path(spec["out"]).write_text(json.dumps(whole_block))
 
 
 def _sizes(job: Job, ranks: Ranks) -> dict[str, Any]:
@@ -121,7 +126,7 @@ def check_logits(jobs: dict[str, Job], start: Start) -> dict[str, float]:
     here = [_distance(job.predict(job.collated(first)[0])[0], expected) for job in jobs.values()]
     found = dict(zip(jobs, start.ranks.largest(*here)))
     for name, distance in found.items():
-        half = any("bf16" in setting for setting in jobs[name].row.recipe)
+        half = ON_GPU or any("bf16" in setting for setting in (*jobs[name].row.recipe, *start.cell.settings))
         if not distance <= (limit := HALF_TOLERANCE if half else TOLERANCE):
             raise ValueError(
                 f"row {name} ({jobs[name].row.name}): expected the logits of dist_rec's model within {limit:.0e}, got "
@@ -170,18 +175,23 @@ class Rounds:
         """Milliseconds per step, the same numbers on every rank, so that all decide alike on them."""
         if self.turns is not None and self.ranks.is_main:
             self.turns.wait()
-        self.ranks.barrier()
+        self._meet()
         wall, processor = time.perf_counter(), time.process_time()
-        for _ in job.train(job.batches):
+        for _ in job.train(job.batches * PASSES):
             pass
         processor = time.process_time() - processor
-        self.ranks.barrier()
+        self._meet()
         wall = time.perf_counter() - wall
         (both,), (slowest,) = self.ranks.total(processor), self.ranks.largest(wall)
         if self.turns is not None and self.ranks.is_main:
             self.turns.done()
-        steps = len(job.batches)
+        steps = len(job.batches) * PASSES
         return {"processor": 1e3 * both / RANKS / steps, "wall": 1e3 * slowest / steps}
+
+    def _meet(self) -> None:
+        if ON_GPU:
+            torch.cuda.synchronize()
+        self.ranks.barrier()
 
 
 if __name__ == "__main__":

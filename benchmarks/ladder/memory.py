@@ -1,18 +1,29 @@
-"""The highest resident memory of this process, and how far a call raises it. Linux; elsewhere nothing is known."""
+"""How far a call raises the highest memory: of the GPU, or without one the resident memory of this process (Linux;
+elsewhere nothing is known)."""
 
 import ctypes
 import gc
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # proc(5), clear_refs: the peak becomes the present size
 
 
 def growth(call: Callable[[], object]) -> float | None:
-    """Bytes by which resident memory rose at most during `call`; None where the system does not say.
+    """Bytes by which memory rose at most during `call`, as torch allocates it on a GPU; None where the system does not
+    say.
 
-    Memory that was freed before goes back to the system first: it would be used again unseen."""
+    Memory of the process that was freed before goes back to the system first: it would be used again unseen."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return float(torch.cuda.max_memory_allocated() - before)
     try:
         _give_back()
         CLEAR.write_text(RESET_PEAK)

@@ -40,6 +40,11 @@ class PlainBatch(Pipelineable):
         moved = _map(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
         return replace(moved, features=self.features.to(device, non_blocking=non_blocking))
 
+    def pin_memory(self) -> "PlainBatch":
+        pinned = _map(self, lambda tensor: tensor.pin_memory())
+        ids = self.features  # a DedupLoader pins what it makes
+        return replace(pinned, features=ids.pin_memory() if isinstance(ids, KeyedJaggedTensor) else ids)
+
     def record_stream(self, stream: torch.Stream) -> None:
         self.features.record_stream(stream)
         _map(self, lambda tensor: tensor.record_stream(stream))

@@ -3,6 +3,7 @@
 Legend: B requests, N events of one sequence, L events of the longest, C candidates, T tasks.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -80,6 +81,7 @@ class PlainRanker(nn.Module):
     def __init__(self, schema: Schema, config: Config, *, packed: bool, factorised: bool) -> None:
         super().__init__()
         self.schema, self.packed, self.factorised = schema, packed, factorised
+        self.precision = config.model.precision
         model, dims = config.model, table_dims(schema, config.embedding)
         options, width = model.resolved_options(), model.tokens.width
         columns = FeatureColumns.of(schema, dims, model.tokens.side_dim)
@@ -120,7 +122,8 @@ class PlainRanker(nn.Module):
             else:
                 events = padding.pad(events)
             beside = self.tokens[name].values(batch.age.get(name), batch.side[name])
-            tokens[name] = self.tokens[name](events, recency, beside)
+            with self._cast("tokens", events.device):
+                tokens[name] = self.tokens[name](events, recency, beside)
             if name in self.pools:
                 pools[name] = self.pools[name](events, beside, padding)
         return self._logits(tokens, paddings, pools, candidate, context)
@@ -135,7 +138,8 @@ class PlainRanker(nn.Module):
         for name, events in batch.sequences.items():
             lengths, own = events.lengths, rows[owners[name].name]
             paddings[name] = Padding(lengths.tensor, max(lengths.longest, 1), lengths.total)
-            tokens[name] = self.tokens[name](own, events)
+            with self._cast("tokens", own.device):
+                tokens[name] = self.tokens[name](own, events)
             if name in self.pools:
                 pools[name] = self.pools[name](own, events, self.tokens[name], view)
         return self._logits(tokens, paddings, pools, candidate, context)
@@ -151,8 +155,16 @@ class PlainRanker(nn.Module):
         candidate: Tensor,
         context: Tensor,
     ) -> Tensor:
-        features = self.body(tokens, paddings, pools, candidate, context)
+        with self._cast("layers", candidate.device):
+            features = self.body(tokens, paddings, pools, candidate, context)
         if self.with_features:
             of_request = context.repeat_interleave(len(candidate) // len(context), 0)
-            features = torch.cat([features, candidate, of_request], 1)
-        return self.head(features)
+            features = torch.cat([features.float(), candidate, of_request], 1)
+        with self._cast("head", candidate.device):
+            return self.head(features.float())
+
+    def _cast(self, part: str, device: torch.device) -> AbstractContextManager[None]:
+        """The compute type of a part, as the recipe says it for dist_rec's model."""
+        precision = getattr(self.precision, part)
+        half = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)

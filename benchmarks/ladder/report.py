@@ -10,8 +10,9 @@ from benchmarks.ladder.rows import FIRST, STRONG
 PARTS = (20, 50, 80)  # percentiles
 NEXT_REPEAT = 10**6  # added to the numbers of rounds, which keeps those of several repeats apart
 EXPLAINED = (
-    "Two gloo ranks, one thread each; all rows in the same two processes, in turns, on the same requests. Times are "
-    "p20 / p50 / p80 of the blocks. Ratios are of processor time, round by round: above 1.00 the row takes less. "
+    "Without a GPU two gloo ranks, one thread each; with GPUs a rank for each, under NCCL. All rows are in the same "
+    "processes, in turns, on the same requests. Times are p20 / p50 / p80 of the blocks. Ratios are of processor time, "
+    "on a GPU of wall time, round by round: above 1.00 the row takes less. "
     "Samples are candidates. Collating is not in the step. Peak: growth of a step. Logits: before training, norm "
     "of the difference relative to the norm."
 )
@@ -19,7 +20,7 @@ EXPLAINED = (
 
 def table(cell: Cell, repeats: list[dict[str, Any]]) -> list[str]:
     """Of one cell, from what `measure` gave in each repeat."""
-    names = repeats[0]["rows"]
+    names, clock = repeats[0]["rows"], repeats[0]["clock"]
     pooled = {name: _pooled([found["rows"][name] for found in repeats]) for name in names}
     with_auc = any(row["auc"] is not None for row in pooled.values())
     columns = ["row", "processor ms per step and rank", f"row {FIRST} / row", f"row {STRONG} / row"]
@@ -30,9 +31,9 @@ def table(cell: Cell, repeats: list[dict[str, Any]]) -> list[str]:
     for name, row in pooled.items():
         per_second = 1e3 / (float(np.median(row["wall"])) * cell.steps)
         cells = [row["name"], _parts(row["processor"], ".1f")]
-        cells += [_parts(ratios(pooled.get(other), row), ".2f") for other in (FIRST, STRONG)]
+        cells += [_parts(ratios(pooled.get(other), row, clock), ".2f") for other in (FIRST, STRONG)]
         if len(repeats) > 1:
-            each = [ratios(found["rows"].get(STRONG), found["rows"][name]) for found in repeats]
+            each = [ratios(found["rows"].get(STRONG), found["rows"][name], clock) for found in repeats]
             cells.append(", ".join(f"{np.median(of):.2f}" if of else "-" for of in each))
         cells += [
             _parts(row["wall"], ".1f"),
@@ -62,16 +63,16 @@ def comparison(found: list[dict[str, Any]]) -> list[str]:
     for name, before in first["rows"].items():
         after = second["rows"][name]
         cells = [before["name"], *(_parts(row["processor"], ".1f") for row in (before, after))]
-        cells += [_parts(ratios(before, after), ".3f")]
+        cells += [_parts(ratios(before, after, first["clock"]), ".3f")]
         cells += ["-" if row["peak"] is None else f"{row['peak'] / 1e6:.1f}" for row in (before, after)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def ratios(other: dict[str, Any] | None, row: dict[str, Any]) -> list[float]:
-    """How many times the processor time of `row` another row takes, in every round that both were in."""
-    theirs = {} if other is None else dict(zip(other["rounds"], other["processor"]))
-    pairs = zip(row["rounds"], row["processor"])
+def ratios(other: dict[str, Any] | None, row: dict[str, Any], clock: str) -> list[float]:
+    """How many times the time of `row` another row takes by that clock, in every round that both were in."""
+    theirs = {} if other is None else dict(zip(other["rounds"], other[clock]))
+    pairs = zip(row["rounds"], row[clock])
     return [theirs[number] / own for number, own in pairs if number in theirs]
 
 

@@ -87,7 +87,8 @@ class RequestValues:
 class SequenceBatch(Multistreamable):
     """One step's input on one rank, on its device.
 
-    - `unique`: KeyedJaggedTensor of stride 1 with one key per field of each feature set ("history.item"), U ids each
+    - `unique`: KeyedJaggedTensor with one key per field of each feature set ("history.item"), U ids each, in samples
+      that mean nothing (`samples_of` its device)
     - `context` (B,) row of each request in the feature set "context", like an `inverse`; None without context fields
     - `request` other values of the requests, None if the schema declares none
     - `attributes` key -> name -> what belongs to the U distinct ids of the key: (U,) float32, NaN where it is missing,

@@ -23,6 +23,10 @@ from dist_rec.data.transfer_buffer import TransferBuffer, restore_ids, shrink_id
 from dist_rec.kernels.unique_ids import BitPackedIndex
 
 T = TypeVar("T", bound="UniqueTokens")
+# FBGEMM's kernels on a GPU take the ids of one sample one after the other: a thread buckets them by rank, a warp looks
+# them up. As many samples as these keep a GPU busy. The number is that of every batch and rank: where it differs,
+# TorchRec sorts out samples in Python.
+SAMPLES_ON_GPU = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +73,14 @@ class UniqueTokens(Pipelineable):
 
     @cached_property
     def deduplicated(self) -> KeyedJaggedTensor:
-        """The features to look up: stride 1, the U ids of each key, int64."""
+        """The features to look up: the U ids of each key, int64, spread over samples that mean nothing."""
+        counts = self.tensors["unique"]
+        samples = samples_of(counts.device)
         return KeyedJaggedTensor(
             keys=list(self.num_unique),
             values=torch.cat([self.ids_of(key) for key in self.num_unique]),
-            # Pipelines may free the memory of their input; `tensors` is needed longer.
-            lengths=self.tensors["unique"].clone(),
-            stride=1,
+            lengths=spread(counts, samples, max(self.num_unique.values(), default=0)),
+            stride=samples,
             length_per_key=list(self.num_unique.values()),  # else TorchRec would wait for the device
         )
 
@@ -104,6 +109,20 @@ class UniqueTokens(Pipelineable):
         if isinstance(tensors, TransferBuffer):
             return replace(self, tensors=tensors.map(move))
         return replace(self, tensors={name: move(tensor) for name, tensor in tensors.items()})
+
+
+def samples_of(device: torch.device) -> int:
+    """Over how many samples the distinct ids of every batch are spread on a device."""
+    return SAMPLES_ON_GPU if device.type == "cuda" else 1
+
+
+def spread(counts: Tensor, samples: int, most: int) -> Tensor:
+    """(F samples,) int32 lengths of samples that together hold `counts` (F,) int32 ids of every key, `most` at most.
+
+    In memory of its own: pipelines may free that of their input."""
+    per_sample = -(-most // samples)
+    before = torch.arange(samples, dtype=counts.dtype, device=counts.device) * per_sample
+    return (counts[:, None] - before).clamp(0, per_sample).flatten()
 
 
 def deduplicate(

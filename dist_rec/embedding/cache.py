@@ -5,6 +5,7 @@ only, so a row is fetched at most once per step; `PrefetchTrainPipelineSparseDis
 during the compute of this batch. Without a GPU the same recipe makes plain tables."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -62,12 +63,22 @@ def cache_params(table: TableConfig, device: torch.device) -> CacheParams | None
     return CacheParams(load_factor=table.cache_fraction or DEFAULT_FRACTION, prefetch_pipeline=True)
 
 
+def fused_lookups(model: nn.Module) -> Iterator[SplitTableBatchedEmbeddingBagsCodegen]:
+    """FBGEMM's lookups inside a model. A sharded collection of TorchRec keeps its own in a plain list, `_lookups`,
+    which `modules()` does not look into."""
+    for module in model.modules():
+        if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen):
+            yield module
+        for lookup in getattr(module, "_lookups", ()):
+            yield from fused_lookups(lookup)
+
+
 def unlock_cached_rows(model: nn.Module) -> None:
     """Call after lookups without a backward, such as an evaluation's: the backward is what frees the rows that a lookup
     locks in the cache, and rows that stay locked are never replaced."""
-    for module in model.modules():
-        if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen) and module.lock_cache_line:
-            counter = module.lxu_cache_locking_counter
+    for lookup in fused_lookups(model):
+        if lookup.lock_cache_line:
+            counter = lookup.lxu_cache_locking_counter
             assert isinstance(counter, torch.Tensor), "a buffer"
             counter.zero_()
 
@@ -75,20 +86,15 @@ def unlock_cached_rows(model: nn.Module) -> None:
 def drop_cached_rows(model: nn.Module) -> None:
     """Call after rows were changed in host memory, once `state_dict` has written the caches back: what the caches of
     the device hold is no longer the table."""
-    for module in model.modules():
-        if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen):
-            module.reset_cache_states()
+    for lookup in fused_lookups(model):
+        lookup.reset_cache_states()
 
 
 class CacheMeter:
     """Reads the counters of all caches inside a model; each reading waits for the device."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._lookups = [
-            module
-            for module in model.modules()
-            if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen) and module.gather_uvm_cache_stats
-        ]
+        self._lookups = [lookup for lookup in fused_lookups(model) if lookup.gather_uvm_cache_stats]
         self._before = self._total()
 
     def since_last(self) -> CacheUse | None:

@@ -12,7 +12,7 @@ from dist_rec.embedding.tables import build_collections, build_replicated
 
 
 class TokenEmbedding(nn.Module):
-    """KeyedJaggedTensor of unique ids (stride 1, one key per field of each feature set) -> feature set -> (U, D) rows.
+    """KeyedJaggedTensor of unique ids (one key per field of each feature set) -> feature set -> (U, D) rows.
 
     A token's row is the concatenation of its fields' rows. `rows[inverse]`, with the batch's `inverse` index, equals a
     lookup of every event, bit for bit. The forward indexes outputs of collections by known names and never iterates

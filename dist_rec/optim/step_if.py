@@ -11,8 +11,8 @@ def step_if(optimizer: torch.optim.Optimizer, flag: Tensor) -> None:
     """`optimizer.step()` where `flag` () bool is true; otherwise parameters and state on its device stay as they were.
 
     Optimizers that take torch's own flag for gradient scaling (fused Adam and AdamW) do so in their kernel. For others
-    the values from before are kept beside the new ones and chosen afterwards. A step counter that an optimizer keeps on
-    the host goes on.
+    the values from before are kept beside the new ones and chosen afterwards. Torch's optimizers count their steps on
+    the host unless they are `capturable`, which is set here; a counter of one that has no such option goes on.
 
     Memory: nothing for the former; for the others, during the step, a copy of parameters and state.
     """
@@ -26,12 +26,27 @@ def step_if(optimizer: torch.optim.Optimizer, flag: Tensor) -> None:
         finally:
             del with_flag.grad_scale, with_flag.found_inf
         return
+    _count_on(optimizer, flag.device)
     before = {key: tensor.clone() for key, tensor in _tensors(optimizer, flag.device).items()}
     optimizer.step()
     for key, tensor in _tensors(optimizer, flag.device).items():
         # State that the step has made starts from zeros, as it would after a first step that counts.
         old = before.get(key)
         tensor.copy_(torch.where(flag, tensor, torch.zeros_like(tensor) if old is None else old))
+
+
+def _count_on(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Puts the step counters on the device, where the flag is."""
+    if device.type == "cpu":
+        return
+    for group in optimizer.param_groups:
+        if group.get("capturable") is not False:
+            continue
+        group["capturable"] = True
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if isinstance(step := state.get("step"), Tensor):
+                state["step"] = step.to(device)
 
 
 def _tensors(optimizer: torch.optim.Optimizer, device: torch.device) -> dict[tuple[int, str], Tensor]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -83,6 +84,7 @@ def run_without_launches(ranker: Ranker, schema: Schema, config: Config, device:
 
 def _batches(schema: Schema, config: Config, device: torch.device) -> Iterator[HostBatch]:
     """Of every size that meets other kernels, with and without empty places."""
+    there = hashes_on_device(config, schema, device)
     for candidates in CANDIDATES:
         for requests, events in SHAPES:
             rows = example_rows(schema, requests=requests, events=events, candidates=candidates)
@@ -92,10 +94,20 @@ def _batches(schema: Schema, config: Config, device: torch.device) -> Iterator[H
                     config.data.max_length,
                     dedup=config.data.dedup,
                     event_filter=acting,
-                    hash_ngrams=not hashes_on_device(config, schema, device),
+                    hash_ngrams=not there,
                     attributes=ExampleAttributes.of(schema),
                 )
                 yield collate(rows)
+                if there and collate(rows).hash_there is not None:
+                    yield _as_hashed_there(replace(collate, hash_ngrams=True)(rows))
+
+
+def _as_hashed_there(batch: HostBatch) -> HostBatch:
+    """With the index of n-grams in the form that hashing on the device gives it. How many n-grams differ, on which
+    kernels depend, hashing itself cannot say here: its kernel does not run."""
+    inverses = {f"inverse.{owner}": batch.inverse(owner) for owner in batch.ngrams}
+    bits = {owner: of for owner, of in batch.bits.items() if owner not in batch.ngrams}
+    return replace(batch, tensors={**batch.tensors, **inverses}, bits=bits)
 
 
 def _copies(config: Config) -> bool:

@@ -117,6 +117,13 @@ def test_answers_as_what_it_stands_for(values: torch.dtype, lengths: torch.dtype
             getattr(UniqueFeatures.of(plain()), name)()
 
 
+def test_looking_leaves_nothing_in_the_features() -> None:
+    """What `to_dict` keeps would stay in host memory when the features move."""
+    features = KeyedJaggedTensor(["a", "b"], torch.tensor([3, 1, 3]), lengths=torch.tensor([1, 1, 1, 0]))
+    assert UniqueFeatures.of(features).num_unique == UniqueFeatures.on_device(features).num_unique == {"a": 2, "b": 1}
+    assert features._jt_dict is None
+
+
 def test_nothing_public_is_missing() -> None:
     public = {name for name in dir(KeyedJaggedTensor) if not name.startswith("_")}
     named = {name.split(" ")[0] for name in ASKED} | MADE_OTHERWISE | NOT_ANSWERED | OF_THE_CLASS | NOT_THE_SAME

@@ -13,7 +13,7 @@ from torch import Tensor
 from dist_rec.data.dedup import every_token
 from dist_rec.data.layout import FeatureSet
 from dist_rec.data.transfer_buffer import TransferBuffer
-from dist_rec.data.unique_tokens import UniqueTokens, deduplicate, together
+from dist_rec.data.unique_tokens import SAMPLES_ON_GPU, UniqueTokens, deduplicate, samples_of, spread, together
 from dist_rec.kernels.unique_ids import BitPackedIndex
 
 ITEMS, USERS = FeatureSet("items", ("item", "kind")), FeatureSet("users", ("user",))
@@ -67,6 +67,19 @@ def test_what_is_looked_up() -> None:
     assert unique.values().tolist() == [5, 5, 6, 7, 9, 1, 2, 0] and unique.values().dtype == torch.int64
     unique.lengths().zero_()
     assert tokens.tensors["unique"].tolist() == [3, 2, 3]
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=5), st.integers(1, 70))
+def test_ids_are_spread_over_samples(counts: list[int], samples: int) -> None:
+    """All of them, and evenly: no sample has more than the key with most ids needs."""
+    lengths = spread(torch.tensor(counts, dtype=torch.int32), samples, max(counts))
+    assert lengths.dtype == torch.int32 and len(lengths) == samples * len(counts)
+    assert lengths.view(len(counts), samples).sum(1).tolist() == counts
+    assert lengths.min() >= 0 and lengths.max() <= -(-max(counts) // samples)
+
+
+def test_a_gpu_gets_as_many_samples_whatever_the_batch() -> None:
+    assert samples_of(torch.device("cuda", 0)) == SAMPLES_ON_GPU > samples_of(torch.device("cpu")) == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=40), st.integers(0, 40))

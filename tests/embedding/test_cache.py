@@ -7,6 +7,11 @@ from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
 from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.modules.embedding_configs import EmbeddingConfig as Table
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from dist_rec.config import EmbeddingConfig, TableConfig
 from dist_rec.embedding.cache import (
@@ -15,9 +20,11 @@ from dist_rec.embedding.cache import (
     cache_params,
     caches,
     drop_cached_rows,
+    fused_lookups,
     kernels_here,
     unlock_cached_rows,
 )
+from tests.helpers.ranks import run_ranks
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CACHED = TableConfig(kernel=["fused_uvm_caching"], cache_fraction=0.1)
@@ -49,6 +56,19 @@ def test_size_of_a_cache() -> None:
 def test_a_fraction_without_a_cache_is_refused() -> None:
     with pytest.raises(ValueError, match=r"cache_fraction=0.5 needs kernel: \[fused_uvm_caching\], got None"):
         TableConfig(cache_fraction=0.5)
+
+
+def _found() -> list[int]:
+    collection = EmbeddingCollection(
+        tables=[Table(name=f"t{n}", num_embeddings=8, embedding_dim=4, feature_names=[f"f{n}"]) for n in range(2)]
+    )
+    apply_optimizer_in_backward(RowWiseAdagrad, collection.parameters(), {"lr": 0.1})
+    model = DistributedModelParallel(nn.ModuleDict({"tables": collection}), device=CPU)
+    return [len([*fused_lookups(model)]), len([*fused_lookups(nn.Linear(1, 1))])]
+
+
+def test_lookups_of_a_sharded_collection_are_found() -> None:
+    assert run_ranks(_found, 1) == [[1, 0]]
 
 
 def test_counts_what_happened_between_readings() -> None:

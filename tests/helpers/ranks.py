@@ -13,6 +13,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
 from dist_rec.training.failure import GONE
 from tests.helpers.poison import filled_memory, is_active
 
@@ -22,7 +25,8 @@ GRACE_S = 5.0  # for the other ranks to notice that one has failed
 # of one.
 PRELOADED = ("torch", "torch.distributed", "torchrec.distributed.model_parallel", "torchrec.distributed.train_pipeline")
 
-_context = multiprocessing.get_context("forkserver")
+# A forked process cannot use CUDA, for which a look of the server at the GPUs is enough.
+_context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
 _context.set_forkserver_preload(list(PRELOADED))
 
 
@@ -68,9 +72,6 @@ def _rank(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size)
     )
     try:
-        import torch
-        import torch.distributed as dist
-
         torch.set_num_threads(1)
         torch.manual_seed(0)
         dist.init_process_group(

@@ -5,6 +5,7 @@ import itertools
 import logging
 from dataclasses import dataclass
 from typing import Any, Literal
+from unittest import mock
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
+from dist_rec.data import unique_tokens
 from dist_rec.data.dedup_loader import DedupLoader
 from dist_rec.data.unique_features import UniqueFeatures
 from dist_rec.embedding.dedup_collection import DedupEmbeddingBagCollection, DedupEmbeddingCollection
@@ -298,6 +300,17 @@ def _weights_kept() -> list[bool]:
 
 def test_sharding_keeps_the_weights_of_the_wrapped_collection() -> None:
     assert run_ranks(_weights_kept, 1) == [[True] * 4]
+
+
+def _compare_spread(pooled: bool, shardings: tuple[str, ...]) -> list[str]:
+    with mock.patch.object(unique_tokens, "samples_of", lambda _: 3):
+        return _compare(pooled, shardings, RowWiseAdagrad)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_distinct_ids_in_several_samples(pooled: bool) -> None:
+    """As on a GPU: no number differs."""
+    assert run_ranks(_compare_spread, 2, pooled, ("row_wise", "table_wise", "column_wise")) == [[], []]
 
 
 def test_a_rank_without_samples_takes_part() -> None:

@@ -6,11 +6,10 @@ from unittest import mock
 
 import pytest
 import torch
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor, nn
 
 from benchmarks.lookup.ways import DEVICE, HOST, PLAIN, Size, features_of, make_step
-from dist_rec.embedding.cache import unlock_cached_rows
+from dist_rec.embedding.cache import fused_lookups, unlock_cached_rows
 from dist_rec.embedding.rows import fresh_rows
 from dist_rec.training import evaluate
 from dist_rec.training.purge import purge_rows
@@ -64,11 +63,7 @@ class Locks:
 
 
 def _locked(model: nn.Module) -> int:
-    counters: list[Any] = [
-        module.lxu_cache_locking_counter
-        for module in model.modules()
-        if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen) and module.lock_cache_line
-    ]
+    counters: list[Any] = [of.lxu_cache_locking_counter for of in fused_lookups(model) if of.lock_cache_line]
     return sum(int(counter.sum()) for counter in counters)
 
 

@@ -22,18 +22,21 @@ from dist_rec.training import warm_up
 from dist_rec.training.run_log import RunLog
 from tests.data.feedback_rows import feedback_schema
 from tests.data.kind_rows import kinds_schema
+from tests.data.ngram.schemas import ngram_schema
 from tests.data.requests import make_schema
 
 HALF = {"tokens": "bf16", "layers": "bf16", "head": "fp32"}
 
 
-def main(model: dict[str, Any], teacher: str | None = None, kinds: bool = False) -> None:
-    """With feedback in the schema where there is a teacher, or with fields of all `kinds`."""
+def main(model: dict[str, Any], teacher: str | None = None, kinds: bool = False, ngrams: bool = False) -> None:
+    """With feedback in the schema where there is a teacher, with fields of all `kinds`, or with `ngrams`."""
     launches = recording_driver.install()
     torch.set_num_threads(1)
     seed_everything(0, deterministic=False)
     schema = kinds_schema() if kinds else make_schema() if teacher is None else feedback_schema()
-    tree = {"data": {"path": "nowhere", "batch_size": 64}, "model": {**model, "precision": HALF}}
+    schema = ngram_schema() if ngrams else schema
+    data = {"path": "nowhere", "batch_size": 64, "hash_ngrams": "device" if ngrams else "auto"}
+    tree: dict[str, Any] = {"data": data, "model": {**model, "precision": HALF}}
     if teacher is not None:
         tree["distill"] = {"teacher": teacher}
     config = Config.model_validate(tree)
@@ -54,7 +57,8 @@ def main(model: dict[str, Any], teacher: str | None = None, kinds: bool = False)
 
                 # Packed anew each time: what follows from kernels that did not run may be written anywhere.
                 def packed(known: Schema, sizes: dict[str, Any] = sizes) -> HostBatch:
-                    return Collator(known, attributes=ExampleAttributes.of(known))(example_rows(known, **sizes))
+                    found = Collator(known, attributes=ExampleAttributes.of(known))(example_rows(known, **sizes))
+                    return warm_up._as_hashed_there(found) if ngrams else found
 
                 warm_up.forward_and_backward(ranker, packed(schema), schema, config, device)
                 if teacher is not None:

@@ -22,17 +22,19 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "teacher", "kinds"),
+    ("name", "teacher", "kinds", "ngrams"),
     [
-        *(("longer", None, False), ("hyformer", None, False), ("longer", "ema", False), ("hyformer", "ema", False)),
-        *(("longer", None, True), ("hyformer", None, True)),
+        *((name, teacher, False, False) for name in MODELS for teacher in (None, "ema")),
+        *((name, None, True, False) for name in MODELS),
+        *((name, None, False, True) for name in MODELS),
     ],
 )
-def test_nothing_is_compiled_later(name: str, teacher: str | None, kinds: bool) -> None:
-    """Nor by twins, by a copy that runs them alone, and by evaluation, which has none; nor by fields of other kinds."""
+def test_nothing_is_compiled_later(name: str, teacher: str | None, kinds: bool, ngrams: bool) -> None:
+    """Nor by twins, by a copy that runs them alone, and by evaluation, which has none; nor by fields of other kinds,
+    nor by n-grams that are hashed on the device."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     command = [sys.executable, "-W", "ignore", "-m", "tests.training.builds"]
-    command += [json.dumps(MODELS[name]), json.dumps(teacher), json.dumps(kinds)]
+    command += [json.dumps(each) for each in (MODELS[name], teacher, kinds, ngrams)]
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     found = json.loads(ran.stdout.splitlines()[-1])

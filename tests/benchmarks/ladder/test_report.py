@@ -12,7 +12,12 @@ def row(name: str, processor: list[float], **other: Any) -> dict[str, Any]:
 
 
 def found(**rows: dict[str, Any]) -> dict[str, Any]:
-    return {"samples": 80, "events": 4000.0, "rows": {name.strip("_"): of for name, of in rows.items()}}
+    return {
+        "clock": "processor",
+        "samples": 80,
+        "events": 4000.0,
+        "rows": {name.strip("_"): of for name, of in rows.items()},
+    }
 
 
 def cells(line: str) -> list[str]:
@@ -41,7 +46,8 @@ def test_repeats_are_pooled_and_their_medians_stand_beside() -> None:
 
 def test_ratios_are_of_rounds_that_both_were_in() -> None:
     some = row("slow", [50.0, 60.0]) | {"rounds": [0, 2]}
-    assert ratios(row("quick", [1.0, 2.0, 3.0]), some) == [1 / 50, 3 / 60]
+    assert ratios(row("quick", [1.0, 2.0, 3.0]), some, "processor") == [1 / 50, 3 / 60]
+    assert ratios(row("quick", [1.0, 2.0, 3.0], wall=[5.0, 6.0, 9.0]), some, "wall") == [5 / 50, 9 / 60]
 
 
 def test_two_commits() -> None:

@@ -55,7 +55,8 @@ print(json.dumps({"cleared": cleared, "inside": inside, "after": launches, "kept
 
 def found_by(program: str, folder: Path) -> dict[str, Any]:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+    paths = filter(None, [str(ROOT), environment.get("PYTHONPATH")])
+    environment |= {"TRITON_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": os.pathsep.join(paths)}
     file = folder / "program.py"  # Triton reads the source of a kernel
     file.write_text(program)
     command = [sys.executable, "-W", "ignore", str(file)]

@@ -11,6 +11,7 @@ from dist_rec.kernels.unique_ids.bit_packed import num_words
 
 LENGTHS = (0, 1, 2, 31, 32, 33, 63, 64, 65, 1000)
 BACKENDS = ("torch", "reference", "triton")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _stream(packed: BitPackedIndex) -> int:
@@ -54,8 +55,8 @@ def test_there_and_back(bits: int, length: int, seed: int) -> None:
     packed = pack_index(index, 2**bits)
     assert torch.equal(packed.words, pack_index(index.int(), 2**bits).words)
     for backend in BACKENDS:
-        unpacked = unpack_index(packed, backend=backend)
-        assert unpacked.dtype == torch.int32 and torch.equal(unpacked, index.int())
+        unpacked = unpack_index(packed.to(DEVICE), backend=backend)
+        assert unpacked.dtype == torch.int32 and torch.equal(unpacked.cpu(), index.int())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -63,12 +64,12 @@ def test_there_and_back(bits: int, length: int, seed: int) -> None:
 def test_words_of_32_bits_are_the_index_itself(length: int, backend: str) -> None:
     index = torch.randint(-(2**31), 2**31, (length,)).int()
     packed = BitPackedIndex(torch.cat([index, torch.zeros(1, dtype=torch.int32)]), 32, length)
-    assert torch.equal(unpack_index(packed, backend=backend), index)
+    assert torch.equal(unpack_index(packed.to(DEVICE), backend=backend).cpu(), index)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_spare_word_may_hold_anything(backend: str) -> None:
-    packed = pack_index(_values(65, 2**31), 2**31)
+    packed = pack_index(_values(65, 2**31), 2**31).to(DEVICE)
     expected = unpack_index(packed, backend=backend)
     packed.words[-1] = -1
     assert torch.equal(unpack_index(packed, backend=backend), expected)
