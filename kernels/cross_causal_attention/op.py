@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
 from dist_rec.kernels.common.eager import function_of, is_eager, is_eager_backward
+from dist_rec.kernels.common.launch import launch
 from dist_rec.kernels.cross_causal_attention import tuning
 from dist_rec.kernels.cross_causal_attention.backward_one_pass import backward_one_pass, sum_parts
 from dist_rec.kernels.cross_causal_attention.backward_two_pass import backward_keys, backward_queries
@@ -198,7 +199,7 @@ class _Call:
         """Runs `programs` programs for every key-value head, with the arguments that the kernel takes."""
         known = self.arguments | {"BM": tile.rows, "BN": tile.keys, "STAGES": tile.stages} | arguments
         taken = {name: known[name] for name in kernel.arg_names}
-        kernel[(programs * self.kv_heads,)](**taken, num_warps=tile.warps)
+        launch(kernel, (programs * self.kv_heads,), **taken, num_warps=tile.warps)
 
 
 def _tf32_allowed() -> bool:

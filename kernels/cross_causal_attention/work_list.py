@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dist_rec.kernels.common.launch import cdiv, launch
+
 BLOCK = 64
 CLEARING = 64  # programs that clear the end of a buffer
 
@@ -57,9 +59,21 @@ def make_work_list(
     slots += -slots % 4  # both halves of the list are aligned alike, or a kernel would be compiled twice
     request, tiles = torch.empty(2, slots, dtype=torch.int32, device=offsets.device)
     count, first = (torch.empty(size, dtype=torch.int32, device=offsets.device) for size in (1, batch))
-    grid = (triton.cdiv(batch, BLOCK),)
-    _list_tiles[grid](
-        offsets, weight_offsets, request, tiles, count, first, batch, tile, factor, LEAST=int(at_least_one), BLOCK=BLOCK
+    grid = (cdiv(batch, BLOCK),)
+    launch(
+        _list_tiles,
+        grid,
+        OFFSETS=offsets,
+        WEIGHT_OFFSETS=weight_offsets,
+        REQUEST=request,
+        TILE=tiles,
+        COUNT=count,
+        FIRST=first,
+        batch=batch,
+        tile=tile,
+        factor=factor,
+        LEAST=int(at_least_one),
+        BLOCK=BLOCK,
     )
     return WorkList(request, tiles, count, first)
 
@@ -120,7 +134,8 @@ def sound_offsets(q_offsets: Tensor, sum_q: int, kv_offsets: Tensor, sum_kv: int
     # Both halves are aligned alike for every batch size, or kernels would be compiled again.
     q, kv = torch.empty(2, size + -size % 4, dtype=torch.int32, device=q_offsets.device)[:, :size]
     broken = torch.empty(1, dtype=torch.int32, device=q_offsets.device)
-    _sound[(1,)](q_offsets, kv_offsets, q, kv, broken, len(q_offsets), sum_q, sum_kv, BLOCK=1024)
+    given = {"Q_OFFSETS": q_offsets, "KV_OFFSETS": kv_offsets, "size": len(q_offsets), "sum_q": sum_q, "sum_kv": sum_kv}
+    launch(_sound, (1,), Q=q, KV=kv, BROKEN=broken, **given, BLOCK=1024)
     return Offsets(q, kv, broken)
 
 
@@ -157,8 +172,9 @@ def clear_tails(offsets: Tensor, broken: Tensor, *tensors: Tensor) -> None:
     """
     for x in tensors:
         if x.numel():
-            sizes = (len(offsets) - 1, len(x), x[0].numel())
-            _clear_tail[(CLEARING,)](offsets, broken, x, *sizes, PROGRAMS=CLEARING, BLOCK=1024)
+            given = {"OFFSETS": offsets, "BROKEN": broken, "X": x}
+            sizes = {"batch": len(offsets) - 1, "rows": len(x), "width": x[0].numel()}
+            launch(_clear_tail, (CLEARING,), **given, **sizes, PROGRAMS=CLEARING, BLOCK=1024)
 
 
 @triton.jit(do_not_specialize=["batch", "rows"])

@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
 from dist_rec.kernels.common.eager import function_of, is_eager, is_eager_backward
+from dist_rec.kernels.common.launch import cdiv, launch
 from dist_rec.kernels.gather_pool.checks import MOST_TERMS, Index, Term, known
 from dist_rec.kernels.gather_pool.gather import gather
 from dist_rec.kernels.gather_pool.reduce import combine_parts, reduce_pieces
 from dist_rec.kernels.gather_pool.tiles import CHECKED_SLOTS, PIECE, combine_tile, gather_tile, piece_for, reduce_tile
 from dist_rec.kernels.unique_ids import BitPackedIndex, Segments
 from dist_rec.kernels.unique_ids.bit_packed import WORD_BITS
-from dist_rec.kernels.unique_ids.op import unpack_words
+from dist_rec.kernels.unique_ids.op import triton_unpack
 from dist_rec.kernels.unique_ids.reference import read_at
 from dist_rec.kernels.unique_ids.segments import sorted_segments
 
@@ -44,7 +44,7 @@ def triton_pool(rows: Tensor, inverse: Index, offsets: Tensor, mode: str, segmen
         run = _eager_pool if is_eager(rows) else pool_rows
         return run(rows, *_flat(inverse), offsets, mode, *known(segments))[0]
     # An index outside of the rows gives zeros, and no gradient.
-    last_row = torch.full_like(offsets[1:], len(rows))
+    last_row = torch.full_like(offsets[1:], rows.shape[0])
     if len(inverse):
         positions = (offsets[1:] - 1).clamp(0, len(inverse) - 1)
         packed = isinstance(inverse, BitPackedIndex)
@@ -96,7 +96,7 @@ def _gather_gelu_backward(
 ) -> Tensor:
     """(N, D) like grad: the gradient of the sum whose GELU `gather_rows` returned. The sum is made again, because
     reading the rows moves less than keeping it."""
-    return _gather(rows, words, bits, len(grad), tables, indices, True, grad.contiguous())
+    return _gather(rows, words, bits, grad.shape[0], tables, indices, True, grad.contiguous())
 
 
 gather_gelu_backward = torch.library.custom_op("dist_rec::gather_gelu_backward", _gather_gelu_backward, mutates_args=())
@@ -125,18 +125,18 @@ def _gather(
     arguments: dict[str, Any] = {f"{name}_{t}": None for name in ("TABLE", "INDEX") for t in names}
     arguments |= {f"num_{t}": 0 for t in names}
     for t, (table, index) in enumerate(zip(tables, indices)):
-        arguments |= {f"TABLE_{t}": table.contiguous(), f"INDEX_{t}": index, f"num_{t}": len(table)}
+        arguments |= {f"TABLE_{t}": table.contiguous(), f"INDEX_{t}": index, f"num_{t}": table.shape[0]}
     rows = _with_adjacent_columns(rows)
     arguments |= {
         "bits": bits,
         "length": length,
-        "num_rows": len(rows),
+        "num_rows": rows.shape[0],
         "row_stride": rows.stride(0),
         "WIDTH": rows.shape[1],
     }
-    grid = (triton.cdiv(length, tile["BN"]), triton.cdiv(rows.shape[1], tile["BD"]))
+    grid = (cdiv(length, tile["BN"]), cdiv(rows.shape[1], tile["BD"]))
     with on(rows.device):
-        gather[grid](ROWS=rows, WORDS=words, OUT=out, GRAD=grad, GELU=gelu, **arguments, **tile)
+        launch(gather, grid, ROWS=rows, WORDS=words, OUT=out, GRAD=grad, GELU=gelu, **arguments, **tile)
     return out
 
 
@@ -169,7 +169,7 @@ def _(
 
 def _index_segments(words: Tensor, bits: int, length: int, num_rows: int) -> tuple[Tensor, Tensor]:
     """`order, begins` of an index, by one stable sort."""
-    index = words if bits == WORD_BITS else unpack_words(words, bits, length)
+    index = words if bits == WORD_BITS else triton_unpack(words, bits, length)
     found = sorted_segments(index[:length], num_rows)
     return found.order, found.offsets
 
@@ -226,7 +226,7 @@ def _keep_gather(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     again = (rows, *tables) if ctx.gelu else ()
     ctx.known = len(segments)
     ctx.save_for_backward(words, *segments, *indices, *again)
-    ctx.shapes = [(len(table), table.dtype, table.requires_grad) for table in (rows, *tables)]
+    ctx.shapes = [(table.shape[0], table.dtype, table.requires_grad) for table in (rows, *tables)]
 
 
 def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -273,7 +273,7 @@ _eager_gather = function_of(_gather_flat, _keep_flat, _flat_backward)
 def _keep_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     rows, words, ctx.bits, ctx.length, offsets, ctx.mode, order, begins = inputs
     ctx.save_for_backward(output[1], words, offsets, order, begins)
-    ctx.num_rows = len(rows)
+    ctx.num_rows = rows.shape[0]
     ctx.set_materialize_grads(False)  # the winning positions never get one
 
 
@@ -303,28 +303,30 @@ def _reduce(
     source: Tensor, begins: Tensor, length: int, dtype: torch.dtype, options: dict[str, Any], largest: bool
 ) -> tuple[Tensor, Tensor]:
     """(S, D): segments of source rows reduced, and with `largest` the winning positions (S, D), else (0,)."""
-    segments, width = len(begins) - 1, source.shape[1]
+    segments, width = begins.shape[0] - 1, source.shape[1]
     out = torch.empty(segments, width, dtype=dtype, device=source.device)
     out_at = torch.empty(out.shape if largest else (0,), dtype=torch.int32, device=source.device)
     if out.numel() == 0:
         return out, out_at
     source, starts = _with_adjacent_columns(source), search_starts(begins, length, options["PIECE"])
+    slots = starts.shape[0]
     # At most two parts for each slot: of a segment that begins before the slot's place, and of one that begins later.
-    parts = torch.empty(2 * len(starts), width, dtype=torch.float32, device=source.device)
+    parts = torch.empty(2 * slots, width, dtype=torch.float32, device=source.device)
     parts_at = torch.empty(parts.shape if largest else (0,), dtype=torch.int32, device=source.device)
     shared = {"OFFSETS": begins, "STARTS": starts, "OUT": out, "OUT_AT": out_at, "PARTS": parts, "PARTS_AT": parts_at}
-    shared |= {"segments": segments, "slots": len(starts), "MEAN": False, "LARGEST": largest, "WIDTH": width}
+    shared |= {"segments": segments, "slots": slots, "MEAN": False, "LARGEST": largest, "WIDTH": width}
     given = (
         dict.fromkeys(("ORDER", "WORDS", "BAG_IDS", "BAG_OFFSETS", "WINNER")) | {"bits": WORD_BITS} | shared | options
     )
     tile, combining = reduce_tile(width, source.element_size()), combine_tile(width)
-    columns = triton.cdiv(width, tile["BD"])
+    columns = cdiv(width, tile["BD"])
     with on(source.device):
-        grid = (triton.cdiv(segments + len(starts), tile["BS"]), columns)
-        reduce_pieces[grid](SOURCE=source, source_stride=source.stride(0), num_sources=len(source), **given, **tile)
-        if len(starts) > 1:
+        grid = (cdiv(segments + slots, tile["BS"]), columns)
+        of_source = {"SOURCE": source, "source_stride": source.stride(0), "num_sources": source.shape[0]}
+        launch(reduce_pieces, grid, **of_source, **given, **tile)
+        if slots > 1:
             shared |= {"MEAN": given["MEAN"], "PIECE": given["PIECE"]}
-            combine_parts[(triton.cdiv(len(starts) - 1, CHECKED_SLOTS), columns)](**shared, **combining)
+            launch(combine_parts, (cdiv(slots - 1, CHECKED_SLOTS), columns), **shared, **combining)
     return out, out_at
 
 

@@ -9,11 +9,11 @@ Legend: B sequences, N rows.
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
 from dist_rec.kernels.common.eager import is_eager
+from dist_rec.kernels.common.launch import cdiv, launch
 from dist_rec.kernels.jagged_range.kernels import write_range
 
 BN = 512
@@ -37,14 +37,16 @@ def _write(
         return out
     sequences = len(offsets) - 1
     with on(offsets.device):
-        write_range[(triton.cdiv(total, BN),)](
-            first,
-            offsets,
-            out,
-            sequences,
-            total,
-            sequences.bit_length(),
-            0 if most is None else most,
+        launch(
+            write_range,
+            (cdiv(total, BN),),
+            FIRST=first,
+            OFFSETS=offsets,
+            OUT=out,
+            num_sequences=sequences,
+            num_rows=total,
+            halvings=sequences.bit_length(),
+            most=0 if most is None else most,
             STEP=step,
             HAS_MOST=most is not None,
             **TILE,

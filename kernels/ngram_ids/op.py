@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
 from dist_rec.kernels.common.eager import is_eager
+from dist_rec.kernels.common.launch import cdiv, launch
 from dist_rec.kernels.ngram_ids.kernels import hash_ngrams
 
 CELLS = 1024  # events times heads of a program: 8 of each thread
@@ -54,17 +55,19 @@ def _hash(
         return out
     sequences, of = len(offsets) - 1, tile(len(heads))
     with on(values.device):
-        hash_ngrams[(triton.cdiv(len(values), of["BN"]),)](
-            values,
-            offsets,
-            heads,
-            times,
-            out,
-            sequences,
-            len(values),
-            sequences.bit_length(),
-            0 if hidden is None else hidden,
-            gap,
+        launch(
+            hash_ngrams,
+            (cdiv(len(values), of["BN"]),),
+            VALUES=values,
+            OFFSETS=offsets,
+            HEADS=heads,
+            TIMES=times,
+            OUT=out,
+            num_sequences=sequences,
+            num_events=len(values),
+            halvings=sequences.bit_length(),
+            hidden=0 if hidden is None else hidden,
+            gap=gap,
             M=len(heads),
             LONGEST=heads.shape[1] - 4,
             POLYNOMIAL=polynomial,

@@ -9,11 +9,11 @@ Legend: B sequences, N rows, C prefixes, W width.
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
 from dist_rec.kernels.common.eager import function_of, is_eager, is_eager_backward
+from dist_rec.kernels.common.launch import cdiv, launch
 from dist_rec.kernels.prefix_sum.kernels import sum_prefix, sum_prefix_backward
 
 # Rows of a tile, on which the order of additions depends.
@@ -38,8 +38,18 @@ def _sum(rows: Tensor, offsets: Tensor, prefix_offsets: Tensor | None, prefix_le
     width, columns = rows.shape[1], _columns(rows.shape[1])
     sequence = None if prefix_offsets is None else _owners(prefix_offsets, count)
     with on(rows.device):
-        sum_prefix[(count, triton.cdiv(width, columns))](
-            rows, out, offsets, sequence, prefix_len, rows.stride(0), WIDTH=width, BW=columns, **TILE
+        launch(
+            sum_prefix,
+            (count, cdiv(width, columns)),
+            ROWS=rows,
+            OUT=out,
+            OFFSETS=offsets,
+            SEQUENCE=sequence,
+            PREFIX_LEN=prefix_len,
+            row_stride=rows.stride(0),
+            WIDTH=width,
+            BW=columns,
+            **TILE,
         )
     return out
 
@@ -67,14 +77,16 @@ def _sum_backward(
     if out.numel() == 0:
         return out
     with on(grad.device):
-        sum_prefix_backward[(triton.cdiv(num_rows, BN), triton.cdiv(width, columns))](
-            grad.contiguous(),
-            out,
-            offsets,
-            _owners(offsets, num_rows),
-            prefix_offsets,
-            prefix_len,
-            num_rows,
+        launch(
+            sum_prefix_backward,
+            (cdiv(num_rows, BN), cdiv(width, columns)),
+            GRAD=grad.contiguous(),
+            GRAD_ROWS=out,
+            OFFSETS=offsets,
+            SEQUENCE=_owners(offsets, num_rows),
+            PREFIX_OFFSETS=prefix_offsets,
+            PREFIX_LEN=prefix_len,
+            num_rows=num_rows,
             WIDTH=width,
             BW=columns,
             **TILE,

@@ -9,11 +9,11 @@ Legend: M groups, K slots, H heads, D head size.
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from dist_rec.kernels.common.backend import on
 from dist_rec.kernels.common.eager import function_of, is_eager, is_eager_backward
+from dist_rec.kernels.common.launch import cdiv, launch
 from dist_rec.kernels.slot_attention.kernels import attend_slots, attend_slots_backward, slot_deltas
 
 TILE = 1024  # elements of a tile of rows; the backward holds eleven such tiles in registers
@@ -83,7 +83,9 @@ def _launch(kernel: Any, qkv: Tensor, real: Tensor, **tensors: Tensor) -> None:
     groups, slots, _, heads, size = qkv.shape
     tile = tile_of(size)
     with on(qkv.device):
-        kernel[(triton.cdiv(groups * slots, tile["BR"]), heads)](
+        launch(
+            kernel,
+            (cdiv(groups * slots, tile["BR"]), heads),
             QKV=qkv,
             REAL=real,
             num_rows=groups * slots,

@@ -19,9 +19,9 @@ from dist_rec.kernels.unique_ids.segments import (
 )
 
 if HAS_TRITON:
-    from dist_rec.kernels.unique_ids.op import unpack_words
+    from dist_rec.kernels.unique_ids.op import triton_unpack
 else:
-    unpack_words = None
+    triton_unpack = None
 
 __all__ = [
     "Backend",
@@ -52,8 +52,8 @@ def unpack_index(packed: BitPackedIndex, *, backend: Backend = "auto") -> Tensor
     """
     chosen = choose("unpack_index", backend, packed.device)
     if chosen == "triton":
-        assert unpack_words is not None
-        return unpack_words(packed.words, packed.bits, packed.length)
+        assert triton_unpack is not None
+        return triton_unpack(packed.words, packed.bits, packed.length)
     return unpack(packed) if chosen == "torch" else reference_unpack(packed)
 
 
