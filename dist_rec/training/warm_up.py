@@ -13,6 +13,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -41,6 +42,8 @@ CANDIDATES = tuple(2**n for n in range(8))
 # processors of any GPU, which are not, with more rows than a short table has. Not those of a batch: this needs little
 # memory, whatever the batches are.
 SHAPES = ((1, 3), (16, 700), (300, 10))
+# Distinct n-grams of a batch, of which these few requests have too few: a short table has another kernel.
+MANY_NGRAMS = 300
 MOST_THREADS = 16
 _log = logging.getLogger("dist_rec.training")
 
@@ -97,17 +100,37 @@ def _batches(schema: Schema, config: Config, device: torch.device) -> Iterator[H
                     hash_ngrams=not there,
                     attributes=ExampleAttributes.of(schema),
                 )
-                yield collate(rows)
-                if there and collate(rows).hash_there is not None:
-                    yield _as_hashed_there(replace(collate, hash_ngrams=True)(rows))
+                yield from _with_few_and_many_ngrams(collate, rows)
 
 
-def _as_hashed_there(batch: HostBatch) -> HostBatch:
+def _with_few_and_many_ngrams(collate: Collator, rows: pa.Table) -> Iterator[HostBatch]:
+    """Each made anew: what launches are given is cleared."""
+    batch = collate(rows)
+    yield batch
+    if batch.hash_there is not None:
+        yield as_hashed_there(replace(collate, hash_ngrams=True)(rows))
+    if collate.schema.layout.ngrams or batch.candidate_ngrams:
+        many = replace(collate, hash_ngrams=True)(rows)
+        yield with_ngrams(many if batch.hash_there is None else as_hashed_there(many), MANY_NGRAMS)
+
+
+def as_hashed_there(batch: HostBatch) -> HostBatch:
     """With the index of n-grams in the form that hashing on the device gives it. How many n-grams differ, on which
     kernels depend, hashing itself cannot say here: its kernel does not run."""
     inverses = {f"inverse.{owner}": batch.inverse(owner) for owner in batch.ngrams}
     bits = {owner: of for owner, of in batch.bits.items() if owner not in batch.ngrams}
     return replace(batch, tensors={**batch.tensors, **inverses}, bits=bits)
+
+
+def with_ngrams(batch: HostBatch, least: int) -> HostBatch:
+    """With at least so many distinct n-grams in each of their tables, of which nobody needs to refer to the last."""
+    num_unique, tensors = dict(batch.num_unique), dict(batch.tensors)
+    for owner in (*batch.ngrams, *batch.candidate_ngrams):
+        more = max(0, least - num_unique[owner])
+        tensors[f"ids.{owner}"] = torch.nn.functional.pad(tensors[f"ids.{owner}"], (0, more))
+        num_unique[owner] += more
+    tensors["unique"] = torch.tensor([*num_unique.values()], dtype=torch.int32)
+    return replace(batch, tensors=tensors, num_unique=num_unique)
 
 
 def _copies(config: Config) -> bool:

@@ -32,9 +32,12 @@ TIMEOUT_S = 300.0  # kernels are compiled in it
 
 
 def _share_the_gpu() -> None:
-    """Before NCCL starts, if there are fewer GPUs than ranks."""
+    """Before NCCL starts, if there are fewer GPUs than ranks. Each rank is then the only one of its host, for TorchRec too,
+    which would give the second a GPU that is not there."""
     if torch.cuda.device_count() < dist.get_world_size():
         os.environ.update(
+            LOCAL_RANK="0",
+            LOCAL_WORLD_SIZE="1",
             NCCL_MULTI_RANK_GPU_ENABLE="1",
             NCCL_HOSTID=f"rank-{dist.get_rank()}",
             NCCL_NVLS_ENABLE="0",

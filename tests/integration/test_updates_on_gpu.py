@@ -79,7 +79,8 @@ def test_weights_are_as_near_to_the_truth_as_on_the_cpu(device: str, optimizer: 
         plain = _trained(ranks, torch.float32, make, **options)
     with one_rank(device) as ranks:
         found = _trained(ranks, torch.float32, make, **options)
-    assert_close_to_truth(found, truth, plain, factor=8.0)
+    # Where a step may be dropped on the device, torch's AdamW divides in another order (`capturable`).
+    assert_close_to_truth(found, truth, plain, factor=16.0)
 
 
 @pytest.mark.parametrize("device", DEVICES)

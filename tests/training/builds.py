@@ -22,10 +22,17 @@ from dist_rec.training import warm_up
 from dist_rec.training.run_log import RunLog
 from tests.data.feedback_rows import feedback_schema
 from tests.data.kind_rows import kinds_schema
-from tests.data.ngram.schemas import ngram_schema
+from tests.data.ngram.schemas import SPEC
 from tests.data.requests import make_schema
 
 HALF = {"tokens": "bf16", "layers": "bf16", "head": "fp32"}
+
+
+def _with_ngrams() -> Schema:
+    tree = make_schema().model_dump(exclude_defaults=True)
+    history = tree["sequences"][0]
+    history["ids"] = [{"name": "item", "ngram": SPEC}, "kind"]
+    return make_schema(sequences=tree["sequences"])
 
 
 def main(model: dict[str, Any], teacher: str | None = None, kinds: bool = False, ngrams: bool = False) -> None:
@@ -34,7 +41,7 @@ def main(model: dict[str, Any], teacher: str | None = None, kinds: bool = False,
     torch.set_num_threads(1)
     seed_everything(0, deterministic=False)
     schema = kinds_schema() if kinds else make_schema() if teacher is None else feedback_schema()
-    schema = ngram_schema() if ngrams else schema
+    schema = _with_ngrams() if ngrams else schema
     data = {"path": "nowhere", "batch_size": 64, "hash_ngrams": "device" if ngrams else "auto"}
     tree: dict[str, Any] = {"data": data, "model": {**model, "precision": HALF}}
     if teacher is not None:
@@ -54,11 +61,12 @@ def main(model: dict[str, Any], teacher: str | None = None, kinds: bool = False,
             for _ in range(25):
                 requests, events, candidates = rng.integers(1, 321), rng.integers(1, 200), rng.integers(1, 40)
                 sizes = {"requests": requests, "events": events, "candidates": candidates}
+                distinct = int(rng.integers(1, 2000))
 
                 # Packed anew each time: what follows from kernels that did not run may be written anywhere.
-                def packed(known: Schema, sizes: dict[str, Any] = sizes) -> HostBatch:
+                def packed(known: Schema, sizes: dict[str, Any] = sizes, distinct: int = distinct) -> HostBatch:
                     found = Collator(known, attributes=ExampleAttributes.of(known))(example_rows(known, **sizes))
-                    return warm_up._as_hashed_there(found) if ngrams else found
+                    return warm_up.with_ngrams(warm_up.as_hashed_there(found), distinct) if ngrams else found
 
                 warm_up.forward_and_backward(ranker, packed(schema), schema, config, device)
                 if teacher is not None:
