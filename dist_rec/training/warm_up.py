@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -103,7 +103,7 @@ def _batches(schema: Schema, config: Config, device: torch.device) -> Iterator[H
                 yield from _with_few_and_many_ngrams(collate, rows)
 
 
-def _with_few_and_many_ngrams(collate: Collator, rows: pa.Table) -> Iterator[HostBatch]:
+def _with_few_and_many_ngrams(collate: Collator, rows: Any) -> Iterator[HostBatch]:
     """Each made anew: what launches are given is cleared."""
     batch = collate(rows)
     yield batch

@@ -32,8 +32,8 @@ TIMEOUT_S = 300.0  # kernels are compiled in it
 
 
 def _share_the_gpu() -> None:
-    """Before NCCL starts, if there are fewer GPUs than ranks. Each rank is then the only one of its host, for TorchRec too,
-    which would give the second a GPU that is not there."""
+    """Before NCCL starts, if there are fewer GPUs than ranks. Each rank is then the only one of its host, for
+    TorchRec too, which would give the second a GPU that is not there."""
     if torch.cuda.device_count() < dist.get_world_size():
         os.environ.update(
             LOCAL_RANK="0",
