@@ -134,6 +134,40 @@ def plan_cost(
 
 
 @app.command()
+def preflight(
+    recipe: Recipe,
+    world_size: Annotated[int, typer.Option(help="Ranks, one GPU each.")],
+    gpu: Annotated[
+        str, typer.Option(help="h100-80gb, h200, a100-80gb, l4, cpu2, or a YAML file of a machine.")
+    ] = "h100-80gb",
+    net: Annotated[str, typer.Option(help="Network between hosts: nvlink, ib400 or eth25.")] = "ib400",
+    gpus_per_host: Annotated[int | None, typer.Option(help="GPUs of a host, 8 by default.")] = None,
+    requests: Annotated[
+        list[str] | None, typer.Option(help="key=value: length, spread, candidates, duplicates. Otherwise read.")
+    ] = None,
+    numbers: Annotated[
+        Path | None, typer.Option("--json", help="File to write the numbers to.", callback=home)
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say whether a run fits a cluster that is not here, and what to change if not. Exit code 0 if it fits, 1 if not."""
+    from dist_rec.common.log import setup_logging
+    from dist_rec.config import load_config
+
+    config = load_config(recipe, overrides)
+    setup_logging(0)  # first: libraries warn when they are imported
+
+    from dist_rec.cost.preflight import cluster_of
+    from dist_rec.cost.preflight_report import run_preflight
+    from dist_rec.door import check_elsewhere
+
+    cluster = cluster_of(world_size, gpu, net, gpus_per_host)
+    check_elsewhere(config, cluster.machine.device, with_data=not requests)
+    typer.echo(f"{recipe}: nothing is wrong with recipe and {'schema' if requests else 'data'}")
+    raise typer.Exit(0 if run_preflight(config, cluster, requests or [], numbers) else 1)
+
+
+@app.command()
 def purge(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, such as runs/quickstart/checkpoints/last.")],
     ids: Annotated[

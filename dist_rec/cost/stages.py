@@ -57,12 +57,12 @@ def count_on_gpu(config: Config, schema: Schema, batch: HostBatch, *, half: bool
     with as_on_a_gpu():
         there = batch.to(torch.device("cpu"))  # lengths have values on the host
     with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu():
-        ranker = Ranker(schema, _with_precision(config, half=half).model, table_dims(schema, config.embedding))
-        rows = _rows(schema, config, batch)
+        ranker = Ranker(schema, with_precision(config, half=half).model, table_dims(schema, config.embedding))
+        rows = made_rows(schema, config, batch)
         with Ledger("head") as ledger, ledger.inside(_stages_of(ranker)):
             logits = ranker(rows, there)[:, : there.labels.shape[1]]  # a correction of delay has more scores
             total_loss(loss, logits, there.labels, there.candidates_per_rank).backward()
-        optimizer = _dense_optimizers(ranker, config)
+        optimizer = optimizers_of(list(ranker.parameters()), config)
         for each in optimizer:
             each.step()  # makes its state
         with Ledger("optimizer") as update:
@@ -150,7 +150,8 @@ def _stages_of(ranker: Ranker) -> dict[nn.Module, str]:
     return found
 
 
-def _with_precision(config: Config, *, half: bool) -> Config:
+def with_precision(config: Config, *, half: bool) -> Config:
+    """The recipe with bf16 or fp32 in the place of `auto`."""
     precision = config.model.precision
     chosen = {
         part: ("bf16" if half else "fp32") if kind == "auto" else kind for part, kind in precision.model_dump().items()
@@ -159,7 +160,7 @@ def _with_precision(config: Config, *, half: bool) -> Config:
     return config.model_copy(update={"model": model})
 
 
-def _rows(schema: Schema, config: Config, batch: HostBatch) -> dict[str, Tensor]:
+def made_rows(schema: Schema, config: Config, batch: HostBatch) -> dict[str, Tensor]:
     """By feature set (U, D): the rows that a lookup gives."""
     dims, layout = table_dims(schema, config.embedding), schema.layout
     widths = {name: sum(dims[layout.tables[key]] for key in of.keys) for name, of in layout.feature_sets.items()}
@@ -169,11 +170,14 @@ def _rows(schema: Schema, config: Config, batch: HostBatch) -> dict[str, Tensor]
     }
 
 
-def _dense_optimizers(ranker: Ranker, config: Config) -> list[torch.optim.Optimizer]:
-    """As a GPU has them: one kernel for all parameters, and Muon's matrices filled up to common sizes."""
-    made = dense_factory(config.optim)(list(ranker.parameters()))
+def optimizers_of(
+    parameters: list[nn.Parameter], config: Config, *, on_gpu: bool = True
+) -> list[torch.optim.Optimizer]:
+    """Of the dense parameters. As a GPU has them: one kernel for all parameters, and Muon's matrices filled up to
+    common sizes."""
+    made = dense_factory(config.optim)(parameters)
     optimizers = [made] if isinstance(made, torch.optim.Optimizer) else list(made)
-    for optimizer in optimizers:
+    for optimizer in optimizers if on_gpu else ():
         if isinstance(optimizer, BatchedMuon):
             optimizer.fill = True
         for group in optimizer.param_groups:
