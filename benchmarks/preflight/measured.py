@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.preflight.cases import CASES, ROOT, SMALLEST, Case
+from benchmarks.preflight.cases import CASES, OTHER, ROOT, SMALLEST, Case
 from dist_rec.training.loop import train_one
 from dist_rec.training.ranks import start_ranks
 from dist_rec.training.run_log import RunLog
@@ -97,5 +97,5 @@ def _own(pid: int | None) -> int:
 
 
 if __name__ == "__main__":
-    cases = {case.name: case for case in (SMALLEST, *CASES)}
+    cases = {case.name: case for case in (SMALLEST, OTHER, *CASES)}
     on_a_rank(cases[sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3]))

@@ -58,6 +58,9 @@ class Machine(Strict):
     context_bytes: Annotated[float, Field(ge=0.0)] = Field(
         default=0.0, description="What a process takes besides its tensors: the CUDA context, libraries as they load."
     )
+    fragments: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="What the allocator holds beyond the activations, as a share of them."
+    )
     host_link_bytes_per_s: Positive = Field(
         description="To the GPUs of the same host without NVLink, one direction: PCIe, or memory."
     )
@@ -131,9 +134,9 @@ def _gpu(
     )
 
 
-# Resident memory of a rank's first step beyond its tensors (pages of libraries, threads, gloo), as
-# benchmarks/bench_preflight.py finds it.
-CPU_CONTEXT = 100 * 2**20
+# Resident memory of a rank's process beyond its tensors (pages of libraries, threads, gloo), and that of glibc's heap
+# beyond its activations, as `python -m benchmarks.bench_preflight memory` found them, rounded.
+CPU_CONTEXT, CPU_FRAGMENTS = 56 * 2**20, 0.3
 
 # Data sheets of NVIDIA. bf16 is dense, half of what they print "with sparsity". fp32 is without tensor cores: torch
 # uses TF32 only where it is told to. NVLink is one direction, half of the total they print. Memory is what CUDA reports
@@ -183,6 +186,7 @@ MACHINES = {
             host_link_bytes_per_s=2.9e9,
             memory_bytes=8e9,  # of 16 GB for two ranks
             context_bytes=CPU_CONTEXT,
+            fragments=CPU_FRAGMENTS,
         ),
     )
 }

@@ -65,6 +65,7 @@ def fullest_rank(
         "dense gradients in flight": dense.in_flight,
         "optimizer state of dense weights": dense.state,
         "activations": dense.activations,
+        "fragments of the allocator (assumed)": int(machine.fragments * dense.activations),
         "batches in flight": BATCHES_IN_FLIGHT * batch_bytes(schema, batch, machine),
         "collectives (assumed)": collective_bytes(config, dense, cluster),
         "process (assumed)": int(machine.context_bytes),
@@ -112,11 +113,16 @@ def memory_assumptions(cluster: Cluster) -> list[str]:
             f"NCCL takes {COMMUNICATOR_BYTES / 2**20:.0f} MiB for each of {COMMUNICATORS} communicators and "
             f"{PEER_BYTES / 2**20:.0f} MiB for each other rank of an all-to-all; not measured"
         )
+    fragments = (
+        f" Its allocator holds {machine.fragments:.0%} more than activations, as another machine's did."
+        if machine.fragments
+        else ""
+    )
     return [
         f"{RESERVE:.0%} of the memory stays free for fragments of the allocator; not measured.",
         f"{collectives}.",
         f"A process takes {machine.context_bytes / 2**20:,.0f} MiB besides its tensors; "
-        f"{'one measurement of another machine' if machine.device == 'cpu' else 'not measured'}.",
+        f"{'one measurement of another machine' if machine.device == 'cpu' else 'not measured'}.{fragments}",
         "All ranks have the batch at once; what an operator takes and gives back inside itself is not counted.",
         "Not counted: a teacher, evaluation (data.eval_batch_size) and the writing of checkpoints.",
     ]
