@@ -1,6 +1,8 @@
 """The command line from data to evaluation, and what a user sees who got something wrong."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import yaml
 
 from dist_rec import cli, doctor
 from dist_rec.config import Config, load_config
+from dist_rec.cost.machine import machine_of
 from dist_rec.data.schema_file import load_schema
 from tests.helpers.command import DistRec
 
@@ -250,6 +253,35 @@ def test_help_names_every_command(dist_rec: DistRec) -> None:
     assert said.code == 0
     for command in ("train", "eval", "doctor", "data"):
         assert command in said.out
+
+
+def test_preflight_says_whether_it_fits(dist_rec: DistRec, recipe: Path, tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    said = dist_rec("preflight", recipe, "--world-size", "64", "--json", numbers)
+    assert said.code == 0, said.err
+    assert "nothing is wrong with recipe and data" in said.out and "fits: " in said.out
+    assert json.loads(numbers.read_text())["mesh"]["hosts"] == 8
+    machine = yaml.safe_load(yaml.safe_dump(machine_of("l4").model_dump(mode="json"))) | {"memory_bytes": 1.1e9}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(machine))
+    said = dist_rec("preflight", recipe, "--world-size", "8", "--gpu", tmp_path / "small.yaml", "--set", "run.seed=1")
+    assert said.code == 1 and "does not fit: " in said.out
+
+
+def test_preflight_without_data_and_what_it_refuses(dist_rec: DistRec, recipe: Path, tmp_path: Path, data: Path) -> None:
+    (tmp_path / "schema").mkdir()
+    shutil.copy(data / "schema.yaml", tmp_path / "schema")
+    path = f"data.path={tmp_path / 'schema'}"
+    said = dist_rec("preflight", recipe, "--world-size", "8", "--requests", "length=9", "--set", path)
+    assert said.code == 0 and "nothing is wrong with recipe and schema" in said.out and "declared: length=9" in said.out
+    said = dist_rec("preflight", recipe, "--world-size", "8", "--set", path)
+    assert said.code == 2 and "train" in said.err
+    for arguments, message in {
+        ("--world-size", "0"): "--world-size 0: expected at least 1",
+        ("--world-size", "9"): "--world-size 9: expected whole hosts of 8 GPUs",
+        ("--world-size", "8", "--gpu", "h300"): "--gpu h300: expected one of h100-80gb",
+    }.items():
+        said = dist_rec("preflight", recipe, *arguments)
+        assert said.code == 2 and message in said.err
 
 
 def test_plan_cost_needs_no_gpu(dist_rec: DistRec, recipe: Path) -> None:

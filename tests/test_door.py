@@ -15,7 +15,7 @@ from dist_rec.data.files import RowGroup
 from dist_rec.data.row_reader import ParquetReader
 from dist_rec.data.schema import Schema
 from dist_rec.data.schema_file import load_schema
-from dist_rec.door import check_run
+from dist_rec.door import check_elsewhere, check_run
 from dist_rec.training.ranks import start_ranks
 from tests.training.runs import make_config, run, write_dataset
 
@@ -286,3 +286,14 @@ def test_the_recipes_lack_nothing_but_their_data(recipe: Path, tmp_path: Path) -
     with pytest.raises(ConfigError) as caught:
         check_run(load_config(recipe, [f"data.path={tmp_path / 'nowhere'}"]))
     assert "nowhere/schema.yaml: no such file" in str(caught.value) and "problems" not in str(caught.value)
+
+
+def test_for_another_machine_its_devices_count_and_data_may_be_missing(data: Path, tmp_path: Path) -> None:
+    fused = make_config(data, tmp_path, embedding={"optimizer": "adam"}, parallel={"backend": "nccl"})
+    check_elsewhere(fused, "cuda", with_data=True)
+    with pytest.raises(ConfigError, match="FBGEMM has no fused Adam on CPU"):
+        check_elsewhere(fused, "cpu", with_data=True)
+    nothing = make_config(data, tmp_path, data={"train": ["gone"]})
+    check_elsewhere(nothing, "cuda", with_data=False)
+    with pytest.raises(DataError, match="gone"):
+        check_elsewhere(nothing, "cuda", with_data=True)
