@@ -69,7 +69,7 @@ def measure_process(data: Path, out: Path) -> tuple[Process, list[str]]:
         f"- A process takes {context / MIB:.1f} MiB besides its tensors: {SMALLEST.name} took "
         f"{smallest.peak / MIB:.1f} MiB.",
         f"- The allocator holds {fragments:.0%} beyond activations: {OTHER.name} took {other.peak / MIB:.1f} MiB, of "
-        f"which {tensors.used / MIB:.1f} are its tensors, {tensors.parts['activations'] / MIB:.1f} of them activations.",
+        f"which {tensors.used / MIB:.1f} are its tensors, {tensors.parts['activations'] / MIB:.1f} activations.",
     ]
     return Process(max(context, 0.0), max(fragments, 0.0)), lines
 

@@ -145,12 +145,10 @@ def preflight(
     requests: Annotated[
         list[str] | None, typer.Option(help="key=value: length, spread, candidates, duplicates. Otherwise read.")
     ] = None,
-    numbers: Annotated[
-        Path | None, typer.Option("--json", help="File to write the numbers to.", callback=home)
-    ] = None,
+    numbers: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.", callback=home)] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Say whether a run fits a cluster that is not here, and what to change if not. Exit code 0 if it fits, 1 if not."""
+    """Say whether a run fits a cluster that is not here, and what to change if not. Exits with 0 if it fits, or 1."""
     from dist_rec.common.log import setup_logging
     from dist_rec.config import load_config
 

@@ -267,7 +267,9 @@ def test_preflight_says_whether_it_fits(dist_rec: DistRec, recipe: Path, tmp_pat
     assert said.code == 1 and "does not fit: " in said.out
 
 
-def test_preflight_without_data_and_what_it_refuses(dist_rec: DistRec, recipe: Path, tmp_path: Path, data: Path) -> None:
+def test_preflight_without_data_and_what_it_refuses(
+    dist_rec: DistRec, recipe: Path, tmp_path: Path, data: Path
+) -> None:
     (tmp_path / "schema").mkdir()
     shutil.copy(data / "schema.yaml", tmp_path / "schema")
     path = f"data.path={tmp_path / 'schema'}"

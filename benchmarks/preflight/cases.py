@@ -31,9 +31,7 @@ LARGER = ("data.batch_size=512", "run.epochs=2")
 # What a process takes besides tensors is measured on this one, which is none of those that are compared.
 SMALLEST = Case("smallest", "quickstart.yaml", "history", ("data.batch_size=2", "run.max_steps=12"))
 # What the allocator holds beyond activations, on another model.
-OTHER = Case(
-    "din", "longer_rankmixer.yaml", "three", (*LARGER, "model.name=din", "model.interaction=concat")
-)
+OTHER = Case("din", "longer_rankmixer.yaml", "three", (*LARGER, "model.name=din", "model.interaction=concat"))
 CASES = (
     Case("quickstart", "quickstart.yaml", "history", ("run.epochs=1",)),
     Case("hyformer", "hyformer.yaml", "three", ("run.epochs=1",)),

@@ -97,6 +97,6 @@ def _described(config: Config, schema: Schema, said: Sequence[str], ranks: int) 
     mean = described(schema, config.data.batch_size, config.data.batch_events, check(Described, tree, "--requests"))
     more = 1.0 if config.data.batch_events else imbalance(ranks * STEPS, mean.events, mean.spread * mean.count**0.5)
     lengths = {name: np.ceil(more * of).astype(np.int64) for name, of in mean.lengths.items()}
-    batches = (each.batch(schema, dedup=config.data.dedup) for each in (replace(mean, lengths=lengths), mean))
+    largest, usual = (each.batch(schema, dedup=config.data.dedup) for each in (replace(mean, lengths=lengths), mean))
     source = f"declared: {', '.join(said)}; the largest of {STEPS:,} steps of all ranks"
-    return Batches(*batches, mean, source)
+    return Batches(largest, usual, mean, source)

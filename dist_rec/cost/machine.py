@@ -50,7 +50,8 @@ class Machine(Strict):
         default=None, description="To the GPUs of the same host or NVLink domain, one direction; none without NVLink."
     )
     memory_bytes: Positive | None = Field(
-        default=None, description="Memory of one GPU as CUDA reports it, or of a host for one rank; of no use to a time."
+        default=None,
+        description="Memory of one GPU as CUDA reports it, or of a host for one rank; of no use to a time.",
     )
     host_memory_bytes: Positive | None = Field(
         default=None, description="Of a host for one of its GPUs: tables in host memory. None: a CPU has its own."
@@ -136,7 +137,7 @@ def _gpu(
 
 # Resident memory of a rank's process beyond its tensors (pages of libraries, threads, gloo), and that of glibc's heap
 # beyond its activations, as `python -m benchmarks.bench_preflight memory` found them, rounded.
-CPU_CONTEXT, CPU_FRAGMENTS = 56 * 2**20, 0.3
+CPU_CONTEXT, CPU_FRAGMENTS = 56 * 2**20, 0.7
 
 # Data sheets of NVIDIA. bf16 is dense, half of what they print "with sparsity". fp32 is without tensor cores: torch
 # uses TF32 only where it is told to. NVLink is one direction, half of the total they print. Memory is what CUDA reports

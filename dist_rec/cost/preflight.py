@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.cost.batches import Batches, batches_of
 from dist_rec.cost.changes import Change, Layout, changes_of
 from dist_rec.cost.dense_memory import DenseMemory, dense_memory
-from dist_rec.cost.machine import Machine, machine_of, read_machine
+from dist_rec.cost.machine import machine_of, read_machine
 from dist_rec.cost.network import Cluster, network_of
 from dist_rec.cost.plan import Step, StepTime, step_time
 from dist_rec.cost.rank_memory import RankMemory, device_bytes, fullest_rank
@@ -55,11 +56,11 @@ class Preflight:
     def fits(self) -> bool:
         return self.largest is not None and self.largest.fits
 
-    def numbers(self) -> dict[str, object]:
+    def numbers(self) -> dict[str, Any]:
         """For a JSON file; sizes in bytes, times in seconds."""
-        found = asdict(self) | {"fits": self.fits}
+        found: dict[str, Any] = {**asdict(self), "fits": self.fits}
         for name, memory in (("largest", self.largest), ("mean", self.mean)):
-            found[name] = None if memory is None else asdict(memory) | {"used": memory.used}
+            found[name] = None if memory is None else {**asdict(memory), "used": memory.used}
         if self.time is not None:
             found["time"] |= {"step_s": self.time.step_s, "limited_by": self.time.limited_by}
         return found

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from dist_rec.config import Config
@@ -38,7 +39,7 @@ def render(found: Preflight, cluster: Cluster) -> RenderableType:
     parts += ["assumptions", *(f"- {line}" for line in memory_assumptions(cluster))]
     if found.changes:
         parts.append(_changes(found))
-    return Group(*parts, verdict(found))
+    return Group(*parts, escape(verdict(found)))
 
 
 def verdict(found: Preflight) -> str:
@@ -67,7 +68,7 @@ def _mesh(found: Preflight) -> Table:
     table.add_row("batch of a rank", f"{mesh.requests:,} requests, {mesh.mean_events:,} events")
     table.add_row("batch of all", f"{mesh.ranks * mesh.requests:,} requests, {mesh.ranks * mesh.mean_events:,} events")
     table.add_row("largest batch of a rank", f"{mesh.largest_events:,} events")
-    table.add_row("from", mesh.source)
+    table.add_row("from", escape(mesh.source))
     return table
 
 
@@ -123,5 +124,5 @@ def _changes(found: Preflight) -> Table:
         table.add_column(name, justify="left" if name in ("change", "fits") else "right")
     for of in found.changes:
         saves = "there is a plan" if of.saves is None else f"{of.saves / GIB:,.2f}"
-        table.add_row(of.change, f"{of.used / GIB:,.2f}", saves, "yes" if of.fits else "no")
+        table.add_row(escape(of.change), f"{of.used / GIB:,.2f}", saves, "yes" if of.fits else "no")
     return table

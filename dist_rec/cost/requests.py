@@ -185,9 +185,7 @@ def measured(config: Config, schema: Schema) -> Requests:
     return requests_of(by_events[len(by_events) // 2], schema, float(totals.std()))
 
 
-def first_batches(
-    config: Config, schema: Schema, rows: RowReader, count: int, *, dedup: bool
-) -> Iterator[HostBatch]:
+def first_batches(config: Config, schema: Schema, rows: RowReader, count: int, *, dedup: bool) -> Iterator[HostBatch]:
     """Batches of the training split, those without requests left out. Raises ConfigError if there is no data."""
     acting = None
     if config.data.filter is not None:

@@ -176,8 +176,8 @@ def _why_not(config: Config, schema: Schema, cluster: Cluster, memory_bytes: flo
         bound = override is not None and override.sharding is not None and set(override.sharding) == {"table_wise"}
         if bound and gib > room:
             return (
-                f"embedding.tables.{name}: sharding: [table_wise] puts {gib:,.1f} GiB on one rank, and there are {kept} "
-                "for everything else; expected row_wise"
+                f"embedding.tables.{name}: sharding: [table_wise] puts {gib:,.1f} GiB on one rank, and there are "
+                f"{kept} for everything else; expected row_wise"
             )
     return (
         f"no sharding plan: the tables with their optimizer state are {sum(sizes.values()):,.1f} GiB, and there are "

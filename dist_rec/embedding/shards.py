@@ -59,4 +59,6 @@ def _of_module(module: object) -> Iterator[Shard]:
         spec = sharding.sharding_spec
         for part in getattr(spec, "shards", ()):
             rows, dim = part.shard_sizes
-            yield Shard(table, part.placement.rank(), rows, dim, sharding.sharding_type, sharding.compute_kernel, cached)
+            yield Shard(
+                table, part.placement.rank(), rows, dim, sharding.sharding_type, sharding.compute_kernel, cached
+            )

@@ -12,8 +12,10 @@ from dist_rec.cost.machine import machine_of
 from dist_rec.cost.network import Cluster, network_of
 from dist_rec.cost.rank_memory import RESERVE, RankMemory
 from dist_rec.cost.sharded_memory import Sharded, sharded
-from tests.cost.clusters import SCHEMA, config_of
+from tests.cost.clusters import config_of
+from tests.data.requests import make_schema
 
+SCHEMA = make_schema(tables={"item": 2_000_000, "kind": 50, "user": 1000, "query": 10_000})
 SAID = ("length=200", "candidates=2")
 
 
@@ -57,23 +59,23 @@ def test_what_saves_is_told_with_how_much(found: tuple[Layout, RankMemory, list[
     assert changes == sorted(changes, key=lambda change: (not change.fits, change.used))
 
 
-def test_a_table_on_one_rank_is_better_split_by_rows() -> None:
-    """Of 20 MB, with activations that are small beside it."""
-    of = _layout(_config(), _cluster(8e10))
-    now = of.memory(of.config, of.cluster)
-    by_rows = [change for change in changes_of(of, now) if "sharding=[row_wise]" in change.change]
+def test_a_table_on_one_rank_is_better_split_by_rows(found: tuple[Layout, RankMemory, list[Change]]) -> None:
+    """Of 1 GB."""
+    by_rows = [change for change in found[2] if "sharding=[row_wise]" in change.change]
     assert [change.change for change in by_rows] == ["embedding.tables.item.sharding=[row_wise]"]
-    assert by_rows[0].saves is not None and by_rows[0].saves > 0.3 * 4 * 128 * 40_000
+    assert by_rows[0].saves is not None and by_rows[0].saves > 0.3 * 4 * 128 * 2_000_000
 
 
 def test_a_change_that_fits_fits_when_it_is_made(found: tuple[Layout, RankMemory, list[Change]]) -> None:
     of, now, _ = found
-    tight = _layout(of.config, _cluster(0.97 * now.used))
-    (told,) = (change for change in changes_of(tight, now) if change.change.startswith("data.batch_size"))
-    assert told.fits and told.change == "data.batch_size=32"
-    smaller = of.config.data.model_copy(update={"batch_size": 32})
-    made = tight.memory(of.config.model_copy(update={"data": smaller}), tight.cluster)
-    assert made.fits and made.used == told.used
+    tight = _layout(of.config, _cluster(0.8 * now.used))
+    told = [change for change in changes_of(tight, None) if change.change.startswith("embedding.dim")]
+    narrow = of.config.embedding.model_copy(update={"dim": 64})
+    made = tight.memory(of.config.model_copy(update={"embedding": narrow}), tight.cluster)
+    assert [(change.change, change.used, change.fits) for change in told] == [
+        ("embedding.dim=64 (another model)", made.used, made.fits)
+    ]
+    assert made.fits
 
 
 def test_what_a_cpu_cannot_have_is_not_told(found: tuple[Layout, RankMemory, list[Change]]) -> None:
@@ -82,4 +84,3 @@ def test_what_a_cpu_cannot_have_is_not_told(found: tuple[Layout, RankMemory, lis
     cpu = of.cluster.machine.model_copy(update={"device": "cpu", "host_memory_bytes": None})
     on_cpu = _layout(of.config, Cluster(cpu, network_of("ib400"), 2))
     assert not any("fused_uvm_caching" in change.change for change in changes_of(on_cpu, now))
-

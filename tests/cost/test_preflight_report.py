@@ -44,10 +44,13 @@ def test_a_run_that_fits(found: Preflight) -> None:
 
 def test_one_that_does_not_says_what_would_help(found: Preflight) -> None:
     assert found.largest is not None
-    changes = [Change("data.batch_size=4", 3 * GIB, 2 * GIB, True), Change("--world-size 32", GIB, None, False)]
+    changes = [
+        Change("embedding.tables.item.sharding=[row_wise]", 3 * GIB, 2 * GIB, True),
+        Change("--world-size 32", GIB, None, False),
+    ]
     full = replace(found, largest=replace(found.largest, limit=GIB // 2), changes=changes)
     said = _said(full)
-    assert "data.batch_size=4" in said and "there is a plan" in said
+    assert "item.sharding=[row_wise]" in said and "there is a plan" in said
     assert verdict(full).startswith("does not fit: 1.") and "of 0.50 GiB on the fullest rank" in verdict(full)
 
 

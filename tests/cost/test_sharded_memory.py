@@ -74,9 +74,7 @@ def test_no_plan_is_one_sentence() -> None:
 
 def test_a_model_that_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"split=99"):
-        sharded(
-            config_of(model={"name": "hyformer", "non_sequential": {"split": 99}}), SCHEMA, cluster_of(1), 80 * GIB
-        )
+        sharded(config_of(model={"name": "hyformer", "non_sequential": {"split": 99}}), SCHEMA, cluster_of(1), 80 * GIB)
 
 
 def test_a_cpu_has_no_memory_beside_its_own() -> None:
