@@ -2,9 +2,11 @@
 
     python -m benchmarks.bench_kinds planted --table FILE.csv [--seeds 1 2 ...] [--out FILE.md]
     python -m benchmarks.bench_kinds movielens --table FILE.csv --data DIR [--seeds 1 2 ...] [--out FILE.md]
+    python -m benchmarks.bench_kinds movielens-1m --table FILE.csv --data DIR [--seeds 1 2 ...] [--out FILE.md]
 
 - `planted`: generated data, whose best AUC is known with each kind and without it
 - `movielens`: ml-100k; DIR has its files `ml-100k.inter`, `.user` and `.item`, plain or as `.xz`
+- `movielens-1m`: ml-1m, as `dist-rec data import movielens` reads it
 
 Trains what the table lacks, then prints the page."""
 
@@ -19,7 +21,11 @@ from benchmarks.kinds.runs import read
 from benchmarks.kinds.world import WorldConfig
 from dist_rec.common.provenance import provenance_lines
 
-TITLES = {"planted": "Kinds of features on generated data", "movielens": "Kinds of features on ml-100k"}
+TITLES = {
+    "planted": "Kinds of features on generated data",
+    "movielens": "Kinds of features on ml-100k",
+    "movielens-1m": "Kinds of features on ml-1m",
+}
 
 
 def main() -> None:
@@ -37,8 +43,9 @@ def main() -> None:
         planted.run_planted(options.table, world, options.seeds)
         lines = list(planted.page(read(options.table), world))
     else:
-        movielens.run_movielens(options.table, options.data, options.seeds)
-        lines = list(movielens.page(read(options.table)))
+        of_1m = options.what == "movielens-1m"
+        movielens.run_movielens(options.table, options.data, options.seeds, of_1m=of_1m)
+        lines = list(movielens.page(read(options.table), "ml-1m" if of_1m else "ml-100k"))
     text = "\n".join([f"# {TITLES[options.what]}", "", *provenance_lines(), "", *lines]) + "\n"
     print(text)
     if options.out:

@@ -8,7 +8,7 @@ from dist_rec.config import Config, load_config
 from dist_rec.registry import Part, part
 
 if TYPE_CHECKING:
-    from dist_rec.training.start import Resume
+    from dist_rec.training.start import Resume, ResumeFrom
     from dist_rec.training.study import StudyResult
 
 GivenPart = type | Part
@@ -23,8 +23,7 @@ def train(
     embedding_optimizer: GivenPart | None = None,
     reader: GivenPart | None = None,
     metrics: Sequence[GivenPart] = (),
-    resume: "Resume" = None,
-    allow: Sequence[str] = (),
+    resume: "Resume | ResumeFrom" = None,
 ) -> "StudyResult":
     """Trains by a recipe on every rank that torchrun started, or on one, and tests at the end; every rank calls it.
 
@@ -33,8 +32,8 @@ def train(
         model, loss, optimizer, embedding_optimizer, reader, metrics: parts of one's own in the place of those in the
             recipe: a class, or `dist_rec.part(Class, {option: value})`. A class must be importable by its name, so that
             checkpoints can name it; one in the script that is run is.
-        resume: checkpoint folder to go on from; "auto" for the newest one of the folder of the run's name, if any.
-        allow: settings that may differ from the run that saved it, such as `optim.lr`, also as patterns.
+        resume: checkpoint folder to go on from; "auto" for the newest one of the folder of the run's name, if any;
+            a `ResumeFrom` where settings may differ from the run that saved it.
 
     Returns:
         The folder that rank 0 wrote (report, log, checkpoints) and the result of every run by its name in it.
@@ -46,6 +45,7 @@ def train(
     """
     from dist_rec.door import check_run
     from dist_rec.training.ranks import start_ranks
+    from dist_rec.training.start import ResumeFrom
     from dist_rec.training.study import run_study
 
     config = config if isinstance(config, Config) else load_config(config)
@@ -60,6 +60,7 @@ def train(
             "run.metrics": list(metrics) or None,
         },
     )
+    resume, allow = (resume.checkpoint, resume.allow) if isinstance(resume, ResumeFrom) else (resume, ())
     check_run(config, resume, allow)
     with start_ranks(config.parallel) as ranks:
         return run_study(config, ranks, resume)

@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints. `dist-rec --help`."""
 
+import json
 import os
 import sys
 import time
@@ -32,6 +33,10 @@ def train(
         str | None,
         typer.Option(help="Checkpoint folder to go on from; auto: the newest one of this run's folder, if any."),
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint folder whose weights a new run starts from; more in the recipe's init."),
+    ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(help="With --resume: a setting that may differ from the saved run, such as optim.lr. May repeat."),
@@ -47,7 +52,13 @@ def train(
     """Train by a recipe, on every rank that torchrun started (or on one)."""
     from dist_rec.config import load_config
 
-    config = load_config(recipe, [*(["run.trace_steps=4"] if trace else []), *(overrides or [])])
+    if init_from is not None and resume is not None:
+        raise typer.BadParameter(
+            f"expected either --init-from, which starts a new run, or --resume, which goes on with one and has its "
+            f"weights, got --init-from {init_from} and --resume {resume}"
+        )
+    started = [] if init_from is None else [f"init.checkpoint={json.dumps(init_from)}"]
+    config = load_config(recipe, [*(["run.trace_steps=4"] if trace else []), *(overrides or []), *started])
 
     from dist_rec.door import check_run
 
@@ -90,6 +101,23 @@ def evaluate(
         lines = evaluate_checkpoint(config, checkpoint, split, ranks)
         if ranks.is_main:
             typer.echo("\n".join(lines))
+
+
+@app.command()
+def replay(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, such as runs/quickstart.", callback=home)],
+    step: Annotated[int, typer.Option(help="The step to look at, such as one whose loss is not finite.", min=1)],
+) -> None:
+    """Make one step of a run again, on one rank, and say what in it is not finite, with the rows of its batch."""
+    from dist_rec.common.log import setup_logging
+    from dist_rec.config import ParallelConfig
+    from dist_rec.training.ranks import start_ranks
+    from dist_rec.training.replay import replay as lines
+
+    with start_ranks(ParallelConfig()) as ranks:
+        setup_logging(ranks.rank)
+        for line in lines(folder, step, ranks):
+            typer.echo(line)
 
 
 @app.command()
@@ -270,9 +298,9 @@ def report(
 
 
 def main() -> None:
-    """Entry point: what a user got wrong, or their machine, becomes one message and exit code 2. An interrupted run
-    exits with 75."""
-    from dist_rec.common.errors import RunError
+    """Entry point: what a user got wrong, or their machine, becomes one message. Exit codes: 2 where no restart mends
+    it, 1 where one may, 75 of an interrupted run."""
+    from dist_rec.common.errors import RunError, Unmet
     from dist_rec.common.made import NotOurs
     from dist_rec.common.strict import ConfigError
     from dist_rec.data.validate import DataError
@@ -281,9 +309,7 @@ def main() -> None:
     sys.path.append(os.getcwd())  # parts of one's own: the console script leaves it out
     try:
         app()
-    except Interrupted as error:
-        if os.environ.get("RANK", "0") == "0":
-            typer.echo(str(error), err=True)
+    except Interrupted:  # the log has said it
         raise SystemExit(exit_code()) from None
     except (ConfigError, DataError, NotOurs, RunError, OSError) as error:
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
@@ -292,7 +318,9 @@ def main() -> None:
             typer.echo(f"error: {told}", err=True)
         else:
             time.sleep(5)  # torchrun ends all ranks when the first one fails: leave rank 0 the time to speak
-        raise SystemExit(2) from None
+        # One of several ranks may find its disk or the other ranks when it is started again.
+        passing = isinstance(error, Unmet) or (isinstance(error, OSError) and "RANK" in os.environ)
+        raise SystemExit(1 if passing else 2) from None
 
 
 if __name__ == "__main__":

@@ -13,18 +13,13 @@ from pydantic import AfterValidator, Field, model_validator
 from dist_rec.common.choices import Compress, CorrectionKind, DenseUpdate, Encoding, HashWhere
 from dist_rec.common.ngram import NgramSpec
 from dist_rec.common.open_ids import AdmissionConfig, EvictionConfig, IdKind
-from dist_rec.common.strict import Folder, Seed, Size, Strict, check, check_distinct
+from dist_rec.common.strict import Folder, Size, Strict, check, check_distinct
 from dist_rec.common.yaml_file import apply_override, read_yaml
 from dist_rec.data.filter.config import FilterConfig
 from dist_rec.distill.config import DistillConfig
 from dist_rec.models.config import ModelConfig
-from dist_rec.registry import FUSED_OPTIMIZERS, METRICS, OPTIMIZERS, READERS, Part
-
-
-def _one_name(name: str) -> str:
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise ValueError(f"expected the name of one folder, without '/', got {name!r}")
-    return name
+from dist_rec.registry import FUSED_OPTIMIZERS, OPTIMIZERS, READERS, Part
+from dist_rec.run_config import CheckpointConfig, InitConfig, ParallelConfig, RunConfig
 
 
 class DataConfig(Strict):
@@ -72,6 +67,11 @@ class DataConfig(Strict):
     reader: Annotated[Part, AfterValidator(READERS.known)] = Field(
         default=Part(name="parquet"),
         description="Lists and reads the rows of a split: parquet, or a RowReader of one's own.",
+    )
+    unreadable: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="What a row group does that cannot be read, or whose values are wrong: the run stops with its "
+        "place, or leaves the whole row group out of training, says so and counts its requests.",
     )
     max_length: Size | None = Field(
         default=None, ge=1, description="Keep only the newest this many events of each sequence."
@@ -300,89 +300,6 @@ class OptimConfig(Strict):
     )
 
 
-class ParallelConfig(Strict):
-    backend: Literal["auto", "gloo", "nccl"] = Field(default="auto", description="auto: NCCL with GPUs, gloo without.")
-    threads: Size = Field(default=1, ge=1, description="CPU threads per rank for torch operators.")
-    join_timeout_s: Size = Field(
-        default=60, ge=1, description="Seconds to wait at the start until all ranks are there."
-    )
-
-
-class CheckpointConfig(Strict):
-    every_steps: Size = Field(default=0, ge=0, description="Save every n steps; 0 saves only at the end.")
-    at_end: bool = Field(default=True, description="Save the weights at the end; to resume, every_steps is needed.")
-    asynchronous: bool = Field(
-        default=False,
-        description="Train on while a checkpoint of every_steps is written, from a copy in host memory, which takes as "
-        "much as this rank's tables, weights and optimizer state.",
-    )
-    keep_last: Size | None = Field(
-        default=None,
-        ge=1,
-        description="Keep the newest this many checkpoints of every_steps and delete older ones; null: all.",
-    )
-    keep_every: Size = Field(
-        default=0, ge=0, description="With keep_last: keep those of steps that are multiples of it, too; 0 none."
-    )
-    verify: bool = Field(
-        default=True, description="Before a run goes on from a checkpoint, compare the sums of all its files."
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "CheckpointConfig":
-        if self.keep_every and self.keep_last is None:
-            raise ValueError(f"keep_every={self.keep_every} says what keep_last does not delete; expected keep_last")
-        return self
-
-
-class RunConfig(Strict):
-    out: Folder = Field(default="runs", description="A new sub-folder is made in here for each run.")
-    name: Annotated[str, AfterValidator(_one_name)] = Field(
-        default="run", description="Name of the run's sub-folder; a number is added if it exists."
-    )
-    seed: Seed = Field(default=0, description="Of initial weights, order of the data and dropout.")
-    seeds: list[Seed] = Field(
-        default=[], description="Repeat the run for each seed and report mean and spread; replaces seed."
-    )
-    epochs: Size = Field(default=1, ge=1, description="Times through the training split.")
-    max_steps: Size | None = Field(
-        default=None, ge=1, description="Stop after this many steps even if epochs are left."
-    )
-    eval_every: Size = Field(
-        default=0, ge=0, description="Evaluate on the validation split every n steps; 0 only after each epoch."
-    )
-    select_best: Literal["none", "auc", "logloss"] = Field(
-        default="none",
-        description="Test the weights that were best on the validation split instead of the last ones, by the first "
-        "task.",
-    )
-    patience: Size = Field(
-        default=0,
-        ge=0,
-        description="Stop after this many evaluations without a better first task; 0 never. Needs select_best.",
-    )
-    metrics: list[Annotated[Part, AfterValidator(METRICS.known)]] = Field(
-        default=[], description="Metrics of one's own, beside the built-in ones."
-    )
-    log_every: Size = Field(default=20, ge=1, description="Steps between two log lines.")
-    deterministic: bool = Field(default=False, description="Refuse operators without a deterministic form.")
-    trace_steps: Size = Field(
-        default=0,
-        ge=0,
-        description="Record this many steps with torch's profiler, after the pipeline has filled; 0 none.",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "RunConfig":
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must differ, since each has a folder of its own, got {self.seeds}")
-        if self.patience and self.select_best == "none":
-            raise ValueError(
-                f"patience={self.patience} counts evaluations without a better one, so it needs select_best"
-            )
-        return self
-
-
 class Config(Strict):
     """A whole run."""
 
@@ -393,6 +310,9 @@ class Config(Strict):
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     run: RunConfig = RunConfig()
+    init: InitConfig | None = Field(
+        default=None, description="The weights of a checkpoint that a new run starts from; null: none."
+    )
     distill: DistillConfig | None = Field(
         default=None, description="A teacher that sees feedback and teaches the model that does not; null: none."
     )

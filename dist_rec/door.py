@@ -28,6 +28,7 @@ from dist_rec.training.selection import check_selection
 from dist_rec.training.splits import dataset_schema, declared_schema, training_steps
 from dist_rec.training.start import Resume, check_drift
 from dist_rec.training.study import check_study, members
+from dist_rec.training.warm_start import check_init
 
 
 def check_run(config: Config, resume: Resume = None, allow: Sequence[str] = ()) -> None:
@@ -87,18 +88,23 @@ def _problems(
         yield error
         yield from _found(config.model.resolved_options)  # of a model of one's own
         return
-    yield from _problems_with_schema(config, schema)
+    yield from _problems_with_schema(config, schema, resume)
     if resume is not None:
         yield from _found(lambda: MadeWith.read(resume).schema_for(schema, config, resume, resumed=True))
     if with_data:
         yield from _problems_with_data(config, schema, resume)
 
 
-def _problems_with_schema(config: Config, schema: Schema) -> Iterator[ConfigError | DataError]:
+def _problems_with_schema(config: Config, schema: Schema, resume: Path | None) -> Iterator[ConfigError | DataError]:
     yield from _found(lambda: columns_of(schema))
     yield from _found(lambda: check_later(config, schema))
-    yield from _found(lambda: check_tables(schema, config.embedding))
-    yield from _found(lambda: check_model(schema, config.model, table_dims(schema, config.embedding)))
+    model_is_wrong = [
+        *_found(lambda: check_tables(schema, config.embedding)),
+        *_found(lambda: check_model(schema, config.model, table_dims(schema, config.embedding))),
+    ]
+    yield from model_is_wrong
+    if not model_is_wrong:
+        yield from _found(lambda: check_init(config, schema, resumed=resume is not None))
     yield from _found(lambda: check_max_length(schema, config.data.max_length))
     yield from _found(lambda: make_filter(config.data.filter, declared_schema(config), training=True))
 

@@ -161,6 +161,19 @@ def test_trains_and_evaluates_what_it_trained(recipe: Path, tmp_path: Path, dist
     assert (tmp_path / "tiny-2" / "report.md").is_file()
 
 
+def test_a_new_run_starts_from_weights_and_does_not_go_on(recipe: Path, tmp_path: Path, dist_rec: DistRec) -> None:
+    assert dist_rec("train", recipe).code == 0
+    last = tmp_path / "tiny" / "checkpoints" / "last"
+    assert dist_rec("train", recipe, "--init-from", last, "--check-only").code == 0
+    said = dist_rec("train", recipe, "--init-from", last)
+    assert said.code == 0 and "starts from" in said.out and "after step 3" in said.out
+    kept = load_config(tmp_path / "tiny-2" / "recipe.yaml").init
+    assert kept is not None and kept.checkpoint == str(last)
+    said = dist_rec("train", recipe, "--init-from", last, "--resume", "auto")
+    assert said.code == 2 and "--resume" in said.err
+    assert dist_rec("train", recipe, "--init-from", tmp_path / "nowhere", "--check-only").code == 2
+
+
 def test_a_dry_run_trains_nothing(recipe: Path, tmp_path: Path, dist_rec: DistRec) -> None:
     said = dist_rec("train", recipe, "--dry-run", "--set", "model.longer.k=3")
     assert said.code == 0, said.err

@@ -137,6 +137,18 @@ AT_DOOR: dict[str, tuple[Change, str]] = {
     ),
     "training/made_with.py::read": ({"resume": "nowhere"}, "it has no made_with.json"),
     "training/safe_load.py::read_index": ({"resume": "nowhere"}, "not a checkpoint; expected a folder made by a run"),
+    "training/warm_schema.py::warm_schema": (
+        {"model": {"longer": {"heads": 1}}, "init": {"checkpoint": "last"}},
+        "model.longer.heads: 2 when it was saved, 1 now",
+    ),
+    "training/warm_start.py::find": (
+        {"embedding": {"tables": {"item": {"rows": 49}}}, "init": {"checkpoint": "last"}},
+        "tables.item: the table has shrunk: expected at least 50 ids as in the checkpoint, got 49",
+    ),
+    "training/freeze.py::check_freeze": (
+        {"init": {"checkpoint": "last", "freeze": ["tables.itm"]}},
+        "init.freeze: no weight that is trained fits tables.itm",
+    ),
     "common/yaml_file.py::read_yaml": ({"data": {"path": "/nowhere"}}, "/nowhere/schema.yaml: no such file"),
     "common/strict.py::check": ({"data": {"path": "{wrong_schema}"}}, "naem: unknown key; did you mean 'name'"),
 }
@@ -151,7 +163,7 @@ NOT_AT_DOOR: dict[str, str] = {
     "training/safe_load.py::load_bytes": "a file of tensors is looked at when it is read",
     "models/ranker.py::_feedback_encoder": "a model of one's own says how wide feedback tokens are when it is made",
     "training/checkpoint.py::load_checkpoint": "tensors are compared with those of the sharded model",
-    "training/checkpoint.py::_explained": "tensors are compared with those of the sharded model",
+    "training/checkpoint.py::explained": "tensors are compared with those of the sharded model",
     "training/checkpoint.py::load_position": "without a position the optimizer is missing too, unless damaged",
     "training/checkpoint.py::load_random": "every rank reads its own",
     "training/setup.py::_restore": "every rank reads its own",
@@ -172,6 +184,8 @@ NOT_AT_DOOR: dict[str, str] = {
     },
     "training/feedback_audit.py::refuse_leaks": "what feedback tells is measured on the training data",
     "training/feedback_audit.py::audit_recipe": "of `dist-rec distill audit`, which starts no ranks",
+    "training/replay.py::checkpoint_before": "of `dist-rec replay`",
+    "training/replay.py::replay": "of `dist-rec replay`",
     "training/filter_report.py::report": "of `dist-rec filter report`, which starts no ranks",
     "data/reader.py::load_state_dict": "the settings in the state depend on the number of ranks",
     "data/ngram/told.py::ngrams_told": "an option of a command that starts no run",
@@ -180,7 +194,6 @@ NOT_AT_DOOR: dict[str, str] = {
     "training/evaluate.py::evaluate_checkpoint": "of `dist-rec eval`, before its ranks do anything",
     "training/ranks.py::start_ranks": OF_RANKS,
     "training/ranks.py::_check_environment": OF_RANKS,
-    "training/ranks.py::_join": OF_RANKS,
 }
 
 
@@ -246,6 +259,8 @@ def test_the_door_refuses(site: str, data: Path, folders: dict[str, Any], checkp
     change, message = AT_DOOR[site]
     change = _filled(change, folders)
     resume = checkpoints / change.pop("resume") if "resume" in change else None
+    if "init" in change:
+        change["init"] = {**change["init"], "checkpoint": str(checkpoints / change["init"]["checkpoint"])}
     with pytest.raises(ConfigError) as caught:
         check_run(make_config(data, tmp_path, **change), resume)
     assert message in str(caught.value)

@@ -1,17 +1,22 @@
-"""What numbers and the time of day are worth on MovieLens 100K, built by movielens.yaml."""
+"""What numbers and the time of day are worth on MovieLens 100K (movielens.yaml) and 1M (movielens_1m.yaml)."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from benchmarks.kinds.arms import BASE, CYCLIC, Arm
 from benchmarks.kinds.runs import Row, arms_table, run_arms
 from dist_rec.common.choices import Encoding
+from dist_rec.common.strict import Strict
 from dist_rec.data.build.build import build_dataset, load_build
-from dist_rec.data.importers.source import read_text
+from dist_rec.data.importers import MovieLens
+from dist_rec.data.importers.source import read_fields, read_text
 
-BUILD = Path(__file__).with_name("movielens.yaml")
+BUILD, BUILD_1M = (Path(__file__).with_name(name) for name in ("movielens.yaml", "movielens_1m.yaml"))
 FILES = ("ml-100k.inter", "ml-100k.user", "ml-100k.item")
 NUMBERS = {
     "age of the user": "context.age",
@@ -39,10 +44,10 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def run_movielens(table: Path, data: Path, seeds: Iterable[int]) -> None:
+def run_movielens(table: Path, data: Path, seeds: Iterable[int], *, of_1m: bool = False) -> None:
     """Appends the runs that the table lacks. `data`: the folder with the files, plain or as .xz."""
     with TemporaryDirectory() as place:
-        source = build_movielens(data, Path(place))
+        source = (build_movielens_1m if of_1m else build_movielens)(data, Path(place))
         for seed in seeds:
             run_arms(table, source, ARMS, RECIPE, seed)
 
@@ -57,10 +62,22 @@ def build_movielens(data: Path, place: Path) -> Path:
     return place / "built"
 
 
-def page(rows: list[Row]) -> Iterator[str]:
+def build_movielens_1m(data: Path, place: Path) -> Path:
+    """As `build_movielens`, of ml-1m. A film's year is the one in its title."""
+    tables = MovieLens(Strict()).parsed(data).tables
+    titles = read_fields(data, "movies.dat", "::", 3, encoding="iso-8859-1").column(1)
+    years = pa.array([int(title.rstrip()[-5:-1]) for title in titles])
+    tables = {**tables, "movies": tables["movies"].append_column("year", years)}
+    for name, table in tables.items():
+        pq.write_table(table, place / f"{name}.parquet")
+    build_dataset(load_build(BUILD_1M), place / "built", folder=place, threads=1)
+    return place / "built"
+
+
+def page(rows: list[Row], name: str = "ml-100k") -> Iterator[str]:
     """Lines."""
     yield (
-        "ml-100k: is the rating 4 or more? LONGER with the newest 32 ratings before the request; one pass over the "
+        f"{name}: is the rating 4 or more? LONGER with the newest 32 events before the request; one pass over the "
         "first 80 % of all ratings by time, and the last 10 % are the test. Ids, in all arms: film, its genres, gender "
         "and occupation of the user, ratings of the history. Users have no id: most in the test are new. Means over "
         "seeds of one split; ± is the standard deviation, of a difference that of the pairs."

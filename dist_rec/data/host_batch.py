@@ -35,6 +35,7 @@ class HostBatch(UniqueTokens):
     - `candidate_ngrams` owners, always hashed on the host
     - `ngram_use` by "<sequence>.<field>.<order>"; of what is hashed there, `to` fills it in
     - `kinds` what there is beside ids, side values and times
+    - `lost` requests of row groups that could not be read since the batch before
     """
 
     side: dict[str, tuple[str, ...]]
@@ -47,6 +48,7 @@ class HostBatch(UniqueTokens):
     hash_there: DeviceHash | None
     ngram_use: dict[str, NgramUse]
     kinds: SentKinds
+    lost: int = 0
 
     @property
     def num_requests(self) -> int:

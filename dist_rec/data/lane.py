@@ -12,13 +12,15 @@ as many rows as parts: a row longer than a part is one, and the rows beside it a
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dist_rec.data.columns import Ints, one_array, scalar_values
-from dist_rec.data.files import RowGroup
+from dist_rec.data.columns import Ints, arrow_schema, one_array, scalar_values
+from dist_rec.data.errors import DataError
+from dist_rec.data.files import RowGroup, warn_once
 from dist_rec.data.plan import Part, Rows, generator
 from dist_rec.data.row_reader import RowReader
 from dist_rec.data.schema import Schema
@@ -34,6 +36,7 @@ class Lane:
         share_histories: whether requests of one user in a window follow each other.
         place: numbers that the permutations depend on: the seed, and the epoch.
         max_length: events of a sequence that count; None: all of them.
+        skip_unreadable: leave out row groups that cannot be read, and say so; `lost` counts their rows.
     """
 
     def __init__(
@@ -46,13 +49,14 @@ class Lane:
         place: tuple[int, int],
         max_length: int | None,
         share_histories: bool = False,
+        skip_unreadable: bool = False,
     ) -> None:
         self.rows, self.schema, self.max_length, self.share = rows, schema, max_length, share_histories
-        self.shuffled, self.place = window > 0, place
+        self.shuffled, self.place, self.skip, self.lost = window > 0, place, skip_unreadable, 0
         self.windows = _windows(groups, window)
         self._starts = np.cumsum([0, *(sum(group.rows for group in window) for window in self.windows)])
         self._event_starts = np.cumsum([0, *(sum(group.events or 0 for group in window) for window in self.windows)])
-        self._loaded: tuple[int, pa.Table, Ints] | None = None
+        self._loaded: _Window | None = None
 
     def read(self, batch: Rows | Part) -> tuple[pa.Table, Ints] | None:
         """A table, and which of its rows (B,) are the batch, in this order; None if the lane has none for it."""
@@ -62,15 +66,27 @@ class Lane:
             spans, is_last = self._spans_of_part(batch), batch.number + 1 == batch.parts
         parts: list[tuple[pa.Table, Ints]] = []
         for window, start, stop, ends_here in spans:
-            table, order = self._load(window)
-            rows = order[start:stop]
+            loaded = self._load(window)
+            table, rows = loaded.table, loaded.order[start:stop]
             if not ends_here:  # what is needed of this window is copied, so that it can go before the next one comes
                 table, rows = table.take(pa.array(rows)), np.arange(len(rows))
             parts.append((table, rows))
-            del table, order
+            del loaded, table
         if is_last:
             self._loaded = None  # nothing is left to read of it
         return joined(parts)
+
+    def places(self, batch: Rows | Part) -> list[tuple[RowGroup, int]]:
+        """The row group of every row of a batch, and its number there, in order. Reads the windows of the batch."""
+        spans = self._spans_of_rows(batch) if isinstance(batch, Rows) else self._spans_of_part(batch)
+        found: list[tuple[RowGroup, int]] = []
+        for window, start, stop, _ in spans:
+            loaded = self._load(window)
+            begins = np.cumsum([0, *(group.rows for group in loaded.groups)])
+            for row in loaded.order[start:stop].tolist():
+                group = int(np.searchsorted(begins, row, side="right")) - 1
+                found.append((loaded.groups[group], row - int(begins[group])))
+        return found
 
     def _spans_of_rows(self, batch: Rows) -> Iterator[tuple[int, int, int, bool]]:
         """Window, first row and end in its order, and whether the batch ends in it."""
@@ -91,22 +107,42 @@ class Lane:
             if start < stop:
                 yield window, start, stop, window == touched[-1]
 
-    def _load(self, window: int) -> tuple[pa.Table, Ints]:
-        if self._loaded is None or self._loaded[0] != window:
+    def _load(self, window: int) -> "_Window":
+        if self._loaded is None or self._loaded.number != window:
             self._loaded = None  # frees the old window before the new one is read
             # One chunk per column: reading rows would join several chunks again for every batch.
-            table = self.rows.read(self.windows[window], self.schema).combine_chunks()
+            table, groups = self._read(self.windows[window])
+            table = table.combine_chunks()
             order = np.arange(table.num_rows)
             if self.shuffled:
                 order = generator(*self.place, window).permutation(table.num_rows)
             if self.share:
                 order = side_by_side(order, scalar_values(table, self.schema.request.grouping_key))
-            self._loaded = (window, table, order)
-        return self._loaded[1:]
+            self._loaded = _Window(window, table, order, groups)
+        return self._loaded
+
+    def _read(self, groups: Sequence[RowGroup]) -> tuple[pa.Table, Sequence[RowGroup]]:
+        """The rows of these groups, and which of them they are of."""
+        try:
+            return self.rows.read(groups, self.schema), groups
+        except DataError:
+            if not self.skip:
+                raise
+        tables, there = [arrow_schema(self.schema).empty_table()], list[RowGroup]()
+        for group in groups:
+            try:
+                tables.append(self.rows.read([group], self.schema))
+                there.append(group)
+            except DataError as error:
+                self.lost += group.rows
+                warn_once(f"left out, since data.unreadable is skip: {group.rows} requests: {error}")
+        return pa.concat_tables(tables[1:] or tables), there
 
     def _parts(self, window: int, low: float, high: float) -> Ints:
-        table, order = self._load(window)
-        return parts_of_rows(self._weights(table)[order], low, high)
+        loaded = self._load(window)
+        if not len(loaded.order):
+            return loaded.order
+        return parts_of_rows(self._weights(loaded.table)[loaded.order], low, high)
 
     def _weights(self, table: pa.Table) -> Ints:
         """(rows,) events of all sequences; as in a Parquet footer, an empty sequence counts as one."""
@@ -118,6 +154,16 @@ class Lane:
                 lengths = np.diff(one_array(table, f"{sequence.name}.{sequence.ids[0].name}").offsets.to_numpy())
             weights += lengths.clip(1, self.max_length)
         return weights
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Window `number`: the rows of its `groups` that can be read, and their `order` (rows,)."""
+
+    number: int
+    table: pa.Table
+    order: Ints
+    groups: Sequence[RowGroup]
 
 
 def side_by_side(order: Ints, users: NDArray) -> Ints:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -55,6 +56,7 @@ class RequestReader(IterableDataset):
     - `event_filter` filters the batches from its first step on
     - `targets` what is known of labels, by default that they are final
     - `attributes` those of the dataset, see `open_attributes`; a schema that declares some needs them
+    - `skip_unreadable` leaves row groups out that cannot be read, and counts their requests (`HostBatch.lost`)
     - `position` where an earlier run was: the next iteration starts there, in the order that was planned then
     - the order depends only on `seed`, the epoch, `world_size` and the number of workers
 
@@ -80,6 +82,7 @@ class RequestReader(IterableDataset):
     event_filter: EventFilter | None = None
     targets: Targets | None = None
     attributes: AttributeStore | None = None
+    skip_unreadable: bool = False
     position: DataPosition | None = None
 
     def __post_init__(self) -> None:
@@ -161,6 +164,17 @@ class RequestReader(IterableDataset):
             settings=self._settings,
         )
 
+    def rows_at(self, step: int, workers: int) -> list[tuple[RowGroup, int]]:
+        """The row group of every request that this rank has at a step of the run, and its number there. Reads them."""
+        plan = self.plan(workers)
+        number, step_in_epoch = plan.locate(step)
+        epoch, found = plan.epoch(number), list[tuple[RowGroup, int]]()
+        for share in shares(self.planned_ranks, self.world_size, self.rank):
+            lane = self._lane(epoch.lanes[int(epoch.slot[step_in_epoch]) * self.planned_ranks + share.rank], number)
+            places = lane.places(epoch.batch(step_in_epoch))
+            found += [places[row] for row in share.of(np.arange(len(places)))]
+        return found
+
     def __iter__(self) -> Iterator[Any]:
         """`HostBatch`es; in a worker process a `Failure` at the end after a ConfigError or DataError."""
         info = get_worker_info()
@@ -204,6 +218,10 @@ class RequestReader(IterableDataset):
                 if (read := lanes[place].read(epoch.batch(step_in_epoch))) is not None:
                     found.append((read[0], share.of(read[1])))
             batch = self._collated(joined(found), step)
+            if lost := sum(lane.lost for lane in lanes.values()):
+                batch = replace(batch, lost=lost)
+                for lane in lanes.values():
+                    lane.lost = 0
             self._emitted += 1
             yield batch
 
@@ -230,6 +248,7 @@ class RequestReader(IterableDataset):
             place=place,
             max_length=self.max_length,
             share_histories=self.share_histories,
+            skip_unreadable=self.skip_unreadable,
         )
 
     def _cut(self, group: RowGroup) -> RowGroup:

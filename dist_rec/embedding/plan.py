@@ -1,6 +1,7 @@
 """Makes a TorchRec sharding plan from the constraints of a recipe, and the sharders."""
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +20,24 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.config import EmbeddingConfig, TableConfig
 from dist_rec.embedding.cache import cache_params, caches, kernels_here
 from dist_rec.embedding.optimizers import fused_optimizer
+from dist_rec.embedding.rows import table_of
 from dist_rec.embedding.unique import TokenEmbedding
 
 
-def fuse_optimizer(tables: nn.Module, config: EmbeddingConfig, device: torch.device) -> None:
-    """Applies the tables' optimizer inside the backward; call this before sharding.
+def fuse_optimizer(
+    tables: nn.Module, config: EmbeddingConfig, device: torch.device, frozen: Collection[str] = ()
+) -> None:
+    """Applies the tables' optimizer inside the backward, which leaves the `frozen` ones as they are where their
+    gradient is zero; call this before sharding.
 
     Raises ConfigError for an optimizer that FBGEMM cannot fuse on this device."""
     optimizer = fused_optimizer(config, device.type)
-    apply_optimizer_in_backward(optimizer.kind(), tables.parameters(), optimizer.settings(config))
+    settings = optimizer.settings(config)
+    still = settings | {name: 0.0 for name in ("lr", "weight_decay") if name in settings}
+    named = dict(tables.named_parameters())
+    kept = [weight for name, weight in named.items() if table_of(name) in frozen]
+    apply_optimizer_in_backward(optimizer.kind(), [w for n, w in named.items() if table_of(n) not in frozen], settings)
+    apply_optimizer_in_backward(optimizer.kind(), kept, still)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class TokenEmbedding(nn.Module):
     Raw ids of dynamic tables become rows first, by `dynamic`; a pipeline may have done so ahead.
 
     Sharded tables are in `collections`, one per row width and one for each of `ngram_tables`; data-parallel tables in
-    `replicated`, as dense parameters.
+    `replicated`, as dense parameters. Rows of the sharded tables in `frozen` come without a gradient.
     """
 
     def __init__(self, schema: Schema, config: EmbeddingConfig, device: torch.device) -> None:
@@ -32,6 +32,7 @@ class TokenEmbedding(nn.Module):
         self.has_dynamic = bool(dynamic.held)
         if self.has_dynamic:
             self.dynamic, (self.renewal,) = dynamic, dynamic.renewal
+        self.frozen: frozenset[str] = frozenset()
         tables = schema.layout.tables
         self.ngram_tables = frozenset(schema.ngram_tables)
         self.sources = {
@@ -54,7 +55,11 @@ class TokenEmbedding(nn.Module):
             parts = []
             for key, table, source in fields:
                 ids_or_rows = unique[key] if source is None else looked_up[source][key]
-                parts.append(self.replicated[table](ids_or_rows.values()) if source is None else ids_or_rows.values())
+                values = ids_or_rows.values()
+                if source is None:
+                    parts.append(self.replicated[table](values))
+                else:
+                    parts.append(values.detach() if table in self.frozen else values)
             rows[name] = torch.cat(parts, dim=1)
         return rows
 

@@ -37,7 +37,7 @@ from dist_rec.training.safe_load import INDEX, SafeReader, TensorsOnly, read_ind
 from dist_rec.training.selection import SelectionState
 
 KIND = "checkpoint"
-BEST = "best"
+BEST, LAST = "best", "last"
 POSITION = "position.json"
 HALF = ".half-"  # begins the name of a folder that is being written
 IDS = "dynamic_ids"
@@ -185,7 +185,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer |
     try:
         dcp.load(state, storage_reader=SafeReader(folder), planner=TensorsOnly(), process_group=ranks.host_group)
     except (dcp.api.CheckpointException, RuntimeError, ValueError, OSError) as error:
-        raise _explained(folder, first_failure(error)) from error
+        raise explained(folder, first_failure(error)) from error
     model.load_state_dict(state["model"])
     if tables is not None:
         load_steps(tables, state[IDS])
@@ -224,6 +224,11 @@ def load_position(folder: Path) -> Position:
     not there whole."""
     path = folder / POSITION
     if not path.is_file():
+        if any(folder.glob("position-*-of-*.json")):
+            raise ConfigError(
+                f"{folder}: saved by an earlier version of dist_rec, which kept the position in the data in another "
+                "form; its weights can be evaluated, but a run cannot resume from it"
+            )
         raise ConfigError(
             f"{folder}: holds no position in the data; resuming needs a checkpoint made by checkpoint.every_steps"
         )
@@ -253,7 +258,7 @@ def load_random(folder: Path, ranks: Ranks) -> dict[str, list[int]] | None:
         ) from None
 
 
-def _explained(folder: Path, cause: BaseException) -> ConfigError:
+def explained(folder: Path, cause: BaseException) -> ConfigError:
     if isinstance(cause, ConfigError):
         return cause
     text = " ".join(str(cause).split())

@@ -22,6 +22,7 @@ from dist_rec.training.pipeline import plan_model, shard_model
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.report import against_baselines, metrics_table
 from dist_rec.training.splits import dataset_schema, evaluation_loader
+from dist_rec.training.watchdog import PROGRESS
 
 
 @torch.no_grad()
@@ -36,6 +37,7 @@ def evaluate(
     model.eval()
     rows, groups, has_oracle, is_filtered = [], [], False, False
     for batch in loader:
+        PROGRESS.at("evaluating")
         batch = batch.to(ranks.device, non_blocking=True)
         _, (_, logits, _) = model(batch)
         oracle = batch.oracle if batch.oracle is not None else batch.labels

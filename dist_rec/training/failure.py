@@ -8,12 +8,13 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from dist_rec.common.errors import RunError
+from dist_rec.common.errors import RunError, Unmet
 from dist_rec.common.made import NotOurs
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.validate import DataError
 
-EXIT = 2  # of a run that a user's mistake or their machine has ended
+EXIT = 2  # of a run that no restart mends: a wrong recipe, bad data, weights that diverged
+BROKEN = 1  # of one that may go well the next time: a rank or a host was lost, memory or a disk was full; and of a bug
 # What a rank hears when another one is gone (gloo, NCCL, the store).
 GONE = (
     "Connection closed by peer",
@@ -25,14 +26,14 @@ GONE = (
     "failed to recv, got 0 bytes",
     "NCCL communicator was aborted",
 )
-FAILED = "dist_rec/failed"  # how many ranks have said what ended the run
+FAILED = "dist_rec/failed"  # exit code and number of the rank that has said what ended the run
 
 
 @contextmanager
 def one_voice() -> Iterator[None]:
     """Around the work of a rank: an error that a user can do something about becomes one sentence, from the rank that
-    met it first, and exit code 2 on all of them. A bug keeps its traceback. Comm: only when it ends badly, over the
-    job's store."""
+    met it first, and the same exit code on all of them. A bug keeps its traceback. Comm: only when it ends badly, over
+    the job's store."""
     try:
         yield
     except Exception as error:
@@ -41,12 +42,17 @@ def one_voice() -> Iterator[None]:
             if not is_gone(error):
                 raise
             said = "lost the connection to another rank, which has ended without a word (killed by the system?)"
-            if _first() is False:
-                raise SystemExit(EXIT) from None
-        elif _first() is False:
-            raise SystemExit(EXIT) from None
+        code = exit_code(error)
+        if (other := _spoken(code)) is not None:
+            raise SystemExit(other) from None
         print(f"error: {said}", file=sys.stderr, flush=True)
-        raise SystemExit(EXIT) from None
+        raise SystemExit(code) from None
+
+
+def exit_code(error: BaseException) -> int:
+    """EXIT where the same would happen again, otherwise BROKEN."""
+    mistake = isinstance(error, ConfigError | DataError | NotOurs | RunError) and not isinstance(error, Unmet)
+    return EXIT if mistake else BROKEN
 
 
 def sentence(error: BaseException) -> str | None:
@@ -72,13 +78,14 @@ def is_gone(error: BaseException) -> bool:
     return several and any(sign in str(error) for sign in GONE)
 
 
-def _first() -> bool | None:
-    """Whether no other rank has spoken yet; None if that cannot be known, since the rank that keeps the count is
-    gone."""
+def _spoken(code: int) -> int | None:
+    """The exit code of another rank that has spoken; None where none has, so that this one speaks and ends with `code`,
+    and where that cannot be known, since the rank that keeps the count is gone."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return True
+        return None
     try:
-        store = dist.distributed_c10d._get_default_store()
-        return store.add(FAILED, 1) == 1
+        own = f"{code} {dist.get_rank()}"
+        found = dist.distributed_c10d._get_default_store().compare_set(FAILED, "", own).decode()
     except Exception:  # whatever a lost connection raises
         return None
+    return None if found == own else int(found.split()[0])

@@ -8,8 +8,8 @@ from pathlib import Path
 from dist_rec.common.made import ASIDE, kind_of
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import CheckpointConfig
-from dist_rec.training.checkpoint import HALF, KIND, check_resumable
-from dist_rec.training.manifest import Manifest
+from dist_rec.training.checkpoint import BEST, HALF, KIND, LAST, check_resumable
+from dist_rec.training.manifest import MANIFEST, Manifest
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +31,9 @@ def thin(folder: Path, config: CheckpointConfig) -> None:
     """Deletes checkpoints to resume from but the newest `keep_last` and those of steps that `keep_every` divides."""
     if config.keep_last is None:
         return
-    whole = [(Manifest.read(path).step, path) for path, problem in _judged(folder) if problem is None]
-    for step, path in sorted(whole, reverse=True)[config.keep_last :]:
+    # What they hold is looked at when a run goes on from one: here training waits for it.
+    steps = [(Manifest.read(path).step, path) for path in _resumable(folder) if (path / MANIFEST).is_file()]
+    for step, path in sorted(steps, reverse=True)[config.keep_last :]:
         if not config.keep_every or step % config.keep_every:
             half = path.with_name(f"{HALF}{path.name}")  # what is deleted in part is no checkpoint any more
             path.rename(half)
@@ -55,13 +56,18 @@ def tidy(folder: Path) -> None:
 
 
 def _judged(folder: Path) -> Iterator[tuple[Path, ConfigError | None]]:
-    """Every checkpoint to resume from, and what is wrong with it. Weights alone are none."""
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(".") or kind_of(path) != KIND or path.name in ("best", "last"):
-            continue
+    """Every checkpoint to resume from, and what is wrong with it."""
+    for path in _resumable(folder):
         try:
             check_resumable(path)
         except ConfigError as error:
             yield path, error
         else:
             yield path, None
+
+
+def _resumable(folder: Path) -> Iterator[Path]:
+    """Checkpoints, whole or not, but those of weights alone."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not path.name.startswith(".") and path.name not in (BEST, LAST) and kind_of(path) == KIND:
+            yield path

@@ -23,7 +23,7 @@ from dist_rec.common.errors import RunError
 from dist_rec.config import Config
 from dist_rec.embedding.cache import CacheMeter
 from dist_rec.embedding.id_use import IdMeter
-from dist_rec.training.checkpoint import load_checkpoint
+from dist_rec.training.checkpoint import LAST, load_checkpoint
 from dist_rec.training.interrupt import Asked, Interrupted
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.pipeline import CountedBatches, make_pipeline, run_through
@@ -34,6 +34,7 @@ from dist_rec.training.setup import Run, open_run
 from dist_rec.training.throughput import Throughput
 from dist_rec.training.trace import StepTrace
 from dist_rec.training.warm_up import telling_of_late_builds
+from dist_rec.training.watchdog import PROGRESS, watching
 
 
 def train_one(
@@ -45,12 +46,14 @@ def train_one(
     started = time.perf_counter()
     run = open_run(config, ranks, log, resume)
     run.asked = asked or run.asked
-    with telling_of_late_builds(ranks.device), closing(run.writer):
-        step = _train(run)
-    run.optimizer.flush()
-    if config.checkpoint.at_end:
-        run.save_weights(log.checkpoints / "last", step)
-    test = _test_chosen(run, step)
+    with watching(log.folder, ranks, config.parallel.hang_timeout_s):
+        with telling_of_late_builds(ranks.device), closing(run.writer):
+            step = _train(run)
+        run.optimizer.flush()
+        if config.checkpoint.at_end:
+            PROGRESS.at("saving", step)
+            run.save_weights(log.checkpoints / LAST, step)
+        test = _test_chosen(run, step)
     return RunResult(test, run.selection.state.valid, step, time.perf_counter() - started)
 
 
@@ -70,6 +73,7 @@ def _train(run: Run) -> int:
         judged = stop == run.next_validation(step) or stop == total_steps
         for loss, _, signals in run_through(pipeline, islice(batches, stop - step)):
             step += 1
+            PROGRESS.at("training", step)
             size = batches.trained()
             run.requests += size.requests
             throughput.add(loss, size, signals)
@@ -77,6 +81,8 @@ def _train(run: Run) -> int:
             if step % config.run.log_every == 0 or step == total_steps:
                 window, tables = throughput.close(), Tables(cache.since_last(), ids.since_last())
                 run.log.training(step, total_steps, window, optimizer=optimizer, tables=tables)
+                if not math.isfinite(window.loss):  # on all ranks alike
+                    run.note_nonfinite([step - window.steps + 1 + at for at in window.nonfinite])
         if judged and step == stop:
             optimizer.flush()
             enough = _validate(run, step)
@@ -85,11 +91,15 @@ def _train(run: Run) -> int:
             _judge_window(run, step)
         # After the flush, so that resuming sees the same state as continuing.
         if _due(step, config.checkpoint.every_steps):
+            PROGRESS.at("saving", step)
             run.save_all(step)
         throughput.restart()
+    PROGRESS.at("waiting for the checkpoint that is being written", step)
     run.writer.wait()
     if batches.ended and step < total_steps and not enough:
-        raise Interrupted(step, run.save_at_once(step))
+        ending = Interrupted(step, run.save_at_once(step))
+        run.log.say(str(ending))  # at once: torchrun ends all ranks when the first one is gone
+        raise ending
     for line in trace.close():
         run.log.say(line)
     return step

@@ -49,11 +49,25 @@ class PurgeRecord(BaseModel):
     versions: dict[str, str]
 
 
+class StartedFrom(BaseModel):
+    """The checkpoint whose weights a run started with (warm_start.py), as it was then.
+
+    - `checkpoint`: its folder, `step` of its run, `sha256` of its manifest
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    checkpoint: str
+    step: int
+    sha256: str
+
+
 class MadeWith(BaseModel):
     """- `schema_` as the run used it, without fields that it left out; `recipe` resolved
     - `versions` of packages, `ranks` and `step` of the run when it was saved
     - `optimizer_state`: the form of the optimizer's state
     - `purged`: every purge of rows so far, oldest first
+    - `started_from`: None for a run that started without weights
     """
 
     model_config = ConfigDict(frozen=True)
@@ -65,10 +79,17 @@ class MadeWith(BaseModel):
     step: int
     optimizer_state: int = 1
     purged: tuple[PurgeRecord, ...] = ()
+    started_from: StartedFrom | None = None
 
     @classmethod
     def now(
-        cls, schema: Schema, recipe: Config, ranks: int, step: int, purged: tuple[PurgeRecord, ...] = ()
+        cls,
+        schema: Schema,
+        recipe: Config,
+        ranks: int,
+        step: int,
+        purged: tuple[PurgeRecord, ...] = (),
+        started_from: StartedFrom | None = None,
     ) -> "MadeWith":
         return cls(
             schema_=schema,
@@ -78,6 +99,7 @@ class MadeWith(BaseModel):
             step=step,
             optimizer_state=OPTIMIZER_STATE,
             purged=purged,
+            started_from=started_from,
         )
 
     @classmethod
@@ -117,12 +139,12 @@ class MadeWith(BaseModel):
                 "another form; its weights can be evaluated, but a run cannot resume from it"
             )
         saved, now = (of if resumed else of.with_feedback(None) for of in (self.schema_, schema))
-        differing = _differences(_facts(saved, resumed), _facts(now, resumed))
+        differing = differences(facts(saved, resumed), facts(now, resumed))
         # The other way round the weights have a row more than the recipe needs, and the saved schema says so.
         acting = recipe.data.filter is not None and (resumed or recipe.data.filter.evaluation == "filtered")
         if schema.hidden and not self.schema_.hidden and acting:
             differing.append("data.filter: tables without HIDDEN when it was saved, now the filter hides events")
-        differing += _differences(self._settings(self.recipe, resumed), self._settings(recipe, resumed))
+        differing += differences(self._settings(self.recipe, resumed), self._settings(recipe, resumed))
         if differing:
             raise ConfigError(
                 f"{checkpoint}: does not fit this schema and recipe; was it made by another recipe?\n  "
@@ -156,10 +178,7 @@ class MadeWith(BaseModel):
         }
 
     def _settings(self, recipe: Config, resumed: bool) -> dict[str, Any]:
-        found = flat("model", recipe.model.model_dump(mode="json"))
-        if not resumed:  # other corrections of delay have no weights
-            found["model.head.immature"] = found["model.head.immature"] == "delayed_feedback_model"
-        found = {key: value for key, value in found.items() if not set(key.split(".")) & set(FREE)}
+        found = model_settings(recipe, resumed)
         for table, dim in table_dims(self.schema_, recipe.embedding).items():
             found[f"embedding.tables.{table}.dim"] = dim
             found[f"embedding.tables.{table} is data_parallel"] = recipe.embedding.is_replicated(table)
@@ -179,43 +198,51 @@ class MadeWith(BaseModel):
         return found
 
 
-def _facts(schema: Schema, resumed: bool) -> dict[str, Any]:
+def model_settings(recipe: Config, resumed: bool) -> dict[str, Any]:
+    """The settings of the model that weights depend on, by their dotted names."""
+    found = flat("model", recipe.model.model_dump(mode="json"))
+    if not resumed:  # other corrections of delay have no weights
+        found["model.head.immature"] = found["model.head.immature"] == "delayed_feedback_model"
+    return {key: value for key, value in found.items() if not set(key.split(".")) & set(FREE)}
+
+
+def facts(schema: Schema, resumed: bool) -> dict[str, Any]:
     """What weights depend on, by name, in no order; with `resumed` also what training reads."""
     used = {name: size for name, size in schema.tables.items() if name in schema.layout.tables.values()}
     kinds = {name: f"{schema.open_ids[name]} ids" if name in schema.open_ids else "ids" for name in used}
-    facts: dict[str, Any] = {f"tables.{name}": f"{size} {kinds[name]}" for name, size in used.items()}
+    found: dict[str, Any] = {f"tables.{name}": f"{size} {kinds[name]}" for name, size in used.items()}
     owners = {"context": schema.context, "candidate": schema.candidate.ids}
     owners |= {f"sequence {sequence.name}": sequence.ids for sequence in schema.sequences}
-    facts |= {f"{owner}, field {f.name}": f"of table {f.table}" for owner, fields in owners.items() for f in fields}
+    found |= {f"{owner}, field {f.name}": f"of table {f.table}" for owner, fields in owners.items() for f in fields}
     grams = {f"n-grams {of.sequence}.{of.field}": of.spec for of in schema.layout.ngrams.values()}
-    facts |= {name: spec.model_dump_json() for name, spec in grams.items()}
+    found |= {name: spec.model_dump_json() for name, spec in grams.items()}
     side = {"candidate": schema.candidate.side} | {f"sequence {s.name}": s.side for s in schema.sequences}
-    facts |= {f"{owner}, field {name}": f"{size} values" for owner, of in side.items() for name, size in of.items()}
-    facts |= {f"list {owner}": f"{of.pool} of {of.table}" for owner, of in id_lists(schema).items()}
+    found |= {f"{owner}, field {name}": f"{size} values" for owner, of in side.items() for name, size in of.items()}
+    found |= {f"list {owner}": f"{of.pool} of {of.table}" for owner, of in id_lists(schema).items()}
     # What a fit found is the checkpoint's own.
     numbers = {name: of.model_dump(mode="json", include=NUMBER) for name, of in named_numbers(schema).items()}
-    facts |= {f"number {name}": of for name, of in numbers.items()}
-    facts |= {
+    found |= {f"number {name}": of for name, of in numbers.items()}
+    found |= {
         f"attribute {table}.{name}": f"a vector of {of.vector}" if of.list is None else f"{of.pool} of {of.list}"
         for table, name, of in every_attribute(schema)
         if of.number is None
     }
-    facts |= {f"sequence {s.name}, times": s.time for s in schema.sequences}
-    facts["request.cyclic"] = schema.request.utc_offset if schema.request.cyclic else None
+    found |= {f"sequence {s.name}, times": s.time for s in schema.sequences}
+    found["request.cyclic"] = schema.request.utc_offset if schema.request.cyclic else None
     given = schema.candidate.given
-    facts |= {
+    found |= {
         f"label {name}": f"given {given[name]}" if name in given else "defined" for name in schema.candidate.labels
     }
     if resumed:
         feedback = schema.candidate.feedback
-        facts["candidate.feedback"] = None if feedback is None else feedback.model_dump(mode="json", exclude={"read"})
-        facts |= {f"label {name}, final": of.horizon for name, of in schema.candidate.delayed.items()}
-    facts["candidate.visible_events"] = schema.candidate.visible_events
-    facts |= {f"group {name}": sorted(fields) for name, fields in schema.feature_groups.items()}
-    return facts
+        found["candidate.feedback"] = None if feedback is None else feedback.model_dump(mode="json", exclude={"read"})
+        found |= {f"label {name}, final": of.horizon for name, of in schema.candidate.delayed.items()}
+    found["candidate.visible_events"] = schema.candidate.visible_events
+    found |= {f"group {name}": sorted(fields) for name, fields in schema.feature_groups.items()}
+    return found
 
 
-def _differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     nothing = "nothing of that name"
     return [
         f"{name}: {saved.get(name, nothing)} when it was saved, {now.get(name, nothing)} now"

@@ -61,8 +61,11 @@ class Muon(DenseOptimizer):
 
     def __call__(self, parameters: Parameters, config: OptimConfig) -> list[torch.optim.Optimizer]:
         matrices, others = [p for p in parameters if p.ndim == 2], [p for p in parameters if p.ndim != 2]
-        muon = BatchedMuon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-        return [muon, _adamw(others, config)]
+        made: list[torch.optim.Optimizer] = []  # of either there may be none that is trained
+        if matrices:
+            decay = config.weight_decay
+            made.append(BatchedMuon(matrices, lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        return [*made, _adamw(others, config)] if others else made
 
 
 def _adamw(parameters: Parameters, config: OptimConfig) -> torch.optim.AdamW:

@@ -33,6 +33,7 @@ from dist_rec.embedding.plan import default_sharders, fuse_optimizer, make_plan
 from dist_rec.models.build import RankingModel, build_model
 from dist_rec.optim.hybrid import HybridOptimizer
 from dist_rec.optim.schedule import lr_factor
+from dist_rec.training.freeze import freeze
 from dist_rec.training.interrupt import Asked
 from dist_rec.training.optimizers import dense_factory
 from dist_rec.training.ranks import Ranks
@@ -41,7 +42,8 @@ from dist_rec.training.ranks import Ranks
 def plan_model(schema: Schema, config: Config, ranks: Ranks) -> tuple[RankingModel, ShardingPlan]:
     """The unsharded model and where each of its tables goes."""
     model = build_model(schema, config, ranks.device)
-    fuse_optimizer(model.embedding.collections, config.embedding, ranks.device)
+    freeze(model, config)
+    fuse_optimizer(model.embedding.collections, config.embedding, ranks.device, model.embedding.frozen)
     # The planner sizes its buffers by the ids of a key in a batch: with batch_events at most one per event.
     batch = config.data.batch_size or config.data.batch_events
     assert batch is not None, "one of them is always given"
@@ -103,8 +105,8 @@ def make_pipeline(
 @dataclass(frozen=True)
 class BatchSize:
     """What one rank's batch held, what crossed to the device, in bytes, with and without dedup, for how many seconds
-    the step waited for it, the events and candidates that a filter saw, by action, and the use of n-grams, which is
-    known when the batch is on its device."""
+    the step waited for it, requests that could not be read, the events and candidates that a filter saw, by action, and
+    the use of n-grams, which is known when the batch is on its device."""
 
     requests: int
     candidates: int
@@ -112,6 +114,7 @@ class BatchSize:
     nbytes: int
     plain_bytes: int
     waited: float
+    lost: int = 0
     filtered: dict[str, int] = field(default_factory=dict)
     ngram_use: dict[str, NgramUse] = field(default_factory=dict)
 
@@ -124,6 +127,7 @@ class BatchSize:
             nbytes=batch.nbytes,
             plain_bytes=batch.plain_bytes,
             waited=waited,
+            lost=batch.lost,
             filtered=batch.filtered,
             ngram_use=batch.ngram_use,
         )

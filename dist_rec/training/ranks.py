@@ -11,7 +11,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from dist_rec.common.errors import RunError
+from dist_rec.common.errors import RunError, Unmet
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import ParallelConfig
 from dist_rec.training.meeting import meet
@@ -50,6 +50,12 @@ class Ranks:
         tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.host_group)
         return tensor.tolist()
+
+    def told(self, text: str) -> str:
+        """What rank 0 says. Comm: one broadcast on the host."""
+        found = [text]
+        dist.broadcast_object_list(found, src=0, group=self.host_group)
+        return found[0]
 
     def barrier(self) -> None:
         dist.barrier(group=self.host_group)
@@ -124,6 +130,14 @@ def _check_environment() -> None:
         )
 
 
+class _NotMet(Unmet, ConfigError):
+    """Rank 0 says it."""
+
+
+class _NotReached(Unmet, RunError):
+    """Every rank says it."""
+
+
 def _join(backend: str, timeout_s: int) -> None:
     """Meets the other ranks. Waiting for them ends in time to be noticed; collectives keep torch's own timeout."""
     place = f"MASTER_ADDR={os.environ['MASTER_ADDR']}, MASTER_PORT={os.environ['MASTER_PORT']}"
@@ -136,9 +150,9 @@ def _join(backend: str, timeout_s: int) -> None:
     except (dist.DistError, RuntimeError, OSError) as error:
         text = " ".join(str(error).split())
         if "EADDRINUSE" in text or "in use" in text.lower():
-            raise ConfigError(f"{place}: the port is taken by another program; expected a free one") from None
+            raise _NotMet(f"{place}: the port is taken by another program; expected a free one") from None
         # Rank 0 speaks for all, where it can be reached.
-        kind = ConfigError if rank == 0 or "connect" not in text else RunError
+        kind = _NotMet if rank == 0 or "connect" not in text else _NotReached
         raise kind(
             f"{place}: rank {rank} has not met all {world_size} ranks within {timeout_s} s (parallel.join_timeout_s); "
             f"expected all of them to be started, and to reach this address: {text[:200]}"

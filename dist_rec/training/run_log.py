@@ -66,10 +66,9 @@ class RunLog:
         if self._progress is not None:
             self._progress.stop()
 
-    def go_on(self, checkpoint: Path, step: int, *, same_folder: bool) -> None:
-        """Says what a run goes on from; in the same folder the log loses what came after that step."""
-        self.say(f"goes on after step {step}, from {checkpoint}")
-        if not self._is_main or not same_folder:
+    def forget_after(self, step: int) -> None:
+        """Drops what the log has of later steps, which a killed run wrote and which come again."""
+        if not self._is_main:
             return
         assert self._file is not None and self._board is not None, "RunLog is used inside `with`"
         path, partial = self.folder / "metrics.jsonl", self.folder / ".metrics.jsonl"
@@ -109,7 +108,7 @@ class RunLog:
         row = {"event": "train", "step": step, **_optimizer_row(optimizer), **asdict(window)}
         shares = row.pop("filtered_share")
         row |= {f"filtered_share.{action}": share for action, share in shares.items()}
-        del row["ngram_use"], row["teaching"]
+        del row["ngram_use"], row["teaching"], row["nonfinite"]
         for name, use in window.ngram_use.items():
             row |= {f"ngram.{name}.ids_per_event": use.ids / max(use.events, 1)}
             row |= {f"ngram.{name}.rows_per_event": use.rows_per_event, f"ngram.{name}.dedup": use.dedup_factor}
@@ -213,9 +212,10 @@ def finite(tree: Any) -> Any:
 
 
 def _is_before(line: str, step: int) -> bool:
-    """Whether a whole line of the log is of a step up to this one; a killed process may leave half a line."""
+    """Whether a line of the log is whole and of a step from 1 up to this one; a killed process may leave half a
+    line."""
     try:
-        return line.endswith("\n") and json.loads(line)["step"] <= step
+        return line.endswith("\n") and 0 < json.loads(line)["step"] <= step
     except ValueError:
         return False
 

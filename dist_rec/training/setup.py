@@ -1,5 +1,6 @@
 """Everything that a run needs before its first step, made from the recipe or brought back from a checkpoint."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,9 +32,10 @@ from dist_rec.training.checkpoint import (
 from dist_rec.training.evaluate import evaluate_split
 from dist_rec.training.feedback_audit import audit_feedback, refuse_leaks
 from dist_rec.training.interrupt import Asked
-from dist_rec.training.made_with import MadeWith, PurgeRecord
+from dist_rec.training.made_with import MadeWith, PurgeRecord, StartedFrom
 from dist_rec.training.manifest import check_sums
 from dist_rec.training.metrics import TaskMetrics
+from dist_rec.training.nonfinite import note_nonfinite
 from dist_rec.training.pipeline import make_optimizer, plan_model, shard_model, teach_by_version
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.run_log import RunLog
@@ -45,6 +47,7 @@ from dist_rec.training.splits import (
     training_loader,
     training_steps,
 )
+from dist_rec.training.warm_start import warm_start
 from dist_rec.training.warm_up import compile_kernels
 from dist_rec.training.windows import EVENT as WINDOW
 from dist_rec.training.writer import CheckpointWriter
@@ -55,7 +58,8 @@ class Run:
     """The parts of one run on this rank.
 
     - `total_steps` counts batches, and `window_ends` those that are done when a window is, empty without windows
-    - `purged`: the purges that the checkpoint it goes on from has gone through
+    - `purged`: the purges that the checkpoint it goes on or starts from has gone through
+    - `started_from`: the checkpoint whose weights it started with
     - `requests` that were trained on, by this rank since the run began or went on
     - `saved`: the step of the last checkpoint to go on from
     - `asked`: whether this rank was asked to end
@@ -74,6 +78,7 @@ class Run:
     total_steps: int
     window_ends: list[int]
     purged: tuple[PurgeRecord, ...] = ()
+    started_from: StartedFrom | None = None
     requests: int = 0
     saved: int = 0
     asked: Asked = field(default_factory=Asked)
@@ -102,6 +107,12 @@ class Run:
         metrics = evaluate_split(self.model, self.config, self.schema, folders, self.ranks)
         self.log.evaluation(split, step, metrics)
         return metrics
+
+    def note_nonfinite(self, steps: list[int]) -> None:
+        """Says where losses came from that are not finite. Raises RunError if the recipe wants to stop then."""
+        stop = self.config.run.nonfinite_loss == "stop"
+        workers = reader_workers(self.config)
+        self.log.say(note_nonfinite(steps, self.reader, workers, self.log.folder, self.ranks, stop=stop))
 
     def judge_window(self, step: int) -> dict[str, TaskMetrics]:
         """Metrics of the window that comes after the one that ends at this step."""
@@ -149,7 +160,7 @@ class Run:
         save_checkpoint(folder, self.model, None, self.ranks, made=self._made_with(step))
 
     def _made_with(self, step: int) -> MadeWith:
-        return MadeWith.now(self.schema, self.config, self.ranks.world_size, step, self.purged)
+        return MadeWith.now(self.schema, self.config, self.ranks.world_size, step, self.purged, self.started_from)
 
 
 def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> Run:
@@ -157,12 +168,17 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
     schema = dataset_schema(config)
     purged: tuple[PurgeRecord, ...] = ()
+    started_from: StartedFrom | None = None
     position: Position | None = None
+    warm = warm_start(config, schema, ranks) if resume is None else None
     if resume is not None:
         if config.checkpoint.verify:
             check_sums(resume, ranks.host_group)
         saved, position = MadeWith.read(resume), load_position(resume)
         schema, purged = saved.schema_for(schema, config, resume, resumed=True), saved.purged
+        started_from = saved.started_from
+    elif warm is not None:
+        schema, purged, started_from = warm.schema, warm.saved.purged, warm.origin
     where = None if position is None else position.data
     reader = open_split(config, schema, ranks, config.data.train, train=True, position=where)
     total_steps, per_update = training_steps(config, reader), config.optim.accumulation_steps
@@ -194,9 +210,14 @@ def open_run(config: Config, ranks: Ranks, log: RunLog, resume: Path | None) -> 
         total_steps=total_steps,
         window_ends=reader.plan(reader_workers(config)).ends if config.data.windows else [],
         purged=purged,
+        started_from=started_from,
     )
     if resume is not None and position is not None:
         _resume(run, resume, position)
+    elif warm is not None:
+        warm.load(dmp, model, ranks)
+        for line in warm.told():
+            log.say(line)
     return run
 
 
@@ -210,8 +231,11 @@ def _resume(run: Run, checkpoint: Path, position: Position) -> None:
         torch.manual_seed(hash((run.config.run.seed, position.data.step, ranks.world_size, ranks.rank)) % 2**63)
     run.selection.state, run.saved = position.run, run.steps_done
     run.requests = position.requests if ranks.is_main else 0
-    if run.ranks.is_main and (checkpoint / BEST).is_dir():
-        copy_checkpoint(checkpoint / BEST, run.best_folder)
+    if ranks.is_main:
+        # In the folder of a killed run lie those of a later validation, which comes again.
+        shutil.rmtree(run.best_folder, ignore_errors=True)
+        if (checkpoint / BEST).is_dir():
+            copy_checkpoint(checkpoint / BEST, run.best_folder)
     run.ranks.barrier()
     if run.steps_done >= run.total_steps:
         raise ConfigError(

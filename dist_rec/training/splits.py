@@ -101,6 +101,7 @@ def open_split(
         event_filter=make_filter(config.data.filter, declared_schema(config), training=train),
         attributes=open_attributes(config.data.path, schema),
         targets=training_targets(config, schema) if train else Targets(now=config.data.written_at),
+        skip_unreadable=train and config.data.unreadable == "skip",
         position=position,
     )
 

@@ -1,7 +1,7 @@
 """Where a run starts: anew, or from a checkpoint, and what may differ from the run that saved it."""
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +14,20 @@ from dist_rec.training.made_with import MadeWith, flat
 from dist_rec.training.manifest import check_sums
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.run_log import RunLog
+from dist_rec.training.weight_names import named
 
 Resume = Path | Literal["auto"] | None  # auto: the newest whole checkpoint of the run's own folder, if there is one
+
+
+@dataclass(frozen=True)
+class ResumeFrom:
+    """A checkpoint, or `auto`, and the settings that may differ from the run that saved it, such as `optim.lr`, also as
+    patterns."""
+
+    checkpoint: Resume
+    allow: Sequence[str] = ()
+
+
 # What says where and how a run is watched and kept, not what it computes.
 FREE = (
     *("checkpoint.*", "parallel.*", "run.out", "run.name", "run.log_every", "run.trace_steps", "run.metrics*"),
@@ -30,7 +42,7 @@ def check_drift(checkpoint: Path, config: Config, allowed: Sequence[str]) -> Non
     differing = [
         name
         for name in dict.fromkeys([*was, *now])
-        if was.get(name) != now.get(name) and not _named(name, FREE) and not _named(name, allowed)
+        if was.get(name) != now.get(name) and not named(name, FREE) and not named(name, allowed)
     ]
     if differing:
         lines = "\n".join(f"- {name}: {was.get(name)}\n+ {name}: {now.get(name)}" for name in differing)
@@ -62,7 +74,3 @@ def checkpoint_for(place: Path, resume: Resume, config: Config, ranks: Ranks, lo
         else:
             return path
     return None
-
-
-def _named(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

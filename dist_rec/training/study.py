@@ -98,7 +98,9 @@ def _run_members(config: Config, ranks: Ranks, folder: Path, resume: Resume, ask
                 continue
             checkpoint = checkpoint_for(place, resume, member.config, ranks, log)
             if checkpoint is not None:
-                log.go_on(checkpoint, MadeWith.read(checkpoint).step, same_folder=resume == "auto")
+                log.say(f"goes on after step {MadeWith.read(checkpoint).step}, from {checkpoint}")
+            if resume == "auto":
+                log.forget_after(0 if checkpoint is None else MadeWith.read(checkpoint).step)
             if ranks.is_main:
                 (log.folder / "recipe.yaml").write_text(config_yaml(member.config) + "\n")
             results[member.folder] = result = train_one(member.config, ranks, log, checkpoint, asked)

@@ -33,6 +33,8 @@ class ThroughputStats:
     bytes_per_step: float
     plain_bytes_per_step: float
     waiting_share: float  # of the time, in which steps waited for their batch
+    lost_requests: float = 0  # of row groups that could not be read and are skipped
+    nonfinite: tuple[int, ...] = ()  # steps of the window, from 0, whose loss on this rank is infinite or NaN
     # Of the events and candidates that a filter saw, by action; empty without one.
     filtered_share: dict[str, float] = field(default_factory=dict)
     # By "<sequence>.<field>.<order>"; distinct rows of the batch of a rank.
@@ -69,15 +71,17 @@ class Throughput:
             name: sum((size.ngram_use[name] for size in self._sizes), NgramUse(0, 0, 0))
             for name in self._sizes[0].ngram_use
         }
+        losses = torch.stack(self._losses).double()
+        nonfinite = tuple(torch.nonzero(~losses.isfinite()).flatten().tolist())
         mine = [
-            float(torch.stack(self._losses).double().sum()),
+            float(losses.sum()),
             *(sum(getattr(size, name) for size in self._sizes) for name in _SUMMED),
             *(sum(size.filtered.get(name, 0) for size in self._sizes) for name in _ACTIONS),
             *(float(count) for use in grams.values() for count in astuple(use)),
             *self._sums_of_signals(),
         ]
         seconds = time.perf_counter() - self._started
-        loss, requests, candidates, events, nbytes, plain_bytes, waited, *rest = self._ranks.total(*mine)
+        loss, requests, candidates, events, nbytes, plain_bytes, waited, lost, *rest = self._ranks.total(*mine)
         acted, used = rest[: len(_ACTIONS)], iter(rest[len(_ACTIONS) :])
         largest = sum(self._ranks.largest(*(size.events for size in self._sizes)))
         rank_steps = steps * self._ranks.world_size
@@ -94,6 +98,8 @@ class Throughput:
             bytes_per_step=nbytes / rank_steps,
             plain_bytes_per_step=plain_bytes / rank_steps,
             waiting_share=waited / (seconds * self._ranks.world_size),
+            lost_requests=lost,
+            nonfinite=nonfinite,
             filtered_share={
                 name: count / sum(acted)
                 for name, count in zip(_ACTIONS, acted, strict=True)

@@ -12,7 +12,6 @@ from dist_rec.common.strict import ConfigError, Strict
 from dist_rec.data import row_reader
 from dist_rec.data.files import RowGroup
 from dist_rec.data.host_batch import HostBatch
-from dist_rec.data.position import DataPosition
 from dist_rec.data.reader import RequestReader, make_loader
 from dist_rec.data.row_reader import ParquetReader
 from dist_rec.data.schema import Schema
@@ -340,45 +339,22 @@ def test_a_plan_is_made_once(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize("by", [_reader, _by_events])
-@pytest.mark.parametrize(("planned", "there"), [(2, 1), (1, 2), (2, 4), (3, 2), (2, 2)])
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_other_ranks_and_workers_go_on_with_the_same_steps(
-    dataset: Path, by: Callable[..., RequestReader], planned: int, there: int, workers: int
+@pytest.mark.parametrize("workers", [0, 2])
+def test_row_groups_that_cannot_be_read_are_left_out_and_counted(
+    tmp_path: Path, by: Callable[..., RequestReader], workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def steps(ranks: int, position: DataPosition | None, workers: int) -> list[list[int]]:
-        of_ranks = [
-            _users(list(make_loader(by(dataset, epochs=2, rank=rank, world_size=ranks, position=position), workers)))
-            for rank in range(ranks)
-        ]
-        return [[user for users in ranks for user in users] for ranks in zip(*of_ranks, strict=True)]
-
-    whole = steps(planned, None, 2)
-    for done in (0, 3, len(whole) - 2):
-        position = by(dataset, epochs=2, world_size=planned).position_at(done, 2)
-        assert steps(there, position, workers) == whole[done:]
-
-
-def test_a_position_goes_on_from_a_position(dataset: Path) -> None:
-    """Two ranks, then one, then three: the plan stays that of two ranks and two workers."""
-    first = _reader(dataset, world_size=2).position_at(2, 2)
-    second = _reader(dataset, world_size=1, position=first).position_at(5, 0)
-    assert (second.ranks, second.workers, second.step) == (2, 2, 5)
-    assert _reader(dataset, world_size=3, position=second).plan(1).total == _reader(dataset, world_size=2).plan(2).total
-
-
-@pytest.mark.parametrize("done", [0, 3, 10, 19, 21, 30])
-def test_another_batch_size_goes_on_with_the_rows_that_are_left(dataset: Path, done: int) -> None:
-    before = _reader(dataset, epochs=2)
-    read = _users(list(before))[:done]
-    position = before.position_at(done, 0).with_batches(7, None)
-    after = _reader(dataset, epochs=2, batch_size=7, position=position)
-    rest = _users(list(after))
-    assert max(map(len, rest)) == 7
-    assert Counter(user for users in [*read, *rest] for user in users) == Counter([*range(ROWS)] * 2)
-    assert after.plan(0).total == done + len(rest)
-
-
-def test_a_position_of_other_data_is_refused(dataset: Path) -> None:
-    position = _reader(dataset).position_at(3, 0)
-    with pytest.raises(ConfigError, match="cannot resume the data stream: it was saved with seed=3, now it is 4"):
-        _reader(dataset, seed=4, position=position)
+    data = make_dataset(tmp_path / "torn", ROWS)
+    path = sorted((data / "train").glob("*.parquet"))[0]
+    groups = pq.ParquetFile(path).metadata
+    start = groups.row_group(2).column(0).data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="row group 2: expected readable column data"):
+        list(make_loader(by(data, shuffle_window=20), workers))
+    batches = list(make_loader(by(data, shuffle_window=20, skip_unreadable=True), workers))
+    users = _flat(batches)
+    lost = sum(batch.lost for batch in batches)
+    assert lost >= 8 and len(users) == ROWS - 8 and len(set(users)) == len(users)
+    if not workers:
+        assert "left out, since data.unreadable is skip: 8 requests" in caplog.text and "row group 2" in caplog.text

@@ -7,9 +7,10 @@ import pytest
 
 from tests.golden.measure import GOLDEN, RANKS, RECIPES, REWRITE, Sets, curves
 
-# Not to the bit: CPUs differ in the width of their vectors, so sums are split in another way. A change of the maths
-# moves a loss by far more within 20 steps.
-RTOL = 1e-5
+# Not to the bit: CPUs differ in the width of their vectors and in how they multiply bf16, which Muon does, so sums are
+# split in another way: up to 7e-5 apart after 20 steps on two generations of Xeon, and 0 at the first. A change of the
+# maths moves a loss by far more.
+FIRST_RTOL, RTOL = 1e-5, 3e-4
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ def test_the_curve_of_a_recipe_is_the_one_that_is_kept(name: str, found: Curves)
     kept = json.loads((GOLDEN / "curves" / f"{name}.json").read_text())
     expected, got = kept["losses"][f"{found.ranks}"], found.losses[name]
     far = [
-        step for step, pair in enumerate(zip(got, expected), 1) if pair[0] != pytest.approx(pair[1], rel=RTOL, abs=0.0)
+        step
+        for step, (loss, kept_loss) in enumerate(zip(got, expected), 1)
+        if loss != pytest.approx(kept_loss, rel=FIRST_RTOL if step == 1 else RTOL, abs=0.0)
     ]
     if far or len(got) != len(expected):
         step = far[0] if far else min(len(got), len(expected)) + 1

@@ -28,7 +28,10 @@ RULES = {
     "dist_rec": Rule(types=("dist_rec.api", "dist_rec.config", "dist_rec.registry")),
     "dist_rec.common": Rule(others=("numpy", "pydantic", "torch", "yaml")),
     "dist_rec.registry": Rule(project=("dist_rec.common.strict",), others=("pydantic",)),
-    "dist_rec.config": Rule(project=("dist_rec.common", "dist_rec.registry", *OPTIONS), others=("pydantic",)),
+    "dist_rec.config": Rule(
+        project=("dist_rec.common", "dist_rec.registry", "dist_rec.run_config", *OPTIONS), others=("pydantic",)
+    ),
+    "dist_rec.run_config": Rule(project=("dist_rec.common.strict", "dist_rec.registry"), others=("pydantic",)),
     "dist_rec.kernels": Rule(others=("torch", "triton"), never=("torch.distributed",)),
     "dist_rec.data": Rule(
         # Of the kernels what a batch carries: the packed index, the places of its rows, and the ids of n-grams.
@@ -68,7 +71,7 @@ RULES = {
     "dist_rec.optim": Rule(project=("dist_rec.common.choices", "dist_rec.config"), others=("torch", "torchrec.optim")),
     "dist_rec.training": Rule(
         project=(
-            *("dist_rec.common", "dist_rec.config", "dist_rec.registry"),
+            *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.run_config"),
             *("dist_rec.data", "dist_rec.distill", "dist_rec.embedding", "dist_rec.models", "dist_rec.optim"),
             "dist_rec.kernels.common",  # compiled before the first step
         ),

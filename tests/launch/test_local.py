@@ -69,3 +69,29 @@ def test_a_rank_per_visible_gpu_and_two_without(three_gpus: Path, visible: str |
     assert ran.returncode == 0, ran.stderr
     assert f"--nproc-per-node {ranks} " in ran.stdout
     assert "order=1 memory=expandable_segments:True" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "restarts", "called"),
+    [
+        ([], None, "--max-restarts 0 -m dist_rec.cli train RECIPE"),
+        ([], "3", "--max-restarts 3 -m dist_rec.cli train RECIPE --resume auto"),
+        (["--resume", "x"], "3", "--max-restarts 3 -m dist_rec.cli train RECIPE --resume x"),
+        (["--resume=x"], "3", "--max-restarts 3 -m dist_rec.cli train RECIPE --resume=x"),
+    ],
+    ids=["none", "three", "from a folder", "from a folder, in one word"],
+)
+def test_ranks_that_start_again_go_on(three_gpus: Path, options: list[str], restarts: str | None, called: str) -> None:
+    environment = {**os.environ, "PATH": f"{three_gpus / 'bin'}:{os.environ['PATH']}"}
+    environment |= {} if restarts is None else {"DIST_REC_RESTARTS": restarts}
+    recipe = str(three_gpus / "launch/recipes/quickstart.yaml")
+    command = [str(three_gpus / "launch" / "local.sh"), recipe, *options]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[0].endswith(called.replace("RECIPE", recipe))
+
+
+def test_the_number_of_restarts_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    ran = _local(str(tmp_path / "recipe.yaml"), DIST_REC_RESTARTS="-1")
+    assert ran.returncode == 1 and "DIST_REC_RESTARTS must be a whole number, got '-1'" in ran.stderr

@@ -261,3 +261,6 @@ def test_a_checkpoint_without_a_position_says_what_it_is_for(data: Path, tmp_pat
     save_checkpoint(tmp_path / "saved", model, optimizer, alone)
     with pytest.raises(ConfigError, match=r"saved: holds no position in the data; resuming needs a checkpoint made by"):
         check_resumable(tmp_path / "saved")
+    (tmp_path / "saved" / "position-0-of-1.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"saved: saved by an earlier version of dist_rec, which kept the position"):
+        check_resumable(tmp_path / "saved")

@@ -19,7 +19,7 @@ from dist_rec.common.errors import RunError
 from dist_rec.common.made import NotOurs
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.validate import DataError
-from dist_rec.training.failure import EXIT, one_voice, sentence
+from dist_rec.training.failure import BROKEN, EXIT, one_voice, sentence
 from dist_rec.training.report import config_yaml
 from tests.helpers.ranks import run_ranks
 from tests.training.runs import make_config, write_dataset
@@ -50,7 +50,7 @@ def test_what_a_user_can_mend_is_a_sentence(error: Exception, said: str, capsys:
     assert (sentence(error) or "").startswith(said)
     with pytest.raises(SystemExit) as end, one_voice():
         raise error
-    assert end.value.code == EXIT
+    assert end.value.code == (EXIT if isinstance(error, ConfigError | DataError | NotOurs | RunError) else BROKEN)
     captured = capsys.readouterr()
     assert captured.err.startswith(f"error: {said}") and captured.err.count("\n") == 1 and not captured.out
 
@@ -118,7 +118,7 @@ def _lost(speaks: bool) -> tuple[Any, str]:
 def test_who_only_hears_of_the_end_of_another_is_silent_if_that_one_spoke(speaks: bool, said: list[str]) -> None:
     ended = run_ranks(_lost, 2, speaks)
     assert [text for _, text in ended] == said
-    assert [code for code, _ in ended] == ([EXIT, EXIT] if speaks else [EXIT, None])
+    assert [code for code, _ in ended] == ([EXIT, EXIT] if speaks else [BROKEN, None])
 
 
 def test_a_bad_row_of_one_rank_ends_both_with_its_sentence(tmp_path: Path) -> None:

@@ -252,3 +252,16 @@ def test_what_feedback_alone_tells(tmp_path: Path) -> None:
     with RunLog(tmp_path / "other", is_main=False) as log:
         log.feedback_audit(found)
     assert not (tmp_path / "other").exists()
+
+
+def test_forgets_what_a_killed_run_wrote_after_its_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"event": "feedback_audit", "step": 0}, *({"event": "train", "step": step} for step in (2, 4, 6))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"event": "train", "st')
+    with RunLog(tmp_path, is_main=True, console=Console(file=io.StringIO())) as log:
+        log.forget_after(4)
+        log.feedback_audit({})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [2, 4]
+    with RunLog(tmp_path, is_main=True, console=Console(file=io.StringIO())) as log:
+        log.forget_after(0)
+    assert path.read_text() == ""

@@ -56,7 +56,7 @@ def test_means_over_steps_and_ranks(clock: SimpleNamespace) -> None:
 def test_the_rank_with_most_events_counts_in_every_step() -> None:
     """Steps of 100 and 50 events, and of 40 and 60, on two ranks."""
     ranks: Any = SimpleNamespace(
-        world_size=2, total=lambda *_: [1.0, 1, 1, 250, 1, 1, 1, 6, 0, 2, 0, 2], largest=lambda *_: [100, 60]
+        world_size=2, total=lambda *_: [1.0, 1, 1, 250, 1, 1, 1, 0, 6, 0, 2, 0, 2], largest=lambda *_: [100, 60]
     )
     window = Throughput(ranks)
     for events in (100, 40):
