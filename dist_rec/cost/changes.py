@@ -126,10 +126,16 @@ def _largest(of: Layout, but_of: str = "") -> Iterator[list[str]]:
 
 
 def _more_ranks(of: Layout) -> Iterator[Trial]:
+    """As many as the network can join."""
     times = 2
     while times <= MOST_TIMES:
-        ranks = times * of.cluster.in_host * of.cluster.hosts
-        yield f"--world-size {ranks}", of.config, Cluster(of.cluster.machine, of.cluster.network, ranks)
+        ranks = times * of.cluster.gpus
+        try:
+            more = Cluster(of.cluster.machine, of.cluster.network, ranks)
+        except ConfigError:  # a host that is not full, or one GPU of a kind without NVLink
+            more = None
+        if more is not None:
+            yield f"--world-size {ranks}", of.config, more
         times *= 2
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from dist_rec.config import Config
 from dist_rec.cost.batches import Batches, batches_of
-from dist_rec.cost.changes import Change, Layout, changes_of
+from dist_rec.cost.changes import Change, Layout, _more_ranks, changes_of
 from dist_rec.cost.dense_memory import DenseMemory, dense_memory
 from dist_rec.cost.machine import machine_of
 from dist_rec.cost.network import Cluster, network_of
@@ -76,6 +76,20 @@ def test_a_change_that_fits_fits_when_it_is_made(found: tuple[Layout, RankMemory
         ("embedding.dim=64 (another model)", made.used, made.fits)
     ]
     assert made.fits
+
+
+@pytest.mark.parametrize(
+    ("ranks", "net", "machine", "told"),
+    [
+        (2, "ib400", "h100-80gb", [4, 8, 16]),
+        (6, "ib400", "h100-80gb", [24, 48]),  # 12 would leave a host half empty
+        (16, "ib400", "h100-80gb", [32, 64, 128]),
+        (1, "nvlink", "l4", []),
+    ],
+)
+def test_more_ranks_are_those_that_the_network_can_join(ranks: int, net: str, machine: str, told: list[int]) -> None:
+    of = _layout(_config(), Cluster(machine_of(machine), network_of(net), ranks))
+    assert [cluster.gpus for _, _, cluster in _more_ranks(of)] == told
 
 
 def test_what_a_cpu_cannot_have_is_not_told(found: tuple[Layout, RankMemory, list[Change]]) -> None:
