@@ -142,16 +142,20 @@ def sharded(config: Config, schema: Schema, cluster: Cluster, memory_bytes: floa
     """The plan of a cluster whose devices have so much memory. Raises NoPlan if there is none, and ConfigError for a
     model that cannot be."""
     machine = cluster.machine
-    logging.getLogger("torchrec").setLevel(logging.ERROR)  # about plans, once for every one
     model = build_model(schema, config, torch.device("meta"))
     fuse_optimizer(model.embedding.collections, config.embedding, torch.device(machine.device))
     devices = Devices(machine.device, cluster.gpus, cluster.in_host, *_capacities(machine, memory_bytes))
     batch = config.data.batch_size or config.data.batch_events
     assert batch is not None, "one of them is always given"
+    log = logging.getLogger("torchrec")  # warns of plans, once for every one
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         plan = plan_for(model, config.embedding, devices, batch)
     except ConfigError as error:
         raise NoPlan(_why_not(config, schema, cluster, memory_bytes)) from error
+    finally:
+        log.setLevel(level)
     return Sharded(config, schema, cluster.gpus, tuple(shards_of(plan)))
 
 
