@@ -49,7 +49,7 @@ def verdict(found: Preflight) -> str:
         return f"does not fit: {found.why_not}"
     of_host = ""
     if memory.host_limit is not None and memory.host > memory.host_limit:
-        of_host = f", and {memory.host / GIB:,.1f} of {memory.host_limit / GIB:,.1f} GiB of its host"
+        of_host = f", and {memory.host / GIB:,.1f} of {memory.host_limit / GIB:,.1f} GiB of host memory for a rank"
     used = f"{memory.used / GIB:,.2f} of {memory.limit / GIB:,.2f} GiB on the fullest rank{of_host}"
     return f"fits: {used}" if memory.fits else f"does not fit: {used}"
 

@@ -25,7 +25,8 @@ COMMUNICATOR_BYTES, PEER_BYTES, COMMUNICATORS = 384 * 2**20, 4 * 2**20, 2
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Bytes of a rank's device by part, and what there is of it; `host`: of tables in the memory of its host."""
+    """Bytes of a rank's device by part, and what there is of it; `host`: of tables in host memory, of the rank that has
+    most there, which may be another one."""
 
     parts: dict[str, int]
     host: int
@@ -54,7 +55,8 @@ def fullest_rank(
     """Of the rank that has most, when every rank has this batch."""
     machine = cluster.machine
     own = rows_bytes(config, schema, batch)
-    ranks = [(of, _exchange(of, own, dense, schema, batch)) for of in found.memory(batch)]
+    shares = found.memory(batch)
+    ranks = [(of, _exchange(of, own, dense, schema, batch)) for of in shares]
     sharded, exchange = max(ranks, key=lambda of: of[0].tables + of[0].state + of[1])
     parts = {
         "tables": sharded.tables,
@@ -72,7 +74,7 @@ def fullest_rank(
     }
     limit = int((1 - RESERVE) * device_bytes(machine))
     host = None if machine.host_memory_bytes is None else int(machine.host_memory_bytes)
-    return RankMemory(parts, sharded.host, limit, host)
+    return RankMemory(parts, max(of.host for of in shares), limit, host)
 
 
 def rows_bytes(config: Config, schema: Schema, batch: HostBatch) -> int:
@@ -99,7 +101,7 @@ def collective_bytes(config: Config, dense: DenseMemory, cluster: Cluster) -> in
     if cluster.gpus == 1:
         return 0
     if cluster.machine.device == "cpu":
-        return min(dense.weights, int(config.optim.bucket_cap_mb * 1e6))
+        return min(dense.gradients, int(config.optim.bucket_cap_mb * 1e6))
     return COMMUNICATORS * COMMUNICATOR_BYTES + PEER_BYTES * (cluster.gpus - 1)
 
 

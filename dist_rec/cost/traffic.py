@@ -26,7 +26,7 @@ def traffic_of(found: Sharded, dense: DenseMemory, batch: HostBatch, config: Con
         return []
     shares = found.memory(batch)
     ids, rows = [of.ids for of in shares], [of.looked_up for of in shares]
-    reduced = dense.weights // (2 if config.optim.compress == "bf16" else 1)
+    reduced = dense.gradients // (2 if config.optim.compress == "bf16" else 1)
     hosts = FLAG_BYTES * (dense.parameters + FLAGS_BESIDE) + NUMBER_BYTES * (len(batch.num_targets) + 1)
     return [
         Traffic("all-to-all of ids", sum(ids) // len(ids), max(ids)),

@@ -10,11 +10,14 @@ from dist_rec.models.ranker import Ranker
 from tests.cost.clusters import SCHEMA, batch_of, config_of
 
 
+def _ranker() -> Ranker:
+    return Ranker(SCHEMA, config_of().model, table_dims(SCHEMA, config_of().embedding))
+
+
 @pytest.mark.parametrize("on_gpu", [True, False])
 def test_weights_and_the_state_of_adamw(on_gpu: bool) -> None:
     found = dense_memory(config_of(), SCHEMA, batch_of(config_of()), on_gpu=on_gpu)
-    ranker = Ranker(SCHEMA, config_of().model, table_dims(SCHEMA, config_of().embedding))
-    weights = 4 * sum(dense_params(ranker).values())
+    weights = 4 * sum(dense_params(_ranker()).values())
     assert found.weights == found.gradients == weights
     assert found.state == 2 * weights + 4 * found.parameters, "two moments and a count of steps"
     assert found.in_flight == 2 * weights, "a step of delay has two"
@@ -38,6 +41,31 @@ def test_activations_grow_with_the_events(on_gpu: bool) -> None:
         for length in (1000, 2000)
     ]
     assert found[1] / found[0] == pytest.approx(2, rel=0.1)
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_what_is_not_trained_has_neither_gradient_nor_state(on_gpu: bool) -> None:
+    replicated = {"tables": {"kind": {"sharding": ["data_parallel"]}}}
+    init = {"checkpoint": "nowhere", "freeze": ["model.ranker.body.*", "tables.kind"]}
+    trained, frozen = (
+        dense_memory(of, SCHEMA, batch_of(of), on_gpu=on_gpu)
+        for of in (config_of(embedding=replicated), config_of(embedding=replicated, init=init))
+    )
+    body = sum(p.nbytes for p in _ranker().body.parameters())
+    assert frozen.weights == trained.weights == trained.gradients
+    assert trained.gradients - frozen.gradients == body + 4 * 50 * 8
+    assert frozen.parameters < trained.parameters and frozen.in_flight == 2 * frozen.gradients
+    assert frozen.state == 2 * frozen.gradients + 4 * frozen.parameters
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_gradients_that_are_added_up_are_there_with_the_activations(on_gpu: bool) -> None:
+    once, twice = (
+        dense_memory(of, SCHEMA, batch_of(of, length=1000), on_gpu=on_gpu)
+        for of in (config_of(), config_of(optim={"accumulation_steps": 2}))
+    )
+    more = twice.activations - once.activations
+    assert 0.5 * once.gradients < more <= once.gradients + 512 * once.parameters, "at the start of the backward"
 
 
 def test_recompute_keeps_fewer() -> None:

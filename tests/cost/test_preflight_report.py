@@ -57,7 +57,7 @@ def test_one_that_does_not_says_what_would_help(found: Preflight) -> None:
 def test_host_memory_and_no_plan_are_in_the_verdict(found: Preflight) -> None:
     assert found.largest is not None
     host = replace(found, largest=replace(found.largest, host=3 * GIB, host_limit=2 * GIB))
-    assert verdict(host).startswith("does not fit: ") and "3.0 of 2.0 GiB of its host" in verdict(host)
+    assert verdict(host).startswith("does not fit: ") and "3.0 of 2.0 GiB of host memory for a rank" in verdict(host)
     none = replace(found, tables=[], largest=None, mean=None, traffic=[], time=None, why_not="no sharding plan: x")
     assert verdict(none) == "does not fit: no sharding plan: x" and "sharding plan, MiB" not in _said(none)
 

@@ -47,6 +47,19 @@ def test_host_memory_counts_too() -> None:
     assert found.fits and not replace(found, host=101).fits and replace(found, host=101, host_limit=None).fits
 
 
+def test_host_memory_is_of_the_rank_that_has_most_there() -> None:
+    """The cached table lies on one rank, and the larger one that is not cached on the other."""
+    whole = {"item": {"sharding": ["table_wise"]}, "query": {"sharding": ["table_wise"]}}
+    whole["query"] = {"sharding": ["table_wise"], "kernel": ["fused_uvm_caching"]}
+    config = config_of(embedding={"dim": 64, "tables": whole})
+    batch, cluster = batch_of(config), cluster_of(2)
+    found = sharded(config, SCHEMA, cluster, 80 * 2**30)
+    shares = found.memory(batch)
+    assert {of.host > 0 for of in shares} == {True, False}
+    dense = dense_memory(config, SCHEMA, batch, on_gpu=True)
+    assert fullest_rank(found, dense, batch, config, SCHEMA, cluster).host == max(of.host for of in shares)
+
+
 def test_buffers_have_at_least_the_rows() -> None:
     rows = rows_bytes(config_of(), SCHEMA, batch_of(config_of()))
     assert _memory().parts["TorchRec's buffers of ids and rows"] > rows > 0
