@@ -10,7 +10,7 @@ from dist_rec.config import Config
 from dist_rec.cost.batches import Batches, batches_of
 from dist_rec.cost.changes import Change, Layout, changes_of
 from dist_rec.cost.dense_memory import DenseMemory, dense_memory
-from dist_rec.cost.machine import machine_of, read_machine
+from dist_rec.cost.machine import MACHINES, machine_of, read_machine
 from dist_rec.cost.network import Cluster, network_of
 from dist_rec.cost.plan import Step, StepTime, step_time
 from dist_rec.cost.rank_memory import RankMemory, device_bytes, fullest_rank
@@ -117,7 +117,10 @@ def cluster_of(world_size: int, gpu: str, net: str, gpus_per_host: int | None) -
     """`world_size` ranks on machines; `gpu`: a built-in one, or the path of a YAML file of one.
 
     Raises ConfigError for what is not known, and for ranks that do not fill whole hosts."""
-    machine = read_machine(Path(gpu)) if gpu.endswith((".yaml", ".yml")) else machine_of(gpu)
+    from_file = gpu.endswith((".yaml", ".yml"))
+    if not from_file and gpu not in MACHINES:
+        raise ConfigError(f"--gpu {gpu}: expected one of {', '.join(MACHINES)}, or a YAML file of a machine")
+    machine = read_machine(Path(gpu)) if from_file else machine_of(gpu)
     if world_size < 1:
         raise ConfigError(f"--world-size {world_size}: expected at least 1")
     network = network_of(net)

@@ -107,7 +107,7 @@ def _traffic(found: Preflight) -> Table:
 def _time(found: Preflight) -> Table:
     time = found.time
     assert time is not None, "asked before"
-    table = _table("ms of a step; in brackets: hidden", "stage", "ms")
+    table = _table("ms of a step (hidden ones)", "stage", "ms")
     for stage, seconds in time.exposed.items():
         table.add_row(stage, f"{1e3 * seconds:,.2f}")
     for stage, seconds in time.hidden.items():

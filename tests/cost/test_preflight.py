@@ -90,7 +90,7 @@ def test_a_cluster(tmp_path: Path) -> None:
     [
         ((0, "h100-80gb", "ib400", None), "--world-size 0: expected at least 1"),
         ((12, "h100-80gb", "ib400", None), "--world-size 12: expected whole hosts of 8 GPUs"),
-        ((8, "h300", "ib400", None), "--gpu h300: expected one of h100-80gb"),
+        ((8, "h300", "ib400", None), "--gpu h300: expected one of h100-80gb.*or a YAML file of a machine"),
         ((8, "l4", "ib401", None), "--net ib401: no such network"),
         ((8, "l4", "ib400", 0), "--gpus-per-host 0: expected at least 1"),
         ((8, "l4", "nvlink", None), "l4 has no NVLink"),
