@@ -16,7 +16,7 @@ from dist_rec.distill.check import check_later
 from dist_rec.embedding.optimizers import fused_optimizer
 from dist_rec.embedding.tables import check_tables, table_dims
 from dist_rec.models.check import check_model
-from dist_rec.registry import LOSSES, METRICS, READERS
+from dist_rec.registry import LISTENERS, LOSSES, METRICS, READERS
 from dist_rec.training.checkpoint import check_resumable, load_position
 from dist_rec.training.kept import newest_first
 from dist_rec.training.made_with import MadeWith
@@ -78,6 +78,8 @@ def _problems(
     yield from _found(lambda: dense_factory(config.optim))
     for metric in config.run.metrics:
         yield from _found(lambda metric=metric: METRICS.make(metric))
+    for listener in config.run.listeners:
+        yield from _found(lambda listener=listener: LISTENERS.make(listener))
     yield from _found(lambda: fused_optimizer(config.embedding, elsewhere or device_type(config.parallel)))
     yield from _found(lambda: check_selection(members(config)[0].config))
     if resume is not None:
