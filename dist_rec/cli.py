@@ -194,6 +194,42 @@ def preflight(
 
 
 @app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder with runs, such as runs.", callback=home)],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Runs in it to compare; a folder, as of a study, means all in it."),
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metric to show, auc by default, such as logloss. May repeat.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Folder to write runs.html and runs.png into.", callback=home)
+    ] = None,
+    numbers: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.", callback=home)] = None,
+) -> None:
+    """List the runs below a folder, or compare some: what differs in their recipes, metrics, and a test over seeds."""
+    from rich.console import Console
+
+    from dist_rec.common.log import setup_logging
+
+    setup_logging(0)  # first: libraries warn when they are imported
+
+    from dist_rec.runs.find import chosen, find_runs
+    from dist_rec.runs.page import show, write_page
+    from dist_rec.runs.report import report
+
+    found = find_runs(folder)
+    some = chosen(found, names) if names else found.runs
+    told = report(some, [] if names else found.others, metric or [], compared=bool(names))
+    show(told, Console())
+    if numbers is not None:
+        numbers.write_text(json.dumps(told.numbers(), indent=2, allow_nan=False) + "\n")
+    if page is not None:
+        typer.echo(f"{write_page(told, str(folder), page)}: the same, with curves")
+
+
+@app.command()
 def purge(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, such as runs/quickstart/checkpoints/last.")],
     ids: Annotated[

@@ -16,6 +16,7 @@ from dist_rec.config import Config, load_config
 from dist_rec.cost.machine import machine_of
 from dist_rec.data.schema_file import load_schema
 from tests.helpers.command import DistRec
+from tests.runs.folders import write_study
 
 TINY = {
     "model": {"tokens": {"width": 8, "hidden": 8}, "longer": {"merge": 2, "k": 2, "heads": 2}, "head": {"hidden": [8]}},
@@ -264,7 +265,7 @@ def test_doctors_verdict_is_the_exit_code(
 def test_help_names_every_command(dist_rec: DistRec) -> None:
     said = dist_rec("--help")
     assert said.code == 0
-    for command in ("train", "eval", "doctor", "data"):
+    for command in ("train", "eval", "doctor", "data", "preflight", "runs"):
         assert command in said.out
 
 
@@ -297,6 +298,25 @@ def test_preflight_without_data_and_what_it_refuses(
     }.items():
         said = dist_rec("preflight", recipe, *arguments)
         assert said.code == 2 and message in said.err
+
+
+def test_runs_are_listed_and_compared(dist_rec: DistRec, tmp_path: Path) -> None:
+    for name, auc in (("low", 0.6), ("high", 0.7)):
+        write_study(tmp_path / "runs" / name, [auc + seed / 100 for seed in range(4)], optim={"lr": auc})
+    (tmp_path / "runs" / "notes").mkdir()
+    said = dist_rec("runs", tmp_path / "runs")
+    assert said.code == 0 and "low/seed-4" in said.out and "notes: no run; expected metrics.jsonl" in said.out
+    numbers, page = tmp_path / "numbers.json", tmp_path / "page"
+    said = dist_rec("runs", tmp_path / "runs", "low", "high", "--json", numbers, "--page", page, "--metric", "auc")
+    assert said.code == 0 and "optim.lr" in said.out and "p = 0.029" in said.out and "notes" not in said.out
+    assert json.loads(numbers.read_text())["groups"]["A"][0] == "low/seed-1" and (page / "runs.html").is_file()
+    for arguments, message in {
+        (tmp_path / "gone",): "gone: expected a folder with runs",
+        (tmp_path / "runs", "lov"): "lov: no such run; did you mean",
+        (tmp_path / "runs", "--metric", "acu"): "--metric acu: no run has such a metric; did you mean 'auc'?",
+    }.items():
+        said = dist_rec("runs", *arguments)
+        assert said.code == 2 and said.err.startswith("error: ") and message in said.err
 
 
 def test_plan_cost_needs_no_gpu(dist_rec: DistRec, recipe: Path) -> None:

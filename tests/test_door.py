@@ -192,6 +192,10 @@ NOT_AT_DOOR: dict[str, str] = {
     "data/ngram/told.py::ngrams_told": "an option of a command that starts no run",
     "embedding/plan.py::plan_for": OF_RANKS,
     "embedding/slot_map.py::check": OF_RANKS,
+    **{
+        f"runs/{place}": "of `dist-rec runs`, which starts no ranks"
+        for place in ("find.py::find_runs", "find.py::chosen", "report.py::report")
+    },
     "training/evaluate.py::evaluate_checkpoint": "of `dist-rec eval`, before its ranks do anything",
     "training/ranks.py::start_ranks": OF_RANKS,
     "training/ranks.py::_check_environment": OF_RANKS,

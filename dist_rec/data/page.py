@@ -18,11 +18,11 @@ STYLE = (
 
 
 def for_terminal(table: TableOf) -> Table:
-    """The first column on the left, the others on the right."""
+    """The first column on the left, the others on the right. What is too wide is broken and not cut off."""
     title, header, rows = table
     found = Table(title=escape(title))
     for number, name in enumerate(header):
-        found.add_column(escape(name), justify="right" if number else "left")
+        found.add_column(escape(name), justify="right" if number else "left", overflow="fold")
     for row in rows:
         found.add_row(*map(escape, row))
     return found

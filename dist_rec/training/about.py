@@ -39,8 +39,15 @@ class About(BaseModel):
     @classmethod
     def now(cls, ranks: int, origin: Mapping[str, str]) -> "About":
         """`origin` by `provenance`."""
-        known = {name: origin[name] for name in ("commit", "software", "hardware", "command")}
-        return cls(state="running", started=_now(), ranks=ranks, **known)
+        return cls(
+            state="running",
+            started=_now(),
+            ranks=ranks,
+            commit=origin["commit"],
+            software=origin["software"],
+            hardware=origin["hardware"],
+            command=origin["command"],
+        )
 
     @classmethod
     def read(cls, folder: Path) -> "About | None":
