@@ -162,6 +162,74 @@ def plan_cost(
 
 
 @app.command()
+def preflight(
+    recipe: Recipe,
+    world_size: Annotated[int, typer.Option(help="Ranks, one GPU each.")],
+    gpu: Annotated[
+        str, typer.Option(help="h100-80gb, h200, a100-80gb, l4, cpu2, or a YAML file of a machine.")
+    ] = "h100-80gb",
+    net: Annotated[str, typer.Option(help="Network between hosts: nvlink, ib400 or eth25.")] = "ib400",
+    gpus_per_host: Annotated[int | None, typer.Option(help="GPUs of a host, 8 by default.")] = None,
+    requests: Annotated[
+        list[str] | None, typer.Option(help="key=value: length, spread, candidates, duplicates. Otherwise read.")
+    ] = None,
+    numbers: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.", callback=home)] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say whether a run fits a cluster that is not here, and what to change if not. Exits with 0 if it fits, or 1."""
+    from dist_rec.common.log import setup_logging
+    from dist_rec.config import load_config
+
+    config = load_config(recipe, overrides)
+    setup_logging(0)  # first: libraries warn when they are imported
+
+    from dist_rec.cost.preflight import cluster_of
+    from dist_rec.cost.preflight_report import run_preflight
+    from dist_rec.door import check_elsewhere
+
+    cluster = cluster_of(world_size, gpu, net, gpus_per_host)
+    check_elsewhere(config, cluster.machine.device, with_data=not requests)
+    typer.echo(f"{recipe}: nothing is wrong with recipe and {'schema' if requests else 'data'}")
+    raise typer.Exit(0 if run_preflight(config, cluster, requests or [], numbers) else 1)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder with runs, such as runs.", callback=home)],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Runs in it to compare; a folder, as of a study, means all in it."),
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metric to show, auc by default, such as logloss. May repeat.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Folder to write runs.html and runs.png into.", callback=home)
+    ] = None,
+    numbers: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.", callback=home)] = None,
+) -> None:
+    """List the runs below a folder, or compare some: what differs in their recipes, metrics, and a test over seeds."""
+    from rich.console import Console
+
+    from dist_rec.common.log import setup_logging
+
+    setup_logging(0)  # first: libraries warn when they are imported
+
+    from dist_rec.runs.find import chosen, find_runs
+    from dist_rec.runs.page import show, write_page
+    from dist_rec.runs.report import report
+
+    found = find_runs(folder)
+    some = chosen(found, names) if names else found.runs
+    told = report(some, [] if names else found.others, metric or [], compared=bool(names))
+    show(told, Console())
+    if numbers is not None:
+        numbers.write_text(json.dumps(told.numbers(), indent=2, allow_nan=False) + "\n")
+    if page is not None:
+        typer.echo(f"{write_page(told, str(folder), page)}: the same, with curves")
+
+
+@app.command()
 def purge(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, such as runs/quickstart/checkpoints/last.")],
     ids: Annotated[

@@ -16,7 +16,7 @@ from dist_rec.distill.check import check_later
 from dist_rec.embedding.optimizers import fused_optimizer
 from dist_rec.embedding.tables import check_tables, table_dims
 from dist_rec.models.check import check_model
-from dist_rec.registry import LOSSES, METRICS, READERS
+from dist_rec.registry import LISTENERS, LOSSES, METRICS, READERS
 from dist_rec.training.checkpoint import check_resumable, load_position
 from dist_rec.training.kept import newest_first
 from dist_rec.training.made_with import MadeWith
@@ -40,9 +40,19 @@ def check_run(config: Config, resume: Resume = None, allow: Sequence[str] = ()) 
     if resume == "auto":
         going_on = list(_going_on(config))
     checkpoint = going_on[0][0] if going_on else None
-    problems += _problems(config, checkpoint)
+    problems += _problems(config, checkpoint, None)
     for path, of in going_on if not problems else []:
         problems += _found(lambda path=path, of=of: check_drift(path, of, allow))
+    _tell(problems)
+
+
+def check_elsewhere(config: Config, device: str, *, with_data: bool) -> None:
+    """As `check_run` for a new run on another machine, whose ranks have devices of the kind `device`, `cuda` or `cpu`;
+    without data where none is there yet. Raises as `check_run`."""
+    _tell([*_found(lambda: check_study(config, None)), *_problems(config, None, device, with_data=with_data)])
+
+
+def _tell(problems: Sequence[ConfigError | DataError]) -> None:
     if len(problems) == 1:
         raise problems[0]
     if problems:
@@ -58,13 +68,19 @@ def _going_on(config: Config) -> Iterator[tuple[Path, Config]]:
             yield found[0], member.config
 
 
-def _problems(config: Config, resume: Path | None) -> Iterator[ConfigError | DataError]:
-    yield from _found(lambda: device_type(config.parallel))
+def _problems(
+    config: Config, resume: Path | None, elsewhere: str | None, *, with_data: bool = True
+) -> Iterator[ConfigError | DataError]:
+    """`elsewhere`: the kind of device of another machine; None: of this one."""
+    if elsewhere is None:
+        yield from _found(lambda: device_type(config.parallel))
     yield from _found(lambda: LOSSES.make(config.model.head.loss))
     yield from _found(lambda: dense_factory(config.optim))
     for metric in config.run.metrics:
         yield from _found(lambda metric=metric: METRICS.make(metric))
-    yield from _found(lambda: fused_optimizer(config.embedding, device_type(config.parallel)))
+    for listener in config.run.listeners:
+        yield from _found(lambda listener=listener: LISTENERS.make(listener))
+    yield from _found(lambda: fused_optimizer(config.embedding, elsewhere or device_type(config.parallel)))
     yield from _found(lambda: check_selection(members(config)[0].config))
     if resume is not None:
         yield from _found(lambda: check_resumable(resume))
@@ -75,6 +91,10 @@ def _problems(config: Config, resume: Path | None) -> Iterator[ConfigError | Dat
         yield from _found(config.model.resolved_options)  # of a model of one's own
         return
     yield from _problems_with_schema(config, schema, resume)
+    if resume is not None:
+        yield from _found(lambda: MadeWith.read(resume).schema_for(schema, config, resume, resumed=True))
+    if with_data:
+        yield from _problems_with_data(config, schema, resume)
 
 
 def _problems_with_schema(config: Config, schema: Schema, resume: Path | None) -> Iterator[ConfigError | DataError]:
@@ -89,9 +109,10 @@ def _problems_with_schema(config: Config, schema: Schema, resume: Path | None) -
         yield from _found(lambda: check_init(config, schema, resumed=resume is not None))
     yield from _found(lambda: check_max_length(schema, config.data.max_length))
     yield from _found(lambda: make_filter(config.data.filter, declared_schema(config), training=True))
+
+
+def _problems_with_data(config: Config, schema: Schema, resume: Path | None) -> Iterator[ConfigError | DataError]:
     yield from _found(lambda: baselines(config))
-    if resume is not None:
-        yield from _found(lambda: MadeWith.read(resume).schema_for(schema, config, resume, resumed=True))
     data_is_wrong = list(_found(lambda: _check_data(config, schema)))
     yield from data_is_wrong
     yield from _found(lambda: _check_attributes(config, schema))

@@ -156,6 +156,7 @@ IMPORTERS = Kind(
     base=f"{_IMPORTERS}.source:Importer",
 )
 METRICS = Kind(what="metric", key="run.metrics", built_in={}, base="dist_rec.training.metrics:Metric")
+LISTENERS = Kind(what="listener", key="run.listeners", built_in={}, base="dist_rec.training.listener:Listener")
 
 
 def model_section(name: str) -> type[Strict] | None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from dist_rec.common.strict import Folder, Seed, Size, Strict
-from dist_rec.registry import METRICS, Part
+from dist_rec.registry import LISTENERS, METRICS, Part
 
 
 def _one_name(name: str) -> str:
@@ -83,6 +83,9 @@ class RunConfig(Strict):
     )
     metrics: list[Annotated[Part, AfterValidator(METRICS.known)]] = Field(
         default=[], description="Metrics of one's own, beside the built-in ones."
+    )
+    listeners: list[Annotated[Part, AfterValidator(LISTENERS.known)]] = Field(
+        default=[], description="Classes of one's own that hear every record of the log, such as a tracker's client."
     )
     log_every: Size = Field(default=20, ge=1, description="Steps between two log lines.")
     nonfinite_loss: Literal["note", "stop"] = Field(

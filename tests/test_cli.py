@@ -1,6 +1,8 @@
 """The command line from data to evaluation, and what a user sees who got something wrong."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,10 @@ import yaml
 
 from dist_rec import cli, doctor
 from dist_rec.config import Config, load_config
+from dist_rec.cost.machine import machine_of
 from dist_rec.data.schema_file import load_schema
 from tests.helpers.command import DistRec
+from tests.runs.folders import write_study
 
 TINY = {
     "model": {"tokens": {"width": 8, "hidden": 8}, "longer": {"merge": 2, "k": 2, "heads": 2}, "head": {"hidden": [8]}},
@@ -261,8 +265,58 @@ def test_doctors_verdict_is_the_exit_code(
 def test_help_names_every_command(dist_rec: DistRec) -> None:
     said = dist_rec("--help")
     assert said.code == 0
-    for command in ("train", "eval", "doctor", "data"):
+    for command in ("train", "eval", "doctor", "data", "preflight", "runs"):
         assert command in said.out
+
+
+def test_preflight_says_whether_it_fits(dist_rec: DistRec, recipe: Path, tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    said = dist_rec("preflight", recipe, "--world-size", "64", "--json", numbers)
+    assert said.code == 0, said.err
+    assert "nothing is wrong with recipe and data" in said.out and "fits: " in said.out
+    assert json.loads(numbers.read_text())["mesh"]["hosts"] == 8
+    machine = yaml.safe_load(yaml.safe_dump(machine_of("l4").model_dump(mode="json"))) | {"memory_bytes": 1.1e9}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(machine))
+    said = dist_rec("preflight", recipe, "--world-size", "8", "--gpu", tmp_path / "small.yaml", "--set", "run.seed=1")
+    assert said.code == 1 and "does not fit: " in said.out
+
+
+def test_preflight_without_data_and_what_it_refuses(
+    dist_rec: DistRec, recipe: Path, tmp_path: Path, data: Path
+) -> None:
+    (tmp_path / "schema").mkdir()
+    shutil.copy(data / "schema.yaml", tmp_path / "schema")
+    path = f"data.path={tmp_path / 'schema'}"
+    said = dist_rec("preflight", recipe, "--world-size", "8", "--requests", "length=9", "--set", path)
+    assert said.code == 0 and "nothing is wrong with recipe and schema" in said.out and "declared: length=9" in said.out
+    said = dist_rec("preflight", recipe, "--world-size", "8", "--set", path)
+    assert said.code == 2 and "train" in said.err
+    for arguments, message in {
+        ("--world-size", "0"): "--world-size 0: expected at least 1",
+        ("--world-size", "9"): "--world-size 9: expected whole hosts of 8 GPUs",
+        ("--world-size", "8", "--gpu", "h300"): "--gpu h300: expected one of h100-80gb",
+    }.items():
+        said = dist_rec("preflight", recipe, *arguments)
+        assert said.code == 2 and message in said.err
+
+
+def test_runs_are_listed_and_compared(dist_rec: DistRec, tmp_path: Path) -> None:
+    for name, auc in (("low", 0.6), ("high", 0.7)):
+        write_study(tmp_path / "runs" / name, [auc + seed / 100 for seed in range(4)], optim={"lr": auc})
+    (tmp_path / "runs" / "notes").mkdir()
+    said = dist_rec("runs", tmp_path / "runs")
+    assert said.code == 0 and "low/seed-4" in said.out and "notes: no run; expected metrics.jsonl" in said.out
+    numbers, page = tmp_path / "numbers.json", tmp_path / "page"
+    said = dist_rec("runs", tmp_path / "runs", "low", "high", "--json", numbers, "--page", page, "--metric", "auc")
+    assert said.code == 0 and "optim.lr" in said.out and "p = 0.029" in said.out and "notes" not in said.out
+    assert json.loads(numbers.read_text())["groups"]["A"][0] == "low/seed-1" and (page / "runs.html").is_file()
+    for arguments, message in {
+        (tmp_path / "gone",): "gone: expected a folder with runs",
+        (tmp_path / "runs", "lov"): "lov: no such run; did you mean",
+        (tmp_path / "runs", "--metric", "acu"): "--metric acu: no run has such a metric; did you mean 'auc'?",
+    }.items():
+        said = dist_rec("runs", *arguments)
+        assert said.code == 2 and said.err.startswith("error: ") and message in said.err
 
 
 def test_plan_cost_needs_no_gpu(dist_rec: DistRec, recipe: Path) -> None:

@@ -15,7 +15,7 @@ from dist_rec.data.files import RowGroup
 from dist_rec.data.row_reader import ParquetReader
 from dist_rec.data.schema import Schema
 from dist_rec.data.schema_file import load_schema
-from dist_rec.door import check_run
+from dist_rec.door import check_elsewhere, check_run
 from dist_rec.training.ranks import start_ranks
 from tests.training.runs import make_config, run, write_dataset
 
@@ -170,6 +170,7 @@ NOT_AT_DOOR: dict[str, str] = {
     "training/manifest.py::read": DAMAGE,
     "training/manifest.py::check_sizes": DAMAGE,
     "training/manifest.py::check_sums": "all ranks read the files of a checkpoint, each a share",
+    "training/about.py::read": "damage of a file in the folder of a run: tests/training/test_about.py",
     "training/result.py::read": "damage of a file in the folder of a run: tests/training/test_result.py",
     "training/setup.py::_resume": "the steps of a run depend on the number of ranks",
     "distill/check.py::check_copy": "the steps of a run depend on the number of ranks",
@@ -189,8 +190,12 @@ NOT_AT_DOOR: dict[str, str] = {
     "training/filter_report.py::report": "of `dist-rec filter report`, which starts no ranks",
     "data/reader.py::load_state_dict": "the settings in the state depend on the number of ranks",
     "data/ngram/told.py::ngrams_told": "an option of a command that starts no run",
-    "embedding/plan.py::make_plan": OF_RANKS,
+    "embedding/plan.py::plan_for": OF_RANKS,
     "embedding/slot_map.py::check": OF_RANKS,
+    **{
+        f"runs/{place}": "of `dist-rec runs`, which starts no ranks"
+        for place in ("find.py::find_runs", "find.py::chosen", "report.py::report")
+    },
     "training/evaluate.py::evaluate_checkpoint": "of `dist-rec eval`, before its ranks do anything",
     "training/ranks.py::start_ranks": OF_RANKS,
     "training/ranks.py::_check_environment": OF_RANKS,
@@ -210,7 +215,7 @@ def _sites() -> set[str]:
                 inner = [f for f in ast.walk(node) if isinstance(f, ast.FunctionDef) and f is not node]
                 if any(not any(call in ast.walk(f) for f in inner) for call in calls):
                     found.add(f"{place}::{node.name}")
-    return found - {"door.py::check_run"}
+    return found - {"door.py::_tell"}
 
 
 def test_every_error_is_at_the_door_or_has_its_reason_why_not() -> None:
@@ -301,3 +306,14 @@ def test_the_recipes_lack_nothing_but_their_data(recipe: Path, tmp_path: Path) -
     with pytest.raises(ConfigError) as caught:
         check_run(load_config(recipe, [f"data.path={tmp_path / 'nowhere'}"]))
     assert "nowhere/schema.yaml: no such file" in str(caught.value) and "problems" not in str(caught.value)
+
+
+def test_for_another_machine_its_devices_count_and_data_may_be_missing(data: Path, tmp_path: Path) -> None:
+    fused = make_config(data, tmp_path, embedding={"optimizer": "adam"}, parallel={"backend": "nccl"})
+    check_elsewhere(fused, "cuda", with_data=True)
+    with pytest.raises(ConfigError, match="FBGEMM has no fused Adam on CPU"):
+        check_elsewhere(fused, "cpu", with_data=True)
+    nothing = make_config(data, tmp_path, data={"train": ["gone"]})
+    check_elsewhere(nothing, "cuda", with_data=False)
+    with pytest.raises(DataError, match="gone"):
+        check_elsewhere(nothing, "cuda", with_data=True)

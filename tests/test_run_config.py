@@ -18,6 +18,12 @@ def test_a_run_has_the_name_of_a_folder(name: str) -> None:
         RunConfig(name=name)
 
 
+def test_a_listener_is_named_by_its_path() -> None:
+    assert RunConfig.model_validate({"listeners": ["package.module:Name"]}).listeners[0].name == "package.module:Name"
+    with pytest.raises(ValidationError, match="no listener named 'wandb'"):
+        RunConfig.model_validate({"listeners": ["wandb"]})
+
+
 def test_seeds_differ_and_patience_needs_a_choice() -> None:
     with pytest.raises(ValidationError, match="seeds must differ"):
         RunConfig(seeds=[1, 1])

@@ -8,6 +8,7 @@ and column forward, 10 backward, for requests that are all of mean size.
 Legend: q query rows, n key rows, W width of all heads.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -205,8 +206,12 @@ def kernels_of_a_gpu() -> Iterator[None]:
 
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """As `kernels_of_a_gpu`, and batches keep their indices bit-packed."""
+    """As `kernels_of_a_gpu`, and batches keep their indices bit-packed. What kernels say of the tensors without values
+    that they are called with is of no device, and is not logged."""
+    log = logging.getLogger("dist_rec.kernels")
     with kernels_of_a_gpu(), ExitStack() as restored:
+        restored.callback(log.setLevel, log.level)
+        log.setLevel(logging.WARNING)
         _replace(restored, unique_tokens, "unpack_inverse", lambda packed: packed)
         yield
 

@@ -49,6 +49,19 @@ class Machine(Strict):
     nvlink_bytes_per_s: Positive | None = Field(
         default=None, description="To the GPUs of the same host or NVLink domain, one direction; none without NVLink."
     )
+    memory_bytes: Positive | None = Field(
+        default=None,
+        description="Memory of one GPU as CUDA reports it, or of a host for one rank; of no use to a time.",
+    )
+    host_memory_bytes: Positive | None = Field(
+        default=None, description="Of a host for one of its GPUs: tables in host memory. None: a CPU has its own."
+    )
+    context_bytes: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="What a process takes besides its tensors: the CUDA context, libraries as they load."
+    )
+    fragments: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="What the allocator holds beyond the activations, as a share of them."
+    )
     host_link_bytes_per_s: Positive = Field(
         description="To the GPUs of the same host without NVLink, one direction: PCIe, or memory."
     )
@@ -82,8 +95,11 @@ def _between(table: dict[int, float], at: float) -> float:
     return table[low] ** (1 - share) * table[high] ** share
 
 
-def _gpu(name: str, tflops: tuple[float, float], tbytes: float, *, nvlink_gb: float | None) -> Machine:
-    """`tflops`: fp32 and bf16, dense. Shares reached, launch and reader times: see the comments below."""
+def _gpu(
+    name: str, tflops: tuple[float, float], tbytes: float, *, nvlink_gb: float | None, gib: float, host_gb: float
+) -> Machine:
+    """`tflops`: fp32 and bf16, dense; `gib` of memory, as CUDA reports them; `host_gb` of a host for each GPU. Shares
+    reached, launch and reader times: see the comments below."""
     fp32, bf16 = (1e12 * each for each in tflops)
     pcie = 25e9 if name in ("a100-80gb", "l4") else 50e9  # PCIe 4 and 5 x16: 32 and 64 GB/s, less a fifth
     return Machine(
@@ -112,23 +128,32 @@ def _gpu(name: str, tflops: tuple[float, float], tbytes: float, *, nvlink_gb: fl
         input_events_per_s=15e6,  # one core, four fields: benchmarks/results/dedup_cpu_202611.md, with decoding
         input_batch_s=1e-3,
         nvlink_bytes_per_s=None if nvlink_gb is None else 1e9 * nvlink_gb,
+        memory_bytes=gib * 2**30,
+        host_memory_bytes=1e9 * host_gb,
+        context_bytes=2**30,  # context, modules of torch and FBGEMM, workspaces of cuBLAS; not measured
         host_link_bytes_per_s=pcie,
     )
 
 
+# Resident memory of a rank's process beyond its tensors (pages of libraries, threads, gloo), and that of glibc's heap
+# beyond its activations, as `python -m benchmarks.bench_preflight memory` found them, rounded.
+CPU_CONTEXT, CPU_FRAGMENTS = 56 * 2**20, 0.7
+
 # Data sheets of NVIDIA. bf16 is dense, half of what they print "with sparsity". fp32 is without tensor cores: torch
-# uses TF32 only where it is told to. NVLink is one direction, half of the total they print.
+# uses TF32 only where it is told to. NVLink is one direction, half of the total they print. Memory is what CUDA reports
+# of such a card, less than the sheet says. Host memory: 2 TB for 8 GPUs (DGX A100 and H100), 48 GB for an L4 (a cloud's
+# machine with one).
 MACHINES = {
     machine.name: machine
     for machine in (
         # "NVIDIA H100 Tensor Core GPU", SXM: fp32 67, bf16 1,979 TFLOPS with sparsity, 3.35 TB/s, NVLink 900 GB/s.
-        _gpu("h100-80gb", (67, 989), 3.35, nvlink_gb=450),
+        _gpu("h100-80gb", (67, 989), 3.35, nvlink_gb=450, gib=79.1, host_gb=256),
         # "NVIDIA H200 Tensor Core GPU", SXM: as H100, with 4.8 TB/s.
-        _gpu("h200", (67, 989), 4.8, nvlink_gb=450),
+        _gpu("h200", (67, 989), 4.8, nvlink_gb=450, gib=139.7, host_gb=256),
         # "NVIDIA A100 Tensor Core GPU", 80 GB SXM: fp32 19.5, bf16 312 TFLOPS dense, 2,039 GB/s, NVLink 600 GB/s.
-        _gpu("a100-80gb", (19.5, 312), 2.039, nvlink_gb=300),
+        _gpu("a100-80gb", (19.5, 312), 2.039, nvlink_gb=300, gib=79.1, host_gb=256),
         # "NVIDIA L4 Tensor Core GPU": fp32 30.3, bf16 242 TFLOPS with sparsity, 300 GB/s, PCIe 4 x16, no NVLink.
-        _gpu("l4", (30.3, 121), 0.3, nvlink_gb=None),
+        _gpu("l4", (30.3, 121), 0.3, nvlink_gb=None, gib=22.0, host_gb=48),
         # One core of a two-core Intel Xeon (family 6 model 167), torch 2.13.0, rounded from one run of
         # `python -m benchmarks.bench_cost ceilings`. Measure your own.
         Machine(
@@ -160,6 +185,9 @@ MACHINES = {
             input_events_per_s=4.9e7,
             input_batch_s=4.7e-4,
             host_link_bytes_per_s=2.9e9,
+            memory_bytes=8e9,  # of 16 GB for two ranks
+            context_bytes=CPU_CONTEXT,
+            fragments=CPU_FRAGMENTS,
         ),
     )
 }

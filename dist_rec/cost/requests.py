@@ -3,6 +3,7 @@
 Rows that are made here have these sizes and ids that mean nothing.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.layout import FeatureSet
 from dist_rec.data.nested import nested_column
 from dist_rec.data.reader import RequestReader
+from dist_rec.data.row_reader import RowReader
 from dist_rec.data.schema import Schema
 from dist_rec.registry import READERS
 from dist_rec.training.splits import declared_schema
@@ -177,6 +179,14 @@ def measured(config: Config, schema: Schema) -> Requests:
     """Requests of a step by the first batches of the training split. Of these the one of median size.
 
     Raises ConfigError if there is no data to measure."""
+    batches = list(first_batches(config, schema, READERS.make(config.data.reader), MEASURED_BATCHES, dedup=True))
+    by_events = sorted(batches, key=lambda batch: batch.num_events)
+    totals = np.concatenate([events_of(batch, schema) for batch in batches])
+    return requests_of(by_events[len(by_events) // 2], schema, float(totals.std()))
+
+
+def first_batches(config: Config, schema: Schema, rows: RowReader, count: int, *, dedup: bool) -> Iterator[HostBatch]:
+    """Batches of the training split, those without requests left out. Raises ConfigError if there is no data."""
     acting = None
     if config.data.filter is not None:
         acting = make_filter(config.data.filter, declared_schema(config), training=True)
@@ -189,26 +199,33 @@ def measured(config: Config, schema: Schema) -> Requests:
             shuffle_window=config.data.shuffle_window,
             seed=config.run.seed,
             max_length=config.data.max_length,
-            rows=READERS.make(config.data.reader),
+            dedup=dedup,
+            rows=rows,
             event_filter=None if acting is None else replace(acting, start_step=0),
             attributes=open_attributes(config.data.path, schema),
         )
-        batches = [batch for batch in islice(reader, MEASURED_BATCHES) if batch.num_requests]
+        yield from (batch for batch in islice(reader, count) if batch.num_requests)
     except DataError as error:
         raise ConfigError(
             f"data.path: nothing to measure requests from ({error}); expected a training split, or --requests length=N "
             "and, where they are known, spread, candidates and duplicates"
         ) from error
-    by_events = sorted(batches, key=lambda batch: batch.num_events)
-    chosen = by_events[len(by_events) // 2]
-    totals = np.concatenate([sum(_counts(batch, s.name) for s in schema.sequences) for batch in batches])
+
+
+def events_of(batch: HostBatch, schema: Schema) -> Counts:
+    """(B,) events of all sequences of a request."""
+    return np.sum([_counts(batch, s.name) for s in schema.sequences], axis=0)
+
+
+def requests_of(batch: HostBatch, schema: Schema, spread: float) -> Requests:
+    """The requests of a batch that was read; `spread` of the events of one."""
     unique = {}
     for name, of in _measured_sets(schema).items():
         owners = [owner for owner, owned in schema.layout.owners.items() if owned is of]
-        tokens = sum(chosen.counts[owner] for owner in owners)
-        unique[name] = chosen.num_unique[of.keys[0]] / max(tokens, 1)
-    lengths = {s.name: _counts(chosen, s.name) for s in schema.sequences}
-    return Requests(lengths, _counts(chosen, CANDIDATE), unique, float(totals.std()))
+        tokens = sum(batch.counts[owner] for owner in owners)
+        unique[name] = batch.num_unique[of.keys[0]] / max(tokens, 1)
+    lengths = {s.name: _counts(batch, s.name) for s in schema.sequences}
+    return Requests(lengths, _counts(batch, CANDIDATE), unique, spread)
 
 
 def _measured_sets(schema: Schema) -> dict[str, FeatureSet]:

@@ -26,6 +26,7 @@ from dist_rec.models.layers.numbers import EventColumns
 from dist_rec.models.ranker import Ranker
 from dist_rec.optim.muon import BatchedMuon
 from dist_rec.registry import LOSSES
+from dist_rec.training.freeze import is_frozen
 from dist_rec.training.optimizers import dense_factory
 from dist_rec.training.ranks import Ranks
 
@@ -42,7 +43,7 @@ UPDATE_LAUNCHES = 26  # buckets, norm, clipping
 
 @dataclass(frozen=True)
 class StepCount:
-    """The operators of a step, and how many numbers its dense parameters are."""
+    """The operators of a step, and how many numbers the dense parameters are that it trains."""
 
     operators: tuple[Operator, ...]
     dense: int
@@ -57,12 +58,12 @@ def count_on_gpu(config: Config, schema: Schema, batch: HostBatch, *, half: bool
     with as_on_a_gpu():
         there = batch.to(torch.device("cpu"))  # lengths have values on the host
     with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu():
-        ranker = Ranker(schema, _with_precision(config, half=half).model, table_dims(schema, config.embedding))
-        rows = _rows(schema, config, batch)
+        ranker = made_ranker(schema, with_precision(config, half=half))
+        rows = made_rows(schema, config, batch)
         with Ledger("head") as ledger, ledger.inside(_stages_of(ranker)):
             logits = ranker(rows, there)[:, : there.labels.shape[1]]  # a correction of delay has more scores
             total_loss(loss, logits, there.labels, there.candidates_per_rank).backward()
-        optimizer = _dense_optimizers(ranker, config)
+        optimizer = optimizers_of(trained(ranker), config)
         for each in optimizer:
             each.step()  # makes its state
         with Ledger("optimizer") as update:
@@ -150,7 +151,8 @@ def _stages_of(ranker: Ranker) -> dict[nn.Module, str]:
     return found
 
 
-def _with_precision(config: Config, *, half: bool) -> Config:
+def with_precision(config: Config, *, half: bool) -> Config:
+    """The recipe with bf16 or fp32 in the place of `auto`."""
     precision = config.model.precision
     chosen = {
         part: ("bf16" if half else "fp32") if kind == "auto" else kind for part, kind in precision.model_dump().items()
@@ -159,7 +161,20 @@ def _with_precision(config: Config, *, half: bool) -> Config:
     return config.model_copy(update={"model": model})
 
 
-def _rows(schema: Schema, config: Config, batch: HostBatch) -> dict[str, Tensor]:
+def made_ranker(schema: Schema, config: Config) -> Ranker:
+    """Everything dense but replicated tables; what `init.freeze` names requires no gradient."""
+    ranker = Ranker(schema, config.model, table_dims(schema, config.embedding))
+    for name, weight in ranker.named_parameters():
+        if is_frozen(f"ranker.{name}", config):
+            weight.requires_grad_(False)
+    return ranker
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+def made_rows(schema: Schema, config: Config, batch: HostBatch) -> dict[str, Tensor]:
     """By feature set (U, D): the rows that a lookup gives."""
     dims, layout = table_dims(schema, config.embedding), schema.layout
     widths = {name: sum(dims[layout.tables[key]] for key in of.keys) for name, of in layout.feature_sets.items()}
@@ -169,11 +184,14 @@ def _rows(schema: Schema, config: Config, batch: HostBatch) -> dict[str, Tensor]
     }
 
 
-def _dense_optimizers(ranker: Ranker, config: Config) -> list[torch.optim.Optimizer]:
-    """As a GPU has them: one kernel for all parameters, and Muon's matrices filled up to common sizes."""
-    made = dense_factory(config.optim)(list(ranker.parameters()))
+def optimizers_of(
+    parameters: list[nn.Parameter], config: Config, *, on_gpu: bool = True
+) -> list[torch.optim.Optimizer]:
+    """Of the dense parameters. As a GPU has them: one kernel for all parameters, and Muon's matrices filled up to
+    common sizes."""
+    made = dense_factory(config.optim)(parameters)
     optimizers = [made] if isinstance(made, torch.optim.Optimizer) else list(made)
-    for optimizer in optimizers:
+    for optimizer in optimizers if on_gpu else ():
         if isinstance(optimizer, BatchedMuon):
             optimizer.fill = True
         for group in optimizer.param_groups:
@@ -188,12 +206,14 @@ def _launches(stage: str, count: int, nbytes: int) -> list[Operator]:
 
 
 def _numel(ranker: Ranker) -> int:
-    return sum(p.numel() for p in ranker.parameters())
+    return sum(p.numel() for p in trained(ranker))
 
 
 def _replicated(schema: Schema, config: Config) -> int:
-    """Numbers of the data-parallel tables."""
-    tables = set(schema.layout.tables.values())
+    """Numbers of the data-parallel tables that are trained."""
+    tables = {name for name in schema.layout.tables.values() if config.embedding.is_replicated(name)}
     return sum(
-        schema.rows_of(name) * config.embedding.dim_of(name) for name in tables if config.embedding.is_replicated(name)
+        schema.rows_of(name) * config.embedding.dim_of(name)
+        for name in tables
+        if not is_frozen(f"embedding.replicated.{name}.weight", config)
     )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,35 +40,66 @@ def fuse_optimizer(
     apply_optimizer_in_backward(optimizer.kind(), kept, still)
 
 
+@dataclass(frozen=True)
+class Devices:
+    """What a plan is made for: ranks on devices of a `kind`, so many on a host, each with so many bytes of memory.
+
+    `device_bytes` None: no memory of a device beside the host's. TorchRec would count on 32 GB of any GPU, and on 128
+    GB of host memory for every rank."""
+
+    kind: str
+    ranks: int
+    ranks_per_host: int
+    device_bytes: int | None
+    host_bytes: int
+
+    @classmethod
+    def here(cls, device: torch.device, ranks: int) -> "Devices":
+        ranks_per_host = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))  # set by torchrun
+        on_gpu = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+        host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ranks_per_host
+        return cls(device.type, ranks, ranks_per_host, on_gpu, host)
+
+
 def make_plan(
     model: nn.Module, config: EmbeddingConfig, device: torch.device, world_size: int, batch_size: int
 ) -> ShardingPlan:
-    """Plan of every table, the same on all ranks. Comm: one broadcast of the plan if there is a process group."""
+    """Plan of every table, the same on all ranks. Comm: one broadcast of the plan if there is a process group. Raises
+    ConfigError if no plan fits."""
+    group = dist.group.WORLD if dist.is_initialized() else None
+    return plan_for(model, config, Devices.here(device, world_size), batch_size, group)
+
+
+def plan_for(
+    model: nn.Module,
+    config: EmbeddingConfig,
+    devices: Devices,
+    batch_size: int,
+    group: dist.ProcessGroup | None = None,
+) -> ShardingPlan:
+    """As `make_plan`, for devices that need not be here. Raises ConfigError if no plan fits."""
     collections = [module for module in model.modules() if isinstance(module, EmbeddingCollection)]
     names = [table.name for collection in collections for table in collection.embedding_configs()]
     by_rows = {n for module in model.modules() if isinstance(module, TokenEmbedding) for n in module.row_wise_tables}
     given = {name: config.tables.get(name, TableConfig()) for name in names}
+    device = torch.device(devices.kind)
     constraints = {name: _constraints(name, given[name], device, by_rows=name in by_rows) for name in names}
-    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # set by torchrun
     topology = Topology(
-        world_size=world_size,
-        compute_device=device.type,
-        local_world_size=local_world_size,
-        # Without them TorchRec counts on 32 GB of any GPU, and on 128 GB of host memory for every rank.
-        hbm_cap=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
-        ddr_cap=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // local_world_size,
+        world_size=devices.ranks,
+        compute_device=devices.kind,
+        local_world_size=devices.ranks_per_host,
+        hbm_cap=devices.device_bytes,
+        ddr_cap=devices.host_bytes,
     )
     planner = EmbeddingShardingPlanner(topology=topology, batch_size=batch_size, constraints=constraints)
     sharders = default_sharders(config, device)
     try:
-        if dist.is_initialized():
-            return planner.collective_plan(model, sharders, dist.group.WORLD)
-        return planner.plan(model, sharders)
+        return planner.plan(model, sharders) if group is None else planner.collective_plan(model, sharders, group)
     except (PlannerError, RuntimeError) as error:
         hint = "; embedding.tables.<table>.kernel=[fused_uvm_caching] keeps a table in host memory, with a cache here"
-        hint = hint if device.type == "cuda" else ""
+        hint = hint if devices.kind == "cuda" else ""
         raise ConfigError(
-            f"embedding: no sharding plan fits {world_size} rank(s) of {device.type}{hint}: {error}"
+            f"embedding: no sharding plan fits {devices.ranks} rank(s) of {devices.kind}{hint}: {error}"
         ) from error
 
 

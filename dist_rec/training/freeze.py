@@ -15,8 +15,7 @@ from dist_rec.training.weight_names import TABLES, idle, name_of, named
 
 def freeze(model: RankingModel, config: Config) -> None:
     """Call before the model is sharded."""
-    patterns = [] if config.init is None else config.init.freeze
-    frozen = {key: weight for key, weight in model.named_parameters() if named(name_of(key), patterns)}
+    frozen = {key: weight for key, weight in model.named_parameters() if is_frozen(key, config)}
     sharded = set(map(id, model.embedding.collections.parameters()))
     for weight in frozen.values():
         if id(weight) not in sharded:
@@ -24,6 +23,11 @@ def freeze(model: RankingModel, config: Config) -> None:
     model.embedding.frozen = frozenset(
         table for key, weight in frozen.items() if id(weight) in sharded and (table := table_of(key)) is not None
     )
+
+
+def is_frozen(key: str, config: Config) -> bool:
+    """Whether the weight of this key in a state dict of the model is not trained."""
+    return config.init is not None and named(name_of(key), config.init.freeze)
 
 
 def check_freeze(patterns: list[str], model: RankingModel, schema: Schema) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,12 +34,19 @@ class Tables:
 class RunLog:
     """Writes one run's folder. Only rank 0 writes; on other ranks every method does nothing.
 
-    Use as a context manager; files are closed at its end, whatever ends it.
+    Use as a context manager; files are closed at its end, whatever ends it. `hear` gets every record that is written.
     """
 
-    def __init__(self, folder: Path, *, is_main: bool, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        is_main: bool,
+        console: Console | None = None,
+        hear: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
         self.folder, self.checkpoints = folder, folder / "checkpoints"
-        self._is_main = is_main
+        self._is_main, self._hear = is_main, hear
         self._console = console or Console()
         self._file: IO[str] | None = None
         self._board: SummaryWriter | None = None
@@ -188,6 +195,8 @@ class RunLog:
         for name, value in row.items():
             if isinstance(value, int | float) and name != "step":
                 self._board.add_scalar(f"{prefix}/{name}", value, row["step"])
+        if self._hear is not None:
+            self._hear(row)
 
 
 def _optimizer_row(optimizer: HybridOptimizer) -> dict[str, Any]:

@@ -30,7 +30,16 @@ class ResumeFrom:
 
 # What says where and how a run is watched and kept, not what it computes.
 FREE = (
-    *("checkpoint.*", "parallel.*", "run.out", "run.name", "run.log_every", "run.trace_steps", "run.metrics*"),
+    *(
+        "checkpoint.*",
+        "parallel.*",
+        "run.out",
+        "run.name",
+        "run.log_every",
+        "run.trace_steps",
+        "run.metrics*",
+        "run.listeners*",
+    ),
     *("data.path", "data.workers", "data.reader.*", "data.eval_batch_size", "data.test*", "run.seeds"),
 )
 

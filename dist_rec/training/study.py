@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from rich.console import Console
 from dist_rec.common.provenance import provenance
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
+from dist_rec.registry import LISTENERS
+from dist_rec.training.about import About, recorded
 from dist_rec.training.interrupt import Asked, listening
 from dist_rec.training.kept import tidy
+from dist_rec.training.listener import Listeners
 from dist_rec.training.loop import train_one
 from dist_rec.training.made_with import MadeWith
 from dist_rec.training.ranks import Ranks
@@ -90,7 +94,9 @@ def _run_members(config: Config, ranks: Ranks, folder: Path, resume: Resume, ask
     todo = members(config)
     for number, member in enumerate(todo, 1):
         place = folder / member.folder
-        with named(place), RunLog(place, is_main=ranks.is_main, console=console) as log:
+        parts = member.config.run.listeners if ranks.is_main else []
+        listeners = Listeners([LISTENERS.make(part) for part in parts])
+        with named(place), RunLog(place, is_main=ranks.is_main, console=console, hear=listeners) as log:
             log.say(f"run {number}/{len(todo)}: {place}")
             if resume == "auto" and (ended := _ended(place, ranks)) is not None:
                 log.say(f"it has ended after step {ended.steps}; nothing to do")
@@ -101,14 +107,18 @@ def _run_members(config: Config, ranks: Ranks, folder: Path, resume: Resume, ask
                 log.say(f"goes on after step {MadeWith.read(checkpoint).step}, from {checkpoint}")
             if resume == "auto":
                 log.forget_after(0 if checkpoint is None else MadeWith.read(checkpoint).step)
+            recording: AbstractContextManager[None] = nullcontext()
             if ranks.is_main:
                 (log.folder / "recipe.yaml").write_text(config_yaml(member.config) + "\n")
-            results[member.folder] = result = train_one(member.config, ranks, log, checkpoint, asked)
-            if ranks.is_main:
-                result.write(log.folder)
-                facts = {"ranks": ranks.world_size, "seed": member.config.run.seed, "steps": result.steps}
-                facts |= {"seconds": f"{result.seconds:.1f}", **origin}
-                write_page(log.folder, member.config, result.test, facts)
+                listeners.start(log.folder, member.config.model_dump(mode="json"))
+                recording = recorded(About.now(ranks.world_size, origin), log.folder, listeners)
+            with recording:
+                results[member.folder] = result = train_one(member.config, ranks, log, checkpoint, asked)
+                if ranks.is_main:
+                    result.write(log.folder)
+                    facts = {"ranks": ranks.world_size, "seed": member.config.run.seed, "steps": result.steps}
+                    facts |= {"seconds": f"{result.seconds:.1f}", **origin}
+                    write_page(log.folder, member.config, result.test, facts)
             for line in against_baselines(member.config, result.test):
                 log.say(line)
             log.say(f"report: {log.folder / 'report.md'}")

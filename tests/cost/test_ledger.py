@@ -1,5 +1,7 @@
 """What is counted of an operator, and in which stage."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -42,6 +44,16 @@ def test_a_packed_index_does_not_hide_rows() -> None:
         with Ledger() as ledger:
             expand(rows, index)
     assert sum(each.nbytes for each in ledger.operators) >= 4 * 8 * (1000 + 50)
+
+
+def test_kernels_say_nothing_of_a_gpu_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("dist_rec.kernels")
+    with caplog.at_level(logging.INFO, "dist_rec.kernels"):
+        with as_on_a_gpu():
+            log.info("gelu: torch (inputs on cpu)")
+            log.warning("told all the same")
+        log.info("told again")
+    assert caplog.messages == ["told all the same", "told again"]
 
 
 @pytest.mark.parametrize(("call", "kind"), [("add", "stream"), ("add_", "inplace"), ("sum", "inplace")])

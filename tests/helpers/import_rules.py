@@ -87,6 +87,15 @@ RULES = {
         ),
         others=("numpy", "pyarrow", "pydantic", "rich", "torch", "torchrec.distributed.train_pipeline"),
     ),
+    "dist_rec.runs": Rule(
+        project=(
+            *("dist_rec.common", "dist_rec.config"),
+            *("dist_rec.data.errors", "dist_rec.data.older_words", "dist_rec.data.page"),
+            *("dist_rec.training.about", "dist_rec.training.made_with", "dist_rec.training.metrics"),
+            "dist_rec.training.result",
+        ),
+        others=("numpy", "pydantic", "rich", "matplotlib.axes", "matplotlib.figure"),
+    ),
     "dist_rec.probe": Rule(
         project=(
             *("dist_rec.common", "dist_rec.data"),
@@ -108,7 +117,7 @@ RULES = {
     "dist_rec.cli": Rule(
         project=(
             *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.door", "dist_rec.doctor"),
-            *("dist_rec.cost", "dist_rec.data", "dist_rec.probe", "dist_rec.training"),
+            *("dist_rec.cost", "dist_rec.data", "dist_rec.probe", "dist_rec.runs", "dist_rec.training"),
             *("dist_rec.data_cli", "dist_rec.distill_cli"),
         ),
         others=("typer", "rich"),

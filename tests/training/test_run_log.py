@@ -59,6 +59,20 @@ def _say_everything(folder: Path, console: Console, *, is_main: bool) -> None:
         log.evaluation("valid", 40, METRICS)
 
 
+def test_every_record_is_heard_on_the_rank_that_writes(tmp_path: Path) -> None:
+    heard: list[dict[str, Any]] = []
+    for is_main in (False, True):
+        with RunLog(tmp_path, is_main=is_main, console=Console(file=io.StringIO()), hear=heard.append) as log:
+            log.training(20, 60, WINDOW, optimizer=_optimizer(0.5))
+            log.evaluation("valid", 40, METRICS)
+    assert heard == [_strict_json(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["event"], row["step"], row.get("task")) for row in heard] == [
+        ("train", 20, None),
+        ("valid", 40, "click"),
+        ("valid", 40, "buy"),
+    ]
+
+
 def _strict_json(text: str) -> Any:
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")

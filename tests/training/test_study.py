@@ -4,6 +4,7 @@ import dataclasses
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,6 +12,10 @@ import yaml
 from dist_rec.common.provenance import provenance
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
+from dist_rec.data.errors import DataError
+from dist_rec.door import check_run
+from dist_rec.training.about import About
+from dist_rec.training.listener import Ending, Listener
 from dist_rec.training.loop import RunResult
 from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.ranks import Ranks
@@ -119,8 +124,12 @@ def test_a_study_of_two_seeds(data: Path, tmp_path: Path, alone: Ranks, capsys: 
     for seed in (1, 2):
         place = folder / f"seed-{seed}"
         assert {path.name for path in place.iterdir()} == {
-            *("checkpoints", "curve.png", "metrics.jsonl", "recipe.yaml", "report.md", "result.json", "tensorboard")
+            *("checkpoints", "curve.png", "metrics.jsonl", "recipe.yaml", "report.md", "result.json", "run.json"),
+            "tensorboard",
         }
+        about = About.read(place)
+        assert about is not None and (about.state, about.ranks) == ("finished", 1)
+        assert about.commit == provenance()["commit"]
         table = (place / "report.md").read_text().split("## Test")[0]
         assert f"| seed | {seed} |" in table and "| ranks | 1 |" in table
         for name, value in provenance().items():
@@ -131,6 +140,47 @@ def test_a_study_of_two_seeds(data: Path, tmp_path: Path, alone: Ranks, capsys: 
     assert f"run 2/2: {folder / 'seed-2'}" in said
     assert "click: mean test AUC" in said
     assert str(folder / "summary.json") in said, "not broken over two lines"
+
+
+class Tracker(Listener):
+    """Writes down what it hears."""
+
+    def start(self, folder: Path, recipe: dict[str, Any]) -> None:
+        self.file = folder / "heard.jsonl"
+        self(recipe["run"])
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        with self.file.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def end(self, ending: Ending) -> None:
+        self({"ending": ending})
+
+
+def test_listeners_of_a_recipe_hear_each_run(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    own = {"listeners": [f"{Tracker.__module__}:Tracker"], "seeds": [1, 2], "max_steps": 2}
+    config = make_config(data, tmp_path, run=own)
+    check_run(config)
+    folder = run_study(config, alone).folder
+    for seed in (1, 2):
+        first, *records, last = [
+            json.loads(line) for line in (folder / f"seed-{seed}" / "heard.jsonl").read_text().splitlines()
+        ]
+        assert first["seed"] == seed and last == {"ending": "finished"}
+        written = (folder / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
+        assert records == [json.loads(line) for line in written] and len(records) >= 4
+
+
+def test_a_run_that_fails_says_so_in_its_folder(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    config = make_config(data, tmp_path, run={"max_steps": 2})
+    (data / "valid").rename(data / "gone")
+    try:
+        with pytest.raises(DataError):
+            run_study(config, alone)
+    finally:
+        (data / "gone").rename(data / "valid")
+    about = About.read(tmp_path / "tiny")
+    assert about is not None and about.state == "failed" and about.told.startswith("DataError: ")
 
 
 def test_a_single_run_needs_no_summary(

@@ -1,40 +1,25 @@
 """A survey as tables for a terminal, and as a page: `inspect.html`, which holds its picture, and `inspect.png`."""
 
-import base64
-import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from dist_rec.data.errors import writing
 from dist_rec.data.inspect import PERCENTILES, render
+from dist_rec.data.page import TableOf, for_terminal, page_list, page_picture, page_start, page_table
 from dist_rec.data.survey.draw import draw
 from dist_rec.data.survey.survey import Survey
 
 HTML, PNG = "inspect.html", "inspect.png"
-TableOf = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 SHOWN = 8  # features, and fields that have drifted
-STYLE = (
-    "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse;margin:1em 0}td,th{border-bottom:1px solid #ccc;padding:.25em .8em}"
-    "td,th{text-align:right}"
-    "td:first-child,th:first-child{text-align:left}img{max-width:100%}li{margin:.3em 0}"
-)
 
 
 def render_survey(survey: Survey) -> RenderableType:
     """The tables of `data.inspect`, then what is between the splits, features alone, and what to look at."""
     parts: list[RenderableType] = [render(survey.report)]
-    for title, header, rows in _of_survey(survey):
-        table = Table(*header[:1], title=title)
-        for name in header[1:]:
-            table.add_column(name, justify="right")
-        for row in rows:
-            table.add_row(*row)
-        parts.append(table)
+    parts += map(for_terminal, _of_survey(survey))
     look = ["To look at:", *(f"- {line}" for line in survey.look)] if survey.look else ["Nothing strange."]
     parts.append("\n".join(look))
     return Group(*parts)
@@ -45,29 +30,16 @@ def write_page(survey: Survey, folder: Path) -> Path:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         draw(survey).savefig(folder / PNG, dpi=110)
-        picture = base64.b64encode((folder / PNG).read_bytes()).decode()
-        (folder / HTML).write_text("\n".join(_lines(survey, picture)) + "\n", encoding="utf-8")
+        (folder / HTML).write_text("\n".join(_lines(survey, folder / PNG)) + "\n", encoding="utf-8")
     return folder / HTML
 
 
-def _lines(survey: Survey, picture: str) -> Iterable[str]:
-    name = html.escape(survey.report.name)
-    yield f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{name}</title><style>{STYLE}</style>"
-    yield f"<h1>{name}</h1><h2>To look at</h2>"
-    if survey.look:
-        yield "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in survey.look) + "</ul>"
-    else:
-        yield "<p>Nothing strange.</p>"
-    yield f"<img alt='lengths, ages, times, label rates, popularity' src='data:image/png;base64,{picture}'>"
-    for title, header, rows in _tables(survey):
-        yield (
-            f"<h2>{html.escape(title)}</h2><table><tr>"
-            + "".join(f"<th>{html.escape(h)}</th>" for h in header)
-            + "</tr>"
-        )
-        for row in rows:
-            yield _row(row, "td")
-        yield "</table>"
+def _lines(survey: Survey, picture: Path) -> Iterable[str]:
+    yield f"{page_start(survey.report.name)}<h2>To look at</h2>"
+    yield page_list(survey.look) if survey.look else "<p>Nothing strange.</p>"
+    yield page_picture(picture, "lengths, ages, times, label rates, popularity")
+    for table in _tables(survey):
+        yield from page_table(table)
 
 
 def _tables(survey: Survey) -> list[TableOf]:
@@ -123,7 +95,3 @@ def _of_survey(survey: Survey) -> list[TableOf]:
 
 def _percentiles(found: dict[str, float]) -> str:
     return " / ".join(f"{found[f'p{p}']:,.0f}" for p in PERCENTILES)
-
-
-def _row(cells: Sequence[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
