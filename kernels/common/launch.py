@@ -32,13 +32,14 @@ def launch(kernel: Any, grid: tuple[int, ...], /, **arguments: Any) -> None:
     if not isinstance(kernel, JITFunction) or JITFunction.run is not _RUN or _is_watched(kernel):
         kernel[grid](**arguments)
         return
-    device = driver.active.get_current_device()
+    active: Any = driver.active
+    device = active.get_current_device()
     key = (id(kernel), device, *arguments, *_facts(kernel, arguments))
     compiled = _known.get(key)
     if compiled is None:
         _known[key] = kernel[grid](**arguments)
         return
-    stream = driver.active.get_current_stream(device)
+    stream = active.get_current_stream(device)
     handles = compiled.function, compiled.packed_metadata
     unwatched = None, None, None  # metadata for hooks, and the hooks
     compiled.run(*(*grid, 1, 1)[:3], stream, *handles, *unwatched, *[arguments[name] for name in kernel.arg_names])
