@@ -1,5 +1,6 @@
 """Throughput and loss over the steps between two log lines."""
 
+import resource
 import time
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
@@ -33,6 +34,7 @@ class ThroughputStats:
     bytes_per_step: float
     plain_bytes_per_step: float
     waiting_share: float  # of the time, in which steps waited for their batch
+    memory_bytes: float  # most of a rank: allocated on its GPU in the window, or resident since its start
     lost_requests: float = 0  # of row groups that could not be read and are skipped
     nonfinite: tuple[int, ...] = ()  # steps of the window, from 0, whose loss on this rank is infinite or NaN
     # Of the events and candidates that a filter saw, by action; empty without one.
@@ -83,7 +85,7 @@ class Throughput:
         seconds = time.perf_counter() - self._started
         loss, requests, candidates, events, nbytes, plain_bytes, waited, lost, *rest = self._ranks.total(*mine)
         acted, used = rest[: len(_ACTIONS)], iter(rest[len(_ACTIONS) :])
-        largest = sum(self._ranks.largest(*(size.events for size in self._sizes)))
+        *most_events, memory = self._ranks.largest(*(size.events for size in self._sizes), _memory(self._ranks.device))
         rank_steps = steps * self._ranks.world_size
         self.restart()
         return ThroughputStats(
@@ -94,10 +96,11 @@ class Throughput:
             requests_per_s=requests / seconds,
             events_per_s=events / seconds,
             events_per_step=events / rank_steps,
-            largest_events_per_step=largest / steps,
+            largest_events_per_step=sum(most_events) / steps,
             bytes_per_step=nbytes / rank_steps,
             plain_bytes_per_step=plain_bytes / rank_steps,
             waiting_share=waited / (seconds * self._ranks.world_size),
+            memory_bytes=memory,
             lost_requests=lost,
             nonfinite=nonfinite,
             filtered_share={
@@ -115,3 +118,12 @@ class Throughput:
             return []
         sums = torch.stack(self._signals).double().sum(0)[:, list(self._taught.values())]
         return sums.T.flatten().tolist()
+
+
+def _memory(device: torch.device) -> float:
+    """Bytes that torch has allocated on a GPU at most since the last call; without one, resident memory at most."""
+    if device.type == "cuda":
+        most = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return float(most)
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes on Linux

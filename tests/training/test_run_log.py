@@ -34,6 +34,7 @@ WINDOW = ThroughputStats(
     bytes_per_step=4_000.0,
     plain_bytes_per_step=16_000.0,
     waiting_share=0.02,
+    memory_bytes=3e9,
 )
 HEALTH = Health(7, gradient_cosine=torch.tensor(-0.5), update_norm=torch.tensor(1.0), weight_norm=torch.tensor(4.0))
 METRICS = {

@@ -28,7 +28,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def _two_alike() -> Any:
     """Two ranks with the same numbers."""
     return SimpleNamespace(
-        world_size=2, total=lambda *values: [2 * value for value in values], largest=lambda *values: list(values)
+        world_size=2,
+        device=torch.device("cpu"),
+        total=lambda *values: [2 * value for value in values],
+        largest=lambda *values: list(values),
     )
 
 
@@ -51,18 +54,23 @@ def test_means_over_steps_and_ranks(clock: SimpleNamespace) -> None:
     assert stats.events_per_step == stats.largest_events_per_step == 75.0
     assert (stats.bytes_per_step, stats.plain_bytes_per_step) == (800.0, 3000.0)
     assert stats.waiting_share == pytest.approx(0.3), "0.6 of 2 seconds on each rank"
+    assert 1e8 < stats.memory_bytes < 1e12, "torch is loaded"
 
 
 def test_the_rank_with_most_events_counts_in_every_step() -> None:
     """Steps of 100 and 50 events, and of 40 and 60, on two ranks."""
     ranks: Any = SimpleNamespace(
-        world_size=2, total=lambda *_: [1.0, 1, 1, 250, 1, 1, 1, 0, 6, 0, 2, 0, 2], largest=lambda *_: [100, 60]
+        world_size=2,
+        device=torch.device("cpu"),
+        total=lambda *_: [1.0, 1, 1, 250, 1, 1, 1, 0, 6, 0, 2, 0, 2],
+        largest=lambda *_: [100, 60, 7e9],
     )
     window = Throughput(ranks)
     for events in (100, 40):
         window.add(torch.tensor(1.0), replace(ONE, events=events), NONE)
     stats = window.close()
     assert (stats.events_per_step, stats.largest_events_per_step) == (62.5, 80.0)
+    assert stats.memory_bytes == 7e9, "of the rank with most"
 
 
 def test_the_use_of_n_grams_is_summed_over_steps_and_ranks(clock: SimpleNamespace) -> None:
