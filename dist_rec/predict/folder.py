@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch.distributed as dist
 from pydantic import ValidationError
 
+from dist_rec.common.made import real
 from dist_rec.data.columns import ragged_values
 from dist_rec.data.errors import DataError, reading
 from dist_rec.data.writer import staged_file
@@ -27,10 +28,15 @@ PROGRESS = ".progress"
 BYTES_AT_ONCE = 16 << 20  # of a row group of the result, before it is compressed
 
 
-def check_out(out: Path) -> Prediction | None:
-    """The prediction that was begun in a folder, None for one that is new or empty.
+def check_out(out: Path, data: Path) -> Prediction | None:
+    """The prediction that was begun in a folder, None for one that is new or empty; `data` are the requests.
 
-    Raises DataError if anything else is there."""
+    Raises DataError if anything else is there, or if the next reader of the requests would read the prediction."""
+    if real(data) in (real(out), *real(out).parents):
+        raise DataError(
+            f"{out}: expected a place outside of the requests (--out), got one inside {data}, which is read with all "
+            "its sub-folders; name another folder"
+        )
     with reading(out):
         if not out.exists():
             return None

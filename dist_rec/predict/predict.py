@@ -67,7 +67,7 @@ def predict_files(
     if config.data.folds:
         raise ConfigError("data.folds: a prediction is of one model; expected a recipe without, --set data.folds=[]")
     config, split = of_folder(config, wanted.data)
-    before = check_out(wanted.out)
+    before = check_out(wanted.out, wanted.data)
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
     schema = served_schema(config, checkpoint).without_labels()
     Manifest.read(checkpoint)

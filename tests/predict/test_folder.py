@@ -22,6 +22,8 @@ from dist_rec.training.failure import exit_code, sentence
 from dist_rec.training.ranks import Ranks
 from tests.helpers.ranks import run_ranks
 
+DATA = Path("requests")
+
 
 @pytest.fixture
 def job(config: Config, last: Path) -> Job:
@@ -153,14 +155,22 @@ def test_a_reader_process_that_outlives_its_rank_holds_no_lock(tmp_path: Path) -
 
 
 def test_only_a_new_folder_or_one_that_was_begun_is_taken(tmp_path: Path, job: Job) -> None:
-    assert check_out(tmp_path / "new") is None and check_out(tmp_path) is None
+    assert check_out(tmp_path / "new", DATA) is None and check_out(tmp_path, DATA) is None
     (tmp_path / PROGRESS).mkdir()
-    assert check_out(tmp_path) is None, "killed before it had begun"
+    assert check_out(tmp_path, DATA) is None, "killed before it had begun"
     Prediction.of(job).write(tmp_path)
-    assert check_out(tmp_path) == Prediction.of(job)
+    assert check_out(tmp_path, DATA) == Prediction.of(job)
     shutil.rmtree(tmp_path / PROGRESS)
     (tmp_path / MANIFEST).rename(tmp_path / "notes.txt")
     with pytest.raises(DataError, match=r"got one with notes\.txt; name another folder"):
-        check_out(tmp_path)
+        check_out(tmp_path, DATA)
     with pytest.raises(DataError, match="got a file"):
-        check_out(tmp_path / "notes.txt")
+        check_out(tmp_path / "notes.txt", DATA)
+
+
+def test_a_prediction_never_becomes_a_part_of_the_requests(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    for out in (tmp_path / "data", tmp_path / "data" / "new", tmp_path / "link" / "deep" / "new"):
+        with pytest.raises(DataError, match="expected a place outside of the requests"):
+            check_out(out, tmp_path / "data")
+    assert check_out(tmp_path / "data-out", tmp_path / "data") is None
