@@ -46,7 +46,7 @@ parallel=$("$PYTHON" -c 'import importlib.util as u; print("-n '"$WORKERS"' --di
 # shellcheck disable=SC2086 # words
 stage kernels 150 "$PYTHON" -m pytest -q -m gpu $parallel tests/doctor ${ON_GPU}_attention_on_gpu.py ${ON_GPU}_gather_pool_on_gpu.py
 # shellcheck disable=SC2086 # words
-stage training 150 "$PYTHON" -m pytest -q -m gpu $parallel ${ON_GPU}_{training,recipes,tables,updates,checkpoint,two_ranks}_on_gpu.py \
+stage training 150 "$PYTHON" -m pytest -q -m gpu $parallel ${ON_GPU}_{training,recipes,tables,updates,checkpoint,predictions,two_ranks}_on_gpu.py \
   tests/embedding/test_dynamic_ids.py
 stage sync 45 "$PYTHON" -m benchmarks.gpu_steps --update sync --out "$OUT"
 stage delayed 45 "$PYTHON" -m benchmarks.gpu_steps --update delayed --out "$OUT"

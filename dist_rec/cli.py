@@ -104,6 +104,40 @@ def evaluate(
 
 
 @app.command()
+def predict(
+    recipe: Recipe,
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint folder, such as runs/quickstart/checkpoints/last.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder of the requests, such as a split; labels are not read.", callback=home)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; one that was begun is gone on with.", callback=home)],
+    logits: Annotated[bool, typer.Option("--logits", help="Write the logits, too.")] = False,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Write the features of each candidate before the head, too.")
+    ] = False,
+    part_requests: Annotated[
+        int | None, typer.Option(help="Requests per file, about: 65,536, or fewer of a small prediction.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Predict the candidates of requests into Parquet files, with any number of ranks."""
+    from dist_rec.common.log import setup_logging
+    from dist_rec.config import load_config
+    from dist_rec.predict.columns import More
+    from dist_rec.predict.predict import Wanted, predict_files
+    from dist_rec.training.failure import one_voice
+    from dist_rec.training.ranks import start_ranks
+
+    config = load_config(recipe, overrides)
+    wanted = Wanted(data, out, More(logits, embeddings), part_requests)
+    with start_ranks(config.parallel) as ranks, one_voice():
+        setup_logging(ranks.rank)
+        lines = predict_files(config, checkpoint, wanted, ranks)
+        if ranks.is_main:
+            typer.echo("\n".join(lines))
+
+
+@app.command()
 def replay(
     folder: Annotated[Path, typer.Argument(help="Folder of a run, such as runs/quickstart.", callback=home)],
     step: Annotated[int, typer.Option(help="The step to look at, such as one whose loss is not finite.", min=1)],

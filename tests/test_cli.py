@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -137,7 +138,9 @@ def test_inspect_shows_splits_and_fields(data: Path, dist_rec: DistRec) -> None:
         assert word in said.out
 
 
-def test_trains_and_evaluates_what_it_trained(recipe: Path, tmp_path: Path, dist_rec: DistRec) -> None:
+def test_trains_evaluates_and_predicts_with_what_it_trained(
+    recipe: Path, data: Path, tmp_path: Path, dist_rec: DistRec
+) -> None:
     said = dist_rec("train", recipe, "--set", "model.longer.k=1", "--set", "checkpoint.every_steps=2")
     assert said.code == 0, said.err
     assert "step 3/3  loss 0." in said.out
@@ -154,6 +157,16 @@ def test_trains_and_evaluates_what_it_trained(recipe: Path, tmp_path: Path, dist
     assert said.code == 2 and "model.longer.k: 1 when it was saved, 2 now" in said.err
     said = dist_rec("eval", recipe, "--checkpoint", checkpoint, "--split", "valid", "--set", "model.longer.k=1")
     assert said.code == 0 and said.out.startswith("valid of")
+
+    predict = ("--checkpoint", checkpoint, "--data", data / "test", "--out", tmp_path / "out", "--logits")
+    said = dist_rec("predict", tmp_path / "tiny" / "recipe.yaml", *predict, "--part-requests", "5")
+    assert said.code == 0 and f"{tmp_path / 'out'}: 10 requests, 20 candidates, 1 files" in said.out, said.err
+    names = pq.read_schema(tmp_path / "out" / "part-00000.parquet").names
+    assert {"user", "time", "candidate.item", "probability.click", "logit.click"} < set(names)
+    said = dist_rec("predict", recipe, *predict)
+    assert said.code == 2 and "model.longer.k: 1 when it was saved, 2 now" in said.err
+    said = dist_rec("predict", tmp_path / "tiny" / "recipe.yaml", *predict, "--part-requests", "5")
+    assert said.code == 0 and "finished before; 10 requests" in said.out
 
     resume = tmp_path / "tiny" / "checkpoints" / "step-2"
     said = dist_rec("train", tmp_path / "tiny" / "recipe.yaml", "--resume", resume)

@@ -63,8 +63,8 @@ class Column:
 
 
 def columns_of(schema: Schema) -> list[Column]:
-    """Every column that a file of this schema must have, without feedback that is not read. A grouping key that is also
-    a context field is one column.
+    """Every column that a file of this schema must have, without labels and feedback that are not read. A grouping key
+    that is also a context field is one column.
 
     Raises ConfigError if two other fields share a column."""
     candidate, tables = schema.candidate, schema.tables
@@ -92,7 +92,7 @@ def columns_of(schema: Schema) -> list[Column]:
         columns += [Column(f"{owner}.reason", owner, "id", ALL_REASONS + 1)] if of.reason else []
     for name, of in candidate.lists.items():
         columns.append(Column(f"{CANDIDATE}.{name}", CANDIDATE, "id", tables[of.table], nested=True))
-    labels = [f"{CANDIDATE}.{label}" for label in candidate.labels]
+    labels = [f"{CANDIDATE}.{label}" for label in candidate.labels if candidate.labels_read]
     columns += [Column(label, CANDIDATE, "label") for label in labels]
     columns += [Column(f"{label}.oracle", CANDIDATE, "oracle") for label in labels if candidate.oracle]
     if candidate.visible_events:
@@ -115,7 +115,7 @@ def _known_later(schema: Schema) -> list[Column]:
         if of.horizon is None
         else Column(f"{CANDIDATE}.{label}.delay", CANDIDATE, "delay")
         for label, of in candidate.delayed.items()
-        if of.read
+        if of.read and candidate.labels_read
     ]
     if feedback is None:
         return columns

@@ -35,7 +35,7 @@ def outcome(reading: Reading, labels: Labels) -> dict[str, Tensor]:
     evaluation what a filter `chose`."""
     declared = reading.schema.candidate
     values = {"labels": labels.final, **labels.more}
-    if declared.oracle:
+    if declared.oracle and declared.labels_read:
         names = (f"{label}.oracle" for label in declared.labels)
         values["oracle"] = np.stack([reading.values(CANDIDATE, name).astype(np.float32) for name in names], axis=1)
     untrained = ~trained(reading, labels)

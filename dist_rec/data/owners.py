@@ -66,6 +66,9 @@ class CandidateSchema(Strict):
     numbers: dict[str, NumberField] = NUMBERS
     lists: dict[str, ListField] = LISTS
     labels: list[str] = Field(min_length=1, description="One 0/1 label per task.")
+    labels_read: bool = Field(
+        default=True, exclude=True, description="Set where requests are predicted for, which have no labels yet."
+    )
     given: dict[str, str] = Field(
         default={},
         description="task -> task: a label that is defined only where another is 1, such as conversion given click.",

@@ -225,9 +225,10 @@ class RequestReader(IterableDataset):
             self._emitted += 1
             yield batch
 
-    def _collated(self, found: tuple[pa.Table, Ints] | None, step: int) -> HostBatch:
+    def collator(self, step: int = 0) -> Collator:
+        """What makes the batch of this step of the run."""
         acting = self.event_filter if self.event_filter is not None and self.event_filter.acts(step) else None
-        batch = Collator(
+        return Collator(
             schema=self.schema,
             max_length=self.max_length,
             dedup=self.dedup,
@@ -236,6 +237,9 @@ class RequestReader(IterableDataset):
             targets=self.targets,
             attributes=self.attributes,
         )
+
+    def _collated(self, found: tuple[pa.Table, Ints] | None, step: int) -> HostBatch:
+        batch = self.collator(step)
         return batch.empty() if found is None else batch(*found)
 
     def _lane(self, groups: list[RowGroup], epoch: int) -> Lane:

@@ -202,6 +202,10 @@ class Schema(Strict):
         feedback = self.candidate.feedback
         return self if feedback is None else self.with_feedback(feedback.model_copy(update={"read": False}))
 
+    def without_labels(self) -> "Schema":
+        """The same, but no column of labels is read: neither labels nor their truth nor when they came."""
+        return self.model_copy(update={"candidate": self.candidate.model_copy(update={"labels_read": False})})
+
     def with_copies(self) -> "Schema":
         """The same, with all events in their requests."""
         sequences = [of.model_copy(update={"once": False}) for of in self.sequences]

@@ -51,8 +51,12 @@ class Labels:
 
 
 def read_labels(reading: Reading, targets: Targets) -> Labels:
-    """The labels of the candidates that are left."""
+    """The labels of the candidates that are left; where they are not read, nobody knows one."""
     declared = reading.schema.candidate
+    if not declared.labels_read:
+        count = int(reading.lengths(CANDIDATE, declared.ids[0].name).sum())
+        nothing = np.zeros((count, len(declared.labels)), bool)
+        return Labels(np.full(nothing.shape, np.nan, np.float32), nothing, nothing, np.ones(count, bool))
 
     def column(name: str) -> NDArray[np.float32]:
         return reading.values(CANDIDATE, name).astype(np.float32)

@@ -254,7 +254,7 @@ def _check_times(place: _Place, name: str, times: Ragged, request_name: str, req
 
 def _check_delays(place: _Place, schema: Schema, candidates: dict[str, Ragged]) -> None:
     for label, of in schema.candidate.delayed.items():
-        if of.horizon is None or not of.read:
+        if of.horizon is None or not of.read or not schema.candidate.labels_read:
             continue
         delays = candidates[f"{CANDIDATE}.{label}.delay"]
         came = candidates[f"{CANDIDATE}.{label}"].values == 1

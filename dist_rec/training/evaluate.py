@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torchdata.stateful_dataloader import StatefulDataLoader
+from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from dist_rec.common.seed import seed_everything
 from dist_rec.common.strict import ConfigError
@@ -14,7 +15,8 @@ from dist_rec.config import Config
 from dist_rec.data.row_reader import check_splits
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.cache import unlock_cached_rows
-from dist_rec.registry import METRICS, READERS
+from dist_rec.models.build import RankingModel
+from dist_rec.registry import METRICS, READERS, Part
 from dist_rec.training.checkpoint import load_checkpoint
 from dist_rec.training.made_with import MadeWith
 from dist_rec.training.metrics import Metric, TaskMetrics, gather_rows, task_metrics
@@ -73,6 +75,27 @@ def evaluate_split(
     return evaluate(model, loader, schema.candidate.labels, ranks, metrics)
 
 
+def served_schema(config: Config, checkpoint: Path) -> Schema:
+    """The schema of the recipe's dataset as a server knows it, in the order of the checkpoint. Raises ConfigError if
+    they do not fit each other."""
+    return MadeWith.read(checkpoint).schema_for(dataset_schema(config).with_feedback(None), config, checkpoint)
+
+
+def served_model(
+    schema: Schema, config: Config, checkpoint: Path, ranks: Ranks
+) -> tuple[RankingModel, DistributedModelParallel]:
+    """The model with the weights of a checkpoint, to be called and not trained, and the same sharded, which is what is
+    called. Its tables have no state of an optimizer; every rank calls it.
+
+    Raises ConfigError if the checkpoint is damaged or belongs to another model."""
+    still = {"optimizer": Part(name="sgd"), "weight_decay": 0.0}  # FBGEMM's tables want one; this has no state
+    config = config.model_copy(update={"embedding": config.embedding.model_copy(update=still)})
+    model, plan = plan_model(schema, config, ranks)
+    dmp = shard_model(model, plan, config, ranks)
+    load_checkpoint(checkpoint, dmp, None, ranks)
+    return model, dmp
+
+
 def evaluate_checkpoint(config: Config, checkpoint: Path, split: str, ranks: Ranks) -> list[str]:
     """Lines of a report on one split; every rank calls it. The number of ranks may differ from training.
 
@@ -88,12 +111,9 @@ def evaluate_checkpoint(config: Config, checkpoint: Path, split: str, ranks: Ran
             f"--split {split}: expected one of {', '.join(name for name, folders in splits.items() if folders)}"
         )
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
-    schema = dataset_schema(config).with_feedback(None)  # as a server knows it
-    schema = MadeWith.read(checkpoint).schema_for(schema, config, checkpoint)
+    schema = served_schema(config, checkpoint)
     check_splits(config.data.path, schema, splits[split], READERS.make(config.data.reader))
-    model, plan = plan_model(schema, config, ranks)
-    dmp = shard_model(model, plan, config, ranks)
-    load_checkpoint(checkpoint, dmp, None, ranks)
+    _, dmp = served_model(schema, config, checkpoint, ranks)
     metrics = evaluate_split(dmp, config, schema, splits[split], ranks)
     lines = [f"{split} of {config.data.path}, {checkpoint}", *metrics_table(metrics)]
     return lines + (

@@ -67,7 +67,11 @@ def sentence(error: BaseException) -> str | None:
         return f"out of memory on the host; expected {smaller}"
     if isinstance(error, OSError) and not is_gone(error):
         place = f"{error.filename}: " if error.filename else ""
-        full = "; expected free space there, or another run.out" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        full = (
+            "; expected free space there, or another folder (run.out, --out)"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else ""
+        )
         return f"{place}{error.strerror or error}{full}"
     return None
 

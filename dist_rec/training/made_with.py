@@ -161,7 +161,7 @@ class MadeWith(BaseModel):
             ),
             "candidate": self.schema_.candidate.model_copy(update=of_candidates),
             "sequences": [
-                of.model_copy(update={name: getattr(by_name[of.name], name) for name in columns})
+                of.model_copy(update={name: getattr(by_name[of.name], name) for name in (*columns, "once")})
                 for of in self.schema_.sequences
             ],
         }

@@ -105,6 +105,15 @@ def start_ranks(config: ParallelConfig) -> Iterator[Ranks]:
             del store
 
 
+def joined_ranks(config: ParallelConfig) -> Ranks:
+    """This rank of a process group that somebody else made and ends. Comm: makes two groups.
+
+    Raises ConfigError if the backend cannot work here."""
+    device = torch.device("cuda", torch.cuda.current_device()) if device_type(config) == "cuda" else torch.device("cpu")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    return Ranks(dist.get_rank(), dist.get_world_size(), device, _group_of_all("gloo"), _group_of_all(backend))
+
+
 def _check_environment() -> None:
     """Raises ConfigError for variables of torchrun that are missing or do not fit together."""
     found = {name: os.environ.get(name) for name in TORCHRUN}

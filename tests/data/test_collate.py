@@ -201,3 +201,16 @@ def test_every_token_is_its_own_without_dedup(dedup: bool) -> None:
     sent = collate(make_table(make_rows(9)), make_schema(), dedup=dedup)
     tokens = sent.counts["history"] + sent.num_candidates
     assert (sent.num_unique["history.item"] == tokens) is not dedup
+
+
+def test_without_labels_all_else_is_the_same() -> None:
+    """Nothing that a model reads comes from a column of labels."""
+    schema, rows = make_schema(), make_rows(7)
+    labelled, plain = collate(make_table(rows), schema), collate(make_table(rows), schema.without_labels())
+    assert set(labelled.tensors) - set(plain.tensors) == {"oracle"}
+    assert (
+        torch.isnan(plain.tensors["labels"]).all() and plain.tensors["labels"].shape == labelled.tensors["labels"].shape
+    )
+    for name in set(plain.tensors) - {"labels"}:
+        assert torch.equal(plain.tensors[name], labelled.tensors[name]), name
+    assert empty_batch(schema.without_labels()).tensors["labels"].shape == (0, 2)

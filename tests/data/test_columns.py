@@ -91,3 +91,18 @@ def test_list_column() -> None:
 def test_expand_ranges() -> None:
     row, index = expand_ranges(np.array([10, 3, 20]), np.array([2, 0, 3]))
     assert row.tolist() == [0, 0, 2, 2, 2] and index.tolist() == [10, 11, 20, 21, 22]
+
+
+def test_no_column_of_labels_is_there_where_they_are_not_read() -> None:
+    schema = later_schema(oracle=True)
+    labels = {column.name for column in columns_of(schema)} - {
+        column.name for column in columns_of(schema.without_labels())
+    }
+    names = [f"candidate.{label}" for label in schema.candidate.labels]
+    assert labels == {
+        *names,
+        *(f"{name}.oracle" for name in names),
+        "candidate.back.matured",
+        "candidate.convert.delay",
+    }
+    assert "labels_read" not in str(schema.without_labels().model_dump()), "nothing that a schema file says"

@@ -116,3 +116,14 @@ def test_a_label_that_the_data_calls_open_is_read_by_no_correction() -> None:
     labels, place = _read(rows, 5_000), LABELS.index("back")
     for values in (labels.final, labels.more["observed"]):
         np.testing.assert_array_equal(values[:, place], [NAN, 1.0])
+
+
+def test_labels_that_are_not_read_are_known_of_nobody() -> None:
+    """Their columns need not be there; and a correction has nothing to read."""
+    schema = later_schema(hidden=True).without_labels()
+    rows = later_rows(5, seed=1)
+    labels = read_labels(reading_of(rows, schema), Targets(corrected=True))
+    candidates = sum(len(row["candidate.item"]) for row in rows)
+    assert labels.final.shape == labels.mature.shape == (candidates, len(LABELS))
+    assert np.isnan(labels.final).all() and not labels.defined.any() and not labels.mature.any() and not labels.more
+    assert labels.served.all()

@@ -368,3 +368,10 @@ def test_lists_of_ids(name: str, value: Any, expected: str) -> None:
     rows[1][name] = value
     with pytest.raises(DataError, match=f"f, row group 2, row 1, field {name}: expected .*{expected}"):
         validate(make_table(rows, schema), schema, file="f", row_group=2)
+
+
+def test_labels_that_are_not_read_may_be_anything_or_not_there() -> None:
+    schema = later_schema().without_labels()
+    wrong = [row | {"candidate.click": [7] * len(row["candidate.item"])} for row in later_rows(4)]
+    table = pa.Table.from_pylist(wrong).drop_columns(["candidate.buy", "candidate.back.matured"])
+    assert validate(table, schema, file="f", row_group=0).num_rows == 4

@@ -25,7 +25,7 @@ class Rule:
 OPTIONS = ("dist_rec.data.filter.config", "dist_rec.distill.config", "dist_rec.models.config")  # of a recipe, no torch
 RULES = {
     # dist_rec/__init__.py: importing the package loads nothing, names come when they are used.
-    "dist_rec": Rule(types=("dist_rec.api", "dist_rec.config", "dist_rec.registry")),
+    "dist_rec": Rule(types=("dist_rec.api", "dist_rec.config", "dist_rec.predict", "dist_rec.registry")),
     "dist_rec.common": Rule(others=("numpy", "pydantic", "torch", "yaml")),
     "dist_rec.registry": Rule(project=("dist_rec.common.strict",), others=("pydantic",)),
     "dist_rec.config": Rule(
@@ -103,6 +103,10 @@ RULES = {
         ),
         others=("numpy", "pyarrow", "pydantic", "safetensors", "torch", "yaml"),
     ),
+    "dist_rec.predict": Rule(
+        project=("dist_rec.common", "dist_rec.config", "dist_rec.data", "dist_rec.embedding", "dist_rec.training"),
+        others=("numpy", "pyarrow", "pydantic", "rich", "torch", "torchdata"),
+    ),
     "dist_rec.door": Rule(
         project=(
             *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.data", "dist_rec.embedding"),
@@ -117,8 +121,8 @@ RULES = {
     "dist_rec.cli": Rule(
         project=(
             *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.door", "dist_rec.doctor"),
-            *("dist_rec.cost", "dist_rec.data", "dist_rec.probe", "dist_rec.runs", "dist_rec.training"),
-            *("dist_rec.data_cli", "dist_rec.distill_cli"),
+            *("dist_rec.cost", "dist_rec.data", "dist_rec.predict", "dist_rec.probe", "dist_rec.runs"),
+            *("dist_rec.training", "dist_rec.data_cli", "dist_rec.distill_cli"),
         ),
         others=("typer", "rich"),
     ),

@@ -13,7 +13,7 @@ import torch
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.writer import write_schema, write_split
-from dist_rec.training.evaluate import evaluate_checkpoint
+from dist_rec.training.evaluate import evaluate_checkpoint, served_model, served_schema
 from dist_rec.training.metrics import task_metrics
 from dist_rec.training.ranks import Ranks
 from tests.data.requests import make_rows, make_schema, make_table
@@ -161,3 +161,17 @@ def test_what_cannot_be_evaluated_is_said(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         evaluate_checkpoint(make_config(data, tmp_path, **changes), tmp_path / "nothing-here", split, alone)
+
+
+def test_tables_of_a_model_that_is_only_called_have_no_optimizer_state(
+    data: Path, tmp_path: Path, alone: Ranks
+) -> None:
+    """So a recipe with Adam, which FBGEMM has on a GPU only, is evaluated on a CPU, too."""
+    config = make_config(data, tmp_path, run={"max_steps": 2})
+    run(config, alone)
+    last = tmp_path / "run" / "checkpoints" / "last"
+    adam = make_config(data, tmp_path, embedding={"optimizer": "adam", "weight_decay": 0.0})
+    assert evaluate_checkpoint(adam, last, "test", alone) == evaluate_checkpoint(config, last, "test", alone)
+    _, called = served_model(served_schema(config, last), config, last, alone)
+    state = called.fused_optimizer.state_dict()["state"]
+    assert not any(name for of in state.values() for name in of), "plain SGD keeps nothing"

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from dist_rec.common.errors import RunError
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import ParallelConfig
-from dist_rec.training.ranks import TORCHRUN, Ranks, start_ranks
+from dist_rec.training.ranks import TORCHRUN, Ranks, joined_ranks, start_ranks
 from tests.helpers.ranks import run_ranks
 from tests.training.runs import these_ranks
 
@@ -134,3 +134,10 @@ def test_the_largest_of_each_value() -> None:
 def test_totals_are_sums_over_ranks_in_float64() -> None:
     exact = [3.0, 2.0**41 + 1]  # float32 would lose the one
     assert run_ranks(_sums, 2) == [(True, exact), (False, exact)]
+
+
+def test_the_group_of_somebody_else_can_be_joined() -> None:
+    with start_ranks(ParallelConfig()) as mine:
+        found = joined_ranks(ParallelConfig())
+        assert (found.rank, found.world_size, found.device) == (mine.rank, mine.world_size, mine.device)
+        assert found.total(3.0) == [3.0]

@@ -1,0 +1,162 @@
+"""What a prediction is made from, and its manifest: `prediction.json`, which is there from the start and says when the
+prediction is whole."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dist_rec.common.provenance import versions
+from dist_rec.common.strict import ConfigError
+from dist_rec.config import Config
+from dist_rec.data.errors import DataError
+from dist_rec.data.writer import staged_file
+from dist_rec.predict.columns import More
+from dist_rec.training.made_with import MadeWith, differences, flat, model_settings
+from dist_rec.training.manifest import Manifest, StoredFile
+
+MANIFEST = "prediction.json"
+# Settings of the data that change what a model reads, or which requests are in a batch.
+OF_DATA = ("max_length", "leave_out", "filter", "ngram", "numbers", "reader", "dedup", "eval_batch_size")
+
+
+class Job(BaseModel):
+    """Everything that the files of a prediction depend on. Two jobs that are equal make the same files.
+
+    - `checkpoint`: SHA-256 of its manifest, which has the sums of its files, and `step` of the run
+    - `recipe`: the settings that matter, by their dotted names
+    - `data`: size and SHA-256 of every file that is read
+    - `requests` in all and in a part, in `options`
+    - `device` and `versions` of packages, on which the last bits depend
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    checkpoint: str
+    step: int
+    recipe: dict[str, Any]
+    data: dict[str, StoredFile]
+    options: dict[str, Any]
+    device: str
+    versions: dict[str, str]
+
+    @classmethod
+    def of(
+        cls, config: Config, checkpoint: Path, data: dict[str, StoredFile], options: dict[str, Any], device: str
+    ) -> "Job":
+        """Raises ConfigError if the checkpoint has no manifest or a damaged one."""
+        return cls(
+            checkpoint=Manifest.read(checkpoint).sha256,
+            step=MadeWith.read(checkpoint).step,
+            recipe=settings(config),
+            data=data,
+            options=options,
+            device=device,
+            versions=versions(),
+        )
+
+    @property
+    def sha256(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+
+class Part(BaseModel):
+    """A finished part: `first` and number of `requests`, `candidates`, those of them with a probability that is not
+    finite, and its file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    first: int
+    requests: int
+    candidates: int
+    nonfinite: int
+    file: StoredFile
+    job: str
+
+
+class Prediction(BaseModel):
+    """The manifest. `is_complete` once every part is there; `parts` then has all of them, in order. `sha256` of the
+    job, `recipe_sha256` of its recipe."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job: Job
+    sha256: str
+    recipe_sha256: str
+    is_complete: bool = False
+    requests: int = 0
+    candidates: int = 0
+    nonfinite: int = 0
+    parts: tuple[Part, ...] = ()
+
+    @classmethod
+    def of(cls, job: Job, parts: tuple[Part, ...] = ()) -> "Prediction":
+        return cls(
+            job=job,
+            sha256=job.sha256,
+            recipe_sha256=digest(job.recipe),
+            is_complete=bool(parts),
+            requests=sum(part.requests for part in parts),
+            candidates=sum(part.candidates for part in parts),
+            nonfinite=sum(part.nonfinite for part in parts),
+            parts=parts,
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> "Prediction | None":
+        """None if there is none. Raises DataError if it is damaged."""
+        path = folder / MANIFEST
+        if not path.is_file():
+            return None
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise DataError(f"{path}: damaged: {place}: {first['msg']}; name another folder (--out)") from None
+
+    def write(self, folder: Path) -> None:
+        with staged_file(folder / MANIFEST) as temporary:
+            temporary.write_text(self.model_dump_json(indent=1) + "\n")
+
+    def check_same(self, job: Job, folder: Path) -> None:
+        """Raises ConfigError with what differs, if this is a prediction of another job."""
+        if self.sha256 == job.sha256:
+            return
+        told = differences(_told(self.job), _told(job))
+        raise ConfigError(
+            f"{folder}: a prediction was begun here from something else; expected the same checkpoint, recipe, data "
+            "and options, or another folder (--out)\n  " + "\n  ".join(told).replace("when it was saved", "then")
+        )
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The settings of a recipe that predictions depend on, by their dotted names. Its tables are the checkpoint's, and
+    how they are spread over ranks changes no number."""
+    data = config.data.model_dump(mode="json")
+    found = model_settings(config, resumed=False)
+    for name in OF_DATA:
+        found |= flat(f"data.{name}", data[name])
+    return found | {"run.deterministic": config.run.deterministic}
+
+
+def options_of(more: More, per_part: int, requests: int) -> dict[str, Any]:
+    return {"logits": more.logits, "embeddings": more.embeddings, "requests per part": per_part, "requests": requests}
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 of what JSON can say."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def _told(job: Job) -> dict[str, Any]:
+    """What is compared, by name."""
+    found = {"checkpoint (SHA-256 of its manifest)": job.checkpoint}
+    found |= {f"recipe, {name}": value for name, value in job.recipe.items()}
+    found |= {f"data, {name}": f"{of.size} bytes, SHA-256 {of.sha256}" for name, of in job.data.items()}
+    found |= {f"option, {name}": value for name, value in job.options.items()}
+    found |= {f"version, {name}": value for name, value in job.versions.items()}
+    return found | {"device": job.device}
