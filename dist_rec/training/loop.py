@@ -31,6 +31,7 @@ from dist_rec.training.ranks import Ranks
 from dist_rec.training.result import RunResult
 from dist_rec.training.run_log import RunLog, Tables
 from dist_rec.training.setup import Run, open_run
+from dist_rec.training.stage_clock import StageClock
 from dist_rec.training.throughput import Throughput
 from dist_rec.training.trace import StepTrace
 from dist_rec.training.warm_up import telling_of_late_builds
@@ -62,7 +63,7 @@ def _train(run: Run) -> int:
     config, optimizer, total_steps = run.config, run.optimizer, run.total_steps
     batches = CountedBatches(run.loader, run.ranks, config.optim.accumulation_steps, run.asked)
     pipeline = make_pipeline(run.model, optimizer, config.embedding, run.ranks.device)
-    cache, throughput = CacheMeter(run.model), Throughput(run.ranks, run.taught)
+    cache, throughput = CacheMeter(run.model), Throughput(run.ranks, run.taught, StageClock(run.model, optimizer))
     ids = IdMeter(run.model, run.ranks.total)
     step, enough = run.steps_done, False
     trace = StepTrace(run.log.folder, config.run.trace_steps, run.ranks, skipped=_synchronous_steps(config, step))

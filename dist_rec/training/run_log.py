@@ -115,6 +115,7 @@ class RunLog:
         row = {"event": "train", "step": step, **_optimizer_row(optimizer), **asdict(window)}
         shares = row.pop("filtered_share")
         row |= {f"filtered_share.{action}": share for action, share in shares.items()}
+        row |= {f"stage_ms.{stage}": taken for stage, taken in row.pop("stage_ms").items()}
         del row["ngram_use"], row["teaching"], row["nonfinite"]
         for name, use in window.ngram_use.items():
             row |= {f"ngram.{name}.ids_per_event": use.ids / max(use.events, 1)}

@@ -13,6 +13,7 @@ from dist_rec.data.ngram.counts import NgramUse
 from dist_rec.models.signals import SUMS, Teaching
 from dist_rec.training.pipeline import BatchSize
 from dist_rec.training.ranks import Ranks
+from dist_rec.training.stage_clock import STAGES, StageClock
 
 _ACTIONS = [action.name.lower() for action in Action]
 _SUMMED = [name for name in BatchSize.__dataclass_fields__ if name not in ("filtered", "ngram_use")]
@@ -35,6 +36,7 @@ class ThroughputStats:
     plain_bytes_per_step: float
     waiting_share: float  # of the time, in which steps waited for their batch
     memory_bytes: float  # most of a rank: allocated on its GPU in the window, or resident since its start
+    stage_ms: dict[str, float] = field(default_factory=dict)  # of the host in a step, see `StageClock`; empty without
     lost_requests: float = 0  # of row groups that could not be read and are skipped
     nonfinite: tuple[int, ...] = ()  # steps of the window, from 0, whose loss on this rank is infinite or NaN
     # Of the events and candidates that a filter saw, by action; empty without one.
@@ -49,8 +51,8 @@ class Throughput:
     """Adds up steps without touching the device until it is closed. `taught`: tasks of the log, and their place among
     all tasks. Comm: two host all-reduces per `close`."""
 
-    def __init__(self, ranks: Ranks, taught: Mapping[str, int] | None = None) -> None:
-        self._ranks, self._taught = ranks, taught or {}
+    def __init__(self, ranks: Ranks, taught: Mapping[str, int] | None = None, clock: StageClock | None = None) -> None:
+        self._ranks, self._taught, self._clock = ranks, taught or {}, clock
         self.restart()
 
     def restart(self) -> None:
@@ -59,6 +61,8 @@ class Throughput:
         self._sizes: list[BatchSize] = []
         self._signals: list[Tensor] = []
         self._started = time.perf_counter()
+        if self._clock is not None:
+            self._clock.restart()
 
     def add(self, loss: Tensor, size: BatchSize, signals: Tensor) -> None:
         """`signals` (S, T) as in `teaching_signals`; empty without a teacher."""
@@ -81,6 +85,7 @@ class Throughput:
             *(sum(size.filtered.get(name, 0) for size in self._sizes) for name in _ACTIONS),
             *(float(count) for use in grams.values() for count in astuple(use)),
             *self._sums_of_signals(),
+            *(self._clock.read() if self._clock is not None else ()),
         ]
         seconds = time.perf_counter() - self._started
         loss, requests, candidates, events, nbytes, plain_bytes, waited, lost, *rest = self._ranks.total(*mine)
@@ -110,6 +115,7 @@ class Throughput:
             },
             ngram_use={name: NgramUse(int(next(used)), int(next(used)), int(next(used))) for name in grams},
             teaching={task: Teaching.of([next(used) for _ in SUMS]) for task in self._taught},
+            stage_ms={stage: 1e3 * seconds / rank_steps for stage, seconds in zip(STAGES, used)},
         )
 
     def _sums_of_signals(self) -> list[float]:
