@@ -199,7 +199,7 @@ NOT_AT_DOOR: dict[str, str] = {
     "training/evaluate.py::evaluate_checkpoint": "of `dist-rec eval`, before its ranks do anything",
     "predict/predict.py::predict_files": "of `dist-rec predict`, before its ranks load anything",
     "predict/job.py::check_same": "of `dist-rec predict`, before its ranks load anything",
-    "predict/alone.py::enter": "of `load_model`, which is no run",
+    "predict/alone.py::_enter": "of `load_model`, which is no run",
     "predict/predictor.py::_without_paths": "of `load_model`, which is no run",
     "training/ranks.py::start_ranks": OF_RANKS,
     "training/ranks.py::_check_environment": OF_RANKS,

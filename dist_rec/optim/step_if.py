@@ -40,12 +40,13 @@ def _count_on(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
     if device.type == "cpu":
         return
     for group in optimizer.param_groups:
-        if group.get("capturable") is not False:
+        if "capturable" not in group:
             continue
         group["capturable"] = True
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
-            if isinstance(step := state.get("step"), Tensor):
+            step = state.get("step")
+            if isinstance(step, Tensor) and step.device != device:  # also one that was loaded since
                 state["step"] = step.to(device)
 
 

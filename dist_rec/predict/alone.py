@@ -1,7 +1,9 @@
 """One process as a job of one rank, for as long as somebody in it needs that."""
 
 import os
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch.distributed as dist
 
@@ -12,9 +14,10 @@ from dist_rec.training.ranks import Ranks, joined_ranks, start_ranks
 
 class SharedRank:
     """The process group of this process. The first `enter` makes one, unless the process has one of one rank already;
-    after the last `leave` it is gone, if it was made here."""
+    after the last `leave` it is gone, if it was made here. Threads may share it."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._users = 0
         self._stack = ExitStack()
         self._ranks: Ranks | None = None
@@ -22,15 +25,18 @@ class SharedRank:
     def enter(self, config: ParallelConfig) -> Ranks:
         """Raises ConfigError in a job of several ranks, for a backend that cannot work here, and if the rank of this
         process is on another kind of device."""
-        ranks = int(os.environ.get("WORLD_SIZE", "1"))
-        if ranks > 1 or (dist.is_initialized() and dist.get_world_size() > 1):
+        with self._lock:
+            return self._enter(config)
+
+    def _enter(self, config: ParallelConfig) -> Ranks:
+        ranks = os.environ.get("WORLD_SIZE", "1")
+        if ranks != "1" or (dist.is_initialized() and dist.get_world_size() > 1):
             raise ConfigError(
                 f"expected a process of its own, got one of {ranks} ranks; with several ranks: dist-rec predict"
             )
         if self._ranks is None:
-            self._ranks = (
-                joined_ranks(config) if dist.is_initialized() else self._stack.enter_context(start_ranks(config))
-            )
+            start = _joined if dist.is_initialized() else start_ranks
+            self._ranks = self._stack.enter_context(start(config))
         wanted = {"gloo": "cpu", "nccl": "cuda"}.get(config.backend, self._ranks.device.type)
         if self._ranks.device.type != wanted:
             raise ConfigError(
@@ -41,10 +47,22 @@ class SharedRank:
         return self._ranks
 
     def leave(self) -> None:
-        self._users -= 1
-        if self._users == 0:
-            self._ranks = None
-            self._stack.close()
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._ranks = None
+                self._stack.close()
+
+
+@contextmanager
+def _joined(config: ParallelConfig) -> Iterator[Ranks]:
+    """In a process group of somebody else, with groups that end here."""
+    ranks = joined_ranks(config)
+    try:
+        yield ranks
+    finally:
+        for group in (ranks.host_group, ranks.dense_group):
+            dist.destroy_process_group(group)
 
 
 SHARED = SharedRank()

@@ -5,9 +5,8 @@ A part is written under a hidden name, flushed to the disk and renamed; then its
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,10 @@ from dist_rec.data.columns import ragged_values
 from dist_rec.data.errors import DataError, reading
 from dist_rec.data.writer import staged_file
 from dist_rec.predict.columns import PROBABILITY
-from dist_rec.predict.job import MANIFEST, Job, Part, Prediction
+from dist_rec.predict.job import MANIFEST, Job, Part, Prediction, to_disk
 from dist_rec.training.manifest import StoredFile
 
-PROGRESS = ".progress"
+PROGRESS, LOCK = ".progress", "lock"
 BYTES_AT_ONCE = 16 << 20  # of a row group of the result, before it is compressed
 
 
@@ -78,13 +77,24 @@ def locked(out: Path, *, is_main: bool) -> Iterator[None]:
         return
     with writing(out):
         (out / PROGRESS).mkdir(parents=True, exist_ok=True)
-        lock = (out / PROGRESS / "lock").open("w")
-    with lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no reader process inherits it
-        except (BlockingIOError, PermissionError):
-            raise DataError(f"{out}: another process writes a prediction there now; wait for it, or end it") from None
-        yield
+        lock = (out / PROGRESS / LOCK).open("w")
+    is_ours = False
+    try:
+        with lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no reader process inherits it
+            except (BlockingIOError, PermissionError):
+                raise DataError(
+                    f"{out}: another process writes a prediction there now; wait for it, or end it"
+                ) from None
+            is_ours = True
+            yield
+    finally:
+        if is_ours:
+            # Not while it is open: a network file system would keep it under another name, and the folder with it.
+            (out / PROGRESS / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # records for the next time
+                (out / PROGRESS).rmdir()
 
 
 def finished(out: Path, job: Job, count: int, group: dist.ProcessGroup) -> dict[int, Part]:
@@ -185,6 +195,7 @@ class PartWriter:
         )
         with staged_file(_record_path(self.out, name)) as temporary:
             temporary.write_text(part.model_dump_json() + "\n")
+            to_disk(temporary)
         self.done[self._number] = part
 
     def close(self) -> None:
@@ -208,13 +219,9 @@ def complete(out: Path, job: Job, parts: Iterable[Part]) -> Prediction:
         named = {part.name for part in whole.parts} | {MANIFEST}
         for path in sorted(out.iterdir()):
             if path.name == PROGRESS:
-                shutil.rmtree(path)
+                for record in path.iterdir():
+                    if record.name != LOCK:
+                        record.unlink()
             elif path.name not in named and path.name.endswith(".partial"):
                 path.unlink()
     return whole
-
-
-def to_disk(path: Path) -> None:
-    """Waits until the bytes of a file are on the disk, so that a name never comes there before them."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

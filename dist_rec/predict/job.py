@@ -3,6 +3,7 @@ prediction is whole."""
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from dist_rec.common.provenance import versions
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.errors import DataError
+from dist_rec.data.schema import Schema
 from dist_rec.data.writer import staged_file
 from dist_rec.predict.columns import More
+from dist_rec.predict.parts import Parts
 from dist_rec.training.made_with import MadeWith, differences, flat, model_settings
 from dist_rec.training.manifest import Manifest, StoredFile
 
@@ -28,7 +31,7 @@ class Job(BaseModel):
     - `checkpoint`: SHA-256 of its manifest, which has the sums of its files, and `step` of the run
     - `recipe`: the settings that matter, by their dotted names
     - `data`: size and SHA-256 of every file that is read
-    - `requests` in all and in a part, in `options`
+    - `requests` in all and in a part, and the schema of what is read, in `options`
     - `device` and `versions` of packages, on which the last bits depend
     """
 
@@ -121,6 +124,8 @@ class Prediction(BaseModel):
     def write(self, folder: Path) -> None:
         with staged_file(folder / MANIFEST) as temporary:
             temporary.write_text(self.model_dump_json(indent=1) + "\n")
+            to_disk(temporary)
+        to_disk(folder)
 
     def check_same(self, job: Job, folder: Path) -> None:
         """Raises ConfigError with what differs, if this is a prediction of another job."""
@@ -143,8 +148,25 @@ def settings(config: Config) -> dict[str, Any]:
     return found | {"run.deterministic": config.run.deterministic}
 
 
-def options_of(more: More, per_part: int, requests: int) -> dict[str, Any]:
-    return {"logits": more.logits, "embeddings": more.embeddings, "requests per part": per_part, "requests": requests}
+def options_of(more: More, parts: Parts, schema: Schema) -> dict[str, Any]:
+    """Of the columns that are written, and how many requests there are, in all and in a part."""
+    return {
+        "logits": more.logits,
+        "embeddings": more.embeddings,
+        "requests per part": parts.per_part,
+        "requests": parts.requests,
+        "schema (SHA-256)": digest(schema.model_dump(mode="json")),
+    }
+
+
+def to_disk(path: Path) -> None:
+    """Waits until the bytes of a file, or the names in a folder, are on the disk, so that no name comes there before
+    its bytes."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def digest(tree: Any) -> str:

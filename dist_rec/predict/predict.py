@@ -67,7 +67,7 @@ def predict_files(
     if config.data.folds:
         raise ConfigError("data.folds: a prediction is of one model; expected a recipe without, --set data.folds=[]")
     config, split = of_folder(config, wanted.data)
-    before = check_out(wanted.out, wanted.data)
+    check_out(wanted.out, wanted.data)
     seed_everything(config.run.seed, deterministic=config.run.deterministic)
     schema = served_schema(config, checkpoint).without_labels()
     Manifest.read(checkpoint)
@@ -77,11 +77,14 @@ def predict_files(
     parts = Parts.of(reader.num_rows, config.data.eval_batch_size, wanted.part_requests)
     with reading(wanted.data):
         data = sums_of(list(files_read(config, reader)), wanted.data, ranks.host_group)
-    options = options_of(wanted.more, parts.per_part, parts.requests)
+    options = options_of(wanted.more, parts, schema)
     job = Job.of(config, checkpoint, data, options, ranks.device.type)
-    if before is not None:
-        before.check_same(job, wanted.out)
     with locked(wanted.out, is_main=ranks.is_main):
+        ranks.barrier()
+        # Again, now that no other job writes: one may have begun or ended here while the sums were taken.
+        before = check_out(wanted.out, wanted.data)
+        if before is not None:
+            before.check_same(job, wanted.out)
         there = finished(wanted.out, job, len(parts), ranks.host_group)
         missing = [number for number in range(len(parts)) if number not in there]
         if not missing and before is not None and before.is_complete:

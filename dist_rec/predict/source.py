@@ -17,21 +17,19 @@ from dist_rec.training.manifest import StoredFile
 
 def of_folder(config: Config, folder: Path) -> tuple[Config, str]:
     """The recipe with the dataset that the folder belongs to, and the folder as a split of it: a dataset itself, if it
-    has a schema.yaml, with all its splits; a folder of a dataset, if the one around it has; otherwise a folder of
-    Parquet files in the layout of the recipe's own dataset.
+    has a schema.yaml, with all its splits; a folder of the nearest dataset around it; otherwise a folder of Parquet
+    files in the layout of the recipe's own dataset.
 
     Raises DataError if it is no folder."""
     place = folder.absolute()
     if not place.is_dir():
         got = "a file" if place.exists() else "nothing there"
         raise DataError(f"{folder}: expected a folder with the requests to predict for (--data), got {got}")
-    if (place / SCHEMA_FILE).is_file():
-        data, split = place, "."
-    elif (place.parent / SCHEMA_FILE).is_file():
-        data, split = place.parent, place.name
-    else:
+    data = next((above for above in (place, *place.parents) if (above / SCHEMA_FILE).is_file()), None)
+    if data is None:
         return config, str(place)
-    return config.model_copy(update={"data": config.data.model_copy(update={"path": str(data)})}), split
+    own = config.data.model_copy(update={"path": str(data)})
+    return config.model_copy(update={"data": own}), str(place.relative_to(data))
 
 
 def files_read(config: Config, reader: RequestReader) -> Iterator[Path]:

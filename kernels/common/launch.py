@@ -37,7 +37,9 @@ def launch(kernel: Any, grid: tuple[int, ...], /, **arguments: Any) -> None:
     key = (id(kernel), device, *arguments, *_facts(kernel, arguments))
     compiled = _known.get(key)
     if compiled is None:
-        _known[key] = kernel[grid](**arguments)
+        compiled = kernel[grid](**arguments)
+        if active.get_current_target().backend == "cuda":  # others look at more, such as the size of a tensor
+            _known[key] = compiled
         return
     stream = active.get_current_stream(device)
     handles = compiled.function, compiled.packed_metadata
@@ -55,12 +57,14 @@ def _facts(kernel: "JITFunction[Any]", arguments: dict[str, Any]) -> list[Any]:
         if isinstance(value, Tensor):
             facts.append((value.dtype, value.data_ptr() % 16))
         elif type(value) is int and name in numbers:
-            facts.append((value == 1, value % 16 == 0, -(2**31) <= value < 2**31))
+            facts.append((value == 1, value % 16 == 0, -(2**31) <= value < 2**31, value >= 2**63))
         else:
             facts.append(value)
     return facts
 
 
 def _is_watched(kernel: "JITFunction[Any]") -> bool:
-    hooks: tuple[Any, ...] = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
+    runtime = knobs.runtime
+    stages = getattr(runtime, "add_stages_inspection_hook", None)  # from Triton 3.7 on
+    hooks: tuple[Any, ...] = runtime.launch_enter_hook, runtime.launch_exit_hook, stages
     return bool(kernel.pre_run_hooks) or any(getattr(hook, "calls", hook) for hook in hooks)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_rec.optim.muon import BatchedMuon
-from dist_rec.optim.step_if import step_if
+from dist_rec.optim.step_if import _count_on, step_if
 
 Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Make] = {
@@ -86,3 +86,15 @@ def test_a_parameter_without_a_gradient_is_left_alone() -> None:
     before, parameter.grad = _state(parameter, optimizer), None
     step_if(optimizer, torch.tensor(True))
     assert all(torch.equal(x, before[name]) for name, x in _state(parameter, optimizer).items())
+
+
+def test_counters_of_steps_are_where_the_flag_is() -> None:
+    """The meta device has the part of a GPU; a state that was loaded later may have brought one of the host."""
+    parameter, optimizer = _optimizer(OPTIMIZERS["adamw"], 1)
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    _count_on(optimizer, torch.device("meta"))
+    assert optimizer.state[parameter]["step"].is_meta
+    parameter, optimizer = _optimizer(OPTIMIZERS["adamw"], 1)
+    _count_on(optimizer, torch.device("cpu"))
+    assert not optimizer.param_groups[0]["capturable"] and not optimizer.state[parameter]["step"].is_meta

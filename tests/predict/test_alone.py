@@ -1,5 +1,8 @@
 """The process group of one process: made once, shared, and given back."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch.distributed as dist
 
@@ -28,6 +31,29 @@ def test_a_group_of_somebody_else_is_used_and_left_alone(alone: Ranks) -> None:
     assert shared.enter(ParallelConfig()).total(2.0) == [2.0]
     shared.leave()
     assert dist.is_initialized() and alone.total(1.0) == [1.0]
+
+
+def test_groups_beside_those_of_somebody_else_end(alone: Ranks) -> None:
+    shared, before = SharedRank(), len(dist.distributed_c10d._world.pg_map)
+    for _ in range(3):
+        shared.enter(ParallelConfig())
+        shared.leave()
+    assert len(dist.distributed_c10d._world.pg_map) == before
+
+
+def test_threads_share_it() -> None:
+    shared, threads = SharedRank(), 8
+    together = threading.Barrier(threads)
+
+    def enter(_: int) -> Ranks:
+        together.wait()
+        return shared.enter(ParallelConfig())
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(enter, range(threads)))
+        assert all(ranks is found[0] for ranks in found)
+        list(pool.map(lambda _: shared.leave(), range(threads)))
+    assert not dist.is_initialized()
 
 
 def test_models_of_a_process_are_on_one_kind_of_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,12 @@ from dist_rec.config import Config
 from dist_rec.data.errors import DataError
 from dist_rec.predict import folder as of_folder
 from dist_rec.predict.columns import More
-from dist_rec.predict.folder import PROGRESS, PartWriter, check_out, complete, finished, locked, part_name
+from dist_rec.predict.folder import LOCK, PROGRESS, PartWriter, check_out, complete, finished, locked, part_name
 from dist_rec.predict.job import MANIFEST, Job, Prediction, options_of
+from dist_rec.predict.parts import Parts
 from dist_rec.training.failure import exit_code, sentence
 from dist_rec.training.ranks import Ranks
+from tests.data.requests import make_schema
 from tests.helpers.ranks import run_ranks
 
 DATA = Path("requests")
@@ -27,7 +29,7 @@ DATA = Path("requests")
 
 @pytest.fixture
 def job(config: Config, last: Path) -> Job:
-    return Job.of(config, last, {}, options_of(More(), 3, 9), "cpu")
+    return Job.of(config, last, {}, options_of(More(), Parts(9, 3, 3), make_schema()), "cpu")
 
 
 @pytest.fixture
@@ -126,7 +128,9 @@ def test_the_end_removes_what_was_there_to_go_on(out: Path, job: Job) -> None:
     (out / ".part-00007.parquet.partial").write_text("of a killed process")
     whole = complete(out, job, done.values())
     assert whole.is_complete and Prediction.read(out) == whole
-    assert sorted(path.name for path in out.iterdir()) == [*(part_name(number) for number in range(3)), MANIFEST]
+    there = sorted(path.name for path in out.iterdir())
+    assert there == [PROGRESS, *(part_name(number) for number in range(3)), MANIFEST]
+    assert [path.name for path in (out / PROGRESS).iterdir()] == [LOCK], "which is open, and goes when it is closed"
 
 
 def _lock(out: Path) -> str:
@@ -141,6 +145,15 @@ def test_two_jobs_do_not_write_one_folder(out: Path, tmp_path: Path) -> None:
     (said,) = run_ranks(_lock, 1, out)
     assert said == f"{out}: another process writes a prediction there now; wait for it, or end it"
     assert run_ranks(_lock, 1, tmp_path / "free") == [""]
+
+
+def test_a_lock_is_removed_when_it_is_closed_and_records_stay(tmp_path: Path) -> None:
+    with locked(tmp_path, is_main=True):
+        pass
+    assert not (tmp_path / PROGRESS).exists()
+    with locked(tmp_path, is_main=True):
+        (tmp_path / PROGRESS / "part-00000.parquet.json").touch()
+    assert [path.name for path in (tmp_path / PROGRESS).iterdir()] == ["part-00000.parquet.json"]
 
 
 def test_a_reader_process_that_outlives_its_rank_holds_no_lock(tmp_path: Path) -> None:

@@ -10,14 +10,17 @@ from dist_rec.config import Config
 from dist_rec.data.errors import DataError
 from dist_rec.predict.columns import More
 from dist_rec.predict.job import MANIFEST, Job, Part, Prediction, options_of, settings
+from dist_rec.predict.parts import Parts
 from dist_rec.training.manifest import Manifest, StoredFile
+from tests.data.requests import make_schema
 from tests.training.runs import make_config
 
+PARTS = Parts(15, 5, 10)
 DATA = {"part-00000.parquet": StoredFile(size=3, sha256="ab")}
 
 
 def _job(config: Config, checkpoint: Path, **changes: Any) -> Job:
-    given = {"data": DATA, "options": options_of(More(), 10, 15), "device": "cpu"} | changes
+    given = {"data": DATA, "options": options_of(More(), PARTS, make_schema()), "device": "cpu"} | changes
     return Job.of(config, checkpoint, **given)
 
 
@@ -40,8 +43,12 @@ def test_a_job_names_its_checkpoint_and_is_the_same_wherever_it_runs(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"options": options_of(More(logits=True), 10, 15)}, "option, logits: False then, True now"),
-        ({"options": options_of(More(), 5, 15)}, "option, requests per part: 10 then, 5 now"),
+        (
+            {"options": options_of(More(logits=True), PARTS, make_schema())},
+            "option, logits: False then, True now",
+        ),
+        ({"options": options_of(More(), PARTS, make_schema(context=[]))}, "option, schema .SHA-256.: "),
+        ({"options": options_of(More(), Parts(15, 5, 5), make_schema())}, "option, requests per part: 10 then, 5 now"),
         ({"device": "cuda"}, "device: cpu then, cuda now"),
         (
             {"data": {"part-00000.parquet": StoredFile(size=3, sha256="cd")}},

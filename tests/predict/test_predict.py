@@ -313,3 +313,36 @@ def test_a_log_gets_a_line_now_and_then(
         _predict(config, last, Wanted(data / "test", tmp_path / "out"), alone)
     said = [record.getMessage() for record in caplog.records if "of 15 requests" in record.getMessage()]
     assert [line.split(" of ")[0] for line in said] == ["5", "10", "15"]
+
+
+def test_a_job_that_ended_here_meanwhile_is_not_written_over(
+    config: Config, last: Path, data: Path, tmp_path: Path, alone: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one, from begin to end, while this one adds up its data."""
+    out, plain, others = tmp_path / "out", of_predict.sums_of, [Wanted(data / "test", tmp_path / "out", ALL)]
+
+    def sums(*arguments: Any) -> Any:
+        found = plain(*arguments)
+        if others:
+            _predict(config, last, others.pop(), alone)
+        return found
+
+    monkeypatch.setattr(of_predict, "sums_of", sums)
+    with pytest.raises(ConfigError, match="a prediction was begun here from something else"):
+        _predict(config, last, Wanted(data / "test", out), alone)
+    assert not others and "logit.click" in _result(out).column_names
+
+
+def test_columns_of_another_schema_are_not_mixed_in(
+    config: Config, last: Path, data: Path, tmp_path: Path, alone: Ranks
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    wanted = Wanted(tmp_path / "data" / "test", tmp_path / "out", part_requests=5)
+    _predict(config, last, wanted, alone)
+    (wanted.out / part_name(1)).unlink()
+    schema = tmp_path / "data" / "schema.yaml"
+    changed = schema.read_text().replace("  time: time\n", "")
+    assert changed != schema.read_text()
+    schema.write_text(changed)
+    with pytest.raises(ConfigError, match="schema"):
+        _predict(config, last, wanted, alone)

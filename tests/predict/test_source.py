@@ -21,6 +21,10 @@ def test_a_folder_is_a_dataset_or_a_split_or_lies_somewhere_else(data: Path, con
     assert (found.data.path, split) == (str(data), ".")
     found, split = of_folder(elsewhere, data / "test")
     assert (found.data.path, split) == (str(data), "test")
+    (data / "test" / "day=1").mkdir()
+    found, split = of_folder(elsewhere, data / "test" / "day=1")
+    (data / "test" / "day=1").rmdir()
+    assert (found.data.path, split) == (str(data), "test/day=1"), "never another dataset than the nearest"
     shutil.copytree(data / "test", tmp_path / "requests")
     found, split = of_folder(config, tmp_path / "requests")
     assert found is config and split == str(tmp_path / "requests"), "the layout is that of the recipe's dataset"
