@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 ABOUT = "warm_cache.json"
 ARCHITECTURES = (80, 90)
 # (width, merge) of what benchmarks/gpu_steps.py trains in the stages of gpu.sh.
-MODELS = ((64, 1), (128, 1), (32, 4))
+MODELS = ((64, 1), (32, 4))
 # Requests of a shape of the attention benchmark: as many fill every GPU, and more make no other kernel.
 REQUESTS = 256
 

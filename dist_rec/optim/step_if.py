@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CAPTURABLE = ("cuda",)  # devices on which torch's optimizers may count their steps
+
 
 @torch.no_grad()
 def step_if(optimizer: torch.optim.Optimizer, flag: Tensor) -> None:
@@ -37,7 +39,7 @@ def step_if(optimizer: torch.optim.Optimizer, flag: Tensor) -> None:
 
 def _count_on(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
     """Puts the step counters on the device, where the flag is."""
-    if device.type == "cpu":
+    if device.type not in CAPTURABLE:
         return
     for group in optimizer.param_groups:
         if "capturable" not in group:

@@ -17,7 +17,7 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str) -> list[tuple[Cell, list[
         calls.append((cell, rows, rounds))
         row = {"name": "x", "rounds": [0], "processor": [1.0], "wall": [1.0], "bytes": 1.0, "peak": None}
         row |= {"collate_ms": 1.0, "error": 0.0, "auc": None}
-        return {"samples": 1, "events": 1.0, "rows": dict.fromkeys(rows, row)}
+        return {"clock": "processor", "samples": 1, "events": 1.0, "rows": dict.fromkeys(rows, row)}
 
     monkeypatch.setattr(bench_e2e, "measure", measure)
     monkeypatch.setattr(sys, "argv", ["bench_e2e", *shlex.split(command)])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_rec.optim.muon import BatchedMuon
+from dist_rec.optim import step_if as step_if_module
 from dist_rec.optim.step_if import _count_on, step_if
 
 Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -88,8 +89,9 @@ def test_a_parameter_without_a_gradient_is_left_alone() -> None:
     assert all(torch.equal(x, before[name]) for name, x in _state(parameter, optimizer).items())
 
 
-def test_counters_of_steps_are_where_the_flag_is() -> None:
+def test_counters_of_steps_are_where_the_flag_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device has the part of a GPU; a state that was loaded later may have brought one of the host."""
+    monkeypatch.setattr(step_if_module, "CAPTURABLE", ("meta",))
     parameter, optimizer = _optimizer(OPTIMIZERS["adamw"], 1)
     for group in optimizer.param_groups:
         group["capturable"] = True
