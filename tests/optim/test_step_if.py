@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_rec.optim.muon import BatchedMuon
 from dist_rec.optim import step_if as step_if_module
+from dist_rec.optim.muon import BatchedMuon
 from dist_rec.optim.step_if import _count_on, step_if
 
 Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
