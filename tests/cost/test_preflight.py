@@ -45,6 +45,7 @@ def test_a_run_that_fits(roomy: Preflight) -> None:
     assert roomy.time is not None and roomy.time.step_s > 0 and len(roomy.traffic) == 5
 
 
+@pytest.mark.slow
 def test_the_answer_changes_at_the_memory_that_is_needed(config: Config, roomy: Preflight) -> None:
     assert roomy.largest is not None
     used = roomy.largest.used

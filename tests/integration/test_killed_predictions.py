@@ -90,6 +90,7 @@ def test_a_process_that_is_killed_is_gone_on_with_by_several(job: Path, tmp_path
     assert last.returncode == 0 and "finished before; 400 requests" in said and "nothing to do" in said
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_is_started_again_with_the_others(job: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     launcher = _predict(job, out, ranks=2, restarts=1)

@@ -124,7 +124,7 @@ SHOWN = [
 ]
 
 
-@pytest.mark.parametrize("trained", ["once", "copies"])
+@pytest.mark.parametrize("trained", ["once", pytest.param("copies", marks=pytest.mark.slow)])
 def test_histories_that_are_stored_once_are_lists_in_python(tmp_path: Path, trained: str) -> None:
     """The same model from the same requests in copies."""
     context = {"context": {"user": "user"}}

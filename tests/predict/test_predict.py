@@ -95,7 +95,14 @@ def _on_rank(config: Config, checkpoint: Path, wanted: Wanted) -> list[str]:
 SPREAD = {"embedding": {"tables": {"item": {"sharding": ["row_wise"]}}}}
 
 
-@pytest.mark.parametrize("part_requests", [5, 10, 100], ids=["3 parts", "2 parts", "1 part"])
+@pytest.mark.parametrize(
+    "part_requests",
+    [
+        pytest.param(5, id="3 parts"),
+        pytest.param(10, id="2 parts", marks=pytest.mark.slow),
+        pytest.param(100, id="1 part", marks=pytest.mark.slow),
+    ],
+)
 def test_any_number_of_ranks_writes_the_same_files(data: Path, last: Path, tmp_path: Path, part_requests: int) -> None:
     """Three ranks share two parts, or one: some have none. Rows of a table lie on all of them."""
     config = make_config(data, tmp_path, **SPREAD)
