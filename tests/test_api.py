@@ -44,7 +44,7 @@ def test_what_is_wrong_is_told_before_anything_starts(tmp_path: Path) -> None:
 
 
 def test_names_of_the_package_come_when_asked_for() -> None:
-    assert set(dist_rec.__all__) == {"Config", "load_config", "part", "train"}
+    assert set(dist_rec.__all__) == {"Config", "Predictor", "load_config", "load_model", "part", "train"}
     assert all(getattr(dist_rec, name) is not None for name in dist_rec.__all__)
     with pytest.raises(AttributeError, match="module 'dist_rec' has no attribute 'trian'"):
         _ = dist_rec.trian  # pyright: ignore[reportAttributeAccessIssue]
