@@ -32,7 +32,8 @@ class StageClock:
         optimizer.register_step_post_hook(lambda *_: self._enter(OTHER))
 
     def restart(self) -> None:
-        self._seconds, self._stage, self._since = dict.fromkeys(STAGES, 0.0), OTHER, time.perf_counter()
+        self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self._stage, self._since = OTHER, time.perf_counter()
 
     def read(self) -> list[float]:
         """Seconds since the last restart, in the order of STAGES."""
