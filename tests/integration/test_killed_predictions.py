@@ -69,7 +69,8 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.slow), 40])
+@pytest.mark.parametrize("after", [1, 40])
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_gone_on_with_by_several(job: Path, tmp_path: Path, after: int) -> None:
     out = tmp_path / "out"
     process = _predict(job, out)

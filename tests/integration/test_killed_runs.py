@@ -121,7 +121,10 @@ def test_whenever_it_is_killed(
 
 @pytest.mark.parametrize(
     "number",
-    [pytest.param(signal.SIGTERM, id="SIGTERM"), pytest.param(signal.SIGUSR1, id="SIGUSR1", marks=pytest.mark.slow)],
+    [
+        pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, id="SIGUSR1", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_to_one_rank_saves_and_ends_all(
     data: Path, tmp_path: Path, number: signal.Signals, undisturbed: tuple[dict[str, Tensor], list[str]]

@@ -17,7 +17,11 @@ from benchmarks.ladder.rows import ROWS
 EAGER = [name for name, row in ROWS.items() if not row.compiled]  # compiling takes a minute
 CELLS = [
     (Cell("longer", "30", 3, 4, batch=2, steps=2), EAGER),
-    (Cell("hyformer", "30", 2, 1, batch=2, steps=2, auc_steps=20), ["0", "1", "2", "5", "sync"]),
+    pytest.param(
+        Cell("hyformer", "30", 2, 1, batch=2, steps=2, auc_steps=20),
+        ["0", "1", "2", "5", "sync"],
+        marks=pytest.mark.slow,
+    ),
 ]
 
 
