@@ -2,11 +2,12 @@
 
 from torch import Tensor, nn
 
-from dist_rec.models.layers.jagged import CandidateView, SequenceInputs
+from dist_rec.data.lengths import Lengths
+from dist_rec.models.layers.jagged import CandidateView, Jagged, SequenceInputs
 from dist_rec.models.layers.mixing import mixed_outputs, mixed_width
 from dist_rec.models.layers.non_sequential import make_non_sequential
 from dist_rec.models.options import ModelOptions
-from dist_rec.models.protocol import ModelInputs, SequenceModel, SequenceSummary
+from dist_rec.models.protocol import EventStates, ModelInputs, SequenceModel, SequenceSummary
 from dist_rec.models.rank_mixer.model import RankMixer
 
 
@@ -37,7 +38,35 @@ class LateFusion(SequenceModel):
         summaries = [
             encoder(sequences.tokens[name], sequences.lengths[name], view) for name, encoder in self.encoders.items()
         ]
+        return self._met(summaries, view)
+
+    def _met(self, summaries: list[Tensor], view: CandidateView) -> list[Tensor]:
         return summaries if self.mixer is None else mixed_outputs(self.mixer(summaries, view), self.head_inputs, 0)
+
+    def group_size(self, name: str) -> int:
+        return self.summaries[name].group_size()
+
+    def rotates(self, name: str) -> bool:
+        return self.summaries[name].rotates()
+
+    def event_states(self, name: str, tokens: Tensor, lengths: Lengths) -> EventStates:
+        return self.summaries[name].event_states(tokens, lengths)
+
+    def read_again(self, name: str, lengths: Lengths) -> Tensor:
+        return self.summaries[name].read_again(lengths)
+
+    def encode(self, name: str, states: EventStates, lengths: Lengths) -> dict[str, Jagged]:
+        return self.summaries[name].encode(states, lengths)
+
+    def score(
+        self,
+        states: dict[str, dict[str, Jagged]],
+        lengths: dict[str, Lengths],
+        pools: dict[str, Tensor],
+        view: CandidateView,
+    ) -> list[Tensor]:
+        found = [of.score(states[name], lengths[name], view) for name, of in self.summaries.items()]
+        return self._met(found, view)
 
     def flops(self, lengths: dict[str, int], candidates: int) -> dict[str, int]:
         total: dict[str, int] = {}

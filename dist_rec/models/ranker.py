@@ -109,13 +109,23 @@ class Ranker(nn.Module):
     def _scores(self, rows: dict[str, Tensor], batch: SequenceBatch, view: CandidateView) -> Tensor:
         """Of every candidate of the view, in its order."""
         sequences = self.sequences(rows, batch, view)
-        with self._cast("layers", batch.grouping_key.device, self._weights["layers"]):
+        with self.layers_cast(batch.grouping_key.device):
             features = self.body(sequences, view)
+        return self.head_scores(features, view)
+
+    @contextmanager
+    def layers_cast(self, device: torch.device) -> Iterator[bool]:
+        """Inside, the body computes as the recipe says; gives whether that is bf16."""
+        with self._cast("layers", device, self._weights["layers"]):
+            yield self._is_half("layers", device)
+
+    def head_scores(self, features: list[Tensor], view: CandidateView) -> Tensor:
+        """(C, T + R) of what the body made of every candidate."""
         if "candidate" in self.head_inputs:
             features.append(view.features)
         if "context" in self.head_inputs and view.context is not None:
             features.append(view.of_request(view.context))
-        with self._cast("head", batch.grouping_key.device, self._weights["head"]):
+        with self._cast("head", view.features.device, self._weights["head"]):
             return self.head(torch.cat([part.float() for part in features], dim=1))
 
     def _feedback_encoder(self, dims: dict[str, int]) -> FeedbackEncoder | None:
@@ -197,20 +207,26 @@ class Ranker(nn.Module):
             name: run(self.event_tokens, name, rows, batch, fused[name], beside[name], again=again)
             for name in self.tokens
         }
-        pools = {
-            name: pool(
-                rows[self.sequence_sets[name]],
-                batch.sequences[name],
-                self.tokens[name],
-                view,
-                fused[name],
-                beside[name],
-            )
-            for name, pool in self.pools.items()
-        }
+        pools = {name: self._pool(name, rows, batch, view, fused[name], beside[name]) for name in self.pools}
         lengths = {name: batch.sequences[name].lengths for name in self.tokens}
         # Tokens in bf16 do not make the layers bf16.
         return SequenceInputs({name: t if half else t.float() for name, t in tokens.items()}, lengths, pools)
+
+    def pool(self, name: str, rows: dict[str, Tensor], batch: SequenceBatch, view: CandidateView) -> Tensor:
+        """(C, d) the pooled mean of a sequence."""
+        return self._pool(name, rows, batch, view, self.fused_fields(name, rows, batch), self.beside(name, batch))
+
+    def _pool(
+        self,
+        name: str,
+        rows: dict[str, Tensor],
+        batch: SequenceBatch,
+        view: CandidateView,
+        fused: Tensor | None,
+        beside: Tensor | None,
+    ) -> Tensor:
+        events, tokens = batch.sequences[name], self.tokens[name]
+        return self.pools[name](rows[self.sequence_sets[name]], events, tokens, view, fused, beside)
 
     @contextmanager
     def _cast(self, part: str, device: torch.device, weights: HalfWeights | None = None) -> Iterator[None]:

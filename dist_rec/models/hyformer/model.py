@@ -13,13 +13,13 @@ from dist_rec.models.hyformer.cost import HyformerShape, SequenceShape, hyformer
 from dist_rec.models.hyformer.query_decoder import QueryDecoder
 from dist_rec.models.hyformer.sequence_encoder import Encoded, make_encoder
 from dist_rec.models.layers.cost import non_sequential_flops
-from dist_rec.models.layers.jagged import CandidateView, SequenceInputs, join_sequences
+from dist_rec.models.layers.jagged import CandidateView, Jagged, SequenceInputs, join_sequences
 from dist_rec.models.layers.mixing import Boost, RankMixerBlock, mixed_outputs, mixed_width
 from dist_rec.models.layers.non_sequential import make_non_sequential
 from dist_rec.models.layers.norm import LayerNorm
 from dist_rec.models.layers.per_token import PerTokenFfn
 from dist_rec.models.layers.recompute import run
-from dist_rec.models.protocol import ModelInputs, SequenceModel
+from dist_rec.models.protocol import EventStates, ModelInputs, SequenceModel
 
 
 class HyFormer(SequenceModel):
@@ -67,6 +67,53 @@ class HyFormer(SequenceModel):
                 x = torch.cat([x[:, : self.num_queries], features], dim=1)
             x, encoded = layer(x, inputs if self.config.encode_from == "input" else encoded, view)
         return self.norm(x)
+
+    def rotates(self, name: str) -> bool:
+        return self.config.rotary
+
+    def event_states(self, name: str, tokens: Tensor, lengths: Lengths) -> EventStates:
+        """Of SwiGLU, which takes every event for itself, the keys of all decoders. Attention encoders are run again
+        over the whole sequence; joined sequences keep their tokens."""
+        if self.config.merge_sequences:
+            return super().event_states(name, tokens, lengths)
+        if self.sequences[name].encoder != "swiglu":
+            return EventStates({}, {"tokens": tokens})
+        return EventStates({part: of.values for part, of in self._keys(name, tokens, lengths).items()}, {})
+
+    def read_again(self, name: str, lengths: Lengths) -> Tensor:
+        whole = not self.config.merge_sequences and self.sequences[name].encoder != "swiglu"
+        return torch.arange(lengths.total if whole else 0)
+
+    def encode(self, name: str, states: EventStates, lengths: Lengths) -> dict[str, Jagged]:
+        return self._keys(name, states.passing["tokens"], lengths) if states.passing else {}
+
+    def _keys(self, name: str, tokens: Tensor, lengths: Lengths) -> dict[str, Jagged]:
+        """What the decoder of every layer sees of a sequence."""
+        found, encoded = {}, (inputs := Encoded.of(tokens, lengths))
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, HyFormerLayer), "made so"
+            encoded, keys = layer.keys(name, inputs if self.config.encode_from == "input" else encoded)
+            found[f"keys.{number}"] = keys
+        return found
+
+    def score(
+        self,
+        states: dict[str, dict[str, Jagged]],
+        lengths: dict[str, Lengths],
+        pools: dict[str, Tensor],
+        view: CandidateView,
+    ) -> list[Tensor]:
+        if self.config.merge_sequences:
+            return super().score(states, lengths, pools, view)
+        features = self.non_sequential(view)
+        x = torch.cat([self.queries(features, pools), features], dim=1)
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, HyFormerLayer), "made so"
+            if number and not self.config.evolve_non_sequential:
+                x = torch.cat([x[:, : self.num_queries], features], dim=1)
+            keys = {name: of[f"keys.{number}"] for name, of in states.items()}
+            x = layer.decode(x, keys, lengths, view)
+        return mixed_outputs(self.norm(x), self.head_inputs, self.num_queries)
 
     def flops(self, lengths: dict[str, int], candidates: int) -> dict[str, int]:
         lengths = {MERGED: sum(lengths.values())} if self.config.merge_sequences else lengths
@@ -120,12 +167,32 @@ class HyFormerLayer(nn.Module):
         encoded = {
             name: run(encoder, encoded[name], again="encoders" in again) for name, encoder in self.encoders.items()
         }
-        *queries, features = x.split([*self.counts.values(), x.shape[1] - sum(self.counts.values())], dim=1)
+        *queries, features = self._split(x)
         decoded = [
             run(decoder, own, encoded[name], view, again="decoders" in again)
             for (name, decoder), own in zip(self.decoders.items(), queries, strict=True)
         ]
         return run(self.mixer, torch.cat([*decoded, features], dim=1), again="mixer" in again), encoded
+
+    def keys(self, name: str, encoded: Encoded) -> tuple[Encoded, Jagged]:
+        """One sequence: H_(l-1) -> H_l, and what the decoder sees of it."""
+        encoded = self.encoders[name](encoded)
+        decoder = self.decoders[name]
+        assert isinstance(decoder, QueryDecoder), "made so"
+        return encoded, Jagged(decoder.key_values(encoded), encoded.lengths)
+
+    def decode(self, x: Tensor, keys: dict[str, Jagged], events: dict[str, Lengths], view: CandidateView) -> Tensor:
+        """`forward` of tokens (C, T, D), where the decoders' keys are there."""
+        *queries, features = self._split(x)
+        decoded = []
+        for (name, decoder), own in zip(self.decoders.items(), queries, strict=True):
+            assert isinstance(decoder, QueryDecoder), "made so"
+            decoded.append(decoder.decode(own, keys[name], events[name], view))
+        return self.mixer(torch.cat([*decoded, features], dim=1))
+
+    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The queries of every sequence, then the other tokens."""
+        return x.split([*self.counts.values(), x.shape[1] - sum(self.counts.values())], dim=1)
 
 
 class QueryGenerator(nn.Module):

@@ -5,13 +5,14 @@ Legend: C candidates, n queries of one sequence, D width.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from dist_rec.data.lengths import Lengths
 from dist_rec.kernels.cross_causal_attention import Mask, cross_causal_attention
 from dist_rec.models.hyformer.sequence_encoder import Encoded
 from dist_rec.models.layers.attention_block import keys_and_values, rotate
-from dist_rec.models.layers.jagged import CandidateView, GroupLayout
+from dist_rec.models.layers.jagged import CandidateView, GroupLayout, Jagged
 from dist_rec.models.layers.norm import LayerNorm
 
 
@@ -30,6 +31,31 @@ class QueryDecoder(nn.Module):
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.project = nn.Linear(width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
+
+    def key_values(self, events: Encoded) -> Tensor:
+        """(N, D) encoded events -> (N, 2 D), all that `decode` needs of them; each row's follow from that row alone."""
+        kv = keys_and_values(self.norm_events(events.rows), self.key, self.value).unflatten(-1, (2 * self.heads, -1))
+        if self.rotary:
+            k, v = kv.chunk(2, dim=1)
+            kv = torch.cat([rotate(k, events.position), v], dim=1)
+        return kv.flatten(1)
+
+    def decode(self, queries: Tensor, keys: Jagged, events: Lengths, view: CandidateView) -> Tensor:
+        """`forward` of keys (N, 2 D) that `key_values` has seen, for candidates that see all `events`."""
+        n = queries.shape[1]
+        q = self.query(self.norm_query(queries).flatten(0, 1)).unflatten(-1, (self.heads, -1))
+        if self.rotary:
+            q = rotate(q, view.end(events).tensor.repeat_interleave(n))
+        attended = cross_causal_attention(
+            q,
+            keys.values.unflatten(-1, (2 * self.heads, -1)),
+            None,
+            view.counts.times(n).offsets,
+            keys.lengths.offsets,
+            mask=Mask(causal=False),
+            max_q_len=n * view.counts.longest,
+        )
+        return queries + self.dropout(self.project(attended.flatten(1))).view_as(queries)
 
     def forward(self, queries: Tensor, events: Encoded, view: CandidateView) -> Tensor:
         n = queries.shape[1]

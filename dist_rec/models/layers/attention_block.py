@@ -45,11 +45,30 @@ class CrossCausalBlock(nn.Module):
     def forward(self, queries: Tensor, keys: Tensor, rows: AttentionRows) -> Tensor:
         normed_q = self.norm_attention(queries)
         normed_kv = normed_q if keys is queries else self.norm_attention(keys)
-        q = self.query(normed_q).unflatten(-1, (self.heads, -1))
-        k, v = keys_and_values(normed_kv, self.key, self.value).unflatten(-1, (2 * self.heads, -1)), None
-        if rows.q_rotary is not None and rows.kv_rotary is not None:
-            k, v = k.chunk(2, dim=1)
-            q, k = rotate(q, rows.q_rotary), rotate(k, rows.kv_rotary)
+        return self._attend(queries, normed_q, *self._keys(normed_kv, rows.kv_rotary), rows)
+
+    def key_values(self, keys: Tensor, rotary: Tensor | None) -> Tensor:
+        """(N, D) key rows -> (N, 2 D), all that `attend` needs of them; each row's follow from that row alone."""
+        k, v = self._keys(self.norm_attention(keys), rotary)
+        return (k if v is None else torch.cat([k, v], dim=1)).flatten(1)
+
+    def attend(self, queries: Tensor, key_values: Tensor, rows: AttentionRows) -> Tensor:
+        """`forward` of keys (sum_kv, 2 D) that `key_values` has seen; `kv_rotary` of the rows is not read."""
+        k = key_values.unflatten(-1, (2 * self.heads, -1))
+        return self._attend(queries, self.norm_attention(queries), k, None, rows)
+
+    def _keys(self, normed: Tensor, rotary: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Keys and values (N, H, D / H), or both in one (N, 2 H, D / H)."""
+        k = keys_and_values(normed, self.key, self.value).unflatten(-1, (2 * self.heads, -1))
+        if rotary is None:
+            return k, None
+        k, v = k.chunk(2, dim=1)
+        return rotate(k, rotary), v
+
+    def _attend(self, queries: Tensor, normed: Tensor, k: Tensor, v: Tensor | None, rows: AttentionRows) -> Tensor:
+        q = self.query(normed).unflatten(-1, (self.heads, -1))
+        if rows.q_rotary is not None:
+            q = rotate(q, rows.q_rotary)
         attended = cross_causal_attention(
             q, k, v, rows.q_offsets, rows.kv_offsets, mask=rows.mask, max_q_len=rows.max_q_len
         )

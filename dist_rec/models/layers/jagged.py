@@ -81,6 +81,14 @@ class CandidateView:
 
 
 @dataclass(frozen=True)
+class Jagged:
+    """Rows (N, W) of requests, request after request, and how many each has."""
+
+    values: Tensor
+    lengths: Lengths
+
+
+@dataclass(frozen=True)
 class SequenceInputs:
     """Every behaviour sequence by name: jagged event `tokens` (N_s, d), the `lengths` of the requests, and where the
     model asks for them `pools` (C, d), the mean over the events that each candidate sees."""

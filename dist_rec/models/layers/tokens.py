@@ -92,6 +92,11 @@ class EventTokens(nn.Module):
             found.append((term, events.side[name].int()))
         return found
 
+    def places(self, events: JaggedEvents) -> list[Tensor]:
+        """(N,) each: what the token of an event depends on beside its ids and `beside`."""
+        positions = [] if self.position is None else [self._position_index(events)]
+        return [*positions, *(index for _, index in self.buckets(events))]
+
     def _position_index(self, events: JaggedEvents) -> Tensor:
         newest_first, most = self.config.position == "recency", self.config.max_positions - 1
         lengths = events.lengths

@@ -11,7 +11,7 @@ from dist_rec.data.lengths import Lengths
 from dist_rec.kernels.cross_causal_attention import Mask
 from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlock
 from dist_rec.models.layers.cost import linear_flops
-from dist_rec.models.layers.jagged import CandidateView, GroupLayout, visible_mean
+from dist_rec.models.layers.jagged import CandidateView, GroupLayout, Jagged, visible_mean
 from dist_rec.models.layers.norm import LayerNorm
 from dist_rec.models.layers.placed_rows import Placing, picked_rows, placed_rows, placed_twice
 from dist_rec.models.layers.recompute import run
@@ -22,7 +22,8 @@ from dist_rec.models.longer.inner_trans import InnerTrans
 from dist_rec.models.longer.key_rows import KeyRows
 from dist_rec.models.longer.merge import merged_places
 from dist_rec.models.longer.query_rows import select_queries
-from dist_rec.models.protocol import ModelInputs, SequenceSummary
+from dist_rec.models.longer.serving import encode_queries, first_rows, score_groups
+from dist_rec.models.protocol import EventStates, ModelInputs, SequenceSummary
 
 
 class Longer(SequenceSummary):
@@ -136,6 +137,48 @@ class Longer(SequenceSummary):
 
     def _run(self, part: str, module: nn.Module, *inputs: Tensor | AttentionRows) -> Tensor:
         return run(module, *inputs, again=part in self.recompute)
+
+    def group_size(self) -> int:
+        return self.config.merge
+
+    def rotates(self) -> bool:
+        return self.config.rotary
+
+    def event_states(self, tokens: Tensor, lengths: Lengths) -> EventStates:
+        merged, rows = self.merge(tokens, lengths)
+        keys = self.cross.key_values(merged, rows.slot.float() if self.config.rotary else None)
+        return EventStates({"keys": keys}, {"merged": merged})
+
+    def read_again(self, lengths: Lengths) -> Tensor:
+        if self.learned is not None:
+            return super().read_again(lengths)
+        return select_queries(self.config, lengths).index
+
+    def encode(self, states: EventStates, lengths: Lengths) -> dict[str, Jagged]:
+        selected = select_queries(self.config, lengths)
+        start = first_rows(states.passing["merged"], selected, self.learned)
+        events = Jagged(states.kept["keys"], lengths)
+        keys, last = encode_queries(
+            self.blocks, start, events, selected, rotary=self.config.rotary, last=self.sequence_mean
+        )
+        found = {f"keys.{number}": of for number, of in enumerate(keys)}
+        return found if last is None else found | {"last": Jagged(self.norm(last), selected.lengths)}
+
+    def score(self, states: dict[str, Jagged], lengths: Lengths, view: CandidateView) -> Tensor:
+        m, merged = len(self.config.globals), states["keys"].lengths
+        keys = [states["keys"], *(states[f"keys.{number}"] for number in range(len(self.layers)))]
+        rotary = view.end(merged).tensor.repeat_interleave(m).float() if self.config.rotary else None
+        parts = []
+        if self.with_globals:
+            groups = score_groups(self.blocks, keys, self.globals(view), view, rotary)
+            parts.append(self.norm(groups).unflatten(0, (view.counts.total, m)).flatten(1))
+        if self.sequence_mean:
+            parts.append(visible_mean(states["last"].values, states["last"].lengths, view))
+        return torch.cat(parts, dim=1)
+
+    @property
+    def blocks(self) -> list[CrossCausalBlock]:
+        return [self.cross, *(layer for layer in self.layers if isinstance(layer, CrossCausalBlock))]
 
     def flops(self, length: int, candidates: int) -> dict[str, int]:
         counts = {"candidate": candidates, "user": 1, "cls": 0}

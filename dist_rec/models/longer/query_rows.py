@@ -13,11 +13,13 @@ from dist_rec.models.longer.config import LongerConfig
 
 @dataclass(frozen=True)
 class QueryRows:
-    """Query rows of a sequence: `index` (sum_q,) into the jagged merged rows `of`, and their `lengths`."""
+    """Query rows of a sequence: `index` (sum_q,) into the jagged merged rows `of`, and their `lengths`; `strategy` as
+    in the recipe."""
 
     index: Tensor
     lengths: Lengths
     of: Lengths
+    strategy: str
 
     @cached_property
     def position(self) -> Tensor:
@@ -38,15 +40,15 @@ def select_queries(config: LongerConfig, lengths: Lengths) -> QueryRows:
     place of the newest."""
     if config.queries == "learnable":
         rows = lengths.map(lambda n: 0 * n + config.k)
-        return QueryRows(rows.counted_from(lengths.ends - 1, step=0), rows, lengths)
+        return QueryRows(rows.counted_from(lengths.ends - 1, step=0), rows, lengths, config.queries)
     if config.k == 0:
-        return QueryRows(torch.arange(lengths.total, device=lengths.tensor.device), lengths, lengths)
+        return QueryRows(torch.arange(lengths.total, device=lengths.tensor.device), lengths, lengths, config.queries)
     index, rows = newest(lengths, config.k)
     if config.queries == "recent":
-        return QueryRows(index, rows, lengths)
+        return QueryRows(index, rows, lengths, config.queries)
     i, start = rows.position, lengths.starts[rows.request]
     M, q = lengths.tensor.long()[rows.request], rows.tensor.long()[rows.request]
     spread = config.k if config.queries == "uniform" else config.k // 2
     evenly, among = torch.minimum(q, torch.full_like(q, spread)), M - (q - spread).clamp(min=0)
     older = ((i + 1) * among).div(evenly.clamp(min=1), rounding_mode="floor") - 1
-    return QueryRows(torch.where(i < evenly, start + older, index), rows, lengths)
+    return QueryRows(torch.where(i < evenly, start + older, index), rows, lengths, config.queries)
