@@ -11,12 +11,14 @@ import typer
 
 from dist_rec.data_cli import Force, data_app, home
 from dist_rec.distill_cli import distill_app
+from dist_rec.serve_cli import export
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
 filter_app = typer.Typer(no_args_is_help=True, help="Find the events of a dataset that a run should not learn from.")
 app.add_typer(filter_app, name="filter")
 app.add_typer(distill_app, name="distill")
+app.command()(export)
 
 
 Recipe = Annotated[Path, typer.Argument(help="YAML recipe, such as launch/recipes/quickstart.yaml.")]

@@ -16,12 +16,12 @@ import torch.distributed as dist
 from pydantic import ValidationError
 
 from dist_rec.common.made import real
+from dist_rec.common.stored_file import StoredFile
 from dist_rec.data.columns import ragged_values
 from dist_rec.data.errors import DataError, reading
 from dist_rec.data.writer import staged_file
 from dist_rec.predict.columns import PROBABILITY
 from dist_rec.predict.job import MANIFEST, Job, Part, Prediction, to_disk
-from dist_rec.training.manifest import StoredFile
 
 PROGRESS, LOCK = ".progress", "lock"
 BYTES_AT_ONCE = 16 << 20  # of a row group of the result, before it is compressed

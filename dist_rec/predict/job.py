@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dist_rec.common.provenance import versions
+from dist_rec.common.stored_file import StoredFile
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.errors import DataError
@@ -18,7 +19,7 @@ from dist_rec.data.writer import staged_file
 from dist_rec.predict.columns import More
 from dist_rec.predict.parts import Parts
 from dist_rec.training.made_with import MadeWith, differences, flat, model_settings
-from dist_rec.training.manifest import Manifest, StoredFile
+from dist_rec.training.manifest import Manifest
 
 MANIFEST = "prediction.json"
 # Settings of the data that change what a model reads, or which requests are in a batch.

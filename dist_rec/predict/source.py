@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from dist_rec.common.stored_file import StoredFile
 from dist_rec.config import Config
 from dist_rec.data.attribute_store import FOLDER as ATTRIBUTES
 from dist_rec.data.errors import DataError
 from dist_rec.data.event_store import STORE_FOLDER, folder_of
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema_file import SCHEMA_FILE
-from dist_rec.training.manifest import StoredFile
 
 
 def of_folder(config: Config, folder: Path) -> tuple[Config, str]:

@@ -197,7 +197,9 @@ def _some(events: JaggedEvents, chosen: Tensor) -> JaggedEvents:
     index = chosen.nonzero()[:, 0]
     position = lengths.position[index].int()
     host = chosen.numpy()
-    counts = np.bincount(np.repeat(np.arange(len(lengths)), lengths.host)[host], minlength=len(lengths)).astype(np.int32)
+    counts = np.bincount(np.repeat(np.arange(len(lengths)), lengths.host)[host], minlength=len(lengths)).astype(
+        np.int32
+    )
     slots = Slots(position, position.numpy(), lengths)
     grams = {}
     for name, gram in events.ngrams.items():

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dist_rec.data.collate import Collator
 from dist_rec.data.columns import CANDIDATE, Ints, ragged_values
-from dist_rec.data.schema import Schema
 from dist_rec.models.halves import Halves
 from dist_rec.serve.aging import BucketEnds
 from dist_rec.serve.columns import appended, event_columns, filled, newest
@@ -139,4 +138,3 @@ class Engine:
         for state in states:
             if state.version != self.version:
                 raise ValueError(f"expected states of model {self.version}, got one of {state.version}")
-

@@ -18,13 +18,14 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from dist_rec.common.made import check_replaceable, mark, replace
+from dist_rec.common.stored_file import StoredFile
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.errors import DataError
 from dist_rec.data.id_files import read_ids
 from dist_rec.embedding.rows import fresh_rows, has_rows, places_of, table_of
 from dist_rec.training.checkpoint import BEST, KIND, POSITION, load_position
 from dist_rec.training.made_with import FILE, OPTIMIZER_STATE, MadeWith, PurgeRecord
-from dist_rec.training.manifest import MANIFEST, Manifest, StoredFile
+from dist_rec.training.manifest import MANIFEST, Manifest
 from dist_rec.training.purge import record_of
 from dist_rec.training.safe_load import INDEX, read_index
 

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
+from dist_rec.common.stored_file import StoredFile
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.errors import DataError
 from dist_rec.predict.columns import More
 from dist_rec.predict.job import MANIFEST, Job, Part, Prediction, options_of, settings
 from dist_rec.predict.parts import Parts
-from dist_rec.training.manifest import Manifest, StoredFile
+from dist_rec.training.manifest import Manifest
 from tests.data.requests import make_schema
 from tests.training.runs import make_config
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from dist_rec.common.stored_file import StoredFile
 from dist_rec.config import Config
 from dist_rec.data.errors import DataError
 from dist_rec.predict.source import files_read, of_folder, sums_of
-from dist_rec.training.manifest import StoredFile
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.splits import dataset_schema, open_split
 from tests.helpers.ranks import run_ranks

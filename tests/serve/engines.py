@@ -69,9 +69,7 @@ def make_engine(
             parameter += 0.1 * torch.randn_like(parameter)
     readers = {name: PlainRows(weight.detach()) for name, weight in whole.tables.weights.items()}
     collator = Collator(schema=schema, max_length=max_length)
-    engine = Engine(
-        "v1", collator, Tables(readers, schema), Halves(whole.ranker), deterministic=deterministic
-    )
+    engine = Engine("v1", collator, Tables(readers, schema), Halves(whole.ranker), deterministic=deterministic)
     return engine, whole
 
 

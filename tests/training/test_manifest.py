@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dist_rec.common.stored_file import StoredFile
 from dist_rec.common.strict import ConfigError
-from dist_rec.training.manifest import MANIFEST, Manifest, StoredFile, check_sizes, check_sums
+from dist_rec.training.manifest import MANIFEST, Manifest, check_sizes, check_sums
 from dist_rec.training.ranks import Ranks
 from tests.helpers.ranks import run_ranks
 from tests.training.runs import these_ranks
