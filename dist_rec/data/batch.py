@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
-from torchrec.streamable import Multistreamable
 
 from dist_rec.data.lengths import Lengths
+from dist_rec.data.torchrec_types import KeyedJaggedTensor, Multistreamable
 from dist_rec.kernels.unique_ids import BitPackedIndex
 
 
@@ -88,7 +87,7 @@ class SequenceBatch(Multistreamable):
     """One step's input on one rank, on its device.
 
     - `unique`: KeyedJaggedTensor with one key per field of each feature set ("history.item"), U ids each, in samples
-      that mean nothing (`samples_of` its device)
+      that mean nothing (`samples_of` its device); `NO_LOOKUP` in a batch whose rows are found elsewhere
     - `context` (B,) row of each request in the feature set "context", like an `inverse`; None without context fields
     - `request` other values of the requests, None if the schema declares none
     - `attributes` key -> name -> what belongs to the U distinct ids of the key: (U,) float32, NaN where it is missing,

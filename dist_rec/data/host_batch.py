@@ -15,6 +15,7 @@ from dist_rec.data.layout import FieldNgrams
 from dist_rec.data.lengths import Lengths, Slots
 from dist_rec.data.ngram.counts import NgramUse
 from dist_rec.data.ngram.device import DeviceHash, hashed
+from dist_rec.data.torchrec_types import NO_LOOKUP, KeyedJaggedTensor
 from dist_rec.data.unique_tokens import UniqueTokens
 
 
@@ -73,11 +74,29 @@ class HostBatch(UniqueTokens):
         """One copy of the buffer, then views of it. Only ids are new tensors there, as int64, and what is hashed there,
         for which the host waits."""
         there = super().to(device, non_blocking)
-        tensors = there.tensors
-        lengths = {owner: self._lengths(f"lengths.{owner}", tensors, of=owner) for owner in self.side}
+        lengths = self._lengths_of_owners(there)
         if self.hash_there is not None:
             there, used = hashed(there, self.hash_there, lengths)
             self.ngram_use.update(used)
+        return self._opened(there, lengths, there.deduplicated)
+
+    def without_lookup(self, device: torch.device) -> SequenceBatch:
+        """As `to`, for a caller who finds the rows of `ids_of` without TorchRec, which need not be installed: `unique`
+        of the batch is `NO_LOOKUP`.
+
+        Raises ValueError for n-grams that are not hashed yet: their ids would be known to nobody."""
+        if self.hash_there is not None:
+            raise ValueError(
+                "expected ids of n-grams that are hashed on the host, got some that are hashed in a lookup"
+            )
+        there = super().to(device)
+        return self._opened(there, self._lengths_of_owners(there), NO_LOOKUP)
+
+    def _lengths_of_owners(self, there: UniqueTokens) -> dict[str, Lengths]:
+        return {owner: self._lengths(f"lengths.{owner}", there.tensors, of=owner) for owner in self.side}
+
+    def _opened(self, there: UniqueTokens, lengths: dict[str, Lengths], unique: KeyedJaggedTensor) -> SequenceBatch:
+        tensors = there.tensors
         events = {
             owner: JaggedEvents(
                 lengths=lengths[owner],
@@ -90,7 +109,7 @@ class HostBatch(UniqueTokens):
             for owner, names in self.side.items()
         }
         return SequenceBatch(
-            unique=there.deduplicated,
+            unique=unique,
             context=there.inverse(CONTEXT) if CONTEXT in there.counts else None,
             request=self._request_of(tensors) if self.kinds.has_request else None,
             lists={owner: self._lists_of(there, owner) for owner in self.kinds.id_lists},

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
-from torchrec.streamable import Pipelineable
 
 from dist_rec.data.dedup import DistinctRows, pack_inverse, unique_tokens, unpack_inverse
 from dist_rec.data.layout import FeatureSet
+from dist_rec.data.torchrec_types import KeyedJaggedTensor, Pipelineable
 from dist_rec.data.transfer_buffer import TransferBuffer, restore_ids, shrink_ids
 from dist_rec.kernels.unique_ids import BitPackedIndex
 

@@ -1,15 +1,13 @@
-"""Embedding tables, declared from the schema and the recipe."""
+"""Embedding tables, declared from the schema and the recipe. Only what makes TorchRec's tables loads TorchRec: a model
+that is served knows the widths of its rows without it."""
 
 import torch
 from torch import nn
-from torchrec.modules.embedding_configs import EmbeddingConfig as TorchrecConfig
-from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from dist_rec.common.open_ids import IdKind
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import EmbeddingConfig, TableConfig
 from dist_rec.data.schema import Schema
-from dist_rec.embedding.dedup_lookup import collections_by_width
 
 
 def table_dims(schema: Schema, config: EmbeddingConfig) -> dict[str, int]:
@@ -52,6 +50,11 @@ def build_collections(schema: Schema, config: EmbeddingConfig) -> nn.ModuleDict:
 
     There is one table per name that a field uses; features are named "<feature set>.<field>". Raises as `check_tables`.
     """
+    from torchrec.modules.embedding_configs import EmbeddingConfig as TorchrecConfig
+    from torchrec.modules.embedding_modules import EmbeddingCollection
+
+    from dist_rec.embedding.dedup_lookup import collections_by_width
+
     check_tables(schema, config)
     dims, meta = table_dims(schema, config), torch.device("meta")
     tables = {

@@ -1,5 +1,5 @@
 import pickle
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 import pytest
@@ -8,12 +8,14 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dist_rec.data.batch import SequenceBatch
-from dist_rec.data.collate import collate
+from dist_rec.data.collate import Collator, collate
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.schema import Schema
+from dist_rec.data.torchrec_types import NO_LOOKUP
 from dist_rec.data.transfer_buffer import TransferBuffer
 from dist_rec.kernels.unique_ids import BitPackedIndex
 from tests.data.later import later_rows, later_schema
+from tests.data.ngram.schemas import ngram_schema
 from tests.data.requests import make_rows, make_schema, make_table, seen_schema
 
 CPU = torch.device("cpu")
@@ -71,6 +73,23 @@ def test_comes_whole_out_of_another_process(schema: Schema, rows: list[dict], de
     assert sent.num_requests == len(rows) == len(opened.grouping_key)
     assert sent.num_candidates == opened.num_candidates == opened.candidates.lengths.total
     assert sent.num_events == sum(len(row[f"{of.name}.{of.ids[0].name}"]) for row in rows for of in schema.sequences)
+
+
+@pytest.mark.parametrize(("schema", "rows"), CASES.values(), ids=CASES.keys())
+def test_without_a_lookup_all_else_is_the_same(schema: Schema, rows: list[dict]) -> None:
+    sent = _sent(rows, schema)
+    opened, alone = sent.to(CPU), sent.without_lookup(CPU)
+    assert alone.unique is NO_LOOKUP
+    _assert_same(replace(alone, unique=opened.unique), opened)
+    ids = opened.unique.to_dict()
+    assert all(torch.equal(sent.ids_of(key), ids[key].values()) for key in sent.num_unique)
+
+
+def test_n_grams_that_a_lookup_hashes_need_one() -> None:
+    schema = ngram_schema()
+    collator = Collator(schema, hash_ngrams=False)
+    with pytest.raises(ValueError, match="expected ids of n-grams that are hashed on the host"):
+        collator(make_table(make_rows(3), schema)).without_lookup(CPU)
 
 
 def test_each_part_is_as_small_as_it_can_be() -> None:

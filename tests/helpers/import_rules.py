@@ -49,7 +49,7 @@ RULES = {
     "dist_rec.embedding": Rule(
         project=(
             *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.kernels.gather_pool"),
-            *("dist_rec.data.schema", "dist_rec.data.unique_features"),
+            *("dist_rec.common.lazy", "dist_rec.data.schema", "dist_rec.data.unique_features"),
             *("dist_rec.common.ngram", "dist_rec.data.ngram.features", "dist_rec.common.open_ids"),
         ),
         others=("torch", "torchrec", "fbgemm_gpu"),
