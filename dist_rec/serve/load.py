@@ -17,6 +17,7 @@ from dist_rec.data.schema import Schema
 from dist_rec.models.config import ModelConfig, PrecisionConfig
 from dist_rec.models.halves import Halves
 from dist_rec.models.ranker import Ranker
+from dist_rec.serve.columns import serving_schema
 from dist_rec.serve.engine import Engine
 from dist_rec.serve.folder import DENSE, IDS, TABLES, Export, ModelFile, TableFile, read_model
 from dist_rec.serve.reference import check_reference
@@ -52,7 +53,7 @@ def load_export(
 def build_engine(folder: Path, version: str, made: ModelFile, precision: Precision, *, deterministic: bool) -> Engine:
     """Raises ConfigError for files that do not fit one another."""
     try:
-        schema = Schema.model_validate(made.schema_)
+        schema = serving_schema(Schema.model_validate(made.schema_))  # what is not read is no part of a schema
         model = ModelConfig.model_validate(made.model)
     except ValidationError as error:
         raise ConfigError(f"{folder}: damaged: {' '.join(str(error).split())}") from None
