@@ -65,7 +65,9 @@ def rows(config: Config, checkpoint: Path, data: Path, count: int) -> Iterator[s
     known = [_known(schema, task, labels) for task in range(len(labels))]
     with load_model(checkpoint, config, device="cpu") as model:
         found = model.predict(labelled, logits=True)
-        columns = [found.column(f"{LOGIT}.{task}").combine_chunks().flatten().to_numpy() for task in served.candidate.labels]
+        columns = [
+            found.column(f"{LOGIT}.{task}").combine_chunks().flatten().to_numpy() for task in served.candidate.labels
+        ]
     trainer = torch.from_numpy(np.stack(columns, 1))
     tasks = " | ".join(f"AUC {task}" for task in schema.candidate.labels)
     yield f"{labelled.num_rows:,} requests, {len(trainer):,} candidates, as {asked.num_rows:,} requests of a server"
@@ -74,9 +76,7 @@ def rows(config: Config, checkpoint: Path, data: Path, count: int) -> Iterator[s
     yield "|---|---|" + "---|" * (len(labels) + 1)
 
     def line(name: str, logits: Tensor, size: int | None) -> str:
-        aucs = [
-            f"{auc(logits[of, task].double().numpy(), labels[task][of]):.5f}" for task, of in enumerate(known)
-        ]
+        aucs = [f"{auc(logits[of, task].double().numpy(), labels[task][of]):.5f}" for task, of in enumerate(known)]
         away = float((logits - trainer).abs().max())
         return f"| {name} | {away:.1e} | {' | '.join(aucs)} | {'' if size is None else f'{size / 2**20:.2f} MiB'} |"
 
