@@ -59,7 +59,8 @@ class Lengths:
     @cached_property
     def total(self) -> int:
         """N"""
-        return int(self.host.sum())
+        total = self.host.sum()
+        return total if isinstance(total, torch.SymInt) else int(total)  # a symbol stays one in torch.export
 
     @cached_property
     def longest(self) -> int:

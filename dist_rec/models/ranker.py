@@ -47,7 +47,7 @@ class Ranker(nn.Module):
     def __init__(self, schema: Schema, config: ModelConfig, table_dims: dict[str, int]) -> None:
         super().__init__()
         self.schema, self.config, self.options = schema, config, config.resolved_options()
-        layout = schema.layout
+        layout, self.table_dims = schema.layout, dict(table_dims)
         self.candidate_set = layout.owners["candidate"].name
         self.sequence_sets = {sequence.name: layout.owners[sequence.name].name for sequence in schema.sequences}
         self.candidate_dynamic = nn.ModuleDict(
