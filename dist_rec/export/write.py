@@ -61,7 +61,7 @@ def export_model(config: Config, checkpoint: Path, wanted: Wanted) -> list[str]:
     if config.data.filter is not None and config.data.filter.evaluation == "filtered":
         raise ConfigError(
             "data.filter.evaluation: an export scores all events, this recipe's model is judged on filtered ones; "
-            "expected unfiltered, or a recipe without data.filter"
+            "expected as_is, or a recipe without data.filter"
         )
     check_replaceable(wanted.out, KIND)
     before = None

@@ -232,7 +232,10 @@ class Ranker(nn.Module):
     def _cast(self, part: str, device: torch.device, weights: HalfWeights | None = None) -> Iterator[None]:
         half = self._is_half(part, device)
         with (
-            torch.autocast(device.type, dtype=torch.bfloat16, enabled=half),
+            # Where there is none to end, none is begun: a program of torch.export would keep it.
+            torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
+            if half or torch.is_autocast_enabled(device.type)
+            else nullcontext(),
             weights.used(torch.bfloat16) if half and weights is not None else nullcontext(),
         ):
             yield
