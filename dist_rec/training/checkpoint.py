@@ -22,6 +22,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from torch import nn
+from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.planner import SavePlanner
 
 from dist_rec.common.made import mark, replace
 from dist_rec.common.strict import ConfigError
@@ -86,9 +88,11 @@ def save_checkpoint(
     write_checkpoint(folder, Content(state_to_save(model, optimizer), **more), ranks.host_group)
 
 
-def write_checkpoint(folder: Path, content: Content, group: dist.ProcessGroup) -> None:
-    """Saves from all ranks of a gloo group; a checkpoint that is there is replaced. If saving fails on any rank, on a
-    full disk for example, nothing of it is left.
+def write_checkpoint(
+    folder: Path, content: Content, group: dist.ProcessGroup, planner: SavePlanner | None = None
+) -> None:
+    """Saves from all ranks of a gloo group, one tensor after the other; a checkpoint that is there is replaced. If
+    saving fails on any rank, on a full disk for example, nothing of it is left. `planner` of DCP, None for its own.
 
     Raises:
         NotOurs: if the folder is there and no unchanged checkpoint.
@@ -96,7 +100,9 @@ def write_checkpoint(folder: Path, content: Content, group: dist.ProcessGroup) -
     """
     rank = dist.get_rank(group)
     with _written(folder, group) as temporary:
-        dcp.save(content.state, checkpoint_id=temporary, process_group=group)
+        # Tensors in host memory need no copies ahead, for which the planner would be asked for many at once.
+        files = None if planner is None else FileSystemWriter(temporary, per_thread_copy_ahead=0)
+        dcp.save(content.state, checkpoint_id=temporary, storage_writer=files, planner=planner, process_group=group)
         own = sorted(temporary.glob(f"__{rank}_*"))
         if content.random is not None:
             own.append(_random_file(temporary, rank, dist.get_world_size(group)))
@@ -107,11 +113,11 @@ def write_checkpoint(folder: Path, content: Content, group: dist.ProcessGroup) -
             if content.made is not None:
                 content.made.write(temporary)
             own += [path for path in sorted(temporary.iterdir()) if path.name in (INDEX, POSITION, MADE_WITH)]
-        files = sums_by_all(own, group)
+        sums = sums_by_all(own, group)
         if rank == 0:
             step = 0 if content.made is None else content.made.step
             requests = None if content.position is None else content.position.requests
-            Manifest.now(step, requests, files).write(temporary)
+            Manifest.now(step, requests, sums).write(temporary)
             if content.best is not None:
                 content.best.rename(temporary / BEST)
 

@@ -124,7 +124,7 @@ def test_a_save_that_fails_leaves_the_good_one(
     before = saved_state(tmp_path / "good")
     save = dcp.save
 
-    def broken(state: Any, *, checkpoint_id: Path, process_group: Any) -> None:
+    def broken(state: Any, *, checkpoint_id: Path, **_: Any) -> None:
         (checkpoint_id / "__0_0.distcp").write_bytes(b"half a file")
         raise OSError("No space left on device")
 
