@@ -59,7 +59,7 @@ class Lengths:
     @cached_property
     def total(self) -> int:
         """N"""
-        total = self.host.sum()
+        total: Any = self.host.sum()
         return total if isinstance(total, torch.SymInt) else int(total)  # a symbol stays one in torch.export
 
     @cached_property
