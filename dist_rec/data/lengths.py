@@ -60,7 +60,8 @@ class Lengths:
     def total(self) -> int:
         """N"""
         total: Any = self.host.sum()
-        return total if isinstance(total, torch.SymInt) else int(total)  # a symbol stays one in torch.export
+        symbol: Any = total if isinstance(total, torch.SymInt) else None  # of torch.export, which it stays
+        return int(total) if symbol is None else symbol
 
     @cached_property
     def longest(self) -> int:
