@@ -25,6 +25,10 @@ def export(
     tables: Annotated[
         Literal["fp32", "fp16", "int8", "int4"], typer.Option(help="How rows of tables are stored.")
     ] = "fp32",
+    delta: Annotated[
+        Path | None,
+        typer.Option(help="Export of earlier weights: write only what has changed since, for a server that has it."),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="key=value over the recipe, such as model.longer.k=32.")
     ] = None,
@@ -38,7 +42,7 @@ def export(
 
     from dist_rec.export.write import Wanted, export_model
 
-    for line in export_model(config, checkpoint, Wanted(out, data, tables)):
+    for line in export_model(config, checkpoint, Wanted(out, data, tables, delta)):
         typer.echo(line)
 
 

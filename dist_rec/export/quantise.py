@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dist_rec.serve.tables import Stored
 
+ROWS_AT_ONCE = 65_536
 Shapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 

@@ -17,14 +17,13 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.rows import table_of
 from dist_rec.export.mapped import mapped_tensors
-from dist_rec.export.quantise import quantised, stored_shapes
+from dist_rec.export.quantise import ROWS_AT_ONCE, quantised, stored_shapes
 from dist_rec.serve.folder import IDS, TABLES, TableFile
 from dist_rec.serve.tables import Stored
 from dist_rec.training.checkpoint import first_failure
 from dist_rec.training.safe_load import SafeReader, TensorsOnly, read_index
 
 RANKER = "model.ranker."
-ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)

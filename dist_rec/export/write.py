@@ -14,12 +14,13 @@ from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.attribute_store import FOLDER as ATTRIBUTES
 from dist_rec.data.schema import Schema
+from dist_rec.export.changes import keep_changes
 from dist_rec.export.read_checkpoint import Weights
 from dist_rec.export.requests import as_asked, first_requests
 from dist_rec.predict.columns import LOGIT
 from dist_rec.predict.predictor import load_model
 from dist_rec.serve.columns import serving_schema
-from dist_rec.serve.folder import DENSE, KIND, MODEL, Export, ModelFile
+from dist_rec.serve.folder import DENSE, KIND, MODEL, Export, ModelFile, read_model
 from dist_rec.serve.load import OF_FEEDBACK, build_engine
 from dist_rec.serve.reference import Reference, as_requests
 from dist_rec.serve.tables import Stored
@@ -34,11 +35,14 @@ class Wanted:
     """- `out`: folder of the export, new or an earlier one
     - `data`: folder of requests for the reference; None: the recipe's test split, or that of validation
     - `tables`: how rows are stored, which is a loss for all but fp32
+    - `base`: an export of earlier weights; then only what has changed since is written, a delta (serve/delta.py), and
+      rows are stored as there
     """
 
     out: Path
     data: Path | None = None
     tables: Stored = "fp32"
+    base: Path | None = None
 
 
 def export_model(config: Config, checkpoint: Path, wanted: Wanted) -> list[str]:
@@ -57,19 +61,30 @@ def export_model(config: Config, checkpoint: Path, wanted: Wanted) -> list[str]:
             "expected unfiltered, or a recipe without data.filter"
         )
     check_replaceable(wanted.out, KIND)
+    before = None
+    if wanted.base is not None:
+        before = Export.read(wanted.base)
+        before.check(wanted.base)
+        stored = {of.stored for of in read_model(wanted.base).tables.values()}
+        if before.base is not None or stored != {wanted.tables}:
+            what = "a delta" if before.base is not None else f"tables in {', '.join(sorted(stored))}"
+            raise ConfigError(f"{wanted.base}: expected a whole export with tables in {wanted.tables}, got {what}")
     trained = served_schema(config, checkpoint).without_labels()
     wanted.out.parent.mkdir(parents=True, exist_ok=True)
     half = Path(tempfile.mkdtemp(prefix=f".half-{wanted.out.name}-", dir=wanted.out.parent))
     try:
         half.chmod(0o755)
         lost = _write(config, checkpoint, trained, wanted, half)
+        if wanted.base is not None:
+            keep_changes(half, wanted.base)
         manifest = Manifest.read(checkpoint)
         export = Export.of(
             half,
+            manifest.sha256,
+            base=None if before is None else before.version,
             run=config.run.name,
             step=manifest.step,
             requests=manifest.requests,
-            checkpoint=manifest.sha256,
             versions=versions(),
         )
         export.write(half)
@@ -78,8 +93,9 @@ def export_model(config: Config, checkpoint: Path, wanted: Wanted) -> list[str]:
     finally:
         shutil.rmtree(half, ignore_errors=True)
     size = sum(of.size for of in export.files.values())
+    what = "" if before is None else f", changes since {before.version} of step {before.step}"
     return [
-        f"{wanted.out}: version {export.version}, {size / 2**20:.1f} MiB, tables in {wanted.tables}",
+        f"{wanted.out}: version {export.version}, {size / 2**20:.1f} MiB, tables in {wanted.tables}{what}",
         f"farthest logit from the trainer's: {lost:.2e}",
     ]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from dist_rec.data.collate import Collator
 from dist_rec.data.columns import CANDIDATE, Ints, ragged_values
 from dist_rec.models.halves import Halves
+from dist_rec.models.protocol import SequenceModel
 from dist_rec.serve.aging import BucketEnds
 from dist_rec.serve.columns import appended, event_columns, filled, newest
 from dist_rec.serve.encoder import Encoder, joined_states
@@ -52,7 +53,7 @@ class Engine:
     ) -> None:
         self.version, self.schema, self.deterministic = version, collator.schema, deterministic
         self.max_length = collator.max_length  # newest events that are read of a sequence; None: all
-        self._collator, self._tables, self._halves = collator, tables, halves
+        self._collator, self.tables, self._halves = collator, tables, halves
         config = halves.ranker.config.tokens
         self._encoder = Encoder(version, collator, tables, halves, BucketEnds(config.time_buckets), CPU)
         grams = [of.spec for of in self.schema.layout.candidate_ngrams.values()]
@@ -105,6 +106,11 @@ class Engine:
             return Scores(torch.cat(each), lengths)
         return Scores(self._logits(states, requests), lengths)
 
+    @property
+    def body(self) -> SequenceModel:
+        """What the recipe calls the model."""
+        return self._halves.ranker.body
+
     def score_whole(self, requests: pa.Table) -> Scores:
         """Without states from before: `encode`, then `score`."""
         return self.score(self.encode(requests), requests)
@@ -121,7 +127,7 @@ class Engine:
             columns |= {name: events.column(name) for name in events.column_names}
         host = self._collator(filled(columns, len(states), self.schema))
         batch = host.without_lookup(CPU)
-        rows = self._halves.rows(self._tables.rows(host.ids_of), batch)
+        rows = self._halves.rows(self.tables.rows(host.ids_of), batch)
         kept, lengths, pools = {}, {}, {}
         for of in self.schema.sequences:
             name = of.name

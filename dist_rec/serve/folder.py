@@ -52,16 +52,18 @@ class ModelFile(BaseModel):
 class Export(BaseModel):
     """`export.json`.
 
-    - `version` of the model, from the sums of its files: other weights, another version
+    - `version` of the model: follows from the checkpoint and from how its tables are stored
+    - `base`: of a delta, the version that it makes this one of; None: all of the model is here
     - `run`: name, `step` and `requests` of the run that it is from; `checkpoint` its manifest's sum
     - `time` in UTC, `versions` of packages
-    - `files` by their path inside the folder
+    - `files` by their path inside the folder; `sha256` of all the others
     """
 
     model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = FORMAT
     version: str
+    base: str | None = None
     run: str
     step: int
     requests: int | None
@@ -69,12 +71,16 @@ class Export(BaseModel):
     time: datetime
     versions: dict[str, str]
     files: dict[str, StoredFile]
+    sha256: str = ""
 
     @classmethod
-    def of(cls, folder: Path, **more: Any) -> "Export":
+    def of(cls, folder: Path, checkpoint: str, **more: Any) -> "Export":
         """Of the files in a folder. Raises OSError."""
         files = {name: StoredFile.of(folder / name) for name in _files(folder)}
-        return cls(version=_version(files), time=datetime.now(timezone.utc), files=files, **more)
+        version = hashlib.sha256(f"{checkpoint} {files[MODEL].sha256}".encode()).hexdigest()[:16]
+        now = datetime.now(timezone.utc)
+        made = cls(version=version, checkpoint=checkpoint, time=now, files=files, **more)
+        return made.model_copy(update={"sha256": made._summed})
 
     @classmethod
     def read(cls, folder: Path) -> "Export":
@@ -88,9 +94,14 @@ class Export(BaseModel):
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the file"
             raise ConfigError(f"{path}: damaged, or of another version of dist_rec: {place}: {first['msg']}") from None
-        if found.version != _version(found.files):
-            raise ConfigError(f"{path}: damaged: expected version {_version(found.files)}, got {found.version}")
+        if found.sha256 != found._summed:
+            raise ConfigError(f"{path}: damaged: expected SHA-256 {found._summed} of what it says, got {found.sha256}")
         return found
+
+    @property
+    def _summed(self) -> str:
+        tree = self.model_dump(mode="json", exclude={"sha256"})
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
     def check(self, folder: Path) -> None:
         """Reads every file. Raises ConfigError unless all are there as they were written, and no others are asked
@@ -123,9 +134,3 @@ def read_model(folder: Path) -> ModelFile:
 def _files(folder: Path) -> list[str]:
     found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return sorted(path.relative_to(folder).as_posix() for path in found if path.name != EXPORT)
-
-
-def _version(files: dict[str, StoredFile]) -> str:
-    """16 hexadecimal digits that follow from the weights and what is said of them, not from the reference."""
-    sums = {name: of.sha256 for name, of in sorted(files.items()) if name != REFERENCE}
-    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]

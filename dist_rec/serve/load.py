@@ -21,7 +21,7 @@ from dist_rec.serve.columns import serving_schema
 from dist_rec.serve.engine import Engine
 from dist_rec.serve.folder import DENSE, IDS, TABLES, Export, ModelFile, TableFile, read_model
 from dist_rec.serve.reference import check_reference
-from dist_rec.serve.tables import DynamicRows, Int4Rows, Int8Rows, PlainRows, RowReader, Tables
+from dist_rec.serve.tables import ChangedRows, DynamicRows, Int4Rows, Int8Rows, PlainRows, RowReader, Tables
 
 Precision = Literal["fp32", "bf16"]
 OF_FEEDBACK = "feedback."  # weights that training alone reads
@@ -44,14 +44,26 @@ def load_export(
     Raises ConfigError if the folder is no export, is damaged, or scores differently here."""
     folder = Path(folder)
     export = Export.read(folder)
+    if export.base is not None:
+        raise ConfigError(f"{folder}: holds what has changed since version {export.base}; expected a whole export")
     if verify:
         export.check(folder)
     engine = build_engine(folder, export.version, read_model(folder), precision, deterministic=deterministic)
     return Loaded(engine, export, check_reference(engine, folder, precision) if verify else float("nan"))
 
 
-def build_engine(folder: Path, version: str, made: ModelFile, precision: Precision, *, deterministic: bool) -> Engine:
-    """Raises ConfigError for files that do not fit one another."""
+def build_engine(
+    folder: Path,
+    version: str,
+    made: ModelFile,
+    precision: Precision,
+    *,
+    deterministic: bool,
+    before: Mapping[str, RowReader] | None = None,
+) -> Engine:
+    """`before`: the tables that a delta in the folder changes, by name; None: the folder is whole.
+
+    Raises ConfigError for files that do not fit one another."""
     try:
         schema = serving_schema(Schema.model_validate(made.schema_))  # what is not read is no part of a schema
         model = ModelConfig.model_validate(made.model)
@@ -62,7 +74,8 @@ def build_engine(folder: Path, version: str, made: ModelFile, precision: Precisi
     with torch.random.fork_rng(devices=[]):  # first weights are drawn before those of the export come
         ranker = Ranker(schema, model, {name: of.dim for name, of in made.tables.items()})
     _load(ranker, read_tensors(folder / DENSE), folder / DENSE)
-    readers = {name: read_table(folder, name, of) for name, of in made.tables.items()}
+    of_base = {} if before is None else before
+    readers = {name: read_table(folder, name, of, of_base.get(name)) for name, of in made.tables.items()}
     collator = Collator(
         schema=schema,
         max_length=made.max_length,
@@ -73,10 +86,11 @@ def build_engine(folder: Path, version: str, made: ModelFile, precision: Precisi
     return Engine(version, collator, Tables(readers, schema), halves, deterministic=deterministic)
 
 
-def read_table(folder: Path, name: str, of: TableFile) -> RowReader:
-    """Raises ConfigError if the file is not what `of` says."""
+def read_table(folder: Path, name: str, of: TableFile, before: RowReader | None = None) -> RowReader:
+    """With `before` the file has the rows that change in it. Raises ConfigError if the file is not what `of` says."""
     path = folder / TABLES / f"{name}.safetensors"
-    reader = _reader(read_tensors(path), of, path)
+    found = read_tensors(path)
+    reader = _reader(found, of, path) if before is None else _changed(before, found, of, path)
     ids = folder / IDS / f"{name}.safetensors"
     if not ids.is_file():
         return reader
@@ -105,6 +119,19 @@ def _reader(found: Mapping[str, Tensor], of: TableFile, path: Path) -> RowReader
     if of.stored == "int4":
         return Int4Rows(found["weight"], found["scale"], found["bias"])
     return PlainRows(found["weight"])
+
+
+def _changed(before: RowReader, found: Mapping[str, Tensor], of: TableFile, path: Path) -> RowReader:
+    _check(found, {"rows": (None,)}, path)
+    at = found["rows"]
+    if at.dtype != torch.int64 or (len(at) and not bool(at[0] >= 0 and at[-1] < of.rows and (at.diff() > 0).all())):
+        raise ConfigError(f"{path}: expected ascending rows from 0 to {of.rows - 1}")
+    before = before.reader if isinstance(before, DynamicRows) else before
+    return before if len(at) == 0 else ChangedRows(before, at, _reader(found, _rows(of, len(at)), path))
+
+
+def _rows(of: TableFile, count: int) -> TableFile:
+    return of.model_copy(update={"rows": count})
 
 
 def _check(found: Mapping[str, Tensor], shapes: Mapping[str, tuple[int | None, ...]], path: Path) -> None:

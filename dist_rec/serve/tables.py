@@ -61,6 +61,23 @@ class Int4Rows:
 
 
 @dataclass(frozen=True)
+class ChangedRows:
+    """A table of which the rows `at` (n,) int64, ascending, are those of `changed`, in this order."""
+
+    reader: RowReader
+    at: Tensor
+    changed: RowReader
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        found = self.reader(rows)
+        if len(self.at) == 0 or len(rows) == 0:
+            return found
+        place = torch.searchsorted(self.at, rows).clamp(max=len(self.at) - 1)
+        here = (self.at[place] == rows).nonzero()[:, 0]
+        return found.index_copy_(0, here, self.changed(place[here]))
+
+
+@dataclass(frozen=True)
 class DynamicRows:
     """Any ids, of which those in `ids` (n,) int64, ascending, have the row of the same place in `rows` (n,) int64, and
     all others share the row `fallback`; HIDDEN has the row `hidden`."""

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dist_rec.data.columns import CANDIDATE, columns_of
+from dist_rec.serve.delta import apply_delta
 from dist_rec.serve.folder import Export
-from dist_rec.serve.load import load_export
+from dist_rec.serve.load import Loaded, load_export
 from dist_rec.serve.reference import read_reference
 from dist_rec.serve.request_rows import Limits
 from dist_rec.serve.server.settings import Settings
@@ -22,10 +23,15 @@ EXAMPLE_EVENTS = 3
 
 @dataclass(frozen=True)
 class Running:
-    """An export that has given its reference's scores. `example`: a request of that with a short history."""
+    """An export that has given its reference's scores.
+
+    - `base`: the whole export that it is, or that it has changed
+    - `example`: a request of its reference, with a short history
+    """
 
     service: Service
     export: Export
+    base: Loaded
     example: dict[str, Any]
 
     @property
@@ -33,15 +39,22 @@ class Running:
         return self.export.version
 
     @classmethod
-    def load(cls, folder: Path, states: UserStates, settings: Settings) -> "Running":
-        """Raises ConfigError if the folder is no export, is damaged, or scores differently here."""
+    def load(cls, folder: Path, before: "Running | None", states: UserStates, settings: Settings) -> "Running":
+        """A whole export, or what has changed since the one that `before` has.
+
+        Raises ConfigError if the folder is neither, is damaged, or scores differently here."""
         # Once: a link that is set anew meanwhile would mix two exports.
         folder = Path(os.path.realpath(folder))
-        loaded = load_export(folder, precision=settings.precision)
+        if before is not None and Export.read(folder).base is not None:
+            base = before.base
+            loaded = apply_delta(base, folder, precision=settings.precision)
+        else:
+            base = loaded = load_export(folder, precision=settings.precision)
         limits = Limits(settings.max_candidates, settings.max_events)
         service = Service(loaded.engine, states, limits, stale_seconds=settings.stale_seconds)
         requests = read_reference(folder).requests
-        return cls(service, loaded.export, _short(requests[0], set(service.reader.events)) if requests else {})
+        example = _short(requests[0], set(service.reader.events)) if requests else {}
+        return cls(service, loaded.export, base, example)
 
     def described(self) -> dict[str, Any]:
         """For clients: what a request must have, and what they get."""
@@ -82,7 +95,7 @@ class Live:
     def load(self, path: Path) -> Running:
         """Raises ConfigError; then the one before goes on."""
         with self._one:
-            running = Running.load(path, self._states, self._settings)
+            running = Running.load(path, self.running, self._states, self._settings)
             self.running, self.path = running, path
             _logger.info("serving model %s from %s", running.version, path)
             return running
