@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
-from dist_rec.data.columns import Ints
+from dist_rec.data.columns import CANDIDATE, Ints
 from dist_rec.serve.columns import appended, event_columns, newest
 from dist_rec.serve.engine import Engine
 from dist_rec.serve.request_rows import Limits, Refused, Row, RowReader
@@ -65,6 +65,7 @@ class Service:
         self.engine, self.states, self.stale_seconds = engine, states, stale_seconds
         self.reader = RowReader(engine.schema, limits or Limits())
         self._schema, self._names = engine.schema, event_columns(engine.schema)
+        self._candidates = f"{CANDIDATE}.{engine.schema.candidate.ids[0].name}"
         self._origin = origin_of(engine)
 
     def handle(self, bodies: Sequence[Sequence[Row]]) -> list[list[Result] | Refused]:
@@ -203,13 +204,17 @@ class Service:
 
     def _scored(self, work: _Work) -> dict[int, dict[str, list[float]]]:
         """Task -> probabilities of every request that is scored, in one batch."""
-        places = [place for place in sorted(work.state) if work.rows[place].scored]
+        scored = [place for place in sorted(work.state) if work.rows[place].scored]
+        nothing: dict[int, dict[str, list[float]]] = {
+            place: {task: [] for task in self._schema.candidate.labels} for place in scored
+        }
+        places = [place for place in scored if len(work.table.column(self._candidates)[place])]
         if not places:
-            return {}
+            return nothing
         scores = self.engine.score([work.state[place] for place in places], work.table.take(pa.array(places)))
         ends = np.cumsum(scores.candidates)
         tasks = dict(zip(self._schema.candidate.labels, scores.probabilities.T.tolist(), strict=True))
-        return {
+        return nothing | {
             place: {task: of[end - count : end] for task, of in tasks.items()}
             for place, end, count in zip(places, ends.tolist(), scores.candidates.tolist(), strict=True)
         }

@@ -255,5 +255,8 @@ async def _told(_: Request, error: Exception) -> Response:
 
 async def _told_by_starlette(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for it"
-    refused = Refused("path", error.detail, f"{request.method} {request.url.path}")
+    expected = {404: "a path of /openapi.json", 405: "another method for this path"}.get(
+        error.status_code, error.detail
+    )
+    refused = Refused("path", expected, f"{request.method} {request.url.path}")
     return _json({"error": error_json(refused)}, error.status_code, dict(error.headers or {}))
