@@ -119,7 +119,8 @@ class Core:
         self.metrics.candidates.inc(sum(len(next(iter(of.scores.values()), [])) for of in scored))
 
     def _deliver(self, done: Done) -> None:
-        self._loop.call_soon_threadsafe(_resolve, done)
+        if not self._loop.is_closed():  # else nobody waits any more
+            self._loop.call_soon_threadsafe(_resolve, done)
 
 
 def open_store(settings: Settings) -> StateStore | None:
