@@ -119,7 +119,8 @@ setup(
         "redis": ["redis>=5"],
         "test": [
             *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-learn>=1.5", "triton>=3.6"),
-            *("fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20", "httpx>=0.27", "redis>=5", "fakeredis>=2.20"),
+            *("fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20", "httpx>=0.27"),
+            *("redis>=5", "fakeredis>=2.20"),
         ],
         "check": ["ruff==0.17.*", "pyright>=1.1.400"],
     },

@@ -34,6 +34,4 @@ def test_without_the_extra_it_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(serve_cli, "find_spec", lambda name: None if name == "uvicorn" else util.find_spec(name))
     done = dist_rec("serve", str(tmp_path))
-    assert (
-        done.code == 2 and "a server needs uvicorn; install it with: pip install 'dist-rec[serve]'" in done.err
-    )
+    assert done.code == 2 and "a server needs uvicorn; install it with: pip install 'dist-rec[serve]'" in done.err
