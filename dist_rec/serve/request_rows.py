@@ -140,7 +140,9 @@ class RowReader:
             raise Refused("request", "an object with the columns of a request", sent)
         for name in sent:
             if name not in known:
-                raise Refused(_short(name), f"one of {', '.join(known)}", "a name that the schema does not have")
+                raise Refused(
+                    _short(name) or "a name", f"one of {', '.join(known)}", "a name that the schema does not have"
+                )
         for name in needed:
             if name not in sent:
                 raise Refused(name, "a value", "none")

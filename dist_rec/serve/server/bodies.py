@@ -55,7 +55,7 @@ def parse(body: bytes, known: tuple[str, ...], needed: tuple[str, ...]) -> dict[
         raise HttpError(422, Refused("body", f"an object with {', '.join(known)}", found))
     for name in found:
         if name not in known:
-            raise HttpError(422, Refused(name, f"one of {', '.join(known)}", "another name"))
+            raise HttpError(422, Refused(name[:200] or "a name", f"one of {', '.join(known)}", "another name"))
     for name in needed:
         if name not in found:
             raise HttpError(422, Refused(name, "a value", "none"))
