@@ -5,9 +5,8 @@ Legend: B requests, C candidates, T tasks.
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -39,18 +38,35 @@ Result = Answer | Refused
 
 @dataclass
 class _Work:
-    """What is known of B requests on the way. `state` of each; None where it is refused, or not known yet."""
+    """B requests on the way.
+
+    - `first`: what was kept of each user before; `before`: the place of the request before of the same user, or None
+    - `state` of each that is not refused, once it is known; `cached`: those for which nothing was computed
+    """
 
     rows: list[Row]
     table: pa.Table
     users: list[str]
     times: Ints
-    known: dict[str, Known]
+    first: dict[str, Known]
+    before: list[int | None]
     refused: dict[int, Refused] = field(default_factory=dict)
     state: dict[int, UserState] = field(default_factory=dict)
     cached: set[int] = field(default_factory=set)
-    changed: dict[str, Kept] = field(default_factory=dict)
-    aged: dict[str, Kept] = field(default_factory=dict)
+
+    def known(self, place: int) -> Known:
+        """Of the user of a request, when it came."""
+        before = self.before[place]
+        while before is not None and before in self.refused:
+            before = self.before[before]
+        if before is None or before not in self.state:  # a whole history does not wait for those before
+            return self.first[self.users[place]]
+        return Known(self.state[before], self.state[before].events)
+
+    def events(self, places: list[int]) -> pa.Table:
+        """That are known of their users."""
+        found = [self.known(place).events for place in places]
+        return pa.concat_tables([events for events in found if events is not None]).combine_chunks()
 
 
 class Service:
@@ -117,90 +133,87 @@ class Service:
         table = table.combine_chunks()
         users = [str(user) for user in table.column(self._schema.request.grouping_key).to_pylist()]
         distinct = list(dict.fromkeys(users))
-        known = dict(zip(distinct, self.states.get(distinct, self.engine.version, self._origin), strict=True))
+        first = dict(zip(distinct, self.states.get(distinct, self.engine.version, self._origin), strict=True))
         name = self._schema.request.time
         times = np.zeros(len(rows), np.int64) if name is None else table.column(name).to_numpy().astype(np.int64)
-        work = _Work(rows, table, users, times, known)
-        for places in _rounds(users):
+        before, rounds = _rounds(users, [row.history == "whole" for row in rows])
+        work = _Work(rows, table, users, times, first, before)
+        for places in rounds:
             self._advance(work, places)
         scores = self._scored(work)
-        self.states.put(list(work.changed.values()))
-        self.states.refresh([kept for user, kept in work.aged.items() if user not in work.changed])
+        self._keep(work)
         return [self._result(work, place, scores) for place in range(len(rows))]
 
+    def _keep(self, work: _Work) -> None:
+        """The last state of every user, unless it was there."""
+        last = {work.users[place]: work.state[place] for place in sorted(work.state)}
+        changed: list[Kept] = []
+        aged: list[Kept] = []
+        for user, state in last.items():
+            before = work.first[user].state
+            if state is not before:
+                same = before is not None and before.events.equals(state.events)
+                (aged if same else changed).append(Kept(user, self._origin, state))
+        self.states.put(changed)
+        self.states.refresh(aged)
+
     def _advance(self, work: _Work, places: list[int]) -> None:
-        """The states of requests of different users, in one batch."""
-        places = self._checked(work, places)
+        """The states of requests that need none of one another, in one batch."""
         given = newest(work.table.select(self._names), self._schema, self.engine.max_length)
         whole: list[int] = []
         new: list[int] = []
         old: list[int] = []
-        for place in places:
-            state, now = work.known[work.users[place]].state, int(work.times[place])
-            holds = state is not None and state.holds_at(now, self.stale_seconds)
-            history = work.rows[place].history
-            if history == "whole":
-                same = state is not None and state.events.equals(given.slice(place, 1))
-                (old if same else whole).append(place)
-            elif history == "new" and self._any_events(work, place):
+        for place in self._checked(work, places):
+            state, history = work.known(place).state, work.rows[place].history
+            if history == "new" and self._any_events(work, place):
                 new.append(place)
-                continue
-            else:
-                old.append(place)
-            if holds and old and old[-1] == place:
-                assert state is not None, "it holds"
-                old.pop()
+            elif history == "whole" and (state is None or not state.events.equals(given.slice(place, 1))):
+                whole.append(place)
+            elif state is not None and state.holds_at(int(work.times[place]), self.stale_seconds):
                 work.state[place] = state
                 work.cached.add(place)
+            else:
+                old.append(place)
         todo = [*whole, *new, *old]
         if not todo:
             return
         tables = [given.take(pa.array(whole))] if whole else []
         if new:
             more = work.table.select(self._names).take(pa.array(new))
-            tables.append(appended(self._events(work, new), more, self._schema))
+            tables.append(appended(work.events(new), more, self._schema))
         if old:
-            tables.append(self._events(work, old))
+            tables.append(work.events(old))
         events = pa.concat_tables([table.cast(given.schema) for table in tables]).combine_chunks()
-        before = [work.known[work.users[place]].state for place in todo]
-        states = self.engine.encode(self._at(events, work.times[todo]), before)
-        followed = set(old)
-        for place, state in zip(todo, states, strict=True):
-            user = work.users[place]
-            work.state[place] = state
-            # Events that another version kept are written again too: with this version's state.
-            aged = place in followed and work.known[user].state is not None and user not in work.changed
-            (work.aged if aged else work.changed)[user] = Kept(user, self._origin, state)
-            work.known[user] = Known(state, state.events)
+        before = [work.known(place).state for place in todo]
+        work.state |= zip(todo, self.engine.encode(self._at(events, work.times[todo]), before), strict=True)
 
     def _checked(self, work: _Work, places: list[int]) -> list[int]:
         """Those whose history is known and goes together with what came."""
-        asked: list[int] = []
-        found: list[int] = []
+        new: list[int] = []
         for place in places:
-            known, row = work.known[work.users[place]], work.rows[place]
-            if row.history != "whole" and known.events is None:
+            known, row = work.known(place), work.rows[place]
+            if row.history == "whole":
+                continue
+            if known.events is None:
                 came = "none, and none is kept of the user" if row.history == "kept" else "new events of an unknown one"
                 work.refused[place] = Refused("history", "the whole history", came, history_needed=True)
-                continue
-            if row.history == "new" and (error := self._too_many(known, row)) is not None:
-                work.refused[place] = error
-                continue
-            found.append(place)
-            # A state holds events up to its own time, so a later request without events needs no look at them.
-            before = known.state is None or work.times[place] < known.state.as_of
-            if row.history == "new" or (row.history == "kept" and before):
-                asked.append(place)
-        if not asked:
-            return found
-        last = newest(self._events(work, asked), self._schema, 1)
-        table = appended(last, work.table.select(self._names).take(pa.array(asked)), self._schema)
-        together = [Row(row, "new") for row in self._at(table, work.times[asked]).to_pylist()]
-        neutral = {name: [] if column.is_list else 0 for name, column in self.reader.others.items()}
-        _, wrong = self.reader.table([replace(row, values={**neutral, **row.values}) for row in together])
-        for number, error in wrong.items():
-            work.refused[asked[number]] = error
-        return [place for place in found if place not in work.refused]
+            elif row.history == "new":
+                if (error := self._too_many(known, row)) is None:
+                    new.append(place)
+                else:
+                    work.refused[place] = error
+            # A state holds events up to its own time, so a later request needs no look at them.
+            elif known.state is None or work.times[place] < known.state.as_of:
+                if (error := self._too_early(known, int(work.times[place]))) is not None:
+                    work.refused[place] = error
+        if new:
+            last = newest(work.events(new), self._schema, 1)
+            table = appended(last, work.table.select(self._names).take(pa.array(new)), self._schema)
+            neutral = {name: [] if column.is_list else 0 for name, column in self.reader.others.items()}
+            together = [Row({**neutral, **row}, "new") for row in self._at(table, work.times[new]).to_pylist()]
+            for number, error in self.reader.table(together)[1].items():
+                work.refused[new[number]] = error
+        return [place for place in places if place not in work.refused]
 
     def _scored(self, work: _Work) -> dict[int, dict[str, list[float]]]:
         """Task -> probabilities of every request that is scored, in one batch."""
@@ -238,9 +251,15 @@ class Service:
                 return Refused(name, f"at most {most} events with those that are kept", f"{events} events")
         return None
 
-    def _events(self, work: _Work, places: list[int]) -> pa.Table:
-        found = [work.known[work.users[place]].events for place in places]
-        return pa.concat_tables([events for events in found if events is not None]).combine_chunks()
+    def _too_early(self, known: Known, time: int) -> Refused | None:
+        """As validation has it for a whole history, which needs not be looked at again here."""
+        assert known.events is not None, "of a known user"
+        for of in self._schema.sequences:
+            times = known.events.column(f"{of.name}.time")[0] if of.time else []
+            if len(times) and (last := times[-1].as_py()) > time:
+                expected = f"a time not before that of the newest event that is kept, {last}"
+                return Refused(self._schema.request.time or "", expected, time)
+        return None
 
     def _at(self, events: pa.Table, times: Ints) -> pa.Table:
         name = self._schema.request.time
@@ -255,13 +274,18 @@ def origin_of(engine: Engine) -> str:
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
-def _rounds(users: Sequence[str]) -> list[list[int]]:
-    """Places of requests: the first of every user, then the second, and so on."""
-    seen: Counter[str] = Counter()
-    found: list[list[int]] = []
+def _rounds(users: Sequence[str], whole: Sequence[bool]) -> tuple[list[int | None], list[list[int]]]:
+    """The place of the request before of the same user, and places in an order in which each request finds what it
+    needs: one with a whole history needs nothing, another one the state of the one before."""
+    last: dict[str, int] = {}
+    before: list[int | None] = []
+    levels: list[int] = []
     for place, user in enumerate(users):
-        if seen[user] == len(found):
-            found.append([])
-        found[seen[user]].append(place)
-        seen[user] += 1
-    return found
+        earlier = last.get(user)
+        before.append(earlier)
+        levels.append(0 if whole[place] or earlier is None else levels[earlier] + 1)
+        last[user] = place
+    found: list[list[int]] = [[] for _ in range(max(levels) + 1)]
+    for place, level in enumerate(levels):
+        found[level].append(place)
+    return before, found

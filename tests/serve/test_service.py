@@ -178,7 +178,7 @@ def test_a_malformed_body_is_refused_whole_and_changes_nothing() -> None:
     [
         ({"history.time": [10]}, 2000, "history.time"),  # before the newest that is kept
         ({"history.time": [1500]}, 1400, "history.time"),  # after the request
-        (None, 1, "history.time"),  # a request before what is kept
+        (None, 1, "time"),  # a request before what is kept
     ],
 )
 def test_times_that_do_not_go_together(new: dict[str, Any] | None, time: int, place: str) -> None:
