@@ -202,10 +202,8 @@ class Service:
                     new.append(place)
                 else:
                     work.refused[place] = error
-            # A state holds events up to its own time, so a later request needs no look at them.
-            elif known.state is None or work.times[place] < known.state.as_of:
-                if (error := self._too_early(known, int(work.times[place]))) is not None:
-                    work.refused[place] = error
+            elif (error := self._too_early(known, int(work.times[place]))) is not None:
+                work.refused[place] = error
         if new:
             last = newest(work.events(new), self._schema, 1)
             table = appended(last, work.table.select(self._names).take(pa.array(new)), self._schema)
@@ -253,7 +251,8 @@ class Service:
 
     def _too_early(self, known: Known, time: int) -> Refused | None:
         """As validation has it for a whole history, which needs not be looked at again here."""
-        assert known.events is not None, "of a known user"
+        if known.events is None or (known.state is not None and time >= known.state.as_of):
+            return None  # a state holds events up to its own time
         for of in self._schema.sequences:
             times = known.events.column(f"{of.name}.time")[0] if of.time else []
             if len(times) and (last := times[-1].as_py()) > time:

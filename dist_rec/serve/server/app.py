@@ -51,8 +51,10 @@ class Routes:
 
     async def score(self, request: Request) -> Response:
         """Probabilities of the candidates of one or several requests, per task, in the order of the candidates."""
-        running = self._ready(request)
-        rows = score_rows(await self._body(request), running.service.reader, self.settings.max_requests)
+        running, body = self._ready(request), await self._body(request)
+        if self._core.full:
+            raise _queue_full()
+        rows = score_rows(body, running.service.reader, self.settings.max_requests)
         return _answered(running, await self._handled(request, running, rows))
 
     async def append(self, request: Request, user: str) -> Response:
@@ -202,11 +204,15 @@ async def _waited(answer: Awaitable[Any]) -> Any:
     try:
         return await answer
     except QueueFull:
-        raise HttpError(429, Refused("queue", "fewer requests than wait already", "another one"), _later()) from None
+        raise _queue_full() from None
     except Late:
         raise HttpError(503, Refused("time", "an answer before the request's deadline", "none"), _later()) from None
     except Closed:
         raise HttpError(503, Refused("server", "a server that goes on", "one that stops"), _later()) from None
+
+
+def _queue_full() -> HttpError:
+    return HttpError(429, Refused("queue", "fewer requests than wait already", "another one"), _later())
 
 
 def _later() -> dict[str, str]:

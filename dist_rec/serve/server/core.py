@@ -51,6 +51,11 @@ class Core:
             lambda: None if (of := self.live.running) is None else of.version,
         )
 
+    @property
+    def full(self) -> bool:
+        """Whether a request would be refused: known before its body is looked at, which costs more than to say so."""
+        return self._batcher.waiting >= self.settings.max_queue
+
     async def handle(self, running: Running, rows: list[Row], deadline: float) -> "list[Result] | Refused":
         """Raises QueueFull, Late, Closed, or what the model raised."""
         candidate = running.service.engine.schema.candidate.ids[0].name
