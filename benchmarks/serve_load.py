@@ -60,7 +60,13 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, body: bytes) -> str:
-        """The status; "lost" if the connection ended before an answer came."""
+        """The status; "lost" if the connection ended before an answer came. One that was open already is opened again:
+        a server may close it while it is idle, as every client must know."""
+        used = self._streams is not None
+        found = await self._once(body)
+        return await self._once(body) if found == LOST and used else found
+
+    async def _once(self, body: bytes) -> str:
         try:
             if self._streams is None:
                 self._streams = await asyncio.open_connection(self._host, self._port)

@@ -11,6 +11,8 @@ from dist_rec.serve.server.core import open_store
 from dist_rec.serve.server.settings import Settings
 
 BACKLOG = 1024  # connections that wait to be accepted
+# Longer than clients and balancers keep idle connections, usually up to 60 s: who closes first may lose a request.
+KEEP_ALIVE_S = 75
 
 
 def run(export: Path, settings: Settings) -> None:
@@ -33,7 +35,12 @@ def run(export: Path, settings: Settings) -> None:
         host, port = listening.getsockname()[:2]
         print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=settings.grace_s
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="on",
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=settings.grace_s,
         )
         server = uvicorn.Server(config)
         # uvicorn raises the signal that ended it once more, for the handlers that were there before.

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from dist_rec.common.made import MARKER
 from dist_rec.common.strict import ConfigError
+from dist_rec.export.changes import keep_changes
 from dist_rec.serve.cache import StateCache
-from dist_rec.serve.folder import DENSE
+from dist_rec.serve.folder import DENSE, EXPORT, Export
 from dist_rec.serve.server.live import EXAMPLE_EVENTS, Live
 from dist_rec.serve.server.settings import Settings
 from dist_rec.serve.user_states import UserStates
@@ -43,6 +45,25 @@ def test_a_link_is_followed_again_and_a_bad_export_changes_nothing(exports: tupl
         with pytest.raises(ConfigError):
             live.load(wrong)
     assert live.running is second and live.path == link
+
+
+def test_a_delta_changes_the_whole_export_that_it_is_of(exports: tuple[Path, Path], tmp_path: Path) -> None:
+    live, delta = make_live(), tmp_path / "delta"
+    base = live.load(exports[0])
+    write_export(delta, seed=2)
+    keep_changes(delta, exports[0])
+    (delta / EXPORT).unlink()
+    (delta / MARKER).unlink()
+    made = Export.of(delta, "2" * 64, base=base.version, run="small", step=2, requests=None, versions={})
+    made.write(delta)
+    with pytest.raises(ConfigError, match="expected a whole export"):
+        make_live().load(delta)
+    changed = live.load(delta)
+    assert changed.version == made.version != base.version and changed.base is base.base
+    assert live.load(delta).version == made.version, "once more, of the same base"
+    live.load(exports[1])
+    with pytest.raises(ConfigError, match=f"got since {base.version}"):
+        live.load(delta)
 
 
 def test_what_it_tells_of_itself(exports: tuple[Path, Path]) -> None:
