@@ -115,7 +115,13 @@ setup(
     # --no-deps beside fbgemm-gpu-cpu, which no extra can say. launch/install.sh does.
     extras_require={
         "cuda": ["torch==2.14.*", "torchrec==1.9.*", "fbgemm-gpu==1.9.*", "triton==3.8.*"],
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-learn>=1.5", "triton>=3.6"],
+        "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"],
+        "redis": ["redis>=5"],
+        "test": [
+            *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-learn>=1.5", "triton>=3.6"),
+            *("fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20", "httpx>=0.27"),
+            *("redis>=5", "fakeredis>=2.20"),
+        ],
         "check": ["ruff==0.17.*", "pyright>=1.1.400"],
     },
     entry_points={"console_scripts": ["dist-rec = dist_rec.cli:main"]},

@@ -11,7 +11,7 @@ import typer
 
 from dist_rec.data_cli import Force, data_app, home
 from dist_rec.distill_cli import distill_app
-from dist_rec.serve_cli import export
+from dist_rec.serve_cli import export, serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
@@ -19,6 +19,7 @@ filter_app = typer.Typer(no_args_is_help=True, help="Find the events of a datase
 app.add_typer(filter_app, name="filter")
 app.add_typer(distill_app, name="distill")
 app.command()(export)
+app.command()(serve)
 
 
 Recipe = Annotated[Path, typer.Argument(help="YAML recipe, such as launch/recipes/quickstart.yaml.")]

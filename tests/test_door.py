@@ -210,7 +210,8 @@ def _sites() -> set[str]:
     found = set()
     for path in (ROOT / "dist_rec").rglob("*.py"):
         place = path.relative_to(ROOT / "dist_rec").as_posix()
-        if place.startswith(("kernels/", "cost/", "probe/")):  # no recipe; and commands that start no run
+        # No recipe; and commands that start no run.
+        if place.startswith(("kernels/", "cost/", "probe/", "export/", "serve/", "serve_cli")):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):

@@ -53,6 +53,7 @@ class Engine:
         self, version: str, collator: Collator, tables: Tables, halves: Halves, *, deterministic: bool = False
     ) -> None:
         self.version, self.schema, self.deterministic = version, collator.schema, deterministic
+        self.max_length = collator.max_length  # newest events that are read of a sequence; None: all
         self._collator, self.tables, self.halves = collator, tables, halves
         config = halves.ranker.config.tokens
         self._encoder = Encoder(version, collator, tables, halves, BucketEnds(config.time_buckets), CPU)

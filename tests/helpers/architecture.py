@@ -43,8 +43,10 @@ class Source:
 
     @property
     def part(self) -> str:
-        """The entry of RULES that holds for the file: dist_rec, or dist_rec.<next name>."""
-        return ".".join(self.module.split(".")[:2])
+        """The entry of RULES that holds for the file: dist_rec.<next name>.<next name> where there is one, else
+        dist_rec, or dist_rec.<next name>."""
+        names = self.module.split(".")
+        return inner if (inner := ".".join(names[:3])) in RULES else ".".join(names[:2])
 
     @cached_property
     def tree(self) -> ast.Module:

@@ -107,6 +107,27 @@ RULES = {
         project=("dist_rec.common", "dist_rec.config", "dist_rec.data", "dist_rec.embedding", "dist_rec.training"),
         others=("numpy", "pyarrow", "pydantic", "rich", "torch", "torchdata"),
     ),
+    "dist_rec.export": Rule(
+        project=(
+            *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.data", "dist_rec.models.config"),
+            *("dist_rec.embedding.rows", "dist_rec.predict", "dist_rec.serve", "dist_rec.training"),
+        ),
+        others=("numpy", "pyarrow", "safetensors", "torch"),
+        never=("dist_rec.serve.server",),
+    ),
+    # What runs where nothing of the trainer is installed.
+    "dist_rec.serve": Rule(
+        project=(
+            *("dist_rec.common", "dist_rec.config", "dist_rec.data", "dist_rec.models", "dist_rec.kernels"),
+            *("dist_rec.predict.columns", "dist_rec.predict.rows"),
+        ),
+        others=("numpy", "pyarrow", "pydantic", "safetensors", "torch", "redis"),
+        never=("dist_rec.serve.server", "torch.distributed"),
+    ),
+    "dist_rec.serve.server": Rule(
+        project=("dist_rec.common", "dist_rec.data.columns", "dist_rec.serve"),
+        others=("fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic", "pydantic_core", "torch"),
+    ),
     "dist_rec.door": Rule(
         project=(
             *("dist_rec.common.strict", "dist_rec.config", "dist_rec.registry", "dist_rec.data", "dist_rec.embedding"),
@@ -122,12 +143,16 @@ RULES = {
         project=(
             *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.door", "dist_rec.doctor"),
             *("dist_rec.cost", "dist_rec.data", "dist_rec.predict", "dist_rec.probe", "dist_rec.runs"),
-            *("dist_rec.training", "dist_rec.data_cli", "dist_rec.distill_cli"),
+            *("dist_rec.training", "dist_rec.data_cli", "dist_rec.distill_cli", "dist_rec.serve_cli"),
         ),
         others=("typer", "rich"),
     ),
     "dist_rec.data_cli": Rule(
         project=("dist_rec.common", "dist_rec.data", "dist_rec.registry"), others=("typer", "rich")
+    ),
+    "dist_rec.serve_cli": Rule(
+        project=("dist_rec.common", "dist_rec.config", "dist_rec.data_cli", "dist_rec.export", "dist_rec.serve"),
+        others=("typer",),
     ),
     "dist_rec.distill_cli": Rule(
         project=("dist_rec.common", "dist_rec.config", "dist_rec.training"), others=("typer",)

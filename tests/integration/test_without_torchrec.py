@@ -15,6 +15,7 @@ ABSENT = (
     *("torchrec", "fbgemm_gpu", "triton", "torchdata", "torchmetrics", "tensordict", "iopath", "pyre_extensions"),
     *("duckdb", "matplotlib", "tensorboard", "rich", "typer", "pandas", "scipy", "sklearn"),
 )
+OF_SERVERS = ("fastapi", "starlette", "uvicorn", "prometheus_client", "redis")
 DATA = (
     *("attribute_store", "attributes", "batch", "collate", "columns", "dedup", "host_batch", "joined", "kinds"),
     *("later", "layout", "lengths", "ngram.counts", "ngram.device", "ngram.host", "numbers", "owners", "read_lists"),
@@ -36,30 +37,40 @@ def _served() -> list[str]:
     found = ["dist_rec", "dist_rec.config", "dist_rec.embedding.tables", "dist_rec.embedding.ngram_fusion"]
     found += ["dist_rec.predict.columns", "dist_rec.predict.rows", *(f"dist_rec.data.{name}" for name in DATA)]
     found += [f"dist_rec.kernels.{place.parent.name}" for place in sorted(ROOT.glob("kernels/*/__init__.py"))]
+    found += [name for name in _modules("serve") if not name.startswith("dist_rec.serve.server")]
     return found + [name for name in _modules("models") if name not in OF_TRAINING]
 
 
-def _run(code: str) -> str:
+def _run(code: str, absent: tuple[str, ...] = (*ABSENT, *OF_SERVERS)) -> str:
     """In a process without the packages."""
     threads = torch.get_num_threads()  # how sums are cut depends on it
-    start = f"from tests.helpers.absent import hide\nhide({ABSENT!r})\nimport torch\ntorch.set_num_threads({threads})\n"
+    start = f"from tests.helpers.absent import hide\nhide({absent!r})\nimport torch\ntorch.set_num_threads({threads})\n"
     command = [sys.executable, "-W", "ignore", "-c", start + code]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.strip()
 
 
-def test_what_serves_a_model_imports() -> None:
-    code = (
+def _imports(names: list[str]) -> str:
+    """A program that prints which of the modules cannot be imported, and where."""
+    return (
         "import traceback, sys\nfrom importlib import import_module\n"
-        f"for name in {_served()!r}:\n"
+        f"for name in {names!r}:\n"
         "    try:\n        import_module(name)\n"
         "    except ImportError as error:\n"
         "        frames = traceback.extract_tb(error.__traceback__)\n"
         "        places = [of for of in frames if 'dist_rec' in of.filename or 'kernels' in of.filename]\n"
         "        print(f'{name}: {error}, in {places[-1].filename}:{places[-1].lineno}' if places else error)\n"
     )
-    assert not (found := _run(code)), found
+
+
+def test_what_serves_a_model_imports() -> None:
+    assert not (found := _run(_imports(_served()))), found
+
+
+def test_a_server_imports_without_the_trainer() -> None:
+    pytest.importorskip("fastapi")
+    assert not (found := _run(_imports(_modules("serve")), ABSENT)), found
 
 
 def test_an_absent_package_is_named() -> None:
