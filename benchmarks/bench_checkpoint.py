@@ -7,23 +7,15 @@ processes twice a minute, ends it with SIGUSR1, and prints the page."""
 
 import argparse
 import itertools
-import json
-import os
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.checkpoint.watch import Held, family, look
+from benchmarks.checkpoint.job import RECIPE, Moments, run_job
+from benchmarks.checkpoint.watch import Held
 from dist_rec.common.provenance import provenance_lines
 
-ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "launch" / "recipes" / "quickstart.yaml"
-LOOKS_PER_MINUTE = 2
 STEPS_TO_MEASURE = 60
 
 
@@ -38,12 +30,11 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         recipe = [str(options.recipe), *options.overrides]
-        moments = _run(recipe, Path(place) / "short", [f"run.max_steps={STEPS_TO_MEASURE}"], None, options.ranks)[0][
-            "steps"
-        ]
+        short = [f"run.max_steps={STEPS_TO_MEASURE}"]
+        moments = run_job(recipe, Path(place) / "short", short, None, options.ranks)[0]["steps"]
         every = max(1, round(options.every * (len(moments) - 11) / (moments[-1] - moments[10])))
         more = [f"checkpoint.every_steps={every}", "checkpoint.asynchronous=true", "checkpoint.keep_last=2"]
-        found, held, left = _run(
+        found, held, left = run_job(
             recipe, Path(place) / "long", [*more, "run.epochs=100000"], options.minutes, options.ranks
         )
     head = ["# Checkpoints while training goes on", "", *provenance_lines(), ""]
@@ -53,64 +44,7 @@ def main() -> None:
         options.out.write_text(text)
 
 
-def _run(
-    recipe: list[str], place: Path, more: list[str], minutes: float | None, ranks: int
-) -> tuple[dict[str, list], list[Held], list[str]]:
-    """Moments of rank 0, what the processes held, and what was left when they had ended."""
-    place.mkdir()
-    path, *overrides = recipe
-    fixed = [
-        f"run.out={place}",
-        "run.log_every=1000",
-        "data.valid=[]",
-        "data.test=[]",
-        "checkpoint.at_end=false",
-        *more,
-    ]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [
-        *launcher,
-        "-m",
-        "benchmarks.checkpoint.rank",
-        str(place / "moments.json"),
-        path,
-        *overrides,
-        *fixed,
-        *more,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    shared = {path.name for path in Path("/dev/shm").iterdir()}
-    job = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
-    began, held = time.monotonic(), list[Held]()
-    while job.poll() is None and (minutes is None or time.monotonic() - began < 60 * minutes):
-        if minutes is not None:
-            held.append(look(job.pid, began))
-        time.sleep(60 / LOOKS_PER_MINUTE if minutes is not None else 0.2)
-    members = family(job.pid)
-    for process in members:
-        variables = _environment(process)
-        if "RANK=0" in variables:
-            os.kill(process, signal.SIGUSR1)
-    if job.wait() != 0:
-        raise SystemExit(f"the run ended with code {job.returncode}")
-    left = [str(process) for process in members if Path(f"/proc/{process}").exists()]
-    left += [path.name for path in Path("/dev/shm").iterdir() if path.name not in shared]
-    left += [str(path) for path in place.rglob(".half-*")]
-    return json.loads((place / "moments.json").read_text()), held, left
-
-
-def _environment(process: int) -> list[str]:
-    """Of a rank itself, not of its reader workers, which inherit it."""
-    try:
-        words = Path(f"/proc/{process}/environ").read_text().split("\0")
-        parent = int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        own = Path(f"/proc/{parent}/environ").read_text().split("\0")
-    except OSError:
-        return []
-    return [] if "RANK=0" in own else words
-
-
-def _page(found: dict[str, list], held: list[Held], left: list[str], every: int) -> Iterator[str]:
+def _page(found: Moments, held: list[Held], left: list[str], every: int) -> Iterator[str]:
     steps, saves = found["steps"], found["saves"]
     pairs = list(itertools.pairwise(steps))[10:]
     during = [b - a for a, b in pairs if any(a < end and b > began for began, end in saves)]

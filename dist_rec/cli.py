@@ -55,10 +55,10 @@ def train(
     """Train by a recipe, on every rank that torchrun started (or on one)."""
     from dist_rec.config import load_config
 
-    if init_from is not None and resume is not None:
+    if init_from is not None and resume not in (None, "auto"):  # with auto there may be nothing to go on from yet
         raise typer.BadParameter(
-            f"expected either --init-from, which starts a new run, or --resume, which goes on with one and has its "
-            f"weights, got --init-from {init_from} and --resume {resume}"
+            f"expected either --init-from, which starts a new run, or --resume with a checkpoint, which has the run's "
+            f"own weights, or --resume auto; got --init-from {init_from} and --resume {resume}"
         )
     started = [] if init_from is None else [f"init.checkpoint={json.dumps(init_from)}"]
     config = load_config(recipe, [*(["run.trace_steps=4"] if trace else []), *(overrides or []), *started])

@@ -34,7 +34,7 @@ class CheckpointConfig(Strict):
     asynchronous: bool = Field(
         default=False,
         description="Train on while a checkpoint of every_steps is written, from a copy in host memory, which takes as "
-        "much as this rank's tables, weights and optimizer state.",
+        "much as this rank's tables, weights and optimizer state, from the first checkpoint to the end.",
     )
     keep_last: Size | None = Field(
         default=None,

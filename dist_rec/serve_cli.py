@@ -25,6 +25,10 @@ def export(
     tables: Annotated[
         Literal["fp32", "fp16", "int8", "int4"], typer.Option(help="How rows of tables are stored.")
     ] = "fp32",
+    programs: Annotated[
+        str,
+        typer.Option(help="Programs of the dense part, with commas: torch (torch.export), aot, onnx; or none."),
+    ] = "torch",
     delta: Annotated[
         Path | None,
         typer.Option(help="Export of earlier weights: write only what has changed since, for a server that has it."),
@@ -40,9 +44,12 @@ def export(
     config = load_config(recipe, overrides)
     setup_logging(0)  # first: libraries warn when they are imported
 
+    from dist_rec.export.program_files import kinds_of
     from dist_rec.export.write import Wanted, export_model
 
-    for line in export_model(config, checkpoint, Wanted(out, data, tables, delta)):
+    kinds = tuple(each.strip() for each in programs.split(",")) if programs != "none" else ()
+    wanted = Wanted(out, data, tables, delta, kinds_of(kinds))
+    for line in export_model(config, checkpoint, wanted):
         typer.echo(line)
 
 

@@ -183,8 +183,9 @@ def test_a_new_run_starts_from_weights_and_does_not_go_on(recipe: Path, tmp_path
     assert said.code == 0 and "starts from" in said.out and "after step 3" in said.out
     kept = load_config(tmp_path / "tiny-2" / "recipe.yaml").init
     assert kept is not None and kept.checkpoint == str(last)
-    said = dist_rec("train", recipe, "--init-from", last, "--resume", "auto")
+    said = dist_rec("train", recipe, "--init-from", last, "--resume", last)
     assert said.code == 2 and "--resume" in said.err
+    assert dist_rec("train", recipe, "--init-from", last, "--set", "run.name=warm", "--resume", "auto").code == 0
     assert dist_rec("train", recipe, "--init-from", tmp_path / "nowhere", "--check-only").code == 2
 
 

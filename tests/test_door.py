@@ -170,7 +170,6 @@ NOT_AT_DOOR: dict[str, str] = {
     "training/manifest.py::read": DAMAGE,
     "training/manifest.py::check_sizes": DAMAGE,
     "training/manifest.py::check_sums": "all ranks read the files of a checkpoint, each a share",
-    "training/about.py::read": "damage of a file in the folder of a run: tests/training/test_about.py",
     "training/result.py::read": "damage of a file in the folder of a run: tests/training/test_result.py",
     "training/setup.py::_resume": "the steps of a run depend on the number of ranks",
     "distill/check.py::check_copy": "the steps of a run depend on the number of ranks",

@@ -32,9 +32,9 @@ def main(out: Path, recipe: str, overrides: list[str]) -> None:
         saves.append((began, time.perf_counter()))
 
     class TimedThroughput(loop.Throughput):
-        def add(self, *arguments: Any) -> None:
+        def add(self, loss: Any, size: Any, signals: Any) -> None:
             steps.append(time.perf_counter())
-            super().add(*arguments)
+            super().add(loss, size, signals)
 
     writer.write_checkpoint, loop.Throughput = timed_write, TimedThroughput
     setup_logging(1)  # warnings alone

@@ -59,7 +59,9 @@ class Lengths:
     @cached_property
     def total(self) -> int:
         """N"""
-        return int(self.host.sum())
+        total: Any = self.host.sum()
+        symbol: Any = total if isinstance(total, torch.SymInt) else None  # of torch.export, which it stays
+        return int(total) if symbol is None else symbol
 
     @cached_property
     def longest(self) -> int:

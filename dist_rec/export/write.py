@@ -15,6 +15,7 @@ from dist_rec.config import Config
 from dist_rec.data.attribute_store import FOLDER as ATTRIBUTES
 from dist_rec.data.schema import Schema
 from dist_rec.export.changes import keep_changes
+from dist_rec.export.program_files import Kind, write_programs
 from dist_rec.export.read_checkpoint import Weights
 from dist_rec.export.requests import as_asked, first_requests
 from dist_rec.predict.columns import LOGIT
@@ -35,6 +36,7 @@ class Wanted:
     """- `out`: folder of the export, new or an earlier one
     - `data`: folder of requests for the reference; None: the recipe's test split, or that of validation
     - `tables`: how rows are stored, which is a loss for all but fp32
+    - `programs`: kinds of programs (program_files.py), where the model can be one
     - `base`: an export of earlier weights; then only what has changed since is written, a delta (serve/delta.py), and
       rows are stored as there
     """
@@ -43,6 +45,7 @@ class Wanted:
     data: Path | None = None
     tables: Stored = "fp32"
     base: Path | None = None
+    programs: tuple[Kind, ...] = ("torch",)
 
 
 def export_model(config: Config, checkpoint: Path, wanted: Wanted) -> list[str]:
@@ -58,7 +61,7 @@ def export_model(config: Config, checkpoint: Path, wanted: Wanted) -> list[str]:
     if config.data.filter is not None and config.data.filter.evaluation == "filtered":
         raise ConfigError(
             "data.filter.evaluation: an export scores all events, this recipe's model is judged on filtered ones; "
-            "expected unfiltered, or a recipe without data.filter"
+            "expected as_is, or a recipe without data.filter"
         )
     check_replaceable(wanted.out, KIND)
     before = None
@@ -74,7 +77,7 @@ def export_model(config: Config, checkpoint: Path, wanted: Wanted) -> list[str]:
     half = Path(tempfile.mkdtemp(prefix=f".half-{wanted.out.name}-", dir=wanted.out.parent))
     try:
         half.chmod(0o755)
-        lost = _write(config, checkpoint, trained, wanted, half)
+        lost, programs = _write(config, checkpoint, trained, wanted, half)
         if wanted.base is not None:
             keep_changes(half, wanted.base)
         manifest = Manifest.read(checkpoint)
@@ -97,11 +100,12 @@ def export_model(config: Config, checkpoint: Path, wanted: Wanted) -> list[str]:
     return [
         f"{wanted.out}: version {export.version}, {size / 2**20:.1f} MiB, tables in {wanted.tables}{what}",
         f"farthest logit from the trainer's: {lost:.2e}",
+        programs,
     ]
 
 
-def _write(config: Config, checkpoint: Path, trained: Schema, wanted: Wanted, folder: Path) -> float:
-    """Everything but the manifest. Returns how far the farthest logit is from the trainer's."""
+def _write(config: Config, checkpoint: Path, trained: Schema, wanted: Wanted, folder: Path) -> tuple[float, str]:
+    """Everything but the manifest. Returns how far the farthest logit is from the trainer's, and a line of programs."""
     served, weights = serving_schema(trained), Weights.of(checkpoint)
     used = set(served.layout.tables.values())
     tables = {name: weights.write_table(name, wanted.tables, folder) for name in weights.tables if name in used}
@@ -128,10 +132,12 @@ def _write(config: Config, checkpoint: Path, trained: Schema, wanted: Wanted, fo
         found.column(f"{LOGIT}.{task}").combine_chunks().flatten().to_numpy() for task in served.candidate.labels
     ]
     trainer = torch.stack([torch.from_numpy(column.copy()) for column in columns], dim=1)
-    exported = build_engine(folder, "", made, "fp32", deterministic=False).score_whole(asked).logits
+    engine = build_engine(folder, "", made, "fp32", deterministic=False)
+    exported = engine.score_whole(asked).logits
     reference = Reference(requests=as_requests(asked), trainer=trainer.tolist(), exported=exported.tolist())
     reference.write(folder)
-    return reference.lost
+    told = "no programs" if not wanted.programs else write_programs(engine, asked, folder, wanted.programs)
+    return reference.lost, told
 
 
 def _data_of(config: Config, wanted: Wanted) -> Path:

@@ -6,6 +6,7 @@ Legend: B requests, C candidates, N events of one sequence, M groups of events (
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,9 +51,19 @@ class Halves:
 
     def pools(self, rows: Rows, batch: SequenceBatch) -> Rows:
         """(B, D) of every sequence, where the model reads its pooled mean."""
+        return {name: self.pool(name, rows, batch) for name in self.ranker.pools}
+
+    def pool(self, name: str, rows: Rows, batch: SequenceBatch) -> Tensor:
+        """(B, D) of one sequence."""
         device, requests = batch.grouping_key.device, len(batch.grouping_key)
-        one = CandidateView(torch.empty(requests, 0), None, Lengths.of([1] * requests, device), None)
-        return {name: self.ranker.pool(name, rows, batch, one) for name in self.ranker.pools}
+        ones = Lengths(torch.ones(requests, dtype=torch.int32, device=device), np.ones(requests, np.int32))
+        one = CandidateView(torch.empty(requests, 0), None, ones, None)
+        return self.ranker.pool(name, rows, batch, one)
+
+    def row_width(self, owner: str) -> int:
+        """Of the rows of all fields of a sequence, of a candidate or of the context side by side."""
+        layout = self.ranker.schema.layout
+        return sum(self.ranker.table_dims[layout.tables[key]] for key in layout.owners[owner].keys)
 
     def encode(self, name: str, states: EventStates, groups: Lengths, device: torch.device) -> dict[str, Jagged]:
         """What scores need of a sequence beside its kept states; `groups` of the requests."""

@@ -47,7 +47,7 @@ class Ranker(nn.Module):
     def __init__(self, schema: Schema, config: ModelConfig, table_dims: dict[str, int]) -> None:
         super().__init__()
         self.schema, self.config, self.options = schema, config, config.resolved_options()
-        layout = schema.layout
+        layout, self.table_dims = schema.layout, dict(table_dims)
         self.candidate_set = layout.owners["candidate"].name
         self.sequence_sets = {sequence.name: layout.owners[sequence.name].name for sequence in schema.sequences}
         self.candidate_dynamic = nn.ModuleDict(
@@ -232,7 +232,10 @@ class Ranker(nn.Module):
     def _cast(self, part: str, device: torch.device, weights: HalfWeights | None = None) -> Iterator[None]:
         half = self._is_half(part, device)
         with (
-            torch.autocast(device.type, dtype=torch.bfloat16, enabled=half),
+            # Where there is none to end, none is begun: a program of torch.export would keep it.
+            torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
+            if half or torch.is_autocast_enabled(device.type)
+            else nullcontext(),
             weights.used(torch.bfloat16) if half and weights is not None else nullcontext(),
         ):
             yield

@@ -6,7 +6,7 @@ A part is written under a hidden name, flushed to the disk and renamed; then its
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from dist_rec.data.errors import DataError, reading
 from dist_rec.data.writer import staged_file
 from dist_rec.predict.columns import PROBABILITY
 from dist_rec.predict.job import MANIFEST, Job, Part, Prediction, to_disk
+from dist_rec.training.together import from_all
 
 PROGRESS, LOCK = ".progress", "lock"
 BYTES_AT_ONCE = 16 << 20  # of a row group of the result, before it is compressed
@@ -67,14 +68,22 @@ def part_name(part: int) -> str:
 
 
 @contextmanager
-def locked(out: Path, *, is_main: bool) -> Iterator[None]:
+def locked(out: Path, group: dist.ProcessGroup | None = None) -> Iterator[None]:
     """Makes the folder; rank 0 sees to it that no other job writes there. The system gives the lock back if the process
-    is killed.
+    is killed. Without `group` the process is a job by itself. Comm: one all-gather.
 
-    Raises DataError if another job does, OSError if it cannot be made."""
-    if not is_main:
+    Raises, on all ranks, DataError if another job does, OSError if it cannot be made."""
+    with ExitStack() as stack:
+        if group is None:
+            stack.enter_context(_locked(out))
+        else:
+            is_main = dist.get_rank(group) == 0
+            from_all(lambda: stack.enter_context(_locked(out)) if is_main else None, group)
         yield
-        return
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
     with writing(out):
         (out / PROGRESS).mkdir(parents=True, exist_ok=True)
         lock = (out / PROGRESS / LOCK).open("w")

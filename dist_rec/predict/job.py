@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from dist_rec.common.json_file import read_json
 from dist_rec.common.provenance import versions
 from dist_rec.common.stored_file import StoredFile
 from dist_rec.common.strict import ConfigError
@@ -112,15 +113,7 @@ class Prediction(BaseModel):
     @classmethod
     def read(cls, folder: Path) -> "Prediction | None":
         """None if there is none. Raises DataError if it is damaged."""
-        path = folder / MANIFEST
-        if not path.is_file():
-            return None
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            raise DataError(f"{path}: damaged: {place}: {first['msg']}; name another folder (--out)") from None
+        return read_json(folder / MANIFEST, cls, lambda told: DataError(f"{told}; name another folder (--out)"))
 
     def write(self, folder: Path) -> None:
         with staged_file(folder / MANIFEST) as temporary:

@@ -30,6 +30,7 @@ from dist_rec.training.evaluate import served_schema
 from dist_rec.training.manifest import Manifest, check_sums
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.splits import open_split, reader_workers
+from dist_rec.training.together import from_all
 
 SAY_EVERY_S = 30.0  # without a terminal
 
@@ -79,8 +80,7 @@ def predict_files(
         data = sums_of(list(files_read(config, reader)), wanted.data, ranks.host_group)
     options = options_of(wanted.more, parts, schema)
     job = Job.of(config, checkpoint, data, options, ranks.device.type)
-    with locked(wanted.out, is_main=ranks.is_main):
-        ranks.barrier()
+    with locked(wanted.out, ranks.host_group):
         # Again, now that no other job writes: one may have begun or ended here while the sums were taken.
         before = check_out(wanted.out, wanted.data)
         if before is not None:
@@ -91,10 +91,7 @@ def predict_files(
             if ranks.is_main:
                 complete(wanted.out, job, there.values())
             return [f"{wanted.out}: finished before; {_told(before)}; nothing to do"]
-        if ranks.is_main and before is None:
-            with writing(wanted.out):
-                Prediction.of(job).write(wanted.out)
-        ranks.barrier()
+        from_all(lambda: _begin(wanted.out, job) if ranks.is_main and before is None else None, ranks.host_group)
         began = time.perf_counter()
         work = _Work(config, schema, checkpoint, reader, wanted, job)
         made = work.do(parts, missing, ranks, console or Console())
@@ -111,6 +108,11 @@ def predict_files(
     if whole.nonfinite:
         lines.append(f"{whole.nonfinite:,} candidates have a probability that is not finite")
     return lines
+
+
+def _begin(out: Path, job: Job) -> None:
+    with writing(out):
+        Prediction.of(job).write(out)
 
 
 def _told(of: Prediction) -> str:

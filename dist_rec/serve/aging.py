@@ -22,15 +22,15 @@ class BucketEnds:
         if len(ages) == 0:
             return FOREVER
         bucket = time_bucket(ages, self.buckets)
-        last = (bucket == self.buckets - 1) | (ages == MOST_AGE)
-        left = torch.where(last, FOREVER, self.next[bucket.long()] - ages)
+        ends = self.next[bucket.long()]
+        left = torch.where((ends == FOREVER) | (ages == MOST_AGE), FOREVER, ends - ages)
         return int(left.min())
 
     def _first(self, about: int, bucket: int) -> int:
         """The first age in `bucket` or a later one; near powers of two, where fp32 rounds, it is tried."""
-        if bucket >= self.buckets or about >= MOST_AGE:
+        if bucket >= self.buckets or about > MOST_AGE:
             return FOREVER
         reach = 2 + about // 2**20  # of the rounding of a large age to fp32
-        ages = torch.arange(max(about - reach, 0), about + reach + 1)
+        ages = torch.arange(max(about - reach, 0), min(about + reach, MOST_AGE) + 1)
         inside = time_bucket(ages.int(), self.buckets) >= bucket
         return int(ages[inside][0])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dist_rec.data.collate import Collator
 from dist_rec.data.columns import CANDIDATE, Ints, ragged_values
+from dist_rec.data.host_batch import HostBatch
 from dist_rec.models.halves import Halves
 from dist_rec.models.protocol import SequenceModel
 from dist_rec.serve.aging import BucketEnds
@@ -53,7 +54,7 @@ class Engine:
     ) -> None:
         self.version, self.schema, self.deterministic = version, collator.schema, deterministic
         self.max_length = collator.max_length  # newest events that are read of a sequence; None: all
-        self._collator, self.tables, self._halves = collator, tables, halves
+        self._collator, self.tables, self.halves = collator, tables, halves
         config = halves.ranker.config.tokens
         self._encoder = Encoder(version, collator, tables, halves, BucketEnds(config.time_buckets), CPU)
         grams = [of.spec for of in self.schema.layout.candidate_ngrams.values()]
@@ -106,10 +107,14 @@ class Engine:
             return Scores(torch.cat(each), lengths)
         return Scores(self._logits(states, requests), lengths)
 
+    def collate(self, requests: pa.Table) -> HostBatch:
+        """The batch of whole requests, as the trainer's reader makes it."""
+        return self._collator(requests)
+
     @property
     def body(self) -> SequenceModel:
         """What the recipe calls the model."""
-        return self._halves.ranker.body
+        return self.halves.ranker.body
 
     def score_whole(self, requests: pa.Table) -> Scores:
         """Without states from before: `encode`, then `score`."""
@@ -127,15 +132,15 @@ class Engine:
             columns |= {name: events.column(name) for name in events.column_names}
         host = self._collator(filled(columns, len(states), self.schema))
         batch = host.without_lookup(CPU)
-        rows = self._halves.rows(self.tables.rows(host.ids_of), batch)
+        rows = self.halves.rows(self.tables.rows(host.ids_of), batch)
         kept, lengths, pools = {}, {}, {}
         for of in self.schema.sequences:
             name = of.name
-            kept[name], lengths[name] = joined_states(states, name, self._halves.ranker.body.group_size(name))
+            kept[name], lengths[name] = joined_states(states, name, self.halves.ranker.body.group_size(name))
             own = [state.sequences[name].pool for state in states]
             if own[0] is not None:
                 pools[name] = torch.stack([pool for pool in own if pool is not None])
-        return self._halves.score(rows, batch, kept, lengths, pools)
+        return self.halves.score(rows, batch, kept, lengths, pools)
 
     def _at(self, events: pa.Table, times: Sequence[int]) -> pa.Table:
         name = self.schema.request.time

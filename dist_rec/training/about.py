@@ -7,8 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from dist_rec.common.json_file import read_json
 from dist_rec.common.strict import ConfigError
 from dist_rec.training.interrupt import Interrupted
 from dist_rec.training.listener import Ending, Listeners
@@ -52,15 +53,7 @@ class About(BaseModel):
     @classmethod
     def read(cls, folder: Path) -> "About | None":
         """None of a run that has no such file. Raises ConfigError for a file that is damaged."""
-        path = folder / ABOUT
-        if not path.is_file():
-            return None
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            raise ConfigError(f"{path}: damaged: {place}: {first['msg']}") from None
+        return read_json(folder / ABOUT, cls, ConfigError)
 
     def write(self, folder: Path) -> None:
         partial = folder / f".{ABOUT}"

@@ -22,8 +22,11 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from torch import nn
+from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.planner import SavePlanner
 
 from dist_rec.common.made import mark, replace
+from dist_rec.common.stored_file import StoredFile
 from dist_rec.common.strict import ConfigError
 from dist_rec.data.position import DataPosition
 from dist_rec.embedding.dynamic_state import load_steps, state_of
@@ -35,6 +38,7 @@ from dist_rec.training.manifest import Manifest, check_sizes, sums_by_all
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.safe_load import INDEX, SafeReader, TensorsOnly, read_index
 from dist_rec.training.selection import SelectionState
+from dist_rec.training.together import from_all
 
 KIND = "checkpoint"
 BEST, LAST = "best", "last"
@@ -86,9 +90,11 @@ def save_checkpoint(
     write_checkpoint(folder, Content(state_to_save(model, optimizer), **more), ranks.host_group)
 
 
-def write_checkpoint(folder: Path, content: Content, group: dist.ProcessGroup) -> None:
-    """Saves from all ranks of a gloo group; a checkpoint that is there is replaced. If saving fails on any rank, on a
-    full disk for example, nothing of it is left.
+def write_checkpoint(
+    folder: Path, content: Content, group: dist.ProcessGroup, planner: SavePlanner | None = None
+) -> None:
+    """Saves from all ranks of a gloo group, one tensor after the other; a checkpoint that is there is replaced. If
+    saving fails on any rank, on a full disk for example, nothing of it is left. `planner` of DCP, None for its own.
 
     Raises:
         NotOurs: if the folder is there and no unchanged checkpoint.
@@ -96,55 +102,71 @@ def write_checkpoint(folder: Path, content: Content, group: dist.ProcessGroup) -
     """
     rank = dist.get_rank(group)
     with _written(folder, group) as temporary:
-        dcp.save(content.state, checkpoint_id=temporary, process_group=group)
-        own = sorted(temporary.glob(f"__{rank}_*"))
-        if content.random is not None:
-            own.append(_random_file(temporary, rank, dist.get_world_size(group)))
-            own[-1].write_text(json.dumps(content.random))
-        if rank == 0:
-            if content.position is not None:
-                (temporary / POSITION).write_text(json.dumps(content.position.model_dump()) + "\n")
-            if content.made is not None:
-                content.made.write(temporary)
-            own += [path for path in sorted(temporary.iterdir()) if path.name in (INDEX, POSITION, MADE_WITH)]
-        files = sums_by_all(own, group)
-        if rank == 0:
-            step = 0 if content.made is None else content.made.step
-            requests = None if content.position is None else content.position.requests
-            Manifest.now(step, requests, files).write(temporary)
-            if content.best is not None:
-                content.best.rename(temporary / BEST)
+        # Tensors in host memory need no copies ahead, for which the planner would be asked for many at once.
+        files = None if planner is None else FileSystemWriter(temporary, per_thread_copy_ahead=0)
+        dcp.save(content.state, checkpoint_id=temporary, storage_writer=files, planner=planner, process_group=group)
+        own = from_all(lambda: _write_small(temporary, content, rank, dist.get_world_size(group)), group)[rank]
+        sums = sums_by_all(own, group)
+        from_all(lambda: _complete(temporary, content, sums) if rank == 0 else None, group)
+
+
+def _complete(temporary: Path, content: Content, sums: dict[str, StoredFile]) -> None:
+    step = 0 if content.made is None else content.made.step
+    requests = None if content.position is None else content.position.requests
+    Manifest.now(step, requests, sums).write(temporary)
+    if content.best is not None:
+        content.best.rename(temporary / BEST)
+
+
+def _write_small(temporary: Path, content: Content, rank: int, ranks: int) -> list[Path]:
+    """What a rank has beside tensors; all files that are there by this rank."""
+    own = sorted(temporary.glob(f"__{rank}_*"))
+    if content.random is not None:
+        own.append(_random_file(temporary, rank, ranks))
+        own[-1].write_text(json.dumps(content.random))
+    if rank == 0:
+        if content.position is not None:
+            (temporary / POSITION).write_text(json.dumps(content.position.model_dump()) + "\n")
+        if content.made is not None:
+            content.made.write(temporary)
+        own += [path for path in sorted(temporary.iterdir()) if path.name in (INDEX, POSITION, MADE_WITH)]
+    return own
 
 
 @contextmanager
 def _written(folder: Path, group: dist.ProcessGroup) -> Iterator[Path]:
     """A folder that all ranks write into, which becomes `folder` when all have done so and is removed when one has not.
+    The block fails on all ranks or on none.
 
-    Comm: one broadcast and two barriers."""
-    chosen: list[Any] = [None]
-    is_main = dist.get_rank(group) == 0
-    if is_main:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        chosen = [tempfile.mkdtemp(prefix=f"{HALF}{folder.name}-", dir=folder.parent)]
-        os.chmod(chosen[0], 0o755)
-    dist.broadcast_object_list(chosen, src=0, group=group)
-    temporary = Path(chosen[0])
+    Comm: two all-gathers."""
+    is_main, temporary = dist.get_rank(group) == 0, None
     try:
+        temporary = from_all(lambda: _half(folder) if is_main else Path(), group)[0]
         yield temporary
-        dist.barrier(group=group)
-        if is_main:
-            mark(temporary, KIND)
-            replace(folder, temporary, KIND)
-        dist.barrier(group=group)
+        from_all(lambda: _put(temporary, folder) if is_main else None, group)
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if (cause := first_failure(error)) is error:
-            raise
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        cause = first_failure(error)
         # Torch's writer of archives says of a full disk that its position is not what it should be.
         if isinstance(cause, OSError) or "inline_container" in str(cause):
             code = getattr(cause, "errno", None) or errno.ENOSPC
             raise OSError(code, f"the checkpoint could not be written: {os.strerror(code)}", str(folder)) from error
+        if cause is error:
+            raise
         raise cause from error
+
+
+def _put(temporary: Path, folder: Path) -> None:
+    mark(temporary, KIND)
+    replace(folder, temporary, KIND)
+
+
+def _half(folder: Path) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f"{HALF}{folder.name}-", dir=folder.parent))
+    made.chmod(0o755)
+    return made
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:

@@ -9,10 +9,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from dist_rec.common.json_file import read_json
 from dist_rec.common.stored_file import StoredFile
 from dist_rec.common.strict import ConfigError
+from dist_rec.training.together import from_all
 
 MANIFEST = "manifest.json"
 
@@ -42,17 +44,11 @@ class Manifest(BaseModel):
     def read(cls, checkpoint: Path) -> "Manifest":
         """Raises ConfigError if the folder has none, or one that is damaged."""
         path = checkpoint / MANIFEST
-        if not path.is_file():
+        if (found := read_json(path, cls, ConfigError)) is None:
             raise ConfigError(
                 f"{checkpoint}: not a checkpoint, or an incomplete one: it has no {MANIFEST}; expected a folder made "
                 "by checkpoint.every_steps"
             )
-        try:
-            found = cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            raise ConfigError(f"{path}: damaged: {place}: {first['msg']}") from None
         if found.sha256 != found._summed:
             raise ConfigError(f"{path}: damaged: its SHA-256 is {found._summed}, expected {found.sha256}")
         return found
@@ -69,9 +65,8 @@ class Manifest(BaseModel):
 def sums_by_all(own: Iterable[Path], group: dist.ProcessGroup) -> dict[str, StoredFile]:
     """The files of all ranks by name; `own` are those of this rank. Comm: one all-gather of sizes and sums.
 
-    Raises OSError."""
-    ranks: list[dict[str, StoredFile]] = [{} for _ in range(dist.get_world_size(group))]
-    dist.all_gather_object(ranks, {path.name: StoredFile.of(path) for path in own}, group=group)
+    Raises OSError, on all ranks if one cannot read its files."""
+    ranks = from_all(lambda: {path.name: StoredFile.of(path) for path in own}, group)
     return {name: of for files in ranks for name, of in files.items()}
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from dist_rec.config import CheckpointConfig
 from dist_rec.training.checkpoint import HALF, Content, copy_checkpoint, write_checkpoint
 from dist_rec.training.kept import thin
+from dist_rec.training.pace import Pace, PacedPlanner
 from dist_rec.training.ranks import Ranks
 
 SWITCH_S = 1e-4
@@ -30,7 +32,7 @@ class CheckpointWriter:
     def __init__(self, ranks: Ranks, config: CheckpointConfig) -> None:
         self._ranks, self._config = ranks, config
         self._group, self._thread = ranks.host_group, None
-        self._stager = BlockingAsyncStager(cache_staged_state_dict=torch.cuda.is_available())  # pinned, so kept
+        self._stager, self._pace = BlockingAsyncStager(cache_staged_state_dict=True), Pace()
         if config.asynchronous:
             group = dist.new_group(backend="gloo")
             assert isinstance(group, dist.ProcessGroup), "every rank is a member"
@@ -47,24 +49,35 @@ class CheckpointWriter:
         if self._thread is None:
             self._write(folder, content)
         else:
-            copied = replace(content, state=self._stager.stage(content.state))
+            copied = replace(content, state=self._copy(content.state))
+            self._pace.start()
             self._written = self._thread.submit(self._write, folder, copied)
 
     def wait(self) -> None:
         """Until the checkpoint that is being written is there. Raises what went wrong with it."""
         written, self._written = self._written, None
+        self._pace.hurry()
         if written is not None:
             written.result()
 
     def close(self) -> None:
         """Waits, without a word of what went wrong, and ends the thread."""
+        self._pace.hurry()
         if self._thread is not None:
             self._thread.shutdown()
+
+    def _copy(self, state: dict[str, Any]) -> dict[str, Any]:
+        """On the host, in memory that is kept for the next one: new pages cost more than the copy, and DCP's stager
+        copies tables twice to make room for them."""
+        if self._stager.state_dict_cache is None and not torch.cuda.is_available():  # there it pins its own
+            self._stager.state_dict_cache = BlockingAsyncStager().stage(state)
+        return self._stager.stage(state)
 
     def _write(self, folder: Path, content: Content) -> None:
         try:
             with _giving_way(self._thread is not None):
-                write_checkpoint(folder, content, self._group)
+                planner = None if self._thread is None else PacedPlanner(self._pace)
+                write_checkpoint(folder, content, self._group, planner)
             if self._ranks.is_main:
                 thin(folder.parent, self._config)
         finally:

@@ -4,9 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +12,9 @@ import yaml
 from torch import Tensor
 
 from dist_rec.training.report import config_yaml
+from tests.helpers.torchrun import ranks_of, start, wait_for_step
 from tests.training.runs import assert_same_weights, make_config, saved_weights, write_dataset
 
-ROOT = Path(__file__).parents[2]
 STEPS = 60
 CHANGES = {
     "run": {"epochs": 10, "eval_every": 20, "select_best": "auc"},
@@ -34,38 +31,6 @@ def _recipe(data: Path, out: Path, **more: object) -> Path:
     return out / "recipe.yaml"
 
 
-def _start(recipe: Path, *, restarts: int, ranks: int = 2, more: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    launcher = [sys.executable, str(ROOT / "launch" / "ranks.py"), "--standalone", "--nproc-per-node", str(ranks)]
-    command = [*launcher, "--max-restarts", str(restarts), "-m", "dist_rec.cli", "train", str(recipe), *more]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def _steps(log: Path) -> list[int]:
-    lines = log.read_text().splitlines() if log.exists() else []
-    return [json.loads(line)["step"] for line in lines if line.startswith('{"event": "train"') and line.endswith("}")]
-
-
-def _ranks_of(launcher: int) -> dict[int, int]:
-    """Process of every rank."""
-    found = {}
-    for status in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            variables = dict(part.split("=", 1) for part in status.read_text().split("\0") if "=" in part)
-            parent = int((status.parent / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        except (OSError, ValueError):
-            continue
-        if parent == launcher and "RANK" in variables:
-            found[int(variables["RANK"])] = int(status.parent.name)
-    return found
-
-
-def _wait_for_step(log: Path, step: int, job: subprocess.Popen[str]) -> None:
-    while (steps := _steps(log))[-1:] < [step] or not steps:
-        assert job.poll() is None, job.communicate()[0]
-        time.sleep(0.01)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data") / "tiny")
@@ -75,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
     """Weights at the end, and the log without what depends on time."""
     recipe = _recipe(data, tmp_path_factory.mktemp("out") / "whole")
-    job = _start(recipe, restarts=0)
+    job = start(recipe, restarts=0)
     said, _ = job.communicate()
     assert job.returncode == 0, said
     yield _ended(recipe)
@@ -92,9 +57,9 @@ def _killed(data: Path, out: Path, seed: int, undisturbed: tuple[dict[str, Tenso
     chance = random.Random(seed)
     recipe = _recipe(data, out)
     log = out / "tiny" / "metrics.jsonl"
-    job = _start(recipe, restarts=3, more=("--resume", "auto"))
-    _wait_for_step(log, chance.randrange(first, STEPS - 5), job)
-    os.kill(_ranks_of(job.pid)[chance.randrange(2)], signal.SIGKILL)
+    job = start(recipe, restarts=3, more=("--resume", "auto"))
+    wait_for_step(log, chance.randrange(first, STEPS - 5), job)
+    os.kill(ranks_of(job.pid)[chance.randrange(2)], signal.SIGKILL)
     said, _ = job.communicate()
     assert job.returncode == 0, said
     weights, told = _ended(recipe)
@@ -131,33 +96,33 @@ def test_a_signal_to_one_rank_saves_and_ends_all(
 ) -> None:
     recipe = _recipe(data, tmp_path / "asked")
     log = tmp_path / "asked" / "tiny" / "metrics.jsonl"
-    job = _start(recipe, restarts=0, more=("--resume", "auto"))
-    _wait_for_step(log, 10, job)
-    os.kill(_ranks_of(job.pid)[1], number)
+    job = start(recipe, restarts=0, more=("--resume", "auto"))
+    wait_for_step(log, 10, job)
+    os.kill(ranks_of(job.pid)[1], number)
     said, _ = job.communicate()
     assert job.returncode == 75, said
     assert f"resume with: --resume {tmp_path}/asked/tiny/checkpoints/step-" in said, said
-    job = _start(recipe, restarts=0, more=("--resume", "auto"))
+    job = start(recipe, restarts=0, more=("--resume", "auto"))
     said, _ = job.communicate()
     assert job.returncode == 0, said
     weights, told = _ended(recipe)
     assert told == undisturbed[1]
     assert_same_weights(weights, undisturbed[0])
-    job = _start(recipe, restarts=0, more=("--resume", "auto"))
+    job = start(recipe, restarts=0, more=("--resume", "auto"))
     said, _ = job.communicate()
     assert job.returncode == 0 and f"it has ended after step {STEPS}; nothing to do" in said
 
 
 def test_a_setting_that_changed_is_told_and_allowed_by_name(data: Path, tmp_path: Path) -> None:
     recipe = _recipe(data, tmp_path / "changed", run={"epochs": 2})
-    job = _start(recipe, restarts=0, ranks=1, more=("--resume", "auto"))
+    job = start(recipe, restarts=0, ranks=1, more=("--resume", "auto"))
     assert job.wait() == 0
     (tmp_path / "changed" / "tiny" / "result.json").unlink()
     tree = yaml.safe_load(recipe.read_text())
     recipe.write_text(yaml.safe_dump(tree | {"optim": tree["optim"] | {"lr": 0.02}}))
-    job = _start(recipe, restarts=0, ranks=1, more=("--resume", "auto"))
+    job = start(recipe, restarts=0, ranks=1, more=("--resume", "auto"))
     said, _ = job.communicate()
     assert job.returncode == 2 and "- optim.lr: 0.01\n+ optim.lr: 0.02" in said and "--allow optim.lr" in said
-    job = _start(recipe, restarts=0, ranks=1, more=("--resume", "auto", "--allow", "optim.lr"))
+    job = start(recipe, restarts=0, ranks=1, more=("--resume", "auto", "--allow", "optim.lr"))
     said, _ = job.communicate()
     assert job.returncode == 0, said

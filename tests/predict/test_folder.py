@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch.distributed as dist
 
 from dist_rec.config import Config
 from dist_rec.data.errors import DataError
@@ -35,7 +36,7 @@ def job(config: Config, last: Path) -> Job:
 @pytest.fixture
 def out(tmp_path: Path, job: Job) -> Iterator[Path]:
     folder = tmp_path / "out"
-    with locked(folder, is_main=True):
+    with locked(folder):
         Prediction.of(job).write(folder)
         yield folder
 
@@ -135,7 +136,7 @@ def test_the_end_removes_what_was_there_to_go_on(out: Path, job: Job) -> None:
 
 def _lock(out: Path) -> str:
     try:
-        with locked(out, is_main=True):
+        with locked(out):
             return ""
     except DataError as error:
         return str(error)
@@ -147,17 +148,31 @@ def test_two_jobs_do_not_write_one_folder(out: Path, tmp_path: Path) -> None:
     assert run_ranks(_lock, 1, tmp_path / "free") == [""]
 
 
+def _lock_together(out: Path) -> str:
+    try:
+        with locked(out, dist.group.WORLD):
+            return ""
+    except DataError as error:
+        return str(error)
+
+
+def test_every_rank_says_that_a_folder_is_taken(out: Path, tmp_path: Path) -> None:
+    said = run_ranks(_lock_together, 2, out)
+    assert said == [f"{out}: another process writes a prediction there now; wait for it, or end it"] * 2
+    assert run_ranks(_lock_together, 2, tmp_path / "free") == ["", ""]
+
+
 def test_a_lock_is_removed_when_it_is_closed_and_records_stay(tmp_path: Path) -> None:
-    with locked(tmp_path, is_main=True):
+    with locked(tmp_path):
         pass
     assert not (tmp_path / PROGRESS).exists()
-    with locked(tmp_path, is_main=True):
+    with locked(tmp_path):
         (tmp_path / PROGRESS / "part-00000.parquet.json").touch()
     assert [path.name for path in (tmp_path / PROGRESS).iterdir()] == ["part-00000.parquet.json"]
 
 
 def test_a_reader_process_that_outlives_its_rank_holds_no_lock(tmp_path: Path) -> None:
-    with locked(tmp_path, is_main=True):
+    with locked(tmp_path):
         reader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
         reader.start()
     try:

@@ -16,6 +16,7 @@ from dist_rec.common.made import NotOurs
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.position import DataPosition
+from dist_rec.training import checkpoint
 from dist_rec.training.checkpoint import (
     Position,
     check_resumable,
@@ -124,7 +125,7 @@ def test_a_save_that_fails_leaves_the_good_one(
     before = saved_state(tmp_path / "good")
     save = dcp.save
 
-    def broken(state: Any, *, checkpoint_id: Path, process_group: Any) -> None:
+    def broken(state: Any, *, checkpoint_id: Path, **_: Any) -> None:
         (checkpoint_id / "__0_0.distcp").write_bytes(b"half a file")
         raise OSError("No space left on device")
 
@@ -174,6 +175,34 @@ def _one_rank_cannot_write(data: Path, out: Path) -> str:
 
 def test_a_disk_that_is_full_on_one_rank_is_said_on_all(data: Path, tmp_path: Path) -> None:
     said = run_ranks(_one_rank_cannot_write, 2, data, tmp_path)
+    assert said == [f"{tmp_path / 'full'}: the checkpoint could not be written: No space left on device"] * 2
+    assert not list(tmp_path.iterdir())
+
+
+def _one_rank_cannot_write_the_rest(data: Path, out: Path, part: str, broken: int) -> str:
+    """`part` of what is written beside tensors."""
+    ranks = these_ranks()
+    model, _ = fresh(make_config(data, out), ranks)
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
+
+    if ranks.rank == broken:
+        setattr(checkpoint, part, full)
+    random = {"cpu": [ranks.rank]}
+    try:
+        save_checkpoint(out / "full", model, None, ranks, random=random)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return "saved"
+
+
+@pytest.mark.parametrize(
+    ("part", "broken"),
+    [("_half", 0), ("_random_file", 1), ("_random_file", 0), ("_complete", 0), ("replace", 0)],
+)
+def test_whatever_one_rank_cannot_write_is_said_on_all(data: Path, tmp_path: Path, part: str, broken: int) -> None:
+    said = run_ranks(_one_rank_cannot_write_the_rest, 2, data, tmp_path, part, broken)
     assert said == [f"{tmp_path / 'full'}: the checkpoint could not be written: No space left on device"] * 2
     assert not list(tmp_path.iterdir())
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from dist_rec.training.metrics import TaskMetrics
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.study import members, new_folder, run_study, summarize
 from tests.helpers.ranks import run_ranks
-from tests.training.runs import make_config, these_ranks
+from tests.training.runs import assert_same_weights, losses, make_config, run, saved_weights, these_ranks
 
 FOLDS = ["a", "b", "c", "d"]
 
@@ -190,6 +191,29 @@ def test_a_single_run_needs_no_summary(
     assert (folder / "report.md").is_file()
     assert not (folder / "summary.json").exists()
     assert "mean test AUC" not in capsys.readouterr().out
+
+
+def test_a_run_with_an_init_goes_on_from_its_own_checkpoint(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    """What it started from is not read again, and may be gone; before the first checkpoint it starts there anew."""
+    run(make_config(data, tmp_path), alone, "before")
+    init = {"init": {"checkpoint": str(tmp_path / "before" / "checkpoints" / "last")}}
+    config = make_config(data, tmp_path, checkpoint={"every_steps": 2}, **init)
+    place = run_study(config, alone, resume="auto").folder
+    expected, told = saved_weights(config, "tiny"), losses(config, "tiny")
+
+    (place / "result.json").unlink()  # killed after the first checkpoint
+    for name in ("step-4", "step-6", "last"):
+        shutil.rmtree(place / "checkpoints" / name)
+    shutil.rmtree(tmp_path / "before")
+    check_run(config, "auto")
+    run_study(config, alone, resume="auto")
+    assert_same_weights(saved_weights(config, "tiny"), expected)
+    assert losses(config, "tiny") == told
+
+    (place / "result.json").unlink()  # and before it
+    shutil.rmtree(place / "checkpoints")
+    with pytest.raises(ConfigError, match=r"before/checkpoints/last: not a checkpoint"):
+        check_run(config, "auto")
 
 
 def test_one_checkpoint_is_not_the_start_of_several_runs(data: Path, tmp_path: Path, alone: Ranks) -> None:

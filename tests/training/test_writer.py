@@ -72,6 +72,24 @@ def test_what_is_written_is_what_was_there_when_it_was_saved(
     saving.close()
 
 
+def test_a_checkpoint_keeps_what_it_was_when_the_next_is_copied(data: Path, tmp_path: Path, alone: Ranks) -> None:
+    """The copies of both share their memory."""
+    config = make_config(data, tmp_path, checkpoint={"asynchronous": True})
+    model, optimizer = fresh(config, alone)
+    at_once = CheckpointWriter(alone, config.checkpoint.model_copy(update={"asynchronous": False}))
+    beside = CheckpointWriter(alone, config.checkpoint)
+    for number in range(3):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1.0)
+        for name, of in (("at-once", at_once), ("beside", beside)):
+            of.write(tmp_path / f"{name}-{number}", Content(state_to_save(model, optimizer)))
+    beside.close()
+    for number in range(3):
+        both = (saved_state(tmp_path / f"{name}-{number}")["model"] for name in ("beside", "at-once"))
+        assert_same_weights(*both)
+
+
 def test_what_went_wrong_is_said_at_the_next_one(
     data: Path, tmp_path: Path, alone: Ranks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

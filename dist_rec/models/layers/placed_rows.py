@@ -46,7 +46,7 @@ class _PickedRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, places: Tensor) -> Tensor:
         ctx.save_for_backward(places)
-        ctx.count = len(rows)
+        ctx.count = rows.shape[0]  # not len(), which fixes a size that torch.export leaves open
         return rows.index_select(0, places)
 
     @staticmethod

@@ -41,6 +41,6 @@ class GlobalTokens(nn.Module):
                 assert view.context is not None
                 rows.append(view.of_request(project(view.context)))
             else:
-                rows.append(next(learned).expand(len(view.request), -1))
+                rows.append(next(learned).expand(view.counts.total, -1))
         dtype = rows[0].dtype
         return torch.stack([row.to(dtype) for row in rows], dim=1).flatten(0, 1)

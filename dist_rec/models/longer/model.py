@@ -170,7 +170,7 @@ class Longer(SequenceSummary):
         rotary = view.end(merged).tensor.repeat_interleave(m).float() if self.config.rotary else None
         parts = []
         if self.with_globals:
-            groups = score_groups(self.blocks, keys, self.globals(view), view, rotary)
+            groups = score_groups(self.blocks, keys, self.globals(view), m, view, rotary)
             parts.append(self.norm(groups).unflatten(0, (view.counts.total, m)).flatten(1))
         if self.sequence_mean:
             parts.append(visible_mean(states["last"].values, states["last"].lengths, view))

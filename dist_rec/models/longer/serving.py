@@ -46,12 +46,12 @@ def score_groups(
     blocks: Sequence[CrossCausalBlock],
     keys: Sequence[Jagged],
     groups: Tensor,
+    m: int,
     view: CandidateView,
     rotary: Tensor | None,
 ) -> Tensor:
     """The global rows (C * m, D) of every candidate through all layers; `keys` of the sequence in each of them, and
     `rotary` (C * m,) the place of each row."""
-    m = len(groups) // max(view.counts.total, 1)
     own = view.counts.times(m)
     # One candidate per request: then the plain causal mask suffices.
     counts = None if view.counts.longest <= 1 else view.counts.tensor
