@@ -109,8 +109,9 @@ RULES = {
     ),
     "dist_rec.export": Rule(
         project=(
-            *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.data", "dist_rec.models.config"),
-            *("dist_rec.embedding.rows", "dist_rec.predict", "dist_rec.serve", "dist_rec.training"),
+            *("dist_rec.common", "dist_rec.config", "dist_rec.registry", "dist_rec.data", "dist_rec.models"),
+            *("dist_rec.embedding.rows", "dist_rec.kernels", "dist_rec.predict", "dist_rec.serve"),
+            "dist_rec.training",
         ),
         others=("numpy", "pyarrow", "safetensors", "torch"),
         never=("dist_rec.serve.server",),
