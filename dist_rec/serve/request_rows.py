@@ -140,9 +140,7 @@ class RowReader:
             raise Refused("request", "an object with the columns of a request", sent)
         for name in sent:
             if name not in known:
-                raise Refused(
-                    _short(name) or "a name", f"one of {', '.join(known)}", "a name that the schema does not have"
-                )
+                raise Refused(_short(name), f"one of {', '.join(known)}", "a name that the schema does not have")
         for name in needed:
             if name not in sent:
                 raise Refused(name, "a value", "none")
@@ -178,7 +176,7 @@ def told(error: DataError) -> Refused:
 
 
 def _short(got: Any) -> str:
-    text = got if isinstance(got, str) else _kind(got)
+    text = (got or "an empty text") if isinstance(got, str) else _kind(got)
     return text if len(text) <= _MOST_TOLD else text[:_MOST_TOLD] + "..."
 
 

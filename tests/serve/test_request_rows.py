@@ -70,6 +70,8 @@ def test_events_without_a_request() -> None:
         ),
         ({"history.action": [[]]}, "history.action", "integers", "list"),
         ({"new_events": {}}, "new_events", "not both", "history.item beside it"),
+        ({"": 1}, "an empty text", "one of user, time", "a name"),
+        ({"candidate.item": ""}, "candidate.item", "a list", "an empty text"),
         ({"nmae": 1}, "nmae", "one of user, time", "a name"),
         ({"x" * 999: 1}, "x" * 200 + "...", "one of user, time", "a name"),
     ],
