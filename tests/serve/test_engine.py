@@ -40,6 +40,17 @@ def test_scores_are_the_trainers(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_requests_without_candidates_have_no_scores(model: str) -> None:
+    engine, _ = make_engine(model)
+    table = requests(2)
+    nothing = {name: [[]] * 2 for name in table.column_names if name.startswith("candidate.")}
+    for name, rows in nothing.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, name, pa.array(rows, table.schema.field(name).type))
+    assert engine.score_whole(table).logits.shape == (0, 2)
+
+
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("most", [None, 5])
 def test_appended_events_give_the_state_of_the_whole_history(model: str, most: int | None) -> None:
     engine, whole = make_engine(model, max_length=most)
