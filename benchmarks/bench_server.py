@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.ladder.cell import Cell
-from benchmarks.serve_load import Load, bodies_of, closed_loop, open_loop
+from benchmarks.serve_load import Connection, Load, bodies_of, closed_loop, open_loop
 from benchmarks.serving.forms import Forms
 from dist_rec.common.provenance import provenance_lines, versions
 from dist_rec.serve.folder import DENSE, MODEL, TABLES, Export, ModelFile, TableFile
@@ -51,22 +51,30 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|")
         for name, of in bodies.items():
             with served(export, kept=name == "kept") as url:
-                asyncio.run(closed_loop(url, bodies["whole"], 1, 0.05 * options.users))
+                asyncio.run(each_once(url, bodies["whole"]))
                 load = asyncio.run(closed_loop(url, of, options.connections, options.seconds))
                 most[name] = load.per_s
                 print(line(name, f"closed, {options.connections} connections", None, load), flush=True)
         for share in SHARES:
             for name, of in bodies.items():
                 with served(export, kept=name == "kept") as url:
-                    asyncio.run(closed_loop(url, bodies["whole"], 1, 0.05 * options.users))
+                    asyncio.run(each_once(url, bodies["whole"]))
                     rate = share * most["whole"]
                     load = asyncio.run(open_loop(url, of, rate, options.seconds))
                     print(line(name, f"open, {share:.0%} of whole", rate, load), flush=True)
         rate = 0.75 * most["kept"]
         with served(export, kept=True) as url:
-            asyncio.run(closed_loop(url, bodies["whole"], 1, 0.05 * options.users))
+            asyncio.run(each_once(url, bodies["whole"]))
             load = asyncio.run(open_loop(url, bodies["kept"], rate, options.seconds))
             print(line("kept", "open, 75% of kept", rate, load), flush=True)
+
+
+async def each_once(url: str, bodies: list[bytes]) -> None:
+    """After it, the server has every user."""
+    connection = Connection(url)
+    for body in bodies:
+        assert await connection.ask(body) == "200"
+    connection.close()
 
 
 def line(name: str, loop: str, rate: float | None, load: Load) -> str:
