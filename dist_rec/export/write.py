@@ -5,6 +5,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
@@ -131,7 +133,10 @@ def _write(config: Config, checkpoint: Path, trained: Schema, wanted: Wanted, fo
     columns = [
         found.column(f"{LOGIT}.{task}").combine_chunks().flatten().to_numpy() for task in served.candidate.labels
     ]
-    trainer = torch.stack([torch.from_numpy(column.copy()) for column in columns], dim=1)
+    trainer = torch.from_numpy(np.stack(columns, axis=1))
+    if asked.num_rows > REFERENCES:  # candidates that see a part of the events, each a request of its own
+        some = np.linspace(0, asked.num_rows - 1, REFERENCES).astype(np.int64)
+        asked, trainer = asked.take(pa.array(some)).combine_chunks(), trainer[torch.from_numpy(some)]
     engine = build_engine(folder, "", made, "fp32", deterministic=False)
     exported = engine.score_whole(asked).logits
     reference = Reference(requests=as_requests(asked), trainer=trainer.tolist(), exported=exported.tolist())
