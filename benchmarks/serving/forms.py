@@ -56,6 +56,7 @@ class Forms:
             data = Path(folder) / "data"
             write_data(cell, data)
             requests, schema = read_requests(cell, data, "train", cell.batch)
+            requests = _of_distinct_users(requests, schema)
             config = cell.recipe(data)
         torch.manual_seed(0)
         dims = table_dims(schema, config.embedding)
@@ -132,3 +133,10 @@ class Forms:
         ids = batch.features
         rows = {key: self.tables[of_keys[key]][ids[key].values()] for key in ids.keys()}  # noqa: SIM118 - no dict
         return {key: SimpleNamespace(values=lambda of=of: of) for key, of in rows.items()}
+
+
+def _of_distinct_users(requests: pa.Table, schema: Schema) -> pa.Table:
+    """A server keeps one state for each user."""
+    name = schema.request.grouping_key
+    place, kind = requests.schema.get_field_index(name), requests.schema.field(name).type
+    return requests.set_column(place, name, pa.array(range(requests.num_rows)).cast(kind))
