@@ -13,7 +13,10 @@ from tests.serve.engines import make_engine
 from tests.serve.exports import SCHEMA, make_requests
 
 
-@pytest.mark.parametrize("model", ["longer", "longer_rankmixer", "hyformer_each"])
+@pytest.mark.parametrize(
+    "model",
+    ["longer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("longer_rankmixer", "hyformer_each"))],
+)
 def test_saved_programs_give_the_scores_of_the_engine(model: str, tmp_path: Path) -> None:
     engine, _ = make_engine(model)
     table = make_table(make_requests(12, longest=20), SCHEMA)

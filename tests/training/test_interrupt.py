@@ -4,9 +4,11 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dist_rec.training import checkpoint
 from dist_rec.training.interrupt import EXIT, FILE, SIGNALS, Asked, Interrupted, exit_code, listening
 from dist_rec.training.kept import newest_first
 from dist_rec.training.loop import train_one
@@ -54,6 +56,36 @@ def test_a_run_that_is_asked_saves_and_goes_on_to_the_bit(data: Path, tmp_path: 
         train_one(config, alone, log, None, asked)
     assert ended.value.checkpoint == newest_first(tmp_path / "asked" / "checkpoints")[0]
     assert 0 < ended.value.step < 18
+    run(config, alone, "again", ended.value.checkpoint)
+    assert_same_weights(saved_weights(config, "again"), saved_weights(config, "whole"))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_signal_in_the_middle_of_a_checkpoint_waits_for_it(
+    data: Path, tmp_path: Path, alone: Ranks, asynchronous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves = {"every_steps": 3, "asynchronous": asynchronous}
+    config = make_config(data, tmp_path, checkpoint=saves, run={"epochs": 3})
+    run(config, alone, "whole")
+    real, sent = checkpoint.dcp.save, []
+
+    def save(*args: Any, **kwargs: Any) -> Any:
+        if not sent:
+            sent.append(list(Path(kwargs["checkpoint_id"]).parent.glob(".half-*")))
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoint.dcp, "save", save)
+    with (
+        listening() as asked,
+        RunLog(tmp_path / "asked", is_main=True, console=quiet_console()) as log,
+        pytest.raises(Interrupted, match="resume with: --resume") as ended,
+    ):
+        train_one(config, alone, log, None, asked)
+    assert sent[0], "nothing was being written"
+    folder = tmp_path / "asked" / "checkpoints"
+    assert not [path for path in folder.iterdir() if path.name.startswith(".half-")]
+    assert ended.value.checkpoint == newest_first(folder)[0]
     run(config, alone, "again", ended.value.checkpoint)
     assert_same_weights(saved_weights(config, "again"), saved_weights(config, "whole"))
 

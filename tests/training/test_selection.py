@@ -165,8 +165,9 @@ def _resume_members(data: Path, out: Path) -> dict[str, list[Outcome]]:
     return found
 
 
-# Ranks, and cases: with two ranks one that patience ends and one that the steps end.
-WORLDS = [pytest.param((1, list(CASES)), marks=pytest.mark.slow), (2, ["auc, patience", "logloss"])]
+# Ranks, and cases: one that patience ends and one that the steps end.
+TWO = ["auc, patience", "logloss"]
+WORLDS = [(1, TWO), *(pytest.param(world, marks=pytest.mark.slow) for world in ((1, list(CASES)), (2, TWO)))]
 
 
 @pytest.fixture(scope="module", params=WORLDS, ids=lambda world: f"{world[0]}-ranks")
