@@ -56,7 +56,8 @@ def _killed(data: Path, out: Path, ranks: int, seed: int) -> None:
     _each_once(out)
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_killed_run_trains_on_every_request_once(data: Path, tmp_path: Path, ranks: int) -> None:
     _killed(data, tmp_path / "killed", ranks, seed=1)
 

@@ -179,7 +179,11 @@ def outcomes(
     return run_ranks(_resume_everywhere, ranks, write_inverted(out / "data"), out, cases)
 
 
-@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=lambda ranks: f"{ranks}-ranks")
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(ranks, marks=pytest.mark.slow) for ranks in (1, 2)],
+    ids=lambda ranks: f"{ranks}-ranks",
+)
 def members(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[Outcome]]]:
     out = tmp_path_factory.mktemp("members")
     return run_ranks(_resume_members, request.param, write_dataset(out / "data", FOLDS), out)
