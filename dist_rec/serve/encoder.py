@@ -31,6 +31,7 @@ from dist_rec.serve.tables import Tables
 from dist_rec.serve.user_state import FOREVER, SequenceState, UserState
 
 NOTHING = -(2**31)  # in the inputs of a group, where it has no event
+MOST_CAME = 64  # groups; after more of them everything is made anew
 
 
 @dataclass(frozen=True)
@@ -186,9 +187,6 @@ def _same(mine: Tensor, before: SequenceState | None) -> Tensor:
         if 2 * len(best) >= count or came >= MOST_CAME:
             break
     return found
-
-
-MOST_CAME = 64  # groups; after more of them everything is made anew
 
 
 def _some(events: JaggedEvents, chosen: Tensor) -> JaggedEvents:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dist_rec.common.stored_file import StoredFile
 from dist_rec.common.strict import ConfigError
+from dist_rec.data.attribute_store import FOLDER as ATTRIBUTES
 from dist_rec.serve.tables import Stored
 
 EXPORT, MODEL, DENSE, REFERENCE = "export.json", "model.json", "dense.safetensors", "reference.json"
@@ -52,7 +53,7 @@ class ModelFile(BaseModel):
 class Export(BaseModel):
     """`export.json`.
 
-    - `version` of the model: follows from the checkpoint and from how its tables are stored
+    - `version` of the model: follows from the checkpoint, from how its tables are stored, and from attributes of ids
     - `base`: of a delta, the version that it makes this one of; None: all of the model is here
     - `run`: name, `step` and `requests` of the run that it is from; `checkpoint` its manifest's sum
     - `time` in UTC, `versions` of packages
@@ -77,7 +78,9 @@ class Export(BaseModel):
     def of(cls, folder: Path, checkpoint: str, **more: Any) -> "Export":
         """Of the files in a folder. Raises OSError."""
         files = {name: StoredFile.of(folder / name) for name in _files(folder)}
-        version = hashlib.sha256(f"{checkpoint} {files[MODEL].sha256}".encode()).hexdigest()[:16]
+        # What scores follow from: the weights, how they are stored, and attributes, which the data may have anew.
+        sums = [of.sha256 for name, of in files.items() if name == MODEL or name.startswith(f"{ATTRIBUTES}/")]
+        version = hashlib.sha256(" ".join([checkpoint, *sums]).encode()).hexdigest()[:16]
         now = datetime.now(timezone.utc)
         made = cls(version=version, checkpoint=checkpoint, time=now, files=files, **more)
         return made.model_copy(update={"sha256": made._summed})

@@ -8,6 +8,7 @@ import torch
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
+from dist_rec.serve.folder import Export
 from dist_rec.serve.load import load_export
 from tests.export.exports import exported
 
@@ -33,3 +34,15 @@ def test_damage_is_named(config: Config, last: Path, tmp_path: Path, name: str) 
     (tmp_path / "model" / name).unlink()
     with pytest.raises(ConfigError):
         load_export(tmp_path / "model")
+
+
+def test_other_attributes_are_another_version(tmp_path: Path) -> None:
+    (tmp_path / "attributes").mkdir()
+    (tmp_path / "model.json").write_text("{}")
+    found = []
+    for values in ("1", "2", "1"):
+        (tmp_path / "attributes" / "price.npy").write_text(values)
+        found.append(Export.of(tmp_path, "sum", run="r", step=1, requests=None, versions={}).version)
+    (tmp_path / "reference.json").write_text("{}")
+    found.append(Export.of(tmp_path, "sum", run="r", step=1, requests=None, versions={}).version)
+    assert found[0] == found[2] == found[3] != found[1]
