@@ -51,7 +51,7 @@ stage training 150 "$PYTHON" -m pytest -q -m gpu $parallel ${ON_GPU}_{training,r
 stage sync 45 "$PYTHON" -m benchmarks.gpu_steps --update sync --out "$OUT"
 stage delayed 45 "$PYTHON" -m benchmarks.gpu_steps --update delayed --out "$OUT"
 stage trace-64 60 "$PYTHON" -m benchmarks.gpu_steps --width 64 --trace 10 --steps 40 --out "$OUT/trace-64"
-stage ladder 75 "$PYTHON" -m benchmarks.bench_e2e ladder --lengths 2000 --batch 1024 --steps 2 --rounds 3 --rows 1,2,6,sync,delayed \
+stage ladder 75 "$PYTHON" -m benchmarks.bench_e2e ladder --lengths 2000 --batch 1024 --steps 8 --rounds 4 --rows 1,2,6,sync,delayed \
   --set model.longer.k=100 --set model.tokens.width=128 --set model.tokens.hidden=256 --set embedding.dim=64 --out "$OUT/ladder.md"
 stage merged 30 "$PYTHON" -m benchmarks.gpu_steps --width 32 --merge 4 --out "$OUT/merged"
 stage slots 30 "$PYTHON" -m benchmarks.gpu_slots

@@ -87,12 +87,20 @@ class Job:
         load_tables(self.dmp, start.tables)
         self.optimizer = _optimizer(row, self.dmp, self.config, start.ranks)
         self.pipeline: Any = TrainPipelineSparseDist(self.dmp, self.optimizer, start.ranks.device)
-        parts = batches_of(start.lengths, start.cell.batch, alike=row.alike)
-        if row.per_candidate and start.cell.repeated_events > MOST_REPEATED_EVENTS:
-            parts = parts[:1]
         before = time.process_time()
-        self.batches = self.collated(parts)
+        self.batches = self._block_of(np.arange(len(start.lengths)))
         self.collate_ms = 1e3 * (time.process_time() - before) / len(self.batches)
+
+    def draw(self, number: int) -> None:
+        """Makes the batches of block `number` of requests drawn with repetition, the same ones for every row."""
+        count = len(self.start.lengths)
+        self.batches = self._block_of(np.random.default_rng(number).integers(0, count, count))
+
+    def _block_of(self, chosen: Ints) -> list[Any]:
+        parts = batches_of(self.start.lengths[chosen], self.start.cell.batch, alike=self.row.alike)
+        if self.row.per_candidate and self.start.cell.repeated_events > MOST_REPEATED_EVENTS:
+            parts = parts[:1]
+        return self.collated([chosen[part] for part in parts])
 
     def collated(self, parts: list[Ints], requests: pa.Table | None = None) -> list[Any]:
         """Batches of some of the requests, as the reader of this row makes them; for a GPU in pinned memory."""

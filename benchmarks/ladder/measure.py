@@ -1,8 +1,10 @@
 """Ranks train every row in turns, block by block, and time each block: one per GPU under NCCL, without a GPU two under
 gloo. `measure` starts them; torchrun runs this file on each.
 
-A block is one pass over the same requests, on a GPU some passes. Batches are made before, since their making is timed
-apart. Rows whose block takes much longer than that of others take part in some of the rounds only.
+A block is one pass over the requests. On a GPU its batches are drawn anew from them: in training no two batches have
+the same number of events, and for a shape that they have not seen a GPU's libraries look for a kernel. Batches are made
+before, since their making is timed apart. Rows whose block takes much longer than that of others take part in some of
+the rounds only.
 """
 
 import json
@@ -37,7 +39,6 @@ MOST_TIMES = 4.0  # a block that takes so many times the median row's is measure
 FEWEST_ROUNDS = 2
 POLL_S = 0.01
 ON_GPU = torch.cuda.is_available()
-PASSES = 4 if ON_GPU else 1  # of a block; a GPU's step is short against the start of the pipeline
 
 
 @dataclass(frozen=True)
@@ -149,14 +150,14 @@ class Rounds:
     def run(self, rounds: int) -> dict[str, dict[str, Any]]:
         """Row -> milliseconds per step of each of its rounds: `processor` (mean of the ranks), `wall`; `rounds` are
         their numbers. The first block of a row warms up."""
-        warm = {name: self._block(job)["wall"] for name, job in self.jobs.items()}
+        warm = {name: self._block(job, rounds)["wall"] for name, job in self.jobs.items()}
         every = self._every(warm, rounds)
         found: dict[str, dict[str, Any]] = {name: {"rounds": [], "processor": [], "wall": []} for name in self.jobs}
         for number in range(rounds):
             started = time.perf_counter()
             order = [*self.jobs][:: 1 if number % 2 else -1]
             for name in (name for name in order if number % every[name] == 0):
-                for key, value in ({"rounds": number} | self._block(self.jobs[name])).items():
+                for key, value in ({"rounds": number} | self._block(self.jobs[name], number)).items():
                     found[name][key].append(value)
             if self.ranks.is_main:
                 print(
@@ -171,13 +172,15 @@ class Rounds:
         usual = float(np.median([*warm.values()])) * MOST_TIMES
         return {name: int(np.clip(np.ceil(took / usual), 1, most)) for name, took in warm.items()}
 
-    def _block(self, job: Job) -> dict[str, float]:
+    def _block(self, job: Job, number: int) -> dict[str, float]:
         """Milliseconds per step, the same numbers on every rank, so that all decide alike on them."""
+        if ON_GPU:
+            job.draw(number)
         if self.turns is not None and self.ranks.is_main:
             self.turns.wait()
         self._meet()
         wall, processor = time.perf_counter(), time.process_time()
-        for _ in job.train(job.batches * PASSES):
+        for _ in job.train(job.batches):
             pass
         processor = time.process_time() - processor
         self._meet()
@@ -185,7 +188,7 @@ class Rounds:
         (both,), (slowest,) = self.ranks.total(processor), self.ranks.largest(wall)
         if self.turns is not None and self.ranks.is_main:
             self.turns.done()
-        steps = len(job.batches) * PASSES
+        steps = len(job.batches)
         return {"processor": 1e3 * both / RANKS / steps, "wall": 1e3 * slowest / steps}
 
     def _meet(self) -> None:

@@ -11,6 +11,7 @@ from dist_rec.models.baselines.config import DinConfig, SumPoolingConfig
 from dist_rec.models.layers.activation import GELU
 from dist_rec.models.layers.cost import linear_flops
 from dist_rec.models.layers.jagged import CandidateView, visible_mean
+from dist_rec.models.layers.linear import Linear
 from dist_rec.models.protocol import ModelInputs, SequenceSummary
 
 
@@ -26,12 +27,12 @@ class Din(SequenceSummary):
     def __init__(self, options: DinConfig, inputs: ModelInputs) -> None:
         super().__init__()
         token_width, candidate_dim, hidden = inputs.config.tokens.width, inputs.candidate_dim, options.hidden
-        self.candidate = nn.Linear(candidate_dim, token_width)
+        self.candidate = Linear(candidate_dim, token_width)
         # The unit's first layer over [x ; v ; x * v]: the parts of x and v alone are applied before pairs are formed.
-        self.event_part = nn.Linear(token_width, hidden, bias=False)
-        self.candidate_part = nn.Linear(token_width, hidden)
-        self.product_part = nn.Linear(token_width, hidden, bias=False)
-        self.weigh = nn.Sequential(GELU(), nn.Linear(hidden, 1))
+        self.event_part = Linear(token_width, hidden, bias=False)
+        self.candidate_part = Linear(token_width, hidden)
+        self.product_part = Linear(token_width, hidden, bias=False)
+        self.weigh = nn.Sequential(GELU(), Linear(hidden, 1))
         self.width = token_width
 
     def forward(self, tokens: Tensor, lengths: Lengths, view: CandidateView) -> Tensor:

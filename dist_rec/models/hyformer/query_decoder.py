@@ -13,6 +13,7 @@ from dist_rec.kernels.cross_causal_attention import Mask, cross_causal_attention
 from dist_rec.models.hyformer.sequence_encoder import Encoded
 from dist_rec.models.layers.attention_block import keys_and_values, rotate
 from dist_rec.models.layers.jagged import CandidateView, GroupLayout, Jagged
+from dist_rec.models.layers.linear import Linear
 from dist_rec.models.layers.norm import LayerNorm
 
 
@@ -28,8 +29,8 @@ class QueryDecoder(nn.Module):
         super().__init__()
         self.heads, self.rotary = heads, rotary
         self.norm_query, self.norm_events = LayerNorm(width), LayerNorm(width)
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.project = nn.Linear(width, width, bias=False)
+        self.query, self.key, self.value = (Linear(width, width) for _ in range(3))
+        self.project = Linear(width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def key_values(self, events: Encoded) -> Tensor:

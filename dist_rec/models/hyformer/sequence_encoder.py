@@ -14,6 +14,7 @@ from dist_rec.kernels.cross_causal_attention import Mask
 from dist_rec.models.hyformer.config import HyFormerConfig, HyFormerSequence
 from dist_rec.models.layers.attention_block import AttentionRows, CrossCausalBlock
 from dist_rec.models.layers.jagged import newest
+from dist_rec.models.layers.linear import Linear
 from dist_rec.models.layers.norm import LayerNorm
 from dist_rec.models.layers.placed_rows import picked_rows
 
@@ -66,8 +67,8 @@ class SwigluEncoder(nn.Module):
     def __init__(self, width: int, expansion: int, dropout: float) -> None:
         super().__init__()
         self.norm = LayerNorm(width)
-        self.gate, self.up = nn.Linear(width, expansion * width), nn.Linear(width, expansion * width)
-        self.down = nn.Linear(expansion * width, width)
+        self.gate, self.up = Linear(width, expansion * width), Linear(width, expansion * width)
+        self.down = Linear(expansion * width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, events: Encoded) -> Encoded:

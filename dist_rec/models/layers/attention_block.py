@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dist_rec.kernels.cross_causal_attention import Mask, cross_causal_attention
 from dist_rec.models.layers.activation import GELU
+from dist_rec.models.layers.linear import Linear, linear
 from dist_rec.models.layers.norm import LayerNorm
 
 
@@ -36,9 +37,9 @@ class CrossCausalBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm_attention, self.norm_ffn = LayerNorm(width), LayerNorm(width)
-        self.query, self.key, self.value, self.project = (nn.Linear(width, width) for _ in range(4))
+        self.query, self.key, self.value, self.project = (Linear(width, width) for _ in range(4))
         self.ffn = nn.Sequential(
-            nn.Linear(width, expansion * width), GELU(), nn.Dropout(dropout), nn.Linear(expansion * width, width)
+            Linear(width, expansion * width), GELU(), nn.Dropout(dropout), Linear(expansion * width, width)
         )
         self.dropout = nn.Dropout(dropout)
 
@@ -79,7 +80,7 @@ class CrossCausalBlock(nn.Module):
 def keys_and_values(rows: Tensor, key: nn.Linear, value: nn.Linear) -> Tensor:
     """(N, D) -> (N, 2 D), the keys before the values: one product, which reads the rows once, backward too."""
     weight = torch.cat([key.weight, value.weight])
-    return nn.functional.linear(rows, weight, torch.cat([key.bias, value.bias]))
+    return linear(rows, weight, torch.cat([key.bias, value.bias]))
 
 
 def rotate(x: Tensor, position: Tensor, base: float = 10_000.0) -> Tensor:

@@ -14,6 +14,7 @@ from dist_rec.data.kinds import attributes_of_keys
 from dist_rec.data.schema import Schema
 from dist_rec.kernels.gather_pool import pool
 from dist_rec.models.config import TokenConfig
+from dist_rec.models.layers.linear import Linear
 from dist_rec.models.layers.numbers import NumberTerm
 
 
@@ -68,7 +69,7 @@ class Attributes(nn.Module):
 
 def _encoder(of: AttributeField, config: TokenConfig) -> nn.Module:
     if of.vector is not None:
-        return nn.Linear(of.vector, config.vector_dim, bias=False)
+        return Linear(of.vector, config.vector_dim, bias=False)
     assert of.number is not None, "lists have none"
     if of.number.num_buckets is not None:
         return nn.Embedding(of.number.num_buckets, config.side_dim)

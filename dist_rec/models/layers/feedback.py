@@ -14,6 +14,7 @@ from dist_rec.data.later import FeedbackSchema
 from dist_rec.kernels.gather_pool import expand
 from dist_rec.kernels.gelu import gelu
 from dist_rec.models.config import TokenConfig
+from dist_rec.models.layers.linear import Linear
 from dist_rec.models.layers.placed_rows import placed_rows
 from dist_rec.models.layers.tokens import BucketTerm, time_bucket
 
@@ -30,13 +31,13 @@ class FeedbackEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.count, self.time_buckets = schema.most, config.time_buckets
-        self.ids = nn.Linear(row_dim, config.hidden, bias=False) if row_dim else None
+        self.ids = Linear(row_dim, config.hidden, bias=False) if row_dim else None
         self.time = BucketTerm(config.time_buckets, config.time_dim, config.hidden) if schema.time else None
         self.side = nn.ModuleDict(
             {name: BucketTerm(size, config.side_dim, config.hidden) for name, size in side.items()}
         )
         self.bias = nn.Parameter(torch.zeros(config.hidden))
-        self.out = nn.Linear(config.hidden, width)
+        self.out = Linear(config.hidden, width)
         self.place = nn.Embedding(self.count, width)
 
     def start_large(self) -> None:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from dist_rec.models.config import HeadConfig
 from dist_rec.models.layers.activation import GELU
+from dist_rec.models.layers.linear import Linear
 
 
 class Head(nn.Module):
@@ -22,6 +23,6 @@ def _mlp(config: HeadConfig, width: int) -> nn.Sequential:
     """(C, width) -> (C, 1)"""
     layers: list[nn.Module] = []
     for hidden in config.hidden:
-        layers += [nn.Linear(width, hidden), GELU(), nn.Dropout(config.dropout)]
+        layers += [Linear(width, hidden), GELU(), nn.Dropout(config.dropout)]
         width = hidden
-    return nn.Sequential(*layers, nn.Linear(width, 1))
+    return nn.Sequential(*layers, Linear(width, 1))

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from dist_rec.models.config import ModelConfig
 from dist_rec.models.features import FeatureColumns
 from dist_rec.models.layers.jagged import CandidateView
+from dist_rec.models.layers.linear import Linear
 from dist_rec.models.layers.per_token import PerTokenLinear
 
 
@@ -23,9 +24,7 @@ class GroupedTokens(nn.Module):
     def __init__(self, groups: dict[str, list[slice]], width: int) -> None:
         super().__init__()
         self.groups = list(groups.values())
-        self.project = nn.ModuleList(
-            nn.Linear(sum(c.stop - c.start for c in columns), width) for columns in self.groups
-        )
+        self.project = nn.ModuleList(Linear(sum(c.stop - c.start for c in columns), width) for columns in self.groups)
         self.count, self.width = len(self.groups), width
 
     def forward(self, view: CandidateView) -> Tensor:

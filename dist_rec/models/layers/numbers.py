@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dist_rec.data.batch import JaggedEvents, RequestValues
 from dist_rec.data.numbers import NumberField
 from dist_rec.models.layers.cyclic import CYCLIC_COLUMNS, cyclic_columns, week_before
+from dist_rec.models.layers.linear import Linear
 
 START = 0.1  # spread of what a number adds at the start, as of side values
 
@@ -91,8 +92,8 @@ class EventColumns(nn.Module):
         return torch.cat(found, dim=1)
 
 
-def small_linear(columns: int, width: int) -> nn.Linear:
+def small_linear(columns: int, width: int) -> Linear:
     """Without a bias; what it gives starts as small as embeddings of side values, however many columns there are."""
-    linear = nn.Linear(columns, width, bias=False)
-    nn.init.normal_(linear.weight, std=START / columns**0.5)
-    return linear
+    layer = Linear(columns, width, bias=False)
+    nn.init.normal_(layer.weight, std=START / columns**0.5)
+    return layer

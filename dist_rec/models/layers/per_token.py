@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_rec.models.layers.activation import GELU
+from dist_rec.models.layers.linear import Linear
 
 
 class PerTokenLinear(nn.Module):
@@ -33,7 +34,7 @@ class PerTokenFfn(nn.Sequential):
     def __init__(self, tokens: int, widths: tuple[int, int, int], dropout: float, shared: bool = False) -> None:
         inputs, hidden, outputs = widths
         first, second = (
-            nn.Linear(before, after) if shared else PerTokenLinear(tokens, before, after)
+            Linear(before, after) if shared else PerTokenLinear(tokens, before, after)
             for before, after in ((inputs, hidden), (hidden, outputs))
         )
         super().__init__(first, GELU(), nn.Dropout(dropout), second)

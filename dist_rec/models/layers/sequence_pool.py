@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from dist_rec.data.batch import JaggedEvents
 from dist_rec.kernels.gather_pool import expand, pool
 from dist_rec.models.layers.jagged import CandidateView, visible_mean
+from dist_rec.models.layers.linear import Linear
 from dist_rec.models.layers.tokens import EventTokens
 
 
@@ -21,7 +22,7 @@ class SequencePool(nn.Module):
         super().__init__()
         terms = [*([] if tokens.time is None else [tokens.time]), *tokens.dynamic.values()]
         beside = 0 if tokens.columns is None else tokens.columns.num_columns
-        self.project = nn.Linear(row_dim + sum(term.weight.in_features for term in terms) + beside, width, bias=False)
+        self.project = Linear(row_dim + sum(term.weight.in_features for term in terms) + beside, width, bias=False)
 
     def forward(
         self,

@@ -10,7 +10,6 @@ stays as it is.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from dist_rec.data.batch import JaggedEvents
 from dist_rec.kernels.gather_pool import expand, expand_add
@@ -18,6 +17,7 @@ from dist_rec.kernels.gather_pool.checks import MOST_TERMS
 from dist_rec.kernels.gelu import gelu
 from dist_rec.models.config import TokenConfig
 from dist_rec.models.layers.event_ngrams import EventNgrams
+from dist_rec.models.layers.linear import Linear, linear
 from dist_rec.models.layers.numbers import EventColumns, small_linear
 
 MOST_PAIRS = 1024
@@ -44,7 +44,7 @@ class EventTokens(nn.Module):
         self.ngrams = ngrams
         self.columns = columns
         # `static` and `dynamic` are names in checkpoints: the parts of ids and of side values.
-        self.static = nn.Linear(row_dim, config.hidden)
+        self.static = Linear(row_dim, config.hidden)
         self.position = nn.Embedding(config.max_positions, row_dim) if config.position != "none" else None
         self.time = BucketTerm(config.time_buckets, config.time_dim, config.hidden) if has_time else None
         self.dynamic = nn.ModuleDict(
@@ -52,7 +52,7 @@ class EventTokens(nn.Module):
         )
         self.beside = small_linear(columns.num_columns, config.hidden) if columns is not None else None
         self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(config.hidden, config.width)
+        self.out = Linear(config.hidden, config.width)
 
     def forward(
         self, rows: Tensor, events: JaggedEvents, fused: Tensor | None = None, beside: Tensor | None = None

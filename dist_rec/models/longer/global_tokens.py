@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dist_rec.models.layers.activation import GELU
 from dist_rec.models.layers.jagged import CandidateView
+from dist_rec.models.layers.linear import Linear
 from dist_rec.models.longer.config import Global
 
 
@@ -23,7 +24,7 @@ class GlobalTokens(nn.Module):
         self.kinds = list(kinds)
         sources = {"candidate": candidate_dim, "user": context_dim}
         self.project = nn.ModuleList(
-            nn.Sequential(nn.Linear(sources[kind], width), GELU(), nn.Linear(width, width))
+            nn.Sequential(Linear(sources[kind], width), GELU(), Linear(width, width))
             if kind != "cls"
             else nn.Identity()
             for kind in kinds

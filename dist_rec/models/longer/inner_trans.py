@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from dist_rec.kernels.slot_attention import slot_attention
 from dist_rec.models.layers.activation import GELU
+from dist_rec.models.layers.linear import Linear
 from dist_rec.models.layers.norm import LayerNorm
 
 
@@ -17,8 +18,8 @@ class InnerTrans(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm_attention, self.norm_ffn = LayerNorm(width), LayerNorm(width)
-        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.ffn = nn.Sequential(nn.Linear(width, expansion * width), GELU(), nn.Linear(expansion * width, width))
+        self.qkv, self.project = Linear(width, 3 * width), Linear(width, width)
+        self.ffn = nn.Sequential(Linear(width, expansion * width), GELU(), Linear(expansion * width, width))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:

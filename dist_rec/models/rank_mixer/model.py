@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dist_rec.models.layers.cost import linear_flops, mixer_flops, non_sequential_flops
 from dist_rec.models.layers.jagged import CandidateView
+from dist_rec.models.layers.linear import Linear
 from dist_rec.models.layers.mixing import RankMixerBlock
 from dist_rec.models.layers.non_sequential import GroupedTokens, SlicedTokens
 from dist_rec.models.layers.recompute import run
@@ -25,7 +26,7 @@ class RankMixer(nn.Module):
         self.width, self.expansion, self.recompute = config.width, config.expansion, recompute
         self.num_tokens = len(widths) + tokens.count
         self.non_sequential = tokens
-        self.project = nn.ModuleList(nn.Linear(width, config.width) for width in widths)
+        self.project = nn.ModuleList(Linear(width, config.width) for width in widths)
         block = (self.num_tokens, config.width, config.expansion, config.dropout, not config.per_token)
         self.blocks = nn.ModuleList(RankMixerBlock(*block) for _ in range(config.layers))
 

@@ -44,6 +44,19 @@ def test_a_job_starts_from_the_common_weights_and_trains(start: Start, name: str
     assert job.nbytes == sum(batch.nbytes for batch in job.batches) / CELL.steps and job.collate_ms > 0
 
 
+def test_a_drawn_block_has_the_same_requests_in_every_row(start: Start) -> None:
+    shared, sorted_by_length = Job(ROWS["1"], start), Job(ROWS["2"], start)
+    for number in (0, 1):
+        shared.draw(number)
+        sorted_by_length.draw(number)
+        labels = [torch.cat([batch.labels for batch in job.batches]).sum() for job in (shared, sorted_by_length)]
+        assert labels[0] == labels[1]
+    first = [batch.labels for batch in shared.batches]
+    shared.draw(2)
+    assert not all(map(torch.equal, first, [batch.labels for batch in shared.batches]))
+    assert len(shared.batches) == CELL.steps
+
+
 def test_rows_with_the_same_samples_have_the_same_loss(start: Start) -> None:
     losses = {
         name: [float(of[0]) for of in Job(ROWS[name], start).train(Job(ROWS[name], start).batches)] for name in "16"
