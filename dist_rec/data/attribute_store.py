@@ -3,6 +3,7 @@
 - a number: (rows,) float32, NaN where it is missing
 - a vector: (rows, dim) float16
 - a list: `<name>.offsets.npy` (rows + 1,) int64 from 0 on, and `<name>.values.npy`, ids of any integer type
+- of a table whose ids have no range also `ids.npy` (rows,) int64, ascending: the raw id of each row. Others have none
 
 Files are mapped into memory, so that processes of a host share them and only what is looked up is read.
 
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_rec.common.id_hash import raw_ids
 from dist_rec.common.made import mark
 from dist_rec.data.attributes import AttributeField, every_attribute
 from dist_rec.data.columns import FlatLists, Ints
@@ -26,13 +28,16 @@ from dist_rec.data.gather import gather
 from dist_rec.data.schema import Schema
 
 FOLDER = "attributes"
+IDS = "ids"  # file of the raw ids; no attribute of an open table may have this name
 AT_ONCE = 1_000_000  # entries that a check reads
 Arrays = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class AttributeStore:
-    """The attributes of a dataset, by table and name. Worker processes map the files anew."""
+    """The attributes of a dataset, by table and name. Worker processes map the files anew.
+
+    `ids` (U,) are raw ones, also of a hashed table."""
 
     folder: Path
     schema: Schema
@@ -41,29 +46,34 @@ class AttributeStore:
         return {"folder": self.folder, "schema": self.schema}  # without mapped files
 
     def numbers(self, table: str, name: str, ids: Ints) -> NDArray[np.float32]:
-        """(U,) NaN where it is missing, and for HIDDEN."""
-        array, known = self._files[f"{table}/{name}"], self._known(table, ids)
-        return np.where(known, array[np.where(known, ids, 0)], np.float32(np.nan))
+        """(U,) NaN where it is missing, and for HIDDEN and ids without a row."""
+        rows, known = self._rows(table, ids)
+        found = np.full(len(ids), np.nan, np.float32)
+        found[known] = self._files[f"{table}/{name}"][rows]
+        return found
 
     def vectors(self, table: str, name: str, ids: Ints) -> NDArray[np.float16]:
-        """(U, dim) zeros for HIDDEN. Raises DataError for numbers that are not finite."""
-        array, known = self._files[f"{table}/{name}"], self._known(table, ids)
-        found = array[np.where(known, ids, 0)]
-        if not np.isfinite(found).all():
-            row = int(ids[~np.isfinite(found).all(axis=1)][0])
+        """(U, dim) zeros for HIDDEN and ids without a row. Raises DataError for numbers that are not finite."""
+        array, (rows, known) = self._files[f"{table}/{name}"], self._rows(table, ids)
+        taken = array[rows]
+        if not np.isfinite(taken).all():
+            row = int(rows[~np.isfinite(taken).all(axis=1)][0])
             raise DataError(f"{self._path(table, name)}, row {row}: expected finite numbers, got {array[row]}")
-        return np.where(known[:, None], found, np.float16(0))
+        found = np.zeros((len(ids), array.shape[1]), np.float16)
+        found[known] = taken
+        return found
 
     def lists(self, table: str, name: str, ids: Ints) -> FlatLists:
-        """Empty for HIDDEN."""
-        offsets, known = self._files[f"{table}/{name}.offsets"], self._known(table, ids)
-        start = np.where(known, ids, 0)
-        starts, ends = offsets[start], offsets[start + 1]
-        lengths = np.where(known, ends - starts, 0)
-        return FlatLists(gather(self._files[f"{table}/{name}.values"], starts, lengths), lengths)
+        """Empty for HIDDEN and ids without a row."""
+        offsets, (rows, known) = self._files[f"{table}/{name}.offsets"], self._rows(table, ids)
+        lengths = np.zeros(len(ids), np.int64)
+        lengths[known] = offsets[rows + 1] - offsets[rows]
+        return FlatLists(gather(self._files[f"{table}/{name}.values"], offsets[rows], lengths[known]), lengths)
 
     def check(self) -> None:
-        """Reads all numbers and lists. Raises DataError for the first that cannot be."""
+        """Reads all ids, numbers and lists. Raises DataError for the first that cannot be."""
+        for table in self.schema.attributes.keys() & self.schema.open_ids.keys():
+            _check_ids(self._files[f"{table}/{IDS}"], f"{self._path(table, IDS)}")
         for table, name, of in every_attribute(self.schema):
             where = f"{self.folder / FOLDER / table / name}"
             if of.number is not None:
@@ -73,8 +83,16 @@ class AttributeStore:
                 _check_offsets(offsets, len(values), f"{where}.offsets.npy")
                 _check_values(values, offsets, self.schema.tables[of.list], f"{where}.values.npy")
 
-    def _known(self, table: str, ids: Ints) -> NDArray[np.bool_]:
-        return ids < self.schema.tables[table]
+    def _rows(self, table: str, ids: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+        """The rows of those ids that have one, and which have (U,)."""
+        if table not in self.schema.open_ids:
+            known = ids < self.schema.tables[table]  # HIDDEN comes after them
+            return ids[known], known
+        own = self._files[f"{table}/{IDS}"]
+        place = np.searchsorted(own, ids)
+        known = place < len(own)
+        known[known] = own[place[known]] == ids[known]
+        return place[known], known
 
     def _path(self, table: str, name: str) -> Path:
         return self.folder / FOLDER / table / f"{name}.npy"
@@ -83,8 +101,10 @@ class AttributeStore:
     def _files(self) -> dict[str, NDArray]:
         """By "<table>/<name of the file>". Raises DataError for a file that is missing, or of another shape or type."""
         found: dict[str, NDArray] = {}
+        for table in self.schema.attributes.keys() & self.schema.open_ids.keys():
+            found[f"{table}/{IDS}"] = self._open(table, IDS, (None,), np.int64)
         for table, name, of in every_attribute(self.schema):
-            rows = self.schema.tables[table]
+            rows = len(found[f"{table}/{IDS}"]) if table in self.schema.open_ids else self.schema.tables[table]
             if of.list is not None:
                 found[f"{table}/{name}.offsets"] = self._open(table, f"{name}.offsets", (rows + 1,), np.int64)
                 found[f"{table}/{name}.values"] = self._open(table, f"{name}.values", (None,), np.integer)
@@ -122,7 +142,7 @@ def open_attributes(folder: str | Path, schema: Schema) -> AttributeStore | None
     return store
 
 
-def write_attributes(folder: str | Path, schema: Schema, table: str, arrays: Arrays) -> None:
+def write_attributes(folder: str | Path, schema: Schema, table: str, arrays: Arrays, ids: Ints | None = None) -> None:
     """Writes all attributes of a table into a dataset folder, in the place of those that are there.
 
     Args:
@@ -131,11 +151,21 @@ def write_attributes(folder: str | Path, schema: Schema, table: str, arrays: Arr
         table: whose ids have them.
         arrays: name -> (rows,) numbers; (rows, dim) vectors; of a list a sequence of lists, one per id, or a pair of
             offsets (rows + 1,) and values.
+        ids: (rows,) of a table whose ids have no range the id of each row, any 64 bits and in any order; others that
+            come later have no attributes. Otherwise None, and the rows are those of all ids from 0 on.
 
     Raises:
         DataError: an array is missing or does not fit, or cannot be written. Nothing is written then.
     """
     declared, rows = schema.attributes.get(table, {}), schema.tables.get(table, 0)
+    order = None
+    if (ids is not None) != (table in schema.open_ids):
+        kind = schema.open_ids.get(table, "range")
+        wanted = "no ids, since the rows are those of all ids" if ids is not None else "ids, one for each row"
+        raise DataError(f"attributes of {table}: expected {wanted}, of a table with ids: {kind}")
+    if ids is not None:
+        ids = _raw(ids, f"attributes of {table}")
+        rows, order = len(ids), np.argsort(ids)
     if set(arrays) != set(declared):
         wanted = ", ".join(declared) or "none"
         raise DataError(f"attributes of {table}: expected {wanted}, as the schema declares, got {', '.join(arrays)}")
@@ -144,7 +174,10 @@ def write_attributes(folder: str | Path, schema: Schema, table: str, arrays: Arr
         found = _as_stored(of, arrays[name], f"attribute {name} of {table}", rows)
         if of.list is not None:
             _check_values(found[".values"], found[".offsets"], schema.tables[of.list], f"attribute {name} of {table}")
+        found = found if order is None else _in_order(found, order)
         files |= {place / f"{name}{end}.npy": array for end, array in found.items()}
+    if ids is not None and order is not None:
+        files[place / f"{IDS}.npy"] = ids[order]
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
         partial = {path: path.with_name(f".{path.name}.partial") for path in files}
@@ -184,10 +217,39 @@ def _as_stored(of: AttributeField, values: Any, what: str, rows: int) -> dict[st
     return {"": stored}
 
 
+def _raw(ids: Any, what: str) -> NDArray[np.int64]:
+    found = np.asarray(ids)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise DataError(f"{what}: expected ids of integers (rows,), got {found.dtype} {found.shape}")
+    found = raw_ids(found)
+    each, count = np.unique(found, return_counts=True)
+    if (twice := each[count > 1]).size:
+        raise DataError(f"{what}: expected every id once, got {twice[0]} {count[count > 1][0]} times")
+    return found
+
+
+def _in_order(stored: dict[str, NDArray], order: Ints) -> dict[str, NDArray]:
+    """The same with row `order[i]` as row i."""
+    if "" in stored:
+        return {"": stored[""][order]}
+    offsets, values = stored[".offsets"], stored[".values"]
+    starts, lengths = offsets[order], offsets[order + 1] - offsets[order]
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    return {".offsets": ends, ".values": gather(values, starts, lengths)}
+
+
 def _flattened(lists: Any) -> tuple[Ints, NDArray]:
     lengths = [len(of) for of in lists]
     values = np.concatenate([np.asarray(of) for of in lists if len(of)] or [np.zeros(0, np.int64)])
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), values
+
+
+def _check_ids(ids: NDArray, where: str) -> None:
+    for start, part in _parts(ids[:-1]):
+        after = ids[start + 1 : start + 1 + len(part)]
+        if (falls := after <= part).any():
+            row = start + int(np.argmax(falls))
+            raise DataError(f"{where}, row {row}: expected ascending ids, got {ids[row]} and then {ids[row + 1]}")
 
 
 def _check_numbers(values: NDArray, where: str) -> None:

@@ -33,7 +33,7 @@ from dist_rec.data.schema import Schema
 from dist_rec.data.some_rows import SomeRows
 from dist_rec.data.targets import Targets, read_labels
 from dist_rec.data.transfer_buffer import TransferBuffer
-from dist_rec.data.unique_tokens import UniqueTokens, deduplicate, together
+from dist_rec.data.unique_tokens import UniqueTokens, deduplicate, remapped, together
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,10 @@ class Collator:
         find, later = unique_tokens if self.dedup else every_token, {**self._later, **lists}
         owners = {owner: of for owner, of in layout.owners.items() if owner not in later}
         sizes = sent_sizes(self.schema, {key: size for key, size in layout.sizes.items() if key not in later})
-        tokens = deduplicate(columns, owners, sizes, find, remaps(self.schema))
-        joined = join_attributes(tokens, self.schema, self.attributes)
+        rows_of = remaps(self.schema)
+        raw = deduplicate(columns, owners, {key: None if key in rows_of else of for key, of in sizes.items()}, find)
+        joined = join_attributes(raw, self.schema, self.attributes)
+        tokens = remapped(raw, rows_of, sizes)
         if not lists:
             return tokens, joined
         ids = {owner: [values] for owner, values in joined.ids.items()}

@@ -12,6 +12,7 @@ import pyarrow as pa
 import yaml
 from numpy.typing import NDArray
 
+from dist_rec.common.id_hash import raw_ids
 from dist_rec.common.made import is_unchanged, mark
 from dist_rec.common.strict import ConfigError, check
 from dist_rec.common.yaml_file import read_yaml
@@ -84,7 +85,7 @@ def sketch_numbers(
         for (owner, name), of in declared.items()
     }
     of_ids = [(table, name, of.number) for table, name, of in every_attribute(schema) if of.number is not None]
-    occurred = {table: np.zeros(schema.tables[table], bool) for table, _, _ in of_ids}
+    occurred = {table: Occurred(schema, table) for table, _, _ in of_ids}
     if not sketches and not of_ids:
         return {}
     for folder in folders:
@@ -96,13 +97,33 @@ def sketch_numbers(
                 sketches[f"{owner_word(owner)}.{name}"].add(values)
             for table, ids in _ids(rows, schema):
                 if table in occurred:
-                    occurred[table][ids] = True
+                    occurred[table].add(ids)
     for table, name, number in of_ids:
         assert attributes is not None, "the schema declares them"
         sketch = NumberSketch(number, _seed(seed, table, name), most)
-        sketch.add(attributes.numbers(table, name, np.flatnonzero(occurred[table])))
+        sketch.add(attributes.numbers(table, name, occurred[table].ids))
         sketches[f"attributes.{table}.{name}"] = sketch
     return sketches
+
+
+class Occurred:
+    """The distinct ids of a table that were met."""
+
+    def __init__(self, schema: Schema, table: str) -> None:
+        self._open = table in schema.open_ids
+        self._met = np.zeros(0 if self._open else schema.tables[table], bool)
+        self._raw = np.zeros(0, np.int64)
+
+    def add(self, ids: NDArray) -> None:
+        if self._open:
+            self._raw = np.union1d(self._raw, raw_ids(ids))
+        else:
+            self._met[ids] = True
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Ascending."""
+        return self._raw if self._open else np.flatnonzero(self._met)
 
 
 def _ids(rows: pa.Table, schema: Schema) -> Iterator[tuple[str, NDArray]]:

@@ -74,10 +74,10 @@ def check_kinds(schema: "Schema") -> None:
 
 
 def _check_open_ids(schema: "Schema") -> None:
-    """What is stored or pooled by the number of an id needs numbers."""
+    """What is pooled by the number of an id needs numbers."""
     lists = [(place, of.table) for place, of in id_lists(schema).items()]
     lists += [(f"attributes.{table}.{name}", of.list) for table, name, of in every_attribute(schema) if of.list]
-    for place, table in [*lists, *((f"attributes.{table}", table) for table in schema.attributes)]:
+    for place, table in lists:
         if table in schema.open_ids:
             raise ValueError(f"{place}: expected a table with ids: range, got {schema.open_ids[table]} ids of {table}")
 
@@ -91,6 +91,8 @@ def _check_attributes(schema: "Schema") -> None:
         for name, of in attributes.items():
             if name in RESERVED:
                 raise ValueError(f"attributes.{table}: '{name}' is a word of n-grams; expected another name")
+            if name == "ids" and table in schema.open_ids:
+                raise ValueError(f"attributes.{table}: 'ids' is the file of the ids; expected another name")
             if of.list is not None and of.list not in schema.tables:
                 raise ValueError(f"attributes.{table}.{name}: table '{of.list}' is not declared; declared: {known}")
 

@@ -129,7 +129,6 @@ def deduplicate(
     owners: Mapping[str, FeatureSet],
     sizes: Mapping[str, int | None],
     find: Callable[[list[NDArray]], DistinctRows] = unique_tokens,
-    remaps: Mapping[str, Callable[[NDArray], NDArray]] | None = None,
 ) -> UniqueTokens:
     """Tokens of a batch in host memory, not in one buffer; `unique` is the last tensor.
 
@@ -138,7 +137,6 @@ def deduplicate(
         owners: owner -> its feature set.
         sizes: key -> upper limit of its ids, in the order of the keys; None: the largest id of the batch decides.
         find: finds the distinct rows of the columns of a feature set.
-        remaps: key -> what its distinct ids become before they are checked and sent; others stay.
 
     Raises:
         ValueError: an id outside [0, size), and what `unique_tokens` refuses.
@@ -152,9 +150,7 @@ def deduplicate(
         by_key = list(zip(*(columns[owner] for owner in members), strict=True))
         found = find([parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in by_key])
         for key, ids in zip(feature_set.keys, found.columns, strict=True):
-            ids = ids.astype(np.int64, copy=False)
-            ids = remaps[key](ids) if remaps is not None and key in remaps else ids
-            tensors[f"ids.{key}"] = _shrink(key, torch.from_numpy(ids), sizes[key])
+            tensors[f"ids.{key}"] = _shrink(key, torch.from_numpy(ids.astype(np.int64, copy=False)), sizes[key])
             num_unique[key] = len(ids)
         ends = np.cumsum([len(part) for part in by_key[0]])
         for owner, inverse in zip(members, np.split(found.inverse, ends[:-1]), strict=True):
@@ -162,6 +158,17 @@ def deduplicate(
             tensors[f"inverse.{owner}"], bits[owner], counts[owner] = packed.words, packed.bits, len(packed)
     tensors["unique"] = torch.tensor(list(num_unique.values()), dtype=torch.int32)
     return UniqueTokens(tensors, num_unique, bits, counts)
+
+
+def remapped(
+    tokens: UniqueTokens, remaps: Mapping[str, Callable[[NDArray], NDArray]], sizes: Mapping[str, int | None]
+) -> UniqueTokens:
+    """The same tokens, with what `remaps` makes of the distinct ids of some keys; `sizes` as in `deduplicate`."""
+    found = {
+        f"ids.{key}": _shrink(key, torch.from_numpy(remap(tokens.ids_of(key).numpy())), sizes[key])
+        for key, remap in remaps.items()
+    }
+    return replace(tokens, tensors={**tokens.tensors, **found})
 
 
 def together(first: UniqueTokens, more: UniqueTokens) -> UniqueTokens:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from dist_rec.common.made import check_replaceable
+from dist_rec.common.open_ids import HIDDEN_ID
 from dist_rec.data.attribute_store import FOLDER, AttributeStore, open_attributes, write_attributes
 from dist_rec.data.errors import DataError
 from dist_rec.data.schema import Schema
 from dist_rec.data.writer import write_schema
 from tests.data.kind_rows import attribute_arrays, kinds_schema
+from tests.data.open_rows import open_schema
 from tests.data.requests import make_schema
 
 SCHEMA, ARRAYS = kinds_schema(), attribute_arrays()
@@ -174,3 +176,71 @@ def test_tables_may_be_of_one_id(tmp_path: Path) -> None:
     write_attributes(tmp_path, schema, "item", {"x": [7], "v": [[2.0]]})
     found = open_attributes(tmp_path, schema)
     assert found is not None and found.numbers("item", "x", np.array([0, 0, 1]))[:2].tolist() == [7, 7]
+
+
+RAW = np.array([2**62 + 5, -1, 7, -(2**63) + 1], np.int64)
+OPEN = open_schema(
+    tables={"item": {"rows": 9, "ids": "dynamic"}, "kind": 5, "user": 1000, "query": 9},
+    attributes={"item": {"year": {"number": {}}, "title": {"vector": 2}, "kinds": {"list": "kind"}}},
+)
+OF_RAW: dict[str, Any] = {
+    "year": [1.0, np.nan, 3.0, 4.0],
+    "title": np.arange(8.0).reshape(4, 2),
+    "kinds": [[4, 4], [], [0], [1, 2, 3]],
+}
+
+
+def test_ids_without_a_range_are_found_among_those_that_were_written(tmp_path: Path) -> None:
+    write_attributes(tmp_path, OPEN, "item", OF_RAW, RAW)
+    store = open_attributes(tmp_path, OPEN)
+    assert store is not None
+    store.check()
+    asked = np.array([7, 8, HIDDEN_ID, -(2**63) + 1, 2**63 - 1, 2**62 + 5, -1])
+    np.testing.assert_array_equal(
+        store.numbers("item", "year", asked), np.float32([3, np.nan, np.nan, 4, np.nan, 1, np.nan])
+    )
+    assert store.vectors("item", "title", asked).tolist() == [[4, 5], [0, 0], [0, 0], [6, 7], [0, 0], [0, 1], [2, 3]]
+    kinds = store.lists("item", "kinds", asked)
+    assert kinds.lengths.tolist() == [1, 0, 0, 3, 0, 2, 0] and kinds.values.tolist() == [0, 1, 2, 3, 4, 4]
+
+
+def test_unsigned_ids_are_taken_by_their_bits(tmp_path: Path) -> None:
+    write_attributes(tmp_path, OPEN, "item", OF_RAW, RAW.view(np.uint64))
+    store = open_attributes(tmp_path, OPEN)
+    assert store is not None and store.numbers("item", "year", RAW[[0, 3]]).tolist() == [1, 4]
+
+
+def test_no_id_may_have_a_row(tmp_path: Path) -> None:
+    none = {"year": np.zeros(0), "title": np.zeros((0, 2)), "kinds": []}
+    write_attributes(tmp_path, OPEN, "item", none, RAW[:0])
+    store = open_attributes(tmp_path, OPEN)
+    assert store is not None
+    store.check()
+    assert np.isnan(store.numbers("item", "year", RAW)).all() and not store.vectors("item", "title", RAW).any()
+    assert store.lists("item", "kinds", RAW).lengths.tolist() == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("schema", "arrays", "ids", "said"),
+    [
+        (OPEN, OF_RAW, None, "attributes of item: expected ids, one for each row, of a table with ids: dynamic"),
+        (SCHEMA, ARRAYS["item"], np.arange(50), "expected no ids, since the rows are those of all ids, .* ids: range"),
+        (OPEN, OF_RAW, RAW[[0, 1, 2, 1]], "attributes of item: expected every id once, got -1 2 times"),
+        (OPEN, OF_RAW, RAW.astype(float), r"expected ids of integers \(rows,\), got float64 \(4,\)"),
+        (OPEN, OF_RAW, RAW[:, None], r"expected ids of integers \(rows,\), got int64 \(4, 1\)"),
+        (OPEN, OF_RAW, RAW[:3], r"attribute year of item: expected numbers \(3,\), got float64 \(4,\)"),
+    ],
+)
+def test_ids_that_do_not_fit_write_nothing(tmp_path: Path, schema: Schema, arrays: Any, ids: Any, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        write_attributes(tmp_path, schema, "item", arrays, ids)
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_ids_are_checked_at_the_door(tmp_path: Path) -> None:
+    write_attributes(tmp_path, OPEN, "item", OF_RAW, RAW)
+    with pytest.raises(DataError, match=r"ids.npy, row 1: expected ascending ids, got 9 and then 7"):
+        _changed(AttributeStore(tmp_path, OPEN), "item/ids", 1, 9).check()
+    (tmp_path / FOLDER / "item" / "ids.npy").unlink()
+    with pytest.raises(DataError, match=r"ids.npy: expected a file of int64 \(any\), got nothing there"):
+        open_attributes(tmp_path, OPEN)

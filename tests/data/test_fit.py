@@ -13,9 +13,10 @@ from dist_rec.data.fit import fit_dataset, sketch_numbers
 from dist_rec.data.kinds import check_fitted, named_numbers
 from dist_rec.data.schema import Schema
 from dist_rec.data.schema_file import load_schema
-from dist_rec.data.writer import write_schema
+from dist_rec.data.writer import write_schema, write_split
 from tests.data.kind_rows import attribute_arrays, flat, kind_rows, kinds_schema, write_kinds
-from tests.data.requests import make_dataset
+from tests.data.open_rows import open_rows, open_schema, raw_id
+from tests.data.requests import make_dataset, make_table
 
 SIZES = {"train": 40, "valid": 9, "test": 9}
 
@@ -116,3 +117,16 @@ def test_values_of_a_schema_that_is_written_are_read_to_the_bit(data: Path, tmp_
     schema = load_schema(data)
     write_schema(tmp_path / "again", schema)
     assert load_schema(tmp_path / "again") == schema
+
+
+@pytest.mark.parametrize("kind", ["hashed", "dynamic"])
+def test_of_open_ids_those_count_that_occur(tmp_path: Path, kind: str) -> None:
+    schema = open_schema(kind, attributes={"item": {"year": {"number": {"encoding": "value"}}}})
+    folder, rows = tmp_path / "data", open_rows(12)
+    write_schema(folder, schema)
+    write_split(folder / "train", make_table(rows, schema), schema)
+    items = sorted({i for row in rows for owner in ("history", "candidate") for i in row[f"{owner}.item"]})
+    ids = np.array([raw_id(number) for number in range(1000, 1009)] + items)  # some never occur
+    write_attributes(folder, schema, "item", {"year": np.arange(len(ids))}, ids)
+    fitted = fit_dataset(folder)["attributes.item.year"]
+    assert fitted.mean == pytest.approx(np.arange(9, len(ids)).mean()) and fitted.missing == 0

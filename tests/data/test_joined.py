@@ -10,10 +10,12 @@ import torch
 from dist_rec.data.attribute_store import open_attributes, write_attributes
 from dist_rec.data.batch import IdLists, SequenceBatch
 from dist_rec.data.collate import Collator
-from dist_rec.data.filter.event_filter import EventFilter
+from dist_rec.data.filter.config import FilterConfig
+from dist_rec.data.filter.event_filter import EventFilter, make_filter
 from dist_rec.data.schema import Schema
 from tests.data.filter.policies import all_items, filter_by_item
 from tests.data.kind_rows import ATTRIBUTES, attribute_arrays, kind_rows, kinds_batch, kinds_schema, kinds_table
+from tests.data.open_rows import raw_id
 from tests.data.requests import make_rows, make_schema, make_table
 
 CPU = torch.device("cpu")
@@ -119,3 +121,49 @@ def test_context_feedback_and_other_names_of_a_table(tmp_path: Path) -> None:
         year, genres = found["year"], found["genres"]
         assert isinstance(year, torch.Tensor) and year.tolist() == ids and isinstance(genres, IdLists)
         assert genres.lengths.host.tolist() == [i % 3 for i in ids]
+
+
+RAW = np.array([raw_id(number) for number in range(50)])
+OF_ITEMS = {"item": {name: ATTRIBUTES["item"][name] for name in ("year", "shelf", "title", "genres")}}
+
+
+def _of_elements(batch: SequenceBatch, owner: str, name: str) -> list[Any]:
+    """What every event or candidate has of one attribute."""
+    inverse = (batch.candidates if owner == "candidate" else batch.sequences[owner]).inverse
+    assert isinstance(inverse, torch.Tensor)
+    values = batch.attributes["history.item"][name]
+    if not isinstance(values, IdLists):
+        return values.nan_to_num(nan=-99)[inverse.long()].tolist()
+    assert isinstance(values.inverse, torch.Tensor)
+    ids = batch.unique[f"history.item.{name}"].values()[values.inverse.long()]
+    lists = [of.tolist() for of in ids.split(values.lengths.host.tolist())]
+    return [lists[place] for place in inverse.tolist()]
+
+
+@pytest.mark.parametrize("hides", [True, False])
+@pytest.mark.parametrize("kind", ["hashed", "dynamic"])
+def test_ids_without_a_range_have_what_the_same_ids_have_with_one(tmp_path: Path, kind: str, hides: bool) -> None:
+    """Also where hashed ids share a row of their table."""
+    rows = make_rows(30)
+    tables = {"item": 50, "kind": 5, "user": 1000, "query": 9, "genre": 7}
+    ranged = make_schema(tables=tables, attributes=OF_ITEMS, hidden=hides)
+    opened = make_schema(tables={**tables, "item": {"rows": 11, "ids": kind}}, attributes=OF_ITEMS, hidden=hides)
+    items = {name: ARRAYS["item"][name] for name in OF_ITEMS["item"]}
+    write_attributes(tmp_path / "ranged", ranged, "item", items)
+    write_attributes(tmp_path / "opened", opened, "item", items, RAW)
+    raw = [row | {name: RAW[row[name]].tolist() for name in ("history.item", "candidate.item")} for row in rows]
+    found = []
+    for folder, schema, given, hidden in (
+        ("ranged", ranged, rows, [3, 8]),
+        ("opened", opened, raw, RAW[[3, 8]].tolist()),
+    ):
+        policy = {"rules": [{"field": "item", "values": hidden, "reason": "privacy", "of": ["history"]}]}
+        policy |= {"actions": {"privacy": "hide"}}
+        acting = make_filter(FilterConfig.model_validate(policy), schema, training=False) if hides else None
+        store = open_attributes(tmp_path / folder, schema)
+        found.append(Collator(schema, event_filter=acting, attributes=store)(make_table(given, schema)).to(CPU))
+    for owner in ("history", "candidate"):
+        for name in OF_ITEMS["item"]:
+            expected, got = (_of_elements(batch, owner, name) for batch in found)
+            assert got == expected
+            assert len({str(of) for of in got}) > 3

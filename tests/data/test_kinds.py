@@ -17,6 +17,7 @@ from tests.data.requests import make_schema
 
 HISTORY = [{"name": "history", "ids": ["item"]}]
 ITEMS = ("history.item", "candidate.related")
+OPEN_ITEMS = {"item": {"rows": 9, "ids": "hashed"}, "kind": 5, "user": 1000, "query": 9}
 CANDIDATE = {"ids": ["item"], "labels": ["click"]}
 
 
@@ -89,6 +90,14 @@ def test_the_model_needs_a_fit() -> None:
         ({"attributes": {"item": {"x": {"list": "y"}}}}, "attributes.item.x: table 'y' is not declared"),
         ({"attributes": {"item": {"a.b": {"vector": 2}}}}, "attributes.item: 'a.b' cannot be a name here"),
         ({"attributes": {"item": {"ngram": {"vector": 2}}}}, "attributes.item: 'ngram' is a word of n-grams"),
+        (
+            {"tables": OPEN_ITEMS, "attributes": {"item": {"ids": {"vector": 2}}}},
+            "attributes.item: 'ids' is the file of the ids; expected another name",
+        ),
+        (
+            {"tables": OPEN_ITEMS, "attributes": {"kind": {"x": {"list": "item"}}}},
+            "attributes.kind.x: expected a table with ids: range, got hashed ids of item",
+        ),
     ],
 )
 def test_what_is_refused(changes: dict[str, Any], said: str) -> None:

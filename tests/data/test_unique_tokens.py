@@ -13,7 +13,15 @@ from torch import Tensor
 from dist_rec.data.dedup import every_token
 from dist_rec.data.layout import FeatureSet
 from dist_rec.data.transfer_buffer import TransferBuffer
-from dist_rec.data.unique_tokens import SAMPLES_ON_GPU, UniqueTokens, deduplicate, samples_of, spread, together
+from dist_rec.data.unique_tokens import (
+    SAMPLES_ON_GPU,
+    UniqueTokens,
+    deduplicate,
+    remapped,
+    samples_of,
+    spread,
+    together,
+)
 from dist_rec.kernels.unique_ids import BitPackedIndex
 
 ITEMS, USERS = FeatureSet("items", ("item", "kind")), FeatureSet("users", ("user",))
@@ -145,3 +153,16 @@ def test_together() -> None:
     assert list(found.tensors)[-1] == "unique" and found.counts == both.counts and found.bits == both.bits
     assert found.num_unique == both.num_unique == {"x.a": 2, "y.a": 2}
     assert all(torch.equal(found.tensors[name], both.tensors[name]) for name in both.tensors)
+
+
+def test_ids_become_rows_after_they_are_distinct() -> None:
+    feature_set = FeatureSet("x", ("x.a", "x.b"))
+    columns = {"one": [np.array([300, -7, 300]), np.array([1, 2, 1])]}
+    raw = deduplicate(columns, {"one": feature_set}, {"x.a": None, "x.b": 9})
+    found = remapped(raw, {"x.a": lambda ids: ids % 4}, {"x.a": 4, "x.b": 9})
+    assert raw.ids_of("x.a").tolist() == [300, -7] and found.ids_of("x.a").tolist() == [0, 1]
+    assert found.tensors["ids.x.a"].dtype == torch.uint8
+    assert list(found.tensors) == list(raw.tensors) and found.num_unique == raw.num_unique
+    assert all(found.tensors[name] is raw.tensors[name] for name in raw.tensors if name != "ids.x.a")
+    with pytest.raises(ValueError, match=r"x\.a: expected ids from 0 to 3, got -7"):
+        remapped(raw, {"x.a": lambda ids: ids}, {"x.a": 4})

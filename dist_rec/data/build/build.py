@@ -94,8 +94,8 @@ def build_dataset(
                 # Ranks and reader workers share row groups, so small data need small ones.
                 rows = min(max(requests // GROUPS_AT_LEAST, 16), ROWS_PER_GROUP)
                 write_split(dataset / split, assembly.tables(split, counts, bars.done), schema, rows_per_group=rows)
-            for table, arrays in attribute_arrays(database, config, numbers).items():
-                write_attributes(dataset, schema, table, arrays)
+            for table, of in attribute_arrays(database, config, numbers).items():
+                write_attributes(dataset, schema, table, of.arrays, of.ids)
             if any(not of.is_fitted for of in named_numbers(schema).values()):
                 bars.update("fitting numbers")
                 fit_dataset(dataset, times.fitted)

@@ -254,11 +254,6 @@ class BuildConfig(Strict):
                 if self.tables.get(name, TableConfig()).is_open:
                     raise ValueError(f"attributes of {table}: a list of ids needs a table with a range, got '{name}'")
             check_distinct(f"attributes of {table}", names, "an attribute is one column")
-            if self.tables.get(table, TableConfig()).is_open and names:
-                raise ValueError(
-                    f"attributes of {table}: numbers, lists and vectors are of ids with a range or a vocabulary, got "
-                    f"ids: {self.tables[table].ids}"
-                )
         if self.histories == "once" and any(of.most is not None for of in self.sequences.values()):
             raise ValueError(
                 "sequences: with histories: once a recipe cuts histories (data.max_length); expected no most"

@@ -10,6 +10,7 @@ import pytest
 
 from dist_rec.config import load_config
 from dist_rec.data.attribute_store import open_attributes
+from dist_rec.data.build.numbering import hash_of_text
 from dist_rec.data.errors import DataError
 from dist_rec.data.reader import RequestReader
 from dist_rec.data.schema_file import load_schema
@@ -29,7 +30,13 @@ EVENTS = [
 SHOWN = [{**row, "item": 1 + n % 3, "bid": 0.5 * n, "distance": 10.0 + n} for n, row in enumerate(ANCHORS * 3)]
 
 
-def kinds(folder: Path, events: list[dict[str, Any]] = EVENTS, items: Any = ITEMS, **changes: Any) -> Path:
+def kinds(
+    folder: Path,
+    events: list[dict[str, Any]] = EVENTS,
+    items: Any = ITEMS,
+    shown: list[dict[str, Any]] = SHOWN,
+    **changes: Any,
+) -> Path:
     folder.mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist(items) if isinstance(items, list) else items, folder / "items.parquet")
     tree = config(
@@ -52,7 +59,7 @@ def kinds(folder: Path, events: list[dict[str, Any]] = EVENTS, items: Any = ITEM
         },
         **changes,
     )
-    return build(folder, tree, events, SHOWN)
+    return build(folder, tree, events, shown)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +110,35 @@ def test_stored_once_they_are_the_same(made: Path, tmp_path: Path) -> None:
         assert one.tensors.keys() == other.tensors.keys()
         for name, tensor in one.tensors.items():
             assert np.array_equal(tensor.numpy(), other.tensors[name].numpy(), equal_nan=tensor.is_floating_point())
+
+
+@pytest.mark.parametrize("kind", ["hashed", "dynamic"])
+@pytest.mark.parametrize("text", [False, True], ids=["numbers", "texts"])
+def test_ids_without_a_range_have_their_own(tmp_path: Path, kind: str, text: bool) -> None:
+    def named(item: int) -> Any:
+        return f"item {item}" if text else -7 * item
+
+    events = [{**event, "item": named(event["item"])} for event in EVENTS]
+    shown = [{**row, "item": named(row["item"])} for row in SHOWN]
+    items = [{**row, "id": named(row["id"])} for row in ITEMS]
+    tables = {"item": {"ids": kind, "rows": 50}}
+    out = kinds(tmp_path / "x", events, items, shown, tables=tables)
+    schema = load_schema(out)
+    store = open_attributes(out, schema)
+    assert store is not None
+    store.check()
+    tags = {row["value"]: row["id"] for row in pq.read_table(out / "_build" / "tag.parquet").to_pylist()}
+    ids = np.array([4711, *(hash_of_text(named(item)) if text else named(item) for item in (1, 2, 3))])
+    years = store.numbers("item", "year", ids)
+    assert np.isnan(years[[0, 2]]).all() and years[[1, 3]].tolist() == [1999.0, 2005.0]
+    assert store.vectors("item", "title", ids).tolist() == [[0, 0], [0.5, -1], [0, 0], [2, 0.25]]
+    lists = store.lists("item", "tags", ids)
+    assert lists.lengths.tolist() == [0, 3, 0, 2]
+    assert lists.values.tolist() == [tags[5], tags[7], tags[5], tags[7], tags[9]]
+    batch = next(iter(RequestReader(folders=[out / "train"], schema=schema, batch_size=4, attributes=store)))
+    given = batch.tensors["attribute.history.item.year"]
+    assert set(given[~given.isnan()].tolist()) == {1999.0, 2005.0}
+    check_run(load_config(out / "recipe.yaml"), None)
 
 
 def test_lists_in_a_text(tmp_path: Path) -> None:

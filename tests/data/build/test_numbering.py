@@ -5,9 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from dist_rec.common.strict import ConfigError, check
 from dist_rec.config import load_config
-from dist_rec.data.build.config import BuildConfig
 from dist_rec.data.build.numbering import hash_of_text
 from dist_rec.data.event_store import whole
 from dist_rec.data.row_reader import PARQUET
@@ -117,13 +115,3 @@ def test_texts_without_a_range_are_hashed(tmp_path: Path, histories: str) -> Non
     table = whole(PARQUET.read(PARQUET.row_groups(out / "test", schema), schema), schema)
     assert table.column("history.item").to_pylist() == [[tea, coffee, tea]]
     check_run(load_config(out / "recipe.yaml"), None)
-
-
-def test_open_tables_have_no_attributes(tmp_path: Path) -> None:
-    tree = config(
-        sources={"events": "events.csv", "shown": "shown.csv", "items": "items.csv"},
-        attributes={"items": {"key": "id", "of": "item", "numbers": {"size": "size"}}},
-        tables={"item": {"ids": "hashed", "rows": 9}},
-    )
-    with pytest.raises(ConfigError, match="numbers, lists and vectors are of ids with a range or a vocabulary"):
-        check(BuildConfig, tree, "here")
