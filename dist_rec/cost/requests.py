@@ -16,9 +16,10 @@ from pydantic import Field
 from dist_rec.common.strict import ConfigError, Strict, Width
 from dist_rec.config import Config
 from dist_rec.data.attribute_store import open_attributes
-from dist_rec.data.collate import collate
-from dist_rec.data.columns import CANDIDATE, CONTEXT, Column, FlatLists, arrow_schema, columns_of, list_column
+from dist_rec.data.collate import Collator
+from dist_rec.data.columns import CANDIDATE, CONTEXT, Column, arrow_schema, columns_of, list_column
 from dist_rec.data.errors import DataError
+from dist_rec.data.example import ExampleAttributes, ListSize
 from dist_rec.data.filter.event_filter import make_filter
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.layout import FeatureSet
@@ -41,6 +42,7 @@ class Described(Strict):
     spread: float = Field(default=0.0, ge=0.0, description="Standard deviation of the lengths over their mean.")
     candidates: Width = Field(default=1, description="Of every request.")
     duplicates: float = Field(default=0.5, ge=0.0, lt=1.0, description="Share of tokens that occurred in the batch.")
+    list_ids: float = Field(default=2.0, ge=0.0, description="Mean ids of every list, such as the tags of an item.")
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,14 @@ class Requests:
 
     - `lengths` sequence -> (B,) events, `candidates` (B,)
     - `unique` feature set -> distinct tokens over tokens
+    - `lists` owner of lists, of requests, of candidates or of ids -> their size
     - `spread`: standard deviation of the events of one request
     """
 
     lengths: dict[str, Counts]
     candidates: Counts
     unique: dict[str, float]
+    lists: dict[str, ListSize]
     spread: float
 
     @property
@@ -107,7 +111,15 @@ class Requests:
 
     def batch(self, schema: Schema, *, dedup: bool = True) -> HostBatch:
         """As a reader worker makes it, from rows of these sizes."""
-        return collate(self.rows(schema), schema, dedup=dedup)
+        attributes = ExampleAttributes.of(schema, self._lists_of_ids(schema))
+        return Collator(schema, dedup=dedup, attributes=attributes)(self.rows(schema))
+
+    def _lists_of_ids(self, schema: Schema) -> dict[tuple[str, str], ListSize]:
+        """By table and attribute. Of keys of one table the one counts whose lists have most ids that occur again."""
+        layout = schema.layout
+        owners = sorted(layout.attribute_lists, key=lambda owner: -self.lists[owner].unique)
+        places = {owner: layout.attribute_lists[owner] for owner in owners}
+        return {(layout.tables[key], name): self.lists[owner] for owner, (key, name) in places.items()}
 
     def rows(self, schema: Schema) -> pa.Table:
         """B rows of these sizes. Fewer tokens are distinct where the tables are too small for as many."""
@@ -116,6 +128,9 @@ class Requests:
         types = arrow_schema(schema)
 
         def array(column: Column) -> pa.Array:
+            if column.owner in self.lists:
+                of_request = self.lists[column.owner].lists(self.count, column.size or 1)
+                return list_column(of_request.lengths, of_request.values).cast(types.field(column.name).type)
             lengths = self._lengths_of(column.owner) if column.is_list else np.ones(self.count, np.int64)
             values = ids.get((column.owner if column.is_list else CONTEXT, column.name))
             if values is None:
@@ -123,9 +138,8 @@ class Requests:
             if column.kind == "visible_events":
                 values = next(iter(self.lengths.values())).repeat(self.candidates)
             if column.nested:
-                return nested_column(lengths, FlatLists(values[:0], np.zeros(len(values), np.int64))).cast(
-                    types.field(column.name).type
-                )
+                lists = self.lists[column.name].lists(len(values), column.size or 1)
+                return nested_column(lengths, lists).cast(types.field(column.name).type)
             found = list_column(lengths, values) if column.is_list else pa.array(values)
             return found.cast(types.field(column.name).type)
 
@@ -134,7 +148,7 @@ class Requests:
     def _lengths_of(self, owner: str) -> Counts:
         if owner == CANDIDATE:
             return self.candidates
-        return self.lengths[owner] if owner in self.lengths else np.zeros(self.count, np.int64)  # a list of the request
+        return self.lengths[owner] if owner in self.lengths else np.zeros(self.count, np.int64)  # no feedback
 
     def _ids(self, schema: Schema) -> dict[tuple[str, str], Counts]:
         """(owner, column) -> ids of its elements."""
@@ -172,7 +186,8 @@ def described(schema: Schema, batch_size: int | None, batch_events: int | None, 
     }
     total = np.sum(list(lengths.values()), axis=0)
     unique = {name: 1.0 if name == CONTEXT else 1 - of.duplicates for name in _measured_sets(schema)}
-    return Requests(lengths, np.full(count, of.candidates, np.int64), unique, float(total.std()))
+    lists = dict.fromkeys(_lists(schema), ListSize(of.list_ids))
+    return Requests(lengths, np.full(count, of.candidates, np.int64), unique, lists, float(total.std()))
 
 
 def measured(config: Config, schema: Schema) -> Requests:
@@ -225,14 +240,26 @@ def requests_of(batch: HostBatch, schema: Schema, spread: float) -> Requests:
         tokens = sum(batch.counts[owner] for owner in owners)
         unique[name] = batch.num_unique[of.keys[0]] / max(tokens, 1)
     lengths = {s.name: _counts(batch, s.name) for s in schema.sequences}
-    return Requests(lengths, _counts(batch, CANDIDATE), unique, spread)
+    return Requests(lengths, _counts(batch, CANDIDATE), unique, _measured_lists(batch, schema), spread)
+
+
+def _measured_lists(batch: HostBatch, schema: Schema) -> dict[str, ListSize]:
+    found = {}
+    for owner in _lists(schema):
+        (key,), ids = schema.layout.owners[owner].keys, batch.counts[owner]
+        found[owner] = ListSize(ids / max(len(_counts(batch, owner)), 1), batch.num_unique[key] / max(ids, 1))
+    return found
+
+
+def _lists(schema: Schema) -> tuple[str, ...]:
+    """Owners of lists."""
+    return (*schema.layout.id_lists, *schema.layout.attribute_lists)
 
 
 def _measured_sets(schema: Schema) -> dict[str, FeatureSet]:
-    """Without n-grams, which follow from the ids: of made ids hardly one occurs twice. And without lists: those of made
-    rows are empty."""
-    made = {*schema.layout.ngrams, *schema.layout.candidate_ngrams}
-    made |= {*schema.layout.attribute_lists, *schema.layout.id_lists}
+    """Without n-grams, which follow from the ids: of made ids hardly one occurs twice. And without lists, which have
+    sizes of their own."""
+    made = {*schema.layout.ngrams, *schema.layout.candidate_ngrams, *_lists(schema)}
     return {name: of for name, of in schema.layout.feature_sets.items() if name not in made}
 
 

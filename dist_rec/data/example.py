@@ -1,5 +1,7 @@
 """Rows of any schema, of given sizes and with valid values that mean nothing."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,25 @@ from dist_rec.data.nested import nested_column
 from dist_rec.data.schema import Schema
 
 
+@dataclass(frozen=True)
+class ListSize:
+    """`mean` ids of a list; `unique`: distinct ids over ids."""
+
+    mean: float = 2.0
+    unique: float = 1.0
+
+    def lists(self, count: int, size: int) -> FlatLists:
+        """So many lists, as equal as they can be, of ids of a table of `size`."""
+        ends = np.rint(np.arange(count + 1) * self.mean).astype(np.int64)
+        distinct = max(round(float(ends[-1]) * self.unique), 1)
+        return FlatLists(np.arange(ends[-1]) % distinct % size, np.diff(ends))
+
+
+@dataclass(frozen=True)
 class ExampleAttributes(AttributeStore):
-    """Attributes that mean nothing of any ids: zeros, and lists of two ids."""
+    """Attributes that mean nothing of any ids: zeros, and lists of the sizes by table and name, or of two ids."""
+
+    sizes: Mapping[tuple[str, str], ListSize] = field(default_factory=dict)
 
     def numbers(self, table: str, name: str, ids: Ints) -> NDArray[np.float32]:
         return np.zeros(len(ids), np.float32)
@@ -24,11 +43,11 @@ class ExampleAttributes(AttributeStore):
 
     def lists(self, table: str, name: str, ids: Ints) -> FlatLists:
         size = self.schema.tables[self.schema.attributes[table][name].list or ""]
-        return FlatLists(np.arange(2 * len(ids)) % size, np.full(len(ids), 2))
+        return self.sizes.get((table, name), ListSize()).lists(len(ids), size)
 
     @classmethod
-    def of(cls, schema: Schema) -> "ExampleAttributes":
-        return cls(Path("example"), schema)
+    def of(cls, schema: Schema, sizes: Mapping[tuple[str, str], ListSize] | None = None) -> "ExampleAttributes":
+        return cls(Path("example"), schema, sizes or {})
 
 
 def example_rows(schema: Schema, *, requests: int, events: int, candidates: int) -> pa.Table:

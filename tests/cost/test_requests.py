@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_rec.common.strict import ConfigError
-from dist_rec.cost.requests import Described, described, measured
+from dist_rec.cost.requests import Described, described, first_batches, measured
+from dist_rec.registry import READERS
+from tests.data.kind_rows import kinds_schema, write_kinds
 from tests.data.requests import make_schema
 from tests.training.runs import make_config, write_dataset
 
@@ -72,3 +74,29 @@ def test_data_is_measured(tmp_path: Path) -> None:
 def test_without_data_the_message_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing to measure.*--requests length="):
         measured(make_config(tmp_path / "none", tmp_path), SCHEMA)
+
+
+def test_lists_are_as_long_and_as_alike_as_those_of_the_data(tmp_path: Path) -> None:
+    schema = kinds_schema()
+    config = make_config(write_kinds(tmp_path / "data", {"train": 64}), tmp_path, data={"batch_size": 64})
+    of = measured(config, schema)
+    (read,) = first_batches(config, schema, READERS.make(config.data.reader), 1, dedup=True)
+    made = of.batch(schema)
+    assert set(of.lists) == {*schema.layout.id_lists, *schema.layout.attribute_lists}
+    for owner in of.lists:
+        (key,) = schema.layout.owners[owner].keys
+        assert read.counts[owner] > 0
+        lists = len(made.tensors[f"lengths.{owner}"]) / len(read.tensors[f"lengths.{owner}"])
+        # Ids of one table have lists of one size, whatever their keys.
+        assert made.counts[owner] == pytest.approx(lists * read.counts[owner], rel=0.05)
+        if not key.startswith("candidate.related"):
+            assert made.num_unique[key] == pytest.approx(lists * read.num_unique[key], rel=0.1, abs=1)
+
+
+def test_lists_are_as_described() -> None:
+    schema = kinds_schema()
+    batch = described(schema, 4, None, Described(length=9, candidates=3, list_ids=1.5)).batch(schema)
+    assert batch.counts["context.tags"] == 6 and batch.counts["candidate.related"] == 18
+    assert batch.counts["history.item.genres"] == round(1.5 * batch.num_unique["history.item"])
+    empty = described(schema, 4, None, Described(length=9, candidates=3, list_ids=0)).batch(schema)
+    assert not any(empty.counts[owner] for owner in ("context.tags", "candidate.related", "history.item.makers"))
