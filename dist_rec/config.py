@@ -5,6 +5,7 @@ One class per part. Every field has a default to start from and a description th
 dist_rec/models/<model>/config.py."""
 
 import os.path
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,8 @@ from dist_rec.distill.config import DistillConfig
 from dist_rec.models.config import ModelConfig
 from dist_rec.registry import FUSED_OPTIMIZERS, OPTIMIZERS, READERS, Part
 from dist_rec.run_config import CheckpointConfig, InitConfig, ParallelConfig, RunConfig
+
+Moment = Annotated[int, Field(ge=0)]  # seconds
 
 
 class DataConfig(Strict):
@@ -84,11 +87,11 @@ class DataConfig(Strict):
     leave_out: list[str] = Field(
         default=[], description="Context fields of the schema that this run does not use, such as a raw user id."
     )
-    observed_at: int | None = Field(
+    observed_at: Moment | list[Moment] | None = Field(
         default=None,
-        ge=0,
         description="The moment of training in seconds: of labels that take time, of feedback and of requests, "
-        "training knows what was known then. null: it is later than everything.",
+        "training knows what was known then. With windows a moment for each that is trained on, such as its end. "
+        "null: it is later than everything.",
     )
     written_at: int | None = Field(
         default=None,
@@ -142,6 +145,8 @@ class DataConfig(Strict):
         check_distinct("windows", self.windows, "a window is trained on once")
         if self.windows and self.folds:
             raise ValueError("expected either windows or folds, got both")
+        if isinstance(self.observed_at, list):
+            self._check_moments(self.observed_at)
         if (self.batch_size is None) == (self.batch_events is None):
             got = f"batch_size={self.batch_size} and batch_events={self.batch_events}"
             raise ValueError(f"expected either batch_size or batch_events, and null for the other, got {got}")
@@ -161,6 +166,14 @@ class DataConfig(Strict):
                     f"'{inside[0]}' lies inside '{folder}', whose rows are read with all sub-folders; name one of them"
                 )
         return self
+
+    def _check_moments(self, moments: list[int]) -> None:
+        if len(moments) != len(self.windows) - 1:
+            trained = f"each of the {len(self.windows) - 1} windows that are trained on" if self.windows else "windows"
+            raise ValueError(f"observed_at: expected a moment for {trained}, got {len(moments)} moments")
+        for before, after in pairwise(moments):
+            if after < before:
+                raise ValueError(f"observed_at: expected moments in order of time, got {before} and then {after}")
 
 
 # FBGEMM's fused tables are at most so wide on a GPU; for a wider one it looks up zeros there without a word.

@@ -301,6 +301,13 @@ def test_windows_are_the_splits() -> None:
         ({"data": {"windows": ["a", "b"], "valid": ["x"]}}, "windows replaces valid"),
         ({"data": {"windows": ["a", "b", "a"]}}, "windows"),
         ({"data": {"windows": ["a", "b"], "folds": ["x", "y", "z"]}}, "either windows or folds"),
+        (
+            {"data": {"windows": ["a", "b", "c"], "observed_at": [9]}},
+            "observed_at: expected a moment for each of the 2 windows that are trained on, got 1 moments",
+        ),
+        ({"data": {"observed_at": [9, 10]}}, "observed_at: expected a moment for windows, got 2 moments"),
+        ({"data": {"windows": ["a", "b", "c"], "observed_at": [9, 8]}}, "moments in order of time, got 9 and then 8"),
+        ({"data": {"windows": ["a", "b"], "observed_at": [-1]}}, "observed_at"),
         ({"data": {"windows": ["a", "b"]}, "optim": {"accumulation_steps": 2}}, "expected optim.accumulation_steps: 1"),
     ],
 )

@@ -6,8 +6,9 @@ A run that goes on with another number of ranks or workers keeps its plan: of R 
 w reads what the planned ranks from w R / W to (w + 1) R / W would read, and of a lane that lies partly in there its
 share of the rows of each batch."""
 
+import bisect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class RequestReader(IterableDataset):
       batch, whose distinct ids they share
     - `one_by_one`: all epochs of the first folder, then all of the second, and so on, as of the days of a log
     - `event_filter` filters the batches from its first step on
-    - `targets` what is known of labels, by default that they are final
+    - `targets` what is known of labels, by default that they are final; with `one_by_one` perhaps for each folder
     - `attributes` those of the dataset, see `open_attributes`; a schema that declares some needs them
     - `skip_unreadable` leaves row groups out that cannot be read, and counts their requests (`HostBatch.lost`)
     - `position` where an earlier run was: the next iteration starts there, in the order that was planned then
@@ -80,7 +81,7 @@ class RequestReader(IterableDataset):
     share_histories: bool = False
     one_by_one: bool = False
     event_filter: EventFilter | None = None
-    targets: Targets | None = None
+    targets: Targets | Sequence[Targets] | None = None
     attributes: AttributeStore | None = None
     skip_unreadable: bool = False
     position: DataPosition | None = None
@@ -95,6 +96,11 @@ class RequestReader(IterableDataset):
         of_folders = [[self._cut(of) for of in self.rows.row_groups(Path(at), self.schema)] for at in self.folders]
         self.row_groups = list(itertools.chain.from_iterable(of_folders))
         self._stages = of_folders if self.one_by_one else [self.row_groups]
+        if isinstance(self.targets, Sequence) and not (self.one_by_one and len(self.targets) == len(self.folders)):
+            raise ConfigError(
+                f"targets: expected one for each of {len(self.folders)} folders that are read one by one, got "
+                f"{len(self.targets)}, one_by_one={self.one_by_one}"
+            )
         self._check_batches()
         self._check_position()
         self._plans: dict[int, Steps] = {}  # by number of workers; worker processes get them with the reader
@@ -217,7 +223,8 @@ class RequestReader(IterableDataset):
                     lanes[place] = self._lane(epoch.lanes[slot * self.planned_ranks + share.rank], number)
                 if (read := lanes[place].read(epoch.batch(step_in_epoch))) is not None:
                     found.append((read[0], share.of(read[1])))
-            batch = self._collated(joined(found), step)
+            stage = bisect.bisect_right(plan.ends, step)
+            batch = self._collated(joined(found), step, stage)
             if lost := sum(lane.lost for lane in lanes.values()):
                 batch = replace(batch, lost=lost)
                 for lane in lanes.values():
@@ -225,8 +232,8 @@ class RequestReader(IterableDataset):
             self._emitted += 1
             yield batch
 
-    def collator(self, step: int = 0) -> Collator:
-        """What makes the batch of this step of the run."""
+    def collator(self, step: int = 0, stage: int = 0) -> Collator:
+        """What makes the batch of this step of the run; `stage`: the folder that is read then, with `one_by_one`."""
         acting = self.event_filter if self.event_filter is not None and self.event_filter.acts(step) else None
         return Collator(
             schema=self.schema,
@@ -234,12 +241,12 @@ class RequestReader(IterableDataset):
             dedup=self.dedup,
             event_filter=acting,
             hash_ngrams=self.hash_ngrams,
-            targets=self.targets,
+            targets=self.targets[stage] if isinstance(self.targets, Sequence) else self.targets,
             attributes=self.attributes,
         )
 
-    def _collated(self, found: tuple[pa.Table, Ints] | None, step: int) -> HostBatch:
-        batch = self.collator(step)
+    def _collated(self, found: tuple[pa.Table, Ints] | None, step: int, stage: int) -> HostBatch:
+        batch = self.collator(step, stage)
         return batch.empty() if found is None else batch(*found)
 
     def _lane(self, groups: list[RowGroup], epoch: int) -> Lane:

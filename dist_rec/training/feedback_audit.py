@@ -59,6 +59,7 @@ def _reader(config: Config, schema: Schema) -> RequestReader:
         schema=schema.model_copy(update={"attributes": {}}),
         batch_size=BATCH,
         shuffle_window=1,
+        one_by_one=bool(config.data.windows),
         seed=config.run.seed,
         max_length=None if schema.candidate.visible_events else 1,
         dedup=False,

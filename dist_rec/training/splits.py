@@ -1,6 +1,7 @@
 """The batches of a split for this rank."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -111,15 +112,18 @@ def distills(config: Config) -> bool:
     return config.distill is not None and config.distill.is_on
 
 
-def training_targets(config: Config, schema: Schema) -> Targets:
-    """What training knows of labels."""
+def training_targets(config: Config, schema: Schema) -> Targets | list[Targets]:
+    """What training knows of labels; or what it knows in each window, if these have moments of their own."""
     data, distill = config.data, config.distill
-    return Targets(
-        now=data.written_at if data.observed_at is None else data.observed_at,
+    known = Targets(
+        now=data.written_at,
         corrected=config.model.head.immature != "leave_out",
         taught={} if distill is None else {t: distill.weight * w for t, w in taught_tasks(config, schema).items()},
         distilled="all" if distill is None else distill.rows,
     )
+    if isinstance(data.observed_at, list):
+        return [replace(known, now=moment) for moment in data.observed_at]
+    return known if data.observed_at is None else replace(known, now=data.observed_at)
 
 
 def training_loader(config: Config, reader: RequestReader, ranks: Ranks) -> StatefulDataLoader:

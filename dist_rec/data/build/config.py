@@ -267,8 +267,6 @@ class BuildConfig(Strict):
         later = [name for name, of in self.requests.labels.items() if of.source is not None]
         if self.requests.visible_events:
             self._check_visible_events(later)
-        if later and self.split.by == "windows":
-            raise ValueError(f"split: by: windows judges labels that are known at once, but {later[0]} takes time")
         negatives = self.requests.negatives
         if negatives is not None and negatives.sample != "page":
             if later:

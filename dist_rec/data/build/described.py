@@ -57,11 +57,15 @@ def schema_of(config: BuildConfig, numbers: Numbers) -> Schema:
 
 def recipe_of(config: BuildConfig, path: str, times: Times, last_event: int) -> dict[str, Any]:
     """A recipe to start from: LONGER, and of labels that take time what was known when validation starts."""
+    head: dict[str, Any] = {"hidden": [128]}
     data: dict[str, Any] = {"path": path, "batch_size": 64} | _folders(times, windows=config.split.by == "windows")
     if any(of.source is not None for of in config.requests.labels.values()):
         data["written_at"] = last_event // MICROSECONDS
         if times.valid is not None:
             data["observed_at"] = times.valid // MICROSECONDS
+        if times.windows:  # each is trained on when the next one begins
+            data["observed_at"] = [start // MICROSECONDS for start in times.windows[1:]]
+            head["immature"] = "delayed_feedback_model"  # no label of a window is read again when it is final
     tokens: dict[str, Any] = {"width": 32, "hidden": 64}
     longer: dict[str, Any] = {"merge": 1, "inner_trans": False, "k": 16, "heads": 4}
     if not config.requests.context:
@@ -75,7 +79,7 @@ def recipe_of(config: BuildConfig, path: str, times: Times, last_event: int) -> 
             "name": "longer",
             "tokens": tokens,
             "longer": longer,
-            "head": {"hidden": [128]},
+            "head": head,
         },
         "embedding": {"dim": 16, "lr": 0.1},
         "optim": {"optimizer": "muon", "lr": 0.003, "warmup_steps": 20},

@@ -22,8 +22,8 @@ CHUNKED, REQUESTS, DIVIDED = '"all chunked"', '"all requests"', '"all divided"'
 @dataclass(frozen=True)
 class Times:
     """Microseconds since 1970: the first and the last request, and where valid and test start, by time; or the starts
-    of windows, by windows. `folders`: of the splits, and `fitted` those that ids and
-    numbers are fitted on."""
+    of windows with requests, by windows. `folders`: of the splits, and `fitted` those that ids and numbers are fitted
+    on."""
 
     first: int
     last: int
@@ -119,7 +119,8 @@ def _check_folders(database: Database) -> None:
 def _with_folders(times: Times, split: SplitConfig, found: list[str]) -> Times:
     """What the splits are called. Those of a column are in the order of SPLITS, then by name."""
     if split.by == "windows":
-        return replace(times, folders=tuple(sorted(found)), fitted=(min(found),))
+        starts = tuple(start for start in times.windows if _name(start, split) in found)
+        return replace(times, windows=starts, folders=tuple(sorted(found)), fitted=(min(found),))
     if split.by == "column":
         others = sorted(set(found) - set(SPLITS))
         return replace(times, folders=(*(name for name in SPLITS if name in found), *others), fitted=tuple(split.train))

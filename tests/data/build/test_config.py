@@ -44,7 +44,6 @@ NEGATIVES: dict[str, Any] = {"negatives": {"sample": "uniform", "count": 2}} | C
         ({"events": {"side": {"item": "kind"}}}, "sequences.history: expected every name once, got 'item'"),
         ({"events": {"most": 5}, "histories": "once"}, "expected no most"),
         ({"requests": {"negatives": NEGATIVES["negatives"]}}, "sampled candidates have no labels of later events"),
-        ({"split": {"by": "windows", "every": "1d"}}, "by: windows judges labels that are known at once, but bought"),
         ({"events": {"ids": {"offsets": "item"}}}, "sequences.history: 'offsets' cannot be a name here"),
         ({"events": {"ids": {"item": {"column": "item", "table": "a/b"}}}}, "tables: 'a/b' cannot be a name here"),
         ({"requests": {"context": {"time": "time"}}}, "requests.context: 'time' cannot be a name here"),

@@ -24,6 +24,20 @@ def test_schema_and_recipe_are_read_by_a_run(tmp_path: Path) -> None:
     assert recipe.data.observed_at == VALID and recipe.data.written_at == START + 29, "labels take time"
 
 
+def test_windows_are_trained_on_with_what_was_known_when_they_ended(tmp_path: Path) -> None:
+    day = 86_400
+    rows = [{**ANCHORS[0], "time": START + n * day, "item": n} for n in (0, 1, 1.5, 4, 5)]  # no request on two days
+    bought = [{"user": 9, "item": 1, "time": START + day + 5, "kind": "a", "order": 0}]
+    out = build(tmp_path / "x", config(split={"by": "windows", "every": "1d"}), [*EVENTS, *bought], rows)
+    recipe = load_config(out / "recipe.yaml")
+    assert recipe.data.windows == ["2023-11-14", "2023-11-15", "2023-11-16", "2023-11-18", "2023-11-19"]
+    midnight = START - START % day
+    assert recipe.data.observed_at == [midnight + n * day for n in (1, 2, 4, 5)]
+    assert recipe.data.written_at == START + day + 5
+    assert recipe.model.head.immature == "delayed_feedback_model"
+    check_run(recipe, None)
+
+
 def test_without_labels_that_take_time_nothing_is_said_of_it(tmp_path: Path) -> None:
     out = build(tmp_path / "x", config(requests={"labels": {"click": "click"}}), EVENTS, ANCHORS)
     data = yaml.safe_load((out / "recipe.yaml").read_text())["data"]
