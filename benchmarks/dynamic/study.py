@@ -2,8 +2,9 @@
 
 Every row of the CSV is one window of one arm and seed."""
 
+import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isnan, nan
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from benchmarks.dynamic.stream import StreamConfig, schema_of, windows
+from benchmarks.dynamic.stream import StreamConfig, contents, ids_of, schema_of, windows
 from benchmarks.tables import append, read_rows
 from dist_rec.common.open_ids import IdKind
 from dist_rec.config import Config
-from dist_rec.data.collate import collate
+from dist_rec.data.attribute_store import AttributeStore, open_attributes, write_attributes
+from dist_rec.data.collate import Collator
 from dist_rec.data.host_batch import HostBatch
 from dist_rec.data.schema import Schema
 from dist_rec.embedding.id_use import IdMeter
@@ -27,14 +29,29 @@ from dist_rec.training.ranks import Ranks, start_ranks
 
 BATCH, SHARE = 64, 0.2  # requests of a batch; rows of the small tables, as a share of all items
 STARTED = 8  # windows before the means: tables are filled and items have begun to go
-# Name -> kind of ids, share of all items that the table has rows for, options of the table.
-ARMS: dict[str, tuple[IdKind, float, dict[str, Any]]] = {
-    "full": ("range", 1.0, {}),
-    "dynamic lru": ("dynamic", SHARE, {}),
-    "hashed": ("hashed", SHARE, {}),
-    "dynamic lfu": ("dynamic", SHARE, {"eviction": {"policy": "lfu"}}),
-    "dynamic lru, admission 2": ("dynamic", SHARE, {"admission": {"count": 2}}),
-    "hashed, all rows": ("hashed", 1.0, {}),
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Kind of ids, share of all items that the table has rows for, options of the table, and whether the content of
+    items is known."""
+
+    kind: IdKind
+    share: float = SHARE
+    options: dict[str, Any] = field(default_factory=dict)
+    content: bool = False
+
+
+ARMS = {
+    "full": Arm("range", 1.0),
+    "dynamic lru": Arm("dynamic"),
+    "hashed": Arm("hashed"),
+    "dynamic lfu": Arm("dynamic", options={"eviction": {"policy": "lfu"}}),
+    "dynamic lru, admission 2": Arm("dynamic", options={"admission": {"count": 2}}),
+    "hashed, all rows": Arm("hashed", 1.0),
+    "full, content": Arm("range", 1.0, content=True),
+    "dynamic lru, content": Arm("dynamic", content=True),
+    "hashed, content": Arm("hashed", content=True),
 }
 DEFAULT = ("full", "dynamic lru", "hashed")
 
@@ -59,7 +76,7 @@ def config_of(arm: str, seed: int) -> Config:
         {
             "data": {"path": "unused", "batch_size": BATCH, "workers": 0},
             "model": {"name": "din", "tokens": {"width": 16, "hidden": 32}, "head": {"hidden": [32]}},
-            "embedding": {"dim": 8, "lr": 0.1, "tables": {"item": ARMS[arm][2]}},
+            "embedding": {"dim": 8, "lr": 0.1, "tables": {"item": ARMS[arm].options}},
             "optim": {"dense_update": "sync", "lr": 2e-3, "decay": "none"},
             "run": {"seed": seed},
         }
@@ -78,30 +95,39 @@ def run_study(table: Path, stream: StreamConfig, arms: Iterable[str] = DEFAULT, 
 
 
 def trained(arm: str, stream: StreamConfig, ranks: Ranks) -> Iterator[Row]:
-    config, (kind, share, _) = config_of(arm, stream.seed), ARMS[arm]
-    schema = schema_of(round(share * stream.items), kind)
+    config, of = config_of(arm, stream.seed), ARMS[arm]
+    schema = schema_of(round(of.share * stream.items), of.kind, content=of.content)
     torch.manual_seed(stream.seed)
     model, plan = plan_model(schema, config, ranks)
     dmp = shard_model(model, plan, config, ranks)
     optimizer = make_optimizer(dmp, config.optim, 1, ranks)
     pipeline = make_pipeline(dmp, optimizer, config.embedding, ranks.device)
     meter = IdMeter(dmp, ranks.total)
-    for number, requests in enumerate(windows(stream, schema)):
-        loader: Any = batches(requests, schema)
-        scored = evaluate(dmp, loader, ["click"], ranks)["click"]
-        for _ in run_through(pipeline, iter(batches(requests, schema))):
-            pass
-        use = meter.since_last().get("item")
-        scores = (round(float(value), 5) for value in (scored.auc, scored.best_auc or 0.0, scored.ne))
-        hit = nan if use is None else round(use.shares()["hit"], 4)
-        yield Row(arm, stream.seed, number, schema.tables["item"], *scores, hit)
+    with tempfile.TemporaryDirectory() as folder:
+        collator = Collator(schema, attributes=_content(Path(folder), stream, schema) if of.content else None)
+        for number, requests in enumerate(windows(stream, schema)):
+            loader: Any = batches(requests, collator)
+            scored = evaluate(dmp, loader, ["click"], ranks)["click"]
+            for _ in run_through(pipeline, iter(batches(requests, collator))):
+                pass
+            use = meter.since_last().get("item")
+            scores = (round(float(value), 5) for value in (scored.auc, scored.best_auc or 0.0, scored.ne))
+            hit = nan if use is None else round(use.shares()["hit"], 4)
+            yield Row(arm, stream.seed, number, schema.tables["item"], *scores, hit)
 
 
-def batches(requests: pa.Table, schema: Schema) -> list[HostBatch]:
+def _content(folder: Path, stream: StreamConfig, schema: Schema) -> AttributeStore | None:
+    """The content of all items, also of those that are still to come."""
+    ids = ids_of(np.arange(stream.items), schema)
+    write_attributes(folder, schema, "item", {"content": contents(stream)}, ids if schema.open_ids else None)
+    return open_attributes(folder, schema)
+
+
+def batches(requests: pa.Table, collator: Collator) -> list[HostBatch]:
     """In the order of the stream."""
     starts = range(0, requests.num_rows, BATCH)
     parts = [np.arange(start, min(start + BATCH, requests.num_rows)) for start in starts]
-    found = [collate(requests, schema, rows=part) for part in parts]
+    found = [collator(requests, part) for part in parts]
     for batch in found:
         batch.set_candidates_per_rank(batch.num_targets)
     return found

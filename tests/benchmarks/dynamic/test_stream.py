@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from benchmarks.dynamic.stream import StreamConfig, schema_of, windows
+from benchmarks.dynamic.stream import BASE, CLASSES, StreamConfig, contents, ids_of, schema_of, windows
 from dist_rec.data.columns import ragged_values
 from dist_rec.data.validate import validate
 
@@ -32,6 +32,17 @@ def test_open_tables_have_other_ids_of_the_same_items() -> None:
     numbers, raw = _items("range"), _items("hashed")
     assert [len(of) for of in numbers] == [len(of) for of in raw]
     assert min(map(min, raw)) < -(2**60), "all 64 bits"
+
+
+def test_content_tells_of_the_items_whatever_their_ids() -> None:
+    found = contents(SMALL)
+    assert found.shape == (SMALL.items, CLASSES + 1)
+    table = next(windows(SMALL, schema_of(SMALL.items, "range")))
+    shown, truth = (ragged_values(table, f"candidate.{name}").values for name in ("item", "click.oracle"))
+    logit = np.log(truth / (1 - truth)) - BASE
+    assert np.corrcoef(found[shown, -1], logit)[0, 1] > 0.5
+    raw = ids_of(np.arange(SMALL.items), schema_of(9, "hashed"))
+    assert len(np.unique(raw)) == SMALL.items and raw.dtype == np.int64
 
 
 def test_labels_are_drawn_with_their_truth() -> None:
