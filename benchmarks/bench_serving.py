@@ -2,9 +2,11 @@
 
     python -m benchmarks.bench_serving [--lengths 100 1000 10000] [--candidates 1 50 500] [--merge 1] [--batch 4]
         [--repeats 7] [--set KEY=VALUE ...]
+    python -m benchmarks.bench_serving --paper
 
 One process and one thread, processor time, forms in turns (serving/forms.py). Logits are compared first. Prints rows of
-a table: candidates per second of every form, and the FLOPs of one candidate by the formula."""
+a table: candidates per second of every form, and the FLOPs of one candidate by the formula. With --paper those of
+LONGER's published configuration instead (serving/paper.py)."""
 
 import argparse
 import time
@@ -15,6 +17,7 @@ import torch
 
 from benchmarks.ladder.cell import Cell
 from benchmarks.serving.forms import Forms
+from benchmarks.serving.paper import paper_rows
 from dist_rec.common.provenance import provenance_lines
 
 FORMS = ("cached", "whole", "padded", "per candidate", "no history")
@@ -30,9 +33,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="requests of a batch")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--set", dest="settings", action="append", default=[])
+    parser.add_argument("--paper", action="store_true", help="FLOPs of the published configuration, nothing else")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("\n".join(provenance_lines()) + "\n")
+    if options.paper:
+        print("\n".join(paper_rows()))
+        return
     print(f"| events | candidates | {' | '.join(FORMS)} | cached / per candidate | cached / no history | MFLOPs each |")
     print("|---|---|" + "---|" * (len(FORMS) + 3))
     for lengths in options.lengths:

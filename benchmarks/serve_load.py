@@ -104,7 +104,8 @@ async def closed_loop(url: str, bodies: Sequence[bytes], connections: int, secon
 
 
 async def open_loop(url: str, bodies: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> Load:
-    """`rate` requests per second, at times of a Poisson process."""
+    """`rate` requests per second, at times of a Poisson process. Where more are on the way than `MOST_CONNECTIONS` or
+    than this machine can send, those that have not started at the end are left out: the rate that was asked says it."""
     load, rng, started = Load(), random.Random(seed), time.perf_counter()
     free: list[Connection] = []
     running: set[asyncio.Task[None]] = set()
@@ -114,8 +115,8 @@ async def open_loop(url: str, bodies: Sequence[bytes], rate: float, seconds: flo
         await _timed(connection, body, due, load)
         free.append(connection)
 
-    due, turn = started, 0
-    while (due := due + rng.expovariate(rate)) < started + seconds:
+    due, turn, end = started, 0, started + seconds
+    while (due := due + rng.expovariate(rate)) < end and time.perf_counter() < end:
         await asyncio.sleep(max(due - time.perf_counter(), 0))
         if len(running) >= MOST_CONNECTIONS:
             await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)

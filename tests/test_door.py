@@ -205,16 +205,50 @@ NOT_AT_DOOR: dict[str, str] = {
 }
 
 
+# Where export and serve refuse, which start no ranks -> the test that raises it.
+OF_SERVING: dict[str, str] = {
+    "export/changes.py::keep_changes": "export/test_changes.py::test_another_model_is_refused",
+    "export/program_files.py::kinds_of": "export/test_program_files.py::test_an_unknown_kind_is_named",
+    "export/program_files.py::write_programs": "export/test_program_files.py::"
+    "test_what_torch_export_cannot_trace_is_told",
+    "export/program_files.py::_tried": "export/test_program_files.py::test_programs_that_score_differently_are_refused",
+    "export/program_files.py::_write": "export/test_program_files.py::test_what_a_converter_says_is_told",
+    "export/read_checkpoint.py::tensors": "export/test_read_checkpoint.py::test_damage_is_named",
+    "export/read_checkpoint.py::write_table": "export/test_read_checkpoint.py::"
+    "test_a_width_that_cannot_be_stored_is_named",
+    "export/write.py::export_model": "export/test_write.py::"
+    "test_a_filter_that_acts_when_candidates_are_scored_is_refused",
+    "export/write.py::_data_of": "export/test_write.py::test_a_recipe_without_a_split_needs_requests",
+    "serve/delta.py::apply_delta": "serve/test_delta.py::test_a_delta_is_the_whole_export_of_later_weights",
+    "serve/disk_store.py::_locked": "serve/test_disk_store.py::test_one_process_at_a_time",
+    "serve/folder.py::read_model": "serve/test_folder.py::test_the_files_that_are_needed",
+    "serve/folder.py::read": "serve/test_folder.py::test_what_is_wrong_is_said",
+    "serve/folder.py::check": "serve/test_folder.py::test_what_is_wrong_is_said",
+    "serve/load.py::load_export": "serve/test_delta.py::test_a_delta_is_the_whole_export_of_later_weights",
+    "serve/load.py::build_engine": "serve/test_load.py::test_files_that_do_not_fit_one_another_are_named",
+    "serve/load.py::read_tensors": "serve/test_load.py::test_what_is_no_file_of_tensors_is_named",
+    "serve/load.py::_changed": "serve/test_load.py::test_rows_of_a_delta_are_rows_of_the_table",
+    "serve/load.py::_check": "serve/test_load.py::test_what_is_no_file_of_tensors_is_named",
+    "serve/load.py::_load": "serve/test_load.py::test_files_that_do_not_fit_one_another_are_named",
+    "serve/redis_store.py::of_url": "serve/test_redis_store.py::test_addresses",
+    "serve/reference.py::read_reference": "serve/test_reference.py::test_what_is_no_reference_of_the_export_is_named",
+    "serve/reference.py::check_reference": "serve/test_reference.py::test_what_is_no_reference_of_the_export_is_named",
+    "serve/server/core.py::load": "serve/server/test_core.py::test_what_breaks_while_an_export_is_loaded_is_told",
+    "serve/server/live.py::_check_later": "serve/server/test_live.py::test_a_delta_that_comes_late_does_not_go_back",
+    "serve/server/settings.py::_token": "serve/server/test_settings.py::test_tokens_come_from_files_or_the_environment",
+    "serve_cli.py::serve": "test_serve_cli.py::test_without_the_extra_it_says_what_to_install",
+}
+
+
 def _sites() -> set[str]:
     """Every function that makes a ConfigError."""
     found = set()
     for path in (ROOT / "dist_rec").rglob("*.py"):
         place = path.relative_to(ROOT / "dist_rec").as_posix()
-        # No recipe; and commands that start no run.
-        if place.startswith(("kernels/", "cost/", "probe/", "export/", "serve/", "serve_cli")):
+        if place.startswith(("kernels/", "cost/", "probe/")):  # no recipe
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 calls = [n for n in ast.walk(node) if isinstance(n, ast.Call) and ast.unparse(n.func) == "ConfigError"]
                 inner = [f for f in ast.walk(node) if isinstance(f, ast.FunctionDef) and f is not node]
                 if any(not any(call in ast.walk(f) for f in inner) for call in calls):
@@ -224,7 +258,15 @@ def _sites() -> set[str]:
 
 def test_every_error_is_at_the_door_or_has_its_reason_why_not() -> None:
     assert not set(AT_DOOR) & set(NOT_AT_DOOR)
-    assert _sites() == set(AT_DOOR) | set(NOT_AT_DOOR)
+    assert _sites() == set(AT_DOOR) | set(NOT_AT_DOOR) | set(OF_SERVING)
+
+
+@pytest.mark.parametrize("site", OF_SERVING)
+def test_the_errors_of_serving_have_their_tests(site: str) -> None:
+    file, _, name = OF_SERVING[site].partition("::")
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    (test,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    assert "ConfigError" in ast.unparse(test) or "code == 2" in ast.unparse(test)
 
 
 @pytest.fixture(scope="module")

@@ -55,16 +55,24 @@ class StateCache:
         with self._lock:
             return [self._get(user) for user in users]
 
-    def put(self, kept: Iterable[Kept]) -> None:
-        """What is larger than the limit is not kept, and takes away what there was of its user."""
+    def put(self, kept: Iterable[Kept]) -> set[str]:
+        """Returns the users who had to go. What is larger than the limit is not kept, and takes away what there was of
+        its user alone."""
+        gone: set[str] = set()
         with self._lock:
             for each in kept:
                 self._drop(each.user)
+                if each.state.nbytes > self.max_bytes:
+                    gone.add(each.user)
+                    continue
+                gone.discard(each.user)
                 self._kept[each.user] = each
                 self._counts.bytes = self._bytes + each.state.nbytes
             while self._bytes > self.max_bytes:
-                self._drop(next(iter(self._kept)))
-                self._counts.evictions += 1
+                gone.add(oldest := next(iter(self._kept)))
+                self._drop(oldest)
+            self._counts.evictions += len(gone)
+        return gone
 
     def delete(self, users: Iterable[str]) -> None:
         with self._lock:

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from dist_rec.data.columns import Column, arrow_schema, columns_of, list_column, ragged_values
+from dist_rec.data.columns import Column, Ints, arrow_schema, columns_of, list_column, ragged_values
 from dist_rec.data.schema import Schema
+
+NO_TIME = -(2**63)
 
 
 def serving_schema(schema: Schema) -> Schema:
@@ -31,6 +34,30 @@ def is_of_events(column: Column, schema: Schema) -> bool:
 def event_columns(schema: Schema) -> list[str]:
     """Names of the columns of all sequences."""
     return [column.name for column in columns_of(schema) if is_of_events(column, schema)]
+
+
+def events_sent(requests: pa.Table, schema: Schema) -> dict[str, Ints]:
+    """How many events of each sequence (B,) there are in requests."""
+    first = {column.owner: column.name for column in reversed(columns_of(schema)) if is_of_events(column, schema)}
+    return {of.name: ragged_values(requests, first[of.name]).lengths for of in schema.sequences}
+
+
+def same_events(one: pa.Table, other: pa.Table, schema: Schema) -> bool:
+    """Whether the rows are the same events; a number that is missing is as another one that is."""
+    if one.equals(other):
+        return True
+    pairs = ((ragged_values(one, name), ragged_values(other, name)) for name in event_columns(schema))
+    return all(np.array_equal(a.lengths, b.lengths) and same_values(a.values, b.values) for a, b in pairs)
+
+
+def same_values(one: NDArray, other: NDArray) -> bool:
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+
+def newest_time(events: pa.Table, schema: Schema) -> int:
+    """Of the events of one user, in seconds; before all others where none has a time."""
+    found = [events.column(f"{of.name}.time")[0] for of in schema.sequences if of.time]
+    return max((times[-1].as_py() for times in found if len(times)), default=NO_TIME)
 
 
 def filled(columns: Mapping[str, pa.Array | pa.ChunkedArray], count: int, schema: Schema) -> pa.Table:

@@ -44,7 +44,11 @@ class DiskStore:
     def put(self, entries: Sequence[tuple[str, bytes]]) -> None:
         with self._lock:
             for user, data in entries:
-                self._put(_name(user), data)
+                if len(data) <= self.max_bytes:
+                    self._put(_name(user), data)
+                else:  # alone: it would take the place of all others and then go, too
+                    self._drop(_name(user))
+                    self._counts.evictions += 1
             self._make_room()
 
     def delete(self, users: Sequence[str]) -> None:
@@ -72,12 +76,13 @@ class DiskStore:
     def _put(self, name: str, data: bytes) -> None:
         path = self.folder / name
         partial = path.with_suffix(PARTIAL)
+        path.parent.mkdir(exist_ok=True)
         try:
             partial.write_bytes(data)
-        except FileNotFoundError:
-            path.parent.mkdir(exist_ok=True)
-            partial.write_bytes(data)
-        partial.replace(path)
+            partial.replace(path)
+        except OSError:  # a full disk must not fill with halves
+            partial.unlink(missing_ok=True)
+            raise
         self._bytes += len(data) - self._sizes.pop(name, 0)
         self._sizes[name] = len(data)
 

@@ -5,7 +5,7 @@ Legend: B requests.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from dist_rec.data.schema import Schema
 from dist_rec.predict.rows import valid_rows
 from dist_rec.serve.columns import is_of_events
 
-NEW_EVENTS = "new_events"
+NEW_EVENTS, AFTER = "new_events", "after"
 _TOLD = re.compile(
     r"(?:, row (?P<row>\d+))?(?:, field (?P<field>[^:]+))?: expected (?P<expected>.*), got:? (?P<got>.*)$"
 )
@@ -49,12 +49,18 @@ class Limits:
 
 @dataclass(frozen=True)
 class Row:
-    """All columns of the schema, neutral ones where nothing came; which `history` the columns of events are; and
-    whether the request has candidates to be scored, or only events to be kept."""
+    """All columns of the schema, neutral ones where nothing came, and which `history` the columns of events are.
+
+    - `scored`: it has candidates, and is not only events to be kept
+    - `timed`: its time came with it; else it is that of the newest event, of those that are kept, too
+    - `after`: how many events of each sequence came before the new ones, as the client has it; None: it does not say
+    """
 
     values: Mapping[str, Any]
     history: History
     scored: bool = True
+    timed: bool = True
+    after: Mapping[str, int] | None = None
 
 
 class RowReader:
@@ -66,14 +72,16 @@ class RowReader:
         self.events = {column.name: column for column in columns if is_of_events(column, schema)}
         self.others = {column.name: column for column in columns if column.name not in self.events}
         self._neutral = {column.name: [] if column.is_list else 0 for column in columns}
+        self._sequences = [of.name for of in schema.sequences]
         self._times = [f"{of.name}.time" for of in schema.sequences if of.time]
 
     def request(self, sent: Any) -> Row:
         """`sent`: the columns of the request and its candidates, and of events either all columns (the whole history),
-        or {"new_events": the columns of events that happened since}, or none (what is kept of the user).
+        or {"new_events": the columns of events that happened since}, perhaps with "after" (see `after`), or none (what
+        is kept of the user).
 
         Raises Refused for a wrong shape; values are checked by `table`."""
-        self._check_names(sent, {**self.others, **self.events, NEW_EVENTS: None}, self.others)
+        self._check_names(sent, {**self.others, **self.events, NEW_EVENTS: None, AFTER: None}, self.others)
         given = [name for name in self.events if name in sent]
         if NEW_EVENTS in sent:
             if given:
@@ -90,7 +98,7 @@ class RowReader:
         else:
             row = Row({**self._neutral, **{name: sent[name] for name in self.others}}, "kept")
         self._check_sizes(row.values)
-        return row
+        return self.after(row, sent.get(AFTER))
 
     def appended(self, user: Any, events: Any, time: Any, *, whole: bool) -> Row:
         """Events of a user without a request; with `whole` there are no others. Without a `time` that of the newest.
@@ -104,7 +112,28 @@ class RowReader:
         if request.time is not None:
             values[request.time] = self._newest(found) if time is None else time
         self._check_sizes(values)
-        return Row(values, "whole" if whole else "new", scored=False)
+        return Row(values, "whole" if whole else "new", scored=False, timed=time is not None)
+
+    def after(self, row: Row, after: Any) -> Row:
+        """The same new events, to be put behind `after` events of each sequence and nowhere else; None: anywhere.
+
+        Raises Refused."""
+        if after is None:
+            return row
+        if row.history != "new":
+            raise Refused(AFTER, f"it beside {NEW_EVENTS}", "it without them")
+        if not isinstance(after, Mapping):
+            raise Refused(AFTER, "an object with a number of events for each sequence", after)
+        for name, count in after.items():
+            if name not in self._sequences:
+                expected = f"one of {', '.join(self._sequences)}"
+                raise Refused(f"{AFTER}.{_short(name)}", expected, "a name that the schema does not have")
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise Refused(f"{AFTER}.{name}", "a number of events", count)
+        for name, column in self.events.items():
+            if row.values[name] and column.owner not in after:
+                raise Refused(f"{AFTER}.{column.owner}", "a number of events, as it has new ones", "none")
+        return replace(row, after=dict(after))
 
     def table(self, rows: Sequence[Row]) -> tuple[pa.Table, dict[int, Refused]]:
         """Valid rows (B,), with neutral ones in the place of those that are refused, and why each of these is.

@@ -5,6 +5,7 @@ Legend: B requests, C candidates, T tasks.
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,19 +13,22 @@ import numpy as np
 import pyarrow as pa
 
 from dist_rec.data.columns import CANDIDATE, Ints
-from dist_rec.serve.columns import appended, event_columns, newest
+from dist_rec.serve.columns import NO_TIME, appended, event_columns, events_sent, newest, newest_time, same_events
 from dist_rec.serve.engine import Engine
+from dist_rec.serve.repeats import appended_before
 from dist_rec.serve.request_rows import Limits, Refused, Row, RowReader
 from dist_rec.serve.state_bytes import Kept
 from dist_rec.serve.user_state import UserState
 from dist_rec.serve.user_states import Known, UserStates
+
+_INTEGER = re.compile("-?[0-9]{1,20}")  # of 64 bits
 
 
 @dataclass(frozen=True)
 class Answer:
     """- `cached`: nothing of the user's history was computed for it
     - `scores`: task -> probability of each candidate in their order
-    - `events` that are kept of each sequence
+    - `events` that have come of each sequence
     """
 
     user: str
@@ -41,7 +45,9 @@ class _Work:
     """B requests on the way.
 
     - `first`: what was kept of each user before; `before`: the place of the request before of the same user, or None
-    - `state` of each that is not refused, once it is known; `cached`: those for which nothing was computed
+    - `sent`: how many events of each sequence (B,) the requests brought
+    - `state` of each that is not refused and `came`, how many events of each sequence have come, once they are known
+    - `cached`: those for which nothing was computed; `repeated`: those whose new events were appended before
     """
 
     rows: list[Row]
@@ -50,9 +56,12 @@ class _Work:
     times: Ints
     first: dict[str, Known]
     before: list[int | None]
+    sent: dict[str, Ints]
     refused: dict[int, Refused] = field(default_factory=dict)
     state: dict[int, UserState] = field(default_factory=dict)
+    came: dict[int, dict[str, int]] = field(default_factory=dict)
     cached: set[int] = field(default_factory=set)
+    repeated: set[int] = field(default_factory=set)
 
     def known(self, place: int) -> Known:
         """Of the user of a request, when it came."""
@@ -61,7 +70,7 @@ class _Work:
             before = self.before[before]
         if before is None or before not in self.state:  # a whole history does not wait for those before
             return self.first[self.users[place]]
-        return Known(self.state[before], self.state[before].events)
+        return Known(self.state[before], self.state[before].events, self.came[before])
 
     def events(self, places: list[int]) -> pa.Table:
         """That are known of their users."""
@@ -118,10 +127,9 @@ class Service:
 
     def user_key(self, user: str) -> str:
         """How a user is named among states, from text. Raises Refused."""
-        try:
-            row = self.reader.appended(int(user), {}, None, whole=False)
-        except ValueError:
-            raise Refused("user", f"an integer, as {self._schema.request.grouping_key} is", user) from None
+        if not _INTEGER.fullmatch(user):
+            raise Refused("user", f"an integer, as {self._schema.request.grouping_key} is", user)
+        row = self.reader.appended(int(user), {}, None, whole=False)
         table, wrong = self.reader.table([row])
         if wrong:
             raise wrong[0]
@@ -137,7 +145,7 @@ class Service:
         name = self._schema.request.time
         times = np.zeros(len(rows), np.int64) if name is None else table.column(name).to_numpy().astype(np.int64)
         before, rounds = _rounds(users, [row.history == "whole" for row in rows])
-        work = _Work(rows, table, users, times, first, before)
+        work = _Work(rows, table, users, times, first, before, events_sent(table, self._schema))
         for places in rounds:
             self._advance(work, places)
         scores = self._scored(work)
@@ -146,14 +154,16 @@ class Service:
 
     def _keep(self, work: _Work) -> None:
         """The last state of every user, unless it was there."""
-        last = {work.users[place]: work.state[place] for place in sorted(work.state)}
+        last = {work.users[place]: place for place in sorted(work.state)}
         changed: list[Kept] = []
         aged: list[Kept] = []
-        for user, state in last.items():
-            before = work.first[user].state
-            if state is not before:
-                same = before is not None and before.events.equals(state.events)
-                (aged if same else changed).append(Kept(user, self._origin, state))
+        for user, place in last.items():
+            before, state, came = work.first[user], work.state[place], work.came[place]
+            if before.state is not None and before.came == came and self._same(before.state, state.events):
+                if state is not before.state:
+                    aged.append(Kept(user, self._origin, state, came))
+            else:
+                changed.append(Kept(user, self._origin, state, came))
         self.states.put(changed)
         self.states.refresh(aged)
 
@@ -164,10 +174,13 @@ class Service:
         new: list[int] = []
         old: list[int] = []
         for place in self._checked(work, places):
-            state, history = work.known(place).state, work.rows[place].history
-            if history == "new" and self._any_events(work, place):
+            known, history = work.known(place), work.rows[place].history
+            state, before = known.state, {} if history == "whole" else known.came
+            more = {} if place in work.repeated else {name: int(of[place]) for name, of in work.sent.items()}
+            work.came[place] = {name: before.get(name, 0) + more.get(name, 0) for name in work.sent}
+            if history == "new" and any(more.values()):
                 new.append(place)
-            elif history == "whole" and (state is None or not state.events.equals(given.slice(place, 1))):
+            elif history == "whole" and (state is None or not self._same(state, given.slice(place, 1))):
                 whole.append(place)
             elif state is not None and state.holds_at(int(work.times[place]), self.stale_seconds):
                 work.state[place] = state
@@ -194,16 +207,25 @@ class Service:
             known, row = work.known(place), work.rows[place]
             if row.history == "whole":
                 continue
+            if known.events is not None and not row.timed:
+                as_of = NO_TIME if known.state is None else known.state.as_of
+                work.times[place] = max(work.times[place], newest_time(known.events, self._schema), as_of)
             if known.events is None:
                 came = "none, and none is kept of the user" if row.history == "kept" else "new events of an unknown one"
                 work.refused[place] = Refused("history", "the whole history", came, history_needed=True)
-            elif row.history == "new":
-                if (error := self._too_many(known, row)) is None:
-                    new.append(place)
-                else:
-                    work.refused[place] = error
-            elif (error := self._too_early(known, int(work.times[place]))) is not None:
+                continue
+            try:
+                if row.after is not None and appended_before(known, work.table.slice(place, 1), row.after):
+                    work.repeated.add(place)
+            except Refused as error:
                 work.refused[place] = error
+                continue
+            follows = row.history == "new" and place not in work.repeated
+            wrong = self._too_many(known, row) if follows else self._too_early(known, int(work.times[place]))
+            if wrong is not None:
+                work.refused[place] = wrong
+            elif follows:
+                new.append(place)
         if new:
             last = newest(work.events(new), self._schema, 1)
             table = appended(last, work.table.select(self._names).take(pa.array(new)), self._schema)
@@ -233,12 +255,10 @@ class Service:
     def _result(self, work: _Work, place: int, scores: dict[int, dict[str, list[float]]]) -> Result:
         if place in work.refused:
             return work.refused[place]
-        state = work.state[place]
-        events = {name: of.events for name, of in state.sequences.items()}
-        return Answer(work.users[place], place in work.cached, scores.get(place, {}), events)
+        return Answer(work.users[place], place in work.cached, scores.get(place, {}), work.came[place])
 
-    def _any_events(self, work: _Work, place: int) -> bool:
-        return any(len(work.rows[place].values[name]) for name in self._names)
+    def _same(self, state: UserState, events: pa.Table) -> bool:
+        return same_events(state.events, events, self._schema)
 
     def _too_many(self, known: Known, row: Row) -> Refused | None:
         if self.engine.max_length is not None or known.events is None:
@@ -253,12 +273,10 @@ class Service:
         """As validation has it for a whole history, which needs not be looked at again here."""
         if known.events is None or (known.state is not None and time >= known.state.as_of):
             return None  # a state holds events up to its own time
-        for of in self._schema.sequences:
-            times = known.events.column(f"{of.name}.time")[0] if of.time else []
-            if len(times) and (last := times[-1].as_py()) > time:
-                expected = f"a time not before that of the newest event that is kept, {last}"
-                return Refused(self._schema.request.time or "", expected, time)
-        return None
+        if (last := newest_time(known.events, self._schema)) <= time:
+            return None
+        expected = f"a time not before that of the newest event that is kept, {last}"
+        return Refused(self._schema.request.time or "", expected, time)
 
     def _at(self, events: pa.Table, times: Ints) -> pa.Table:
         name = self._schema.request.time

@@ -3,7 +3,7 @@
 8 bytes   magic, with the number of this format
 32 bytes  SHA-256 of all that follows
 8 bytes   lengths of head and events, little-endian uint32
-head      JSON: version of the model, user, origin, seconds, names
+head      JSON: version of the model, user, origin, seconds, names, numbers of events
 events    Arrow IPC stream of one row
 tensors   safetensors, as `<sequence>/<part>`
 """
@@ -11,6 +11,7 @@ tensors   safetensors, as `<sequence>/<part>`
 import hashlib
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from dist_rec.serve.user_state import SequenceState, UserState
 
-MAGIC = b"drstate\x01"
+MAGIC = b"drstate\x02"
 _LENGTHS = struct.Struct("<II")
 _START = len(MAGIC) + 32
 _KINDS = ("kept", "encoded")
@@ -33,12 +34,16 @@ class DamagedState(ValueError):
 
 @dataclass(frozen=True)
 class Kept:
-    """The `state` of a `user` (the grouping key in decimal), and the `origin` of its events: models of one origin read
-    the same events of a user in the same columns, see `UserStates`."""
+    """The `state` of a `user` (the grouping key in decimal).
+
+    - `origin` of its events: models of one origin read the same events of a user in the same columns, see `UserStates`
+    - `came`: how many events of each sequence have come, of which the state may have the newest alone
+    """
 
     user: str
     origin: str
     state: UserState
+    came: Mapping[str, int]
 
 
 def to_bytes(kept: Kept) -> bytes:
@@ -47,6 +52,7 @@ def to_bytes(kept: Kept) -> bytes:
         **{"user": kept.user, "origin": kept.origin, "version": state.version},
         **{"as_of": state.as_of, "until": state.until},
         "sequences": {name: of.events for name, of in state.sequences.items()},
+        "came": dict(kept.came),
     }
     tensors = {f"{name}/{part}": of for name, each in state.sequences.items() for part, of in each.tensors.items()}
     sink = pa.BufferOutputStream()
@@ -83,7 +89,7 @@ def _read(body: "memoryview[int]") -> Kept:
         found[sequence][part] = tensor
     sequences = {name: _sequence(events, found[name]) for name, events in head["sequences"].items()}
     state = UserState(head["version"], events, head["as_of"], head["until"], sequences)
-    return Kept(head["user"], head["origin"], state)
+    return Kept(head["user"], head["origin"], state, dict(head["came"]))
 
 
 def _sequence(events: int, parts: dict[str, Tensor]) -> SequenceState:

@@ -2,8 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -20,10 +20,12 @@ class Known:
 
     - `state` of the version that was asked for, or None
     - `events` that the model reads of the user, a row; None: not known
+    - `came`: how many events of each sequence have come
     """
 
     state: UserState | None = None
     events: pa.Table | None = None
+    came: Mapping[str, int] = field(default_factory=dict)
 
 
 NOTHING_KNOWN = Known()
@@ -59,21 +61,21 @@ class UserStates:
             read = self._read([users[place] for place in missing])
             for place, kept in zip(missing, read, strict=True):
                 found[place] = kept
-            self.cache.put([kept for kept in read if kept is not None])
+            self._remember([kept for kept in read if kept is not None])
         return [_known(kept, version, origin) for kept in found]
 
     def put(self, kept: Sequence[Kept]) -> None:
         """After the events of users have changed. The newest of a user is the last."""
-        self.cache.put(kept)
+        self._remember(kept)
         if self.store is not None and kept:
             self._write({each.user: each for each in kept})
 
     def refresh(self, kept: Sequence[Kept]) -> None:
         """After time has passed alone."""
-        self.cache.put(kept)
         if self.store is not None:
             with self._lock:
                 self._later |= {each.user for each in kept}
+        self._remember(kept)
 
     def delete(self, users: Sequence[str]) -> None:
         """Forgets users in all tiers. Raises OSError if the store cannot be reached."""
@@ -104,6 +106,11 @@ class UserStates:
         for start in range(0, len(kept), 256):
             self._write({each.user: each for each in kept[start : start + 256]})
         self.store.close()
+
+    def _remember(self, kept: Sequence[Kept]) -> None:
+        gone = self.cache.put(kept)
+        with self._lock:
+            self._later -= gone
 
     def _read(self, users: list[str]) -> list[Kept | None]:
         assert self.store is not None
@@ -154,4 +161,4 @@ class UserStates:
 def _known(kept: Kept | None, version: str, origin: str) -> Known:
     if kept is None or kept.origin != origin:
         return NOTHING_KNOWN
-    return Known(kept.state if kept.state.version == version else None, kept.state.events)
+    return Known(kept.state if kept.state.version == version else None, kept.state.events, kept.came)

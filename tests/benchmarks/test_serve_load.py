@@ -64,3 +64,10 @@ def test_bodies(tmp_path: Path) -> None:
         b"history" not in of and b"searches" not in of and b"candidate" in of for of in bodies_of(export, kept=True)
     )
     assert pytest.approx(Load(2.0).per_s) == 0
+
+
+def test_an_open_loop_ends_in_time_where_more_is_asked_than_can_be_sent() -> None:
+    started = time.perf_counter()
+    found = against(lambda url: open_loop(url, [b"a"], 1e6, 0.5), 0)
+    assert found.seconds < time.perf_counter() - started < 20
+    assert 0 < sum(found.codes.values()) < 400_000 and found.codes.keys() == {"200"}

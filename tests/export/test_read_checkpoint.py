@@ -1,6 +1,9 @@
 """Weights of a checkpoint without ranks are those that ranks load."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -27,3 +30,19 @@ def test_dense_weights_and_tables_are_those_of_the_model(config: Config, last: P
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a checkpoint"):
         Weights.of(tmp_path)
+
+
+def test_damage_is_named(last: Path, tmp_path: Path) -> None:
+    shutil.copytree(last, tmp_path / "copy")
+    weights = Weights.of(tmp_path / "copy")
+    for path in (tmp_path / "copy").rglob("*.distcp"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ConfigError, match="copy: damaged: "):
+        weights.dense()
+
+
+def test_a_width_that_cannot_be_stored_is_named(last: Path, tmp_path: Path) -> None:
+    weights = Weights.of(last)
+    odd: Any = {weights.tables["item"]: SimpleNamespace(size=(5, 3))}
+    with pytest.raises(ConfigError, match=r"--tables int4: table item: .*even width for int4, got 3"):
+        Weights(last, odd).write_table("item", "int4", tmp_path)

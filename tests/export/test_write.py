@@ -9,7 +9,7 @@ from dist_rec.common.made import NotOurs
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.errors import DataError
-from dist_rec.export.write import Wanted, export_model
+from dist_rec.export.write import Wanted, _data_of, export_model
 from dist_rec.predict.predictor import load_model
 from dist_rec.serve.columns import serving_schema
 from dist_rec.serve.folder import Export
@@ -75,3 +75,9 @@ def test_a_filter_that_acts_when_candidates_are_scored_is_refused(config: Config
     filtered = Config.model_validate(tree)
     with pytest.raises(ConfigError, match=r"data\.filter\.evaluation: an export scores all events"):
         exported(filtered, last, tmp_path / "model")
+
+
+def test_a_recipe_without_a_split_needs_requests(config: Config, tmp_path: Path) -> None:
+    data = config.data.model_copy(update={"train": [], "valid": [], "test": []})
+    with pytest.raises(ConfigError, match="--data: the recipe names no split"):
+        _data_of(config.model_copy(update={"data": data}), Wanted(tmp_path))

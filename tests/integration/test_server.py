@@ -256,7 +256,9 @@ def mutated(draw: st.DrawFn) -> bytes:
     """A valid body with some of its parts replaced, removed, repeated or renamed, or its text damaged."""
     tree: Any = {"requests": copy.deepcopy(draw(st.lists(st.sampled_from(REQUESTS), min_size=1, max_size=3)))}
     if draw(st.booleans()):
-        tree["requests"][0] = {**without_events(tree["requests"][0]), "new_events": events_of(tree["requests"][0])}
+        first = tree["requests"][0]
+        after = {"after": {"history": 3, "searches": 3}} if draw(st.booleans()) else {}
+        tree["requests"][0] = {**without_events(first), "new_events": events_of(first), **after}
     for _ in range(draw(st.integers(1, 4))):
         place: Any = tree
         while isinstance(place, dict | list) and place:

@@ -6,6 +6,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from dist_rec.data.attribute_store import AttributeStore
 from dist_rec.data.collate import Collator
 from dist_rec.data.schema import Schema
 from dist_rec.models.halves import Halves
@@ -60,6 +61,7 @@ def make_engine(
     max_length: int | None = None,
     *,
     deterministic: bool = False,
+    attributes: AttributeStore | None = None,
 ) -> tuple[Engine, Model]:
     """An engine, and the whole model with the same weights, which are large enough to make every part tell."""
     schema = serving_schema(schema or make_schema())
@@ -68,7 +70,7 @@ def make_engine(
         for parameter in whole.ranker.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     readers = {name: PlainRows(weight.detach()) for name, weight in whole.tables.weights.items()}
-    collator = Collator(schema=schema, max_length=max_length)
+    collator = Collator(schema=schema, max_length=max_length, attributes=attributes)
     engine = Engine("v1", collator, Tables(readers, schema), Halves(whole.ranker), deterministic=deterministic)
     return engine, whole
 

@@ -13,7 +13,9 @@ from dist_rec.serve.user_state import SequenceState, UserState
 def kept(user: str, size: int = 1000, version: str = "v1") -> Kept:
     """Of about so many bytes."""
     of = SequenceState(1, torch.zeros(size // 4, 1, dtype=torch.int32), {}, {}, None)
-    return Kept(user, "o", UserState(version, pa.table({"a": pa.array([[]], pa.list_(pa.int8()))}), 0, 1, {"a": of}))
+    return Kept(
+        user, "o", UserState(version, pa.table({"a": pa.array([[]], pa.list_(pa.int8()))}), 0, 1, {"a": of}), {"a": 1}
+    )
 
 
 def users(cache: StateCache, *names: str) -> list[bool]:
@@ -71,3 +73,11 @@ def test_many_threads_leave_right_sums() -> None:
     found = [each for each in cache.get([str(user) for user in range(40)]) if each is not None]
     counts = cache.counts()
     assert counts.bytes == sum(each.state.nbytes for each in found) <= 20 * ONE and counts.entries == len(found)
+
+
+def test_one_that_is_too_large_takes_no_other_user_away() -> None:
+    cache = StateCache(3 * ONE)
+    cache.put([kept("a"), kept("b")])
+    assert cache.put([kept("c", 9000), kept("d")]) == {"c"}
+    assert users(cache, "a", "b", "c", "d") == [True, True, False, True] and cache.counts().evictions == 1
+    assert cache.put([kept("e")]) == {"a"}

@@ -52,6 +52,31 @@ def test_the_least_recently_used_is_deleted(tmp_path: Path) -> None:
     assert smaller.counts().bytes == 100 and len(list(tmp_path.rglob(f"*{SUFFIX}"))) == 1
 
 
+def test_one_that_is_too_large_takes_no_other_user_away(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path, 300)
+    store.put([("a", b"a" * 100), ("b", b"b" * 100)])
+    store.put([("a", b"a" * 301)])
+    assert store.get(["a", "b"]) == [None, b"b" * 100] and store.counts().evictions == 1
+
+
+def test_a_full_disk_keeps_no_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DiskStore(tmp_path, 300)
+    store.put([("a", b"1" * 100)])
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        write(path, data[:50])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        for user in "abc":
+            with pytest.raises(OSError, match="No space"):
+                store.put([(user, b"2" * 100)])
+    assert not list(tmp_path.rglob(f"*{PARTIAL}"))
+    assert store.get(["a", "b"]) == [b"1" * 100, None] and store.counts().bytes == 100
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     store = DiskStore(tmp_path, 300)
     with pytest.raises(ConfigError, match="expected a folder that no other server uses"):

@@ -8,9 +8,10 @@ import torch
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
-from dist_rec.serve.folder import Export
+from dist_rec.serve.folder import DENSE, EXPORT, MODEL, REFERENCE, Export, read_model
 from dist_rec.serve.load import load_export
 from tests.export.exports import exported
+from tests.serve.exports import write_export
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,38 @@ def test_other_attributes_are_another_version(tmp_path: Path) -> None:
     (tmp_path / "reference.json").write_text("{}")
     found.append(Export.of(tmp_path, "sum", run="r", step=1, requests=None, versions={}).version)
     assert found[0] == found[2] == found[3] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (EXPORT, None, "not an export: it has no export.json"),
+        (EXPORT, b"{}", "damaged, or of another version of dist_rec: version: Field required"),
+        (EXPORT, (b'"step": 1', b'"step": 2'), "export.json: damaged: expected SHA-256 .* of what it says"),
+        (DENSE, None, "the export is incomplete: expected a file dense.safetensors"),
+        (DENSE, b"short", "dense.safetensors: damaged: expected .* bytes, got 5"),
+        (MODEL, (b"history", b"histOry"), "model.json: damaged: expected SHA-256"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    name: str, content: bytes | tuple[bytes, bytes] | None, message: str, tmp_path: Path
+) -> None:
+    path = write_export(tmp_path / "model", requests=1) / name
+    whole = path.read_bytes()
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else whole.replace(*content))
+    with pytest.raises(ConfigError, match=message):
+        load_export(tmp_path / "model")
+
+
+def test_the_files_that_are_needed(tmp_path: Path) -> None:
+    folder = write_export(tmp_path / "model", requests=1)
+    (folder / REFERENCE).unlink()
+    Export.of(folder, "sum", run="r", step=1, requests=None, versions={}).write(folder)
+    with pytest.raises(ConfigError, match=r"damaged: expected reference\.json among its files"):
+        load_export(folder)
+    (folder / MODEL).write_text("{}")
+    with pytest.raises(ConfigError, match=r"model\.json: damaged: .*Field required"):
+        read_model(folder)

@@ -9,10 +9,11 @@ from safetensors.torch import save_file
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.serve.columns import serving_schema
-from dist_rec.serve.folder import TableFile
-from dist_rec.serve.load import load_export, read_table, read_tensors
+from dist_rec.serve.folder import DENSE, TableFile, read_model
+from dist_rec.serve.load import build_engine, load_export, read_table, read_tensors
 from tests.data.requests import make_rows, make_schema, make_table
 from tests.export.exports import exported
+from tests.serve.exports import write_export
 
 
 def test_bf16_is_near_fp32(config: Config, last: Path, tmp_path: Path) -> None:
@@ -51,3 +52,18 @@ def test_what_is_no_file_of_tensors_is_named(tmp_path: Path) -> None:
         read_table(tmp_path, "item", TableFile(stored="fp32", rows=3, dim=4))
     with pytest.raises(ConfigError, match="expected a tensor scale"):
         read_table(tmp_path, "item", TableFile(stored="int8", rows=2, dim=4))
+
+
+def test_files_that_do_not_fit_one_another_are_named(tmp_path: Path) -> None:
+    folder = write_export(tmp_path / "model", requests=1)
+    made, weights = read_model(folder), read_tensors(folder / DENSE)
+    with pytest.raises(ConfigError, match=r"model: damaged: .*tables Field required"):
+        build_engine(folder, "v", made.model_copy(update={"schema_": {}}), "fp32", deterministic=False)
+    first = min(weights)
+    changed = {"is on one side only": {name: of for name, of in weights.items() if name != first}}
+    changed[f"expected {first} of shape"] = weights | {first: torch.zeros(1, 1, 1)}
+    for message, of in changed.items():
+        save_file({name: tensor.clone() for name, tensor in of.items()}, tmp_path / DENSE)
+        (tmp_path / DENSE).replace(folder / DENSE)
+        with pytest.raises(ConfigError, match=message):
+            build_engine(folder, "v", made, "fp32", deterministic=False)

@@ -7,10 +7,11 @@ import pytest
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
-from dist_rec.serve.folder import Export
+from dist_rec.serve.folder import REFERENCE, Export
 from dist_rec.serve.load import load_export
-from dist_rec.serve.reference import read_reference
+from dist_rec.serve.reference import check_reference, read_reference
 from tests.export.exports import exported
+from tests.serve.exports import engine_of, write_export
 
 
 def test_scores_that_differ_are_refused(config: Config, last: Path, tmp_path: Path) -> None:
@@ -30,3 +31,15 @@ def test_scores_that_differ_are_refused(config: Config, last: Path, tmp_path: Pa
     ).write(tmp_path / "copy")
     with pytest.raises(ConfigError, match="scores differently here"):
         load_export(tmp_path / "copy")
+
+
+def test_what_is_no_reference_of_the_export_is_named(tmp_path: Path) -> None:
+    folder = write_export(tmp_path / "model", requests=2)
+    engine, reference = engine_of(folder), read_reference(folder)
+    wrong = [{**request, "user": 10**6} for request in reference.requests]
+    reference.model_copy(update={"requests": wrong}).write(folder)
+    with pytest.raises(ConfigError, match=r"does not fit the schema of the export: .*field user: expected an id"):
+        check_reference(engine, folder, "fp32")
+    (folder / REFERENCE).write_text("{}")
+    with pytest.raises(ConfigError, match=r"reference\.json: damaged: .*Field required"):
+        read_reference(folder)

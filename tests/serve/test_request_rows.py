@@ -107,6 +107,30 @@ def test_wrong_new_events(events: Any, place: str) -> None:
     assert refused({**without_events(ONE), "new_events": events}).place == place
 
 
+@pytest.mark.parametrize(
+    ("after", "place", "expected"),
+    [
+        (5, "after", "an object"),
+        ({"histories": 1}, "after.histories", "one of history, searches"),
+        ({"history": -1}, "after.history", "a number of events"),
+        ({"history": True}, "after.history", "a number of events"),
+        ({"searches": 1}, "after.history", "a number of events, as it has new ones"),
+    ],
+)
+def test_wrong_places_of_new_events(after: Any, place: str, expected: str) -> None:
+    events = {name: of for name, of in events_of(ONE, slice(1)).items() if name.startswith("history")}
+    error = refused({**without_events(ONE), "new_events": events, "after": after})
+    assert error.place == place and expected in error.expected
+
+
+def test_places_of_new_events() -> None:
+    row = READER.appended(5, {"searches.query": [1]}, None, whole=False)
+    assert READER.after(row, None).after is None and not row.timed
+    assert READER.after(row, {"searches": 2}).after == {"searches": 2}
+    for sent in (ONE, without_events(ONE)):
+        assert refused({**sent, "after": {"searches": 2}}).place == "after"
+
+
 def test_one_wrong_row_is_no_matter_of_the_others() -> None:
     requests = make_requests(9)
     for place in (3, 7):

@@ -11,6 +11,7 @@ from dist_rec.serve.disk_store import DiskStore
 from dist_rec.serve.request_rows import Limits, Refused
 from dist_rec.serve.service import Answer, Result, Service, origin_of
 from dist_rec.serve.user_states import UserStates
+from tests.data.kind_rows import kind_rows, kinds_schema, kinds_store
 from tests.serve.engines import make_engine
 from tests.serve.exports import (
     EVENTS,
@@ -22,6 +23,8 @@ from tests.serve.exports import (
     whole_scores,
     without_events,
 )
+
+FIRST = {"history": "item", "searches": "query"}
 
 
 def make_service(
@@ -220,9 +223,72 @@ def test_events_without_a_request_and_forgetting() -> None:
     service.forget([service.user_key(str(one["user"]))])
     (gone,) = ask(service, without_events(whole))
     assert isinstance(gone, Refused) and gone.history_needed
-    for user in ("x", "1.5", "-1", "1000", "9" * 50):
+    for user in ("x", "1.5", "-1", "1000", "9" * 50, "1_0", " 7", "+7", "\uff17", "0" * 64 + "7", ""):
         with pytest.raises(Refused):
             service.user_key(user)
+
+
+@pytest.mark.parametrize("max_length", [None, 3])
+def test_new_events_with_their_place_are_appended_once(max_length: int | None, tmp_path: Any) -> None:
+    service = make_service(store=DiskStore(tmp_path, 10**7), max_length=max_length)
+    one, more, other = make_requests(3)
+    (found,) = ask(service, one)
+    assert isinstance(found, Answer)
+    whole, new = later(one, more)
+    new["after"] = found.events
+    first, twice = ask(service, new, new)
+    third = ask(service, new)[0]
+    service.states.cache.delete([found.user])  # the store knows it as well
+    fourth = ask(service, new)[0]
+    for of in (first, twice, third, fourth):
+        assert right(service, of, whole) and isinstance(of, Answer)
+        assert of.events == {name: len(whole[f"{name}.{column}"]) for name, column in FIRST.items()}
+    after = first.events  # type: ignore[union-attr]
+    whole_then, newer = later(whole, other)
+    assert right(service, ask(service, {**newer, "after": after})[0], whole_then)
+    (late,) = ask(service, new)
+    assert isinstance(late, Refused) and late.place == "after" and late.history_needed
+    assert right(service, ask(service, without_events(whole_then))[0], whole_then), "it changed nothing"
+    assert right(service, ask(service, whole)[0], whole), "a whole history starts anew"
+    assert right(service, ask(service, {**newer, "after": after})[0], whole_then)
+
+
+def test_a_whole_history_counts_anew_where_the_model_reads_the_same() -> None:
+    service = make_service(max_length=2)
+    one = make_requests(1)[0]
+    ask(service, one)
+    newest = {**one, **events_of(one, slice(-2, None))}
+    (found,) = ask(service, newest)
+    assert isinstance(found, Answer) and found.cached and found.events == {"history": 2, "searches": 2}
+    new = {**without_events(one), "new_events": {"searches.query": [1]}, "after": {"searches": 2}}
+    for _ in range(2):
+        (found,) = ask(service, new)
+        assert isinstance(found, Answer) and found.events == {"history": 2, "searches": 3}
+
+
+def test_events_without_a_time_come_after_those_that_are_kept() -> None:
+    service = make_service()
+    one = make_requests(1)[0]
+    ask(service, one)
+    reader = service.reader
+    for events, count in (({}, 0), ({"searches.query": [3]}, 1)):  # these have no times
+        (found,) = service.handle([[reader.appended(one["user"], events, None, whole=False)]])
+        assert isinstance(found, list) and isinstance(found[0], Answer), found
+        assert found[0].events["searches"] == len(one["searches.query"]) + count and found[0].cached is (count == 0)
+    whole = {**one, "searches.query": [*one["searches.query"], 3]}
+    assert right(service, ask(service, without_events(whole))[0], whole)
+
+
+def test_a_missing_number_makes_no_history_another_one() -> None:
+    engine, _ = make_engine("longer", kinds_schema(), attributes=kinds_store(kinds_schema()))
+    service = Service(engine, UserStates(StateCache(10**7)))
+    names = {*service.reader.events, *service.reader.others}
+    rows = [row for row in kind_rows(30) if len(row["history.item"]) > 3 and len(row["candidate.item"])]
+    asked = [{name: of for name, of in row.items() if name in names} for row in rows]
+    missing = [None in of["history.price"] or any(price != price for price in of["history.price"]) for of in asked]
+    assert any(missing)
+    for cached in (False, True):
+        assert {of.cached for of in ask(service, *asked) if isinstance(of, Answer)} == {cached}
 
 
 def test_histories_grow_to_their_limit() -> None:

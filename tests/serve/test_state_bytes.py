@@ -17,7 +17,7 @@ PARTS = st.dictionaries(NAMES, st.tuples(st.integers(0, 3), st.integers(0, 3), K
 
 
 def same(one: Kept, other: Kept) -> bool:
-    assert (one.user, one.origin) == (other.user, other.origin)
+    assert (one.user, one.origin, one.came) == (other.user, other.origin, other.came)
     a, b = one.state, other.state
     assert (a.version, a.as_of, a.until) == (b.version, b.as_of, b.until)
     assert a.events.equals(b.events) and a.events.schema.equals(b.events.schema)
@@ -35,8 +35,8 @@ def test_states_of_every_model_come_back(model: str) -> None:
     engine, _ = make_engine(model)
     requests = table_of(make_requests(3))
     states = engine.encode(requests)
-    back = [from_bytes(to_bytes(Kept(str(user), "o", state))) for user, state in enumerate(states)]
-    assert all(same(of, Kept(str(user), "o", states[user])) for user, of in enumerate(back))
+    back = [from_bytes(to_bytes(Kept(str(user), "o", state, {"history": user}))) for user, state in enumerate(states)]
+    assert all(same(of, Kept(str(user), "o", states[user], {"history": user})) for user, of in enumerate(back))
     assert torch.equal(engine.score([of.state for of in back], requests).logits, engine.score(states, requests).logits)
 
 
@@ -68,13 +68,13 @@ def test_any_state_comes_back(
     events = pa.table(
         {"a.time": pa.array([times], pa.list_(pa.int64())), "a.number": pa.array([[None]], pa.list_(pa.float32()))}
     )
-    kept = Kept(user, "origin", UserState("v", events, 5, until, sequences))
+    kept = Kept(user, "origin", UserState("v", events, 5, until, sequences), dict.fromkeys(parts, 2**40))
     assert same(from_bytes(to_bytes(kept)), kept)
 
 
 def _data() -> bytes:
     engine, _ = make_engine("din")
-    return to_bytes(Kept("1", "o", engine.encode(table_of(make_requests(1)))[0]))
+    return to_bytes(Kept("1", "o", engine.encode(table_of(make_requests(1)))[0], {}))
 
 
 def test_what_is_damaged_is_refused() -> None:

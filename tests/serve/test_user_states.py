@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dist_rec.serve.cache import StateCache, TierCounts
 from dist_rec.serve.state_bytes import Kept, from_bytes, to_bytes
 from dist_rec.serve.user_states import UserStates
-from tests.serve.test_cache import kept
+from tests.serve.test_cache import ONE, kept
 
 
 class Store:
@@ -73,6 +73,15 @@ def test_what_followed_time_alone_is_written_at_the_end() -> None:
     states.close()
     assert store.writes == 2 and store.closed
     assert from_bytes(store.data["a"]).state.nbytes == kept("a", 3000).state.nbytes
+
+
+def test_what_is_to_be_written_later_is_in_memory() -> None:
+    states, store = made(memory=3 * ONE)
+    for user in range(50):
+        states.refresh([kept(str(user))])
+    assert states._later == {"47", "48", "49"}, "others would be in it for ever"
+    states.close()
+    assert store.data.keys() == {"47", "48", "49"}
 
 
 def test_another_version_gets_the_events_alone_and_another_origin_nothing() -> None:

@@ -221,7 +221,7 @@ def _later() -> dict[str, str]:
 
 def _user(running: Running, user: str) -> str:
     try:
-        return running.service.user_key(user[:64])
+        return running.service.user_key(user)
     except Refused as error:
         raise HttpError(422, error) from None
 

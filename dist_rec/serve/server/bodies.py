@@ -6,7 +6,7 @@ from typing import Any
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
-from dist_rec.serve.request_rows import Refused, Row, RowReader
+from dist_rec.serve.request_rows import AFTER, NEW_EVENTS, Refused, Row, RowReader
 
 DRAINED = 8  # times the limit of a body; so much is read of a larger one, so that its sender hears why
 
@@ -80,15 +80,19 @@ def score_rows(body: bytes, reader: RowReader, most: int) -> list[Row]:
 
 
 def event_row(body: bytes, reader: RowReader, user: str) -> Row:
-    """Of `{"events": {...}, "time": seconds, "whole": false}`. Raises HttpError."""
-    found = parse(body, ("events", "time", "whole"), ("events",))
+    """Of `{"events": {...}, "time": seconds, "whole": false, "after": {...}}`. Raises HttpError."""
+    found = parse(body, ("events", "time", "whole", AFTER), ("events",))
     whole = found.get("whole", False)
     if not isinstance(whole, bool):
         raise HttpError(422, Refused("whole", "true or false", whole))
     try:
-        return reader.appended(int(user), found["events"], found.get("time"), whole=whole)
+        row = reader.appended(int(user), found["events"], found.get("time"), whole=whole)
     except Refused as error:
-        raise HttpError(422, error if error.place == "new_events" else error.below("events")) from None
+        raise HttpError(422, error if error.place == NEW_EVENTS else error.below("events")) from None
+    try:
+        return reader.after(row, found.get(AFTER))
+    except Refused as error:
+        raise HttpError(422, error) from None
 
 
 def deadline_ms(request: Request, usual: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dist_rec.common.strict import ConfigError
 from dist_rec.data.columns import CANDIDATE, columns_of
 from dist_rec.serve.delta import apply_delta
 from dist_rec.serve.folder import Export
@@ -45,8 +46,9 @@ class Running:
         Raises ConfigError if the folder is neither, is damaged, or scores differently here."""
         # Once: a link that is set anew meanwhile would mix two exports.
         folder = Path(os.path.realpath(folder))
-        if before is not None and Export.read(folder).base is not None:
+        if before is not None and (delta := Export.read(folder)).base is not None:
             base = before.base
+            _check_later(delta, before, folder)
             loaded = apply_delta(base, folder, precision=settings.precision)
         else:
             base = loaded = load_export(folder, precision=settings.precision)
@@ -99,6 +101,16 @@ class Live:
             self.running, self.path = running, path
             _logger.info("serving model %s from %s", running.version, path)
             return running
+
+
+def _check_later(delta: Export, before: Running, folder: Path) -> None:
+    """Raises ConfigError for a delta that would take a run back, such as one that came late."""
+    now = before.export
+    if (delta.base, delta.run) == (before.base.export.version, now.run) and delta.step < now.step:
+        raise ConfigError(
+            f"{folder}: expected changes up to step {now.step}, which is served, or a later one, got up to step "
+            f"{delta.step}; to go back, load the whole export of version {delta.base} first"
+        )
 
 
 def _short(request: dict[str, Any], events: set[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic_core import to_json
 
 from dist_rec.data.columns import Column, columns_of
-from dist_rec.serve.request_rows import NEW_EVENTS
+from dist_rec.serve.request_rows import AFTER, NEW_EVENTS
 from dist_rec.serve.server.live import Running
 
 _ERROR = {
@@ -64,11 +64,14 @@ def described(app: FastAPI, running: Running | None) -> dict[str, Any]:
     example = running.example
     score = _object({column.name: _type(column) for column in columns}, list(reader.others))
     score["properties"][NEW_EVENTS] = _object({column.name: _type(column) for column in events}, [])
+    count = {"type": "integer", "minimum": 0}
+    after = _object({of.name: count for of in running.service.engine.schema.sequences}, [])
+    score["properties"][AFTER] = after
     requests = {"type": "array", "items": score, "minItems": 1}
     tree["paths"]["/v1/score"]["post"]["requestBody"] = _body(
         _object({"requests": requests}, ["requests"]), {"requests": [example]}
     )
-    more = {"time": {"type": "integer"}, "whole": {"type": "boolean", "default": False}}
+    more = {"time": {"type": "integer"}, "whole": {"type": "boolean", "default": False}, AFTER: after}
     new = {column.name: example.get(column.name, []) for column in events}
     tree["paths"]["/v1/users/{user}/events"]["post"]["requestBody"] = _body(
         _object({"events": score["properties"][NEW_EVENTS], **more}, ["events"]), {"events": new, "whole": True}

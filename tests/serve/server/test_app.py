@@ -83,6 +83,23 @@ def test_append_and_forget(client: TestClient, exports: tuple[Path, Path]) -> No
     assert both.status_code == 200 and list(both.json()["results"][0]) == ["error"]
 
 
+def test_events_that_are_sent_twice_are_appended_once(client: TestClient, exports: tuple[Path, Path]) -> None:
+    engine, (request,) = engine_of(exports[0]), make_requests(1, seed=6)
+    request = {**request, "user": 78}
+    old = {"events": events_of(request, slice(-1)), "whole": True}
+    after = client.post("/v1/users/78/events", json=old).json()["results"][0]["events"]
+    new = {"events": events_of(request, slice(-1, None)), "after": after}
+    first, again = (client.post("/v1/users/78/events", json=new).json()["results"][0] for _ in range(2))
+    assert first["events"] == again["events"] == {name: count + 1 for name, count in after.items()}
+    asked = {**without_events(request), "new_events": new["events"], "after": after}
+    (scored,) = client.post("/v1/score", json={"requests": [asked]}).json()["results"]
+    assert close(scored["scores"], whole_scores(engine, request)) and scored["events"] == first["events"]
+    wrong = {**new, "after": {name: 0 for name in after}}
+    error = error_of(client.post("/v1/users/78/events", json=wrong), 409)
+    assert error["place"] == "after" and json.loads(error["got"]) == wrong["after"]
+    assert error["expected"].startswith(json.dumps(first["events"]))
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "place"),
     [

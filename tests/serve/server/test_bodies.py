@@ -95,6 +95,8 @@ def test_events() -> None:
         ({"events": {"history.item": [1]}}, "events.history.kind"),
         ({"events": without_events(ONE)}, "events.user"),
         ({"events": {"searches.query": [1]}, "whole": True}, "events.history.item"),
+        ({"events": {"searches.query": [1]}, "after": {"history": 1}}, "after.searches"),
+        ({"events": events_of(ONE), "after": {}, "whole": True}, "after"),
     ):
         with pytest.raises(HttpError) as caught:
             event_row(json.dumps(tree).encode(), READER, "5")

@@ -145,3 +145,15 @@ def test_stores_by_settings(tmp_path: Path) -> None:
     assert isinstance(store, DiskStore) and store.max_bytes == 3 * 2**20
     store.close()
     assert isinstance(open_store(Settings(redis="redis://127.0.0.1:1/0")), RedisStore)
+
+
+def test_what_breaks_while_an_export_is_loaded_is_told(
+    exports: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(core: Core, first: Running) -> None:
+        monkeypatch.setattr(core.live, "load", lambda path: 1 / 0)
+        with pytest.raises(ConfigError, match="cannot be loaded: ZeroDivisionError"):
+            await core.load(exports[1])
+        assert core.live.running is first
+
+    run(exports[0], work)

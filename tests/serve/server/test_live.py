@@ -26,6 +26,16 @@ def make_live(**settings: int) -> Live:
     return Live(UserStates(StateCache(10**6)), Settings(**settings))
 
 
+def write_delta(folder: Path, base: Path, step: int = 2, run: str = "small") -> Path:
+    write_export(folder, seed=2)
+    keep_changes(folder, base)
+    (folder / EXPORT).unlink()
+    (folder / MARKER).unlink()
+    of = Export.read(base).version
+    Export.of(folder, f"{step}{run}", base=of, run=run, step=step, requests=None, versions={}).write(folder)
+    return folder
+
+
 def test_a_link_is_followed_again_and_a_bad_export_changes_nothing(exports: tuple[Path, Path], tmp_path: Path) -> None:
     live, link = make_live(), tmp_path / "current"
     assert live.running is None
@@ -48,14 +58,10 @@ def test_a_link_is_followed_again_and_a_bad_export_changes_nothing(exports: tupl
 
 
 def test_a_delta_changes_the_whole_export_that_it_is_of(exports: tuple[Path, Path], tmp_path: Path) -> None:
-    live, delta = make_live(), tmp_path / "delta"
+    live = make_live()
     base = live.load(exports[0])
-    write_export(delta, seed=2)
-    keep_changes(delta, exports[0])
-    (delta / EXPORT).unlink()
-    (delta / MARKER).unlink()
-    made = Export.of(delta, "2" * 64, base=base.version, run="small", step=2, requests=None, versions={})
-    made.write(delta)
+    delta = write_delta(tmp_path / "delta", exports[0])
+    made = Export.read(delta)
     with pytest.raises(ConfigError, match="expected a whole export"):
         make_live().load(delta)
     changed = live.load(delta)
@@ -64,6 +70,23 @@ def test_a_delta_changes_the_whole_export_that_it_is_of(exports: tuple[Path, Pat
     live.load(exports[1])
     with pytest.raises(ConfigError, match=f"got since {base.version}"):
         live.load(delta)
+
+
+def test_a_delta_that_comes_late_does_not_go_back(exports: tuple[Path, Path], tmp_path: Path) -> None:
+    live = make_live()
+    base = live.load(exports[0]).version
+    early, late, other = (
+        write_delta(tmp_path / name, exports[0], step, run)
+        for name, step, run in (("early", 2, "small"), ("late", 3, "small"), ("other", 1, "tuned"))
+    )
+    live.load(early)
+    served = live.load(late)
+    with pytest.raises(ConfigError, match=rf"up to step 3, which is served.*up to step 2; to go back, .* {base} first"):
+        live.load(early)
+    assert live.running is served
+    assert live.load(other).export.run == "tuned", "steps of another run are not to be compared"
+    live.load(exports[0])
+    assert live.load(early).export.step == 2
 
 
 def test_what_it_tells_of_itself(exports: tuple[Path, Path]) -> None:
