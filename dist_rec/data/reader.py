@@ -289,6 +289,11 @@ class RequestReader(IterableDataset):
         settings = {} if self.position is None else self.position.settings
         for name, now in self._settings.items():
             was = settings.get(name, now)
+            if was != now and name == "num_rows":
+                raise ConfigError(
+                    f"{', '.join(map(str, self.folders))}: expected {was} requests, as when the run was saved, got "
+                    f"{now}; is a data file missing, or was one added?"
+                )
             if was != now and name not in MAY_CHANGE:
                 raise ConfigError(f"cannot resume the data stream: it was saved with {name}={was}, now it is {now}")
 

@@ -38,7 +38,7 @@ from dist_rec.training.manifest import Manifest, check_sizes, sums_by_all
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.safe_load import INDEX, SafeReader, TensorsOnly, read_index
 from dist_rec.training.selection import SelectionState
-from dist_rec.training.together import from_all
+from dist_rec.training.together import from_all, from_first
 
 KIND = "checkpoint"
 BEST, LAST = "best", "last"
@@ -107,7 +107,7 @@ def write_checkpoint(
         dcp.save(content.state, checkpoint_id=temporary, storage_writer=files, planner=planner, process_group=group)
         own = from_all(lambda: _write_small(temporary, content, rank, dist.get_world_size(group)), group)[rank]
         sums = sums_by_all(own, group)
-        from_all(lambda: _complete(temporary, content, sums) if rank == 0 else None, group)
+        from_first(lambda: _complete(temporary, content, sums), group)
 
 
 def _complete(temporary: Path, content: Content, sums: dict[str, StoredFile]) -> None:
@@ -139,22 +139,27 @@ def _written(folder: Path, group: dist.ProcessGroup) -> Iterator[Path]:
     The block fails on all ranks or on none.
 
     Comm: two all-gathers."""
-    is_main, temporary = dist.get_rank(group) == 0, None
+    temporary = None
     try:
-        temporary = from_all(lambda: _half(folder) if is_main else Path(), group)[0]
+        temporary = from_first(lambda: _half(folder), group)
         yield temporary
-        from_all(lambda: _put(temporary, folder) if is_main else None, group)
+        from_first(lambda: _put(temporary, folder), group)
     except BaseException as error:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
         cause = first_failure(error)
         # Torch's writer of archives says of a full disk that its position is not what it should be.
         if isinstance(cause, OSError) or "inline_container" in str(cause):
-            code = getattr(cause, "errno", None) or errno.ENOSPC
-            raise OSError(code, f"the checkpoint could not be written: {os.strerror(code)}", str(folder)) from error
+            raise unwritten(folder, cause) from error
         if cause is error:
             raise
         raise cause from error
+
+
+def unwritten(folder: Path, cause: BaseException) -> OSError:
+    """What is said of a checkpoint that could not be written."""
+    code = getattr(cause, "errno", None) or errno.ENOSPC
+    return OSError(code, f"the checkpoint could not be written: {os.strerror(code)}", str(folder))
 
 
 def _put(temporary: Path, folder: Path) -> None:
@@ -170,16 +175,20 @@ def _half(folder: Path) -> Path:
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """The same files under another name, without a copy of their bytes where the file system can."""
-
-    def link(source: str, target: str) -> None:
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copy2(source, target)
-
-    shutil.copytree(source, target, copy_function=link, ignore=shutil.ignore_patterns(BEST))
+    """The same files under another name, without `best`, and without a copy of their bytes where the file system
+    can. Raises OSError."""
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.is_file():
+            _link(path, target / path.name)
     mark(target, KIND)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: HybridOptimizer | None, ranks: Ranks) -> None:

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch.distributed as dist
-
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.data.filter.event_filter import make_filter
@@ -15,15 +13,14 @@ from dist_rec.distill.tasks import taught_tasks
 from dist_rec.registry import READERS
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.splits import dataset_schema, declared_schema, distills, training_targets
+from dist_rec.training.together import from_first
 
 BATCH = 128  # requests
 
 
 def audit_feedback(config: Config, schema: Schema, ranks: Ranks) -> dict[str, LeakAudit]:
-    """By task that is taught; rank 0 measures it. Comm: one broadcast on the host. Raises DataError."""
-    found = [_measured(config, schema) if ranks.is_main else {}]
-    dist.broadcast_object_list(found, src=0, group=ranks.host_group)
-    return found[0]
+    """By task that is taught; rank 0 measures it. Comm: one gather on the host. Raises DataError."""
+    return from_first(lambda: _measured(config, schema), ranks.host_group)
 
 
 def refuse_leaks(config: Config, found: dict[str, LeakAudit]) -> None:

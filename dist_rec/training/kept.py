@@ -28,16 +28,26 @@ def newest_first(folder: Path) -> list[Path]:
 
 
 def thin(folder: Path, config: CheckpointConfig) -> None:
-    """Deletes checkpoints to resume from but the newest `keep_last` and those of steps that `keep_every` divides."""
+    """Deletes checkpoints to resume from but the newest `keep_last` and those of steps that `keep_every` divides.
+
+    Raises OSError, naming the one that cannot be deleted."""
     if config.keep_last is None:
         return
     # What they hold is looked at when a run goes on from one: here training waits for it.
     steps = [(Manifest.read(path).step, path) for path in _resumable(folder) if (path / MANIFEST).is_file()]
     for step, path in sorted(steps, reverse=True)[config.keep_last :]:
         if not config.keep_every or step % config.keep_every:
-            half = path.with_name(f"{HALF}{path.name}")  # what is deleted in part is no checkpoint any more
-            path.rename(half)
-            shutil.rmtree(half)
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    half = path.with_name(f"{HALF}{path.name}")  # what is deleted in part is no checkpoint any more
+    try:
+        path.rename(half)
+        shutil.rmtree(half)
+    except OSError as error:
+        told = f"an old checkpoint could not be deleted: {error.strerror or error}"
+        raise OSError(error.errno, told, str(path)) from error
 
 
 def tidy(folder: Path) -> None:

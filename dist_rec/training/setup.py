@@ -47,6 +47,7 @@ from dist_rec.training.splits import (
     training_loader,
     training_steps,
 )
+from dist_rec.training.together import from_first
 from dist_rec.training.warm_start import warm_start
 from dist_rec.training.warm_up import compile_kernels
 from dist_rec.training.windows import EVENT as WINDOW
@@ -231,12 +232,7 @@ def _resume(run: Run, checkpoint: Path, position: Position) -> None:
         torch.manual_seed(hash((run.config.run.seed, position.data.step, ranks.world_size, ranks.rank)) % 2**63)
     run.selection.state, run.saved = position.run, run.steps_done
     run.requests = position.requests if ranks.is_main else 0
-    if ranks.is_main:
-        # In the folder of a killed run lie those of a later validation, which comes again.
-        shutil.rmtree(run.best_folder, ignore_errors=True)
-        if (checkpoint / BEST).is_dir():
-            copy_checkpoint(checkpoint / BEST, run.best_folder)
-    run.ranks.barrier()
+    from_first(lambda: _bring_back_best(checkpoint, run.best_folder), ranks.host_group)
     if run.steps_done >= run.total_steps:
         raise ConfigError(
             f"{checkpoint}: saved after step {run.steps_done} of {run.total_steps}; there is nothing left to train"
@@ -247,6 +243,13 @@ def _resume(run: Run, checkpoint: Path, position: Position) -> None:
             f"run.patience={run.config.run.patience} validations had brought nothing better; expected an earlier "
             "checkpoint, or a larger run.patience"
         )
+
+
+def _bring_back_best(checkpoint: Path, best: Path) -> None:
+    # In the folder of a killed run lie those of a later validation, which comes again.
+    shutil.rmtree(best, ignore_errors=True)
+    if (checkpoint / BEST).is_dir():
+        copy_checkpoint(checkpoint / BEST, best)
 
 
 def _restore(random: dict[str, list[int]], checkpoint: Path) -> None:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch.distributed as dist
-
 from dist_rec.common.strict import ConfigError
 from dist_rec.config import Config
 from dist_rec.training.kept import newest_first
@@ -14,6 +12,7 @@ from dist_rec.training.made_with import MadeWith, flat
 from dist_rec.training.manifest import check_sums
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.run_log import RunLog
+from dist_rec.training.together import from_first
 from dist_rec.training.weight_names import named
 
 Resume = Path | Literal["auto"] | None  # auto: the newest whole checkpoint of the run's own folder, if there is one
@@ -65,15 +64,13 @@ def check_drift(checkpoint: Path, config: Config, allowed: Sequence[str]) -> Non
 def checkpoint_for(place: Path, resume: Resume, config: Config, ranks: Ranks, log: RunLog) -> Path | None:
     """The checkpoint that the run in folder `place` goes on from, its files looked at; None to start anew.
 
-    Every rank calls it. Comm: a broadcast, and a gather for each checkpoint that is looked at. Raises ConfigError for a
+    Every rank calls it. Comm: a gather, and one for each checkpoint that is looked at. Raises ConfigError for a
     damaged one that was named; of `auto` the one before is taken."""
     if resume != "auto":
         if resume is not None and config.checkpoint.verify:
             check_sums(resume, ranks.host_group)
         return resume
-    found: list[list[Path]] = [newest_first(place / "checkpoints") if ranks.is_main else []]
-    dist.broadcast_object_list(found, src=0, group=ranks.host_group)
-    for path in found[0]:
+    for path in from_first(lambda: newest_first(place / "checkpoints"), ranks.host_group):
         if not config.checkpoint.verify:
             return path
         try:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from rich.console import Console
 
 from dist_rec.common.provenance import provenance
@@ -27,6 +26,7 @@ from dist_rec.training.result import RunResult
 from dist_rec.training.run_log import RunLog, finite, named
 from dist_rec.training.splits import with_reader_workers
 from dist_rec.training.start import Resume, checkpoint_for
+from dist_rec.training.together import from_first
 
 
 @dataclass(frozen=True)
@@ -128,36 +128,36 @@ def _run_members(config: Config, ranks: Ranks, folder: Path, resume: Resume, ask
 
 
 def new_folder(config: Config, ranks: Ranks) -> Path:
-    """A folder that did not exist, chosen by rank 0. Comm: one broadcast."""
-    chosen: list[str] = [""]
-    if ranks.is_main:
+    """A folder that did not exist, chosen by rank 0. Comm: one gather."""
+
+    def choose() -> Path:
         base, number = Path(config.run.out) / config.run.name, 1
         path = base
         while not _made(path):
             number += 1
             path = base.with_name(f"{base.name}-{number}")
-        chosen = [str(path)]
-    dist.broadcast_object_list(chosen, src=0, group=ranks.host_group)
-    return Path(chosen[0])
+        return path
+
+    return from_first(choose, ranks.host_group)
 
 
 def same_folder(config: Config, ranks: Ranks) -> Path:
-    """The folder of the run's name, new or not, without what a killed process left half written there. Comm: a
-    barrier."""
+    """The folder of the run's name, new or not, without what a killed process left half written there. Comm: one
+    gather."""
     folder = Path(config.run.out) / config.run.name
-    if ranks.is_main:
+
+    def prepare() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for member in members(config):
             tidy(folder / member.folder / "checkpoints")
-    ranks.barrier()
+
+    from_first(prepare, ranks.host_group)
     return folder
 
 
 def _ended(place: Path, ranks: Ranks) -> RunResult | None:
-    """The result of a run that has ended, as rank 0 finds it. Comm: one broadcast."""
-    found: list[RunResult | None] = [RunResult.read(place) if ranks.is_main else None]
-    dist.broadcast_object_list(found, src=0, group=ranks.host_group)
-    return found[0]
+    """The result of a run that has ended, as rank 0 finds it. Comm: one gather."""
+    return from_first(lambda: RunResult.read(place), ranks.host_group)
 
 
 def _made(path: Path) -> bool:

@@ -1,8 +1,8 @@
-"""What every rank does by itself, and what goes wrong there, known to all."""
+"""What every rank does by itself, or the first one for all, and what goes wrong there, known to all."""
 
 import pickle
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch.distributed as dist
 
@@ -28,6 +28,12 @@ def from_all(make: Callable[[], T], group: dist.ProcessGroup) -> list[T]:
         if error is not None:  # that of this rank knows where it comes from
             raise (own[1] or error) if rank == dist.get_rank(group) else error
     return [made for made, _ in found]
+
+
+def from_first(make: Callable[[], T], group: dist.ProcessGroup) -> T:
+    """Calls `make` on rank 0 alone, and returns on all ranks what it made there. As `from_all`."""
+    is_first = dist.get_rank(group) == 0
+    return cast(T, from_all(lambda: make() if is_first else None, group)[0])
 
 
 def _sent(error: Exception | None) -> Exception | None:

@@ -66,9 +66,8 @@ def watching(
         yield
         return
     PROGRESS.at("starting")
-    over, place = threading.Event(), folder / FOLDER / time.strftime("%Y%m%d-%H%M%S")
-    # Ranks of one run share a folder, which rank 0 names; the time keeps those of several starts apart.
-    place = Path(ranks.told(str(place)))
+    over = threading.Event()
+    place = Path(ranks.told(str(_unused(folder / FOLDER))))  # ranks of one run share a folder, which rank 0 names
     thread = threading.Thread(target=_watch, args=(place, ranks, patience_s, over, end), name="watchdog", daemon=True)
     thread.start()
     try:
@@ -76,6 +75,16 @@ def watching(
     finally:
         over.set()
         thread.join()
+
+
+def _unused(folder: Path) -> Path:
+    """A name in the folder for this start, by the time. A clock that was set back may come to one that is there, which
+    would be taken for a rank's call to end."""
+    place, number = folder / time.strftime("%Y%m%d-%H%M%S"), 1
+    while place.exists():
+        number += 1
+        place = place.with_name(f"{place.name.split('_')[0]}_{number}")
+    return place
 
 
 def _watch(place: Path, ranks: Ranks, patience_s: int, over: threading.Event, end: Callable[[int], object]) -> None:

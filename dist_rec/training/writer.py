@@ -15,10 +15,11 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from dist_rec.config import CheckpointConfig
-from dist_rec.training.checkpoint import HALF, Content, copy_checkpoint, write_checkpoint
+from dist_rec.training.checkpoint import HALF, Content, copy_checkpoint, unwritten, write_checkpoint
 from dist_rec.training.kept import thin
 from dist_rec.training.pace import Pace, PacedPlanner
 from dist_rec.training.ranks import Ranks
+from dist_rec.training.together import from_first
 
 SWITCH_S = 1e-4
 
@@ -40,12 +41,11 @@ class CheckpointWriter:
         self._written: Future[None] | None = None
 
     def write(self, folder: Path, content: Content) -> None:
-        """Raises what `write_checkpoint` does, of the checkpoint before, too."""
+        """Raises what `write_checkpoint` does, of the checkpoint before, too, and OSError if an old one cannot be
+        deleted; on all ranks."""
         self.wait()
-        if self._ranks.is_main and content.best is not None:  # which may be replaced while this is written
-            kept = Path(tempfile.mkdtemp(prefix=f"{HALF}best-", dir=content.best.parent))
-            copy_checkpoint(content.best, kept / content.best.name)
-            content = replace(content, best=kept / content.best.name)
+        best = from_first(lambda: _kept_aside(content.best, folder), self._ranks.host_group)
+        content = replace(content, best=best)
         if self._thread is None:
             self._write(folder, content)
         else:
@@ -78,11 +78,25 @@ class CheckpointWriter:
             with _giving_way(self._thread is not None):
                 planner = None if self._thread is None else PacedPlanner(self._pace)
                 write_checkpoint(folder, content, self._group, planner)
-            if self._ranks.is_main:
-                thin(folder.parent, self._config)
+            from_first(lambda: thin(folder.parent, self._config), self._group)
         finally:
             if self._ranks.is_main and content.best is not None:
                 shutil.rmtree(content.best.parent, ignore_errors=True)
+
+
+def _kept_aside(best: Path | None, folder: Path) -> Path | None:
+    """A copy of the best weights for the checkpoint `folder`: they may be replaced while it is written."""
+    if best is None:
+        return None
+    aside = None
+    try:
+        aside = Path(tempfile.mkdtemp(prefix=f"{HALF}best-", dir=best.parent))
+        copy_checkpoint(best, aside / best.name)
+    except OSError as error:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+        raise unwritten(folder, error) from error
+    return aside / best.name
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import pytest
 import torch.distributed as dist
 
 from dist_rec.common.strict import ConfigError
-from dist_rec.training.together import from_all
+from dist_rec.training.together import from_all, from_first
 from tests.helpers.ranks import run_ranks
 
 
@@ -62,3 +62,28 @@ def _odd() -> str:
 
 def test_an_error_that_cannot_be_sent_is_told() -> None:
     assert run_ranks(_odd, 2) == ["RuntimeError: _Odd: more words", "_Odd: more words"]
+
+
+def _first(error: Exception | None) -> list[int] | str:
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)
+    called: list[int] = []
+
+    def make() -> int:
+        called.append(dist.get_rank())
+        if error is not None:
+            raise error
+        return 7
+
+    try:
+        return [from_first(make, group), len(called)]
+    except OSError as came:
+        return f"{came.filename}: {came.strerror}"
+
+
+def test_what_the_first_rank_makes_alone_is_there_on_all() -> None:
+    assert run_ranks(_first, 2, None) == [[7, 1], [7, 0]]
+
+
+def test_what_the_first_rank_cannot_make_all_raise() -> None:
+    assert run_ranks(_first, 2, OSError(13, "Permission denied", "there")) == ["there: Permission denied"] * 2

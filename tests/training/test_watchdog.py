@@ -29,6 +29,19 @@ def test_progress_is_left_alone(tmp_path: Path, alone: Ranks) -> None:
     assert "watchdog" not in [thread.name for thread in threading.enumerate()]
 
 
+def test_a_clock_that_was_set_back_calls_nobody_to_end(
+    tmp_path: Path, alone: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier start that stood still has left a folder of the same time."""
+    monkeypatch.setattr(time, "strftime", lambda form: "20240229-120000")
+    ended: list[int] = []
+    for name in ("20240229-120000", "20240229-120000_2"):
+        (tmp_path / FOLDER / name).mkdir(parents=True)
+    with watching(tmp_path, alone, 60, ended.append):
+        time.sleep(0.5)
+    assert not ended
+
+
 def test_standing_still_ends_the_process_with_its_stacks(
     tmp_path: Path, alone: Ranks, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,14 +1,19 @@
 """Checkpoints that are written while training goes on are those that are written at once."""
 
+import errno
+import os
+import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from dist_rec.training import writer
+from dist_rec.training import checkpoint, kept, writer
 from dist_rec.training.checkpoint import BEST, Content, state_to_save
+from dist_rec.training.kept import newest_first
 from dist_rec.training.ranks import Ranks
 from dist_rec.training.writer import CheckpointWriter
 from tests.helpers.ranks import run_ranks
@@ -107,3 +112,50 @@ def test_what_went_wrong_is_said_at_the_next_one(
         saving.write(tmp_path / "b", content)
     saving.wait()  # said once
     saving.close()
+
+
+def _rank_0_cannot(data: Path, out: Path, part: str, code: int, asynchronous: bool) -> str:
+    """Trains with a checkpoint at every step; once the second is there, rank 0 can copy or delete nothing."""
+    ranks = these_ranks()
+    changes = {"checkpoint": {"every_steps": 1, "keep_last": 1, "asynchronous": asynchronous}}
+    config = make_config(data, out, **changes, run={"select_best": "auc", "eval_every": 1})
+    link, remove = checkpoint._link, shutil.rmtree
+
+    def fails(works: Any, *arguments: Any) -> None:
+        if ranks.rank == 0 and (out / "run" / "checkpoints" / "step-2").exists():
+            raise OSError(code, os.strerror(code), "a name inside")
+        works(*arguments)
+
+    if part == "copy":
+        checkpoint._link = lambda *arguments: fails(link, *arguments)
+    else:
+        kept.shutil = SimpleNamespace(rmtree=lambda *arguments: fails(remove, *arguments))  # pyright: ignore
+    try:
+        run(config, ranks)
+    except OSError as came:
+        return f"{came.filename}: {came.strerror}"
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("part", "code", "asynchronous"),
+    [
+        ("copy", errno.ENOSPC, False),
+        ("copy", errno.EACCES, True),
+        ("delete", errno.EACCES, False),
+        ("delete", errno.EACCES, True),
+    ],
+)
+def test_what_rank_0_cannot_do_alone_is_said_on_all(
+    data: Path, tmp_path: Path, part: str, code: int, *, asynchronous: bool
+) -> None:
+    said = run_ranks(_rank_0_cannot, 2, data, tmp_path, part, code, asynchronous)
+    folder = tmp_path / "run" / "checkpoints"
+    told = {
+        "copy": f"{folder / 'step-3'}: the checkpoint could not be written",
+        "delete": f"{folder / 'step-1'}: an old checkpoint could not be deleted",
+    }
+    assert said == [f"{told[part]}: {os.strerror(code)}"] * 2
+    half = [] if part == "copy" else [".half-step-1"]
+    assert sorted(path.name for path in folder.iterdir()) == [*half, BEST, "step-2"]
+    assert newest_first(folder) == [folder / "step-2"]
