@@ -22,11 +22,11 @@ from dist_rec.serve.request_rows import Refused, Row
 from dist_rec.serve.server.batcher import Closed, Late, QueueFull
 from dist_rec.serve.server.bodies import (
     HttpError,
+    Uploads,
     deadline_ms,
     error_json,
     event_row,
     parse,
-    read_body,
     score_rows,
     status_of,
 )
@@ -34,7 +34,7 @@ from dist_rec.serve.server.core import Core
 from dist_rec.serve.server.live import Running
 from dist_rec.serve.server.measured import Measured
 from dist_rec.serve.server.page import add_page
-from dist_rec.serve.server.settings import Settings
+from dist_rec.serve.server.settings import MIB, Settings
 from dist_rec.serve.service import Answer, Result
 
 _logger = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Routes:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.token, self.admin_token = settings.token, settings.admin_token
+        self.uploads = Uploads(settings.max_body_kb * 1024, settings.max_reading_mb * MIB, settings.body_timeout_s)
         self.core: Core | None = None
 
     async def score(self, request: Request) -> Response:
@@ -126,7 +127,7 @@ class Routes:
         return running
 
     async def _body(self, request: Request) -> bytes:
-        return await read_body(request, self.settings.max_body_kb * 1024)
+        return await self.uploads.read(request)
 
     async def _handled(self, request: Request, running: Running, rows: list[Row]) -> list[Result]:
         deadline = time.monotonic() + deadline_ms(request, self.settings.timeout_ms) / 1e3

@@ -1,5 +1,6 @@
 """Bodies of HTTP requests -> JSON -> rows, and whatever is wrong with them as one kind of error."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,22 +28,44 @@ def status_of(refused: Refused) -> int:
     return 409 if refused.history_needed else 422
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """Raises HttpError 413 for more than `most` bytes."""
-    parts: list[bytes] = []
-    size = 0
-    try:
+class Uploads:
+    """Bodies that are being read: each of at most `most` bytes and within `seconds`, of all at once at most `room`
+    bytes."""
+
+    def __init__(self, most: int, room: int, seconds: float) -> None:
+        self.most, self.room, self.seconds = most, max(room, most), seconds
+        self.held = 0  # bytes of bodies that are not whole yet
+
+    async def read(self, request: Request) -> bytes:
+        """Raises HttpError: 400 for a connection that breaks, 408 for one that is too slow, 413 for a body that is too
+        large, 429 where too much is being read already."""
+        parts: list[bytes] = []
+        try:
+            return await asyncio.wait_for(self._whole(request, parts), self.seconds)
+        except asyncio.TimeoutError:
+            expected = f"a whole body within {self.seconds:g} s"
+            raise HttpError(408, Refused("body", expected, f"{sum(map(len, parts))} bytes of it")) from None
+        except ClientDisconnect:
+            raise HttpError(400, Refused("body", "a whole body", "a closed connection")) from None
+        finally:
+            self.held -= sum(map(len, parts))
+
+    async def _whole(self, request: Request, parts: list[bytes]) -> bytes:
+        size = 0
         async for chunk in request.stream():
             size += len(chunk)
-            if size > DRAINED * most:
+            if size > DRAINED * self.most:
                 break
-            if size <= most:
-                parts.append(chunk)
-    except ClientDisconnect:
-        raise HttpError(400, Refused("body", "a whole body", "a closed connection")) from None
-    if size > most:
-        raise HttpError(413, Refused("body", f"at most {most} bytes", f"{size} bytes or more"))
-    return b"".join(parts)
+            if size > self.most:
+                continue
+            if self.held + len(chunk) > self.room:
+                expected = f"at most {self.room} bytes of bodies that are being read"
+                raise HttpError(429, Refused("body", expected, "more"), {"Retry-After": "1"})
+            parts.append(chunk)
+            self.held += len(chunk)
+        if size > self.most:
+            raise HttpError(413, Refused("body", f"at most {self.most} bytes", f"{size} bytes or more"))
+        return b"".join(parts)
 
 
 def parse(body: bytes, known: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, Any]:

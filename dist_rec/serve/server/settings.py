@@ -29,6 +29,8 @@ class Settings(Strict):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Of the layers.")
     stale_seconds: int = Field(0, ge=0, description="By how much ages of events may be wrong; 0: exact.")
     max_body_kb: int = Field(8_192, ge=1, description="KiB of a body.")
+    body_timeout_s: float = Field(30.0, gt=0, description="Seconds in which a body has to arrive.")
+    max_reading_mb: int = Field(256, ge=1, description="MiB of bodies that are read at once; above, the answer is 429.")
     max_requests: int = Field(128, ge=1, description="Requests of a body.")
     max_candidates: int = Field(2_000, ge=1, description="Candidates of a request.")
     max_events: int = Field(20_000, ge=1, description="Events of a sequence of a user.")

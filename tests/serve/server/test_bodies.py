@@ -10,11 +10,11 @@ from starlette.requests import Request
 from dist_rec.serve.request_rows import Limits, Refused, RowReader
 from dist_rec.serve.server.bodies import (
     HttpError,
+    Uploads,
     deadline_ms,
     error_json,
     event_row,
     parse,
-    read_body,
     score_rows,
     status_of,
 )
@@ -36,7 +36,11 @@ def request_of(*chunks: bytes, headers: dict[str, str] | None = None, whole: boo
 
 
 def read(*chunks: bytes, most: int = 10, whole: bool = True) -> bytes:
-    return asyncio.run(read_body(request_of(*chunks, whole=whole), most))
+    uploads = Uploads(most, 100, 10.0)
+    try:
+        return asyncio.run(uploads.read(request_of(*chunks, whole=whole)))
+    finally:
+        assert uploads.held == 0
 
 
 def test_bodies_have_a_limit() -> None:
@@ -48,6 +52,54 @@ def test_bodies_have_a_limit() -> None:
     with pytest.raises(HttpError) as caught:
         read(b"1", whole=False)
     assert caught.value.status == 400
+
+
+def test_a_body_that_does_not_come_is_given_up() -> None:
+    sent = [b"12345"]
+
+    async def receive() -> dict[str, Any]:
+        if not sent:
+            await asyncio.sleep(60)
+        return {"type": "http.request", "body": sent.pop(), "more_body": True}
+
+    uploads = Uploads(10, 100, 0.05)
+    with pytest.raises(HttpError, match=r"a whole body within 0.05 s.*5 bytes of it") as caught:
+        asyncio.run(uploads.read(Request({"type": "http", "method": "POST", "headers": []}, receive)))
+    assert caught.value.status == 408 and uploads.held == 0
+
+
+def test_all_bodies_together_have_a_limit() -> None:
+    uploads = Uploads(10, 15, 10.0)
+
+    async def both() -> list[Any]:
+        asked = [request_of(b"1234567", b"890"), request_of(b"12345", b"6789")]
+        gate = asyncio.Event()
+
+        def held_back(request: Request) -> Request:
+            receive = request.receive
+
+            async def later() -> Any:
+                message = await receive()
+                if message.get("body") in (b"890", b"6789"):
+                    await gate.wait()
+                return message
+
+            return Request(request.scope, later)
+
+        reading = [asyncio.ensure_future(uploads.read(held_back(of))) for of in asked]
+        await asyncio.sleep(0.01)
+        assert uploads.held == 12
+        gate.set()
+        return await asyncio.gather(*reading, return_exceptions=True)
+
+    first, second = asyncio.run(both())
+    assert first == b"1234567890"
+    assert isinstance(second, HttpError) and second.status == 429 and second.headers["Retry-After"] == "1"
+    assert uploads.held == 0
+
+
+def test_one_body_always_has_room() -> None:
+    assert asyncio.run(Uploads(10, 1, 10.0).read(request_of(b"1234567890"))) == b"1234567890"
 
 
 @pytest.mark.parametrize(
