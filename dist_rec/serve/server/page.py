@@ -24,6 +24,7 @@ _ERROR = {
 _STATUSES = {
     "400": "No JSON.",
     "401": "No token, or another one.",
+    "408": "A body that took too long.",
     "409": "The history of the user is not known here: send it whole.",
     "413": "A body that is too large.",
     "422": "A value, a name or a length that does not fit.",
