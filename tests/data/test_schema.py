@@ -296,11 +296,10 @@ def test_wrong_tables_without_a_range(changes: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(
     ("changes", "place"),
     [
-        ({"attributes": {"item": {"year": {"number": {}}}}}, "attributes.item"),
         ({"attributes": {"kind": {"like": {"list": "item"}}}}, "attributes.kind.like"),
         ({"request": {"grouping_key": "user", "time": "time", "lists": {"tags": "item"}}}, "context.tags"),
     ],
 )
-def test_what_is_stored_by_number_needs_a_range(changes: dict[str, Any], place: str) -> None:
+def test_what_is_pooled_by_number_needs_a_range(changes: dict[str, Any], place: str) -> None:
     with pytest.raises(ValueError, match=f"{place}: expected a table with ids: range, got hashed ids of item"):
         open_schema("hashed", **changes)

@@ -214,7 +214,9 @@ def _state_of_items(action: str) -> tuple[Tensor, Tensor]:
     return weight.local_shards()[0].tensor.clone(), sums.local_shards()[0].tensor.clone().flatten()
 
 
-@pytest.mark.parametrize("action", ["hide", "keymask", "drop", "mask"])
+@pytest.mark.parametrize(
+    "action", ["hide", "drop", *(pytest.param(action, marks=pytest.mark.slow) for action in ("keymask", "mask"))]
+)
 def test_the_optimizer_has_seen_nothing_of_filtered_rows(action: str) -> None:
     (weight, sums) = run_ranks(_state_of_items, 1, action)[0]
     chosen = torch.tensor(sorted(all_items(action)))

@@ -52,8 +52,11 @@ def _reversed(data: Path) -> None:
 @pytest.mark.parametrize(
     "model",
     [
-        {},
-        {"interaction": "rankmixer", "rankmixer": {"width": 10}, "head": {"inputs": ["mixed"], "hidden": [8]}},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param(
+            {"interaction": "rankmixer", "rankmixer": {"width": 10}, "head": {"inputs": ["mixed"], "hidden": [8]}},
+            marks=pytest.mark.slow,
+        ),
         {"head": {"inputs": ["globals", "sequence_mean", "context", "candidate"], "hidden": [8]}},
     ],
     ids=["longer", "rankmixer", "all inputs"],

@@ -53,9 +53,13 @@ def _assert_same(got: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("case", "promised"),
     [
-        (make_case([Request(5, 0, 3), Request(2, 0, 1)], "plain").to(torch.float32), True),
+        pytest.param(
+            make_case([Request(5, 0, 3), Request(2, 0, 1)], "plain").to(torch.float32), True, marks=pytest.mark.slow
+        ),
         (make_case([Request(3, 2, 4)], "prefix", group_size=2, hide=0.2, positions=True).to(torch.float32), False),
-        (make_case([Request(4, 0, 2)], "full", heads=(2, 1)).to(torch.float16), False),
+        pytest.param(
+            make_case([Request(4, 0, 2)], "full", heads=(2, 1)).to(torch.float16), False, marks=pytest.mark.slow
+        ),
         (make_case([Request(4, 0, 0)], "full").to(torch.float16), True),
         (make_case([], "plain").to(torch.float32), True),
     ],
@@ -152,7 +156,7 @@ def test_two_runs_agree_bitwise(promised: bool) -> None:
     _assert_same(*(case.run_with_gradients("triton", max_q_len=most) for _ in range(2)))
 
 
-@pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.parametrize("pieces", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("max_q_len", [pytest.param(None, marks=pytest.mark.slow), 12])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_request_does_not_depend_on_its_batch(mode: Mode, max_q_len: int | None, pieces: bool) -> None:

@@ -32,8 +32,8 @@ def _case() -> Case:
     return make_case(BATCH, 11, 8, used=9).to(torch.float32).to(DEVICE)
 
 
-@pytest.mark.parametrize("known", [False, True])
-@pytest.mark.parametrize("lengths", [BATCH, [0], []], ids=str)
+@pytest.mark.parametrize("known", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("lengths", [BATCH, pytest.param([0], marks=pytest.mark.slow), []], ids=str)
 def test_opcheck(lengths: list[int], known: bool) -> None:
     """Schema, fake tensors and autograd registration are what torch expects of a custom op."""
     case = make_case(lengths, 6, 4).to(torch.float32).to(DEVICE)
