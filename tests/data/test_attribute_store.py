@@ -259,7 +259,7 @@ def test_a_recipe_may_take_the_range_of_a_table_away(tmp_path: Path, kind: Any) 
     store.check()
     asked = np.array([3, -1, 0, 4, HIDDEN_ID, 2**62])
     none = [np.nan] * 3
-    np.testing.assert_array_equal(store.numbers("item", "year", asked), np.float32([4, np.nan, 1, *none]))
+    np.testing.assert_array_equal(store.numbers("item", "year", asked), np.array([4, np.nan, 1, *none], np.float32))
     assert store.vectors("item", "title", asked).tolist() == [[6, 7], [0, 0], [0, 1], *[[0, 0]] * 3]
     assert store.lists("item", "kinds", asked).lengths.tolist() == [3, 0, 2, 0, 0, 0]
     np.save(tmp_path / FOLDER / "item" / "title.npy", np.zeros((5, 2), np.float16))
