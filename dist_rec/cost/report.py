@@ -20,8 +20,7 @@ ASSUMPTIONS = (
     "Rows travel as fp32, ids as int64; tables are spread evenly, so that every rank sends to all others alike.",
     "A synchronous all-reduce is not hidden at all; one that is late is hidden up to the whole next step.",
     "Imbalance: batches' events are normal; a step waits for the largest of all ranks.",
-    "Not counted: evaluation, checkpoints, congestion, the queue of two collectives, clocks under a power limit; lists "
-    "of ids are empty.",
+    "Not counted: evaluation, checkpoints, congestion, the queue of two collectives, clocks under a power limit.",
     "Compilers' and allocators' costs of the first steps are not in a step.",
 )
 

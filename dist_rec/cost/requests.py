@@ -42,7 +42,9 @@ class Described(Strict):
     spread: float = Field(default=0.0, ge=0.0, description="Standard deviation of the lengths over their mean.")
     candidates: Width = Field(default=1, description="Of every request.")
     duplicates: float = Field(default=0.5, ge=0.0, lt=1.0, description="Share of tokens that occurred in the batch.")
-    list_ids: float = Field(default=2.0, ge=0.0, description="Mean ids of every list, such as the tags of an item.")
+    list_ids: float = Field(
+        default=2.0, ge=0.0, le=1e6, description="Mean ids of every list, such as the tags of an item."
+    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 - a number: (rows,) float32, NaN where it is missing
 - a vector: (rows, dim) float16
 - a list: `<name>.offsets.npy` (rows + 1,) int64 from 0 on, and `<name>.values.npy`, ids of any integer type
-- of a table whose ids have no range also `ids.npy` (rows,) int64, ascending: the raw id of each row. Others have none
+- of a table whose ids have no range also `ids.npy` (rows,) int64, ascending: the raw id of each row. Other ids have no
+  attributes. Where a recipe takes the range of a dataset's table away there is none: row i is that of id i
 
 Files are mapped into memory, so that processes of a host share them and only what is looked up is read.
 
@@ -11,7 +12,7 @@ Legend: U ids.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from dist_rec.data.columns import FlatLists, Ints
 from dist_rec.data.errors import DataError, one_line, reading, writing
 from dist_rec.data.gather import gather
 from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import SCHEMA_FILE, load_schema
 
 FOLDER = "attributes"
 IDS = "ids"  # file of the raw ids; no attribute of an open table may have this name
@@ -43,18 +45,20 @@ class AttributeStore:
     schema: Schema
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "schema": self.schema}  # without mapped files
+        return {of.name: getattr(self, of.name) for of in fields(self)}  # without mapped files
 
     def numbers(self, table: str, name: str, ids: Ints) -> NDArray[np.float32]:
         """(U,) NaN where it is missing, and for HIDDEN and ids without a row."""
-        rows, known = self._rows(table, ids)
+        array = self._files[f"{table}/{name}"]
+        rows, known = self._rows(table, ids, len(array))
         found = np.full(len(ids), np.nan, np.float32)
-        found[known] = self._files[f"{table}/{name}"][rows]
+        found[known] = array[rows]
         return found
 
     def vectors(self, table: str, name: str, ids: Ints) -> NDArray[np.float16]:
         """(U, dim) zeros for HIDDEN and ids without a row. Raises DataError for numbers that are not finite."""
-        array, (rows, known) = self._files[f"{table}/{name}"], self._rows(table, ids)
+        array = self._files[f"{table}/{name}"]
+        rows, known = self._rows(table, ids, len(array))
         taken = array[rows]
         if not np.isfinite(taken).all():
             row = int(rows[~np.isfinite(taken).all(axis=1)][0])
@@ -65,7 +69,8 @@ class AttributeStore:
 
     def lists(self, table: str, name: str, ids: Ints) -> FlatLists:
         """Empty for HIDDEN and ids without a row."""
-        offsets, (rows, known) = self._files[f"{table}/{name}.offsets"], self._rows(table, ids)
+        offsets = self._files[f"{table}/{name}.offsets"]
+        rows, known = self._rows(table, ids, len(offsets) - 1)
         lengths = np.zeros(len(ids), np.int64)
         lengths[known] = offsets[rows + 1] - offsets[rows]
         return FlatLists(gather(self._files[f"{table}/{name}.values"], offsets[rows], lengths[known]), lengths)
@@ -73,7 +78,8 @@ class AttributeStore:
     def check(self) -> None:
         """Reads all ids, numbers and lists. Raises DataError for the first that cannot be."""
         for table in self.schema.attributes.keys() & self.schema.open_ids.keys():
-            _check_ids(self._files[f"{table}/{IDS}"], f"{self._path(table, IDS)}")
+            if (own := self._files.get(f"{table}/{IDS}")) is not None:
+                _check_ids(own, f"{self._path(table, IDS)}")
         for table, name, of in every_attribute(self.schema):
             where = f"{self.folder / FOLDER / table / name}"
             if of.number is not None:
@@ -83,12 +89,12 @@ class AttributeStore:
                 _check_offsets(offsets, len(values), f"{where}.offsets.npy")
                 _check_values(values, offsets, self.schema.tables[of.list], f"{where}.values.npy")
 
-    def _rows(self, table: str, ids: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-        """The rows of those ids that have one, and which have (U,)."""
-        if table not in self.schema.open_ids:
-            known = ids < self.schema.tables[table]  # HIDDEN comes after them
+    def _rows(self, table: str, ids: Ints, count: int) -> tuple[Ints, NDArray[np.bool_]]:
+        """Of `count` rows those of the ids that have one, and which have (U,)."""
+        own = self._files.get(f"{table}/{IDS}") if table in self.schema.open_ids else None
+        if own is None:
+            known = (ids >= 0) & (ids < count)  # HIDDEN is none of them
             return ids[known], known
-        own = self._files[f"{table}/{IDS}"]
         place = np.searchsorted(own, ids)
         known = place < len(own)
         known[known] = own[place[known]] == ids[known]
@@ -101,17 +107,24 @@ class AttributeStore:
     def _files(self) -> dict[str, NDArray]:
         """By "<table>/<name of the file>". Raises DataError for a file that is missing, or of another shape or type."""
         found: dict[str, NDArray] = {}
-        for table in self.schema.attributes.keys() & self.schema.open_ids.keys():
-            found[f"{table}/{IDS}"] = self._open(table, IDS, (None,), np.int64)
+        sizes: dict[str, int] = {}
+        for table in self.schema.attributes:
+            if table not in self.schema.open_ids:
+                sizes[table] = self.schema.tables[table]
+            elif self._path(table, IDS).is_file():
+                found[f"{table}/{IDS}"] = self._open(table, IDS, (None,), np.int64)
+                sizes[table] = len(found[f"{table}/{IDS}"])
         for table, name, of in every_attribute(self.schema):
-            rows = len(found[f"{table}/{IDS}"]) if table in self.schema.open_ids else self.schema.tables[table]
+            rows = sizes.get(table)  # None: the first one says it
             if of.list is not None:
-                found[f"{table}/{name}.offsets"] = self._open(table, f"{name}.offsets", (rows + 1,), np.int64)
+                offsets = self._open(table, f"{name}.offsets", (None if rows is None else rows + 1,), np.int64)
+                found[f"{table}/{name}.offsets"] = offsets
                 found[f"{table}/{name}.values"] = self._open(table, f"{name}.values", (None,), np.integer)
-            elif of.vector is not None:
-                found[f"{table}/{name}"] = self._open(table, name, (rows, of.vector), np.float16)
-            else:
-                found[f"{table}/{name}"] = self._open(table, name, (rows,), np.float32)
+                sizes.setdefault(table, len(offsets) - 1)
+                continue
+            shape, kind = ((rows,), np.float32) if of.vector is None else ((rows, of.vector), np.float16)
+            found[f"{table}/{name}"] = self._open(table, name, shape, kind)
+            sizes.setdefault(table, len(found[f"{table}/{name}"]))
         return found
 
     def _open(self, table: str, name: str, shape: tuple[int | None, ...], kind: type) -> NDArray:
@@ -138,6 +151,14 @@ def open_attributes(folder: str | Path, schema: Schema) -> AttributeStore | None
     if not schema.attributes:
         return None
     store = AttributeStore(Path(folder), schema)
+    own = load_schema(folder).open_ids if (Path(folder) / SCHEMA_FILE).is_file() else {}
+    for table in sorted(schema.attributes.keys() & own.keys()):
+        if table not in schema.open_ids:
+            raise DataError(
+                f"{store._path(table, IDS)}: ids of {table} are {own[table]} in this dataset, and have their "
+                f"attributes by raw id; expected embedding.tables.{table}.ids: hashed or dynamic, got range"
+            )
+        store._open(table, IDS, (None,), np.int64)
     _ = store._files
     return store
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from dist_rec.common.strict import ConfigError
 from dist_rec.cost.requests import Described, described, first_batches, measured
@@ -100,3 +101,5 @@ def test_lists_are_as_described() -> None:
     assert batch.counts["history.item.genres"] == round(1.5 * batch.num_unique["history.item"])
     empty = described(schema, 4, None, Described(length=9, candidates=3, list_ids=0)).batch(schema)
     assert not any(empty.counts[owner] for owner in ("context.tags", "candidate.related", "history.item.makers"))
+    with pytest.raises(ValidationError, match="list_ids"):
+        Described(length=9, list_ids=1e30)

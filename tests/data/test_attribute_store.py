@@ -10,6 +10,7 @@ from dist_rec.common.open_ids import HIDDEN_ID
 from dist_rec.data.attribute_store import FOLDER, AttributeStore, open_attributes, write_attributes
 from dist_rec.data.errors import DataError
 from dist_rec.data.schema import Schema
+from dist_rec.data.schema_file import load_schema
 from dist_rec.data.writer import write_schema
 from tests.data.kind_rows import attribute_arrays, kinds_schema
 from tests.data.open_rows import open_schema
@@ -241,6 +242,34 @@ def test_ids_are_checked_at_the_door(tmp_path: Path) -> None:
     write_attributes(tmp_path, OPEN, "item", OF_RAW, RAW)
     with pytest.raises(DataError, match=r"ids.npy, row 1: expected ascending ids, got 9 and then 7"):
         _changed(AttributeStore(tmp_path, OPEN), "item/ids", 1, 9).check()
+    write_schema(tmp_path, OPEN)
+    assert open_attributes(tmp_path, OPEN) is not None
     (tmp_path / FOLDER / "item" / "ids.npy").unlink()
     with pytest.raises(DataError, match=r"ids.npy: expected a file of int64 \(any\), got nothing there"):
         open_attributes(tmp_path, OPEN)
+
+
+@pytest.mark.parametrize("kind", ["hashed", "dynamic"])
+def test_a_recipe_may_take_the_range_of_a_table_away(tmp_path: Path, kind: Any) -> None:
+    ranged = make_schema(tables={"item": 4, "kind": 5, "user": 9, "query": 9}, attributes=OPEN.attributes)
+    write_schema(tmp_path, ranged)
+    write_attributes(tmp_path, ranged, "item", OF_RAW)
+    store = open_attributes(tmp_path, load_schema(tmp_path, ids={"item": (3, kind)}))
+    assert store is not None
+    store.check()
+    asked = np.array([3, -1, 0, 4, HIDDEN_ID, 2**62])
+    none = [np.nan] * 3
+    np.testing.assert_array_equal(store.numbers("item", "year", asked), np.array([4, np.nan, 1, *none], np.float32))
+    assert store.vectors("item", "title", asked).tolist() == [[6, 7], [0, 0], [0, 1], *[[0, 0]] * 3]
+    assert store.lists("item", "kinds", asked).lengths.tolist() == [3, 0, 2, 0, 0, 0]
+    np.save(tmp_path / FOLDER / "item" / "title.npy", np.zeros((5, 2), np.float16))
+    with pytest.raises(DataError, match=r"title.npy: expected float16 \(4, 2\)"):
+        open_attributes(tmp_path, store.schema)
+
+
+def test_a_recipe_cannot_give_raw_ids_a_range(tmp_path: Path) -> None:
+    write_schema(tmp_path, OPEN)
+    write_attributes(tmp_path, OPEN, "item", OF_RAW, RAW)
+    schema = load_schema(tmp_path, ids={"item": (4, "range")})
+    with pytest.raises(DataError, match=r"ids of item are dynamic in this dataset.*item.ids: hashed or dynamic, got"):
+        open_attributes(tmp_path, schema)

@@ -1,8 +1,11 @@
+import pickle
+
+import numpy as np
 import pytest
 import torch
 
 from dist_rec.data.collate import Collator, collate
-from dist_rec.data.example import ExampleAttributes, example_rows
+from dist_rec.data.example import ExampleAttributes, ListSize, example_rows
 from dist_rec.data.schema import Schema
 from dist_rec.data.validate import validate
 from tests.data.kind_rows import kind_rows, kinds_batch, kinds_schema
@@ -44,3 +47,9 @@ def test_fields_of_every_kind() -> None:
     title, other = found["history.item"]["title"], whole["history.item"]["title"]
     assert isinstance(title, torch.Tensor) and isinstance(other, torch.Tensor)
     assert title.dtype == other.dtype and title.shape[1:] == other.shape[1:]
+
+
+def test_attributes_keep_their_sizes_in_another_process() -> None:
+    made = ExampleAttributes.of(kinds_schema(), {("item", "genres"): ListSize(3.0)})
+    lists = pickle.loads(pickle.dumps(made)).lists("item", "genres", np.arange(4))
+    assert lists.lengths.tolist() == [3] * 4

@@ -50,8 +50,12 @@ def has_new_shapes(x: Tensor) -> bool:
 
 def rounded(rows: int) -> int:
     """R, at most an eighth above N or the next multiple of `FEWEST`; 0 of none."""
-    step = max(FEWEST, (1 << rows.bit_length()) // 16)
-    return -(-rows // step) * step
+    return -(-rows // _step(rows)) * _step(rows)
+
+
+def _step(rows: int) -> int:
+    """What R is a multiple of."""
+    return max(FEWEST, (1 << rows.bit_length()) // 16)
 
 
 def _as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -60,7 +64,7 @@ def _as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     if not torch.is_autocast_enabled(device):
         return [*tensors]
     dtype = torch.get_autocast_dtype(device)
-    return [None if of is None else of.to(dtype) for of in tensors]
+    return [of if of is None or of.dtype == torch.float64 else of.to(dtype) for of in tensors]
 
 
 class _RoundedLinear(torch.autograd.Function):
@@ -71,7 +75,7 @@ class _RoundedLinear(torch.autograd.Function):
         whole = _with_zeros(x)
         ctx.save_for_backward(whole, weight)
         out = whole @ weight.T if bias is None else torch.addmm(bias, whole, weight.T)
-        return out[: len(x)]
+        return out[: len(x)].detach()  # autograd lets nobody write to a view that a function has made
 
     @staticmethod
     @once_differentiable
@@ -88,13 +92,13 @@ class _RoundedLinear(torch.autograd.Function):
 
 def _with_zeros(x: Tensor) -> Tensor:
     """(N, D) -> (R, D)."""
-    missing = rounded(len(x)) - len(x)
-    return torch.cat([x, _zero_rows(missing, x)])
+    return torch.cat([x, _zero_rows(x)])
 
 
-def _zero_rows(count: int, like: Tensor) -> Tensor:
-    """(count, D), of a block that is kept: filling a new one would be a launch more."""
-    key = like.device, like.dtype, like.shape[1]
-    if len(_zeros.get(key, ())) < count:
-        _zeros[key] = like.new_zeros(rounded(2 * count), like.shape[1])
-    return _zeros[key][:count]
+def _zero_rows(x: Tensor) -> Tensor:
+    """(R - N, D), of a block that is kept, as long as any up to the next octave: filling a new one would be a launch
+    more."""
+    key, missing = (x.device, x.dtype, x.shape[1]), rounded(len(x)) - len(x)
+    if len(_zeros.get(key, ())) < missing:
+        _zeros[key] = x.new_zeros(_step(len(x)), x.shape[1])
+    return _zeros[key][:missing]

@@ -62,6 +62,7 @@ def test_zeros_stay_zeros() -> None:
         layer(torch.full((rows, 8), torch.inf)).sum().backward()
     assert module._zeros
     assert not any(block.any() for block in module._zeros.values())
+    assert max(map(len, module._zeros.values())) <= 1025 / 8
 
 
 @pytest.mark.usefixtures("new_shapes")
@@ -82,6 +83,35 @@ def test_autocast_decides_the_dtype() -> None:
     out.float().sum().backward()
     assert x.grad is not None and x.grad.dtype == torch.float32
     assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.usefixtures("new_shapes")
+def test_autocast_leaves_float64_as_it_is() -> None:
+    layer, x = Linear(8, 5).double(), torch.randn(100, 8, dtype=torch.float64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x).dtype == functional.linear(x, layer.weight, layer.bias).dtype == torch.float64
+
+
+@pytest.mark.usefixtures("new_shapes")
+@pytest.mark.parametrize("shape", [(100, 8), (7, 11, 8)], ids=str)
+def test_what_comes_out_may_be_written_to(shape: tuple[int, ...]) -> None:
+    layer, x = Linear(8, 5), torch.randn(shape)
+    functional.relu(layer(x), inplace=True).square().sum().backward()
+    weight, bias = (of.detach().requires_grad_() for of in (layer.weight, layer.bias))
+    functional.linear(x, weight, bias).relu().square().sum().backward()
+    torch.testing.assert_close(layer.weight.grad, weight.grad)
+    torch.testing.assert_close(layer.bias.grad, bias.grad)
+
+
+@pytest.mark.usefixtures("new_shapes")
+def test_zeros_of_an_inference_serve_training() -> None:
+    module._zeros.clear()
+    layer, x = Linear(8, 5), torch.randn(100, 8, requires_grad=True)
+    with torch.inference_mode():
+        layer(torch.randn(100, 8))
+    assert module._zeros
+    layer(x).sum().backward()
+    assert x.grad is not None
 
 
 @pytest.mark.usefixtures("new_shapes")
