@@ -35,7 +35,8 @@ def windows_table(rows: list[dict[str, Any]]) -> list[str]:
             f"{sum(row['candidates'] for row in of_task)}",
             _told(_mean([r["label_rate"] for r in of_task]), ".3f"),
         ]
-        lines.append(f"| mean of {len(of_task)} | {task} | {' | '.join(cells)} |")
+        judged = sum(row["logloss"] is not None for row in of_task)  # of others no label was final
+        lines.append(f"| mean of {judged} | {task} | {' | '.join(cells)} |")
     return lines
 
 

@@ -92,5 +92,11 @@ def test_windows_as_a_table_and_a_picture(tmp_path: Path) -> None:
         "| b | click | 0.7000 | - | 0.4000 | 0.9000 | 1.100 | 7 | 0.200 |",
         "| mean of 2 | click | 0.6000 | - | 0.4000 | 0.9000 | 1.100 | 14 | 0.200 |",
     ]
+    nothing = {"auc": None, "logloss": None, "ne": None, "calibration": None, "candidates": 0, "label_rate": None}
+    judged.append({**judged[0], "window": "c", **nothing})
+    assert windows_table(judged)[-2:] == [
+        "| c | click | - | - | - | - | - | 0 | - |",
+        "| mean of 2 | click | 0.6000 | - | 0.4000 | 0.9000 | 1.100 | 14 | 0.200 |",
+    ]
     draw_drift(judged, tmp_path / "drift.png")
     assert (tmp_path / "drift.png").read_bytes().startswith(b"\x89PNG")
