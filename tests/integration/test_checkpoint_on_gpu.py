@@ -38,7 +38,11 @@ def _config(data: Path, out: Path, /, **changes: Any) -> Config:
 
 @pytest.mark.parametrize(
     ("model", "update", "optimizer"),
-    [("longer", "delayed", "muon"), ("longer", "sync", "adamw"), ("hyformer", "delayed", "adamw")],
+    [
+        ("longer", "delayed", "muon"),
+        pytest.param("longer", "sync", "adamw", marks=pytest.mark.slow),
+        pytest.param("hyformer", "delayed", "adamw", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("device", DEVICES)
 def test_going_on_equals_no_interruption(

@@ -53,7 +53,9 @@ def _resumed(data: tuple[Path, int], out: Path, update: str) -> None:
     run(config, ranks, "resumed", resume=out / "whole" / "checkpoints" / "step-3")
 
 
-@pytest.mark.parametrize(("ranks", "update"), [(1, "delayed"), (2, "delayed"), (2, "sync")])
+@pytest.mark.parametrize(
+    ("ranks", "update"), [(1, "delayed"), (2, "delayed"), pytest.param(2, "sync", marks=pytest.mark.slow)]
+)
 def test_resuming_equals_no_interruption(data: tuple[Path, int], tmp_path: Path, ranks: int, update: str) -> None:
     """The copy, its versions and the weight of the lesson go on, to the bit."""
     run_ranks(_resumed, ranks, data, tmp_path, update)

@@ -113,6 +113,7 @@ def test_a_signal_to_one_rank_saves_and_ends_all(
     assert job.returncode == 0 and f"it has ended after step {STEPS}; nothing to do" in said
 
 
+@pytest.mark.slow
 def test_a_setting_that_changed_is_told_and_allowed_by_name(data: Path, tmp_path: Path) -> None:
     recipe = _recipe(data, tmp_path / "changed", run={"epochs": 2})
     job = start(recipe, restarts=0, ranks=1, more=("--resume", "auto"))

@@ -60,7 +60,7 @@ def _of_a_copy(dmp: DistributedModelParallel, expected: set[str]) -> list[str]:
     return [] if set(dict(twin.named_parameters())) == expected and not shared else ["a copy is not whole"]
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_every_name_is_that_of_the_plain_job(world_size: int) -> None:
     for complaints in run_ranks(_differences, world_size):
         assert not complaints, "\n".join(complaints)

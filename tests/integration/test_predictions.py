@@ -91,7 +91,11 @@ def _later(folder: Path) -> tuple[Path, Rows]:
     return _write(folder, later_schema(), rows), rows["test"]
 
 
-@pytest.mark.parametrize("make", [_kinds, _hashed, _dynamic, _ngrams, _later], ids=lambda make: make.__name__[1:])
+@pytest.mark.parametrize(
+    "make",
+    [_kinds, _hashed, _dynamic, *(pytest.param(of, marks=pytest.mark.slow) for of in (_ngrams, _later))],
+    ids=lambda make: make.__name__[1:],
+)
 def test_data_of_every_kind(tmp_path: Path, make: Any) -> None:
     data, rows = make(tmp_path / "data")
     config = make_config(data, tmp_path, run={"max_steps": 3})
@@ -124,7 +128,8 @@ SHOWN = [
 ]
 
 
-@pytest.mark.parametrize("trained", ["once", pytest.param("copies", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trained", ["once", "copies"])
+@pytest.mark.slow
 def test_histories_that_are_stored_once_are_lists_in_python(tmp_path: Path, trained: str) -> None:
     """The same model from the same requests in copies."""
     context = {"context": {"user": "user"}}

@@ -44,7 +44,7 @@ def _check(config: Config) -> None:
     assert any("ranker.head" in name for name in before.keys() - still)
 
 
-@pytest.mark.parametrize("update", ["sync", "delayed"])
+@pytest.mark.parametrize("update", [pytest.param("sync", marks=pytest.mark.slow), "delayed"])
 def test_frozen_weights_do_not_change_on_two_ranks(data: Path, tmp_path: Path, update: str) -> None:
     optim = {"dense_update": update}
     run_ranks(_train, 2, _config(data, tmp_path, [], optim=optim), "run")

@@ -43,7 +43,7 @@ def test_the_exit_code_or_the_file_of_a_launcher(tmp_path: Path, monkeypatch: py
     assert [path.name for path in tmp_path.iterdir()] == ["told"]
 
 
-@pytest.mark.parametrize("after", [0, 2, 3])
+@pytest.mark.parametrize("after", [pytest.param(0, marks=pytest.mark.slow), 2, 3])
 def test_a_run_that_is_asked_saves_and_goes_on_to_the_bit(data: Path, tmp_path: Path, alone: Ranks, after: int) -> None:
     changes = {"checkpoint": {"every_steps": 3}, "run": {"epochs": 3}, "model": {"longer": {"dropout": 0.2}}}
     config = make_config(data, tmp_path, **changes)

@@ -289,6 +289,7 @@ def test_corrections_of_delay_that_have_no_weights_are_free_in_evaluation(late: 
             made.schema_for(schema, other, Path("here"), resumed=resumed)
 
 
+@pytest.mark.slow
 def test_with_and_without_a_teacher_a_checkpoint_is_the_same_to_evaluation(
     late: Path, tmp_path: Path, alone: Ranks
 ) -> None:

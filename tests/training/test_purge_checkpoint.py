@@ -79,7 +79,7 @@ def _evaluate(data: Path, out: Path, checkpoint: Path) -> dict[str, Any]:
     return {"metrics": evaluate_split(_config(data, out), model, these_ranks()), "skipped": optimizer.skipped}
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_bits_are_those_of_a_purge_in_a_running_job(
     data: Path, saved: tuple[Config, Path], files: dict[str, Path], tmp_path: Path, world_size: int
 ) -> None:

@@ -104,7 +104,7 @@ def test_ten_thousand_keys(pieces: bool) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.float16])
 def test_keys_in_pieces_change_nothing_for_short_requests(mode: Mode, dtype: torch.dtype) -> None:
     """Bitwise; longer requests are joined from their pieces and stay close."""
     case = make_case(JAGGED, mode, group_size=2, heads=(4, 2), head_size=8).to(dtype)
@@ -176,6 +176,7 @@ def test_a_hundred_thousand_keys() -> None:
         assert_close_to_truth(mine, truth, plain)
 
 
+@pytest.mark.slow
 def test_five_hundred_candidates_over_one_history() -> None:
     """The rows of all candidates stack into tiles; each sees the history and its own group only."""
     requests = [Request(70, 500, 516), Request(40, 1, 3), Request(10, 0, 10)]

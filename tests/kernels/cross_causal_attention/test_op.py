@@ -255,7 +255,7 @@ def test_strided_mask_options(max_q_len: int | None) -> None:
         assert torch.equal(mine, expected)
 
 
-@pytest.mark.parametrize("max_q_len", [None, 12])
+@pytest.mark.parametrize("max_q_len", [pytest.param(None, marks=pytest.mark.slow), 12])
 def test_rows_behind_the_last_offset_are_zeros(max_q_len: int | None) -> None:
     """Padded buffers hold garbage there; what comes back must not, or it would flow into a projection's gradient."""
     case = make_case([Request(70, 2, 12), Request(30, 1, 5)], "groups", head_size=16).to(torch.float32)
@@ -296,6 +296,7 @@ def test_rows_of_no_request_are_zeros() -> None:
 @pytest.mark.skipif(
     not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has no fp32_precision here"
 )
+@pytest.mark.slow
 def test_tf32_follows_torchs_newer_flag() -> None:
     """Once it is set, asking by the older name raises, whatever the dtype. In a process of its own: it cannot be
     unset."""
@@ -327,7 +328,7 @@ def test_keys_are_not_split_without_a_promise() -> None:
 
 @pytest.mark.parametrize("backend", ["triton", "bucketed", "reference"])
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("promised", [True, False])
+@pytest.mark.parametrize("promised", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_keys_and_values_in_one_tensor(mode: Mode, promised: bool, backend: Backend) -> None:
     """The same bits as in two, forward and backward."""
     case = _case(mode, head_size=8, hide=0.1)
@@ -351,6 +352,7 @@ def test_keys_and_values_in_one_tensor(mode: Mode, promised: bool, backend: Back
     _assert_same((got, gradients[0], *gradients[1].chunk(2, dim=1)), (out, dq, dk, dv))
 
 
+@pytest.mark.slow
 def test_opcheck_of_one_tensor() -> None:
     case = make_case([Request(3, 2, 4)], "groups", group_size=2).to(torch.float32).on(DEVICE)
     q, kv = (x.detach().requires_grad_() for x in (case.q, torch.cat([case.k, case.v], dim=1)))

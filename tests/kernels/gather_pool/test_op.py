@@ -33,7 +33,7 @@ def _case() -> Case:
 
 
 @pytest.mark.parametrize("known", [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize("lengths", [BATCH, pytest.param([0], marks=pytest.mark.slow), []], ids=str)
+@pytest.mark.parametrize("lengths", [BATCH, *(pytest.param(of, marks=pytest.mark.slow) for of in ([0], []))], ids=str)
 def test_opcheck(lengths: list[int], known: bool) -> None:
     """Schema, fake tensors and autograd registration are what torch expects of a custom op."""
     case = make_case(lengths, 6, 4).to(torch.float32).to(DEVICE)
