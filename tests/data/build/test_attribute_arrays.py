@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dist_rec.config import load_config
-from dist_rec.data.attribute_store import open_attributes
+from dist_rec.data.attribute_store import AttributeStore, open_attributes
 from dist_rec.data.build.numbering import hash_of_text
 from dist_rec.data.errors import DataError
 from dist_rec.data.reader import RequestReader
@@ -67,6 +67,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return kinds(tmp_path_factory.mktemp("kinds") / "x")
 
 
+def assert_items(store: AttributeStore, ids: np.ndarray, tags: dict[Any, int]) -> None:
+    """`ids`: one without a row, and those of the items 1 to 3."""
+    years = store.numbers("item", "year", ids)
+    assert np.isnan(years[[0, 2]]).all() and years[[1, 3]].tolist() == [1999.0, 2005.0]
+    assert store.vectors("item", "title", ids).tolist() == [[0, 0], [0.5, -1], [0, 0], [2, 0.25]]
+    lists = store.lists("item", "tags", ids)
+    assert lists.lengths.tolist() == [0, 3, 0, 2]
+    assert lists.values.tolist() == [tags[5], tags[7], tags[5], tags[7], tags[9]]
+
+
 def test_attributes_are_those_of_the_ids(made: Path) -> None:
     schema = load_schema(made)
     store = open_attributes(made, schema)
@@ -74,12 +84,7 @@ def test_attributes_are_those_of_the_ids(made: Path) -> None:
     numbers = {row["value"]: row["id"] for row in pq.read_table(made / "_build" / "item.parquet").to_pylist()}
     tags = {row["value"]: row["id"] for row in pq.read_table(made / "_build" / "tag.parquet").to_pylist()}
     ids = np.array([0, *(numbers[item] for item in (1, 2, 3))])
-    years = store.numbers("item", "year", ids)
-    assert np.isnan(years[[0, 2]]).all() and years[[1, 3]].tolist() == [1999.0, 2005.0]
-    assert store.vectors("item", "title", ids).tolist() == [[0, 0], [0.5, -1], [0, 0], [2, 0.25]]
-    lists = store.lists("item", "tags", ids)
-    assert lists.lengths.tolist() == [0, 3, 0, 2]
-    assert lists.values.tolist() == [tags[5], tags[7], tags[5], tags[7], tags[9]]
+    assert_items(store, ids, tags)
     assert 8 not in numbers and schema.tables["tag"] == 4, "tags count as often as the items that have them"
 
 
@@ -129,12 +134,7 @@ def test_ids_without_a_range_have_their_own(tmp_path: Path, kind: str, text: boo
     store.check()
     tags = {row["value"]: row["id"] for row in pq.read_table(out / "_build" / "tag.parquet").to_pylist()}
     ids = np.array([4711, *(hash_of_text(named(item)) if text else named(item) for item in (1, 2, 3))])
-    years = store.numbers("item", "year", ids)
-    assert np.isnan(years[[0, 2]]).all() and years[[1, 3]].tolist() == [1999.0, 2005.0]
-    assert store.vectors("item", "title", ids).tolist() == [[0, 0], [0.5, -1], [0, 0], [2, 0.25]]
-    lists = store.lists("item", "tags", ids)
-    assert lists.lengths.tolist() == [0, 3, 0, 2]
-    assert lists.values.tolist() == [tags[5], tags[7], tags[5], tags[7], tags[9]]
+    assert_items(store, ids, tags)
     batch = next(iter(RequestReader(folders=[out / "train"], schema=schema, batch_size=4, attributes=store)))
     given = batch.tensors["attribute.history.item.year"]
     assert set(given[~given.isnan()].tolist()) == {1999.0, 2005.0}
